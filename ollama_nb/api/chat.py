@@ -1,0 +1,116 @@
+"""Requests that a model answers, after their JSON was read and before any work was done."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ollama_nb.api.messages import Message, Think, Tool
+
+Format = str | Mapping[str, Any] | None
+"""``"json"``, a JSON Schema, or None for free text."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inference:
+    """What chat and generate have in common. ``keep_alive`` is seconds, inf for ever, None for "leave as is".
+
+    ``options`` are the request's own, unlayered; ``top_logprobs`` counts only with ``logprobs``.
+    """
+
+    model: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    keep_alive: float | None = None
+    format: Format = None
+    think: Think = None
+    logprobs: bool = False
+    top_logprobs: int = 0
+    truncate: bool = True
+    shift: bool | None = None
+    render_only: bool = False
+    request_id: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatRequest(Inference):
+    messages: tuple[Message, ...] = ()
+    tools: tuple[Tool, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerateRequest(Inference):
+    """``context`` None means absent; an empty tuple means that the client sent ``[]``."""
+
+    prompt: str = ""
+    suffix: str = ""
+    system: str = ""
+    template: str = ""
+    context: tuple[int, ...] | None = None
+    raw: bool = False
+    images: tuple[bytes, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbedRequest:
+    """``inputs`` None: load only. ``dimensions`` 0: as the model gives them."""
+
+    model: str
+    inputs: tuple[str, ...] | None = None
+    truncate: bool = True
+    dimensions: int = 0
+    options: Mapping[str, Any] = field(default_factory=dict)
+    keep_alive: float | None = None
+    request_id: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreateRequest:
+    """``files`` and ``adapters`` map a relative path to a blob digest (``sha256:…``)."""
+
+    model: str
+    from_: str = ""
+    files: Mapping[str, str] = field(default_factory=dict)
+    adapters: Mapping[str, str] = field(default_factory=dict)
+    template: str = ""
+    system: str = ""
+    licenses: tuple[str, ...] = ()
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    messages: tuple[Message, ...] = ()
+    quantize: str = ""
+    renderer: str = ""
+    parser: str = ""
+    requires: str = ""
+    info: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PullRequest:
+    """``as_`` is the local name to give (ours; see additions §6)."""
+
+    model: str
+    as_: str = ""
+    insecure: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptJob:
+    """Everything that a prompt is rendered from; crosses to the render process as it is.
+
+    ``path``: ``go`` or ``jinja``. ``direct`` (generate's suffix and template forms) renders with ``prompt``,
+    ``suffix`` and ``system`` instead of messages. One prompt comes back per entry of ``drops``: the number of oldest
+    messages left out (system messages among them are kept in front; the last message always stays).
+    """
+
+    path: str
+    template: str
+    messages: tuple[Message, ...] = ()
+    tools: tuple[Tool, ...] = ()
+    think: Think = None
+    direct: bool = False
+    system: str = ""
+    prompt: str = ""
+    suffix: str = ""
+    bos: str = ""
+    eos: str = ""
+    drops: tuple[int, ...] = (0,)

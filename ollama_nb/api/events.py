@@ -1,0 +1,88 @@
+"""What comes out while work is done: deltas, calls, the end, and progress. Times are seconds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ollama_nb.api.messages import ToolCall
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """One token with the natural logarithm of its probability; ``token`` is the token's own bytes."""
+
+    token: bytes
+    logprob: float
+    top: tuple[tuple[bytes, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """A piece of answer or of thinking."""
+
+    content: str = ""
+    thinking: str = ""
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCalls:
+    calls: tuple[ToolCall, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """Counts and times of one request. ``prompt_tokens`` includes ``cached_tokens``; ``prompt_seconds`` does not."""
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    prompt_seconds: float = 0.0
+    output_tokens: int = 0
+    output_seconds: float = 0.0
+    load_seconds: float = 0.0
+    total_seconds: float = 0.0
+    context_length: int = 0
+    messages_dropped: int = 0
+    prompt_tokens_dropped: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The end of a reply. ``reason``: ``stop``, ``length``, ``load``, ``unload`` or ``cancelled``.
+
+    ``stats`` is None for load and unload replies, which carry no figures.
+    """
+
+    reason: str
+    stats: Stats | None = None
+    context: tuple[int, ...] | None = None
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """The prompt as it would be sent, for ``_debug_render_only``."""
+
+    template: str
+    image_count: int = 0
+
+
+Event = Delta | ToolCalls | Done | Rendered
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """One line of a pull, push or create; ``total`` and ``completed`` are bytes."""
+
+    status: str
+    digest: str = ""
+    total: int = 0
+    completed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Embeddings:
+    """Vectors in the order of the inputs (``None`` stats: the request only loaded the model)."""
+
+    vectors: tuple[tuple[float, ...], ...]
+    stats: Stats | None = None

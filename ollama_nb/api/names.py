@@ -1,0 +1,110 @@
+"""Model names and digests: the only values from which paths in the store are built.
+
+Grammar: ``[scheme://][host/][namespace/]model[:tag]``, parsed from the right (contract: models.md §1).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+
+from ollama_nb.errors import BadRequest, InvalidName
+
+DEFAULT_HOST = "registry.ollama.ai"
+DEFAULT_NAMESPACE = "library"
+DEFAULT_TAG = "latest"
+
+_PART = {
+    "host": re.compile(r"[A-Za-z0-9_][A-Za-z0-9_\-.:]{0,349}"),
+    "namespace": re.compile(r"[A-Za-z0-9_][A-Za-z0-9_\-]{0,79}"),
+    "model": re.compile(r"[A-Za-z0-9_][A-Za-z0-9_\-.]{0,79}"),
+    "tag": re.compile(r"[A-Za-z0-9_][A-Za-z0-9_\-.]{0,79}"),
+}
+
+_DIGEST = re.compile(r"sha256[:-]([0-9a-fA-F]{64})")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ModelName:
+    """A full, valid model name. Parts keep their case; comparison of names that mean one model ignores it (``key``)."""
+
+    model: str
+    tag: str = DEFAULT_TAG
+    namespace: str = DEFAULT_NAMESPACE
+    host: str = DEFAULT_HOST
+    scheme: str = "https"
+
+    @classmethod
+    def parse(cls, text: str) -> ModelName:
+        """Raise InvalidName for text that is no model name."""
+        scheme, found, rest = text.partition("://")
+        if not found:
+            scheme, rest = "https", text
+        tag, host, namespace = DEFAULT_TAG, DEFAULT_HOST, DEFAULT_NAMESPACE
+        if rest.rfind(":") > rest.rfind("/"):
+            rest, _, tag = rest.rpartition(":")
+        front, slash, model = rest.rpartition("/")
+        if slash:
+            host_text, slash, namespace = front.rpartition("/")
+            host = host_text if slash else DEFAULT_HOST
+        name = cls(model, tag, namespace, host, scheme)
+        for part, pattern in _PART.items():
+            if not pattern.fullmatch(getattr(name, part)):
+                raise InvalidName("invalid model name")
+        return name
+
+    @property
+    def full(self) -> str:
+        """``host/namespace/model:tag``, nothing left out."""
+        return f"{self.host}/{self.namespace}/{self.model}:{self.tag}"
+
+    @property
+    def short(self) -> str:
+        """The shortest display form; model and tag are always shown."""
+        if self.host.lower() != DEFAULT_HOST:
+            return self.full
+        if self.namespace.lower() != DEFAULT_NAMESPACE:
+            return f"{self.namespace}/{self.model}:{self.tag}"
+        return f"{self.model}:{self.tag}"
+
+    @property
+    def key(self) -> str:
+        """Equal for names that mean the same model, whatever their case."""
+        return self.full.lower()
+
+    @property
+    def parts(self) -> tuple[str, str, str, str]:
+        """Folder names below ``manifests/``: host, namespace, model, tag."""
+        return (self.host, self.namespace, self.model, self.tag)
+
+    def with_parts(self, host: str, namespace: str, model: str, tag: str) -> ModelName:
+        return replace(self, host=host, namespace=namespace, model=model, tag=tag)
+
+    def __str__(self) -> str:
+        return self.short
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Digest:
+    """A SHA-256 content digest; the only thing a blob path is ever made from."""
+
+    hex: str
+
+    @classmethod
+    def parse(cls, text: str) -> Digest:
+        match = _DIGEST.fullmatch(text)
+        if match is None:
+            raise BadRequest("invalid digest format")
+        return cls(match[1].lower())
+
+    @property
+    def filename(self) -> str:
+        return f"sha256-{self.hex}"
+
+    @property
+    def short(self) -> str:
+        """The first twelve hex digits, as progress lines show them."""
+        return self.hex[:12]
+
+    def __str__(self) -> str:
+        return f"sha256:{self.hex}"

@@ -1,0 +1,123 @@
+"""Generation options: Ollama's names, types and defaults, defaults ← model ← request (contract: rest.md §3.1)."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ollama_nb.errors import BadRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Options in force for one request. None means "decide from facts"; special values as in the contract."""
+
+    num_ctx: int | None = None
+    num_batch: int | None = None
+    num_gpu: int = -1
+    main_gpu: int | None = None
+    use_mmap: bool | None = None
+    num_thread: int = 0
+    draft_num_predict: int | None = None
+    num_keep: int = 4
+    num_predict: int = -1
+    seed: int = -1
+    stop: tuple[str, ...] = ()
+    temperature: float = 0.8
+    top_k: int = 40
+    top_p: float = 0.9
+    min_p: float = 0.0
+    typical_p: float = 1.0
+    repeat_last_n: int = 64
+    repeat_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+
+    @classmethod
+    def layered(cls, *layers: Mapping[str, Any]) -> tuple[Options, tuple[str, ...]]:
+        """Merge option objects, later ones winning; return the options and a warning for each unknown name.
+
+        Raises BadRequest for a value of the wrong type.
+        """
+        values: dict[str, Any] = {}
+        warnings = []
+        for layer in layers:
+            for name, value in layer.items():
+                if value is None:
+                    continue
+                kind = KINDS.get(name)
+                if kind is None:
+                    warnings.append(_unknown(name))
+                else:
+                    values[name] = _typed(name, value, kind)
+        return cls(**values), tuple(dict.fromkeys(warnings))
+
+
+KINDS: dict[str, str] = {
+    f.name: next(kind for kind in ("bool", "int", "float", "tuple") if str(f.type).startswith(kind))
+    for f in dataclasses.fields(Options)
+}
+"""Option name → ``bool``, ``int``, ``float`` or ``tuple`` (of strings)."""
+
+DEPRECATED = frozenset(
+    {
+        "penalize_newline",
+        "low_vram",
+        "f16_kv",
+        "logits_all",
+        "vocab_only",
+        "use_mlock",
+        "mirostat",
+        "mirostat_tau",
+        "mirostat_eta",
+        "numa",
+        "embedding_only",
+        "tfs_z",
+    }
+)
+"""Historic names: accepted, warned about, without effect."""
+
+LOAD_OPTIONS = ("num_ctx", "num_batch", "num_gpu", "main_gpu", "use_mmap", "num_thread", "draft_num_predict")
+
+
+def _unknown(name: str) -> str:
+    if name in DEPRECATED:
+        return f'option "{name}" is deprecated and has no effect'
+    near = difflib.get_close_matches(name, KINDS, n=1)
+    return f'unknown option "{name}"' + (f', did you mean "{near[0]}"?' if near else "")
+
+
+def _typed(name: str, value: Any, kind: str) -> Any:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if number and not math.isfinite(value):
+        raise BadRequest(f'option "{name}" must be a finite number')
+    if kind == "int":
+        if not number:
+            raise BadRequest(f'option "{name}" must be of type integer')
+        return max(-(1 << 62), min(1 << 62, int(value)))
+    if kind == "float":
+        if not number:
+            raise BadRequest(f'option "{name}" must be of type float32')
+        return _float32(name, float(value))
+    if kind == "bool":
+        if not isinstance(value, bool):
+            raise BadRequest(f'option "{name}" must be of type boolean')
+        return value
+    if not isinstance(value, (list, tuple)):
+        raise BadRequest(f'option "{name}" must be of type array')
+    if not all(isinstance(item, str) for item in value):
+        raise BadRequest(f'option "{name}" must be of an array of strings')
+    return tuple(value)
+
+
+def _float32(name: str, value: float) -> float:
+    try:
+        rounded: float = struct.unpack("<f", struct.pack("<f", value))[0]
+    except OverflowError:
+        raise BadRequest(f'option "{name}" is out of range') from None
+    return rounded

@@ -1,0 +1,1 @@
+"""Find a server, or start a private one, and talk to it."""

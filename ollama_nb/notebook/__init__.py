@@ -1,0 +1,1 @@
+"""The kernel side: magics and display. A light client; llama.cpp never loads here."""

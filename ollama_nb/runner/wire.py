@@ -1,0 +1,244 @@
+"""Messages between the server process and its children: tagged structs, msgpack, 4-byte little-endian length in front.
+
+Rule: every request carries an ``id`` that its replies repeat; a child answers each request to its end exactly once
+(``Finished``, ``Failed``, or the one reply that the request names).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from ollama_nb.api.chat import PromptJob
+from ollama_nb.api.options import Options
+from ollama_nb.errors import RunnerCrashed
+
+MAX_FRAME = 256 << 20
+_LENGTH = struct.Struct("<I")
+
+
+class Load(msgspec.Struct, frozen=True, tag="load", kw_only=True):
+    """First message to a runner. ``n_ctx`` is per sequence; ``n_seq`` sequences are served at once."""
+
+    path: str
+    adapters: tuple[str, ...] = ()
+    n_ctx: int
+    n_seq: int = 1
+    n_batch: int = 512
+    n_threads: int = 0
+    n_gpu_layers: int = -1
+    main_gpu: int | None = None
+    use_mmap: bool = True
+    flash_attention: bool | None = None
+    kv_cache_type: str = "f16"
+    vocab_only: bool = False
+
+
+class Complete(msgspec.Struct, frozen=True, tag="complete", kw_only=True):
+    """Generate from a prompt text (special tokens parsed) or from ``tokens``.
+
+    ``logprobs`` -1: off, else how many top ones. ``format``: ``json``, a JSON Schema as text, or empty. ``shift``: discard old context when it is full.
+    ``num_ctx``: this request's own limit, at most the loaded one (0: the loaded one).
+    """
+
+    id: int
+    prompt: str = ""
+    tokens: tuple[int, ...] = ()
+    options: Options
+    num_ctx: int = 0
+    shift: bool = True
+    truncate: bool = True
+    logprobs: int = -1
+    format: str = ""
+    return_tokens: bool = False
+    preserve: tuple[str, ...] = ()
+
+
+class Embed(msgspec.Struct, frozen=True, tag="embed", kw_only=True):
+    """``truncate`` false and an input too long: Failed with status 400."""
+
+    id: int
+    inputs: tuple[str, ...]
+    truncate: bool = True
+    num_ctx: int = 0
+
+
+class Tokenize(msgspec.Struct, frozen=True, tag="tokenize", kw_only=True):
+    id: int
+    texts: tuple[str, ...]
+    add_special: bool = True
+    parse_special: bool = True
+    count_only: bool = False
+
+
+class Detokenize(msgspec.Struct, frozen=True, tag="detokenize", kw_only=True):
+    id: int
+    tokens: tuple[int, ...]
+
+
+class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
+    """The request ends with Finished(reason="cancelled"), or has ended already."""
+
+    id: int
+
+
+class GetStats(msgspec.Struct, frozen=True, tag="stats"):
+    id: int
+
+
+Request = Load | Complete | Embed | Tokenize | Detokenize | Cancel | GetStats
+
+
+class Loaded(msgspec.Struct, frozen=True, tag="loaded", kw_only=True):
+    """The model is ready. Sizes in bytes; ``pooling`` by llama.cpp's name: ``none``, ``mean``, ``cls``, ``last``, ``rank``."""
+
+    n_ctx: int
+    n_ctx_train: int
+    n_seq: int
+    n_vocab: int
+    n_embd: int
+    size: int
+    size_vram: int
+    add_bos: bool
+    add_eos: bool
+    bos: str
+    eos: str
+    pooling: str
+    load_seconds: float
+    build: str
+
+
+class LoadFailed(msgspec.Struct, frozen=True, tag="load_failed"):
+    message: str
+
+
+class TopToken(msgspec.Struct, frozen=True, array_like=True):
+    token: bytes
+    logprob: float
+
+
+class TokenProb(msgspec.Struct, frozen=True, array_like=True):
+    token: bytes
+    logprob: float
+    top: tuple[TopToken, ...] = ()
+
+
+class Text(msgspec.Struct, frozen=True, tag="text"):
+    """New text of one request; may be empty while the bytes of a character are still missing."""
+
+    id: int
+    text: str
+    logprobs: tuple[TokenProb, ...] = ()
+
+
+class Finished(msgspec.Struct, frozen=True, tag="finished", kw_only=True):
+    """The end of a Complete. ``reason``: ``stop``, ``length``, ``cancelled``. ``prompt_tokens`` counts cached ones too."""
+
+    id: int
+    reason: str
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    prompt_seconds: float = 0.0
+    output_tokens: int = 0
+    output_seconds: float = 0.0
+    prompt_tokens_dropped: int = 0
+    tokens: tuple[int, ...] = ()
+
+
+class Failed(msgspec.Struct, frozen=True, tag="failed"):
+    id: int
+    message: str
+    status: int = 500
+
+
+class Embedded(msgspec.Struct, frozen=True, tag="embedded"):
+    """``vectors``: little-endian float32, one row of ``dimensions`` per input, L2-normalised."""
+
+    id: int
+    vectors: bytes
+    dimensions: int
+    prompt_tokens: int
+    prompt_seconds: float
+
+
+class Tokens(msgspec.Struct, frozen=True, tag="tokens"):
+    """One list per text, or one count per text in ``counts``."""
+
+    id: int
+    tokens: tuple[tuple[int, ...], ...] = ()
+    counts: tuple[int, ...] = ()
+
+
+class Detokenized(msgspec.Struct, frozen=True, tag="detokenized"):
+    id: int
+    text: str
+
+
+class StatsReply(msgspec.Struct, frozen=True, tag="stats_reply"):
+    """Counters since load: see ``engine.engine.Counters`` for the names."""
+
+    id: int
+    stats: dict[str, Any]
+
+
+class Step(msgspec.Struct, frozen=True, tag="step"):
+    """Everything that one engine step produced, for all streams, in one message."""
+
+    items: tuple[Text | Finished | Failed, ...]
+
+
+Reply = Loaded | LoadFailed | Text | Finished | Failed | Embedded | Tokens | Detokenized | StatsReply | Step
+
+
+class Render(msgspec.Struct, frozen=True, tag="render"):
+    """To the render process: one prompt per entry of ``job.drops`` comes back."""
+
+    id: int
+    job: PromptJob
+
+
+class Prompts(msgspec.Struct, frozen=True, tag="prompts"):
+    id: int
+    texts: tuple[str, ...]
+
+
+class RenderFailed(msgspec.Struct, frozen=True, tag="render_failed"):
+    id: int
+    message: str
+
+
+_encoder = msgspec.msgpack.Encoder()
+
+
+def frame(message: msgspec.Struct) -> bytes:
+    """The bytes of one message, length in front."""
+    body = _encoder.encode(message)
+    return _LENGTH.pack(len(body)) + body
+
+
+class FrameReader:
+    """Cuts a byte stream into messages of one union type. Raises RunnerCrashed for a frame that is none."""
+
+    def __init__(self, kind: Any) -> None:
+        self._decoder = msgspec.msgpack.Decoder(kind)
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[Any]:
+        """Yield the messages that ``data`` completes."""
+        self._buffer += data
+        while len(self._buffer) >= _LENGTH.size:
+            (length,) = _LENGTH.unpack_from(self._buffer)
+            if length > MAX_FRAME:
+                raise RunnerCrashed(f"frame of {length} bytes on the runner's wire")
+            end = _LENGTH.size + length
+            if len(self._buffer) < end:
+                return
+            body = bytes(self._buffer[_LENGTH.size : end])
+            del self._buffer[:end]
+            try:
+                yield self._decoder.decode(body)
+            except msgspec.DecodeError as error:
+                raise RunnerCrashed(f"unreadable frame on the runner's wire: {error}") from error

@@ -1,0 +1,1 @@
+"""HTTP: the same handlers for the standalone server and for Jupyter."""

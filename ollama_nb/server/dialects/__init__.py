@@ -1,0 +1,1 @@
+"""Wire formats: JSON in → request, event → frame out. They know no Tornado."""

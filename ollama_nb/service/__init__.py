@@ -1,0 +1,1 @@
+"""What Ollama does, as async use cases that know no transport."""

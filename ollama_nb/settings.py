@@ -1,0 +1,179 @@
+"""The OLLAMA_* environment, parsed once into a frozen Settings.
+
+Parsing follows Ollama: values are trimmed of blanks and quotes, a boolean that cannot be parsed counts as true,
+a number that cannot be parsed falls back to its default (contract: cli.md §8.2).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ollama_nb.errors import BadRequest
+
+DEFAULT_PORT = 11434
+FOREVER = math.inf
+
+_DURATION_UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+_DURATION_PART = re.compile(r"(\d+\.?\d*|\.\d+)([^\d.]*)")
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of a Go duration such as ``1h30m`` or ``-1m``; the errors are worded as Go words them."""
+    body = text[1:] if text[:1] in ("+", "-") else text
+    if body == "0":
+        return 0.0
+    quoted = '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    total, position = 0.0, 0
+    while position < len(body):
+        part = _DURATION_PART.match(body, position)
+        if part is None:
+            raise BadRequest(f"time: invalid duration {quoted}")
+        if not part[2]:
+            raise BadRequest(f"time: missing unit in duration {quoted}")
+        if part[2] not in _DURATION_UNITS:
+            raise BadRequest(f'time: unknown unit "{part[2]}" in duration {quoted}')
+        total += float(part[1]) * _DURATION_UNITS[part[2]]
+        position = part.end()
+    if not body:
+        raise BadRequest(f"time: invalid duration {quoted}")
+    return -total if text[0] == "-" else total
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """Where a server listens, or where a client finds it."""
+
+    scheme: str = "http"
+    host: str = "127.0.0.1"
+    port: int = DEFAULT_PORT
+    path: str = ""
+    warning: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> Host:
+        """Read an OLLAMA_HOST value; a bad port gives the default one and a ``warning``."""
+        text = text.strip().strip("\"'").strip()
+        scheme, given, rest = text.partition("://")
+        if not given:
+            scheme, rest = "http", text
+        default = {"http": 80, "https": 443}.get(scheme, DEFAULT_PORT) if given else DEFAULT_PORT
+        if text == "ollama.com":
+            scheme, default = "https", 443
+        address, slash, path = rest.partition("/")
+        host, port_text = _split_host_port(address)
+        port, warning = default, ""
+        if port_text is not None:
+            if port_text.isascii() and port_text.isdigit() and int(port_text) <= 65535:
+                port = int(port_text)
+            else:
+                warning = f'invalid port "{port_text}" in OLLAMA_HOST, using {default}'
+        host = "127.0.0.1" if not text or (not host and port_text is None) else host
+        return cls(scheme, host, port, (slash + path).rstrip("/"), warning)
+
+    @property
+    def address(self) -> str:
+        """``host:port`` with IPv6 in brackets."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def url(self) -> str:
+        """The address that a client on this machine connects to: an unspecified host becomes its loopback."""
+        loopback = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
+        return f"{self.scheme}://{Host(host=loopback, port=self.port).address}{self.path}"
+
+
+def _split_host_port(address: str) -> tuple[str, str | None]:
+    if address.startswith("["):
+        host, _, tail = address[1:].partition("]")
+        return host, tail[1:] if tail.startswith(":") else None
+    if address.count(":") > 1:
+        return address, None
+    host, colon, port = address.partition(":")
+    return host, port if colon else None
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the environment says. Times are float seconds, sizes bytes; 0 or None means "decide from facts"."""
+
+    host: Host = field(default_factory=Host)
+    models: Path = field(default_factory=lambda: Path.home() / ".ollama" / "models")
+    home: Path = field(default_factory=lambda: Path.home() / ".ollama" / "nb")
+    keep_alive: float = 300.0
+    context_length: int = 0
+    num_parallel: int = 0
+    max_loaded_models: int = 0
+    max_queue: int = 512
+    load_timeout: float = 300.0
+    noprune: bool = False
+    origins: tuple[str, ...] = ()
+    debug: int = 0
+    flash_attention: bool | None = None
+    kv_cache_type: str = "f16"
+    go_template: bool | None = None
+    no_history: bool = False
+    require_key: bool = False
+    prefix_cache: int = 2 << 30
+    stream_in_notebook: bool = True
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str] | None = None) -> Settings:
+        """Read ``os.environ`` (or the given mapping)."""
+        read = _Reader(os.environ if env is None else env)
+        dot_ollama = Path(read.text("HOME") or str(Path.home())) / ".ollama"
+        return cls(
+            host=Host.parse(read.text("OLLAMA_HOST")),
+            models=Path(read.text("OLLAMA_MODELS") or dot_ollama / "models").expanduser(),
+            home=Path(read.text("OLLAMA_NB_HOME") or dot_ollama / "nb").expanduser(),
+            keep_alive=read.seconds("OLLAMA_KEEP_ALIVE", 300.0),
+            context_length=read.whole("OLLAMA_CONTEXT_LENGTH", 0),
+            num_parallel=read.whole("OLLAMA_NUM_PARALLEL", 0),
+            max_loaded_models=read.whole("OLLAMA_MAX_LOADED_MODELS", 0),
+            max_queue=read.whole("OLLAMA_MAX_QUEUE", 512),
+            load_timeout=read.seconds("OLLAMA_LOAD_TIMEOUT", 300.0) or FOREVER,
+            noprune=read.flag("OLLAMA_NOPRUNE") or False,
+            origins=tuple(o.strip() for o in read.text("OLLAMA_ORIGINS").split(",") if o.strip()),
+            debug=read.whole("OLLAMA_DEBUG", int(read.flag("OLLAMA_DEBUG") or 0)),
+            flash_attention=read.flag("OLLAMA_FLASH_ATTENTION"),
+            kv_cache_type=read.text("OLLAMA_KV_CACHE_TYPE") or "f16",
+            go_template=read.flag("OLLAMA_GO_TEMPLATE"),
+            no_history=read.flag("OLLAMA_NOHISTORY") or False,
+            require_key=read.flag("OLLAMA_NB_REQUIRE_KEY") or False,
+            prefix_cache=read.whole("OLLAMA_NB_PREFIX_CACHE", 2 << 30),
+            stream_in_notebook=read.flag("OLLAMA_NB_STREAM") is not False,
+        )
+
+
+class _Reader:
+    def __init__(self, env: Mapping[str, str]) -> None:
+        self._env = env
+
+    def text(self, name: str) -> str:
+        return self._env.get(name, "").strip().strip("\"'")
+
+    def flag(self, name: str) -> bool | None:
+        """Go's ParseBool; unset gives None, text that is no boolean gives True."""
+        value = self.text(name)
+        if not value:
+            return None
+        return value not in {"0", "f", "F", "false", "FALSE", "False"}
+
+    def whole(self, name: str, default: int) -> int:
+        value = self.text(name)
+        return int(value) if value.isascii() and value.isdigit() else default
+
+    def seconds(self, name: str, default: float) -> float:
+        """A Go duration or whole seconds; negative means forever."""
+        value = self.text(name)
+        if not value:
+            return default
+        try:
+            seconds = float(int(value)) if re.fullmatch(r"[+-]?\d+", value) else parse_duration(value)
+        except BadRequest:
+            return default
+        return FOREVER if seconds < 0 else seconds

@@ -1,0 +1,6 @@
+"""Sprout, the bundled pocket model: for tests, continuous integration and first steps offline (see MODEL_CARD.md)."""
+
+from pathlib import Path
+
+GGUF = Path(__file__).with_name("sprout-q8_0.gguf")
+MODELFILE = Path(__file__).with_name("Modelfile")

@@ -1,0 +1,1 @@
+"""Models at rest: a content store that a real Ollama can share."""

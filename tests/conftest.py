@@ -1,0 +1,37 @@
+"""Fixtures for all tests: small real models, an empty home, and nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+MODELS = Path(__file__).parent / "models"
+
+
+@pytest.fixture(scope="session")
+def models() -> Path:
+    """The folder of small real GGUF models."""
+    return MODELS
+
+
+@pytest.fixture(scope="session")
+def reference() -> dict[str, Any]:
+    """Expected tokens, texts and vectors, computed without llama.cpp."""
+    return json.loads((MODELS / "reference.json").read_text("utf-8"))
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty HOME with no OLLAMA_* or Jupyter variable set."""
+    for name in list(os.environ):
+        if name.startswith(("OLLAMA", "JPY_", "JUPYTER")):
+            monkeypatch.delenv(name)
+    folder = tmp_path / "home"
+    folder.mkdir()
+    monkeypatch.setenv("HOME", str(folder))
+    yield folder
