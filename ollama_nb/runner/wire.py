@@ -40,7 +40,8 @@ class Load(msgspec.Struct, frozen=True, tag="load", kw_only=True):
 class Complete(msgspec.Struct, frozen=True, tag="complete", kw_only=True):
     """Generate from a prompt text (special tokens parsed) or from ``tokens``.
 
-    ``logprobs`` -1: off, else how many top ones. ``format``: ``json``, a JSON Schema as text, or empty. ``shift``: discard old context when it is full.
+    ``logprobs`` -1: off, else how many top ones. ``format``: ``json``, a JSON Schema as text, or empty.
+    ``shift``: discard old context when it is full.
     ``num_ctx``: this request's own limit, at most the loaded one (0: the loaded one).
     """
 
@@ -93,7 +94,7 @@ Request = Load | Complete | Embed | Tokenize | Detokenize | Cancel | GetStats
 
 
 class Loaded(msgspec.Struct, frozen=True, tag="loaded", kw_only=True):
-    """The model is ready. Sizes in bytes; ``pooling`` by llama.cpp's name: ``none``, ``mean``, ``cls``, ``last``, ``rank``."""
+    """The model is ready. Sizes in bytes; ``pooling`` is ``none``, ``mean``, ``cls``, ``last`` or ``rank``."""
 
     n_ctx: int
     n_ctx_train: int
@@ -135,7 +136,7 @@ class Text(msgspec.Struct, frozen=True, tag="text"):
 
 
 class Finished(msgspec.Struct, frozen=True, tag="finished", kw_only=True):
-    """The end of a Complete. ``reason``: ``stop``, ``length``, ``cancelled``. ``prompt_tokens`` counts cached ones too."""
+    """The end of a Complete: ``stop``, ``length`` or ``cancelled``. ``prompt_tokens`` includes cached ones."""
 
     id: int
     reason: str
