@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any
 
 _ESCAPES = str.maketrans({"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"})
 _HTML_ONLY = "<>&\u2028\u2029"
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def go_json(value: Any, *, sort_keys: bool = False) -> str:
@@ -26,7 +29,7 @@ def go_json(value: Any, *, sort_keys: bool = False) -> str:
     if isinstance(value, float):
         return go_float(value)
     if isinstance(value, Mapping):
-        keys = sorted(value, key=lambda key: str(key).encode()) if sort_keys else value
+        keys = sorted(value, key=lambda key: str(key).encode("utf-8", "surrogatepass")) if sort_keys else value
         inner = ",".join(f"{go_string(str(key))}:{go_json(value[key], sort_keys=sort_keys)}" for key in keys)
         return "{" + inner + "}"
     if isinstance(value, (list, tuple)):
@@ -39,7 +42,7 @@ def go_string(text: str) -> str:
     quoted = json.dumps(text, ensure_ascii=False)
     if any(mark in quoted for mark in _HTML_ONLY):
         quoted = quoted.translate(_ESCAPES)
-    return quoted if quoted.isascii() else quoted.encode("utf-8", "replace").decode()
+    return quoted if quoted.isascii() else _LONE_SURROGATE.sub("\ufffd", quoted)
 
 
 def go_float(number: float) -> str:
@@ -49,18 +52,6 @@ def go_float(number: float) -> str:
     if number == 0:
         return "-0" if math.copysign(1.0, number) < 0 else "0"
     if 1e-6 <= abs(number) < 1e21:
-        return str(int(number)) if number.is_integer() else _plain(number)
-    mantissa, _, exponent = f"{number!r}".partition("e")
-    if not exponent:
-        mantissa, _, exponent = f"{number:e}".partition("e")
-    mantissa = mantissa.removesuffix(".0")
+        return f"{Decimal(repr(number)):f}".removesuffix(".0")
+    mantissa, _, exponent = repr(number).partition("e")
     return f"{mantissa}e{exponent[0]}{exponent[1:].lstrip('0')}"
-
-
-def _plain(number: float) -> str:
-    text = repr(number)
-    if "e" not in text:
-        return text
-    digits, exponent = text.split("e")
-    places = -int(exponent) + len(digits.partition(".")[2])
-    return f"{number:.{places}f}"
