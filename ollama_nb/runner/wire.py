@@ -90,7 +90,11 @@ class GetStats(msgspec.Struct, frozen=True, tag="stats"):
     id: int
 
 
-Request = Load | Complete | Embed | Tokenize | Detokenize | Cancel | GetStats
+class Ping(msgspec.Struct, frozen=True, tag="ping"):
+    """Are you there? Answered at once with Pong, even while a step runs."""
+
+
+Request = Load | Complete | Embed | Tokenize | Detokenize | Cancel | GetStats | Ping
 
 
 class Loaded(msgspec.Struct, frozen=True, tag="loaded", kw_only=True):
@@ -191,7 +195,13 @@ class Step(msgspec.Struct, frozen=True, tag="step"):
     items: tuple[Text | Finished | Failed, ...]
 
 
-Reply = Loaded | LoadFailed | Text | Finished | Failed | Embedded | Tokens | Detokenized | StatsReply | Step
+class Pong(msgspec.Struct, frozen=True, tag="pong"):
+    """``step_seconds``: how long the step that runs now has been running; 0 between steps."""
+
+    step_seconds: float = 0.0
+
+
+Reply = Loaded | LoadFailed | Text | Finished | Failed | Embedded | Tokens | Detokenized | StatsReply | Step | Pong
 
 
 class Render(msgspec.Struct, frozen=True, tag="render"):

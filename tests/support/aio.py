@@ -1,0 +1,22 @@
+"""Async tests without a plugin: ``@in_loop`` runs one in a loop of its own and fails it when tasks are left over."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+
+def in_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    async def checked(*args: Any, **kwargs: Any) -> None:
+        await test(*args, **kwargs)
+        await asyncio.sleep(0)
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        assert not left, f"tasks left over: {left}"
+
+    @functools.wraps(test)
+    def run(*args: Any, **kwargs: Any) -> None:
+        asyncio.run(checked(*args, **kwargs))
+
+    return run
