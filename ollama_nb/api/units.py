@@ -24,3 +24,30 @@ def human_number(count: int) -> str:
             value = count / size
             return f"{value:.0f}{unit}" if value.is_integer() else f"{value:.{digits}f}{unit}"
     return str(count)
+
+
+def human_time(seconds: float) -> str:
+    """A time relative to now, in seconds from now: ``2 minutes ago``, ``4 minutes from now``, ``Forever``."""
+    if seconds > 20 * 365 * 86400:
+        return "Forever"
+    return f"{_human_duration(abs(seconds))} {'from now' if seconds > 0 else 'ago'}"
+
+
+def _human_duration(seconds: float) -> str:
+    whole, minutes, hours = int(seconds), int(seconds / 60), int(seconds / 3600 + 0.5)
+    if whole < 1:
+        return "Less than a second"
+    if whole == 1:
+        return "1 second"
+    if whole < 60:
+        return f"{whole} seconds"
+    if minutes == 1:
+        return "About a minute"
+    if minutes < 60:
+        return f"{minutes} minutes"
+    if hours == 1:
+        return "About an hour"
+    for limit, size, unit in ((48, 1, "hours"), (336, 24, "days"), (1440, 168, "weeks"), (17520, 720, "months")):
+        if hours < limit:
+            return f"{hours // size} {unit}"
+    return f"{int(seconds / 3600) // 24 // 365} years"
