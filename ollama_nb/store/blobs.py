@@ -1,0 +1,128 @@
+"""Content by digest. A blob is under its final name only if its bytes have that digest."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+
+from ollama_nb.api.names import Digest
+from ollama_nb.errors import BadRequest, NotFound, StoreError
+from ollama_nb.store import fsops
+
+CHUNK = 1 << 20
+
+
+class BlobStore:
+    """The ``blobs`` folder of a model store. Links to blobs are read; they are never written or removed through."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.tree = fsops.Tree(root)
+
+    def path(self, digest: Digest) -> Path:
+        return self.root / digest.filename
+
+    def has(self, digest: Digest) -> bool:
+        return self.size(digest) is not None
+
+    def size(self, digest: Digest) -> int | None:
+        """Bytes, or None when the blob is not there."""
+        return fsops.regular_size(self.path(digest))
+
+    def read(self, digest: Digest, limit: int) -> bytes:
+        """The whole blob. Raises NotFound when it is not there, StoreError when it has more than ``limit`` bytes."""
+        size = self.size(digest)
+        if size is None:
+            raise NotFound(f'blob "{digest}" not found')
+        if size > limit:
+            raise StoreError(f'blob "{digest}" has {size} bytes, more than the {limit} allowed here')
+        with fsops.clear_errors("read", self.path(digest)):
+            return self.path(digest).read_bytes()
+
+    def add(self, data: bytes) -> Digest:
+        """Store bytes; a blob that is already there is only marked as used now."""
+        digest = Digest(hashlib.sha256(data).hexdigest())
+        if self.size(digest) == len(data) and self.touch(digest):
+            return digest
+        with self.writer() as writer:
+            writer.write(data)
+            return writer.commit(digest)
+
+    def add_file(self, path: Path) -> Digest:
+        """Store a copy of a file."""
+        with fsops.clear_errors("read", path), path.open("rb") as file, self.writer() as writer:
+            while chunk := file.read(CHUNK):
+                writer.write(chunk)
+            return writer.commit(None)
+
+    def writer(self) -> BlobWriter:
+        """A blob that arrives piece by piece."""
+        return BlobWriter(self)
+
+    def touch(self, digest: Digest) -> bool:
+        """Mark a blob as used now, which keeps every clean-up away for an hour; False when it is not there."""
+        return self.tree.touch(self.path(digest))
+
+    def remove(self, digest: Digest) -> bool:
+        return self.tree.remove(self.path(digest))
+
+    def all(self) -> Iterator[Digest]:
+        """Every finished blob."""
+        with fsops.clear_errors("read the folder", self.root):
+            names = sorted(entry.name for entry in self.root.iterdir()) if self.root.exists() else []
+        for name in names:
+            digest = named(name)
+            if digest is not None:
+                yield digest
+
+
+class BlobWriter:
+    """Bytes on their way to becoming a blob. Leaving its ``with`` block without ``commit`` removes them."""
+
+    def __init__(self, store: BlobStore) -> None:
+        self._store = store
+        self._temp = store.tree.temp()
+        self._hash = hashlib.sha256()
+        self.size = 0
+
+    @property
+    def path(self) -> Path:
+        """The unfinished file, for a look before ``commit``."""
+        return self._temp.path
+
+    def write(self, data: bytes) -> None:
+        self._temp.write(data)
+        self._hash.update(data)
+        self.size += len(data)
+
+    def commit(self, expected: Digest | None) -> Digest:
+        """Give the blob its name. Raises BadRequest, and stores nothing, when its digest is not the expected one."""
+        digest = Digest(self._hash.hexdigest())
+        if expected is not None and digest != expected:
+            self.abort()
+            raise BadRequest(f'digest mismatch, expected "{expected}", got "{digest}"')
+        if self._store.size(digest) == self.size and self._store.touch(digest):
+            self.abort()
+        else:
+            self._temp.commit(self._store.tree, self._store.path(digest))
+        return digest
+
+    def abort(self) -> None:
+        self._temp.abort()
+
+    def __enter__(self) -> BlobWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.abort()
+
+
+def named(name: str) -> Digest | None:
+    """The digest that a file of the ``blobs`` folder is named after; None for partial and temporary files."""
+    try:
+        digest = Digest.parse(name)
+    except BadRequest:
+        return None
+    return digest if digest.filename == name else None

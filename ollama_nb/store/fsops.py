@@ -1,0 +1,285 @@
+"""The only writer of the model store.
+
+A file gets its final name whole and on disk: temporary file → write → fsync → rename → fsync of the folder.
+Below its root a tree is walked folder by folder without following symbolic links, so that nothing is ever written or
+removed through one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import secrets
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+
+from ollama_nb.errors import StoreError
+
+before: Callable[[str, str], None] | None = None
+"""Called with name and subject of every system call that is about to change the disk: tests stop a process there."""
+
+TEMP_PREFIX = "sha256-"
+"""With digits behind it: how Ollama names unfinished blobs, which its own clean-up therefore removes too."""
+
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_REASONS = {
+    errno.ENOSPC: "no space left on the disk",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EROFS: "the disk is read-only",
+    errno.EACCES: "permission denied",
+    errno.EPERM: "permission denied",
+    errno.ELOOP: "a symbolic link is in the way",
+    errno.ENOTDIR: "a file or a symbolic link is where a folder should be",
+    errno.EXDEV: "the folder lies on another disk than its parent",
+}
+
+
+def write(path: Path, data: bytes, mode: int = 0o644) -> None:
+    """Replace one file of an existing or new folder, durably and at once; for trees see ``Tree.write``."""
+    tree = Tree(path.parent)
+    with tree.temp(prefix=f".{path.name}-", mode=mode) as temp:
+        temp.write(data)
+        temp.commit(tree, path)
+
+
+def shown(path: Path) -> str:
+    """A path for error texts: the home folder as ``~``."""
+    home = Path.home()
+    return str("~" / path.relative_to(home)) if path.is_relative_to(home) else str(path)
+
+
+@contextlib.contextmanager
+def clear_errors(doing: str, path: Path) -> Iterator[None]:
+    """Turn an OSError into a StoreError that says what could not be done, where and why."""
+    try:
+        yield
+    except OSError as error:
+        reason = _REASONS.get(error.errno or 0, error.strerror or str(error))
+        raise StoreError(f"cannot {doing} {shown(path)}: {reason}") from error
+
+
+@contextlib.contextmanager
+def locked(root: Path) -> Iterator[None]:
+    """Keep other threads and processes of ours from changing which blobs are in use.
+
+    The lock is on the folder itself, so that it leaves no file. File systems without locks go on unlocked.
+    """
+    Tree(root).make()
+    with clear_errors("open", root):
+        folder = os.open(root, _FOLDER)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
+
+
+class Tree:
+    """A folder and everything below it. The root itself may be reached through links, nothing below it may."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def make(self) -> None:
+        """Create the root with the parents that it lacks."""
+        with clear_errors("create the folder", self.root):
+            missing = []
+            folder = self.root
+            while not folder.exists():
+                missing.append(folder)
+                folder = folder.parent
+            for folder in reversed(missing):
+                _step("mkdir", folder.name)
+                with contextlib.suppress(FileExistsError):
+                    folder.mkdir(0o755)
+                _sync_folder(folder.parent)
+
+    def temp(self, *, prefix: str = TEMP_PREFIX, mode: int = 0o644) -> Temp:
+        """A new unfinished file in the root."""
+        self.make()
+        with clear_errors("write in", self.root):
+            return Temp(self.root, os.open(self.root, _FOLDER), prefix, mode)
+
+    def write(self, path: Path, data: bytes, *, temps: Tree) -> None:
+        """Write a file of this tree; the unfinished file lies in ``temps``, on the same disk."""
+        with temps.temp() as temp:
+            temp.write(data)
+            temp.commit(self, path)
+
+    def remove(self, path: Path) -> bool:
+        """Remove a file, or the link of that name; False when there is none."""
+        with clear_errors("remove", path), self.folder_of(path) as folder:
+            if folder is None:
+                return False
+            _step("unlink", path.name)
+            try:
+                os.unlink(path.name, dir_fd=folder)
+            except FileNotFoundError:
+                return False
+            _sync(folder, path.parent.name)
+        return True
+
+    def remove_folder(self, path: Path) -> bool:
+        """Remove a folder if it is empty; False when it is not, or not there."""
+        with clear_errors("remove", path), self.folder_of(path) as folder:
+            if folder is None:
+                return False
+            _step("rmdir", path.name)
+            try:
+                os.rmdir(path.name, dir_fd=folder)
+            except OSError as error:
+                if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT, errno.ENOTDIR):
+                    return False
+                raise
+            _sync(folder, path.parent.name)
+        return True
+
+    def touch(self, path: Path) -> bool:
+        """Set a file's (or link's own) times to now; False when it is not there."""
+        with clear_errors("touch", path), self.folder_of(path) as folder:
+            if folder is None:
+                return False
+            _step("utime", path.name)
+            try:
+                os.utime(path.name, dir_fd=folder, follow_symlinks=False)
+            except FileNotFoundError:
+                return False
+        return True
+
+    def rename(self, path: Path, name: str) -> None:
+        """Give a file another name in its folder."""
+        with clear_errors("rename", path), self.folder_of(path) as folder:
+            if folder is None:
+                return
+            _step("rename", name)
+            os.rename(path.name, name, src_dir_fd=folder, dst_dir_fd=folder)
+            _sync(folder, path.parent.name)
+
+    @contextlib.contextmanager
+    def folder_of(self, path: Path, *, create: bool = False) -> Iterator[int | None]:
+        """A descriptor of the folder that holds ``path``; None when it does not exist and ``create`` is off."""
+        folder = self._open(path.relative_to(self.root).parts[:-1], create)
+        try:
+            yield folder
+        finally:
+            if folder is not None:
+                os.close(folder)
+
+    def _open(self, parts: tuple[str, ...], create: bool) -> int | None:
+        if ".." in parts:
+            raise StoreError("a path may not leave its folder")
+        if create:
+            self.make()
+        try:
+            here = os.open(self.root, _FOLDER)
+        except FileNotFoundError:
+            return None
+        for part in parts:
+            try:
+                if create:
+                    _make_folder(part, here)
+                here, above = os.open(part, _FOLDER | os.O_NOFOLLOW, dir_fd=here), here
+                os.close(above)
+            except FileNotFoundError:
+                os.close(here)
+                return None
+            except OSError:
+                os.close(here)
+                raise
+        return here
+
+
+class Temp:
+    """An unfinished file. Leaving its ``with`` block without ``commit`` removes it."""
+
+    def __init__(self, root: Path, folder: int, prefix: str, mode: int) -> None:
+        self._folder = folder
+        self._file = -1
+        try:
+            while self._file < 0:
+                self.path = root / f"{prefix}{secrets.randbelow(10**18)}"
+                _step("create", self.path.name)
+                with contextlib.suppress(FileExistsError):
+                    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+                    self._file = os.open(self.path.name, flags, mode, dir_fd=folder)
+        except BaseException:
+            os.close(folder)
+            raise
+
+    def write(self, data: bytes) -> None:
+        view = memoryview(data)
+        with clear_errors("write", self.path):
+            while view:
+                _step("write", self.path.name)
+                view = view[os.write(self._file, view) :]
+
+    def commit(self, tree: Tree, path: Path) -> None:
+        """Bring the bytes to the disk, then give them their final name."""
+        with clear_errors("write", path), tree.folder_of(path, create=True) as folder:
+            _sync(self._file, self.path.name)
+            _step("rename", path.name)
+            os.rename(self.path.name, path.name, src_dir_fd=self._folder, dst_dir_fd=folder)
+            self._close()
+            if folder is not None:
+                _sync(folder, path.parent.name)
+
+    def abort(self) -> None:
+        """Remove the file; nothing happens after ``commit``."""
+        if self._file < 0:
+            return
+        _step("unlink", self.path.name)
+        with contextlib.suppress(OSError):
+            os.unlink(self.path.name, dir_fd=self._folder)
+        self._close()
+
+    def _close(self) -> None:
+        os.close(self._file)
+        os.close(self._folder)
+        self._file = -1
+
+    def __enter__(self) -> Temp:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.abort()
+
+
+def regular_size(path: Path) -> int | None:
+    """The size of a regular file, links followed; None for anything else."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
+
+
+def _make_folder(name: str, above: int) -> None:
+    _step("mkdir", name)
+    try:
+        os.mkdir(name, 0o755, dir_fd=above)
+    except FileExistsError:
+        return
+    _sync(above, name)
+
+
+def _sync(descriptor: int, name: str) -> None:
+    _step("fsync", name)
+    os.fsync(descriptor)
+
+
+def _sync_folder(path: Path) -> None:
+    folder = os.open(path, _FOLDER)
+    try:
+        _sync(folder, path.name)
+    finally:
+        os.close(folder)
+
+
+def _step(call: str, subject: str) -> None:
+    if before is not None:
+        before(call, subject)

@@ -1,0 +1,292 @@
+"""The header of a GGUF file, read in pure Python before any native code sees the file.
+
+Every count, length and offset is checked against budgets and against the bytes that are really there before anything is
+allocated for it. Whatever the bytes, the only error is CorruptModel.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ollama_nb.api.models import GGUF, TensorInfo
+from ollama_nb.errors import CorruptModel
+from ollama_nb.store.fsops import clear_errors
+from ollama_nb.store.ggml import TENSOR_TYPES
+
+MAGIC = b"GGUF"
+MAX_STRING = 16 << 20
+MAX_ARRAY = 64 << 20
+MAX_HEADER = 256 << 20
+MAX_KEYS = 1 << 16
+MAX_TENSORS = 1 << 17
+MAX_DIMENSIONS = 4
+MAX_BLOCKS = 4096
+MAX_KEPT_ITEMS = 4 << 20
+"""The most array items that are kept in memory; arrays beyond them stay None, as if not asked for."""
+
+_WINDOW = 1 << 20
+_STRING, _ARRAY = 8, 9
+_U32, _U64 = struct.Struct("<I"), struct.Struct("<Q")
+_SCALAR_CODES = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "B", 10: "Q", 11: "q", 12: "d"}
+_SCALARS = {number: struct.Struct("<" + code) for number, code in _SCALAR_CODES.items()}
+_BOOL = 7
+_SMALLEST_PAIR = 8 + 4 + 1
+_SMALLEST_TENSOR = 8 + 4 + 8 + 4 + 8
+_ARCHITECTURE = re.compile(r"[A-Za-z0-9_.\-]{1,128}")
+
+
+def read_gguf(path: Path, *, arrays: bool = False) -> GGUF:
+    """Read and check the header. Without ``arrays`` every array that is not empty is None in the metadata.
+
+    Raises CorruptModel for anything that is not a sound GGUF file, StoreError when it cannot be opened.
+    """
+    with clear_errors("read", path):
+        # Without O_NONBLOCK, opening a pipe of that name would wait for a writer for ever.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise _corrupt("it is not a regular file")
+            return _read(_Bytes(descriptor, status.st_size), arrays)
+        finally:
+            os.close(descriptor)
+
+
+def is_gguf(path: Path) -> bool:
+    """Whether the file begins like one."""
+    with clear_errors("read", path), path.open("rb") as file:
+        return file.read(4) == MAGIC
+
+
+def _read(source: _Bytes, arrays: bool) -> GGUF:
+    version = _version(source)
+    tensor_count = source.count(MAX_TENSORS, _SMALLEST_TENSOR, "tensors")
+    pair_count = source.count(MAX_KEYS, _SMALLEST_PAIR, "metadata keys")
+    metadata: dict[str, Any] = {}
+    kept = _Kept(arrays)
+    for _ in range(pair_count):
+        key = source.text()
+        if key in metadata:
+            raise _corrupt(f"the metadata key {_name(key)} occurs twice")
+        metadata[key] = _value(source, kept)
+    _check_metadata(metadata)
+    tensors = [_tensor(source) for _ in range(tensor_count)]
+    _check_tensors(tensors, _alignment(metadata), source)
+    return GGUF(version, metadata, tuple(tensor for tensor, _ in tensors))
+
+
+def _version(source: _Bytes) -> int:
+    magic = source.take(4)
+    if magic == MAGIC[::-1]:
+        raise _corrupt("big-endian files are not supported")
+    if magic != MAGIC:
+        raise _corrupt("it does not begin with GGUF")
+    version = source.u32()
+    if version in (2, 3):
+        return version
+    if version and not version & 0xFFFF:
+        raise _corrupt("big-endian files are not supported")
+    raise _corrupt(f"version {version} is not supported (2 and 3 are)")
+
+
+class _Bytes:
+    """The file as a bounded stream, read through a window. (A mapped file would kill the process when cut short.)"""
+
+    def __init__(self, descriptor: int, size: int) -> None:
+        self._descriptor = descriptor
+        self._window = b""
+        self._at = 0
+        self._window_end = 0
+        self.size = size
+
+    @property
+    def position(self) -> int:
+        return self._window_end - len(self._window) + self._at
+
+    @property
+    def left(self) -> int:
+        return self.size - self.position
+
+    def take(self, count: int) -> bytes:
+        self._fill(count)
+        data = self._window[self._at : self._at + count]
+        self._at += count
+        return data
+
+    def skip(self, count: int) -> None:
+        self._allow(count)
+        if self._at + count <= len(self._window):
+            self._at += count
+        else:
+            self._window_end = self.position + count
+            self._window, self._at = b"", 0
+
+    def u32(self) -> int:
+        number: int = _U32.unpack(self.take(4))[0]
+        return number
+
+    def u64(self) -> int:
+        number: int = _U64.unpack(self.take(8))[0]
+        return number
+
+    def count(self, most: int, smallest: int, what: str) -> int:
+        """A number of things of at least ``smallest`` bytes each, which must fit into the rest of the file."""
+        number = self.u64()
+        if number > most or number * smallest > self.left:
+            raise _corrupt(f"{number} {what} are more than it can hold")
+        return number
+
+    def text(self) -> str:
+        return self.take(self._length()).decode("utf-8", "replace")
+
+    def skip_texts(self, count: int) -> None:
+        """Skip strings. Vocabularies have 150,000 and more, hence the inner loop without calls of our own."""
+        unpack = _U64.unpack_from
+        while count:
+            self._fill(8)
+            window, at, end = self._window, self._at, len(self._window) - 8
+            while count and at <= end:
+                length = unpack(window, at)[0]
+                if length > MAX_STRING:
+                    raise _corrupt(f"a string of {length} bytes is too long")
+                at += 8 + length
+                count -= 1
+            self.skip(at - self._at)
+
+    def _length(self) -> int:
+        length = self.u64()
+        if length > MAX_STRING:
+            raise _corrupt(f"a string of {length} bytes is too long")
+        return length
+
+    def _fill(self, count: int) -> None:
+        """Have the next ``count`` bytes in the window."""
+        self._allow(count)
+        missing = self._at + count - len(self._window)
+        if missing <= 0:
+            return
+        fresh = os.pread(self._descriptor, max(missing, _WINDOW), self._window_end)
+        if len(fresh) < missing:
+            raise _corrupt("it ends too early")
+        self._window_end += len(fresh)
+        self._window, self._at = self._window[self._at :] + fresh, 0
+
+    def _allow(self, count: int) -> None:
+        if count > self.left:
+            raise _corrupt("it ends too early")
+        if self.position + count > MAX_HEADER:
+            raise _corrupt(f"its header is larger than {MAX_HEADER} bytes")
+
+
+@dataclass
+class _Kept:
+    """Which arrays go into memory."""
+
+    wanted: bool
+    items_left: int = MAX_KEPT_ITEMS
+
+    def room(self, items: int) -> bool:
+        if not self.wanted or items > self.items_left:
+            return False
+        self.items_left -= items
+        return True
+
+
+def _value(source: _Bytes, kept: _Kept) -> Any:
+    kind = source.u32()
+    if kind == _ARRAY:
+        return _array(source, kept)
+    if kind == _STRING:
+        return source.text()
+    return _scalars(source, kind, 1)[0]
+
+
+def _array(source: _Bytes, kept: _Kept) -> list[Any] | None:
+    kind = source.u32()
+    if kind != _STRING and kind not in _SCALARS:
+        raise _corrupt("an array of arrays" if kind == _ARRAY else f"unknown value type {kind}")
+    size = 8 if kind == _STRING else _SCALARS[kind].size
+    count = source.count(MAX_ARRAY, size, "array items")
+    if not count:
+        return []
+    if kept.room(count):
+        return [source.text() for _ in range(count)] if kind == _STRING else _scalars(source, kind, count)
+    if kind == _STRING:
+        source.skip_texts(count)
+    else:
+        source.skip(count * size)
+    return None
+
+
+def _scalars(source: _Bytes, kind: int, count: int) -> list[Any]:
+    if kind not in _SCALARS:
+        raise _corrupt(f"unknown value type {kind}")
+    form = _SCALARS[kind]
+    values = [item for (item,) in form.iter_unpack(source.take(count * form.size))]
+    return [bool(value) for value in values] if kind == _BOOL else values
+
+
+def _tensor(source: _Bytes) -> tuple[TensorInfo, int]:
+    """A tensor with its size in bytes."""
+    name = source.text()
+    dimensions = source.u32()
+    if not 1 <= dimensions <= MAX_DIMENSIONS:
+        raise _corrupt(f"tensor {_name(name)} has {dimensions} dimensions")
+    shape = struct.unpack(f"<{dimensions}Q", source.take(8 * dimensions))
+    kind, offset = source.u32(), source.u64()
+    stored = TENSOR_TYPES.get(kind)
+    if stored is None:
+        raise _corrupt(f"tensor {_name(name)} has the unknown type {kind}")
+    tensor = TensorInfo(name, stored.name, shape, offset)
+    if not 0 < tensor.elements < 1 << 63:
+        raise _corrupt(f"tensor {_name(name)} has the impossible shape {list(shape)}")
+    if shape[0] % stored.block:
+        raise _corrupt(f"rows of tensor {_name(name)} are not whole blocks of {stored.name}")
+    return tensor, tensor.elements // stored.block * stored.size
+
+
+def _check_tensors(tensors: Iterable[tuple[TensorInfo, int]], alignment: int, source: _Bytes) -> None:
+    start = -(-source.position // alignment) * alignment
+    seen: set[str] = set()
+    for tensor, size in tensors:
+        if tensor.name in seen:
+            raise _corrupt(f"tensor {_name(tensor.name)} occurs twice")
+        if tensor.offset % alignment:
+            raise _corrupt(f"tensor {_name(tensor.name)} is not aligned")
+        if start + tensor.offset + size > source.size:
+            raise _corrupt(f"tensor {_name(tensor.name)} reaches beyond the end of the file")
+        seen.add(tensor.name)
+
+
+def _check_metadata(metadata: dict[str, Any]) -> None:
+    architecture = metadata.get("general.architecture")
+    if not isinstance(architecture, str) or not _ARCHITECTURE.fullmatch(architecture):
+        raise _corrupt("it names no architecture")
+    for key, value in metadata.items():
+        if key.endswith(".block_count"):
+            least = 1 if key == f"{architecture}.block_count" else 0
+            if type(value) is not int or not least <= value <= MAX_BLOCKS:
+                raise _corrupt(f"{_name(key)} is not a number from {least} to {MAX_BLOCKS}")
+
+
+def _alignment(metadata: dict[str, Any]) -> int:
+    alignment = metadata.get("general.alignment", 32)
+    if type(alignment) is not int or not 0 < alignment <= 1 << 20 or alignment & (alignment - 1):
+        raise _corrupt("its alignment is not a power of two")
+    return alignment
+
+
+def _name(text: str) -> str:
+    """A name from the file, fit for an error text."""
+    return repr(text if len(text) <= 80 else text[:77] + "...")
+
+
+def _corrupt(reason: str) -> CorruptModel:
+    return CorruptModel(f"not a usable GGUF file: {reason}")

@@ -1,0 +1,224 @@
+"""Manifests, configs and the JSON layers: read leniently, written byte for byte as Ollama writes them."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, NoReturn, TypeVar
+
+from ollama_nb.api.encode import go_json
+from ollama_nb.api.messages import Message, ToolCall
+from ollama_nb.api.models import CONFIG_TYPE, LAYER_PREFIX, MANIFEST_TYPE, Layer, Manifest, ModelConfig
+from ollama_nb.api.names import Digest
+from ollama_nb.errors import BadRequest, CorruptModel
+
+MAX_JSON = 4 << 20
+"""The most bytes of a manifest, a config or a JSON layer that are read."""
+
+T = TypeVar("T")
+
+_CONFIG_TEXTS = (
+    "model_format",
+    "model_family",
+    "model_type",
+    "file_type",
+    "renderer",
+    "parser",
+    "requires",
+    "remote_host",
+    "remote_model",
+    "base_name",
+)
+_CONFIG_LENGTHS = ("context_length", "embedding_length")
+
+
+def layer(kind: str, digest: Digest, size: int, *, from_: str = "") -> Layer:
+    """A layer of one of Ollama's own kinds (``model``, ``template``, …)."""
+    return Layer(LAYER_PREFIX + kind, digest, size, from_)
+
+
+def config_layer(digest: Digest, size: int) -> Layer:
+    return Layer(CONFIG_TYPE, digest, size)
+
+
+def parse_manifest(raw: bytes) -> Manifest:
+    """Raises CorruptModel for anything that is no manifest of a model."""
+    body = _object(raw, "manifest")
+    layers: list[Any] = _typed(body, "layers", list, [])
+    return Manifest(_layer(body.get("config")), tuple(_layer(item) for item in layers), raw)
+
+
+def encode_manifest(config: Layer, layers: Iterable[Layer]) -> bytes:
+    body = {
+        "schemaVersion": 2,
+        "mediaType": MANIFEST_TYPE,
+        "config": _layer_json(config),
+        "layers": [_layer_json(item) for item in layers],
+    }
+    return _line(body)
+
+
+def parse_config(raw: bytes) -> ModelConfig:
+    """Raises CorruptModel for text that is no JSON object, or a known key with a value of the wrong type."""
+    body = _object(raw, "config")
+    known: dict[str, Any] = {key: _typed(body, key, str, "") for key in _CONFIG_TEXTS}
+    known |= {key: _typed(body, key, int, 0) for key in _CONFIG_LENGTHS}
+    known["model_families"] = _strings(body, "model_families")
+    known["capabilities"] = _strings(body, "capabilities") or ()
+    extra = {key: value for key, value in body.items() if key not in known and key not in ("architecture", "os")}
+    return ModelConfig(**known, extra=extra)
+
+
+def encode_config(config: ModelConfig) -> bytes:
+    families = config.model_families
+    body: dict[str, Any] = {
+        "model_format": config.model_format,
+        "model_family": config.model_family,
+        "model_families": None if families is None else list(families),
+        "model_type": config.model_type,
+        "file_type": config.file_type,
+    }
+    optional: dict[str, Any] = {
+        "renderer": config.renderer,
+        "parser": config.parser,
+        "requires": config.requires,
+        "remote_host": config.remote_host,
+        "remote_model": config.remote_model,
+        "capabilities": list(config.capabilities),
+        "context_length": config.context_length,
+        "embedding_length": config.embedding_length,
+        "base_name": config.base_name,
+        "draft": config.extra.get("draft"),
+    }
+    body |= {key: value for key, value in optional.items() if value}
+    return _line(body | {"architecture": "amd64", "os": "linux"})
+
+
+def parse_params(raw: bytes) -> dict[str, Any]:
+    return _object(raw, "params")
+
+
+def encode_params(params: Mapping[str, Any]) -> bytes:
+    return _line(params, sort_keys=True)
+
+
+def parse_messages(raw: bytes) -> tuple[Message, ...]:
+    body = _json(raw, "messages")
+    if not isinstance(body, list):
+        raise CorruptModel("the messages layer is not a JSON array")
+    return tuple(_message(item) for item in body)
+
+
+def encode_messages(messages: Iterable[Message]) -> bytes:
+    return _line([_message_json(message) for message in messages])
+
+
+def _line(value: Any, *, sort_keys: bool = False) -> bytes:
+    return (go_json(value, sort_keys=sort_keys) + "\n").encode()
+
+
+def _json(raw: bytes, what: str) -> Any:
+    if len(raw) > MAX_JSON:
+        raise CorruptModel(f"the {what} is larger than {MAX_JSON} bytes")
+    try:
+        return json.loads(raw, parse_constant=_no_number, parse_float=_finite)
+    except (ValueError, RecursionError) as error:
+        raise CorruptModel(f"the {what} is not valid JSON: {error}") from error
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    return number if math.isfinite(number) else _no_number(text)
+
+
+def _no_number(text: str) -> NoReturn:
+    raise ValueError(f"{text} is no JSON number")
+
+
+def _object(raw: bytes, what: str) -> dict[str, Any]:
+    body = _json(raw, what)
+    if not isinstance(body, dict):
+        raise CorruptModel(f"the {what} is not a JSON object")
+    return body
+
+
+def _typed(body: Mapping[str, Any], key: str, kind: type[T], default: T) -> T:
+    """The value of a key; the default for one that is absent or null, as Go reads it."""
+    value = body.get(key)
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, kind):
+        raise CorruptModel(f'"{key}" has a value of the wrong type')
+    return value
+
+
+def _strings(body: Mapping[str, Any], key: str) -> tuple[str, ...] | None:
+    if body.get(key) is None:
+        return None
+    value: list[Any] = _typed(body, key, list, [])
+    if not all(isinstance(item, str) for item in value):
+        raise CorruptModel(f'"{key}" is not a list of strings')
+    return tuple(value)
+
+
+def _layer(item: Any) -> Layer:
+    if not isinstance(item, dict):
+        raise CorruptModel("a layer of the manifest is not a JSON object")
+    size = _typed(item, "size", int, 0)
+    if size < 0:
+        raise CorruptModel("a layer of the manifest has a negative size")
+    try:
+        digest = Digest.parse(_typed(item, "digest", str, ""))
+    except BadRequest as error:
+        raise CorruptModel("a layer of the manifest has no valid digest") from error
+    texts = {key: _typed(item, key, str, "") for key in ("mediaType", "from", "name")}
+    return Layer(texts["mediaType"], digest, size, texts["from"], texts["name"])
+
+
+def _layer_json(item: Layer) -> dict[str, Any]:
+    body: dict[str, Any] = {"mediaType": item.media_type, "digest": str(item.digest), "size": item.size}
+    return body | {key: value for key, value in (("from", item.from_), ("name", item.name)) if value}
+
+
+def _message(item: Any) -> Message:
+    if not isinstance(item, dict):
+        raise CorruptModel("a stored message is not a JSON object")
+    texts = {key: _typed(item, key, str, "") for key in ("role", "content", "thinking", "tool_name", "tool_call_id")}
+    try:
+        images = tuple(base64.b64decode(image, validate=True) for image in _strings(item, "images") or ())
+    except binascii.Error as error:
+        raise CorruptModel("an image of a stored message is not base64") from error
+    calls: list[Any] = _typed(item, "tool_calls", list, [])
+    return Message(**texts, images=images, tool_calls=tuple(_call(call) for call in calls))
+
+
+def _call(item: Any) -> ToolCall:
+    function = item.get("function") if isinstance(item, dict) else None
+    if not isinstance(function, dict):
+        raise CorruptModel("a stored tool call has no function")
+    return ToolCall(
+        _typed(function, "name", str, ""),
+        _typed(function, "arguments", dict, {}),
+        _typed(item, "id", str, ""),
+        _typed(function, "index", int, 0),
+    )
+
+
+def _message_json(message: Message) -> dict[str, Any]:
+    optional: dict[str, Any] = {
+        "thinking": message.thinking,
+        "images": [base64.b64encode(image).decode() for image in message.images],
+        "tool_calls": [_call_json(call) for call in message.tool_calls],
+        "tool_name": message.tool_name,
+        "tool_call_id": message.tool_call_id,
+    }
+    body: dict[str, Any] = {"role": message.role, "content": message.content}
+    return body | {key: value for key, value in optional.items() if value}
+
+
+def _call_json(call: ToolCall) -> dict[str, Any]:
+    function = {"index": call.index, "name": call.name, "arguments": call.arguments}
+    return ({"id": call.id} if call.id else {}) | {"function": function}
