@@ -1,0 +1,59 @@
+"""What an engine is told, what it found, and what it counts."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineConfig:
+    """What to load and how. ``n_ctx`` is per sequence; 0 threads: from facts."""
+
+    path: str
+    adapters: tuple[str, ...] = ()
+    n_ctx: int = 4096
+    n_seq: int = 1
+    n_batch: int = 512
+    n_threads: int = 0
+    n_gpu_layers: int = -1
+    main_gpu: int | None = None
+    use_mmap: bool = True
+    flash_attention: bool | None = None
+    kv_cache_type: str = "f16"
+    vocab_only: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineFacts:
+    """What was loaded. Sizes in bytes, weights and context memory together."""
+
+    n_ctx: int
+    n_ctx_train: int
+    n_seq: int
+    n_vocab: int
+    n_embd: int
+    size: int
+    size_vram: int
+    add_bos: bool
+    add_eos: bool
+    bos: str
+    eos: str
+    pooling: str
+    load_seconds: float
+    build: str
+    n_threads: int
+
+
+@dataclass(slots=True)
+class Counters:
+    """Since load. ``rows``: number of replies continued at once → decodes; ``seconds`` within llama.cpp."""
+
+    decodes: int = 0
+    rows: Counter[int] = field(default_factory=Counter)
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    output_tokens: int = 0
+    shifts: int = 0
+    aborts: int = 0
+    seconds: float = 0.0

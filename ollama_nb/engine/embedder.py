@@ -1,0 +1,111 @@
+"""Embeddings: many inputs in one decode, pooled as the model says (mean where it says nothing), unit length.
+
+Rule: an input is read in one piece, for pooling looks at one micro-batch; so no input is longer than the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from ollama_nb.engine.llama import Context, Decoded, Floats, Model
+from ollama_nb.errors import BadRequest, Cancelled, ContextOverflow, OllamaError
+
+MAX_BATCH = 2048
+MAX_SEQUENCES = 64
+TOO_LONG = "the input length exceeds the context length"
+
+
+class Embedder:
+    """A context of its own for embeddings. Raises LoadError."""
+
+    def __init__(
+        self, model: Model, *, n_ctx: int, n_threads: int, flash_attention: bool | None, adapters: Sequence[str] = ()
+    ) -> None:
+        self._model = model
+        self.limit = min(n_ctx, MAX_BATCH)
+        """Tokens of one input, with those that the tokenizer adds."""
+        room = max(self.limit, 512)
+        self.context = Context(
+            model,
+            cells=room,
+            n_seq=MAX_SEQUENCES,
+            n_batch=room,
+            n_ubatch=room,
+            n_threads=n_threads,
+            flash_attention=flash_attention,
+            pooling="mean" if model.pooling == "none" else model.pooling,
+            adapters=adapters,
+        )
+
+    def embed(
+        self, inputs: Sequence[str], *, truncate: bool = True, num_ctx: int = 0, normalise: bool = True
+    ) -> tuple[Floats, int]:
+        """Vectors [inputs, n_embd] in order, and how many tokens were read.
+
+        Raises ContextOverflow for a too long input unless ``truncate`` (then its beginning is used), BadRequest for an
+        input without any token, Cancelled after an abort.
+        """
+        limit = min(num_ctx, self.limit) if num_ctx > 0 else self.limit
+        prompts = [self._tokens(text, limit, truncate) for text in inputs]
+        vectors = np.zeros((len(prompts), self._model.n_embd), np.float32)
+        for group in groups([len(prompt) for prompt in prompts], self.context.n_batch, MAX_SEQUENCES):
+            self._decode([prompts[at] for at in group])
+            for seq, at in enumerate(group):
+                vectors[at] = self.context.pooled(seq)
+        if not np.isfinite(vectors).all():
+            raise OllamaError("the model computed no usable numbers (NaN): its file may be damaged")
+        return (_unit(vectors) if normalise else vectors), sum(map(len, prompts))
+
+    def close(self) -> None:
+        self.context.close()
+
+    def _tokens(self, text: str, limit: int, truncate: bool) -> list[int]:
+        tokens = self._model.tokenize(text, parse_special=False)
+        if not tokens:
+            raise BadRequest("an empty text has no embedding with this model")
+        if len(tokens) <= limit:
+            return tokens
+        if not truncate:
+            raise ContextOverflow(TOO_LONG)
+        body = self._model.tokenize(text, add_special=False, parse_special=False)
+        before = 1 if tokens[: len(body)] != body else 0
+        after = tokens[before + len(body) :]
+        return (tokens[: max(1, limit - len(after))] + after)[:limit]
+
+    def _decode(self, prompts: Sequence[list[int]]) -> None:
+        context, at = self.context, 0
+        context.clear()
+        for seq, prompt in enumerate(prompts):
+            end = at + len(prompt)
+            context.tokens[at:end] = prompt
+            context.positions[at:end] = np.arange(len(prompt))
+            context.sequences[at:end] = seq
+            at = end
+        context.outputs[:at] = 1
+        status = context.decode(at)
+        if status is Decoded.ABORTED:
+            raise Cancelled("the request was cancelled")
+        if status is not Decoded.DONE:
+            raise OllamaError(f"the engine could not read the input ({status.name.lower()})")
+
+
+def groups(lengths: Sequence[int], n_batch: int, n_seq: int) -> Iterator[list[int]]:
+    """Indices of inputs that go into one decode together: longest first, as many as fit."""
+    group: list[int] = []
+    room = n_batch
+    for at in sorted(range(len(lengths)), key=lambda at: -lengths[at]):
+        if group and (lengths[at] > room or len(group) == n_seq):
+            yield group
+            group, room = [], n_batch
+        group.append(at)
+        room -= lengths[at]
+    if group:
+        yield group
+
+
+def _unit(vectors: Floats) -> Floats:
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    np.divide(vectors, norms, out=vectors, where=norms > 0)
+    return vectors

@@ -1,0 +1,383 @@
+"""One model answering many requests: admit → plan → decode → sample → commit, one step at a time.
+
+Rule: one thread calls ``step`` (and ``embed``, ``tokenize``); ``submit``, ``cancel`` and ``abort`` may come from any
+thread and take effect in the next step. Every submitted request ends in exactly one FinishOut or FailOut.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterable
+from collections.abc import Sequence as Items
+from typing import Any
+
+import numpy as np
+
+from ollama_nb.engine.config import Counters, EngineConfig, EngineFacts
+from ollama_nb.engine.embedder import Embedder
+from ollama_nb.engine.grammar import Grammars
+from ollama_nb.engine.hardware import default_threads
+from ollama_nb.engine.llama import BUILD, KV_TYPES, MAX_SEQUENCES, Context, Decoded, Floats, Model
+from ollama_nb.engine.output import FailOut, FinishOut, Output
+from ollama_nb.engine.sampler import Recipe, Sampler
+from ollama_nb.engine.scheduler import Batch, Scheduler
+from ollama_nb.engine.sequence import MIN_CONTEXT, Request, Sequence, State, fit, protected, reply_limit
+from ollama_nb.engine.slots import Cut, MemoryOp, Share
+from ollama_nb.engine.stream import Stream
+from ollama_nb.engine.text import TextStream
+from ollama_nb.errors import BadRequest, LoadError, OllamaError
+
+MICRO_BATCH = 512
+
+
+class Engine:
+    """Loads in the constructor. Raises LoadError."""
+
+    def __init__(self, config: EngineConfig) -> None:
+        begun = time.perf_counter()
+        self.config = config
+        if config.kv_cache_type not in KV_TYPES:
+            raise LoadError(f'KV cache type "{config.kv_cache_type}" is none of {", ".join(KV_TYPES)}')
+        self._model = model = Model(
+            config.path,
+            vocab_only=config.vocab_only,
+            n_gpu_layers=config.n_gpu_layers,
+            main_gpu=config.main_gpu,
+            use_mmap=config.use_mmap,
+        )
+        self._n_threads = config.n_threads if config.n_threads > 0 else default_threads(model.n_params)
+        trained = model.n_ctx_train or config.n_ctx
+        self._n_ctx = max(MIN_CONTEXT, min(config.n_ctx, trained))
+        self._n_seq = max(1, min(config.n_seq, MAX_SEQUENCES))
+        self._embedder: Embedder | None = None
+        self._context: Context | None = None
+        if model.embeds_only and not config.vocab_only:
+            self._embedder = self._make_embedder()
+        elif not config.vocab_only:
+            self._context = self._make_context()
+        self._scheduler = self._make_scheduler()
+        self._grammars = Grammars(model)
+        self._inbox: deque[Stream | FailOut | int] = deque()
+        self._streams: dict[int, Stream] = {}
+        self._reading: frozenset[int] = frozenset()
+        self._iota = np.arange(max(self._n_ctx, 1) + 1, dtype=np.int32)
+        self._counts = Counters()
+        self.facts = self._gather_facts(time.perf_counter() - begun)
+
+    # Loading
+
+    def _make_context(self) -> Context:
+        config = self.config
+        n_batch = max(config.n_batch, 2 * self._n_seq, 32)
+        return Context(
+            self._model,
+            cells=self._n_ctx * self._n_seq,
+            n_seq=self._n_seq,
+            n_batch=n_batch,
+            n_ubatch=min(n_batch, MICRO_BATCH),
+            n_threads=self._n_threads,
+            flash_attention=config.flash_attention,
+            kv_type=config.kv_cache_type,
+            adapters=config.adapters,
+        )
+
+    def _make_embedder(self) -> Embedder:
+        return Embedder(
+            self._model,
+            n_ctx=self._n_ctx,
+            n_threads=self._n_threads,
+            flash_attention=self.config.flash_attention,
+            adapters=self.config.adapters,
+        )
+
+    def _make_scheduler(self) -> Scheduler:
+        context = self._context
+        if context is None:
+            return Scheduler(1, 2)
+        cuttable = not self._model.recurrent
+        return Scheduler(self._n_seq, context.n_batch, cuttable=cuttable, can_shift=context.can_shift)
+
+    def _gather_facts(self, seconds: float) -> EngineFacts:
+        model = self._model
+        cells = self._n_ctx * self._n_seq if self._context else 0
+        size = 0 if model.vocab_only else model.size + model.kv_bytes(cells, self.config.kv_cache_type)
+        return EngineFacts(
+            n_ctx=self._n_ctx,
+            n_ctx_train=model.n_ctx_train,
+            n_seq=self._n_seq,
+            n_vocab=model.n_vocab,
+            n_embd=model.n_embd,
+            size=size,
+            size_vram=int(size * model.offloaded()),
+            add_bos=model.add_bos,
+            add_eos=model.add_eos,
+            bos=model.bos_text,
+            eos=model.eos_text,
+            pooling=model.pooling,
+            load_seconds=seconds,
+            build=BUILD,
+            n_threads=self._n_threads,
+        )
+
+    def close(self) -> None:
+        """Free all native memory; may be called again."""
+        for stream in self._streams.values():
+            stream.close()
+        self._streams.clear()
+        self._inbox.clear()
+        if self._embedder is not None:
+            self._embedder.close()
+        if self._context is not None:
+            self._context.close()
+        self._model.close()
+
+    # Requests
+
+    def submit(self, request: Request) -> None:
+        """Queue a request. What is wrong with it comes out of the next step as FailOut."""
+        try:
+            self._inbox.append(self._prepare(request))
+        except OllamaError as error:
+            self._inbox.append(FailOut(request.id, error.message, error.status))
+
+    def cancel(self, id: int) -> None:
+        """End a request in the next step; a prompt that is just being read is aborted. Unknown ids are ignored."""
+        self._inbox.append(id)
+        if id in self._reading and self._context is not None:
+            self._context.abort()
+
+    def abort(self) -> None:
+        """Stop the native call that runs now; nothing is lost, the next step does that work again."""
+        if self._context is not None:
+            self._context.abort()
+        if self._embedder is not None:
+            self._embedder.context.abort()
+
+    @property
+    def busy(self) -> bool:
+        """Something is queued or runs: ``step`` has work."""
+        return bool(self._inbox or self._streams)
+
+    @property
+    def counters(self) -> dict[str, Any]:
+        """Counters since load, by name (JSON)."""
+        counts, slots = self._counts, self._scheduler.slots
+        return {
+            "decodes": counts.decodes,
+            "rows": {str(rows): count for rows, count in sorted(counts.rows.items())},
+            "max_rows": max(counts.rows, default=0),
+            "prompt_tokens": counts.prompt_tokens,
+            "cached_tokens": counts.cached_tokens,
+            "output_tokens": counts.output_tokens,
+            "shifts": counts.shifts,
+            "aborts": counts.aborts,
+            "decode_seconds": counts.seconds,
+            "slots": len(slots.slots),
+            "busy_slots": slots.busy,
+            "waiting": len(self._scheduler.waiting),
+        }
+
+    def _prepare(self, request: Request) -> Stream:
+        model = self._model
+        if self._context is None:
+            raise BadRequest("this model was loaded to make embeddings or count tokens, it cannot generate text")
+        options = request.options
+        limit = max(MIN_CONTEXT, min(request.num_ctx or self._n_ctx, self._n_ctx))
+        prompt = self._prompt(request)
+        keep = protected(options.num_keep, len(prompt), limit, bos=model.add_bos)
+        tokens = fit(prompt, limit, keep, may_drop=request.truncate and request.shift)
+        longest = reply_limit(options.num_predict, limit)
+        seq = Sequence(request.id, list(tokens), limit=limit, keep=keep, shift=request.shift, max_new=longest)
+        seq.dropped = len(prompt) - len(tokens)
+        text = TextStream(options.stop)
+        constraint = self._grammars.constraint(request.format) if request.format else None
+        sampler = Sampler(Recipe.of(options, limit))
+        return Stream(model, request, seq, sampler=sampler, text=text, constraint=constraint)
+
+    def _prompt(self, request: Request) -> list[int]:
+        model = self._model
+        if request.tokens:
+            if not all(0 <= token < model.n_vocab for token in request.tokens):
+                raise BadRequest(f"a prompt token is none of this model's {model.n_vocab} tokens")
+            return list(request.tokens)
+        text = request.prompt
+        if model.add_bos and model.bos_text:
+            text = text.removeprefix(model.bos_text)  # the tokenizer writes its own
+        tokens = model.tokenize(text)
+        if not tokens and model.bos >= 0:
+            tokens = [model.bos]
+        if not tokens:
+            raise BadRequest("the prompt is empty")
+        return tokens
+
+    # The step
+
+    def step(self) -> list[Output]:
+        """Do one decode for all that runs; return what came of it, in no order between requests."""
+        out: list[Output] = []
+        context, scheduler = self._context, self._scheduler
+        if context is None:
+            self._take_inbox(out)
+            return out
+        context.rearm()
+        if self._inbox:
+            self._take_inbox(out)
+        if scheduler.waiting:
+            self._admit()
+        batch = scheduler.plan()
+        if not batch.chunks:
+            return out
+        count = self._fill(batch)
+        begun = time.perf_counter()
+        status = context.decode(count)
+        self._counts.seconds += time.perf_counter() - begun
+        self._reading = frozenset()
+        if status is Decoded.DONE:
+            self._count(batch, count)
+            scheduler.commit(batch)
+            self._sample(batch, context.logits(), out)
+        else:
+            self._undo(batch, status, out)
+        return out
+
+    def _take_inbox(self, out: list[Output]) -> None:
+        while self._inbox:
+            item = self._inbox.popleft()
+            if isinstance(item, Stream):
+                self._streams[item.id] = item
+                self._scheduler.add(item.seq)
+            elif isinstance(item, FailOut):
+                out.append(item)
+            elif (stream := self._streams.get(item)) is not None:
+                text = stream.cancel()
+                if text is not None:
+                    out.append(text)
+                self._end(stream, stream.finish(), out)
+
+    def _admit(self) -> None:
+        waiting = list(self._scheduler.waiting)
+        self._apply(self._scheduler.admit())
+        now = time.perf_counter()
+        for seq in waiting:
+            if seq.state is State.PREFILL:
+                self._streams[seq.id].started = now
+                self._counts.cached_tokens += seq.cached
+
+    def _apply(self, ops: Iterable[MemoryOp]) -> None:
+        """Carry out what was decided; where memory cannot do it, the sequence is read again from its start."""
+        context = self._context
+        assert context is not None
+        for op in ops:
+            if isinstance(op, Share):
+                context.share(op.source, op.target, op.count)
+            elif not (
+                context.cut(op.slot, op.start) if isinstance(op, Cut) else context.shift(op.slot, op.start, op.count)
+            ):
+                self._scheduler.recompute(op.slot)
+
+    def _fill(self, batch: Batch) -> int:
+        """Write the batch into the native arrays; return the number of rows."""
+        context = self._context
+        assert context is not None
+        tokens, positions, sequences, outputs = context.tokens, context.positions, context.sequences, context.outputs
+        row = 0
+        for seq, start, count, output in batch.chunks:
+            if count == 1:
+                tokens[row], positions[row], sequences[row], outputs[row] = seq.tokens[start], start, seq.slot, output
+                row += 1
+                continue
+            end = row + count
+            tokens[row:end] = seq.tokens[start : start + count]
+            positions[row:end] = self._iota[start : start + count]
+            sequences[row:end] = seq.slot
+            outputs[row:end] = 0
+            outputs[end - 1] = output
+            row = end
+        if len(batch.chunks) > batch.replies:
+            self._reading = frozenset(chunk.seq.id for chunk in batch.chunks[batch.replies :])
+        return row
+
+    def _count(self, batch: Batch, count: int) -> None:
+        counts = self._counts
+        counts.decodes += 1
+        counts.prompt_tokens += count - batch.replies
+        if batch.replies:
+            counts.rows[batch.replies] += 1
+
+    def _sample(self, batch: Batch, logits: Floats, out: list[Output]) -> None:
+        row = 0
+        for chunk in batch.chunks:
+            if not chunk.output:
+                continue
+            stream = self._streams[chunk.seq.id]
+            try:
+                text = stream.advance(logits[row])
+            except OllamaError as error:
+                self._end(stream, FailOut(stream.id, error.message, error.status), out)
+                continue
+            finally:
+                row += 1
+            if text is not None:
+                out.append(text)
+            if stream.reason:
+                self._end(stream, stream.finish(), out)
+            elif stream.seq.full:
+                self._counts.shifts += 1
+                self._apply(self._scheduler.shift(stream.seq))
+
+    def _end(self, stream: Stream, last: FinishOut | FailOut, out: list[Output]) -> None:
+        self._counts.output_tokens += stream.seq.n_new
+        self._scheduler.remove(stream.seq)
+        del self._streams[stream.id]
+        stream.close()
+        out.append(last)
+
+    def _undo(self, batch: Batch, status: Decoded, out: list[Output]) -> None:
+        """A decode that was not done: memory goes back to where the batch began; who is to blame fails."""
+        self._apply(Cut(chunk.seq.slot, chunk.start) for chunk in batch.chunks)
+        if status is Decoded.ABORTED:
+            self._counts.aborts += 1
+        elif status is Decoded.NO_ROOM:
+            self._make_room(batch, out)
+        else:
+            for chunk in batch.chunks:
+                message = "the engine failed to compute this batch; the next request may work"
+                self._end(self._streams[chunk.seq.id], FailOut(chunk.seq.id, message), out)
+            self._forget_everything()
+
+    def _make_room(self, batch: Batch, out: list[Output]) -> None:
+        """Memory is full: forget the oldest kept prefix; without any, the youngest request of the batch gives way."""
+        cut = self._scheduler.slots.evict()
+        if cut is not None:
+            self._apply([cut])
+            return
+        youngest = max(batch.chunks, key=lambda chunk: chunk.seq.id).seq
+        self._end(self._streams[youngest.id], FailOut(youngest.id, "the model's context memory is full", 503), out)
+
+    def _forget_everything(self) -> None:
+        assert self._context is not None
+        self._context.clear()
+        for slot in self._scheduler.slots.slots:
+            self._scheduler.recompute(slot.index)
+
+    # Without generating
+
+    def embed(
+        self, inputs: Items[str], *, truncate: bool = True, num_ctx: int = 0, normalise: bool = True
+    ) -> tuple[Floats, int]:
+        """Vectors [inputs, n_embd], float32, of unit length, and the number of tokens read; see ``Embedder.embed``."""
+        if self._model.vocab_only:
+            raise BadRequest("only the vocabulary is loaded")
+        if self._embedder is None:
+            self._embedder = self._make_embedder()
+        self._embedder.context.rearm()
+        return self._embedder.embed(inputs, truncate=truncate, num_ctx=num_ctx, normalise=normalise)
+
+    def tokenize(self, text: str, *, add_special: bool = True, parse_special: bool = True) -> list[int]:
+        """Token ids of a text."""
+        return self._model.tokenize(text, add_special=add_special, parse_special=parse_special)
+
+    def detokenize(self, tokens: Items[int]) -> str:
+        """Text of token ids, special ones included; ids that are no tokens give nothing."""
+        return self._model.detokenize(tokens).decode("utf-8", "replace")

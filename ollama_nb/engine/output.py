@@ -1,0 +1,55 @@
+"""What a step of the engine gives out. Tags and fields are those of the wire, so that they are sent as they are."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class TopToken(msgspec.Struct, frozen=True, array_like=True):
+    token: bytes
+    logprob: float
+
+
+class TokenProb(msgspec.Struct, frozen=True, array_like=True):
+    """A chosen token's own bytes, the natural logarithm of its probability, and the likeliest ones beside it."""
+
+    token: bytes
+    logprob: float
+    top: tuple[TopToken, ...] = ()
+
+
+class TextOut(msgspec.Struct, frozen=True, tag="text"):
+    """New text of one request."""
+
+    id: int
+    text: str
+    logprobs: tuple[TokenProb, ...] = ()
+
+
+class FinishOut(msgspec.Struct, frozen=True, tag="finished", kw_only=True):
+    """The end of a reply: ``stop``, ``length`` or ``cancelled``; times are seconds.
+
+    ``prompt_tokens`` includes the cached ones, ``prompt_seconds`` does not. ``output_tokens`` counts the token that
+    ended the reply. ``tokens`` (when asked for): prompt and reply, without the BOS that the tokenizer added.
+    """
+
+    id: int
+    reason: str
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    prompt_seconds: float = 0.0
+    output_tokens: int = 0
+    output_seconds: float = 0.0
+    prompt_tokens_dropped: int = 0
+    tokens: tuple[int, ...] = ()
+
+
+class FailOut(msgspec.Struct, frozen=True, tag="failed"):
+    """A request that cannot be served, with the HTTP status that fits."""
+
+    id: int
+    message: str
+    status: int = 500
+
+
+Output = TextOut | FinishOut | FailOut

@@ -1,0 +1,137 @@
+"""One request, and its tokens as the model reads them.
+
+Rule: ``tokens`` is the window that lies in the model's memory, followed by what is still to be read; the first
+``n_past`` of them have been read. Whatever happens (prefill, decode, shift, recompute), the next thing to do is to read
+``tokens[n_past:]``. Pure: no llama.cpp, no numpy, no clock.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+
+from ollama_nb.api.options import Options
+from ollama_nb.errors import ContextOverflow
+
+MIN_CONTEXT = 4
+OPEN_ENDED = 10
+"""An open-ended reply may be this many contexts long."""
+
+TOO_LONG = (
+    "the prompt is longer than the context length currently available to the model; shorten the prompt, adjust the "
+    "context length in settings, or use a model with a longer context length"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What a caller asks of the engine; the fields mean what the wire's ``Complete`` says."""
+
+    id: int
+    prompt: str = ""
+    tokens: tuple[int, ...] = ()
+    options: Options = field(default_factory=Options)
+    num_ctx: int = 0
+    shift: bool = True
+    truncate: bool = True
+    logprobs: int = -1
+    format: str = ""
+    return_tokens: bool = False
+    preserve: tuple[str, ...] = ()
+
+
+class State(enum.Enum):
+    """The life of a sequence, in this order; a shift that must recompute goes back to PREFILL."""
+
+    WAITING = "waiting"
+    PREFILL = "prefill"
+    DECODE = "decode"
+    FINISHED = "finished"
+
+
+class Sequence:
+    """Tokens, limits and place of one running request."""
+
+    __slots__ = (
+        "cached", "dropped", "exact", "id", "keep", "leader", "leader_at", "limit", "max_new", "n_new", "n_past",
+        "n_prompt", "shift", "slot", "state", "tokens",
+    )  # fmt: skip
+
+    def __init__(
+        self, id: int, tokens: list[int], *, limit: int, keep: int = 0, shift: bool = True, max_new: int = 1 << 30
+    ) -> None:
+        self.id = id
+        self.tokens = tokens
+        self.limit = limit
+        """Window size: never more tokens than this."""
+        self.keep = keep
+        """Tokens at the front that a shift leaves alone."""
+        self.shift = shift
+        self.max_new = max_new
+        self.n_prompt = len(tokens)
+        self.n_past = 0
+        self.n_new = 0
+        self.exact: int | None = None
+        """After a shift: how many tokens at the front were read in the order in which they stand."""
+        self.cached = 0
+        """Prompt tokens that needed no computing."""
+        self.dropped = 0
+        """Prompt tokens left out because the prompt was too long."""
+        self.slot = -1
+        self.state = State.WAITING
+        self.leader: Sequence | None = None
+        """While waiting: a sequence that is just reading the same prefix, to be shared at ``leader_at`` tokens."""
+        self.leader_at = 0
+
+    @property
+    def pending(self) -> int:
+        """How many tokens are still to be read."""
+        return len(self.tokens) - self.n_past
+
+    @property
+    def reusable(self) -> int:
+        """How many tokens at the front lie in memory just as a fresh reading would put them."""
+        return self.n_past if self.exact is None else min(self.exact, self.n_past)
+
+    @property
+    def full(self) -> bool:
+        """No room is left for another token."""
+        return len(self.tokens) >= self.limit
+
+    def append(self, token: int) -> None:
+        """Take a sampled token, to be read next."""
+        self.tokens.append(token)
+        self.n_new += 1
+
+    def discard_half(self) -> int:
+        """Drop the older half of what is not protected from the window; return how many tokens that was."""
+        count = max((self.limit - self.keep) // 2, 1)
+        del self.tokens[self.keep : self.keep + count]
+        self.n_past -= count
+        self.exact = self.keep if self.exact is None else min(self.exact, self.keep)
+        return count
+
+
+def protected(num_keep: int, n_prompt: int, limit: int, *, bos: bool) -> int:
+    """How many tokens at the front survive cuts: ``num_keep`` and one for BOS; negative: the prompt."""
+    keep = n_prompt if num_keep < 0 else num_keep + bos
+    return max(0, min(keep, n_prompt, limit - 2))
+
+
+def fit(tokens: list[int], limit: int, keep: int, *, may_drop: bool) -> list[int]:
+    """The prompt as it goes to the model: whole, or its first ``keep`` and its newest tokens, half the rest left free.
+
+    Raises ContextOverflow when it is too long and nothing may be dropped.
+    """
+    if len(tokens) < limit:
+        return tokens
+    if not may_drop:
+        raise ContextOverflow(TOO_LONG)
+    room = limit - max((limit - keep) // 2, 1)
+    return tokens[:keep] + tokens[len(tokens) - (room - keep) :]
+
+
+def reply_limit(num_predict: int, limit: int) -> int:
+    """Most tokens of a reply: negative means until it stops, which is bounded too; 0 only reads the prompt."""
+    longest = OPEN_ENDED * limit
+    return longest if num_predict < 0 else min(num_predict, longest)

@@ -1,0 +1,127 @@
+"""One request on its way from logits to text, and why it ended."""
+
+from __future__ import annotations
+
+import math
+import time
+
+import numpy as np
+
+from ollama_nb.engine.grammar import Constraint
+from ollama_nb.engine.llama import Floats, Model
+from ollama_nb.engine.output import FinishOut, TextOut, TokenProb, TopToken
+from ollama_nb.engine.sampler import Sampler
+from ollama_nb.engine.sequence import Request, Sequence
+from ollama_nb.engine.text import RepeatGuard, TextStream
+
+MAX_TOP = 100
+
+
+class Stream:
+    """A sequence with all that turns its logits into output. ``reason`` is set when it has ended."""
+
+    def __init__(
+        self,
+        model: Model,
+        request: Request,
+        seq: Sequence,
+        *,
+        sampler: Sampler,
+        text: TextStream,
+        constraint: Constraint | None = None,
+    ) -> None:
+        self.id = request.id
+        self.seq = seq
+        self.sampler = sampler
+        self.reason = ""
+        self._model, self._eog = model, model.eog
+        self._text, self._guard = text, RepeatGuard()
+        self._constraint = constraint
+        self._n_top = min(request.logprobs, MAX_TOP)
+        self._shown = _preserved(model, request.preserve)
+        self._kept: list[int] | None = list(seq.tokens) if request.return_tokens else None
+        self.started = self._first = time.perf_counter()
+
+    def advance(self, row: Floats) -> TextOut | None:
+        """Choose a token from its logits (which may be changed); return new text, if there is any yet."""
+        seq = self.seq
+        if not seq.n_new:
+            self._first = time.perf_counter()
+        if not seq.max_new:
+            self.reason = "length"
+            return None
+        raw = row.copy() if self._n_top >= 0 else None
+        if self._constraint is None:
+            token = self.sampler.pick(row, seq.tokens)
+        else:
+            token = self._constraint.pick(self.sampler, row, seq.tokens)
+        seq.append(token)
+        if token in self._eog:
+            self.reason = "stop"
+            return self._out(self._text.end(), ())
+        if self._kept is not None:
+            self._kept.append(token)
+        text = self._text.feed(self._shown.get(token) or self._model.piece(token))
+        self._judge(text)
+        if self.reason:
+            text += self._text.end()
+        return self._out(text, () if raw is None else (self._probability(raw, token),))
+
+    def cancel(self) -> TextOut | None:
+        """End it as cancelled; what was held back comes out."""
+        self.reason = "cancelled"
+        return self._out(self._text.end(), ())
+
+    def finish(self) -> FinishOut:
+        """The last message; call it once, after ``reason`` is set."""
+        now, seq = time.perf_counter(), self.seq
+        answered = self._first > self.started
+        tokens = self._kept or []
+        if tokens and self._model.add_bos and tokens[0] == self._model.bos:
+            tokens = tokens[1:]
+        return FinishOut(
+            id=self.id,
+            reason=self.reason,
+            prompt_tokens=seq.n_prompt,
+            cached_tokens=seq.cached,
+            prompt_seconds=(self._first if answered else now) - self.started,
+            output_tokens=seq.n_new,
+            output_seconds=now - self._first if answered else 0.0,
+            prompt_tokens_dropped=seq.dropped,
+            tokens=tuple(tokens),
+        )
+
+    def close(self) -> None:
+        self.sampler.close()
+
+    def _judge(self, text: str) -> None:
+        """Has it ended, and why? A loop of one repeated chunk was not the model's own end: ``length``."""
+        seq = self.seq
+        if self._text.stopped or (self._constraint is not None and self._constraint.complete):
+            self.reason = "stop"
+        elif seq.n_new >= seq.max_new or (text and self._guard.stuck(text)) or (seq.full and not seq.shift):
+            self.reason = "length"
+
+    def _out(self, text: str, logprobs: tuple[TokenProb, ...]) -> TextOut | None:
+        return TextOut(self.id, text, logprobs) if text or logprobs else None
+
+    def _probability(self, row: Floats, token: int) -> TokenProb:
+        """Of the model's own distribution, before penalties, temperature and constraint."""
+        best = float(row.max())
+        total = best + math.log(float(np.exp(row - best).sum()))
+        count = min(self._n_top, len(row))
+        likeliest = np.argpartition(row, len(row) - count)[len(row) - count :] if count else np.empty(0, np.intp)
+        ordered = likeliest[np.argsort(-row[likeliest], kind="stable")]
+        piece = self._model.raw_piece
+        top = tuple(TopToken(piece(int(other)), float(row[other]) - total) for other in ordered)
+        return TokenProb(piece(token), float(row[token]) - total, top)
+
+
+def _preserved(model: Model, texts: tuple[str, ...]) -> dict[int, bytes]:
+    """Control tokens that this request wants to see as text."""
+    shown = {}
+    for text in texts:
+        for token in model.tokenize(text, add_special=False):
+            if model.is_control(token):
+                shown[token] = model.raw_piece(token)
+    return shown
