@@ -1,0 +1,303 @@
+"""A Modelfile: its text ⇄ its commands, and what a create request takes from them.
+
+The grammar is Ollama's, oddities included: a value in quotes ends at the first line end where it is closed, nothing is
+ever escaped, and characters that cannot be printed vanish from values.
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ollama_nb.api.messages import Message
+from ollama_nb.api.options import KINDS
+from ollama_nb.errors import BadRequest
+
+INSTRUCTIONS = (
+    "from",
+    "license",
+    "template",
+    "system",
+    "adapter",
+    "draft",
+    "renderer",
+    "parser",
+    "parameter",
+    "message",
+    "requires",
+)
+ROLES = ("system", "user", "assistant")
+DEPRECATED = frozenset(
+    {
+        "penalize_newline",
+        "low_vram",
+        "f16_kv",
+        "logits_all",
+        "vocab_only",
+        "use_mlock",
+        "mirostat",
+        "mirostat_tau",
+        "mirostat_eta",
+    }
+)
+_TRUE = frozenset({"1", "t", "T", "TRUE", "true", "True"})
+_FALSE = frozenset({"0", "f", "F", "FALSE", "false", "False"})
+_BLANK = " \t"
+_NEWLINE = "\r\n"
+_LINE_END = re.compile(r"[\r\n]")
+_NOT_LETTERS = re.compile(r"[^A-Za-z]")
+_WORD_END = {"parameter": re.compile(r"[^A-Za-z0-9_]"), "message": _NOT_LETTERS}
+_WHOLE = re.compile(r"[+-]?[0-9]+")
+_SEMVER = re.compile(
+    r"v?(0|[1-9]\d*)(\.(0|[1-9]\d*)(\.(0|[1-9]\d*)(-[0-9A-Za-z-]+(\.[0-9A-Za-z-]+)*)?(\+[0-9A-Za-z-]+(\.[0-9A-Za-z-]+)*)?)?)?",
+    re.ASCII,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One instruction. ``key`` is a PARAMETER's name or a MESSAGE's role; ``line`` is where it began."""
+
+    name: str
+    value: str
+    key: str = ""
+    line: int = field(default=0, compare=False)
+
+    def __str__(self) -> str:
+        key = f"{self.key} " if self.key else ""
+        return f"{self.name.upper()} {key}{quote(self.value)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a create request is made from. ``from_`` and the file instructions hold paths or names, as written."""
+
+    from_: tuple[str, ...] = ()
+    adapters: tuple[str, ...] = ()
+    draft: str = ""
+    template: str = ""
+    system: str = ""
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    messages: tuple[Message, ...] = ()
+    licenses: tuple[str, ...] = ()
+    renderer: str = ""
+    parser: str = ""
+    requires: str = ""
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Modelfile:
+    commands: tuple[Command, ...]
+
+    def format(self) -> str:
+        """Text that parses to the same commands."""
+        return "".join(f"{command}\n" for command in self.commands)
+
+    def request_parts(self) -> Parts:
+        """Sort the commands out. Raises BadRequest for parameters and versions that are none."""
+        last = {command.name: command.value for command in self.commands}
+        parameters, warnings = _parameters(self.commands)
+        return Parts(
+            from_=self._values("from"),
+            adapters=self._values("adapter")[-1:],
+            draft=last.get("draft", ""),
+            template=last.get("template", ""),
+            system=last.get("system", ""),
+            parameters=parameters,
+            messages=tuple(Message(c.key, c.value) for c in self.commands if c.name == "message"),
+            licenses=self._values("license"),
+            renderer=last.get("renderer", ""),
+            parser=last.get("parser", ""),
+            requires=_version(last.get("requires", "")),
+            warnings=warnings,
+        )
+
+    def _values(self, name: str) -> tuple[str, ...]:
+        return tuple(command.value for command in self.commands if command.name == name)
+
+
+def parse(source: bytes | str) -> Modelfile:
+    """Read a Modelfile. Raises BadRequest, worded as Ollama words it, with the line where that is known."""
+    text = _decode(source) if isinstance(source, bytes) else source.removeprefix("\ufeff")
+    commands = tuple(_Scanner(text).commands())
+    if not any(command.name == "from" for command in commands):
+        raise BadRequest("no FROM line")
+    return Modelfile(commands)
+
+
+def quote(value: str) -> str:
+    """A value as a Modelfile says it: bare where it can be, else in quotes, in triple ones if it has quotes itself.
+
+    There is no escaping: a text with a line that ends in three quotes cannot be said at all.
+    """
+    if "\n" in value or value.startswith(" ") or value.endswith(" "):
+        return f'"""{value}"""' if '"' in value else f'"{value}"'
+    if value.startswith('"') or value != value.strip() or "\r" in value:
+        return f'"""{value}"""'
+    return value or '""'
+
+
+def typed(name: str, value: str) -> Any:
+    """A parameter's text as its type; a list parameter's text is one item of it. Raises BadRequest."""
+    kind = KINDS.get(name)
+    if kind is None:
+        raise BadRequest(f"unknown parameter '{name}'")
+    if kind == "int":
+        return _int(value)
+    if kind == "float":
+        return _float(value)
+    if kind == "bool":
+        if value in _TRUE or value in _FALSE:
+            return value in _TRUE
+        raise BadRequest(f"invalid bool value [{value}]")
+    return [value]
+
+
+def _parameters(commands: tuple[Command, ...]) -> tuple[dict[str, Any], tuple[str, ...]]:
+    parameters: dict[str, Any] = {}
+    warnings = []
+    for command in commands:
+        if command.name != "parameter":
+            continue
+        if command.key in DEPRECATED:
+            warnings.append(f"warning: parameter {command.key} is deprecated")
+            continue
+        value = typed(command.key, command.value)
+        parameters[command.key] = parameters.get(command.key, []) + value if isinstance(value, list) else value
+    return parameters, tuple(warnings)
+
+
+def _int(text: str) -> int:
+    if _WHOLE.fullmatch(text) and len(text) < 21 and -(1 << 63) <= int(text) < 1 << 63:
+        return int(text)
+    raise BadRequest(f"invalid int value [{text}]")
+
+
+def _float(text: str) -> float:
+    """A 32-bit float, given back as the shortest decimal that means it: 0.6 stays 0.6."""
+    try:
+        if "_" in text or text != text.strip() or not text.isascii():
+            raise ValueError
+        packed = struct.pack("<f", float(text))
+        (single,) = struct.unpack("<f", packed)
+        shortest = (float(f"{single:.{digits}g}") for digits in range(1, 10))
+        return next(number for number in shortest if struct.pack("<f", number) == packed and number - number == 0)
+    except (ValueError, OverflowError, StopIteration):
+        raise BadRequest(f"invalid float value [{text}]") from None
+
+
+def _version(text: str) -> str:
+    if text and not _SEMVER.fullmatch(text):
+        raise BadRequest("requires must be a valid semver (e.g. 0.14.0)")
+    return text.removeprefix("v")
+
+
+def _decode(source: bytes) -> str:
+    for mark, encoding in ((codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be")):
+        if source.startswith(mark):
+            return source[len(mark) :].decode(encoding, "replace")
+    return source.removeprefix(codecs.BOM_UTF8).decode("utf-8", "replace")
+
+
+class _Scanner:
+    """Goes through the text once. Line numbers count every CR and every LF."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._at = 0
+        self._line = 1
+
+    def commands(self) -> list[Command]:
+        found = []
+        while self._to_instruction():
+            line = self._line
+            name = self._name()
+            key = self._word(name) if name in _WORD_END else ""
+            if name == "message" and key not in ROLES:
+                raise self._error('message role must be one of "system", "user", or "assistant"')
+            found.append(Command(name, self._value(), key, line))
+        return found
+
+    def _to_instruction(self) -> bool:
+        """Skip blanks, empty lines and comments; False at the end of the text."""
+        while self._at < len(self._text):
+            mark = self._text[self._at]
+            if mark == "#":
+                self._take_line()
+            elif mark in _BLANK:
+                self._at += 1
+            elif mark in _NEWLINE:
+                self._at += 1
+                self._line += 1
+            else:
+                return True
+        return False
+
+    def _name(self) -> str:
+        end = _NOT_LETTERS.search(self._text, self._at + 1)
+        if end is None:
+            raise BadRequest("unexpected EOF")
+        name = _printable(self._text[self._at : end.start()]).lower()
+        if end[0] not in _BLANK or name not in INSTRUCTIONS:
+            # Ollama reports an error found at a line end for the line that follows.
+            self._line += end[0] in _NEWLINE
+            *most, last = (f'"{word}"' for word in INSTRUCTIONS)
+            raise self._error(f"command must be one of {', '.join(most)}, or {last}")
+        self._at = end.end()
+        return name
+
+    def _word(self, instruction: str) -> str:
+        """A PARAMETER's name or a MESSAGE's role, with the blanks around it."""
+        while self._text[self._at : self._at + 1] in (" ", "\t"):
+            self._at += 1
+        end = _WORD_END[instruction].search(self._text, self._at)
+        if end is None:
+            raise BadRequest("unexpected EOF")
+        word = self._text[self._at : end.start()]
+        if end[0] not in _BLANK:
+            raise BadRequest(f"unexpected EOF: {word}")
+        self._at = end.end()
+        return word
+
+    def _value(self) -> str:
+        value, newline = self._take_line()
+        opened = _opening(value.lstrip())
+        if not opened or _closed(value.strip(), opened):
+            return value.strip().removeprefix(opened).removesuffix(opened)
+        pieces = [value, newline]
+        while self._at < len(self._text):
+            value, newline = self._take_line()
+            pieces.append(value)
+            if value.rstrip().endswith(opened):
+                return "".join(pieces).strip().removeprefix(opened).removesuffix(opened)
+            pieces.append(newline)
+        raise BadRequest("unexpected EOF")
+
+    def _take_line(self) -> tuple[str, str]:
+        """The printable rest of the line, and the one character that ends it."""
+        found = _LINE_END.search(self._text, self._at)
+        end = found.start() if found else len(self._text)
+        line, newline = self._text[self._at : end], self._text[end : end + 1]
+        self._at = end + len(newline)
+        self._line += len(newline)
+        return _printable(line), newline
+
+    def _error(self, text: str) -> BadRequest:
+        return BadRequest(f"(line {self._line}): {text}")
+
+
+def _printable(line: str) -> str:
+    return line if line.isprintable() else "".join(mark for mark in line if mark.isprintable() or mark == "\t")
+
+
+def _opening(value: str) -> str:
+    return '"""' if value.startswith('"""') else '"' if value.startswith('"') else ""
+
+
+def _closed(value: str, quotes: str) -> bool:
+    return value.endswith(quotes) and len(value) >= 2 * len(quotes)

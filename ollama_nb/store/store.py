@@ -1,0 +1,328 @@
+"""A folder of models that a real Ollama can share: names → manifests → blobs.
+
+Order keeps it sound: blobs are written before the manifest that uses them, and removed after it. One broken model never
+harms another.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import logging
+import os
+import stat
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from ollama_nb.api.models import GGUF, Layer, Manifest, Model
+from ollama_nb.api.names import Digest, ModelName
+from ollama_nb.errors import InvalidName, ModelNotFound, OllamaError, StoreError
+from ollama_nb.store import fsops
+from ollama_nb.store.blobs import BlobStore, named
+from ollama_nb.store.gguf import read_gguf
+from ollama_nb.store.manifest import (
+    MAX_JSON,
+    encode_manifest,
+    parse_config,
+    parse_manifest,
+    parse_messages,
+    parse_params,
+)
+
+log = logging.getLogger(__name__)
+
+GRACE = 3600.0
+"""Seconds for which clean-up leaves a file alone: another process may be about to use it."""
+
+MAX_TEXT = 4 << 20
+
+
+class Store:
+    """The models below ``root``. Folders are made when something is first written, so a read-only store lists."""
+
+    def __init__(self, root: Path, *, noprune: bool = False) -> None:
+        self.root = root
+        self.noprune = noprune
+        self.blobs = BlobStore(root / "blobs")
+        self._manifests = fsops.Tree(root / "manifests")
+        # Unfinished manifests lie beside the two folders: in manifests/ Ollama would take them for models.
+        self._temps = fsops.Tree(root)
+        self._warned: set[str] = set()
+
+    # -- reading ---------------------------------------------------------------------------------------------------
+
+    def names(self) -> tuple[ModelName, ...]:
+        """All names that have a manifest, sorted. Raises StoreError when the folder cannot be read."""
+        found = []
+        for path in self._manifest_files():
+            name = self._name_of(path)
+            if name is None:
+                self._warn(f"skipping {path.relative_to(self.root)}: its path is no model name")
+            else:
+                found.append(name)
+        return tuple(sorted(found))
+
+    def canonical(self, name: ModelName) -> ModelName:
+        """The name spelt as manifests on disk spell it; each part is looked up without regard to case."""
+        names = self.names()
+        if any(name.parts == known.parts for known in names):
+            return name
+        for known in names:
+            if known.key == name.key:
+                return name.with_parts(*known.parts)
+        columns = zip(*(known.parts for known in names), strict=True) if names else ((),) * 4
+        return name.with_parts(*(_respelt(part, set(known)) for part, known in zip(name.parts, columns, strict=True)))
+
+    def exists(self, name: ModelName) -> bool:
+        return fsops.regular_size(self._path(self.canonical(name))) is not None
+
+    def resolve(self, name: ModelName) -> Model:
+        """The model of that name. Raises ModelNotFound, or StoreError when its files are missing or broken."""
+        return self._load(self.canonical(name))
+
+    def models(self) -> list[Model]:
+        """Every readable model, newest first."""
+        found = []
+        for name in self.names():
+            try:
+                found.append(self._load(name))
+            except OllamaError as error:
+                self._warn(f"skipping: {error.message}")
+        return sorted(found, key=lambda model: (-int(model.modified_at), model.name))
+
+    def gguf(self, model: Model, *, arrays: bool = False) -> GGUF | None:
+        """The header of the model's weights; None for a model without any."""
+        return None if model.weights is None else self.gguf_at(model.weights, arrays=arrays)
+
+    def gguf_at(self, path: Path, *, arrays: bool = False) -> GGUF:
+        """The header of any GGUF file, remembered as long as the file stays the same."""
+        if arrays:
+            return read_gguf(path, arrays=True)
+        with fsops.clear_errors("read", path):
+            status = path.stat()
+        return _header(path, status.st_ino, status.st_size, status.st_mtime_ns)
+
+    # -- writing ---------------------------------------------------------------------------------------------------
+
+    def write_manifest(self, name: ModelName, config: Layer, layers: Iterable[Layer]) -> None:
+        """Publish a model whose blobs are stored; see ``put_manifest``."""
+        self.put_manifest(name, encode_manifest(config, layers))
+
+    def put_manifest(self, name: ModelName, raw: bytes) -> tuple[Digest, ...]:
+        """Publish a model by its manifest's bytes, replacing one of that name.
+
+        Returns the blobs that only the replaced one used; they are removed already, unless ``noprune``. Raises
+        StoreError, and publishes nothing, when a blob is missing.
+        """
+        manifest = parse_manifest(raw)
+        with fsops.locked(self.root):
+            name = self.canonical(name)
+            replaced = self._digests_of(name)
+            for digest in _digests(manifest):
+                if not self.blobs.touch(digest) or not self.blobs.has(digest):
+                    raise StoreError(f'blob "{digest}" is missing, so model {name.short} was not written; try again')
+            self._manifests.write(self._path(name), raw, temps=self._temps)
+            return () if self.noprune else self._remove_unused(replaced)
+
+    def copy(self, source: ModelName, destination: ModelName) -> None:
+        """Give a model a second name, byte for byte the same."""
+        source, destination = self.canonical(source), self.canonical(destination)
+        raw, _ = self._read_manifest(source)
+        if source.parts != destination.parts:
+            self.put_manifest(destination, raw)
+
+    def delete(self, name: ModelName) -> None:
+        """Remove a model, then the folders and blobs that nothing uses any more."""
+        with fsops.locked(self.root) if self.root.is_dir() else contextlib.nullcontext():
+            name = self.canonical(name)
+            digests = self._digests_of(name)
+            if not self._manifests.remove(self._path(name)):
+                raise _not_found(name)
+            folder = self._path(name).parent
+            while folder != self.root and self._remove_empty(folder):
+                folder = folder.parent
+            self._remove_unused(digests)
+
+    # -- clean-up --------------------------------------------------------------------------------------------------
+
+    def fix_legacy_names(self) -> None:
+        """Rename blobs of the old form ``sha256:…``."""
+        with fsops.clear_errors("read the folder", self.blobs.root):
+            old = [path for path in _children(self.blobs.root) if path.name.startswith("sha256:")]
+        for path in old:
+            self.blobs.tree.rename(path, path.name.replace(":", "-", 1))
+
+    def prune(self) -> int:
+        """Remove what is older than an hour and in no use; return how many files went.
+
+        Nothing is removed when any manifest cannot be read: what it uses is not known.
+        """
+        if self.noprune or not self.root.is_dir():
+            return 0
+        with fsops.locked(self.root), fsops.clear_errors("clean up", self.root):
+            used = self._used(strict=True)
+            if used is None:
+                return 0
+            stale = [path for path in _children(self.blobs.root) if named(path.name) not in used and _is_old(path)]
+            gone = sum(self.blobs.tree.remove(path) for path in stale)
+            gone += sum(self._temps.remove(path) for path in self.root.glob(fsops.TEMP_PREFIX + "*") if _is_old(path))
+            self._remove_empty_folders()
+        return gone
+
+    # -- inside ----------------------------------------------------------------------------------------------------
+
+    def _path(self, name: ModelName) -> Path:
+        return self._manifests.root.joinpath(*name.parts)
+
+    def _name_of(self, path: Path) -> ModelName | None:
+        host, namespace, model, tag = path.relative_to(self._manifests.root).parts
+        with contextlib.suppress(InvalidName):
+            name = ModelName.parse(f"{host}/{namespace}/{model}:{tag}")
+            return name if name.parts == (host, namespace, model, tag) else None
+        return None
+
+    def _warn(self, text: str) -> None:
+        """Once per text: the store is listed often."""
+        if text not in self._warned:
+            self._warned.add(text)
+            log.warning(text)
+
+    def _manifest_files(self) -> list[Path]:
+        """Every regular file exactly four levels below ``manifests``."""
+        with fsops.clear_errors("read the models folder", self.root):
+            # Listing the root, rather than asking for one name in it, tells "unreadable" from "empty".
+            level = [child for child in _children(self.root) if child == self._manifests.root]
+            for _ in range(4):
+                level = [child for folder in level if folder.is_dir() for child in _children(folder)]
+            return [path for path in level if path.is_file()]
+
+    def _read_manifest(self, name: ModelName) -> tuple[bytes, float]:
+        """A manifest's bytes and time of change."""
+        path = self._path(name)
+        if fsops.regular_size(path) is None:
+            raise _not_found(name)
+        with fsops.clear_errors("read", path):
+            try:
+                with path.open("rb") as file:
+                    return file.read(MAX_JSON + 1), os.fstat(file.fileno()).st_mtime
+            except FileNotFoundError as error:
+                raise _not_found(name) from error
+
+    def _load(self, name: ModelName) -> Model:
+        raw, modified_at = self._read_manifest(name)
+        try:
+            return self._model(name, parse_manifest(raw), modified_at)
+        except OllamaError as error:
+            if self._read_manifest(name)[0] != raw:  # replaced meanwhile, and the blobs that only it used are gone
+                return self._load(name)
+            raise StoreError(f"model '{name.short}' is damaged: {error.message}; pull or create it again") from error
+
+    def _model(self, name: ModelName, manifest: Manifest, modified_at: float) -> Model:
+        by_kind: dict[str, list[Layer]] = {}
+        for layer in manifest.layers:
+            by_kind.setdefault("template" if layer.kind == "prompt" else layer.kind, []).append(layer)
+
+        def paths(kind: str) -> tuple[Path, ...]:
+            return tuple(self.blobs.path(layer.digest) for layer in by_kind.get(kind, ()))
+
+        def texts(kind: str) -> tuple[str, ...]:
+            return tuple(self._blob(layer).decode("utf-8", "replace") for layer in by_kind.get(kind, ()))
+
+        def last(kind: str) -> bytes:
+            return self._blob(by_kind[kind][-1]) if kind in by_kind else b""
+
+        weights = by_kind["model"][-1].digest if "model" in by_kind else None
+        params, messages = last("params"), last("messages")
+        return Model(
+            name=name,
+            digest=hashlib.sha256(manifest.raw).hexdigest(),
+            manifest=manifest,
+            config=parse_config(self._blob(manifest.config)),
+            modified_at=modified_at,
+            size=sum(layer.size for layer in (*manifest.layers, manifest.config)),
+            weights=None if weights is None else self.blobs.path(weights),
+            weights_digest=weights,
+            adapters=paths("adapter"),
+            projectors=paths("projector"),
+            template=last("template").decode("utf-8", "replace") if "template" in by_kind else None,
+            system=last("system").decode("utf-8", "replace"),
+            params=parse_params(params) if params else {},
+            messages=parse_messages(messages) if messages else (),
+            licenses=texts("license"),
+        )
+
+    def _blob(self, layer: Layer) -> bytes:
+        return self.blobs.read(layer.digest, MAX_TEXT)
+
+    def _digests_of(self, name: ModelName) -> frozenset[Digest]:
+        """The blobs of one model; none when its manifest is missing or broken."""
+        with contextlib.suppress(OllamaError):
+            return _digests(parse_manifest(self._read_manifest(name)[0]))
+        return frozenset()
+
+    def _used(self, *, strict: bool) -> set[Digest] | None:
+        """The blobs of all readable manifests; None if ``strict`` and one cannot be read."""
+        used: set[Digest] = set()
+        for path in self._manifest_files():
+            name = self._name_of(path)
+            try:
+                if name is None:
+                    raise StoreError(f"{path.relative_to(self.root)} is no model")
+                used |= _digests(parse_manifest(self._read_manifest(name)[0]))
+            except OllamaError as error:
+                if strict:
+                    self._warn(f"not cleaning up, a manifest cannot be read: {error.message}")
+                    return None
+        return used
+
+    def _remove_unused(self, digests: Iterable[Digest]) -> tuple[Digest, ...]:
+        used = self._used(strict=False) or set()
+        return tuple(digest for digest in sorted(digests) if digest not in used and self.blobs.remove(digest))
+
+    def _remove_empty(self, folder: Path) -> bool:
+        tree = self._temps if folder == self._manifests.root else self._manifests
+        return tree.remove_folder(folder)
+
+    def _remove_empty_folders(self) -> None:
+        if not self._manifests.root.is_dir():
+            return
+        for path in sorted(self._manifests.root.rglob("*"), reverse=True):
+            if path.is_dir() and not path.is_symlink():
+                self._remove_empty(path)
+        self._remove_empty(self._manifests.root)
+
+
+@functools.lru_cache(maxsize=128)
+def _header(path: Path, inode: int, size: int, modified: int) -> GGUF:
+    return read_gguf(path)
+
+
+def _digests(manifest: Manifest) -> frozenset[Digest]:
+    return frozenset(layer.digest for layer in (*manifest.layers, manifest.config))
+
+
+def _respelt(part: str, known: set[str]) -> str:
+    same = sorted(spelling for spelling in known if spelling.lower() == part.lower())
+    return part if part in same or not same else same[0]
+
+
+def _is_old(path: Path) -> bool:
+    """A file or link that nobody has touched for an hour."""
+    with contextlib.suppress(FileNotFoundError):
+        status = path.lstat()
+        return not stat.S_ISDIR(status.st_mode) and status.st_mtime < time.time() - GRACE
+    return False
+
+
+def _children(folder: Path) -> list[Path]:
+    """Sorted; none for a folder that is not there (any more)."""
+    try:
+        return sorted(folder.iterdir())
+    except FileNotFoundError:
+        return []
+
+
+def _not_found(name: ModelName) -> ModelNotFound:
+    return ModelNotFound(f"model '{name.short}' not found")
