@@ -1,0 +1,268 @@
+"""Find tool calls in a reply, for models whose templates write them as JSON behind a marker.
+
+Rule: each character is looked at once, and what is no call comes back as text. Only the markup around calls is dropped.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NoReturn
+
+from ollama_nb.api.messages import Tool, ToolCall
+from ollama_nb.reply.markers import MarkerMatcher
+
+_NAME_KEYS = ("name", "function", "tool", "tool_name")
+_ARGUMENT_KEYS = ("arguments", "parameters")
+_LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
+_MARKUP = r"</[^<>\s]{1,64}>|<[|｜][^<>]{1,64}[|｜]>|\[/?[A-Z_]+\]|```(?:json)?|[\s\]),;}]"
+
+
+def new_call_id() -> str:
+    return "call_" + "".join(secrets.choice(_LETTERS) for _ in range(8))
+
+
+def tool_name(tool: Tool) -> str:
+    function = tool.get("function")
+    return str(function.get("name") or "") if isinstance(function, Mapping) else ""
+
+
+class ToolParser:
+    """``marker`` is what the template writes in front of calls; ``{`` or ``[`` counts only at the start of a reply."""
+
+    def __init__(self, tools: Sequence[Tool], marker: str) -> None:
+        names = sorted(filter(None, map(tool_name, tools)), key=len, reverse=True)
+        self._reading = _CallReader(frozenset(names))
+        self._names = re.compile("|".join(map(_whole_word, names))) if names else None
+        self._marker = marker
+        self._bracket = marker in ("{", "[")
+        self._markup = re.compile(f"(?:{_MARKUP}{'' if self._bracket else '|' + re.escape(marker)})*")
+        self._matcher = MarkerMatcher([marker])
+        self._state = _SEARCH if names else _OFF
+        self._found = 0
+        self._before: list[str] = []  # text up to the last object that was no call
+        self._head: list[str] = []  # text since then
+        self._object: list[str] = []  # the object that is being read
+        self._depth = self._brackets = 0
+        self._in_string = self._escaped = False
+
+    def feed(self, text: str) -> list[str | ToolCall]:
+        """Text and calls, in order, that are now certain."""
+        out: list[str | ToolCall] = []
+        if self._state is _SEARCH:
+            text = self._search(text, out)
+        if self._state is _CALLS:
+            text = self._scan(text, out)
+        if self._state is _OFF and text:
+            out.append(text)
+        return out
+
+    def end(self) -> list[str | ToolCall]:
+        """No more text comes: everything that is still held and is more than markup is text."""
+        held = "".join(self._pending())
+        if self._state is _SEARCH:
+            held = self._matcher.end()[0]
+        elif self._found:
+            held = self._without_markup(held)
+        self._state = _OFF
+        return [held] if held else []
+
+    # Looking for the marker
+
+    def _search(self, text: str, out: list[str | ToolCall]) -> str:
+        before, marker, rest = self._matcher.feed(text)
+        if before:
+            out.append(before)
+        if self._bracket and before.strip():
+            self._state = _OFF
+            return (marker or "") + rest
+        if marker is None:
+            return ""
+        self._state = _CALLS
+        return marker + rest
+
+    # Reading objects behind it
+
+    def _scan(self, text: str, out: list[str | ToolCall]) -> str:
+        """Read on; return what is left when the reading is given up."""
+        at = 0
+        while at < len(text):
+            end, complete = self._in_object(text, at) if self._depth else self._outside(text, at)
+            at = end
+            if complete and not self._complete(out):
+                self._state = _OFF
+                out.append("".join(self._pending()))
+                return text[at:]
+        return ""
+
+    def _outside(self, text: str, at: int) -> tuple[int, bool]:
+        """Up to the next object. Complete, for ``[``, when a list ends in which no call was found."""
+        for match in (_LIST_MARK if self._marker == "[" else _START_MARK).finditer(text, at):
+            mark, place = match[0], match.start()
+            if mark == "{":
+                self._head.append(text[at:place])
+                self._depth, self._in_string = 1, False
+                self._object = ["{"]
+                return place + 1, False
+            self._brackets += 1 if mark == "[" else -1
+            if not self._brackets and not self._found:
+                self._head.append(text[at : place + 1])
+                return place + 1, True
+        self._head.append(text[at:])
+        return len(text), False
+
+    def _in_object(self, text: str, at: int) -> tuple[int, bool]:
+        """Up to the end of the object, or of the text."""
+        start = at
+        if self._escaped:
+            self._escaped, at = False, at + 1
+        while match := (_STRING_MARK if self._in_string else _OBJECT_MARK).search(text, at):
+            mark, at = match[0], match.end()
+            if mark == "\\":
+                self._escaped, at = at >= len(text), at + 1
+            elif mark == '"':
+                self._in_string = not self._in_string
+            else:
+                self._depth += 1 if mark == "{" else -1
+                if not self._depth:
+                    self._object.append(text[start:at])
+                    return at, True
+        self._object.append(text[start:])
+        return len(text), False
+
+    def _complete(self, out: list[str | ToolCall]) -> bool:
+        """An object (or a list without calls) has ended. False: this reply holds no calls."""
+        body, head = "".join(self._object), "".join(self._head)
+        lead, _, near = ("", "", head) if self._bracket else head.rpartition(self._marker)
+        calls = self._reading.calls(body)
+        if not calls and (named := self._named(near, body)):
+            calls, near = [named], ""
+        if not calls:
+            self._before += (head, body)
+            self._head, self._object = [], []
+            return bool(self._found) or not self._bracket or self._brackets > 0
+        text = self._without_markup("".join(self._before) + lead + near)
+        if text:
+            out.append(text)
+        for name, arguments in calls:
+            out.append(ToolCall(name, arguments, new_call_id(), self._found))
+            self._found += 1
+        self._before, self._head, self._object = [], [], []
+        return True
+
+    def _named(self, head: str, body: str) -> tuple[str, dict[str, Any]] | None:
+        """A call whose name stands in front of its arguments."""
+        match = self._names.search(head) if self._names else None
+        arguments = self._reading.arguments(body) if match else None
+        return (match[0], arguments) if match and arguments is not None else None
+
+    def _pending(self) -> list[str]:
+        pending = self._before + self._head + self._object
+        self._before, self._head, self._object = [], [], []
+        return pending
+
+    def _without_markup(self, text: str) -> str:
+        match = self._markup.match(text)
+        return text[match.end() :] if match else text
+
+
+_SEARCH, _CALLS, _OFF = "search", "calls", "off"
+_START_MARK = re.compile(r"\{")
+_LIST_MARK = re.compile(r"[{\[\]]")
+_STRING_MARK = re.compile(r'["\\]')
+_OBJECT_MARK = re.compile(r'["{}]')
+
+
+def _whole_word(name: str) -> str:
+    """A pattern for the name, but not for a part of a longer word."""
+    before = r"(?<!\w)" if re.match(r"\w", name) else ""
+    return before + re.escape(name) + (r"(?!\w)" if re.search(r"\w$", name) else "")
+
+
+class _CallReader:
+    """Calls of known tools in one JSON object."""
+
+    def __init__(self, names: frozenset[str]) -> None:
+        self._names = names
+
+    def calls(self, body: str) -> list[tuple[str, dict[str, Any]]]:
+        value = read_object(body) if body else None
+        try:
+            return list(self._find(value))
+        except RecursionError:
+            return []
+
+    def arguments(self, body: str) -> dict[str, Any] | None:
+        """The arguments in an object that does not name its tool."""
+        value = read_object(body) if body else None
+        if value is not None and len(value) == 1 and (key := next(iter(value))) in _ARGUMENT_KEYS:
+            return as_object(value[key])
+        return value
+
+    def _find(self, value: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+        """In reading order; an object that calls is not looked into."""
+        if isinstance(value, list):
+            for item in value:
+                yield from self._find(item)
+        if not isinstance(value, dict):
+            return
+        given = [key for key in _ARGUMENT_KEYS if key in value]
+        name = next((value[key] for key in _NAME_KEYS if self._known(value.get(key))), None)
+        if name is not None:
+            arguments: dict[str, Any] | None = {} if not given else None
+            for key in given:
+                arguments = as_object(value[key]) if arguments is None else arguments
+            if arguments is not None:
+                yield name, arguments
+            return
+        if isinstance(value.get("name"), str) and given:
+            return  # a call of something that was not offered
+        for key, item in value.items():
+            arguments = as_object(item) if self._known(key) else None
+            if arguments is not None:
+                yield key, arguments
+            else:
+                yield from self._find(item)
+
+    def _known(self, name: Any) -> bool:
+        return isinstance(name, str) and name in self._names
+
+
+def as_object(value: Any) -> dict[str, Any] | None:
+    """Arguments: an object, a string that holds one, or null for none at all."""
+    if isinstance(value, str):
+        return read_object(value)
+    return {} if value is None else value if isinstance(value, dict) else None
+
+
+def read_object(text: str) -> dict[str, Any] | None:
+    """A JSON object, or None. Line breaks inside strings are let through: models write them."""
+    try:
+        value = json.loads(text, strict=False, parse_constant=_refuse, parse_float=_finite)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(value, dict):
+        return None
+    return _whole(value) if "\\ud" in text.lower() else value
+
+
+def _refuse(text: str) -> NoReturn:
+    raise ValueError(f"{text} is not JSON")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if number in (float("inf"), float("-inf")):
+        raise ValueError("number out of range")
+    return number
+
+
+def _whole(value: Any) -> Any:
+    """Half surrogate pairs, which JSON can write but UTF-8 cannot, become U+FFFD."""
+    if isinstance(value, str):
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, dict):
+        return {_whole(key): _whole(item) for key, item in value.items()}
+    return [_whole(item) for item in value] if isinstance(value, list) else value

@@ -1,0 +1,200 @@
+"""What a Go template sees: messages, tool calls and tools as structs with Ollama's field names.
+
+Rule: an absent field is an error, the root is a map. Tools keep their whole schema; where Ollama's templates print a
+tool, a function, its parameters, properties or a call's arguments, JSON comes out (known keys in Go's order, then the
+client's others; property and argument names sorted).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ollama_nb.api.encode import go_json
+from ollama_nb.api.messages import Message, Think, Tool, ToolCall
+from ollama_nb.template.funcs import plain
+from ollama_nb.template.values import Stringer, Struct
+
+
+class JSONMap(dict[str, Any], Stringer):
+    """A map that prints as JSON, keys sorted."""
+
+    def go_string(self) -> str:
+        return go_json(plain(self))
+
+
+class JSONList(list[Any], Stringer):
+    """A list that prints as JSON."""
+
+    def go_string(self) -> str:
+        return go_json(plain(self))
+
+
+class TypeNames(list[str], Stringer):
+    """A property's types: one prints as the bare word, several as ``[string null]``."""
+
+    def go_string(self) -> str:
+        return self[0] if len(self) == 1 else "[" + " ".join(self) + "]"
+
+
+class JSONStruct(Struct, Stringer):
+    """A struct that prints as the JSON that it was made from."""
+
+    __slots__ = ("_json",)
+
+    def __init__(
+        self,
+        type_name: str,
+        fields: Mapping[str, Any],
+        json: Mapping[str, Any],
+        methods: Mapping[str, Callable[[], str]] | None = None,
+    ) -> None:
+        super().__init__(type_name, fields, methods)
+        self._json = json
+
+    def json_value(self) -> Any:
+        return self._json
+
+    def go_string(self) -> str:
+        return go_json(self._json)
+
+
+# Messages
+
+
+def message_views(messages: Sequence[Message]) -> list[Struct]:
+    return [_message(message) for message in messages]
+
+
+def _message(message: Message) -> Struct:
+    return Struct(
+        "api.Message",
+        {
+            "Role": message.role,
+            "Content": message.content,
+            "Thinking": message.thinking,
+            "Images": list(message.images),
+            "ToolCalls": [_call(call) for call in message.tool_calls],
+            "ToolName": message.tool_name,
+            "ToolCallID": message.tool_call_id,
+        },
+    )
+
+
+def _call(call: ToolCall) -> Struct:
+    function = Struct(
+        "api.ToolCallFunction", {"Index": call.index, "Name": call.name, "Arguments": JSONMap(call.arguments)}
+    )
+    return Struct("api.ToolCall", {"ID": call.id, "Function": function})
+
+
+# Tools
+
+
+def tool_views(tools: Sequence[Tool]) -> JSONList | None:
+    """``.Tools``; None without any."""
+    return JSONList(_tool(tool) for tool in tools) if tools else None
+
+
+def _tool(tool: Tool) -> JSONStruct:
+    function = _function(_mapping(tool.get("function")))
+    kind, items = tool.get("type") or "function", tool.get("items")
+    json = _ordered({**tool, "type": kind, "function": function}, ("type", "items", "function"))
+    return JSONStruct("api.Tool", {"Type": kind, "Items": items, "Function": function}, _plain(json))
+
+
+def _function(function: Mapping[str, Any]) -> JSONStruct:
+    parameters = _parameters(_mapping(function.get("parameters")))
+    name, description = function.get("name") or "", function.get("description") or ""
+    json = _ordered({**function, "name": name, "parameters": parameters}, ("name", "description", "parameters"))
+    if not description:
+        json.pop("description", None)
+    fields = {"Name": name, "Description": description, "Parameters": parameters}
+    return JSONStruct("api.ToolFunction", fields, _plain(json))
+
+
+def _parameters(schema: Mapping[str, Any]) -> JSONStruct:
+    kind = schema.get("type") or "object"
+    properties = _properties(schema.get("properties"))
+    json = _ordered({**schema, "type": kind, "properties": properties}, _PARAMETER_KEYS)
+    fields = {
+        "Type": kind,
+        "Defs": schema.get("$defs"),
+        "Items": schema.get("items"),
+        "Required": list(schema.get("required") or ()),
+        "Properties": properties,
+    }
+    return JSONStruct("api.ToolFunctionParameters", fields, _plain(json))
+
+
+def _properties(schemas: Any) -> JSONMap:
+    return JSONMap({name: _property(_mapping(schema)) for name, schema in sorted(_mapping(schemas).items())})
+
+
+def _property(schema: Mapping[str, Any]) -> JSONStruct:
+    kinds = schema.get("type")
+    types = TypeNames([kinds] if isinstance(kinds, str) else [str(kind) for kind in kinds or ()])
+    any_of = [_property(_mapping(other)) for other in schema.get("anyOf") or ()]
+    properties = _properties(schema["properties"]) if schema.get("properties") else None
+    json = dict(_ordered(schema, _PROPERTY_KEYS))
+    if properties is not None:
+        json["properties"] = properties
+    fields = {
+        "AnyOf": any_of,
+        "Type": types,
+        "Items": schema.get("items"),
+        "Description": schema.get("description") or "",
+        "Enum": list(schema.get("enum") or ()),
+        "Properties": properties,
+        "Required": list(schema.get("required") or ()),
+    }
+    return JSONStruct("api.ToolProperty", fields, _plain(json), {"ToTypeScriptType": lambda: typescript(schema)})
+
+
+_PARAMETER_KEYS = ("type", "$defs", "items", "required", "properties")
+_PROPERTY_KEYS = ("anyOf", "type", "items", "description", "enum", "properties", "required")
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _ordered(value: Mapping[str, Any], first: tuple[str, ...]) -> dict[str, Any]:
+    """The keys of ``first`` in that order, then the others in theirs."""
+    known = {key: value[key] for key in first if key in value}
+    return {**known, **{key: item for key, item in value.items() if key not in known}}
+
+
+def _plain(json: Mapping[str, Any]) -> dict[str, Any]:
+    """Structs and property maps inside become data; foreign parts of the schema keep their key order."""
+    return {key: plain(item) if isinstance(item, Struct | JSONMap) else item for key, item in json.items()}
+
+
+_TYPESCRIPT = {
+    "string": "string",
+    "number": "number",
+    "integer": "number",
+    "boolean": "boolean",
+    "array": "any[]",
+    "object": "Record<string, any>",
+    "null": "null",
+}
+
+
+def typescript(schema: Mapping[str, Any]) -> str:
+    """The TypeScript type of a property's schema, as Ollama's templates write it."""
+    any_of = schema.get("anyOf")
+    if any_of:
+        return " | ".join(typescript(_mapping(other)) for other in any_of)
+    kinds = schema.get("type")
+    names = [kinds] if isinstance(kinds, str) else list(kinds or ())
+    return " | ".join(_TYPESCRIPT.get(name, "any") for name in names) or "any"
+
+
+# Roots
+
+
+def think_keys(think: Think) -> dict[str, Any]:
+    """``Think``, ``ThinkLevel`` and ``IsThinkSet``: on without a level is ``medium``, as in Ollama."""
+    level = think if isinstance(think, str) else "medium" if think else ""
+    return {"Think": bool(think), "ThinkLevel": level, "IsThinkSet": think is not None}

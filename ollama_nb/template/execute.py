@@ -1,0 +1,298 @@
+"""Run a parsed Go template over data: an interpreter with fuel, so that a hostile template ends soon.
+
+Rule: only data comes in and only text goes out; every failure is a TemplateError with the line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ollama_nb.errors import TemplateError
+from ollama_nb.template.funcs import FUNCTIONS, SHORT_CIRCUIT
+from ollama_nb.template.nodes import (
+    Action,
+    Block,
+    Branch,
+    Break,
+    Call,
+    Chain,
+    Command,
+    Dot,
+    Field,
+    Identifier,
+    If,
+    Literal,
+    Nil,
+    Node,
+    Operand,
+    Pipe,
+    Range,
+    Template,
+    Text,
+    Variable,
+)
+from ollama_nb.template.printing import show_action
+from ollama_nb.template.values import (
+    Stringer,
+    Struct,
+    TemplateFailure,
+    is_slice,
+    settle,
+    sorted_items,
+    truth,
+    type_name,
+)
+
+MAX_CALLS = 60
+
+
+@dataclass(slots=True)
+class Fuel:
+    """What one execution may use: steps (a node, a command, or 64 characters made), and characters of output."""
+
+    steps: int = 1_000_000
+    output: int = 4 << 20
+
+
+def execute(template: Template, data: Any, fuel: Fuel | None = None) -> str:
+    """The template's text for ``data``. Raises TemplateError."""
+    run = _Run(template, data, fuel or Fuel())
+    try:
+        run.block(data, template.main)
+    except TemplateFailure as failure:
+        raise TemplateError(f"template line {run.line}: {failure}") from None
+    except RecursionError:
+        raise TemplateError(f"template line {run.line}: nests too deep") from None
+    return settle("".join(run.out))
+
+
+_MISSING: Any = object()  # no value came through the pipe
+
+
+class _Run:
+    def __init__(self, template: Template, root: Any, fuel: Fuel) -> None:
+        self.out: list[str] = []
+        self.line = 1
+        self._template = template
+        self._fuel = fuel
+        self._variables: list[tuple[str, Any]] = [("$", root)]
+        self._calls = 0
+
+    # Nodes. A block returns the Break or Continue that ended it.
+
+    def block(self, dot: Any, nodes: Block) -> Node | None:
+        for node in nodes:
+            if isinstance(node, Text):
+                self._write(node.text)
+                continue
+            self._burn(node.line)
+            if isinstance(node, Action):
+                value = self._pipe(dot, node.pipe)
+                if not node.pipe.names:
+                    self._write(value if isinstance(value, str) else self._made(show_action(value)))
+            elif isinstance(node, Branch):
+                jump = self._range(dot, node) if isinstance(node, Range) else self._if_or_with(dot, node)
+                if jump is not None:
+                    return jump
+            elif isinstance(node, Call):
+                self._call(dot, node)
+            else:
+                return node
+        return None
+
+    def _if_or_with(self, dot: Any, node: Branch) -> Node | None:
+        scope = len(self._variables)
+        value = self._pipe(dot, node.pipe)
+        if truth(value):
+            jump = self.block(dot if isinstance(node, If) else value, node.body)
+        else:
+            jump = self.block(dot, node.orelse or ())
+        del self._variables[scope:]
+        return jump
+
+    def _range(self, dot: Any, node: Range) -> Node | None:
+        scope = len(self._variables)
+        value = self._pipe(dot, node.pipe)
+        empty = True
+        jump: Node | None = None
+        inner = len(self._variables)
+        for key, item in self._items(value, node):
+            empty = False
+            self._burn(node.line)
+            self._bind(node.pipe, key, item, inner)
+            jump = self.block(item, node.body)
+            del self._variables[inner:]
+            if isinstance(jump, Break):
+                break
+        jump = self.block(dot, node.orelse) if empty and node.orelse else None
+        del self._variables[scope:]
+        return jump
+
+    def _items(self, value: Any, node: Range) -> Iterable[tuple[Any, Any]]:
+        if value is None:
+            return ()
+        if is_slice(value):
+            return enumerate(value)
+        if isinstance(value, Mapping):
+            return sorted_items(value)
+        if type(value) is int:
+            if len(node.pipe.names) > 1:
+                raise TemplateFailure(f"can't use {value} to iterate over more than one variable")
+            return ((at, at) for at in range(value))
+        raise TemplateFailure(f"range can't iterate over {type_name(value)}")
+
+    def _bind(self, pipe: Pipe, key: Any, item: Any, top: int) -> None:
+        """One variable gets the element, two get key and element."""
+        names = pipe.names
+        values = (item,) if len(names) == 1 else (key, item)
+        for at, (name, value) in enumerate(zip(names, values, strict=False)):
+            if pipe.assigns:
+                self._assign(name, value)
+            else:
+                self._variables[top - len(names) + at] = (name, value)
+
+    def _call(self, dot: Any, node: Call) -> None:
+        body = self._template.defined.get(node.name)
+        if body is None:
+            raise TemplateFailure(f"template {node.name!r} not defined")
+        if self._calls >= MAX_CALLS:
+            raise TemplateFailure(f"more than {MAX_CALLS} templates inside each other")
+        value = self._pipe(dot, node.pipe)
+        outer, self._variables = self._variables, [("$", value)]
+        self._calls += 1
+        self.block(value, body)
+        self._calls -= 1
+        self._variables = outer
+
+    # Pipelines and operands
+
+    def _pipe(self, dot: Any, pipe: Pipe) -> Any:
+        value: Any = _MISSING
+        for command in pipe.commands:
+            value = self._command(dot, command, value)
+        for name in pipe.names:
+            if pipe.assigns:
+                self._assign(name, value)
+            else:
+                self._variables.append((name, value))
+        return value
+
+    def _command(self, dot: Any, command: Command, final: Any) -> Any:
+        first, rest = command.args[0], command.args[1:]
+        self._burn(command.line)
+        if isinstance(first, Identifier):
+            return self._function(dot, first.name, rest, final)
+        if (rest or final is not _MISSING) and not self._takes_arguments(dot, first):
+            raise TemplateFailure(f"can't give argument to non-function {_source(first)}")
+        if isinstance(first, Nil):
+            raise TemplateFailure("nil is not a command")
+        return self._operand(dot, first)
+
+    def _takes_arguments(self, dot: Any, operand: Operand) -> bool:
+        """A method could; ours take none, so the answer is an error that says so."""
+        if isinstance(operand, Field | Variable | Chain) and operand.path:
+            raise TemplateFailure(f"{operand.path[-1]} has arguments but cannot be invoked as function")
+        return False
+
+    def _operand(self, dot: Any, operand: Operand) -> Any:
+        if isinstance(operand, Field):
+            return self._fields(dot, operand.path)
+        if isinstance(operand, Variable):
+            value = self._variable(operand.name)
+            return self._fields(value, operand.path) if operand.path else value
+        if isinstance(operand, Literal):
+            return operand.value
+        if isinstance(operand, Dot):
+            return dot
+        if isinstance(operand, Pipe):
+            return self._pipe(dot, operand)
+        if isinstance(operand, Identifier):
+            return self._function(dot, operand.name, (), _MISSING)
+        if isinstance(operand, Chain):
+            if isinstance(operand.node, Nil):
+                raise TemplateFailure("indirection through explicit nil")
+            return self._fields(self._operand(dot, operand.node), operand.path)
+        return None
+
+    def _function(self, dot: Any, name: str, args: tuple[Operand, ...], final: Any) -> Any:
+        if name in SHORT_CIRCUIT:
+            return self._and_or(dot, name, args, final)
+        values = [self._operand(dot, arg) for arg in args]
+        if final is not _MISSING:
+            values.append(final)
+        value = FUNCTIONS[name].call(name, values)
+        if is_slice(value):
+            self._fuel.steps -= len(value) >> 6
+        return self._made(value) if isinstance(value, str) else value
+
+    def _and_or(self, dot: Any, name: str, args: tuple[Operand, ...], final: Any) -> Any:
+        if not args and final is _MISSING:
+            raise TemplateFailure(f"wrong number of args for {name}: want at least 1 got 0")
+        value = final
+        for arg in args:
+            value = self._operand(dot, arg)
+            if truth(value) == (name == "or"):
+                return value
+        return value if final is _MISSING else final
+
+    def _fields(self, value: Any, path: tuple[str, ...]) -> Any:
+        for at, name in enumerate(path):
+            if value is None:
+                # Go lets a nil that came out of a pipeline pass, and stops at one that a map gave.
+                if at == 0:
+                    return None
+                raise TemplateFailure(f"nil pointer evaluating interface {{}}.{name}")
+            value = self._field(value, name)
+        return value
+
+    def _field(self, value: Any, name: str) -> Any:
+        if isinstance(value, Struct):
+            if name in value.methods:
+                return self._made(value.methods[name]())
+            if name in value.fields:
+                return value.fields[name]
+        if name == "String" and isinstance(value, Stringer):
+            return self._made(value.go_string())
+        if isinstance(value, Mapping):
+            return value.get(name)
+        raise TemplateFailure(f"can't evaluate field {name} in type {type_name(value)}")
+
+    # Variables, output, fuel
+
+    def _variable(self, name: str) -> Any:
+        for known, value in reversed(self._variables):
+            if known == name:
+                return value
+        raise TemplateFailure(f"undefined variable: {name}")
+
+    def _assign(self, name: str, value: Any) -> None:
+        for at in range(len(self._variables) - 1, -1, -1):
+            if self._variables[at][0] == name:
+                self._variables[at] = (name, value)
+                return
+        raise TemplateFailure(f"undefined variable: {name}")
+
+    def _write(self, text: str) -> None:
+        self._fuel.output -= len(text)
+        if self._fuel.output < 0:
+            raise TemplateFailure("the prompt gets too long")
+        self.out.append(text)
+
+    def _made(self, text: str) -> str:
+        """Count text that the template made: doubling a variable must not fill the memory."""
+        self._fuel.steps -= len(text) >> 6
+        if len(text) > self._fuel.output:
+            raise TemplateFailure("a text gets too long")
+        return text
+
+    def _burn(self, line: int) -> None:
+        self.line = line
+        self._fuel.steps -= 1
+        if self._fuel.steps < 0:
+            raise TemplateFailure("the template takes too long")
+
+
+def _source(operand: Operand) -> str:
+    return repr(operand.value) if isinstance(operand, Literal) else type(operand).__name__.lower()

@@ -1,0 +1,121 @@
+"""The chat template of a GGUF, rendered in Jinja's sandbox. Runs in the render process only: it is untrusted code.
+
+Rule: templates see plain data (no Python object with methods worth reaching), and fail with TemplateError.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import Any, NoReturn, TypeVar
+
+import jinja2
+from jinja2 import nodes
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedEnvironment
+
+from ollama_nb.errors import TemplateError
+
+T = TypeVar("T")
+
+MAX_OUTPUT = 4 << 20
+MAX_TEXT = 1 << 20
+
+
+class Generation(Extension):
+    """``{% generation %}…{% endgeneration %}`` marks what a model wrote, for training: here only its body counts."""
+
+    tags = {"generation"}  # noqa: RUF012  # Jinja's own name and type
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+class Arguments(dict[str, Any]):
+    """A tool call's arguments: an object for templates that look into it, JSON for those that print it."""
+
+    def __str__(self) -> str:
+        return to_json(dict(self))
+
+    __repr__ = __str__
+
+
+class _Sandbox(ImmutableSandboxedEnvironment):
+    """Jinja's immutable sandbox that also refuses to repeat a text or list to an enormous length."""
+
+    intercepted_binops = frozenset({"*", "**"})
+
+    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        if operator == "**" and abs(right) > 64:
+            raise jinja2.exceptions.SecurityError("exponent too large")
+        size = next((len(side) for side in (left, right) if isinstance(side, str | list | tuple)), 0)
+        times = next((side for side in (left, right) if isinstance(side, int)), 0)
+        if operator == "*" and size * times > MAX_OUTPUT:
+            raise jinja2.exceptions.SecurityError("repeated text too long")
+        return super().call_binop(context, operator, left, right)
+
+
+def to_json(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | str | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    """The ``tojson`` that chat templates are written against: Python's own JSON, no HTML or ASCII escapes."""
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+def _raise(message: object) -> NoReturn:
+    raise TemplateError(f"the model's chat template refuses this conversation: {message}")
+
+
+def _environment() -> SandboxedEnvironment:
+    environment = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, Generation])
+    environment.filters["tojson"] = to_json
+    environment.globals["raise_exception"] = _raise
+    environment.globals["strftime_now"] = lambda form: datetime.datetime.now().strftime(form)
+    return environment
+
+
+_ENVIRONMENT = _environment()
+
+
+@lru_cache(maxsize=16)
+def _compiled(text: str) -> jinja2.Template:
+    if len(text) > MAX_TEXT:
+        raise TemplateError(f"chat template of {len(text)} characters: at most {MAX_TEXT} are read")
+    return _guarded(lambda: _ENVIRONMENT.from_string(text))
+
+
+def render(text: str, variables: Mapping[str, Any]) -> str:
+    """Render a chat template. Raises TemplateError; ends at MAX_OUTPUT characters."""
+    return _guarded(lambda: _joined(_compiled(text), variables))
+
+
+def _joined(template: jinja2.Template, variables: Mapping[str, Any]) -> str:
+    parts: list[str] = []
+    size = 0
+    for part in template.generate(**variables):
+        size += len(part)
+        if size > MAX_OUTPUT:
+            raise TemplateError("chat template: the prompt gets too long")
+        parts.append(part)
+    return "".join(parts)
+
+
+def _guarded(work: Callable[[], T]) -> T:
+    try:
+        return work()
+    except TemplateError:
+        raise
+    except jinja2.TemplateSyntaxError as error:
+        raise TemplateError(f"chat template line {error.lineno}: {error.message}") from None
+    except (RecursionError, MemoryError):
+        raise TemplateError("chat template: nests too deep or uses too much memory") from None
+    except Exception as error:  # the template is code: whatever it raises is its own fault
+        raise TemplateError(f"chat template: {error}") from None

@@ -1,0 +1,402 @@
+"""Tokens of a Go template to its tree. Rule: what Go refuses is refused here, with the line that it stands on."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Container
+from functools import lru_cache
+
+from ollama_nb.errors import TemplateError
+from ollama_nb.template.funcs import NAMES
+from ollama_nb.template.lexer import Kind, Token, tokens
+from ollama_nb.template.nodes import (
+    Action,
+    Block,
+    Branch,
+    Break,
+    Call,
+    Chain,
+    Command,
+    Continue,
+    Dot,
+    Field,
+    Identifier,
+    If,
+    Literal,
+    Nil,
+    Node,
+    Operand,
+    Pipe,
+    Range,
+    Template,
+    Text,
+    Variable,
+    With,
+    names_used,
+)
+
+MAX_NESTING = 100
+_CONSTANTS = {"true": True, "false": False}
+_BRANCHES: dict[str, type[Branch]] = {"if": If, "with": With, "range": Range}
+
+
+@lru_cache(maxsize=64)
+def parse(text: str) -> Template:
+    """Parse a template. Raises TemplateError (``template line 3: …``)."""
+    try:
+        return _Parser(tokens(text), NAMES).template()
+    except RecursionError:
+        raise TemplateError("template nests too deep") from None
+
+
+class _Parser:
+    def __init__(self, items: list[Token], functions: Container[str]) -> None:
+        self._tokens = items
+        self._at = 0
+        self._functions = functions
+        self._defined: dict[str, Block] = {}
+        self._variables = ["$"]
+        self._ranges = 0
+        self._depth = 0
+
+    # Blocks
+
+    def template(self) -> Template:
+        main: list[Node] = []
+        while self._peek().kind is not Kind.EOF:
+            if self._peek().kind is Kind.OPEN and self._tokens[self._at + 1].text == "define":
+                self._define()
+                continue
+            node = self._node()
+            if isinstance(node, Token):
+                raise self._unexpected(node, "template")
+            main.append(node)
+        block = tuple(main)
+        return Template(block, self._defined, names_used(block, *self._defined.values()))
+
+    def _block(self, inside: str) -> tuple[Block, Token]:
+        """Nodes up to ``{{end}}`` or ``{{else``, and that keyword."""
+        nodes: list[Node] = []
+        while True:
+            if self._peek().kind is Kind.EOF:
+                raise self._error(f"unexpected end of template inside {{{{{inside}}}}}", self._peek())
+            node = self._node()
+            if isinstance(node, Token):
+                return tuple(nodes), node
+            nodes.append(node)
+
+    def _node(self) -> Node | Token:
+        """The next node, or the token of an ``end`` or ``else``."""
+        token = self._next()
+        if token.kind is Kind.TEXT:
+            return Text(token.line, token.text)
+        word = self._peek()
+        if word.kind is not Kind.KEYWORD:
+            return Action(word.line, self._pipe("command", Kind.CLOSE))
+        self._next()
+        if word.text in _BRANCHES:
+            return self._nested(word)
+        if word.text == "end":
+            self._expect(Kind.CLOSE, "end")
+            return word
+        if word.text == "else":
+            if self._peek().text not in ("if", "with") or self._peek().kind is not Kind.KEYWORD:
+                self._expect(Kind.CLOSE, "else")
+            return word
+        if word.text == "template":
+            return self._call(word)
+        if word.text == "block":
+            return self._block_action(word)
+        if word.text == "define":
+            raise self._unexpected(word, "command")
+        return self._jump(word)
+
+    def _nested(self, word: Token) -> Node:
+        self._deeper(word)
+        scope = len(self._variables)
+        pipe = self._pipe(word.text, Kind.CLOSE)
+        self._ranges += word.text == "range"
+        body, stop = self._block(word.text)
+        self._ranges -= word.text == "range"
+        orelse = self._orelse(word) if stop.text == "else" else None
+        del self._variables[scope:]
+        self._depth -= 1
+        return _BRANCHES[word.text](word.line, pipe, body, orelse)  # type: ignore[return-value]
+
+    def _orelse(self, word: Token) -> Block:
+        chained = self._peek()
+        if chained.kind is Kind.KEYWORD and chained.text == word.text != "range":
+            return (self._nested(self._next()),)  # `else if` and `else with` share the outer end
+        block, stop = self._block("else")
+        if stop.text != "end":
+            raise self._error(f"expected {{{{end}}}}, found {stop}", stop)
+        return block
+
+    def _jump(self, word: Token) -> Node:
+        if not self._ranges:
+            raise self._error(f"{word} outside {{{{range}}}}", word)
+        self._expect(Kind.CLOSE, str(word))
+        return Break(word.line) if word.text == "break" else Continue(word.line)
+
+    def _call(self, word: Token) -> Call:
+        name = self._name("template clause")
+        if self._peek().kind is Kind.CLOSE:
+            raise self._error(f"undefined template specified: {{{{template {name!r}}}}} needs an argument", word)
+        return Call(word.line, name, self._pipe("template clause", Kind.CLOSE))
+
+    def _block_action(self, word: Token) -> Call:
+        name = self._name("block clause")
+        pipe = self._pipe("block clause", Kind.CLOSE)
+        self._add(name, self._separate("block clause"), word)
+        return Call(word.line, name, pipe)
+
+    def _define(self) -> None:
+        self._next()
+        word = self._next()
+        name = self._name("define clause")
+        self._expect(Kind.CLOSE, "define clause")
+        self._add(name, self._separate("define clause"), word)
+
+    def _separate(self, context: str) -> Block:
+        """The body of a template of its own: fresh variables, and no range around it."""
+        outer, self._variables, self._ranges = (self._variables, self._ranges), ["$"], 0
+        self._deeper(self._peek())
+        body, stop = self._block(context)
+        self._depth -= 1
+        self._variables, self._ranges = outer
+        if stop.text != "end":
+            raise self._unexpected(stop, context)
+        return body
+
+    def _add(self, name: str, body: Block, word: Token) -> None:
+        """As in Go, an empty body never replaces another one, and two others under one name are an error."""
+        if not _blank(self._defined.get(name, ())):
+            if not _blank(body):
+                raise self._error(f"multiple definition of template {name!r}", word)
+            return
+        self._defined[name] = body
+
+    def _name(self, context: str) -> str:
+        token = self._next()
+        if token.kind not in (Kind.STRING, Kind.RAW):
+            raise self._unexpected(token, context)
+        return self._string(token)
+
+    # Pipelines
+
+    def _pipe(self, context: str, end: Kind) -> Pipe:
+        line = self._peek().line
+        names, assigns = self._declarations(context)
+        commands: list[Command] = []
+        while self._peek().kind is not end:
+            commands.append(self._command(context))
+        if not commands:
+            raise self._error(f"missing value for {context}", self._peek())
+        self._next()
+        for stage, command in enumerate(commands[1:], 2):
+            if isinstance(command.args[0], Literal | Dot | Nil):
+                raise self._error(f"non executable command in pipeline stage {stage}", self._peek())
+        return Pipe(line, tuple(commands), names, assigns)
+
+    def _declarations(self, context: str) -> tuple[tuple[str, ...], bool]:
+        names: list[str] = []
+        while self._peek().kind is Kind.VARIABLE:
+            follower = self._tokens[self._at + 1]
+            if follower.kind not in (Kind.DECLARE, Kind.ASSIGN, Kind.COMMA):
+                break
+            names.append(self._next().text)
+            self._next()
+            self._variables.append(names[-1])
+            if follower.kind is not Kind.COMMA:
+                return tuple(names), follower.kind is Kind.ASSIGN
+            if context != "range" or len(names) > 1:
+                raise self._error(f"too many declarations in {context}", follower)
+            if self._peek().kind not in (Kind.VARIABLE, Kind.CLOSE, Kind.RIGHT):
+                raise self._error("range can only initialize variables", follower)
+        return tuple(names), False
+
+    def _command(self, context: str) -> Command:
+        line = self._peek().line
+        args: list[Operand] = []
+        while (operand := self._operand()) is not None:
+            args.append(operand)
+            follower = self._peek()
+            if follower.kind in (Kind.CLOSE, Kind.RIGHT, Kind.PIPE):
+                break
+            if not follower.spaced:
+                raise self._unexpected(follower, "operand")
+        if not args:
+            raise self._unexpected(self._peek(), context)
+        if self._peek().kind is Kind.PIPE:
+            bar = self._next()
+            if self._peek().kind in (Kind.CLOSE, Kind.RIGHT):
+                raise self._error("missing value for command", bar)
+        return Command(line, tuple(args))
+
+    def _operand(self) -> Operand | None:
+        node = self._term()
+        if node is None or self._peek().kind is not Kind.FIELD or self._peek().spaced:
+            return node
+        if isinstance(node, Literal | Dot | Nil):
+            raise self._error(f"unexpected {self._peek()} after a constant", self._peek())
+        path = self._path()
+        if isinstance(node, Field):
+            return Field(node.line, node.path + path)
+        if isinstance(node, Variable):
+            return Variable(node.line, node.name, path)
+        return Chain(node.line, node, path)
+
+    def _path(self) -> tuple[str, ...]:
+        path: list[str] = []
+        while self._peek().kind is Kind.FIELD and not self._peek().spaced:
+            path.append(self._next().text[1:])
+        return tuple(path)
+
+    def _term(self) -> Operand | None:
+        token = self._peek()
+        if token.kind not in _STARTS_TERM:
+            return None
+        self._next()
+        if token.kind is Kind.LEFT:
+            self._deeper(token)
+            pipe = self._pipe("parenthesized pipeline", Kind.RIGHT)
+            self._depth -= 1
+            return pipe
+        if token.kind is Kind.DOT:
+            return Dot(token.line)
+        if token.kind is Kind.FIELD:
+            return Field(token.line, (token.text[1:],))
+        if token.kind is Kind.VARIABLE:
+            if token.text not in self._variables:
+                raise self._error(f'undefined variable "{token.text}"', token)
+            return Variable(token.line, token.text)
+        if token.kind is Kind.WORD:
+            return self._word(token)
+        return Literal(
+            token.line, self._string(token) if token.kind in (Kind.STRING, Kind.RAW) else self._number(token)
+        )
+
+    def _word(self, token: Token) -> Operand:
+        if token.text == "nil":
+            return Nil(token.line)
+        if token.text in _CONSTANTS:
+            return Literal(token.line, _CONSTANTS[token.text])
+        if token.text not in self._functions:
+            raise self._error(f'function "{token.text}" not defined', token)
+        return Identifier(token.line, token.text)
+
+    def _string(self, token: Token) -> str:
+        if token.kind is Kind.RAW:
+            return token.text[1:-1].replace("\r", "")
+        return self._unquoted(token)
+
+    def _number(self, token: Token) -> int | float:
+        if token.kind is Kind.CHAR:
+            text = self._unquoted(token)
+            if len(text) != 1:
+                raise self._error(f"malformed character constant: {token.text}", token)
+            return ord(text)
+        try:
+            return number(token.text)
+        except ValueError as error:
+            raise self._error(f"{error}: {token.text!r}", token) from None
+
+    def _unquoted(self, token: Token) -> str:
+        try:
+            return unquote(token.text)
+        except ValueError:
+            raise self._error(f"invalid syntax in {token.text}", token) from None
+
+    # Tokens
+
+    def _peek(self) -> Token:
+        return self._tokens[self._at]
+
+    def _next(self) -> Token:
+        token = self._tokens[self._at]
+        if token.kind is not Kind.EOF:
+            self._at += 1
+        return token
+
+    def _expect(self, kind: Kind, context: str) -> None:
+        token = self._next()
+        if token.kind is not kind:
+            raise self._unexpected(token, context)
+
+    def _deeper(self, token: Token) -> None:
+        self._depth += 1
+        if self._depth > MAX_NESTING:
+            raise self._error(f"more than {MAX_NESTING} levels of nesting", token)
+
+    def _unexpected(self, token: Token, context: str) -> TemplateError:
+        return self._error(f"unexpected {token} in {context}", token)
+
+    def _error(self, what: str, token: Token) -> TemplateError:
+        return TemplateError(f"template line {token.line}: {what}")
+
+
+_STARTS_TERM = {
+    Kind.LEFT, Kind.DOT, Kind.FIELD, Kind.VARIABLE, Kind.WORD, Kind.STRING, Kind.RAW, Kind.CHAR, Kind.NUMBER,
+}  # fmt: skip
+
+
+def _blank(block: Block) -> bool:
+    return all(isinstance(node, Text) and not node.text.strip() for node in block)
+
+
+_FLOAT_MARKS = re.compile(r"[.eEpP]")
+
+
+def number(text: str) -> int | float:
+    """A Go number constant: ints in bases 2, 8, 10, 16 with ``_`` separators, floats, hex floats."""
+    if re.fullmatch(r"[+-]?0[0-7_]+", text):
+        return _checked(int(text, 8))
+    hexadecimal = text.lstrip("+-")[:2].lower() == "0x"
+    try:
+        return _checked(int(text, 0))
+    except ValueError:
+        if not (re.search(r"[.pP]", text) if hexadecimal else _FLOAT_MARKS.search(text)):
+            raise ValueError("integer overflow or bad number syntax") from None
+    if "p" not in text.lower() if hexadecimal else "_" in text:
+        raise ValueError("bad number syntax")
+    value = float.fromhex(text.replace("_", "")) if hexadecimal else float(text)
+    if value in (float("inf"), float("-inf")):
+        raise ValueError("number out of range")
+    return value
+
+
+def _checked(value: int) -> int:
+    if not -(1 << 63) <= value < 1 << 63:
+        raise ValueError("integer overflow")
+    return value
+
+
+_ESCAPE = re.compile(r"\\(?:x([\da-fA-F]{2})|u([\da-fA-F]{4})|U([\da-fA-F]{8})|([0-7]{3})|(.))", re.DOTALL)
+_SHORT = {"a": 7, "b": 8, "f": 12, "n": 10, "r": 13, "t": 9, "v": 11, "\\": 92}
+
+
+def unquote(quoted: str) -> str:
+    """The text of a Go string or character constant. Bytes that are no UTF-8 become surrogate escapes."""
+    quote, body = quoted[0], quoted[1:-1]
+
+    def replace(match: re.Match[str]) -> str:
+        byte, short, long, octal, letter = match.groups()
+        if letter is not None:
+            if letter == quote:
+                return quote
+            return chr(_SHORT[letter])
+        if byte is not None or octal is not None:
+            value = int(byte, 16) if byte is not None else int(octal, 8)
+            if value > 255:
+                raise ValueError("octal escape out of range")
+            return chr(value) if value < 128 or quote == "'" else chr(0xDC00 + value)
+        value = int(short or long, 16)
+        if value > 0x10FFFF or 0xD800 <= value < 0xE000:
+            raise ValueError("no Unicode character")
+        return chr(value)
+
+    try:
+        text = _ESCAPE.sub(replace, body)
+    except KeyError as error:
+        raise ValueError(f"unknown escape \\{error.args[0]}") from None
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape")

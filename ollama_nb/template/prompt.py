@@ -1,0 +1,261 @@
+"""From a conversation and a template to the prompt: which form is rendered, what is merged, what is cut.
+
+Rule: nothing here counts tokens; for each entry of ``job.drops`` one prompt comes back, from one compiled template.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
+
+from ollama_nb.api.chat import PromptJob
+from ollama_nb.api.messages import Message, ToolCall
+from ollama_nb.errors import TemplateError
+from ollama_nb.template import jinja
+from ollama_nb.template.data import message_views, think_keys, tool_views
+from ollama_nb.template.execute import Fuel, execute
+from ollama_nb.template.nodes import Action, Block, Branch, Field, Node, Operand, Pipe, Template
+from ollama_nb.template.parser import parse
+
+CHATML = """\
+{%- for message in messages %}
+{{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"""
+"""The chat template of a GGUF that brings none (llama-server's fallback too)."""
+
+
+def render(job: PromptJob) -> tuple[str, ...]:
+    """One prompt per entry of ``job.drops``. Raises TemplateError."""
+    if job.path == "jinja":
+        return tuple(_jinja(job, kept(job.messages, drop)) for drop in job.drops)
+    template = completed(job.template)
+    if job.direct and job.suffix:
+        return (_fill_in(template, job),) * len(job.drops)
+    messages = _direct_messages(job) if job.direct else job.messages
+    return tuple(_go(template, job, kept(messages, drop)) for drop in job.drops)
+
+
+def kept(messages: Sequence[Message], drop: int) -> tuple[Message, ...]:
+    """The messages without the ``drop`` oldest: system ones among those stay in front, the last one always stays."""
+    drop = max(0, min(drop, len(messages) - 1))
+    return (*(message for message in messages[:drop] if message.role == "system"), *messages[drop:])
+
+
+def _direct_messages(job: PromptJob) -> tuple[Message, ...]:
+    """Generate with a template of its own: its system and prompt around the stored messages."""
+    system = (Message("system", job.system),) if job.system else ()
+    return (*system, *job.messages, Message("user", job.prompt))
+
+
+# Go templates
+
+
+@lru_cache(maxsize=64)
+def completed(text: str) -> Template:
+    """The parsed template; one that names neither messages nor response gets ``{{ .Response }}`` at its end."""
+    template = parse(text)
+    if template.vars & {"messages", "response"}:
+        return template
+    return replace(template, main=template.main + parse("{{ .Response }}").main, vars=template.vars | {"response"})
+
+
+def _go(template: Template, job: PromptJob, messages: Sequence[Message]) -> str:
+    system, merged = collate(numbered(messages))
+    if "messages" not in template.vars:
+        return _legacy(template, job, merged)
+    root = {
+        "System": system,
+        "Messages": message_views(merged),
+        "Tools": tool_views(job.tools),
+        "Response": "",
+        **think_keys(job.think),
+    }
+    return execute(template, root)
+
+
+def _fill_in(template: Template, job: PromptJob) -> str:
+    root = {"Prompt": job.prompt, "Suffix": job.suffix, "Response": "", **think_keys(job.think)}
+    return execute(template, root)
+
+
+def _legacy(template: Template, job: PromptJob, messages: Sequence[Message]) -> str:
+    """A turn per system, prompt and response; the last one is cut behind its response, where the model goes on."""
+    out: list[str] = []
+    fuel = Fuel()
+    turn = {"System": "", "Prompt": "", "Response": ""}
+    think = think_keys(job.think)
+
+    def finish(what: Template) -> None:
+        out.append(execute(what, {**turn, **think}, fuel))
+        turn.update(System="", Prompt="", Response="")
+
+    for message in messages:
+        if message.role == "system":
+            if turn["Prompt"] or turn["Response"]:
+                finish(template)
+            turn["System"] = message.content
+        elif message.role == "user":
+            if turn["Response"]:
+                finish(template)
+            turn["Prompt"] = message.content
+        elif message.role == "assistant":
+            turn["Response"] = message.content
+    finish(cut_at_response(template))
+    return "".join(out)
+
+
+def collate(messages: Sequence[Message]) -> tuple[str, list[Message]]:
+    """All system text, and the messages with neighbours of one role (but ``tool``) merged.
+
+    Contents and thinking are joined by a blank line; images and tool calls are kept, which Ollama loses.
+    """
+    merged: list[Message] = []
+    for message in messages:
+        if merged and merged[-1].role == message.role != "tool":
+            merged[-1] = _joined(merged[-1], message)
+        else:
+            merged.append(message)
+    return "\n\n".join(message.content for message in messages if message.role == "system"), merged
+
+
+def _joined(first: Message, second: Message) -> Message:
+    return replace(
+        first,
+        content=f"{first.content}\n\n{second.content}",
+        thinking="\n\n".join(filter(None, (first.thinking, second.thinking))),
+        images=first.images + second.images,
+        tool_calls=first.tool_calls + second.tool_calls,
+    )
+
+
+def numbered(messages: Sequence[Message]) -> list[Message]:
+    """Images as ``[img-N]`` in the text, N counting over all: in the place of an ``[img]``, else in front."""
+    count = 0
+    out: list[Message] = []
+    for message in messages:
+        content, front = message.content, ""
+        for _ in message.images:
+            marker = f"[img-{count}]"
+            if "[img]" in content:
+                content = content.replace("[img]", marker, 1)
+            else:
+                front += marker
+            count += 1
+        out.append(replace(message, content=front + content) if message.images else message)
+    return out
+
+
+# The cut of the last legacy turn
+
+
+@lru_cache(maxsize=64)
+def _cut_main(main: Block) -> Block:
+    return _Cut().block(main)
+
+
+def cut_at_response(template: Template) -> Template:
+    """Keep everything up to the first field that names Response, and nothing behind it.
+
+    Conditions are not looked into, and ``$.Response`` is no field. Functions and defined templates keep working.
+    """
+    return replace(template, main=_cut_main(template.main))
+
+
+class _Cut:
+    def __init__(self) -> None:
+        self._done = False
+
+    def block(self, block: Block) -> Block:
+        nodes: list[Node] = []
+        for node in block:
+            if self._done:
+                break
+            nodes.append(self._node(node))
+        return tuple(nodes)
+
+    def _node(self, node: Node) -> Node:
+        if isinstance(node, Branch):
+            body = self.block(node.body)
+            orelse = None if self._done or node.orelse is None else self.block(node.orelse)
+            return replace(node, body=body, orelse=orelse)
+        if isinstance(node, Action):
+            return replace(node, pipe=self._pipe(node.pipe))
+        return node
+
+    def _pipe(self, pipe: Pipe) -> Pipe:
+        commands = []
+        for command in pipe.commands:
+            if self._done:
+                break
+            args: list[Operand] = []
+            for arg in command.args:
+                if self._done:
+                    break
+                args.append(self._operand(arg))
+            commands.append(replace(command, args=tuple(args)))
+        return replace(pipe, commands=tuple(commands))
+
+    def _operand(self, operand: Operand) -> Operand:
+        if isinstance(operand, Pipe):
+            return self._pipe(operand)
+        if isinstance(operand, Field) and "Response" in operand.path:
+            self._done = True
+        return operand
+
+
+# Jinja templates
+
+
+def _jinja(job: PromptJob, messages: Sequence[Message]) -> str:
+    text = job.template or CHATML
+    messages = numbered(messages)
+    prefill = ""
+    if messages and messages[-1].role == "assistant" and not messages[-1].tool_calls:
+        *messages, last = messages
+        prefill = last.content
+    variables: dict[str, Any] = {
+        "tools": [dict(tool) for tool in job.tools] or None,
+        "add_generation_prompt": True,
+        "bos_token": job.bos,
+        "eos_token": job.eos,
+    }
+    if job.think is not None:
+        variables["enable_thinking"] = bool(job.think)
+    if isinstance(job.think, str):
+        variables["reasoning_effort"] = job.think
+    if not any(message.tool_calls for message in messages):
+        return jinja.render(text, {**variables, "messages": _jinja_messages(messages, as_text=False)}) + prefill
+    try:
+        prompt = jinja.render(text, {**variables, "messages": _jinja_messages(messages, as_text=False)})
+    except TemplateError as error:
+        try:  # some templates paste the arguments into text
+            prompt = jinja.render(text, {**variables, "messages": _jinja_messages(messages, as_text=True)})
+        except TemplateError:
+            raise error from None
+    return prompt + prefill
+
+
+def _jinja_messages(messages: Sequence[Message], *, as_text: bool) -> list[dict[str, Any]]:
+    return [_jinja_message(message, as_text) for message in messages]
+
+
+def _jinja_message(message: Message, as_text: bool) -> dict[str, Any]:
+    out: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.thinking:
+        out["reasoning_content"] = message.thinking
+    if message.tool_calls:
+        out["tool_calls"] = [_jinja_call(call, as_text) for call in message.tool_calls]
+    if message.tool_call_id:
+        out["tool_call_id"] = message.tool_call_id
+    if message.tool_name:
+        out["name"] = message.tool_name
+    return out
+
+
+def _jinja_call(call: ToolCall, as_text: bool) -> dict[str, Any]:
+    arguments = jinja.Arguments(call.arguments)
+    function = {"name": call.name, "arguments": str(arguments) if as_text else arguments}
+    return {"type": "function", "id": call.id, "function": function}
