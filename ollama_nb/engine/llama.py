@@ -271,7 +271,7 @@ class Context:
         self.memory = L.llama_get_memory(self.handle)
         self.can_shift = bool(self.memory and L.llama_memory_can_shift(self.memory))
         self._make_batch(n_batch)
-        self._logits: Floats | None = None
+        self._logits: Floats = np.empty((0, 0), np.float32)
         self._logits_at = 0
         self._adapt(adapters)
 
@@ -314,7 +314,7 @@ class Context:
     def logits(self) -> Floats:
         """Rows of logits [n_seq, n_vocab] in the order of the outputs; ours to change, valid until the next decode."""
         address = _address_of_logits(self.handle)
-        if address != self._logits_at or self._logits is None:
+        if address != self._logits_at:
             self._logits = _floats(address, self.n_seq, self.model.n_vocab)
             self._logits_at = address
         return self._logits
@@ -324,7 +324,7 @@ class Context:
         address = _address_of_pooled(self.handle, seq)
         if not address:
             raise LoadError("the model gave no embedding")
-        return _floats(address, 1, self.model.n_embd)[0].copy()
+        return _floats(address, 1, self.model.n_embd).reshape(-1).copy()
 
     def cut(self, seq: int, start: int) -> bool:
         """Forget a sequence from position ``start`` on. False: this memory keeps no single tokens, all is gone."""
@@ -369,7 +369,7 @@ class Context:
 
 def _floats(address: int, rows: int, width: int) -> Floats:
     native = (ctypes.c_float * (rows * width)).from_address(address)
-    return np.frombuffer(native, np.float32).reshape(rows, width)
+    return np.frombuffer(memoryview(native).cast("B"), np.float32).reshape(rows, width)
 
 
 _CANDIDATE = np.dtype([("id", "<i4"), ("logit", "<f4"), ("p", "<f4")])

@@ -103,7 +103,8 @@ class SlotTable:
     def release(self, seq: Sequence) -> None:
         """The sequence leaves; what it has read stays for others."""
         slot = self.slots[seq.slot]
-        slot.owner, slot.left = None, seq.tokens[: seq.reusable]
+        whole = self.cuttable or seq.reusable == seq.n_past  # what cannot be cut is used as a whole or not at all
+        slot.owner, slot.left = None, seq.tokens[: seq.reusable] if whole else []
         slot.used = self._tick()
         seq.slot = -1
 

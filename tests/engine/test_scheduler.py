@@ -1,0 +1,312 @@
+"""The scheduler as stories: requests come, steps pass, and the invariants hold after each of them."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ollama_nb.engine.scheduler import Batch, Chunk, Scheduler
+from ollama_nb.engine.sequence import Sequence, State
+from ollama_nb.engine.slots import Cut, MemoryOp, Share, Shift
+
+
+class Story:
+    """A scheduler with a model of the memory that its decisions would have made."""
+
+    def __init__(self, n_slots: int = 2, n_batch: int = 64, *, chunk: int = 16, **facts: bool) -> None:
+        self.scheduler = Scheduler(n_slots, n_batch, chunk=chunk, **facts)
+        self.n_batch = n_batch
+        self.memory: list[list[int]] = [[] for _ in range(n_slots)]
+        self.ops: list[MemoryOp] = []
+
+    def arrives(self, id: int, tokens: list[int], **limits: int) -> Sequence:
+        seq = Sequence(id, list(tokens), limit=limits.pop("limit", 10_000), **limits)
+        self.scheduler.add(seq)
+        return seq
+
+    def step(self) -> Batch:
+        """Admit, plan, read, and let every reply grow by one token."""
+        self.ops = self.scheduler.admit()
+        self.apply(self.ops)
+        batch = self.scheduler.plan()
+        self.check(batch)
+        for seq, start, size, _ in batch.chunks:
+            cells = self.memory[seq.slot]
+            assert len(cells) == start, "no gap and no overlap in memory"
+            cells += seq.tokens[start : start + size]
+        self.scheduler.commit(batch)
+        for chunk in batch.chunks:
+            if chunk.output:
+                self.grow(chunk.seq)
+        return batch
+
+    def grow(self, seq: Sequence) -> None:
+        seq.append(1000 + seq.n_new)
+        if seq.n_new >= seq.max_new:
+            self.scheduler.remove(seq)
+        elif seq.full:
+            self.apply(self.scheduler.shift(seq))
+
+    def apply(self, ops: list[MemoryOp]) -> None:
+        for op in ops:
+            if isinstance(op, Cut):
+                del self.memory[op.slot][op.start :]
+            elif isinstance(op, Share):
+                assert not self.memory[op.target], "only an empty slot can take a share"
+                assert len(self.memory[op.source]) >= op.count
+                self.memory[op.target] = self.memory[op.source][: op.count]
+            else:
+                del self.memory[op.slot][op.start : op.start + op.count]
+
+    def check(self, batch: Batch) -> None:
+        scheduler = self.scheduler
+        assert batch.size <= self.n_batch
+        assert [chunk.size for chunk in batch.chunks[: batch.replies]] == [1] * batch.replies
+        assert all(chunk.size > 0 and chunk.start == chunk.seq.n_past for chunk in batch.chunks)
+        assert all(chunk.output == (chunk.size == chunk.seq.pending) for chunk in batch.chunks)
+        owners = [slot.owner for slot in scheduler.slots.slots if slot.owner is not None]
+        assert sorted(map(id, owners)) == sorted(map(id, scheduler.running)), "one slot for each that runs"
+        assert all(slot.owner is None or slot.owner.slot == slot.index for slot in scheduler.slots.slots)
+        for seq in scheduler.running:
+            assert self.memory[seq.slot] == seq.tokens[: seq.n_past], "memory holds what the sequence thinks"
+            assert len(seq.tokens) <= seq.limit
+            assert seq.pending >= 1
+        for seq in scheduler.waiting:
+            assert seq.state is State.WAITING and seq.slot == -1
+
+    def first_output_of(self, seq: Sequence, steps: int = 1000) -> int:
+        return next(n for n in range(1, steps) if any(c.seq is seq and c.output for c in self.step().chunks))
+
+
+def text(start: int, length: int) -> list[int]:
+    return list(range(start, start + length))
+
+
+def test_a_lone_prompt_uses_the_whole_batch() -> None:
+    story = Story(n_batch=64)
+    seq = story.arrives(1, text(0, 100))
+    assert story.step() == Batch([Chunk(seq, 0, 64, False)], 0)
+    assert story.step() == Batch([Chunk(seq, 64, 36, True)], 0)
+    assert story.step() == Batch([Chunk(seq, 100, 1, True)], 1)
+
+
+def test_a_long_prompt_does_not_stall_a_running_reply() -> None:
+    story = Story(n_batch=64, chunk=16)
+    first = story.arrives(1, text(0, 4))
+    story.step()
+    second = story.arrives(2, text(500, 100))
+    for _ in range(6):
+        batch = story.step()
+        assert batch.chunks[0] == Chunk(first, batch.chunks[0].start, 1, True)
+        assert batch.chunks[1].seq is second
+        assert batch.size == 16, "a full block of rows, the chunk at most"
+
+
+def test_a_short_prompt_overtakes_a_long_one() -> None:
+    story = Story(n_batch=64, chunk=16)
+    long = story.arrives(1, text(0, 1000))
+    story.step()
+    short = story.arrives(2, text(5000, 20))
+    assert story.first_output_of(short) == 1
+    assert long.state is State.PREFILL
+
+
+def test_shares_left_by_short_prompts_go_to_longer_ones() -> None:
+    story = Story(n_slots=3, n_batch=60)
+    a, b, c = (story.arrives(id, text(id * 1000, size)) for id, size in ((1, 4), (2, 100), (3, 100)))
+    assert {chunk.seq.id: chunk.size for chunk in story.step().chunks} == {a.id: 4, b.id: 28, c.id: 28}
+
+
+def test_everyone_gets_on_when_the_batch_is_nearly_full_of_replies() -> None:
+    story = Story(n_slots=4, n_batch=5, chunk=16)
+    for id in range(3):
+        story.arrives(id, text(id * 100, 2))
+    while any(seq.state is not State.DECODE for seq in story.scheduler.running) or not story.scheduler.running:
+        story.step()
+    late = story.arrives(9, text(900, 10))
+    assert story.first_output_of(late) <= 10
+
+
+def test_those_without_a_slot_wait_in_order() -> None:
+    story = Story(n_slots=1)
+    one, two, three = (story.arrives(id, text(id * 100, 3), max_new=2) for id in (1, 2, 3))
+    finished = []
+    while story.scheduler.running or story.scheduler.waiting:
+        story.step()
+        finished += [seq.id for seq in (one, two, three) if seq.state is State.FINISHED and seq.id not in finished]
+    assert finished == [1, 2, 3]
+
+
+def test_a_conversation_goes_on_in_its_own_slot() -> None:
+    story = Story()
+    first = story.arrives(1, text(0, 30), max_new=4)
+    while first.state is not State.FINISHED:
+        story.step()
+    again = story.arrives(2, first.tokens + text(500, 5))
+    story.step()
+    assert story.ops == [Cut(0, 33)], "the last token of a reply was never read"
+    assert again.cached == 33
+
+
+def test_a_second_question_about_the_same_text_shares_its_cells() -> None:
+    story = Story(n_slots=2)
+    first = story.arrives(1, text(0, 30))
+    story.step()
+    second = story.arrives(2, text(0, 25) + text(700, 5))
+    story.step()
+    assert story.ops == [Cut(1, 0), Share(0, 1, 25)]
+    assert (first.slot, second.slot, second.cached) == (0, 1, 25)
+
+
+def test_the_same_beginning_at_the_same_time_is_read_once() -> None:
+    """Eight cells of a notebook, one long document: the others wait until the first has read it."""
+    story = Story(n_slots=8, n_batch=64, chunk=16)
+    document = text(0, 200)
+    everyone = [story.arrives(id, [*document, 900 + id, 901 + id]) for id in range(8)]
+    read = 0
+    while any(seq.n_new == 0 for seq in everyone):
+        batch = story.step()
+        read += batch.size - batch.replies
+    assert read == len(document) + 8 * 2
+    assert [seq.cached for seq in everyone] == [0] + [200] * 7
+
+
+def test_who_waits_for_a_leader_does_not_hold_up_others() -> None:
+    story = Story(n_slots=3, n_batch=64)
+    story.arrives(1, text(0, 500))
+    follower = story.arrives(2, text(0, 500))
+    stranger = story.arrives(3, text(9000, 5))
+    story.step()
+    assert (follower.state, stranger.n_new) == (State.WAITING, 1)
+
+
+def test_followers_go_on_alone_when_their_leader_is_cancelled() -> None:
+    story = Story(n_slots=3, n_batch=64)
+    leader = story.arrives(1, text(0, 500))
+    follower = story.arrives(2, text(0, 500))
+    story.step()
+    story.scheduler.remove(leader)
+    story.step()
+    assert (follower.state, follower.cached) == (State.PREFILL, 64)
+
+
+def test_the_least_recently_used_slot_is_given_away() -> None:
+    story = Story(n_slots=2)
+    for id in (1, 2):
+        seq = story.arrives(id, text(id * 100, 20), max_new=1)
+        while seq.state is not State.FINISHED:
+            story.step()
+    again = story.arrives(3, text(100, 20), max_new=1)  # uses the older slot again
+    story.step()
+    assert again.cached == 19
+    story.arrives(4, text(900, 20))
+    story.step()
+    assert story.ops == [Cut(1, 0)]
+
+
+def test_a_cancelled_request_frees_its_slot_at_once() -> None:
+    story = Story(n_slots=1, n_batch=16)
+    first = story.arrives(1, text(0, 100))
+    second = story.arrives(2, text(500, 3))
+    story.step()
+    story.scheduler.remove(first)
+    assert story.scheduler.slots.busy == 0
+    story.step()
+    assert second.n_new == 1
+
+
+def test_a_full_window_drops_its_older_half() -> None:
+    story = Story()
+    seq = story.arrives(1, text(0, 10), limit=20, keep=4)
+    for _ in range(12):
+        story.step()
+    assert seq.tokens[:4] == text(0, 4)
+    assert (seq.exact, seq.reusable) == (4, 4), "what was moved is no honest prefix for others"
+
+
+def test_memory_that_cannot_shift_is_read_again() -> None:
+    story = Story(can_shift=False)
+    seq = story.arrives(1, text(0, 10), limit=20, keep=4)
+    for _ in range(10):
+        story.step()
+    assert seq.state is State.PREFILL and seq.n_past == 4
+    story.step()
+    assert seq.state is State.DECODE and seq.exact is None
+
+
+def test_memory_that_cannot_be_cut_is_only_continued() -> None:
+    story = Story(n_slots=2, cuttable=False)
+    first = story.arrives(1, text(0, 30), max_new=4)
+    while first.state is not State.FINISHED:
+        story.step()
+    whole = story.arrives(2, [*text(0, 30), 1000, 1001, 1002, 7, 8])
+    part = story.arrives(3, text(0, 20))
+    story.step()
+    assert (whole.cached, part.cached) == (33, 0)
+
+
+def test_a_slot_that_lost_its_memory_is_read_from_the_start() -> None:
+    story = Story()
+    seq = story.arrives(1, text(0, 10))
+    story.step()
+    story.scheduler.recompute(seq.slot)
+    story.memory[seq.slot] = []
+    assert story.step().chunks == [Chunk(seq, 0, 11, True)]
+
+
+def test_a_batch_without_room_for_prompts_is_refused() -> None:
+    with pytest.raises(ValueError, match="room for every reply"):
+        Scheduler(4, 4)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    seed=st.integers(0, 1 << 30),
+    n_slots=st.integers(1, 5),
+    cuttable=st.booleans(),
+    can_shift=st.booleans(),
+)
+def test_whatever_happens_every_request_ends_once(seed: int, n_slots: int, cuttable: bool, can_shift: bool) -> None:
+    """Random arrivals with shared beginnings, random cancels: ``Story.check`` holds, all end, nothing leaks."""
+    dice = random.Random(seed)
+    story = Story(
+        n_slots, n_slots + dice.randrange(1, 40), chunk=dice.choice((8, 16)), cuttable=cuttable, can_shift=can_shift
+    )
+    living: list[Sequence] = []
+    arrivals = 0
+    for _ in range(400):
+        if arrivals < 12 and dice.random() < 0.2:
+            shared, own = dice.randrange(0, 60), dice.randrange(1, 30)
+            tokens = text(0, shared) + [dice.randrange(2000, 2003) for _ in range(own)]
+            limit = len(tokens) + dice.randrange(2, 20)
+            living.append(
+                story.arrives(arrivals, tokens, limit=limit, keep=dice.randrange(0, 3), max_new=dice.randrange(1, 60))
+            )
+            arrivals += 1
+        if living and dice.random() < 0.05:
+            story.scheduler.remove(dice.choice(living))
+        story.step()
+        living = [seq for seq in living if seq.state is not State.FINISHED]
+        if arrivals == 12 and not living:
+            break
+    for _ in range(5000):
+        if not story.scheduler.running and not story.scheduler.waiting:
+            break
+        story.step()
+    assert not story.scheduler.running and not story.scheduler.waiting
+    assert story.scheduler.slots.busy == 0
+    for slot in story.scheduler.slots.slots:
+        assert story.memory[slot.index][: len(slot.left)] == slot.left, "what is left is what memory holds"
+
+
+def test_shift_is_an_operation_on_the_slot() -> None:
+    scheduler = Scheduler(1, 8)
+    seq = Sequence(1, text(0, 6), limit=6, keep=2)
+    scheduler.add(seq)
+    scheduler.admit()
+    scheduler.commit(Batch([Chunk(seq, 0, 5, True)], 0))
+    assert scheduler.shift(seq) == [Shift(0, 2, 2)]
+    assert seq.tokens == [0, 1, 4, 5]
