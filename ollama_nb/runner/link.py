@@ -1,6 +1,6 @@
 """One child process and its socket, seen from the event loop.
 
-Rule: however a child ends (exit, signal, closed socket, nonsense on the wire), ``ended`` gets one text that says why,
+Rule: however a child ends (exit, signal, closed socket, nonsense on the wire), ``ended`` says why
 within half a second, and the process is reaped.
 """
 
@@ -10,6 +10,7 @@ import asyncio
 import logging
 import signal
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -23,12 +24,20 @@ SETTLE = 0.2
 _log = logging.getLogger("ollama_nb.runner")
 
 
+@dataclass(frozen=True, slots=True)
+class End:
+    """Why a child ended. ``killed``: by a SIGKILL that was not ours (an operator, or the kernel short of memory)."""
+
+    cause: str
+    killed: bool = False
+
+
 class Link(asyncio.Protocol):
     """Sends messages to a child and hands on what it says, until ``ended``."""
 
     def __init__(self, child: spawn.Child, kind: Any, received: Callable[[Any], None]) -> None:
         self.child = child
-        self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self.ended: asyncio.Future[End] = asyncio.get_running_loop().create_future()
         self._reader = wire.FrameReader(kind)
         self._received = received
         self._transport: asyncio.Transport
@@ -108,7 +117,7 @@ class Link(asyncio.Protocol):
         cause = self._blame or explain(code, self.child.printed.last_line())
         if not self._closing:
             _log.warning("child %d ended: %s\n%s", self.child.pid, cause, self.child.printed.text()[-4096:])
-        self.ended.set_result(cause)
+        self.ended.set_result(End(cause, killed=code == -signal.SIGKILL and not self._blame and not self._closing))
 
 
 def explain(code: int, last_line: str) -> str:

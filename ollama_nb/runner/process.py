@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from ollama_nb.api.options import Options
 from ollama_nb.errors import BadRequest, Busy, Cancelled, LoadError, NotFound, OllamaError, RunnerCrashed
 from ollama_nb.runner import spawn, wire
-from ollama_nb.runner.link import Link
+from ollama_nb.runner.link import End, Link
 
 COMMAND = spawn.module_command("ollama_nb.runner.child")
 STOP_GRACE = 1.0
@@ -93,8 +93,8 @@ class Runner:
         """Requests that have not ended."""
         return len(self._open)
 
-    async def wait(self) -> str:
-        """Return when the process has ended: the text that says why."""
+    async def wait(self) -> End:
+        """Return when the process has ended: why."""
         return await asyncio.shield(self._link.ended)
 
     async def stop(self, grace: float = STOP_GRACE) -> None:
@@ -180,7 +180,7 @@ class Runner:
     def _begin(self, message: Any) -> _Open:
         """Send a request. Raises BadRequest for one that has no bytes (a lone surrogate, a number of 65 bits)."""
         if not self.alive:
-            raise RunnerCrashed(f"{_STOPPED}: {self._link.ended.result()}")
+            raise RunnerCrashed(f"{_STOPPED}: {self._link.ended.result().cause}")
         try:
             data = wire.frame(message)
         except (UnicodeError, OverflowError, TypeError) as error:
@@ -218,7 +218,7 @@ class Runner:
         return reply
 
     def _crash(self, request: _Open) -> RunnerCrashed:
-        cause = self._link.ended.result()
+        cause = self._link.ended.result().cause
         if request.answered:
             return RunnerCrashed(f"an error was encountered while running the model: {cause}")
         return RunnerCrashed(f"{_STOPPED}: {cause}")
@@ -244,7 +244,7 @@ class Runner:
             request.ended = not isinstance(item, wire.Text)
             request.replies.put_nowait(item)
 
-    def _died(self, ended: asyncio.Future[str]) -> None:
+    def _died(self, ended: asyncio.Future[End]) -> None:
         if self._watch is not None:
             self._watch.cancel()
         for request in self._open.values():
@@ -262,7 +262,7 @@ class Runner:
             patience = None if math.isinf(left) else left
             await asyncio.wait(news, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
             if ended.done() and not self._verdict.done():
-                raise RunnerCrashed(f"the model runner process has terminated: {ended.result()}")
+                raise RunnerCrashed(f"the model runner process has terminated: {ended.result().cause}")
         verdict = self._verdict.result()
         if isinstance(verdict, wire.LoadFailed):
             raise LoadError(verdict.message)

@@ -221,6 +221,9 @@ class RenderFailed(msgspec.Struct, frozen=True, tag="render_failed"):
     message: str
 
 
+TEMPLATE_TOOK_TOO_MUCH = "template took too long or too much memory"
+
+
 _encoder = msgspec.msgpack.Encoder()
 
 

@@ -159,7 +159,9 @@ async def test_death_fails_every_stream_with_its_cause(command: str, cause: str)
     with pytest.raises(RunnerCrashed, match=STOPPED):
         await runner.embed(["too late"])
     assert not runner.alive
-    assert cause in await runner.wait()
+    end = await runner.wait()
+    assert cause in end.cause
+    assert end.killed == (command == "!die:SIGKILL")
     await runner.stop()
     assert not exists(runner.pid)
 
@@ -265,11 +267,15 @@ async def test_stop_ends_even_a_stopped_process() -> None:
 async def test_no_descriptor_is_left_behind() -> None:
     async with running():
         pass
-    before = list(Path("/proc/self/fd").iterdir())
+    before = descriptors()
     for _ in range(3):
         async with running() as runner:
             await text_of(runner, "a b c")
-    assert len(list(Path("/proc/self/fd").iterdir())) <= len(before)
+    assert descriptors() <= before
+
+
+def descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def children() -> list[int]:

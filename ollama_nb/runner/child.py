@@ -1,0 +1,177 @@
+"""The runner process: one model, answering over its socket. Started as ``python -m ollama_nb.runner.child FD PID``.
+
+Rules: the main thread alone drives the engine; a second one only reads the socket, so that a Cancel stops a prompt that
+is just being read, a Ping is answered in the middle of a step, and the end of the server ends this process.
+Sending blocks when the server does not read: then the engine waits, and nothing grows.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Sequence
+from typing import Any, cast
+
+import msgspec
+
+from ollama_nb.engine.config import EngineConfig
+from ollama_nb.engine.engine import Engine
+from ollama_nb.engine.sequence import Request
+from ollama_nb.errors import OllamaError, RunnerCrashed
+from ollama_nb.runner import confine, wire
+
+
+class RunnerProcess:
+    """Reads Load, then answers requests until the socket closes."""
+
+    def __init__(self, channel: socket.socket) -> None:
+        self._channel = channel
+        self._inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._sending = threading.Lock()
+        self._engine: Engine | None = None
+        self._embedding: int | None = None
+        self._step_began: float | None = None
+
+    def run(self) -> None:
+        threading.Thread(target=self._read, name="reader", daemon=True).start()
+        load = self._inbox.get()
+        try:
+            engine = self._engine = Engine(engine_config(load))
+        except OllamaError as error:
+            self._send(wire.LoadFailed(error.message))
+            return
+        self._send(loaded(engine))
+        while True:
+            self._answer_waiting(engine)
+            self._step(engine)
+
+    # main thread
+
+    def _answer_waiting(self, engine: Engine) -> None:
+        """Take what has arrived; wait for something when the engine has nothing to do."""
+        if not engine.busy:
+            self._answer(engine, self._inbox.get())
+        while not self._inbox.empty():
+            self._answer(engine, self._inbox.get())
+
+    def _step(self, engine: Engine) -> None:
+        if not engine.busy:
+            return
+        self._step_began = time.monotonic()
+        items = engine.step()
+        self._step_began = None
+        if items:  # the engine's outputs have the wire's tags and fields
+            self._send(wire.Step(cast("tuple[wire.Text | wire.Finished | wire.Failed, ...]", tuple(items))))
+
+    def _answer(self, engine: Engine, message: Any) -> None:
+        """Begin or do what a message asks; what fails costs only that request."""
+        self._step_began = time.monotonic()
+        try:
+            reply = self._reply(engine, message)
+        except OllamaError as error:
+            reply = wire.Failed(message.id, error.message, error.status)
+        except Exception as error:  # the border of this process: whatever it is, the others go on
+            traceback.print_exc()
+            reply = wire.Failed(message.id, f"internal error in the model runner: {error!r}")
+        self._step_began = None
+        if reply is not None:
+            self._send(reply)
+
+    def _reply(self, engine: Engine, message: Any) -> msgspec.Struct | None:
+        match message:
+            case wire.Complete():
+                engine.submit(engine_request(message))
+                return None
+            case wire.Cancel(id=id):
+                engine.cancel(id)
+                return None
+            case wire.Embed():
+                return self._embed(engine, message)
+            case wire.Tokenize():
+                return tokenize(engine, message)
+            case wire.Detokenize(id=id, tokens=tokens):
+                return wire.Detokenized(id, engine.detokenize(tokens))
+            case wire.GetStats(id=id):
+                return wire.StatsReply(id=id, stats={**engine.counters, "pid": os.getpid()})
+        raise RunnerCrashed(f"a runner does not understand {type(message).__name__}")
+
+    def _embed(self, engine: Engine, message: wire.Embed) -> wire.Embedded:
+        began = time.perf_counter()
+        self._embedding = message.id
+        try:
+            vectors, count = engine.embed(message.inputs, truncate=message.truncate, num_ctx=message.num_ctx)
+        finally:
+            self._embedding = None
+        data = vectors.astype("<f4", copy=False).tobytes()
+        return wire.Embedded(message.id, data, vectors.shape[1], count, time.perf_counter() - began)
+
+    def _send(self, message: msgspec.Struct) -> None:
+        data = wire.frame(message)
+        try:
+            with self._sending:
+                self._channel.sendall(data)
+        except OSError:
+            os._exit(0)  # nobody listens any more
+
+    # reader thread
+
+    def _read(self) -> None:
+        """Read until the server closes the socket or is gone; then this process has no purpose."""
+        reader = wire.FrameReader(wire.Request)
+        status = 0
+        try:
+            while data := self._channel.recv(1 << 18):
+                for message in reader.feed(data):
+                    self._arrived(message)
+        except OSError:
+            pass
+        except RunnerCrashed as error:
+            print(error, file=sys.stderr, flush=True)
+            status = 1
+        os._exit(status)
+
+    def _arrived(self, message: Any) -> None:
+        if isinstance(message, wire.Ping):
+            began = self._step_began
+            self._send(wire.Pong(0.0 if began is None else time.monotonic() - began))
+            return
+        self._inbox.put(message)
+        if isinstance(message, wire.Cancel) and (engine := self._engine):
+            engine.cancel(message.id)  # at once too: it stops the reading of that request's prompt
+            if self._embedding == message.id:
+                engine.abort()
+
+
+def engine_config(load: wire.Load) -> EngineConfig:
+    return EngineConfig(**{name: getattr(load, name) for name in wire.Load.__struct_fields__})
+
+
+def engine_request(message: wire.Complete) -> Request:
+    return Request(**{name: getattr(message, name) for name in wire.Complete.__struct_fields__})
+
+
+def loaded(engine: Engine) -> wire.Loaded:
+    return wire.Loaded(**{name: getattr(engine.facts, name) for name in wire.Loaded.__struct_fields__})
+
+
+def tokenize(engine: Engine, message: wire.Tokenize) -> wire.Tokens:
+    tokens = tuple(
+        tuple(engine.tokenize(text, add_special=message.add_special, parse_special=message.parse_special))
+        for text in message.texts
+    )
+    if message.count_only:
+        return wire.Tokens(id=message.id, counts=tuple(map(len, tokens)))
+    return wire.Tokens(id=message.id, tokens=tokens)
+
+
+def main(argv: Sequence[str]) -> None:
+    RunnerProcess(confine.enter(argv)).run()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,279 @@
+"""Models in memory: loaded when asked for, shared, kept alive for a while, unloaded. The acting shell of ``residency``.
+
+Rule: one task lives as long as its model does, from load to reaped process; ending the model is cancelling that task.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable
+from types import TracebackType
+from typing import Any, Protocol
+
+from ollama_nb.api.models import GGUF, Model, Running
+from ollama_nb.api.options import Options
+from ollama_nb.errors import Busy, LoadError, OllamaError
+from ollama_nb.runner import machine, placement, wire
+from ollama_nb.runner.link import End
+from ollama_nb.runner.process import Runner
+from ollama_nb.runner.residency import Action, Grant, Refuse, Residency, Resident, Start, State, Stop, Ticket
+from ollama_nb.settings import Settings
+
+DEFAULT_MODELS = 3
+LONGEST_TIMER = 86_400.0
+SHUTTING_DOWN = "the server is shutting down"
+
+Launch = Callable[[wire.Load, float], Awaitable[Runner]]
+
+
+class Clock(Protocol):
+    """What the pool tells time by: a running event loop, or a test's own. Monotonic seconds."""
+
+    def time(self) -> float: ...
+    def call_at(self, when: float, callback: Callable[[], object]) -> _Timer: ...
+
+
+class _Timer(Protocol):
+    def cancel(self) -> None: ...
+
+
+class Lease:
+    """The right to use a loaded model until released; an async context manager.
+
+    ``load_seconds``: how long the request waited for the model. ``num_ctx``: the context that this request may fill.
+    """
+
+    def __init__(self, pool: Pool, resident: Resident, runner: Runner, num_ctx: int, load_seconds: float) -> None:
+        self._pool: Pool | None = pool
+        self._resident = resident
+        self.runner = runner
+        self.num_ctx = num_ctx
+        self.load_seconds = load_seconds
+
+    @property
+    def loaded(self) -> wire.Loaded:
+        return self.runner.loaded
+
+    def release(self) -> None:
+        """Give the model back; a second time does nothing."""
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            pool._released(self._resident)
+
+    async def __aenter__(self) -> Lease:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+
+
+class Pool:
+    """All runners of a server. Belongs to the event loop that first uses it."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        launch: Launch = Runner.start,
+        measure: Callable[[], machine.Machine] = machine.measure,
+        clock: Clock | None = None,
+    ) -> None:
+        self._settings = settings
+        self._launch = launch
+        self._measure = measure
+        self._clock_given = clock
+        self._residency = Residency(
+            max_models=settings.max_loaded_models or DEFAULT_MODELS,
+            max_queue=max(1, settings.max_queue),
+            keep_alive=settings.keep_alive,
+            free_memory=lambda: measure().free_memory,
+        )
+        self._waiting: dict[Ticket, asyncio.Future[tuple[Resident, Runner]]] = {}
+        self._todo: deque[Action] = deque()
+        self._acting = False
+        self._runners: dict[Resident, Runner] = {}
+        self._lives: dict[Resident, asyncio.Task[End]] = {}
+        self._timer: _Timer | None = None
+        self._closed = False
+
+    async def acquire(
+        self,
+        model: Model,
+        gguf: GGUF,
+        options: Options,
+        keep_alive: float | None = None,
+    ) -> Lease:
+        """Wait until ``model`` is loaded so that it serves ``options``. Cancelling leaves the queue.
+
+        ``keep_alive``: seconds to stay loaded after the last use, inf for ever, None for "as it was". Raises Busy when
+        the queue is full, LoadError or RunnerCrashed when the model cannot be loaded.
+        """
+        if self._closed:
+            raise Busy(SHUTTING_DOWN)
+        began = time.monotonic()
+        place = placement.place(model, gguf, options, self._settings, self._measure())
+        ticket = Ticket(model, place.load, options, place.need, keep_alive)
+        granted = self._waiting[ticket] = asyncio.get_running_loop().create_future()
+        try:
+            self._act(self._residency.request(ticket, self._now()))
+            resident, runner = await granted
+        except BaseException:
+            self._leave(ticket, granted)
+            raise
+        finally:
+            del self._waiting[ticket]
+        num_ctx = min(place.load.n_ctx, resident.load.n_ctx)
+        return Lease(self, resident, runner, num_ctx, time.monotonic() - began)
+
+    def running(self) -> list[Running]:
+        """The loaded models, latest expiry first."""
+        to_wall = time.time() - self._now()
+        found = [
+            Running(
+                model=resident.model,
+                size=runner.loaded.size,
+                size_vram=runner.loaded.size_vram,
+                expires_at=self._expires_at(resident) + to_wall,
+                context_length=resident.load.n_ctx,
+            )
+            for resident, runner in self._runners.items()
+            if resident.state is State.READY
+        ]
+        return sorted(found, key=lambda running: -running.expires_at)
+
+    async def unload(self, model: Model) -> bool:
+        """Unload a model: at once when it is idle (returns when its process is gone), else when it becomes idle.
+
+        Returns whether it was loaded.
+        """
+        key = (str(model.weights), tuple(map(str, model.adapters)))
+        resident = self._residency.residents.get(key)
+        if resident is None:
+            return False
+        self._act(self._residency.unload(key, self._now()))
+        if resident.state is State.STOPPING:
+            await self._gone([resident])
+        return True
+
+    async def stats(self) -> list[tuple[Model, dict[str, Any]]]:
+        """The counters of every loaded model."""
+        ready = [(resident.model, runner) for resident, runner in self._runners.items() if runner.alive]
+        counters = await asyncio.gather(*(runner.stats() for _, runner in ready), return_exceptions=True)
+        return [(model, found) for (model, _), found in zip(ready, counters, strict=True) if isinstance(found, dict)]
+
+    async def close(self) -> None:
+        """Refuse who waits, end every runner; returns when all are reaped."""
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+        for ticket, granted in self._waiting.items():
+            self._residency.queue = [waiting for waiting in self._residency.queue if waiting is not ticket]
+            if not granted.done():
+                granted.set_exception(Busy(SHUTTING_DOWN))
+        for resident, life in self._lives.items():
+            if resident.state is not State.STOPPING:
+                resident.state = State.STOPPING
+                life.cancel()
+        await self._gone(self._lives)
+
+    # acting
+
+    def _act(self, actions: Iterable[Action]) -> None:
+        """Do what was decided, in order; what an action brings about is done after those before it."""
+        self._todo.extend(actions)
+        if self._acting:
+            return
+        self._acting = True
+        try:
+            while self._todo:
+                self._do(self._todo.popleft())
+        finally:
+            self._acting = False
+        self._set_timer()
+
+    def _do(self, action: Action) -> None:
+        match action:
+            case Start(resident):
+                life = self._lives[resident] = asyncio.ensure_future(self._live(resident))
+                life.add_done_callback(lambda life: self._lived(resident, life))
+            case Stop(resident):
+                self._lives[resident].cancel()
+            case Grant(ticket, resident):
+                if self._waiting[ticket].done():  # cancelled, but its task did not run yet
+                    self._released(resident)
+                else:
+                    self._waiting[ticket].set_result((resident, self._runners[resident]))
+            case Refuse(ticket, error):
+                if not self._waiting[ticket].done():
+                    self._waiting[ticket].set_exception(error)
+
+    async def _live(self, resident: Resident) -> End:
+        """One model from its load to the end of its process."""
+        runner = await self._launch(resident.load, self._settings.load_timeout)
+        try:
+            self._runners[resident] = runner
+            self._act(self._residency.ready(resident, self._now()))
+            return await runner.wait()
+        finally:
+            await runner.stop()
+
+    def _lived(self, resident: Resident, life: asyncio.Task[End]) -> None:
+        self._runners.pop(resident, None)
+        del self._lives[resident]
+        if life.cancelled():
+            self._act(self._residency.stopped(resident, self._now()))
+        elif error := life.exception():
+            self._act(self._residency.failed(resident, _told(error), self._now()))
+        else:
+            end = life.result()
+            self._act(self._residency.died(resident, end.cause, self._now(), blameless=end.killed))
+
+    def _released(self, resident: Resident) -> None:
+        self._act(self._residency.released(resident, self._now()))
+
+    def _leave(self, ticket: Ticket, granted: asyncio.Future[tuple[Resident, Runner]]) -> None:
+        """The caller went away: give back what it just got, or leave the queue."""
+        if granted.done() and not granted.cancelled() and granted.exception() is None:
+            self._released(granted.result()[0])
+        else:
+            granted.cancel()
+            self._act(self._residency.forget(ticket, self._now()))
+
+    async def _gone(self, residents: Iterable[Resident]) -> None:
+        lives = [life for resident in residents if (life := self._lives.get(resident))]
+        if lives:
+            await asyncio.wait(lives)
+
+    # time
+
+    @property
+    def _clock(self) -> Clock:
+        return self._clock_given or asyncio.get_running_loop()
+
+    def _now(self) -> float:
+        return self._clock.time()
+
+    def _expires_at(self, resident: Resident) -> float:
+        if resident.idle and resident.expires_at is not None:
+            return resident.expires_at
+        return self._now() + resident.keep_alive
+
+    def _set_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        when = self._residency.next_tick()
+        if when is None or self._closed:
+            self._timer = None
+            return
+        self._timer = self._clock.call_at(min(when, self._now() + LONGEST_TIMER), self._tick)
+
+    def _tick(self) -> None:
+        self._act(self._residency.tick(self._now()))
+
+
+def _told(error: BaseException) -> OllamaError:
+    return error if isinstance(error, OllamaError) else LoadError(f"the model cannot be loaded: {error!r}")

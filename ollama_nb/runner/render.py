@@ -1,0 +1,62 @@
+"""The render process: prompt jobs in, prompts out, under 512 MiB of memory.
+
+Rule: nothing that a template does reaches further than this process, and an error costs only its own job. Who is not
+done after 2 s is killed by the server (``renderer``); the alarm here ends a process whose server is gone.
+"""
+
+from __future__ import annotations
+
+import resource
+import signal
+import socket
+import sys
+
+from ollama_nb.errors import OllamaError, TemplateError
+from ollama_nb.runner import confine, wire
+from ollama_nb.template import prompt
+
+MEMORY = 512 << 20
+MAX_OUTPUT = 64 << 20
+ALARM = 10
+
+
+def main(argv: list[str]) -> None:
+    channel = confine.enter(argv)
+    confine.limit(resource.RLIMIT_AS, MEMORY)
+    channel.sendall(wire.frame(wire.Prompts(0, ())))  # ready: the time from here on is a template's own
+    reader = wire.FrameReader(wire.Render)
+    while data := _receive(channel):
+        for job in reader.feed(data):
+            channel.sendall(_answer(job))
+
+
+def _receive(channel: socket.socket) -> bytes:
+    try:
+        return channel.recv(1 << 18)
+    except ConnectionError:
+        return b""
+
+
+def _answer(job: wire.Render) -> bytes:
+    signal.alarm(ALARM)
+    try:
+        return wire.frame(wire.Prompts(job.id, _render(job)))
+    except OllamaError as error:
+        return wire.frame(wire.RenderFailed(job.id, error.message))
+    except (MemoryError, RecursionError):
+        return wire.frame(wire.RenderFailed(job.id, wire.TEMPLATE_TOOK_TOO_MUCH))
+    except Exception as error:  # the border of this process: a template can raise anything
+        return wire.frame(wire.RenderFailed(job.id, f"template error: {type(error).__name__}: {error}"[:1000]))
+    finally:
+        signal.alarm(0)
+
+
+def _render(job: wire.Render) -> tuple[str, ...]:
+    texts = prompt.render(job.job)
+    if sum(map(len, texts)) > MAX_OUTPUT:
+        raise TemplateError(wire.TEMPLATE_TOOK_TOO_MUCH)
+    return texts
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,115 @@
+"""The real runner process with real small models."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import struct
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.aio import in_loop
+
+from ollama_nb.api.options import Options
+from ollama_nb.errors import BadRequest, LoadError, RunnerCrashed
+from ollama_nb.runner import wire
+from ollama_nb.runner.process import Runner
+
+pytestmark = pytest.mark.model
+GREEDY = Options(temperature=0.0, num_predict=24)
+
+
+@contextlib.asynccontextmanager
+async def running(path: Path, **load: Any) -> AsyncIterator[Runner]:
+    runner = await Runner.start(wire.Load(path=str(path), n_threads=1, **{"n_ctx": 512, "n_seq": 8, **load}))
+    try:
+        yield runner
+    finally:
+        await runner.stop()
+
+
+async def text_of(runner: Runner, prompt: str, options: Options = GREEDY) -> tuple[str, wire.Finished]:
+    out = ""
+    async for item in runner.complete(prompt=prompt, options=options):
+        if isinstance(item, wire.Finished):
+            return out, item
+        out += item.text
+    raise AssertionError("a stream ended without Finished")
+
+
+@in_loop
+async def test_streams_eight_at_once_in_one_batch(models: Path, reference: dict[str, Any]) -> None:
+    async with running(models / "stories260K-f32.gguf") as runner:
+        assert (runner.loaded.n_ctx, runner.loaded.n_seq, runner.loaded.pooling) == (512, 8, "none")
+        answers = await asyncio.gather(*(text_of(runner, "Once upon a time") for _ in range(8)))
+        expected = ", there was a little girl named Lily. She loved to play"
+        assert all(text.startswith(expected) for text, _ in answers)
+        assert all((end.reason, end.output_tokens) == ("length", 24) for _, end in answers)
+        assert (await runner.stats())["max_rows"] == 8
+
+
+@in_loop
+async def test_cancel_frees_the_slot(models: Path) -> None:
+    async with running(models / "stories260K-f32.gguf") as runner:
+        stream = runner.complete(prompt="Once upon a time", options=Options(num_predict=5000, temperature=0.0))
+        for _ in range(3):
+            await anext(stream)
+        await stream.aclose()
+        stats = await runner.stats()
+        while stats["busy_slots"]:  # the step that runs when the Cancel arrives may end first
+            stats = await runner.stats()
+        before = stats["output_tokens"]
+        assert (await runner.stats())["output_tokens"] == before
+
+
+@in_loop
+async def test_tokens_there_and_back(models: Path) -> None:
+    async with running(models / "stories260K-f32.gguf") as runner:
+        (tokens,) = await runner.tokenize(["a little girl"], add_special=False)
+        assert await runner.count_tokens(["a little girl", ""], add_special=False) == (len(tokens), 0)
+        assert await runner.detokenize(tokens) == "a little girl"
+
+
+@in_loop
+async def test_embeds(models: Path) -> None:
+    async with running(models / "all-MiniLM-L6-v2-q8_0.gguf", n_seq=1) as runner:
+        found = await runner.embed(["a cat", "a dog"])
+        assert found.dimensions == 384
+        floats = struct.unpack(f"<{2 * 384}f", found.vectors)
+        assert sum(x * x for x in floats[:384]) == pytest.approx(1.0, abs=1e-4)
+        with pytest.raises(BadRequest, match="the input length exceeds the context length"):
+            await runner.embed(["cat " * 2000], truncate=False)
+        with pytest.raises(BadRequest):
+            await text_of(runner, "no text from this one")
+
+
+@in_loop
+async def test_a_kill_fails_the_stream_and_a_new_runner_works(models: Path) -> None:
+    runner = await Runner.start(wire.Load(path=str(models / "stories260K-f32.gguf"), n_ctx=512, n_threads=1))
+    stream = runner.complete(prompt="Once upon a time", options=Options(num_predict=5000))
+    await anext(stream)
+    os.kill(runner.pid, signal.SIGKILL)
+    with pytest.raises(RunnerCrashed, match="an error was encountered while running the model: killed by SIGKILL"):
+        async for _ in stream:
+            pass
+    await runner.stop()
+
+
+@in_loop
+async def test_a_file_that_is_no_model(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(b"GGUF" + bytes(60))
+    with pytest.raises(LoadError):
+        await Runner.start(wire.Load(path=str(broken), n_ctx=512))
+    with pytest.raises(LoadError):
+        await Runner.start(wire.Load(path=str(tmp_path / "missing.gguf"), n_ctx=512))
+
+
+@in_loop
+async def test_a_vocabulary_alone_counts_tokens(models: Path) -> None:
+    async with running(models / "stories260K-f32.gguf", vocab_only=True) as runner:
+        assert await runner.count_tokens(["Once upon a time"]) == (5,)

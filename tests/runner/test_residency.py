@@ -1,0 +1,330 @@
+"""Which models stay in memory, as stories: events in, actions out; and as random schedules."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.pool_parts import MIB, a_model
+
+from ollama_nb.api.options import Options
+from ollama_nb.errors import Busy, LoadError, RunnerCrashed
+from ollama_nb.runner import wire
+from ollama_nb.runner.residency import Action, Grant, Refuse, Residency, Resident, Start, State, Stop, Ticket
+
+
+def residency(*, models: int = 2, queue: int = 100, free: int = 1 << 40) -> Residency:
+    return Residency(max_models=models, max_queue=queue, keep_alive=300.0, free_memory=lambda: free)
+
+
+def ticket(
+    name: str, *, n_ctx: int = 4096, keep_alive: float | None = None, need: int = MIB, options: Options | None = None
+) -> Ticket:
+    wanted = wire.Load(path=f"/models/{name}", n_ctx=n_ctx)
+    return Ticket(a_model(name), wanted, options or Options(), need, keep_alive)
+
+
+def told(actions: list[Action]) -> list[tuple[str, str]]:
+    """Actions as words: ("start", "a"), ("grant", "a"), …"""
+    subjects = [action.ticket if isinstance(action, Grant | Refuse) else action.resident for action in actions]
+    return [
+        (type(action).__name__.lower(), subject.key[0].removeprefix("/models/"))
+        for action, subject in zip(actions, subjects, strict=True)
+    ]
+
+
+def loaded(core: Residency, name: str, **wish: Any) -> Resident:
+    """A loaded model with one lease on it."""
+    core.request(ticket(name, **wish), 0.0)
+    resident = core.residents[(f"/models/{name}", ())]
+    assert told(core.ready(resident, 0.0)) == [("grant", name)]
+    return resident
+
+
+def idle(core: Residency, name: str, **wish: Any) -> Resident:
+    resident = loaded(core, name, **wish)
+    core.released(resident, 0.0)
+    return resident
+
+
+def test_the_first_request_loads_and_others_join_the_load() -> None:
+    core = residency()
+    assert told(core.request(ticket("a"), 0.0)) == [("start", "a")]
+    assert core.request(ticket("a"), 0.0) == []
+    (resident,) = core.residents.values()
+    assert told(core.ready(resident, 0.0)) == [("grant", "a"), ("grant", "a")]
+    assert told(core.request(ticket("a"), 0.0)) == [("grant", "a")]
+    assert resident.leases == 3
+
+
+def test_one_load_at_a_time() -> None:
+    core = residency()
+    core.request(ticket("a"), 0.0)
+    assert core.request(ticket("b"), 0.0) == []
+    assert told(core.ready(core.residents[("/models/a", ())], 0.0)) == [("grant", "a"), ("start", "b")]
+
+
+def test_it_expires_after_its_time_and_never_while_in_use() -> None:
+    core = residency()
+    resident = loaded(core, "a", keep_alive=10.0)
+    assert core.next_tick() is None
+    assert core.tick(1e9) == []
+    assert core.released(resident, 100.0) == []
+    assert core.next_tick() == 110.0
+    assert core.tick(109.9) == []
+    assert told(core.tick(110.0)) == [("stop", "a")]
+    assert core.stopped(resident, 110.0) == []
+    assert not core.residents
+
+
+def test_keep_alive_sticks_until_another_is_asked_for() -> None:
+    core = residency()
+    resident = idle(core, "a")
+    assert resident.keep_alive == 300.0
+    for asked, in_force in ((60.0, 60.0), (None, 60.0), (math.inf, math.inf), (None, math.inf), (5.0, 5.0)):
+        core.request(ticket("a", keep_alive=asked), 0.0)
+        assert resident.keep_alive == in_force
+        core.released(resident, 0.0)
+        assert resident.expires_at == in_force
+    core.request(ticket("a", keep_alive=0.0), 1.0)
+    assert told(core.released(resident, 1.0)) == [("stop", "a")]
+
+
+def test_a_smaller_context_joins_and_a_larger_one_loads_anew() -> None:
+    core = residency()
+    resident = loaded(core, "a", n_ctx=4096)
+    assert told(core.request(ticket("a", n_ctx=512), 0.0)) == [("grant", "a")]
+    assert core.request(ticket("a", n_ctx=8192), 0.0) == []
+    # Who comes later waits behind it, or it would wait for ever.
+    assert core.request(ticket("a", n_ctx=512), 0.0) == []
+    assert core.released(resident, 0.0) == []
+    assert told(core.released(resident, 0.0)) == [("stop", "a")]
+    assert told(core.stopped(resident, 0.0)) == [("start", "a")]
+    (again,) = core.residents.values()
+    assert again.load.n_ctx == 8192
+    assert told(core.ready(again, 0.0)) == [("grant", "a"), ("grant", "a")]
+
+
+def test_evicts_idle_ones_first_then_the_shortest_life_then_by_path() -> None:
+    core = residency(models=3)
+    busy = loaded(core, "a", keep_alive=1.0)
+    long, short = idle(core, "b", keep_alive=60.0), idle(core, "c", keep_alive=30.0)
+    assert told(core.request(ticket("d"), 0.0)) == [("stop", "c")]
+    assert core.tick(0.0) == []  # one step at a time
+    assert told(core.stopped(short, 0.0)) == [("start", "d")]
+    assert (busy.state, long.state) == (State.READY, State.READY)
+    core = residency(models=2)
+    idle(core, "z", keep_alive=5.0), idle(core, "y", keep_alive=5.0)
+    assert told(core.request(ticket("d"), 0.0)) == [("stop", "y")]
+
+
+def test_waits_for_a_busy_one_that_then_takes_nothing_new() -> None:
+    core = residency(models=1)
+    busy = loaded(core, "a")
+    assert core.request(ticket("b"), 0.0) == []
+    assert core.request(ticket("a"), 0.0) == []
+    assert told(core.released(busy, 0.0)) == [("stop", "a")]
+    assert told(core.stopped(busy, 0.0)) == [("start", "b")]
+    b = core.residents[("/models/b", ())]
+    assert told(core.ready(b, 0.0)) == [("grant", "b")]
+    assert told(core.released(b, 0.0)) == [("stop", "b")]  # for the one that waits for a
+    assert told(core.stopped(b, 0.0)) == [("start", "a")]
+
+
+def test_another_one_that_becomes_idle_is_evicted_instead() -> None:
+    core = residency(models=2)
+    loaded(core, "a"), loaded(core, "b")
+    core.request(ticket("c"), 0.0)
+    assert core.request(ticket("a"), 0.0) == []
+    b = core.residents[("/models/b", ())]
+    assert told(core.released(b, 0.0)) == [("stop", "b"), ("grant", "a")]
+    assert told(core.stopped(b, 0.0)) == [("start", "c")]
+
+
+def test_evicts_when_memory_is_short_and_tries_when_nothing_is_left_to_evict() -> None:
+    core = residency(models=3, free=10 * MIB)
+    a = idle(core, "a")
+    assert told(core.request(ticket("b", need=11 * MIB), 0.0)) == [("stop", "a")]
+    assert told(core.stopped(a, 0.0)) == [("start", "b")]
+
+
+def test_the_queue_is_bounded_but_a_loaded_model_is_not() -> None:
+    core = residency(queue=2)
+    core.request(ticket("a"), 0.0), core.request(ticket("a"), 0.0)
+    (refused,) = core.request(ticket("a"), 0.0)
+    assert isinstance(refused, Refuse)
+    assert isinstance(refused.error, Busy)
+    assert refused.error.message == "server busy, please try again.  maximum pending requests exceeded"
+    core.ready(core.residents[("/models/a", ())], 0.0)
+    assert all(told(core.request(ticket("a"), 0.0)) == [("grant", "a")] for _ in range(10))
+
+
+def test_who_goes_away_leaves_the_queue_and_an_unwanted_load_stops() -> None:
+    core = residency()
+    first, second, other = ticket("a"), ticket("a"), ticket("b")
+    core.request(first, 0.0), core.request(second, 0.0), core.request(other, 0.0)
+    assert core.forget(first, 0.0) == []
+    a = core.residents[("/models/a", ())]
+    assert told(core.forget(second, 0.0)) == [("stop", "a")]
+    assert told(core.stopped(a, 0.0)) == [("start", "b")]
+
+
+def test_a_load_that_is_done_after_it_was_stopped_stays_stopped() -> None:
+    core = residency()
+    first = ticket("a")
+    core.request(first, 0.0)
+    a = core.residents[("/models/a", ())]
+    core.forget(first, 0.0)
+    core.request(ticket("a"), 0.0)
+    assert core.ready(a, 0.0) == []
+    assert told(core.stopped(a, 0.0)) == [("start", "a")]
+
+
+def test_a_load_that_is_wanted_by_other_options_only_stops() -> None:
+    core = residency()
+    small, large = ticket("a", n_ctx=512), ticket("a", n_ctx=8192)
+    core.request(small, 0.0), core.request(large, 0.0)
+    assert told(core.forget(small, 0.0)) == [("stop", "a")]
+
+
+def test_a_failed_load_is_told_to_all_who_waited_for_it() -> None:
+    core = residency()
+    core.request(ticket("a"), 0.0), core.request(ticket("a"), 0.0), core.request(ticket("b"), 0.0)
+    a = core.residents[("/models/a", ())]
+    actions = core.failed(a, LoadError("no"), 0.0)
+    assert told(actions) == [("refuse", "a"), ("refuse", "a"), ("start", "b")]
+    assert told(core.request(ticket("a"), 0.0)) == []  # behind b's load
+    assert told(core.ready(core.residents[("/models/b", ())], 0.0)) == [("grant", "b"), ("start", "a")]
+
+
+def test_three_deaths_within_a_minute_and_the_model_is_left_alone_for_one() -> None:
+    core = residency()
+    for second in (0.0, 20.0, 40.0):
+        core.request(ticket("a"), second)
+        core.failed(core.residents[("/models/a", ())], RunnerCrashed("died by SIGSEGV"), second)
+    (refused,) = core.request(ticket("a"), 50.0)
+    assert isinstance(refused, Refuse)
+    assert "3 times within a minute" in refused.error.message
+    assert "left alone for 50 s: died by SIGSEGV" in refused.error.message
+    assert told(core.request(ticket("b"), 50.0)) == [("start", "b")]
+    core.ready(core.residents[("/models/b", ())], 50.0)
+    assert told(core.request(ticket("a"), 100.1)) == [("start", "a")]
+
+
+def test_slow_deaths_and_kills_from_outside_do_not_count() -> None:
+    core = residency()
+    for second in range(0, 200, 31):
+        resident = loaded(core, "a")
+        core.died(resident, "died by SIGABRT", float(second))
+        assert core.released(resident, float(second)) == []
+    for _ in range(10):
+        core.died(loaded(core, "b"), "killed by SIGKILL", 0.0, blameless=True)
+
+
+def test_unload_is_at_once_when_idle_and_else_when_idle() -> None:
+    core = residency()
+    idle(core, "a"), loaded(core, "b", keep_alive=math.inf)
+    assert told(core.unload(("/models/a", ()), 5.0)) == [("stop", "a")]
+    b = core.residents[("/models/b", ())]
+    assert core.unload(b.key, 5.0) == []
+    assert told(core.released(b, 6.0)) == [("stop", "b")]
+    assert core.unload(("/models/unknown", ()), 5.0) == []
+
+
+class Schedule:
+    """Plays a random schedule and checks the promises after each event."""
+
+    def __init__(self, models: int) -> None:
+        self.core = residency(models=models, queue=6, free=100)
+        self.models = models
+        self.now = 0.0
+        self.waiting: list[Ticket] = []
+        self.granted: list[Resident] = []
+        self.loading: list[Resident] = []
+        self.stopping: list[Resident] = []
+        self.answers = 0
+        self.asked = 0
+
+    def take(self, actions: list[Action]) -> None:
+        for action in actions:
+            match action:
+                case Start(resident):
+                    self.loading.append(resident)
+                case Stop(resident):
+                    assert resident not in self.granted, "stopped while in use"
+                    if resident in self.loading:
+                        self.loading.remove(resident)
+                    self.stopping.append(resident)
+                case Grant(ticket, resident):
+                    assert resident not in self.loading + self.stopping
+                    assert resident.serves(ticket)
+                    self.waiting.remove(ticket)
+                    self.granted.append(resident)
+                    self.answers += 1
+                case Refuse(ticket, _):
+                    self.waiting.remove(ticket)
+                    self.answers += 1
+        core = self.core
+        assert len(self.loading) <= 1
+        assert len(core.residents) <= self.models
+        assert core.queue == self.waiting, "a ticket is lost or kept too long"
+        for resident in core.residents.values():
+            assert resident.leases == self.granted.count(resident)
+
+    def play(self, event: str, number: int) -> None:
+        core, now = self.core, self.now
+        if event == "request":
+            asked = ticket("abcd"[number % 4], n_ctx=(512, 4096)[number // 4 % 2], need=(10, 60, 150)[number // 8 % 3],
+                           keep_alive=(None, 0.0, 5.0, math.inf)[number // 24 % 4])  # fmt: skip
+            self.waiting.append(asked)
+            self.asked += 1
+            self.take(core.request(asked, now))
+        elif event == "forget" and self.waiting:
+            gone = self.waiting.pop(number % len(self.waiting))
+            self.answers += 1
+            self.take(core.forget(gone, now))
+        elif event == "load" and self.loading:
+            self.take(core.ready(self.loading.pop(), now))
+        elif event == "fail" and self.loading:
+            self.take(core.failed(self.loading.pop(), RunnerCrashed("crash"), now))
+        elif event == "stopped" and self.stopping:
+            self.take(core.stopped(self.stopping.pop(number % len(self.stopping)), now))
+        elif event == "release" and self.granted:
+            self.take(core.released(self.granted.pop(number % len(self.granted)), now))
+        elif event == "die":
+            alive = [r for r in core.residents.values() if r.state is State.READY]
+            if alive:
+                victim = alive[number % len(alive)]
+                self.take(core.died(victim, "crash", now))
+        elif event == "unload":
+            self.take(core.unload((f"/models/{'abcd'[number % 4]}", ()), now))
+        elif event == "wait":
+            self.now += number / 10
+            self.take(core.tick(self.now))
+
+    def drain(self) -> None:
+        """Everything that runs comes to an end; then nobody may be left waiting."""
+        for _ in range(1000):
+            for event in ("stopped", "load", "release"):
+                self.play(event, 0)
+            if not (self.stopping or self.loading or self.granted):
+                break
+        assert not self.waiting, "a request waits for ever"
+        assert self.answers == self.asked
+
+
+EVENTS = ["request", "request", "forget", "load", "load", "fail", "stopped", "release", "die", "unload", "wait"]
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.integers(1, 3),
+    st.lists(st.tuples(st.sampled_from(EVENTS), st.integers(0, 200)), max_size=60),
+)
+def test_no_schedule_loses_a_request_or_ends_a_model_in_use(models: int, events: list[tuple[str, int]]) -> None:
+    schedule = Schedule(models)
+    for event, number in events:
+        schedule.play(event, number)
+    schedule.drain()
