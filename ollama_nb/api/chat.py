@@ -82,6 +82,7 @@ class CreateRequest:
     parser: str = ""
     requires: str = ""
     info: Mapping[str, Any] = field(default_factory=dict)
+    request_id: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +92,7 @@ class PullRequest:
     model: str
     as_: str = ""
     insecure: bool = False
+    request_id: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,85 @@
+"""POST /api/chat: a conversation goes in, a reply comes out in pieces (contract: rest.md §4.2)."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import replace
+
+from ollama_nb.api.chat import ChatRequest, PromptJob
+from ollama_nb.api.events import Done, Event
+from ollama_nb.errors import BadRequest
+from ollama_nb.runner.pool import Lease
+from ollama_nb.service.capabilities import JINJA
+from ollama_nb.service.conversation import chat_messages
+from ollama_nb.service.inference import (
+    Plan,
+    Ready,
+    check_logprobs,
+    get_ready,
+    has_images,
+    load_only,
+    run,
+)  # fmt: skip
+from ollama_nb.service.prompt import IMAGE_TOKENS, Prompt, fit
+from ollama_nb.service.requests import LiveRequest
+from ollama_nb.service.resolve import find
+from ollama_nb.service.rooms import Rooms
+
+CHATML_STOPS = ("<|im_start|>", "<|im_end|>")
+
+
+async def chat(rooms: Rooms, request: ChatRequest) -> AsyncGenerator[Event, None]:
+    """Yield the reply and a final Done; without messages, one Done that says ``load`` or ``unload``.
+
+    Errors that need no answer of the model are raised before the first event.
+    """
+    check_logprobs(request)
+    if not request.model:
+        raise BadRequest("model is required")
+    with rooms.requests.enter(request.request_id, request.model, "chat") as live:
+        model = await find(rooms, request.model)
+        if not request.messages and request.keep_alive == 0:
+            await rooms.pool.unload(model)
+            yield Done("unload")
+            return
+        extra = ("tools",) if request.tools else ()
+        images = has_images(request.messages)
+        ready = await get_ready(rooms, request, model, "chat", extra=extra, images=images)
+        if not request.messages:
+            yield await load_only(rooms, request, ready, live)
+            return
+        async with aclosing(_reply(rooms, request, ready, live)) as events:
+            async for event in events:
+                yield event
+
+
+def _reply(rooms: Rooms, request: ChatRequest, ready: Ready, live: LiveRequest) -> AsyncGenerator[Event, None]:
+    if not ready.prompting.template and not ready.options.stop:
+        # The renderer's stand-in for a missing template is ChatML: end where its turns end.
+        ready = replace(ready, options=replace(ready.options, stop=CHATML_STOPS))
+
+    async def write(lease: Lease) -> Prompt:
+        return await write_chat(rooms, lease, request, ready)
+
+    # A chat that Jinja renders is refused when its last message is too long, as it is by Ollama: cutting tokens out of
+    # the middle would take the template apart.
+    plan = Plan(write, cut_tokens=ready.prompting.path != JINJA, tools=request.tools)
+    return run(rooms, request, ready, plan, live)
+
+
+async def write_chat(rooms: Rooms, lease: Lease, request: ChatRequest, ready: Ready) -> Prompt:
+    """Render the conversation, old messages left out as far as it must be."""
+    job = PromptJob(
+        path=ready.prompting.path,
+        template=ready.prompting.template,
+        messages=chat_messages(ready.model, request.messages),
+        tools=request.tools,
+        think=ready.think,
+        bos=lease.runner.loaded.bos,
+        eos=lease.runner.loaded.eos,
+    )
+    if not request.truncate:
+        return Prompt((await rooms.renderer.render(job))[0])
+    image_tokens = IMAGE_TOKENS if ready.model.projectors else 0
+    return await fit(rooms, lease, job, lease.num_ctx - 1, image_tokens=image_tokens)

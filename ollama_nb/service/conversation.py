@@ -1,0 +1,56 @@
+"""From a request and what a model stores to the messages that the template sees (contract: rest.md §4.1, §4.2)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+
+from ollama_nb.api.chat import GenerateRequest
+from ollama_nb.api.messages import Message
+from ollama_nb.api.models import Model
+
+_THINK_BLOCK = re.compile(r"<think>.*?</think>\n*", re.DOTALL)
+
+
+def chat_messages(model: Model, messages: Sequence[Message]) -> tuple[Message, ...]:
+    """The model's stored messages, then the request's; the model's system text in front of all.
+
+    Only the first request message decides whether that system text is added, as in Ollama.
+    """
+    system = (Message("system", model.system),) if model.system and messages[0].role != "system" else ()
+    return without_old_thinking(model, (*system, *model.messages, *messages))
+
+
+def generate_messages(model: Model, request: GenerateRequest) -> tuple[Message, ...]:
+    """System text (the request's, else the model's), stored messages unless a context continues them, the prompt."""
+    text = request.system or model.system
+    system = (Message("system", text),) if text else ()
+    stored = model.messages if request.context is None else ()
+    return without_old_thinking(model, (*system, *stored, Message("user", request.prompt, images=request.images)))
+
+
+def without_old_thinking(model: Model, messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    """Models of the first thinking families were trained with the think blocks of earlier turns taken out."""
+    if model.config.model_family != "qwen3" and model.name.model != "deepseek-r1":
+        return messages
+    last_user = max((at for at, message in enumerate(messages) if message.role == "user"), default=0)
+    return tuple(
+        replace(message, content=_THINK_BLOCK.sub("", message.content))
+        if message.role == "assistant" and at < last_user
+        else message
+        for at, message in enumerate(messages)
+    )
+
+
+def cuts(messages: Sequence[Message]) -> list[int]:
+    """How many of the oldest messages may be dropped, fewest first.
+
+    The last message always stays, and a tool's answer never outlives the call that it answers.
+    """
+    return [at for at in range(1, len(messages)) if messages[at].role != "tool"]
+
+
+def really_dropped(messages: Sequence[Message], cut: int) -> int:
+    """Messages that a cut loses: system messages before it are kept."""
+    return sum(message.role != "system" for message in messages[:cut])

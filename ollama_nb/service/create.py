@@ -1,0 +1,76 @@
+"""POST /api/create: a new model from an installed one, a package or uploaded blobs (contract: models.md §4.5, §5)."""
+
+from __future__ import annotations
+
+import posixpath
+import threading
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+
+from ollama_nb.api.chat import CreateRequest
+from ollama_nb.api.events import Progress
+from ollama_nb.api.models import Model
+from ollama_nb.api.names import Digest
+from ollama_nb.errors import BadRequest, ModelNotFound, TemplateError
+from ollama_nb.service.progress import Report, in_thread
+from ollama_nb.service.resolve import find, parse_name
+from ollama_nb.service.rooms import Rooms
+from ollama_nb.service.transfer import PullPlan, run_pull
+from ollama_nb.store.assemble import assemble
+from ollama_nb.store.packages import is_package
+from ollama_nb.template.facts import facts
+
+
+async def create(rooms: Rooms, request: CreateRequest) -> AsyncGenerator[Progress, None]:
+    """Yield progress lines, ``success`` last. A model of that name is replaced, its unused layers removed.
+
+    Raises the contract's errors before the first line for a request that cannot be right.
+    """
+    parse_name(request.model)
+    files = _digests(request.files)
+    _digests(request.adapters)
+    _check_template(request.template)
+    if not request.from_ and not files:
+        raise BadRequest("neither 'from' or 'files' was specified")
+    base, plan = await _base(rooms, request.from_) if request.from_ else (None, None)
+
+    def work(report: Report, cancelled: threading.Event) -> None:
+        found = base
+        if plan is not None:
+            found = rooms.store.resolve(run_pull(rooms, plan, report, cancelled))
+        assemble(rooms.store, request, base=found, files=files, report=report)
+
+    with rooms.requests.enter(request.request_id, request.model, "create") as live:
+        async with aclosing(in_thread(work, live)) as lines:
+            async for line in lines:
+                yield line
+
+
+async def _base(rooms: Rooms, text: str) -> tuple[Model | None, PullPlan | None]:
+    """The model to build on, or how it is pulled first."""
+    if not is_package(text):
+        try:
+            return await find(rooms, text), None
+        except ModelNotFound:
+            pass
+    return None, PullPlan.of(text)
+
+
+def _check_template(text: str) -> None:
+    try:
+        facts(text)
+    except TemplateError as error:
+        raise BadRequest(f"template error: {error.message}") from None
+
+
+def _digests(files: Mapping[str, str]) -> dict[str, Digest]:
+    """Raise BadRequest for a path that is not a clean relative one, or a digest that is none."""
+    for path in files:
+        if not _is_clean(path):
+            raise BadRequest("file path must be relative")
+    return {path: Digest.parse(digest) for path, digest in files.items()}
+
+
+def _is_clean(path: str) -> bool:
+    parts = path.split("/")
+    return bool(path) and posixpath.normpath(path) == path and not path.startswith("/") and ".." not in parts

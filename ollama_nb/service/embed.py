@@ -1,0 +1,82 @@
+"""POST /api/embed and its older sibling /api/embeddings (contract: rest.md §4.3, §4.4)."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from ollama_nb.api.chat import EmbedRequest
+from ollama_nb.api.events import Embeddings, Stats
+from ollama_nb.api.options import Options
+from ollama_nb.errors import BadRequest, ModelNotFound
+from ollama_nb.runner import wire
+from ollama_nb.service.load import acquire
+from ollama_nb.service.requests import LiveRequest
+from ollama_nb.service.resolve import find, weights_header
+from ollama_nb.service.rooms import Rooms
+
+Matrix = npt.NDArray[np.float32]
+
+
+async def embed(rooms: Rooms, request: EmbedRequest) -> Embeddings:
+    """One unit vector per input, in their order; no vectors when there are no inputs: the model is loaded then.
+
+    Raises ModelNotFound, BadRequest for an input that is too long and must not be cut.
+    """
+    if not request.model:
+        raise ModelNotFound("model '' not found")
+    return await _embed(rooms, request)
+
+
+async def embeddings(rooms: Rooms, request: EmbedRequest) -> Embeddings:
+    """The older endpoint: the same vectors, but an empty model is a bad request and every failed run a 500."""
+    if not request.model:
+        raise BadRequest("model is required")
+    return await _embed(rooms, request, failed_status=500)
+
+
+async def _embed(rooms: Rooms, request: EmbedRequest, *, failed_status: int | None = None) -> Embeddings:
+    with rooms.requests.enter(request.request_id, request.model, "embed") as live:
+        try:
+            model = await find(rooms, request.model)
+        except ModelNotFound:
+            raise ModelNotFound(f'model "{request.model}" not found, try pulling it first') from None
+        gguf = await weights_header(rooms, model, request.model)
+        options, _ = Options.layered(model.params, request.options)
+        async with await acquire(rooms, model, gguf, options, request.keep_alive, live) as lease:
+            if request.inputs is None:
+                return Embeddings(())
+            load_seconds = live.seconds
+            try:
+                with live.interruptible():
+                    reply = await lease.runner.embed(request.inputs, truncate=request.truncate, num_ctx=lease.num_ctx)
+            except BadRequest as error:
+                raise type(error)(error.message, status=failed_status) from error
+            return _result(reply, request.dimensions, load_seconds, live)
+
+
+def _result(reply: wire.Embedded, dimensions: int, load_seconds: float, live: LiveRequest) -> Embeddings:
+    rows = np.frombuffer(reply.vectors, dtype="<f4").reshape(-1, reply.dimensions)
+    stats = Stats(
+        prompt_tokens=reply.prompt_tokens,
+        prompt_seconds=reply.prompt_seconds,
+        load_seconds=load_seconds,
+        total_seconds=live.seconds,
+    )
+    return Embeddings(tuple(shortest(row) for row in cut(rows, dimensions)), stats)
+
+
+def cut(rows: Matrix, dimensions: int) -> Matrix:
+    """The first ``dimensions`` numbers of each row, scaled to length 1 again; 0 leaves the rows alone."""
+    if not 0 < dimensions < rows.shape[1]:
+        return rows
+    short = rows[:, :dimensions].astype(np.float64)
+    lengths = np.linalg.norm(short, axis=1, keepdims=True)
+    lengths[lengths == 0] = 1.0
+    scaled: Matrix = (short / lengths).astype(np.float32)
+    return scaled
+
+
+def shortest(row: Matrix) -> tuple[float, ...]:
+    """Doubles that print with as few digits as the float32 needs, as Go prints them: 0.1, not 0.10000000149011612."""
+    return tuple(map(float, row.astype("U32")))

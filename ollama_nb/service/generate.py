@@ -1,0 +1,94 @@
+"""POST /api/generate: one prompt, by a template or raw; made of the same pieces as chat (contract: rest.md §4.1)."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import replace
+
+from ollama_nb.api.chat import GenerateRequest, PromptJob
+from ollama_nb.api.events import Done, Event
+from ollama_nb.errors import BadRequest, ModelNotFound
+from ollama_nb.runner.pool import Lease
+from ollama_nb.service.capabilities import GO
+from ollama_nb.service.conversation import generate_messages
+from ollama_nb.service.inference import Plan, Ready, check_logprobs, get_ready, load_only, run
+from ollama_nb.service.prompt import Prompt, fit
+from ollama_nb.service.requests import LiveRequest
+from ollama_nb.service.resolve import find
+from ollama_nb.service.rooms import Rooms
+
+
+async def generate(rooms: Rooms, request: GenerateRequest) -> AsyncGenerator[Event, None]:
+    """Yield the answer and a final Done; with an empty prompt, one Done that says ``load`` or ``unload``.
+
+    Errors that need no answer of the model are raised before the first event.
+    """
+    check_logprobs(request)
+    if not request.model:
+        raise ModelNotFound("model '' not found")
+    with rooms.requests.enter(request.request_id, request.model, "generate") as live:
+        model = await find(rooms, request.model)
+        if not request.prompt and request.keep_alive == 0:
+            await rooms.pool.unload(model)
+            yield Done("unload")
+            return
+        if "image" in model.config.capabilities:
+            raise BadRequest("image generation models are not currently supported")
+        if request.raw and (request.template or request.system or request.context):
+            raise BadRequest("raw mode does not support template, system, or context")
+        extra = ("insert",) if request.suffix else ()
+        images = bool(request.images)
+        ready = await get_ready(rooms, request, model, "generate", extra=extra, images=images)
+        if not request.prompt:
+            yield await load_only(rooms, request, ready, live)
+            return
+        async with aclosing(_reply(rooms, request, ready, live)) as events:
+            async for event in events:
+                yield event
+
+
+def _reply(rooms: Rooms, request: GenerateRequest, ready: Ready, live: LiveRequest) -> AsyncGenerator[Event, None]:
+    async def write(lease: Lease) -> Prompt:
+        return await write_prompt(rooms, lease, request, ready)
+
+    plan = Plan(write, parse=not request.raw, return_tokens=not request.raw)
+    return run(rooms, request, ready, plan, live)
+
+
+async def write_prompt(rooms: Rooms, lease: Lease, request: GenerateRequest, ready: Ready) -> Prompt:
+    """The prompt as it was sent (raw, or no template anywhere), or rendered; a context's text goes in front."""
+    if request.raw:
+        return Prompt(request.prompt)
+    job = _job(lease, request, ready)
+    if job is None:
+        prompt = Prompt(request.prompt)
+    elif job.direct or not request.truncate:
+        prompt = Prompt((await rooms.renderer.render(job))[0])
+    else:
+        prompt = await fit(rooms, lease, job, lease.num_ctx - 1)
+    if request.context:
+        before = await lease.runner.detokenize(request.context)
+        prompt = replace(prompt, text=before + prompt.text, tokens=None)
+    return prompt
+
+
+def _job(lease: Lease, request: GenerateRequest, ready: Ready) -> PromptJob | None:
+    """Suffix calls and a request's own template are always Go templates."""
+    loaded = lease.runner.loaded
+    job = PromptJob(
+        path=ready.prompting.path,
+        template=ready.prompting.template,
+        messages=generate_messages(ready.model, request),
+        think=ready.think,
+        bos=loaded.bos,
+        eos=loaded.eos,
+    )
+    if request.suffix:
+        template = request.template or ready.model.template or ""
+        return replace(
+            job, path=GO, template=template, messages=(), direct=True, prompt=request.prompt, suffix=request.suffix
+        )
+    if request.template:
+        return replace(job, path=GO, template=request.template)
+    return job if job.template else None

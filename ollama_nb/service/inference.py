@@ -1,0 +1,169 @@
+"""What chat and generate share: the checks before a model is loaded, then load, prompt, answer, end.
+
+The order of the checks and their texts are what clients see first of all errors (contract: rest.md §4.1).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
+from contextlib import AsyncExitStack, aclosing
+from dataclasses import dataclass, replace
+
+from ollama_nb.api.chat import Format, Inference
+from ollama_nb.api.encode import go_json, go_string
+from ollama_nb.api.events import Done, Event, Rendered, Stats
+from ollama_nb.api.messages import Message, Think, Tool
+from ollama_nb.api.models import GGUF, Model
+from ollama_nb.api.options import Options
+from ollama_nb.errors import BadRequest, Cancelled
+from ollama_nb.runner.pool import Lease
+from ollama_nb.service import capabilities as caps
+from ollama_nb.service.answer import Answer
+from ollama_nb.service.load import acquire
+from ollama_nb.service.passes import Ask
+from ollama_nb.service.prompt import Prompt
+from ollama_nb.service.requests import LiveRequest
+from ollama_nb.service.resolve import weights_header
+from ollama_nb.service.rooms import Rooms
+
+MOST_TOP_LOGPROBS = 20
+_NO_SHIFT = frozenset({"deepseek2"})
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A request that passed every check. ``think`` is what templates are told: None stays "not said"."""
+
+    model: Model
+    gguf: GGUF
+    prompting: caps.Prompting
+    think: Think
+    options: Options
+    format: str
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How a request that passed its checks goes on.
+
+    ``write`` makes the prompt once the model is loaded. ``cut_tokens``: a prompt that is still too long loses tokens
+    in its middle, instead of being refused.
+    """
+
+    write: Callable[[Lease], Awaitable[Prompt]]
+    cut_tokens: bool = True
+    parse: bool = True
+    tools: tuple[Tool, ...] = ()
+    return_tokens: bool = False
+
+
+def check_logprobs(request: Inference) -> None:
+    """The first of all checks, even before the model's name."""
+    if not 0 <= request.top_logprobs <= MOST_TOP_LOGPROBS:
+        raise BadRequest(f"top_logprobs must be between 0 and {MOST_TOP_LOGPROBS}")
+
+
+async def get_ready(
+    rooms: Rooms, request: Inference, model: Model, use: str, *, extra: Collection[str] = (), images: bool = False
+) -> Ready:
+    """Thinking, then capabilities, then options: the checks that need the model's files but not its weights loaded."""
+    gguf = await weights_header(rooms, model, request.model)
+    go_template = rooms.settings.go_template
+    has = caps.capabilities(model, gguf, go_template)
+    think = request.think
+    if think:
+        caps.check_thinking(model, request.model, has)
+    elif think is None and "thinking" in has:
+        think = True
+    caps.check(model, request.model, has, use, extra)
+    if images:
+        _refuse_images(request.model, has)
+    options, warnings = Options.layered(model.params, request.options)
+    prompting = caps.prompting(model, gguf, go_template)
+    return Ready(model, gguf, prompting, think, options, format_text(request.format), warnings)
+
+
+def format_text(format: Format) -> str:
+    """``json``, a JSON Schema as text, or nothing. Raises BadRequest for anything else."""
+    if format is None or format == "":
+        return ""
+    if format == "json":
+        return "json"
+    if isinstance(format, dict):
+        return json.dumps(format, ensure_ascii=False, separators=(",", ":"))
+    raise BadRequest(f'invalid format: {go_string(go_json(format))}; expected "json" or a valid JSON Schema object')
+
+
+async def load_only(rooms: Rooms, request: Inference, ready: Ready, live: LiveRequest) -> Done:
+    """A request without a prompt loads the model and sets its keep_alive."""
+    try:
+        async with await acquire(rooms, ready.model, ready.gguf, ready.options, request.keep_alive, live):
+            return Done("load", warnings=ready.warnings)
+    except Cancelled:
+        return Done("cancelled")
+
+
+async def run(
+    rooms: Rooms, request: Inference, ready: Ready, plan: Plan, live: LiveRequest
+) -> AsyncGenerator[Event, None]:
+    """Load, write the prompt, answer. Closing the generator cancels; so does ``Requests.cancel``, with a final Done."""
+    load_seconds = 0.0
+    async with AsyncExitStack() as stack:
+        try:
+            lease = await acquire(rooms, ready.model, ready.gguf, ready.options, request.keep_alive, live)
+            await stack.enter_async_context(lease)
+            load_seconds = live.seconds
+            with live.interruptible():
+                prompt = await plan.write(lease)
+        except Cancelled:
+            yield Done("cancelled", Stats(load_seconds=load_seconds, total_seconds=live.seconds))
+            return
+        if request.render_only:
+            yield Rendered(prompt.text, prompt.image_count)
+            return
+        answer = Answer(lease.runner, live, _ask(request, ready, plan, lease, prompt))
+        async with aclosing(answer.events()) as events:
+            async for event in events:
+                yield event
+        stats = _complete(answer.stats(), prompt, lease, load_seconds, live)
+        yield Done(answer.reason, stats, answer.context, ready.warnings)
+
+
+def _ask(request: Inference, ready: Ready, plan: Plan, lease: Lease, prompt: Prompt) -> Ask:
+    shift = request.shift if request.shift is not None else ready.model.config.model_family not in _NO_SHIFT
+    return Ask(
+        prompt=prompt.text,
+        options=ready.options,
+        num_ctx=lease.num_ctx,
+        shift=shift,
+        truncate=request.truncate and plan.cut_tokens,
+        logprobs=request.top_logprobs if request.logprobs else -1,
+        format=ready.format,
+        return_tokens=plan.return_tokens,
+        thinking=ready.prompting.thinking if ready.think and plan.parse else None,
+        tools=plan.tools,
+        tool_marker=ready.prompting.tool_marker,
+    )
+
+
+def _complete(stats: Stats, prompt: Prompt, lease: Lease, load_seconds: float, live: LiveRequest) -> Stats:
+    return replace(
+        stats,
+        load_seconds=load_seconds,
+        total_seconds=live.seconds,
+        context_length=lease.num_ctx,
+        messages_dropped=prompt.messages_dropped,
+        prompt_tokens_dropped=prompt.tokens_dropped + stats.prompt_tokens_dropped,
+    )
+
+
+def _refuse_images(text: str, has: Collection[str]) -> None:
+    if "vision" not in has:
+        raise BadRequest(f'"{text}" does not support vision: send the message without images')
+    raise BadRequest("this version does not read images yet: send the message without them")
+
+
+def has_images(messages: Collection[Message]) -> bool:
+    return any(message.images for message in messages)

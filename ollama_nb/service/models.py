@@ -1,0 +1,179 @@
+"""The catalogue: list, show, copy, delete (contract: rest.md §5.1–§5.5, models.md §4.6–§4.7)."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ollama_nb.api.encode import go_float, go_json, go_string
+from ollama_nb.api.models import GGUF, Listed, Model, Shown
+from ollama_nb.api.names import ModelName
+from ollama_nb.errors import BadRequest, ModelNotFound, OllamaError
+from ollama_nb.modelfile import quote
+from ollama_nb.service import bundled
+from ollama_nb.service import capabilities as caps
+from ollama_nb.service.resolve import CLOUD_DETAILS, find, parse_name, parse_source
+from ollama_nb.service.rooms import Rooms
+
+_log = logging.getLogger("ollama_nb.service")
+
+
+async def list_models(rooms: Rooms) -> list[Listed]:
+    """Every readable model, newest first."""
+    return await asyncio.to_thread(lambda: [_listed(rooms, model) for model in rooms.store.models()])
+
+
+async def show(
+    rooms: Rooms, text: str, *, verbose: bool = False, system: str = "", options: Mapping[str, Any] | None = None
+) -> Shown:
+    """Everything about one model. ``system`` and ``options`` are shown in place of, or on top of, the model's own."""
+    if not text:
+        raise BadRequest("model is required")
+    try:
+        model = await find(rooms, text, cloud_error=CLOUD_DETAILS)
+    except ModelNotFound:
+        raise ModelNotFound(f"model '{parse_source(text).name.short}' not found") from None
+    return await asyncio.to_thread(_shown, rooms, model, verbose, system, options or {})
+
+
+async def copy(rooms: Rooms, source_text: str, destination_text: str) -> None:
+    """Raises InvalidName for a bad name, ModelNotFound for an unknown source. A name onto itself: nothing happens."""
+    source = parse_name(source_text, f'source "{source_text}" is invalid')
+    destination = parse_name(destination_text, f'destination "{destination_text}" is invalid')
+    if source.key != destination.key:
+        await asyncio.to_thread(_copy, rooms, source, destination, source_text)
+
+
+async def delete(rooms: Rooms, text: str) -> None:
+    """Raises BadRequest, InvalidName or ModelNotFound. A loaded copy goes on until it expires."""
+    if not text:
+        raise BadRequest("model is required")
+    name = _deletable(text)
+    try:
+        await asyncio.to_thread(rooms.store.delete, name)
+    except ModelNotFound:
+        raise ModelNotFound(f"model '{text}' not found") from None
+
+
+def _deletable(text: str) -> ModelName:
+    """Stubs of cloud models are deleted by the very name that they are listed under."""
+    try:
+        source = parse_source(text)
+        return ModelName.parse(text) if source.cloud else source.name
+    except OllamaError:
+        raise BadRequest(f'name "{text}" is invalid') from None
+
+
+def _copy(rooms: Rooms, source: ModelName, destination: ModelName, source_text: str) -> None:
+    store = rooms.store
+    if bundled.is_bundled(source):
+        bundled.register(store)
+    try:
+        store.copy(source, destination)
+    except ModelNotFound:
+        raise ModelNotFound(f'model "{source_text}" not found') from None
+
+
+def _header(rooms: Rooms, model: Model, *, arrays: bool = False) -> GGUF | None:
+    try:
+        return rooms.store.gguf(model, arrays=arrays)
+    except OllamaError as error:
+        # A model whose weights are missing or broken can still be listed, shown and removed.
+        _log.warning("weights of %s: %s", model.name.short, error.message)
+        return None
+
+
+def _listed(rooms: Rooms, model: Model) -> Listed:
+    gguf = _header(rooms, model)
+    return Listed(
+        model,
+        caps.capabilities(model, gguf, rooms.settings.go_template),
+        parent(model),
+        _length(gguf, "context_length") or model.config.context_length,
+        _length(gguf, "embedding_length") or model.config.embedding_length,
+    )
+
+
+def _shown(rooms: Rooms, model: Model, verbose: bool, system: str, options: Mapping[str, Any]) -> Shown:
+    gguf = _header(rooms, model, arrays=verbose)
+    projector = rooms.store.gguf_at(model.projectors[0], arrays=verbose) if model.projectors else None
+    system = system or model.system
+    return Shown(
+        model=model,
+        capabilities=caps.capabilities(model, gguf, rooms.settings.go_template),
+        parent=parent(model),
+        modelfile=modelfile_text(model, system, {**model.params, **options}),
+        parameters=parameters_text(model.params),
+        template=_template_in_use(model, gguf, rooms.settings.go_template),
+        system=system,
+        license="\n".join(model.licenses),
+        gguf=gguf,
+        projector=projector,
+    )
+
+
+def parent(model: Model) -> str:
+    """The model that the weights were taken over from."""
+    return next((layer.from_ for layer in model.manifest.layers if layer.kind == "model" and layer.from_), "")
+
+
+def parameters_text(params: Mapping[str, Any]) -> str:
+    """One ``key value`` line per value, keys sorted and padded to 30, strings quoted."""
+    return "\n".join(
+        f"{key:<30} {go_string(value) if isinstance(value, str) else plain(value)}" for key, value in _each(params)
+    )
+
+
+def modelfile_text(model: Model, system: str, params: Mapping[str, Any]) -> str:
+    """A Modelfile that makes this model again: no template where there is none, whole numbers without an exponent."""
+    lines = [
+        '# Modelfile generated by "ollama show"',
+        "# To build a new Modelfile based on this, replace FROM with:",
+        f"# FROM {model.name.short}",
+        "",
+        f"FROM {model.weights or model.name.short}",
+    ]
+    lines += [f"ADAPTER {path}" for path in model.adapters]
+    lines += [f"FROM {path}" for path in model.projectors]
+    single = {
+        "TEMPLATE": model.template,
+        "SYSTEM": system,
+        "RENDERER": model.config.renderer,
+        "PARSER": model.config.parser,
+        "REQUIRES": model.config.requires,  # Ollama loses it here
+    }
+    lines += [f"{word} {quote(value)}" for word, value in single.items() if value]
+    lines += [f"PARAMETER {key} {quote(plain(value))}" for key, value in _each(params)]
+    lines += [f"LICENSE {quote(text)}" for text in model.licenses]
+    lines += [f"MESSAGE {message.role} {quote(message.content)}" for message in model.messages]
+    return "\n".join(lines) + "\n"
+
+
+def plain(value: Any) -> str:
+    """A parameter's value as a Modelfile reads it back."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float):
+        return go_float(value)
+    return value if isinstance(value, str) else go_json(value)
+
+
+def _each(params: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Every value with its key, keys sorted; a list's values one by one."""
+    for key in sorted(params):
+        value = params[key]
+        yield from ((key, item) for item in (value if isinstance(value, list | tuple) else (value,)))
+
+
+def _template_in_use(model: Model, gguf: GGUF | None, go_template: bool | None) -> str:
+    try:
+        return caps.prompting(model, gguf, go_template).template
+    except OllamaError:
+        return model.template or ""
+
+
+def _length(gguf: GGUF | None, key: str) -> int:
+    value = gguf.arch(key, 0) if gguf is not None else 0
+    return value if isinstance(value, int) else 0

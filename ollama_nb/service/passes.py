@@ -1,0 +1,156 @@
+"""One run of the model: what the runner says, read into events. No text is lost, whatever ends the run."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from typing import cast
+
+from ollama_nb.api.events import Delta, TokenLogprob, ToolCalls
+from ollama_nb.api.messages import Tool
+from ollama_nb.api.options import Options
+from ollama_nb.errors import Cancelled, OllamaError
+from ollama_nb.reply.reader import Reader
+from ollama_nb.runner import wire
+from ollama_nb.runner.process import Runner
+from ollama_nb.service.requests import PROMPT, LiveRequest
+
+_SPECIAL_PIECE = re.compile(r"<[^<>]*>|\[[^\[\]]*\]")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """What the runner is asked, and how its text is to be read. ``thinking`` None: no thinking is looked for."""
+
+    prompt: str
+    options: Options
+    num_ctx: int = 0
+    shift: bool = True
+    truncate: bool = True
+    logprobs: int = -1
+    format: str = ""
+    return_tokens: bool = False
+    thinking: tuple[str, str] | None = None
+    tools: tuple[Tool, ...] = ()
+    tool_marker: str | None = None
+
+    @property
+    def preserve(self) -> tuple[str, ...]:
+        """Special tokens that must stay visible in the output because the reader looks for them."""
+        piece = _SPECIAL_PIECE.search(self.tool_marker) if self.tools and self.tool_marker else None
+        return (self.thinking or ()) + ((piece[0],) if piece else ())
+
+    @property
+    def inside_thinking(self) -> bool:
+        """The prompt itself has opened the thinking."""
+        return self.thinking is not None and self.prompt.rstrip().endswith(self.thinking[0])
+
+    def reader(self) -> Reader:
+        return Reader(
+            thinking=self.thinking,
+            inside_thinking=self.inside_thinking,
+            tools=self.tools,
+            tool_marker=self.tool_marker if self.tools else None,
+        )
+
+
+class Pass:
+    """Iterate ``events()`` to its end or close it, then read ``reason``, ``raw`` and ``figures()``."""
+
+    def __init__(self, runner: Runner, live: LiveRequest, ask: Ask) -> None:
+        self.ask = ask
+        self.reason = "stop"
+        self.finished: wire.Finished | None = None
+        self._runner, self._live = runner, live
+        self._reader = ask.reader()
+        self._pieces: list[str] = []
+        self._began = self._first = self._last = time.perf_counter()
+
+    @property
+    def raw(self) -> str:
+        """Everything that was said, unread."""
+        return "".join(self._pieces)
+
+    @property
+    def output_tokens(self) -> int:
+        """Tokens so far; one piece of text counts as one."""
+        return self.finished.output_tokens if self.finished is not None else len(self._pieces)
+
+    async def events(self) -> AsyncGenerator[Delta | ToolCalls, None]:
+        """What the model says. A request that is cancelled ends with the text held back and ``reason`` "cancelled"."""
+        self._live.state = PROMPT
+        async with aclosing(self._complete()) as items:
+            while (item := await self._next(items)) is not None:
+                for event in with_logprobs(self._reader.feed(item.text), item.logprobs):
+                    yield event
+        for event in self._reader.end():
+            yield event
+
+    async def figures(self) -> wire.Finished:
+        """The runner's own figures; those of a run that was broken off are counted here."""
+        if self.finished is not None:
+            return self.finished
+        return wire.Finished(
+            id=0,
+            reason=self.reason,
+            prompt_tokens=await self._count_prompt(),
+            prompt_seconds=self._first - self._began,
+            output_tokens=self.output_tokens,
+            output_seconds=self._last - self._first,
+        )
+
+    async def _next(self, items: AsyncGenerator[wire.Text | wire.Finished, None]) -> wire.Text | None:
+        """The next text; None when the run has ended, for whatever reason."""
+        try:
+            with self._live.interruptible():
+                item = await anext(items)
+        except Cancelled:
+            self.reason = "cancelled"
+            return None
+        if isinstance(item, wire.Finished):
+            self.finished, self.reason = item, item.reason
+            return None
+        self._note(item.text)
+        return item
+
+    def _note(self, text: str) -> None:
+        self._last = time.perf_counter()
+        if not self._pieces:
+            self._first = self._last
+        self._pieces.append(text)
+        self._live.token()
+
+    def _complete(self) -> AsyncGenerator[wire.Text | wire.Finished, None]:
+        ask = self.ask
+        items = self._runner.complete(
+            prompt=ask.prompt,
+            options=ask.options,
+            num_ctx=ask.num_ctx,
+            shift=ask.shift,
+            truncate=ask.truncate,
+            logprobs=ask.logprobs,
+            format=ask.format,
+            return_tokens=ask.return_tokens,
+            preserve=ask.preserve,
+        )
+        return cast("AsyncGenerator[wire.Text | wire.Finished, None]", items)
+
+    async def _count_prompt(self) -> int:
+        try:
+            return (await self._runner.count_tokens((self.ask.prompt,)))[0]
+        except OllamaError:
+            return 0  # The runner is gone; the reply ends all the same.
+
+
+def with_logprobs(events: Sequence[Delta | ToolCalls], probs: Sequence[wire.TokenProb]) -> list[Delta | ToolCalls]:
+    """Attach a token's logprobs to its first text; a token without text yet gets a Delta of its own."""
+    if not probs:
+        return list(events)
+    told = tuple(TokenLogprob(p.token, p.logprob, tuple((t.token, t.logprob) for t in p.top)) for p in probs)
+    for at, event in enumerate(events):
+        if isinstance(event, Delta):
+            return [*events[:at], replace(event, logprobs=told), *events[at + 1 :]]
+    return [Delta(logprobs=told), *events]

@@ -1,0 +1,94 @@
+"""From the text that a client sent to a local model, with the error texts that clients know.
+
+Source suffixes are taken off first: ``…:local`` insists on a local model, ``…:cloud`` and tags ending in ``-cloud``
+mean a remote one, which this program does not run (contract: rest.md §2, models.md §1.2).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from ollama_nb.api.models import GGUF, Model
+from ollama_nb.api.names import ModelName
+from ollama_nb.errors import BadRequest, Forbidden, InvalidName, ModelNotFound
+from ollama_nb.service import bundled
+from ollama_nb.service.rooms import Rooms
+
+CLOUD_MODEL = "ollama cloud is disabled: remote model is unavailable"
+CLOUD_DETAILS = "ollama cloud is disabled: remote model details are unavailable"
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A parsed model reference; ``cloud`` ones are not ours to run."""
+
+    name: ModelName
+    cloud: bool = False
+    local: bool = False
+
+
+def parse_source(text: str) -> Source:
+    """Raise InvalidName for what is no model name, BadRequest for suffixes that contradict each other."""
+    rest, suffix = _cut_suffix(text)
+    cloud = suffix == "cloud" or _has_cloud_tag(rest)
+    local = suffix == "local"
+    if (cloud and local) or (suffix and _cut_suffix(rest)[1] not in ("", suffix)):
+        raise BadRequest(f'use either :local or :cloud, not both: "{text}"')
+    return Source(ModelName.parse(rest), cloud, local)
+
+
+def _cut_suffix(text: str) -> tuple[str, str]:
+    head, colon, tail = text.rpartition(":")
+    suffix = tail.lower()
+    return (head, suffix) if colon and suffix in ("local", "cloud") else (text, "")
+
+
+def _has_cloud_tag(text: str) -> bool:
+    return text.rpartition("/")[2].partition(":")[2].lower().endswith("-cloud")
+
+
+async def find(rooms: Rooms, text: str, *, cloud_error: str = CLOUD_MODEL) -> Model:
+    """The local model that ``text`` names; a bundled one registers itself now.
+
+    Raises InvalidName, Forbidden for cloud models and stubs of remote ones, ModelNotFound with the client's own text.
+    """
+    source = parse_source(text)
+    if source.cloud:
+        raise Forbidden(cloud_error)
+    try:
+        model = await asyncio.to_thread(_resolve, rooms, source.name)
+    except ModelNotFound:
+        raise ModelNotFound(f"model '{text}' not found") from None
+    if model.config.remote_host:
+        raise ModelNotFound(f"model '{text}' not found") if source.local else Forbidden(cloud_error)
+    return model
+
+
+async def weights_header(rooms: Rooms, model: Model, text: str) -> GGUF:
+    """The header of the model's weights.
+
+    Raises ModelNotFound when the file has vanished, CorruptModel when it is none, BadRequest when there is nothing
+    that the engine runs.
+    """
+    weights = model.weights
+    if weights is None:
+        raise BadRequest(f'"{text}" has no GGUF weights, which is the only format that this version runs')
+    gguf = await asyncio.to_thread(lambda: rooms.store.gguf(model) if weights.is_file() else None)
+    if gguf is None:
+        raise ModelNotFound(f'model "{text}" not found, try pulling it first')
+    return gguf
+
+
+def _resolve(rooms: Rooms, name: ModelName) -> Model:
+    if bundled.is_bundled(name) and not rooms.store.exists(rooms.store.canonical(name)):
+        bundled.register(rooms.store)
+    return rooms.store.resolve(name)
+
+
+def parse_name(text: str, error: str = "invalid model name") -> ModelName:
+    """A bare model name (no source suffixes), with the caller's own error text."""
+    try:
+        return ModelName.parse(text)
+    except InvalidName:
+        raise InvalidName(error) from None

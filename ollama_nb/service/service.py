@@ -1,0 +1,110 @@
+"""What Ollama does, asynchronous and without a transport: one object that both HTTP hosts hold.
+
+It opens the store, the runners and the render process, hands them to the use cases beside it, and closes them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from typing import Any
+
+from ollama_nb.api.chat import ChatRequest, CreateRequest, EmbedRequest, GenerateRequest, PullRequest
+from ollama_nb.api.events import Embeddings, Event, Progress
+from ollama_nb.api.models import Listed, Running, Shown
+from ollama_nb.errors import OllamaError
+from ollama_nb.runner.pool import Pool
+from ollama_nb.runner.renderer import Renderer
+from ollama_nb.service.chat import chat
+from ollama_nb.service.create import create
+from ollama_nb.service.embed import embed, embeddings
+from ollama_nb.service.generate import generate
+from ollama_nb.service.models import copy, delete, list_models, show
+from ollama_nb.service.requests import Requests
+from ollama_nb.service.rooms import Rooms
+from ollama_nb.service.transfer import pull
+from ollama_nb.settings import Settings
+from ollama_nb.store.blobs import BlobStore
+from ollama_nb.store.store import Store
+
+_log = logging.getLogger("ollama_nb.service")
+
+
+class Service:
+    """Belongs to one event loop. Closing a generator that it gave out cancels the work behind it."""
+
+    def __init__(self, settings: Settings, *, pool: Pool | None = None, renderer: Renderer | None = None) -> None:
+        self.requests = Requests()
+        self._rooms = Rooms(
+            settings,
+            Store(settings.models, noprune=settings.noprune),
+            pool or Pool(settings),
+            renderer or Renderer(),
+            self.requests,
+        )
+
+    async def start(self) -> None:
+        """Tidy the store. A store that cannot be tidied is reported by the request that needs it."""
+        try:
+            await asyncio.to_thread(self._tidy)
+        except OllamaError as error:
+            _log.warning("the model store was not tidied: %s", error.message)
+
+    async def close(self) -> None:
+        """End every child process."""
+        await asyncio.gather(self._rooms.pool.close(), self._rooms.renderer.close())
+
+    @property
+    def blobs(self) -> BlobStore:
+        return self._rooms.store.blobs
+
+    @property
+    def store(self) -> Store:
+        return self._rooms.store
+
+    def chat(self, request: ChatRequest) -> AsyncGenerator[Event, None]:
+        return chat(self._rooms, request)
+
+    def generate(self, request: GenerateRequest) -> AsyncGenerator[Event, None]:
+        return generate(self._rooms, request)
+
+    async def embed(self, request: EmbedRequest) -> Embeddings:
+        return await embed(self._rooms, request)
+
+    async def embeddings(self, request: EmbedRequest) -> Embeddings:
+        """The older endpoint; it differs in its errors only."""
+        return await embeddings(self._rooms, request)
+
+    async def list(self) -> list[Listed]:
+        return await list_models(self._rooms)
+
+    async def show(
+        self, model: str, verbose: bool = False, system: str = "", options: Mapping[str, Any] | None = None
+    ) -> Shown:
+        return await show(self._rooms, model, verbose=verbose, system=system, options=options)
+
+    async def copy(self, source: str, destination: str) -> None:
+        await copy(self._rooms, source, destination)
+
+    async def delete(self, model: str) -> None:
+        await delete(self._rooms, model)
+
+    def create(self, request: CreateRequest) -> AsyncGenerator[Progress, None]:
+        return create(self._rooms, request)
+
+    def pull(self, request: PullRequest) -> AsyncGenerator[Progress, None]:
+        return pull(self._rooms, request)
+
+    def running(self) -> Sequence[Running]:
+        return self._rooms.pool.running()
+
+    async def runner_stats(self) -> Sequence[tuple[str, dict[str, Any]]]:
+        """The engine's counters of every loaded model, by its short name."""
+        return [(model.name.short, counters) for model, counters in await self._rooms.pool.stats()]
+
+    def _tidy(self) -> None:
+        store = self._rooms.store
+        if store.root.is_dir():
+            store.fix_legacy_names()
+            store.prune()

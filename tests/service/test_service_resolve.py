@@ -1,0 +1,60 @@
+"""Names as clients write them, and the errors that they get."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from support.kitchen import Kitchen
+
+from ollama_nb.errors import BadRequest, Forbidden, InvalidName, ModelNotFound, OllamaError
+from ollama_nb.service.resolve import find, parse_source
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "cloud", "local"),
+    [
+        ("m", "m:latest", False, False),
+        ("m:local", "m:latest", False, True),
+        ("m:8b:LOCAL", "m:8b", False, True),
+        ("m:cloud", "m:latest", True, False),
+        ("m:8b:cloud", "m:8b", True, False),
+        ("gpt-oss:20b-cloud", "gpt-oss:20b-cloud", True, False),
+        ("ns/m-cloud", "ns/m-cloud:latest", False, False),
+        ("host:5000/ns/m", "host:5000/ns/m:latest", False, False),
+    ],
+)
+def test_source_suffixes(text: str, name: str, cloud: bool, local: bool) -> None:
+    source = parse_source(text)
+    assert (source.name.short, source.cloud, source.local) == (name, cloud, local)
+
+
+@pytest.mark.parametrize("text", ["m:cloud:local", "m:local:cloud", "m:8b-cloud:local"])
+def test_contradicting_suffixes(text: str) -> None:
+    with pytest.raises(BadRequest, match=f'use either :local or :cloud, not both: "{text}"'):
+        parse_source(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "message"),
+    [
+        ("no", ModelNotFound, "model 'no' not found"),
+        ("No:Such", ModelNotFound, "model 'No:Such' not found"),
+        ("a b", InvalidName, "invalid model name"),
+        ("m@sha256:12", InvalidName, "invalid model name"),
+        ("../x", InvalidName, "invalid model name"),
+        ("m:cloud", Forbidden, "ollama cloud is disabled: remote model is unavailable"),
+    ],
+)
+def test_what_is_not_there(tmp_path: Path, text: str, kind: type[OllamaError], message: str) -> None:
+    rooms = Kitchen(tmp_path).service._rooms
+    with pytest.raises(kind) as caught:
+        asyncio.run(find(rooms, text))
+    assert caught.value.message == message
+
+
+def test_case_does_not_matter(tmp_path: Path) -> None:
+    kitchen = Kitchen(tmp_path)
+    kitchen.make("Story")
+    assert asyncio.run(find(kitchen.service._rooms, "sTORY:latest")).name.short == "Story:latest"

@@ -1,0 +1,141 @@
+"""A scripted pool and an in-process renderer: every path of the service without a model or a child process.
+
+A word is a token. ``pool.script(prompt, format)`` gives the pieces of a reply, the last one may be an exception to
+raise or an ``asyncio.Event`` to wait for; prompts are rendered by the real templates.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from ollama_nb.api.chat import PromptJob
+from ollama_nb.api.models import GGUF, Model, Running
+from ollama_nb.api.options import Options
+from ollama_nb.errors import BadRequest
+from ollama_nb.runner import wire
+from ollama_nb.template import prompt as templates
+
+Piece = str | tuple[str, tuple[wire.TokenProb, ...]] | asyncio.Event | Exception
+Script = Callable[[str, str], Sequence[Piece]]
+
+
+class FakeRenderer:
+    def __init__(self) -> None:
+        self.jobs: list[PromptJob] = []
+        self.closed = False
+
+    async def render(self, job: PromptJob) -> tuple[str, ...]:
+        self.jobs.append(job)
+        return templates.render(job)
+
+    async def close(self) -> None:
+        self.closed = True
+
+
+class FakeRunner:
+    def __init__(self, script: Script) -> None:
+        self.script = script
+        self.asks: list[dict[str, Any]] = []
+        self.counted: list[tuple[str, ...]] = []
+        self.cancelled = 0
+        self.waiting = asyncio.Event()
+        self.loaded = wire.Loaded(
+            n_ctx=4096, n_ctx_train=4096, n_seq=1, n_vocab=100, n_embd=4, size=10, size_vram=0, add_bos=True,
+            add_eos=False, bos="<s>", eos="</s>", pooling="mean", load_seconds=0.5, build="fake",
+        )  # fmt: skip
+
+    async def complete(self, **ask: Any) -> AsyncIterator[wire.Text | wire.Finished]:
+        self.asks.append(ask)
+        reason, count, finished = "stop", 0, False
+        try:
+            for piece in self.script(ask["prompt"], ask["format"]):
+                if isinstance(piece, Exception):
+                    raise piece
+                if isinstance(piece, asyncio.Event):
+                    self.waiting.set()
+                    await piece.wait()
+                    continue
+                text, probs = piece if isinstance(piece, tuple) else (piece, ())
+                if text == "<length>":
+                    reason = "length"
+                    break
+                count += 1
+                await asyncio.sleep(0)
+                yield wire.Text(1, text, probs)
+            finished = True
+            prompt_tokens = len(ask["prompt"].split())
+            yield wire.Finished(
+                id=1, reason=reason, prompt_tokens=prompt_tokens, cached_tokens=1, prompt_seconds=0.25,
+                output_tokens=count, output_seconds=0.5, tokens=(7, 8, 9) if ask["return_tokens"] else (),
+            )  # fmt: skip
+        finally:
+            self.cancelled += not finished
+
+    async def count_tokens(self, texts: Sequence[str], **_: bool) -> tuple[int, ...]:
+        self.counted.append(tuple(texts))
+        return tuple(len(text.split()) for text in texts)
+
+    async def detokenize(self, tokens: Sequence[int]) -> str:
+        return "".join(f"<{token}>" for token in tokens)
+
+    async def embed(self, inputs: Sequence[str], *, truncate: bool = True, num_ctx: int = 0) -> wire.Embedded:
+        if not truncate and any(len(text.split()) > num_ctx for text in inputs):
+            raise BadRequest("the input length exceeds the context length")
+        rows = np.array([[3.0, 4.0, len(text), 0.1] for text in inputs], dtype="<f4")
+        return wire.Embedded(1, rows.tobytes(), 4, sum(len(text.split()) for text in inputs), 0.25)
+
+
+class FakeLease:
+    load_seconds = 0.5
+
+    def __init__(self, pool: FakePool, num_ctx: int) -> None:
+        self._pool, self.runner, self.num_ctx = pool, pool.runner, num_ctx
+        self.loaded = pool.runner.loaded
+
+    async def __aenter__(self) -> FakeLease:
+        self._pool.leases += 1
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._pool.leases -= 1
+
+
+class FakePool:
+    """``gate`` unset: loads wait for it. ``error``: what loading raises."""
+
+    def __init__(self, script: Script = lambda prompt, format: ("Hello", " there")) -> None:
+        self.runner = FakeRunner(script)
+        self.leases = 0
+        self.acquired: list[tuple[Model, Options, float | None]] = []
+        self.unloaded: list[str] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.error: Exception | None = None
+
+    async def acquire(self, model: Model, gguf: GGUF, options: Options, keep_alive: float | None = None) -> FakeLease:
+        assert isinstance(gguf, GGUF)
+        self.acquired.append((model, options, keep_alive))
+        await self.gate.wait()
+        if self.error is not None:
+            raise self.error
+        return FakeLease(self, min(options.num_ctx or 4096, 4096))
+
+    def running(self) -> list[Running]:
+        return []
+
+    async def unload(self, model: Model) -> bool:
+        self.unloaded.append(model.name.short)
+        return True
+
+    async def stats(self) -> list[tuple[Model, dict[str, Any]]]:
+        return []
+
+    async def close(self) -> None:
+        assert self.leases == 0
