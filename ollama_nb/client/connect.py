@@ -1,0 +1,63 @@
+"""Find a server, in the order of what the user most likely means, or start a private one.
+
+An address that was given → ``OLLAMA_HOST`` → the Jupyter server that started this process → our background server →
+this user's server on the default port → a background server started now. A given address is never replaced by another.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from ollama_nb.client import background, listeners, runtime
+from ollama_nb.client.client import Client
+from ollama_nb.client.http import NO_SERVER
+from ollama_nb.errors import ConnectError, OllamaError
+from ollama_nb.settings import DEFAULT_PORT, Host, Settings
+
+GREETING = "Ollama is running"
+
+
+def connect(host: str | None = None, *, key: str | None = None, start: bool = True) -> Client:
+    """A client of the server that was found; with ``start``, a background server is started when there is none.
+
+    ``host`` is written as ``OLLAMA_HOST`` is. Raises ConnectError when no server answers.
+    """
+    env = os.environ
+    asked = host or env.get("OLLAMA_HOST", "").strip().strip("\"'").strip()
+    if asked:
+        client = Client(Host.parse(asked).url, _key(asked, env) if key is None else key)
+        client.require()
+        return client
+    found = find(Settings.from_env(env), env)
+    if found is None and start:
+        return background.start(Settings.from_env(env))
+    if found is None:
+        raise ConnectError(NO_SERVER)
+    return found
+
+
+def find(settings: Settings, env: Mapping[str, str]) -> Client | None:
+    """A server that runs already and is this user's, without any address given."""
+    jupyter = runtime.of_jupyter(env)
+    return (jupyter.client() if jupyter else None) or background.find(settings) or _on_default_port()
+
+
+def _on_default_port() -> Client | None:
+    """Any Ollama on 127.0.0.1:11434, if all who listen on that port are this user."""
+    who = listeners.owners(DEFAULT_PORT)
+    if who is not None and who != {os.getuid()}:
+        return None
+    client = Client(f"http://127.0.0.1:{DEFAULT_PORT}")
+    try:
+        return client if client.greeting() == GREETING else None
+    except OllamaError:
+        return None
+
+
+def _key(host: str, env: Mapping[str, str]) -> str:
+    """``OLLAMA_API_KEY``; but one that Jupyter exported belongs to the address exported with it, and to no other."""
+    exported = env.get("OLLAMA_NB_EXPORTED") == "1"
+    if exported and Host.parse(host).url != Host.parse(env.get("OLLAMA_HOST", "")).url:
+        return ""
+    return env.get("OLLAMA_API_KEY", "").strip()

@@ -1,0 +1,270 @@
+"""HTTP to one server, on the standard library: JSON requests, NDJSON streams, streamed uploads.
+
+One connection per request: closing it is how a client cancels. The key travels in a header and in nothing else.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import os
+import socket
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from types import TracebackType
+from typing import Any, Protocol
+from urllib.parse import SplitResult, unquote, urlsplit
+
+from ollama_nb import __version__
+from ollama_nb.client.ndjson import CUT_OFF, objects
+from ollama_nb.client.proxies import proxy_for
+from ollama_nb.errors import (
+    BadRequest,
+    Busy,
+    Cancelled,
+    ConnectError,
+    Forbidden,
+    NotFound,
+    OllamaError,
+    Unauthorized,
+)
+
+CONNECT_SECONDS = 10.0
+READ_BYTES = 1 << 16
+UPLOAD_BLOCK = 1 << 20
+NO_SERVER = "could not connect to ollama server, run 'ollama serve' to start it"
+NO_WORDS = "something went wrong, please see the ollama server logs for details"
+USER_AGENT = f"ollama-nb/{__version__} ({sys.platform}) Python/{sys.version_info[0]}.{sys.version_info[1]}"
+
+_ERRORS: dict[int, type[OllamaError]] = {
+    error.status: error for error in (BadRequest, Unauthorized, Forbidden, NotFound, Cancelled, Busy)
+}
+
+
+class Readable(Protocol):
+    """What an upload is read from: a file opened in binary, or something like it."""
+
+    def read(self, size: int, /) -> bytes: ...
+
+
+class _Exchange:
+    """A sent request with the head of its reply; in ``with``, or until ``close``."""
+
+    def __init__(self, connection: HTTPConnection, response: HTTPResponse, sock: socket.socket) -> None:
+        self.connection, self.response, self._sock = connection, response, sock
+
+    def __enter__(self) -> _Exchange:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Hang up, also on a thread that is waiting in a read. Closing twice does nothing."""
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
+        # A reply that says "Connection: close" takes the socket over from its connection: both must be closed.
+        self.connection.close()
+        self.response.close()
+
+    def read(self) -> bytes:
+        """The whole body of a good reply; a bad one is raised with the server's text."""
+        try:
+            data = self.response.read()
+        except (HTTPException, OSError) as error:
+            raise ConnectError(CUT_OFF) from error
+        if 300 <= self.response.status < 400:
+            where = self.response.getheader("Location")
+            raise OllamaError(f"the server redirects to {where}: use that address instead")
+        if self.response.status >= 400:
+            raise _error(self.response.status, data)
+        return data
+
+
+class Stream(Iterator[dict[str, Any]]):
+    """A reply that comes object by object. Use it up, close it, or use it in ``with``: closing cancels the request.
+
+    Iteration raises OllamaError for a line with ``error``, ConnectError when the server goes away too early.
+    """
+
+    def __init__(self, exchange: _Exchange, is_last: Callable[[dict[str, Any]], bool]) -> None:
+        self._exchange = exchange
+        self._objects = objects(self._chunks(), is_last)
+        self.request_id = exchange.response.getheader("X-Request-Id", "")
+
+    def __next__(self) -> dict[str, Any]:
+        try:
+            return next(self._objects)
+        except BaseException:  # StopIteration and Ctrl-C among them: nothing more will be read
+            self.close()
+            raise
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Hang up; the server then cancels what is left. Any thread may do so."""
+        self._exchange.close()
+
+    def _chunks(self) -> Iterator[bytes]:
+        try:
+            while chunk := self._exchange.response.read1(READ_BYTES):
+                yield chunk
+        except (HTTPException, OSError, ValueError) as error:  # ValueError: closed by another thread
+            raise ConnectError(CUT_OFF) from error
+
+
+class Http:
+    """Requests to the server at ``url`` (a path in it is kept), with ``key`` as its bearer token."""
+
+    def __init__(self, url: str, key: str = "", *, headers: Mapping[str, str] | None = None) -> None:
+        self._parts, self._port = _address(url)
+        self.url = _without_user(self._parts).rstrip("/")
+        self._headers = {
+            "Content-Type": "application/json",
+            "Accept": "application/json",
+            "User-Agent": USER_AGENT,
+            **({"Authorization": f"Bearer {key}"} if key else {}),
+            **(headers or {}),
+        }
+
+    def __repr__(self) -> str:
+        return f"Http({self.url!r})"
+
+    def status(self, method: str, path: str, *, timeout: float = CONNECT_SECONDS) -> int:
+        """The HTTP status alone, for ``HEAD`` requests; ConnectError when nobody answers in ``timeout`` seconds."""
+        with self._send(method, path, None, {}, timeout=timeout) as exchange:
+            return exchange.response.status
+
+    def request(self, method: str, path: str, body: Any = None, *, timeout: float | None = None) -> Any:
+        """Send JSON, return the reply's JSON (its text when it is none, None when it is empty).
+
+        Raises an OllamaError of the status's class with the server's own text.
+        """
+        with self._send(method, path, _encoded(body), {}, timeout=timeout) as exchange:
+            return _value(exchange.read())
+
+    def stream(self, path: str, body: Any, is_last: Callable[[dict[str, Any]], bool]) -> Stream:
+        """POST JSON and return the reply's objects as they come. An HTTP error is raised here, not by the stream."""
+        exchange = self._send("POST", path, _encoded(body), {"Accept": "application/x-ndjson"})
+        if exchange.response.status >= 300:
+            with exchange:
+                exchange.read()
+        return Stream(exchange, is_last)
+
+    def upload(self, path: str, file: Readable, size: int) -> None:
+        """POST ``size`` bytes read from ``file`` block by block."""
+        headers = {"Content-Length": str(size), "Content-Type": "application/octet-stream"}
+        with self._send("POST", path, _exactly(file, size), headers) as exchange:
+            exchange.read()
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        body: bytes | Iterator[bytes] | None,
+        headers: Mapping[str, str],
+        *,
+        timeout: float | None = None,
+    ) -> _Exchange:
+        """Send and wait for the reply's head. ``timeout`` bounds each wait; without it only connecting is bounded."""
+        connection, target, more = self._connection(timeout or CONNECT_SECONDS)
+        try:
+            connection.connect()
+            sock = connection.sock
+            sock.settimeout(timeout)  # None: a model may think for long
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                # A server that refuses an upload answers early and hangs up; its answer says why.
+                connection.request(method, target + path, body, {**self._headers, **headers, **more})
+            return _Exchange(connection, connection.getresponse(), sock)
+        except (OSError, HTTPException) as error:
+            connection.close()
+            raise self._failure(error) from error
+        except BaseException:
+            connection.close()
+            raise
+
+    def _connection(self, timeout: float) -> tuple[HTTPConnection, str, dict[str, str]]:
+        """A connection that is not open yet, what goes before the path on its request line, and a proxy's headers."""
+        parts, host = self._parts, self._parts.hostname or ""
+        prefix = parts.path.rstrip("/")
+        proxy = proxy_for(parts, os.environ)
+        kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
+        if proxy is None:
+            return kind(host, self._port, timeout=timeout, blocksize=UPLOAD_BLOCK), prefix, {}
+        connection = kind(proxy.hostname or "", proxy.port or 80, timeout=timeout, blocksize=UPLOAD_BLOCK)
+        if parts.scheme == "http":
+            return connection, f"{_without_user(parts._replace(path=''))}{prefix}", _proxy_headers(proxy)
+        connection.set_tunnel(host, self._port, _proxy_headers(proxy))
+        return connection, prefix, {}
+
+    def _failure(self, error: Exception) -> ConnectError:
+        if isinstance(error, ConnectionRefusedError):
+            return ConnectError(NO_SERVER)
+        if isinstance(error, TimeoutError):
+            return ConnectError(f"the server at {self.url} does not answer")
+        if isinstance(error, (HTTPException, ConnectionError)):
+            return ConnectError(f"the server at {self.url} closed the connection without an answer")
+        return ConnectError(f"could not connect to {self.url}: {getattr(error, 'strerror', None) or error}")
+
+
+def _address(url: str) -> tuple[SplitResult, int]:
+    try:
+        parts = urlsplit(url)
+        if parts.scheme in {"http", "https"} and parts.hostname:
+            return parts, parts.port or (443 if parts.scheme == "https" else 80)
+    except ValueError:
+        pass
+    raise BadRequest("no server address: use host:port or http(s)://host:port/path")
+
+
+def _exactly(file: Readable, size: int) -> Iterator[bytes]:
+    """Blocks of the file; a file that became shorter meanwhile must not leave the server waiting."""
+    left = size
+    while left:
+        block = file.read(min(UPLOAD_BLOCK, left))
+        if not block:
+            raise OllamaError(f"the file became {left} bytes shorter while it was read")
+        left -= len(block)
+        yield block
+
+
+def _encoded(body: Any) -> bytes | None:
+    return None if body is None else json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
+
+
+def _error(status: int, data: bytes) -> OllamaError:
+    value = _value(data)
+    text = value.get("error") if isinstance(value, dict) else value
+    if isinstance(text, dict):  # the OpenAI and Anthropic shape
+        text = text.get("message")
+    return _ERRORS.get(status, OllamaError)(str(text or "").strip() or NO_WORDS, status=status)
+
+
+def _value(data: bytes) -> Any:
+    if not data.strip():
+        return None
+    try:
+        return json.loads(data)
+    except ValueError:
+        return data.decode("utf-8", "replace")
+
+
+def _without_user(parts: SplitResult) -> str:
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+
+def _proxy_headers(proxy: SplitResult) -> dict[str, str]:
+    if proxy.username is None:
+        return {}
+    pair = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}".encode()
+    return {"Proxy-Authorization": "Basic " + base64.b64encode(pair).decode("ascii")}
