@@ -7,6 +7,7 @@ within half a second, and the process is reaped.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import signal
 from collections.abc import Callable, Sequence
@@ -99,6 +100,10 @@ class Link(asyncio.Protocol):
             self.kill(error.message)
 
     def connection_lost(self, error: Exception | None) -> None:
+        if error is not None:  # a write failed because the child is gone; what it said before that is still there
+            with contextlib.suppress(OSError):
+                while data := self.child.channel.recv(1 << 18):
+                    self.data_received(data)
         self._closed.set()
 
     async def _reap(self) -> None:

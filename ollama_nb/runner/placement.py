@@ -90,7 +90,7 @@ def context(gguf: GGUF, options: Options, settings: Settings, machine: Machine) 
 
 
 def batch(gguf: GGUF, options: Options, n_ctx: int) -> int:
-    """Tokens of one decode. Embedding models see an input as a whole, so all of it must fit."""
+    """Tokens of one decode, never more than a context needs. Embedding models see an input as a whole: it must fit."""
     if options.num_batch is not None and options.num_batch > 0:
         return min(options.num_batch, max(MOST_BATCH, n_ctx))
     if is_embedding(gguf):

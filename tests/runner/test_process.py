@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import select
 import signal
 import sys
 import time
@@ -164,6 +165,23 @@ async def test_death_fails_every_stream_with_its_cause(command: str, cause: str)
     assert end.killed == (command == "!die:SIGKILL")
     await runner.stop()
     assert not exists(runner.pid)
+
+
+@in_loop
+async def test_what_was_said_before_a_death_is_read_even_when_a_write_fails_first() -> None:
+    runner = await start()
+    last_words = runner.complete(prompt="last words !close", options=Options())
+    first = asyncio.ensure_future(anext(last_words))
+    await asyncio.sleep(0)
+    hung_up = select.poll()
+    hung_up.register(runner._link.child.channel, 0)
+    assert hung_up.poll(10_000)  # waited for without letting the loop read
+    runner._link.send(wire.Ping())
+    assert (await first).text == "last "  # type: ignore[union-attr]
+    assert (await anext(last_words)).text == "words "  # type: ignore[union-attr]
+    with pytest.raises(RunnerCrashed, match="while running the model"):
+        await anext(last_words)
+    await runner.stop()
 
 
 @in_loop

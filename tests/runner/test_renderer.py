@@ -1,0 +1,151 @@
+"""The render process: prompts come back in order, and a hostile template costs only its own request."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+
+import pytest
+from support.aio import in_loop
+
+from ollama_nb.api.chat import PromptJob
+from ollama_nb.api.messages import Message
+from ollama_nb.errors import BadRequest, RunnerCrashed, TemplateError
+from ollama_nb.runner.renderer import Renderer
+
+TOO_MUCH = "template took too long or too much memory"
+LIST_BOMB = "{{ [0]*200000000 }}"
+MEMORY_BOMB = "{% set n = namespace(s='x') %}{% for i in range(40) %}{% set n.s = n.s ~ n.s %}{% endfor %}"
+TIME_BOMB = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+
+
+def jinja(template: str, text: str = "hi") -> PromptJob:
+    return PromptJob(path="jinja", template=template, messages=(Message("user", text),))
+
+
+def echo(text: str) -> PromptJob:
+    return jinja("{% for m in messages %}<{{ m.content }}>{% endfor %}", text)
+
+
+@contextlib.asynccontextmanager
+async def a_renderer(seconds: float = 2.0) -> AsyncIterator[Renderer]:
+    renderer = Renderer(job_seconds=seconds)
+    try:
+        yield renderer
+    finally:
+        await renderer.close()
+
+
+def pid_of(renderer: Renderer) -> int:
+    assert renderer._process is not None
+    return renderer._process.link.child.pid
+
+
+@in_loop
+async def test_renders_go_and_jinja() -> None:
+    go = PromptJob(
+        path="go", template="{{ range .Messages }}[{{ .Content }}]{{ end }}", messages=(Message("user", "你好"),)
+    )
+    async with a_renderer() as renderer:
+        await renderer.prestart()
+        assert await renderer.render(go) == ("[你好]",)
+        assert await renderer.render(echo("again")) == ("<again>",)
+
+
+@in_loop
+async def test_many_callers_get_their_own_answers_from_one_process() -> None:
+    async with a_renderer() as renderer:
+        answers = await asyncio.gather(*(renderer.render(echo(str(n))) for n in range(30)))
+        assert answers == [(f"<{n}>",) for n in range(30)]
+
+
+@pytest.mark.parametrize(("bomb", "message"), [(LIST_BOMB, ""), (MEMORY_BOMB, TOO_MUCH), (TIME_BOMB, TOO_MUCH)])
+@in_loop
+async def test_a_bomb_costs_only_its_own_request(bomb: str, message: str) -> None:
+    async with a_renderer(seconds=0.5) as renderer:
+        await renderer.prestart()
+        before, hostile, after = await asyncio.gather(
+            renderer.render(echo("before")),
+            renderer.render(jinja(bomb)),
+            renderer.render(echo("after")),
+            return_exceptions=True,
+        )
+        assert (before, after) == (("<before>",), ("<after>",))
+        assert isinstance(hostile, TemplateError)
+        assert message in str(hostile)
+
+
+@in_loop
+async def test_an_error_of_a_template_says_what_is_wrong() -> None:
+    async with a_renderer() as renderer:
+        with pytest.raises(TemplateError):
+            await renderer.render(PromptJob(path="go", template="{{ .Nope"))
+        with pytest.raises(TemplateError):
+            await renderer.render(jinja("{{ raise_exception('roles must alternate') }}"))
+        assert await renderer.render(echo("fine")) == ("<fine>",)
+
+
+@in_loop
+async def test_a_process_killed_between_jobs_is_replaced() -> None:
+    async with a_renderer() as renderer:
+        await renderer.prestart()
+        process = renderer._process
+        assert process is not None
+        os.kill(pid_of(renderer), signal.SIGKILL)
+        await process.link.ended
+        assert await renderer.render(echo("on")) == ("<on>",)
+
+
+@in_loop
+async def test_a_caller_that_goes_away_does_not_hold_up_the_next() -> None:
+    async with a_renderer(seconds=30.0) as renderer:
+        await renderer.prestart()
+        slow = asyncio.create_task(renderer.render(jinja(TIME_BOMB)))
+        await asyncio.sleep(0)
+        slow.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await slow
+        assert await renderer.render(echo("next")) == ("<next>",)
+
+
+@in_loop
+async def test_a_job_that_has_no_bytes_is_refused() -> None:
+    async with a_renderer() as renderer:
+        with pytest.raises(BadRequest, match="cannot be rendered"):
+            await renderer.render(echo("\ud800"))
+
+
+@in_loop
+async def test_no_process_to_be_had() -> None:
+    renderer = Renderer(command=("/nonexistent/python",))
+    for _ in range(2):
+        with pytest.raises(RunnerCrashed, match="the render process cannot be started: No such file"):
+            await renderer.render(echo("x"))
+    renderer = Renderer(command=(sys.executable, "-c", "import sys; sys.exit('no jinja here')"))
+    with pytest.raises(RunnerCrashed, match="did not start: exited with status 1: no jinja here"):
+        await renderer.render(echo("x"))
+    await renderer.close()
+
+
+@in_loop
+async def test_closing_twice_and_closing_unused() -> None:
+    renderer = Renderer()
+    await renderer.close()
+    await renderer.prestart()
+    await renderer.close()
+    await renderer.close()
+
+
+def test_the_server_side_loads_neither_templates_nor_the_engine() -> None:
+    code = (
+        "import sys, ollama_nb.runner.renderer, ollama_nb.runner.pool;"
+        "heavy = {'jinja2', 'llama_cpp', 'numpy', 'ollama_nb.template', 'ollama_nb.engine'};"
+        "print(sorted(heavy & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]"
