@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 from llguidance import LLMatcher, LLTokenizer
-from llguidance.llamacpp import lltokenizer_from_vocab
 
 from ollama_nb.engine.llama import Floats, Model
 from ollama_nb.engine.sampler import Sampler
@@ -76,7 +75,7 @@ class Grammars:
     def _compile(self, format: str) -> LLMatcher:
         schema = {"type": "object"} if format == "json" else read_schema(format)
         if self._tokenizer is None:
-            self._tokenizer = lltokenizer_from_vocab(self._model.vocab, eos_token=sorted(self._model.eog))
+            self._tokenizer = _tokenizer(self._model)
         try:
             grammar = LLMatcher.grammar_from_json_schema(schema, overrides=_STYLE)
         except ValueError as error:
@@ -85,6 +84,18 @@ class Grammars:
         if matcher.is_error():
             raise BadRequest(f"invalid format: {_first_line(matcher.get_error())}")
         return matcher
+
+
+def _tokenizer(model: Model) -> LLTokenizer:
+    """llguidance's view of a vocabulary; a leading 0xFF byte tells it that a token is no text."""
+    tokens = model.pieces()
+    for token, piece in enumerate(tokens):
+        if model.is_markup(token):
+            tokens[token] = b"\xff" + piece
+    vocab, tokenize = model.native_tokenizer
+    eog = sorted(model.eog) or model.eos
+    make: Any = LLTokenizer.from_llamacpp  # type: ignore[attr-defined]  # missing in its stubs
+    return make(tokens=tokens, vocab_ptr=vocab, tokenize_fptr=tokenize, eos_token=eog, slices=None)  # type: ignore[no-any-return]
 
 
 def read_schema(text: str) -> dict[str, Any]:
@@ -108,11 +119,10 @@ def read_schema(text: str) -> dict[str, Any]:
 def depth(value: Any) -> int:
     """Levels of nesting, without recursion."""
     level, todo = 0, [value]
-    while todo:
+    while todo := [item for item in todo if isinstance(item, (dict, list)) and item]:
         level += 1
-        inner = [item.values() if isinstance(item, dict) else item for item in todo if isinstance(item, (dict, list))]
-        todo = [child for children in inner for child in children]
-    return level - 1
+        todo = [child for item in todo for child in (item.values() if isinstance(item, dict) else item)]
+    return level
 
 
 def _first_line(text: str) -> str:

@@ -33,7 +33,7 @@ KV_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "q8_
 """KV cache type → ggml type number."""
 POOLING = {-1: "none", 0: "none", 1: "mean", 2: "cls", 3: "last", 4: "rank"}
 _KV_BITS = {"f32": 32.0, "f16": 16.0, "bf16": 16.0, "q8_0": 8.5, "q5_1": 6.0, "q5_0": 5.5, "q4_1": 5.0, "q4_0": 4.5}
-_CONTROL = 1 << 3  # LLAMA_TOKEN_ATTR_CONTROL
+_CONTROL, _USER_DEFINED = 1 << 3, 1 << 4  # of enum llama_token_attr
 _PIECE_BYTES = 512
 
 Floats = npt.NDArray[np.float32]
@@ -181,8 +181,27 @@ class Model:
         """The token's own bytes, control tokens too; none for an id that is no token."""
         return self._render(token, special=True) if 0 <= token < self.n_vocab else b""
 
+    def pieces(self) -> list[bytes]:
+        """The raw bytes of all tokens."""
+        return [self._render(token, special=True) for token in range(self.n_vocab)]
+
     def is_control(self, token: int) -> bool:
+        """A token that is no text: hidden from readers."""
         return bool(L.llama_vocab_get_attr(self.vocab, token) & _CONTROL)
+
+    def is_markup(self, token: int) -> bool:
+        """A control token, or one that the model's maker added in the shape of one (``<tool_call>``)."""
+        attributes = L.llama_vocab_get_attr(self.vocab, token)
+        if attributes & _USER_DEFINED:
+            piece = self.raw_piece(token)
+            return piece.startswith(b"<") and piece.endswith(b">")
+        return bool(attributes & _CONTROL)
+
+    @property
+    def native_tokenizer(self) -> tuple[int, int]:
+        """Addresses of the vocabulary and of the function that tokenizes with it."""
+        function = ctypes.cast(L._lib.llama_tokenize, ctypes.c_void_p).value
+        return int(self.vocab), function or 0
 
     def kv_bytes(self, cells: int, kv_type: str) -> int:
         """Estimated size of the key and value memory for so many cells."""

@@ -1,0 +1,68 @@
+"""Token bytes become whole characters, stop strings vanish, and loops are noticed."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ollama_nb.engine.text import MAX_REPEATS, RepeatGuard, TextStream
+from ollama_nb.errors import BadRequest
+
+
+def run(pieces: list[bytes], stops: tuple[str, ...] = ()) -> tuple[str, bool]:
+    stream = TextStream(stops)
+    text = ""
+    for piece in pieces:
+        text += stream.feed(piece)
+        if stream.stopped:
+            return text, True
+    return text + stream.end(), stream.stopped
+
+
+def test_a_character_split_over_tokens_comes_out_whole() -> None:
+    stream = TextStream()
+    assert [stream.feed(bytes([byte])) for byte in "你".encode()] == ["", "", "你"]
+
+
+def test_an_unfinished_character_at_the_end_is_replaced() -> None:
+    assert run([b"a", b"\xe4\xbd"]) == ("a\ufffd", False)
+
+
+@pytest.mark.parametrize(
+    ("pieces", "stops", "text", "stopped"),
+    [
+        ([b"one", b" EN", b"D two"], ("END",), "one ", True),
+        ([b"one", b" EN", b" two"], ("END",), "one EN two", False),
+        ([b"one EN"], ("END",), "one EN", False),
+        ([b"a\n", b"\n", b"b"], ("\n\n",), "a", True),
+        (["你".encode()[:2], "你".encode()[2:] + "好".encode(), b"x"], ("好",), "你", True),
+        ([b"abc"], ("",), "abc", False),
+        ([b"x<|im", b"_end|>"], ("<|im_end|>", "<|im"), "x", True),
+    ],
+)
+def test_stop_strings(pieces: list[bytes], stops: tuple[str, ...], text: str, stopped: bool) -> None:
+    assert run(pieces, stops) == (text, stopped)
+
+
+def test_absurd_stop_lists_are_refused() -> None:
+    for stops in (["x"] * 300, ["x" * 10_000]):
+        with pytest.raises(BadRequest, match="stop strings"):
+            TextStream(stops)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(alphabet="ab你\n", max_size=30), st.lists(st.integers(1, 5)), st.lists(st.text("ab你\n", max_size=3)))
+def test_chunking_changes_nothing(text: str, sizes: list[int], stops: list[str]) -> None:
+    data, pieces = text.encode(), []
+    for size in [*sizes, len(data)]:
+        pieces.append(data[:size])
+        data = data[size:]
+    ends = [text.find(stop) for stop in stops if stop and stop in text]
+    assert run(pieces, tuple(stops)) == ((text[: min(ends)], True) if ends else (text, False))
+
+
+def test_a_loop_of_one_chunk_is_noticed() -> None:
+    guard = RepeatGuard()
+    assert not any(guard.stuck(chunk) for chunk in [" a", "b", "a"] * 50)
+    assert [guard.stuck(" x ") for _ in range(MAX_REPEATS + 2)] == [False] * (MAX_REPEATS + 1) + [True]
