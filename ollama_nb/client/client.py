@@ -20,7 +20,7 @@ class Client:
 
     def __init__(self, url: str, key: str = "", *, headers: Mapping[str, str] | None = None) -> None:
         self._http = Http(url, key, headers=headers)
-        self.url = self._http.url
+        self.url, self.key = self._http.url, key
 
     def __repr__(self) -> str:
         return f"Client({self.url!r})"

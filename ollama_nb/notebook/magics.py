@@ -1,0 +1,91 @@
+"""``%ollama`` and ``%%ollama``: read the line, insert variables, act; and the one border where errors become words.
+
+Light: what talks to servers is imported when the first command needs it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from IPython.core.error import UsageError
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.core.magic import Magics, line_cell_magic, magics_class, no_var_expand
+
+from ollama_nb.errors import BadRequest, OllamaError
+from ollama_nb.notebook import commands, complete, syntax
+from ollama_nb.notebook.display import Interrupted
+from ollama_nb.notebook.explain import explain, nearest
+from ollama_nb.notebook.insert import insert
+from ollama_nb.notebook.parse import Line, parse_line
+from ollama_nb.notebook.session import Session
+
+if TYPE_CHECKING:
+    from ollama_nb.client.client import Client
+
+
+def register(shell: InteractiveShell, connect: Callable[[], Client] | None = None) -> None:
+    """Give the shell the magics, their completion, and prompts that end with a question mark."""
+    session = Session(shell, connect or _connect)
+    shell.register_magics(OllamaMagics(session))
+    syntax.install(shell)
+    complete.install(shell, session)
+
+
+def _connect() -> Client:
+    from ollama_nb.client.connect import connect
+
+    return connect()
+
+
+@magics_class
+class OllamaMagics(Magics):
+    def __init__(self, session: Session) -> None:
+        super().__init__(session.shell)
+        self._session = session
+
+    @no_var_expand
+    @line_cell_magic
+    def ollama(self, line: str, cell: str | None = None) -> Any:
+        """Language models in this notebook. `%ollama help` shows all commands."""
+        try:
+            return self._act(line, cell)
+        except OllamaError as error:
+            raise UsageError(explain(error)) from None
+        except Interrupted:
+            raise
+        except KeyboardInterrupt:
+            raise Interrupted("Interrupted.") from None
+
+    def _act(self, line: str, cell: str | None) -> Any:
+        name, _, rest = line.strip().partition(" ")
+        command = commands.NAMES.get(name or "help")
+        if command is None:
+            raise BadRequest(f"unknown command `{name}`{nearest(name, commands.NAMES)}; `%ollama help` shows all")
+        if cell is not None and not command.cell:
+            raise BadRequest(f"`{name}` takes no cell; write `%ollama {command.usage}`")
+        parsed = parse_line(rest, command.options, words=command.words)
+        least, most = (command.words, command.words) if command.words is not None else (command.least, command.most)
+        if not least <= len(parsed.words) <= most:
+            raise BadRequest(_count(command, len(parsed.words)))
+        if cell is not None and not command.literal:
+            cell = insert(cell, self._session.variables)
+        return command.act(self._session, self._inserted(parsed), cell)
+
+    def _inserted(self, line: Line) -> Line:
+        """Variables go in after the line was read, so a value can never become an option."""
+
+        def fill(text: str) -> str:
+            return insert(text, self._session.variables)
+
+        return replace(
+            line,
+            words=tuple(map(fill, line.words)),
+            options={name: tuple(map(fill, values)) for name, values in line.options.items()},
+            text=None if line.text is None else fill(line.text),
+        )
+
+
+def _count(command: commands.Command, given: int) -> str:
+    return f"`{command.name}` got {given} name{'s' * (given != 1)}; write `%ollama {command.usage}`"

@@ -1,0 +1,163 @@
+"""A magic's line, read by hand: options are peeled off, the text after them stays as it was typed.
+
+Rule: in the text nothing is expanded, unquoted or joined, except that a text which is one quoted string loses its
+quotes, as it would in a shell.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from ollama_nb.errors import BadRequest
+
+_BLANKS = re.compile(r"\s*")
+_DOUBLE_DASH = re.compile(r"--(?=\s|$)")
+_OPTION = re.compile(r"-[^\s=]+")
+_QUOTED = re.compile(r""" "((?:[^"\\]|\\.)*)" | '([^']*)' """, re.VERBOSE | re.DOTALL)
+_PLAIN = re.compile(r"[^\s'\"]+")
+_ESCAPE = re.compile(r'\\(["\\])')
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One option. ``value`` names what follows it (empty: a flag); an ``optional`` value is attached with ``=``."""
+
+    name: str
+    value: str = ""
+    help: str = ""
+    short: str = ""
+    optional: bool = False
+
+    @property
+    def spelled(self) -> str:
+        """As help shows it: ``-o, --output NAME``."""
+        names = f"{self.short}, {self.name}" if self.short else self.name
+        if not self.value:
+            return names
+        return f"{names}[={self.value}]" if self.optional else f"{names} {self.value}"
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """What was read: leading words, every value of every option, and the text. ``text`` None: there was none."""
+
+    words: tuple[str, ...] = ()
+    options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    text: str | None = None
+
+    def get(self, name: str) -> str | None:
+        """The last value given for an option; None when it was not given."""
+        return self.options[name][-1] if name in self.options else None
+
+    def has(self, name: str) -> bool:
+        return name in self.options
+
+
+def parse_line(line: str, options: Iterable[Option] = (), *, words: int | None = None) -> Line:
+    """Read ``line``. What follows ``words`` words is text; with ``words`` None every word is a word.
+
+    Options stand anywhere before the text; ``--`` ends them. As in a shell they may also follow a text that is one
+    quoted string. Raises BadRequest for an unknown option, a missing value or an open quote.
+    """
+    options = tuple(options)
+    scanner = _Scanner(line, options)
+    found: list[str] = []
+    text = None
+    while (kind := scanner.next()) != "end":
+        if kind == "option":
+            scanner.take_option()
+        elif words is None or len(found) < words:
+            found.append(scanner.take_word())
+        else:
+            text = scanner.take_text(options)
+    return Line(tuple(found), {name: tuple(values) for name, values in scanner.given.items()}, text)
+
+
+class _Scanner:
+    """A position in the line, and the options met so far."""
+
+    def __init__(self, line: str, options: tuple[Option, ...]) -> None:
+        self._line, self._at, self._options_ended = line, 0, False
+        self._known = {name: option for option in options for name in (option.name, option.short) if name}
+        self.given: dict[str, list[str]] = {}
+
+    def next(self) -> str:
+        """What comes next: ``option``, ``word`` or ``end``."""
+        self._take(_BLANKS)
+        if not self._options_ended and self._take(_DOUBLE_DASH):
+            self._options_ended = True
+            self._take(_BLANKS)
+        if self._at == len(self._line):
+            return "end"
+        return "option" if not self._options_ended and _OPTION.match(self._line, self._at) else "word"
+
+    def take_option(self) -> None:
+        match = self._take(_OPTION)
+        assert match is not None
+        option = self._find(match[0])
+        attached = self._line.startswith("=", self._at)
+        if attached:
+            self._at += 1
+            value = self.take_word()
+            if not option.value:
+                raise BadRequest(f"`{match[0]}` takes no value")
+        elif option.value and not option.optional:
+            if self.next() == "end":
+                raise BadRequest(f"flag needs an argument: {match[0]}")
+            value = self.take_word()
+        else:
+            value = ""
+        self.given.setdefault(option.name, []).append(value)
+
+    def take_word(self) -> str:
+        """One word, quotes removed; a backslash is an escape inside double quotes only."""
+        pieces: list[str] = []
+        while True:
+            if quoted := self._take(_QUOTED):
+                pieces.append(_unquoted(quoted))
+            elif plain := self._take(_PLAIN):
+                pieces.append(plain[0])
+            elif self._line[self._at : self._at + 1] in ("'", '"'):
+                raise BadRequest(f"no closing quote: {self._line[self._at :]}")
+            else:
+                return "".join(pieces)
+
+    def take_text(self, options: tuple[Option, ...]) -> str:
+        """All that is left; a quoted string is unquoted if nothing but options follows it."""
+        rest, self._at = self._line[self._at :], len(self._line)
+        quoted = _QUOTED.match(rest)
+        if quoted is None:
+            return rest
+        tail = rest[quoted.end() :]
+        if not tail.strip():
+            return _unquoted(quoted)
+        if self._options_ended or not re.match(r"\s+-", tail):
+            return rest
+        after = parse_line(tail, options, words=0)
+        if after.text is not None:
+            return rest
+        for name, values in after.options.items():
+            self.given.setdefault(name, []).extend(values)
+        return _unquoted(quoted)
+
+    def _find(self, given: str) -> Option:
+        name = given.replace("_", "-") if given.startswith("--") else given
+        if option := self._known.get(name):
+            return option
+        near = difflib.get_close_matches(name, self._known, n=1)
+        hint = f"Did you mean `{near[0]}`?" if near else "Put `--` before a text that begins with a dash."
+        raise BadRequest(f"unknown flag: {given}. {hint}")
+
+    def _take(self, pattern: re.Pattern[str]) -> re.Match[str] | None:
+        match = pattern.match(self._line, self._at)
+        if match:
+            self._at = match.end()
+        return match
+
+
+def _unquoted(quoted: re.Match[str]) -> str:
+    double, single = quoted.groups()
+    return single if double is None else _ESCAPE.sub(r"\1", double)

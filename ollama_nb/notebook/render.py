@@ -1,0 +1,111 @@
+"""A model's words as HTML that cannot do anything: no script, no fetch, no form.
+
+Jupyter trusts fresh output, so whatever a model writes would run. Raw HTML is escaped, images become links that a
+reader may click, and links go to web and mail addresses only. Colours are JupyterLab's variables, so both themes work.
+"""
+
+from __future__ import annotations
+
+import functools
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ollama_nb.notebook.reply import Reply
+
+_LINKS = ("http://", "https://", "mailto:")
+_GREY = "color: var(--jp-ui-font-color2, #757575)"
+_SMALL = f"{_GREY}; font-size: 0.85em; margin-top: 0.4em"
+_THOUGHT = (
+    f"{_GREY}; border-left: 3px solid var(--jp-border-color2, #bdbdbd); padding-left: 0.8em; margin: 0.3em 0 0.8em"
+)
+_NOTE = (
+    "border-left: 3px solid var(--jp-warn-color1, #f57c00); padding: 0.1em 0.8em; margin: 0.6em 0; "
+    "color: var(--jp-content-font-color1, inherit); font-size: 0.9em"
+)
+
+
+def is_notebook(shell: Any) -> bool:
+    """Whether the shell is a kernel with a front end that shows HTML, rather than a terminal."""
+    return getattr(shell, "kernel", None) is not None
+
+
+@functools.cache
+def _markdown() -> Callable[[str], Any]:
+    import mistune  # 30 ms, and `%load_ext` should not wait for it
+
+    class Harmless(mistune.HTMLRenderer):
+        def link(self, text: str, url: str, title: str | None = None) -> str:
+            if not url.lower().startswith(_LINKS):
+                return text
+            return f'<a href="{escape(url)}" target="_blank" rel="noopener noreferrer">{text}</a>'
+
+        def image(self, text: str, url: str, title: str | None = None) -> str:
+            return self.link(f"\N{FRAME WITH PICTURE} {text or 'image'}", url)
+
+    return mistune.create_markdown(renderer=Harmless(escape=True), plugins=["table", "strikethrough"])
+
+
+def markdown_html(text: str) -> str:
+    """Markdown as harmless HTML."""
+    return str(_markdown()(text))
+
+
+def reply_html(reply: Reply) -> str:
+    """The whole reply: thinking folded away once the answer begins, the answer, notes, a grey line of figures."""
+    parts = []
+    if reply.thinking.strip() and reply.show_thinking:
+        busy = not reply.text and not reply.reason
+        parts.append(
+            f'<details{" open" if busy else ""}><summary style="{_GREY}">Thinking{"…" if busy else ""}</summary>'
+            f'<div style="{_THOUGHT}">{markdown_html(reply.thinking)}</div></details>'
+        )
+    if reply.text:
+        parts.append(markdown_html(reply.text))
+    parts += [f'<div style="{_NOTE}">{note_html(note)}</div>' for note in reply.notes]
+    if line := footer(reply):
+        parts.append(f'<div style="{_SMALL}">{escape(line)}</div>')
+    return "".join(parts)
+
+
+def note_html(note: str) -> str:
+    """A line of our own: text with `code` in backticks."""
+    pieces = escape(note).split("`")
+    return "".join(f"<code>{piece}</code>" if at % 2 else piece for at, piece in enumerate(pieces))
+
+
+def footer(reply: Reply) -> str:
+    """``smollm2 · 87 tokens · 45.3 tok/s``; while nothing has come yet, that the model is being waited for."""
+    said = reply.text or reply.thinking
+    if not reply.reason:
+        return "" if said else f"{reply.model} …"
+    if reply.reason == "broken" and not said:
+        return ""
+    parts = [reply.model]
+    if reply.stats is not None and reply.stats.output_tokens:
+        parts.append(f"{reply.stats.output_tokens} tokens")
+        if reply.stats.output_seconds > 0:
+            parts.append(f"{reply.stats.output_tokens / reply.stats.output_seconds:.1f} tok/s")
+    if reply.reason in ("interrupted", "broken"):
+        parts.append({"interrupted": "interrupted", "broken": "broken off by an error"}[reply.reason])
+    return " · ".join(parts)
+
+
+def reply_plain(reply: Reply) -> str:
+    """The answer's text, as it came, with what must not be missed beneath it. No figures: they differ each time."""
+    notes = [f"[{note}]" for note in reply.notes]
+    if reply.reason == "interrupted" or (reply.reason == "broken" and reply.text):
+        notes.append(f"[{reply.reason}]")
+    return "\n\n".join([reply.text, *notes]) if notes else reply.text
+
+
+def reply_log(reply: Reply) -> str:
+    """For a terminal: a text that only ever grows at its end."""
+    head = ""
+    if reply.thinking and reply.show_thinking:
+        head = f"Thinking...\n{reply.thinking}"
+        if reply.text or reply.reason:
+            head += ("" if reply.thinking.endswith("\n") else "\n") + "...done thinking.\n\n"
+    return head + reply_plain(reply) + ("\n" if reply.reason else "")

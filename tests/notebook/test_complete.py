@@ -1,0 +1,75 @@
+"""What the Tab key offers on our lines, and that it offers nothing of ours elsewhere."""
+
+from __future__ import annotations
+
+import pytest
+from IPython.core.completer import provisionalcompleter
+from IPython.core.interactiveshell import InteractiveShell
+from support.scripted_client import ScriptedClient
+
+from ollama_nb.errors import ConnectError
+from ollama_nb.notebook.complete import KEEP_SECONDS, Completions, ModelNames
+from ollama_nb.notebook.magics import register
+from ollama_nb.notebook.session import Session
+
+MODELS = ["smollm2", "sprout", "hf.co/a/b:Q4"]
+
+
+@pytest.mark.parametrize(
+    ("line", "fragment", "words", "kind"),
+    [
+        ("%ollama pu", "pu", ["pull"], "command"),
+        ("r = %ollama ru", "ru", ["run"], "command"),
+        ("%%ollama c", "c", ["chat", "create"], "command"),
+        ("%ollama run s", "s", ["smollm2", "sprout"], "model"),
+        ("%ollama run hf.co/a/", "hf.co/a/", ["hf.co/a/b:Q4"], "model"),
+        ("%%ollama chat --name x s", "s", ["smollm2", "sprout"], "model"),
+        ("%ollama run -o ", "", [], "value"),
+        ("%ollama run smollm2 --tem", "--tem", ["--temperature"], "option"),
+        ("%ollama run smollm2 s", "s", [], "model"),
+        ("%ollama rm sprout s", "s", ["smollm2", "sprout"], "model"),
+        ("%ollama pull s", "s", [], "model"),
+        ("%ollama help ch", "ch", ["chat"], "command"),
+        ("%ollama nonsense s", "s", [], "command"),
+    ],
+)
+def test_offers(line: str, fragment: str, words: list[str], kind: str) -> None:
+    found = Completions(lambda: MODELS).at(line, cell=line.startswith("%%"))
+    assert found == (fragment, words, kind)
+
+
+@pytest.mark.parametrize("line", ["ollama run s", "%ollama", "print(%ollama run s", "%other run s", ""])
+def test_other_lines(line: str) -> None:
+    assert Completions(lambda: MODELS).at(line) is None
+
+
+def test_in_the_shell_only_ours_are_offered(shell: InteractiveShell) -> None:
+    register(shell, lambda: ScriptedClient(models=("smollm2:latest", "sprout:tiny")))
+    register(shell, lambda: ScriptedClient(models=("smollm2:latest", "sprout:tiny")))
+    line = "%ollama run s"
+    with provisionalcompleter():
+        offered = list(shell.Completer.completions(line, len(line)))
+    assert [(found.text, line[: found.start]) for found in offered] == [
+        ("smollm2", "%ollama run "),
+        ("sprout:tiny", "%ollama run "),
+    ]
+    with provisionalcompleter():
+        cell = "%%ollama chat sp\nhello"
+        assert [found.text for found in shell.Completer.completions(cell, 16)] == ["sprout:tiny"]
+
+
+def test_names_are_remembered_for_a_few_seconds(shell: InteractiveShell) -> None:
+    now, client = [0.0], ScriptedClient(models=("a:latest", "b:1"))
+    names = ModelNames(Session(shell, lambda: client), lambda: now[0])
+    assert names() == names() == ["a", "b:1"]
+    assert len(client.asked) == 1
+    now[0] = KEEP_SECONDS + 1
+    client.models = ("c:latest",)
+    assert names() == ["c"]
+
+
+def test_no_server_means_no_names(shell: InteractiveShell) -> None:
+    def connect() -> ScriptedClient:
+        raise ConnectError("no server")
+
+    assert ModelNames(Session(shell, connect))() == []

@@ -1,0 +1,98 @@
+"""One output follows a stream: how often it is written, and what is left when the stream ends."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from IPython.core.interactiveshell import InteractiveShell
+from support.scripted_client import ScriptedClient, chat_reply
+
+from ollama_nb.errors import BadRequest
+from ollama_nb.notebook.display import Interrupted, NotebookScreen, TerminalScreen, follow
+from ollama_nb.notebook.reply import Reply
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_ten_updates_a_second_and_a_last_one(shell: InteractiveShell, displays: list[Any]) -> None:
+    clock, client = Clock(), ScriptedClient(chat_reply(*(f"{n} " for n in range(1000))))
+
+    def tick() -> None:
+        clock.now += 0.002
+
+    client.before_chunk = tick
+    page = Reply("m")
+    follow(lambda: client.chat("m", []), page, NotebookScreen(live=True, clock=clock))
+    assert 15 <= len(displays) <= 23  # two seconds
+    assert displays[-1]["data"]["text/plain"] == page.text
+    assert [output["update"] for output in displays] == [False] + [True] * (len(displays) - 1)
+
+
+def test_a_slow_stream_is_shown_word_by_word(shell: InteractiveShell, displays: list[Any]) -> None:
+    clock, client = Clock(), ScriptedClient(chat_reply("a", "b", "c"))
+
+    def tick() -> None:
+        clock.now += 0.5
+
+    client.before_chunk = tick
+    follow(lambda: client.chat("m", []), Reply("m"), NotebookScreen(live=True, clock=clock))
+    assert [output["data"]["text/plain"] for output in displays] == ["", "a", "ab", "abc", "abc", "abc"]
+    assert "m …" in displays[0]["data"]["text/html"]
+
+
+def test_without_live_updates_there_is_one_display(shell: InteractiveShell, displays: list[Any]) -> None:
+    client = ScriptedClient(chat_reply("a", "b"))
+    follow(lambda: client.chat("m", []), Reply("m"), NotebookScreen(live=False))
+    assert [(output["data"]["text/plain"], output["update"]) for output in displays] == [("ab", False)]
+
+
+def test_thinking_is_open_while_it_lasts(shell: InteractiveShell) -> None:
+    page, chunks = Reply("m"), chat_reply("a", thinking="hmm")
+    page.feed(chunks[0])
+    assert page.html().startswith("<details open>")
+    page.feed(chunks[1])
+    assert page.html().startswith("<details><summary")
+
+
+@pytest.mark.parametrize("end", [None, KeyboardInterrupt(), BadRequest("no")])
+def test_a_terminal_s_text_only_grows(
+    shell: InteractiveShell, capsys: pytest.CaptureFixture[str], end: BaseException | None
+) -> None:
+    chunks = chat_reply("Two ", "words.", thinking="hm\n")
+    client = ScriptedClient(chunks if end is None else [*chunks[:2], end])
+    page, logs = Reply("m"), []
+
+    class Recorder(TerminalScreen):
+        def _print(self, log: str) -> None:
+            logs.append(log)
+            super()._print(log)
+
+    try:
+        follow(lambda: client.chat("m", []), page, Recorder(live=True))
+    except (Interrupted, BadRequest):
+        assert end is not None
+    assert all(later.startswith(earlier) for earlier, later in pairwise(logs))
+    said = capsys.readouterr().out
+    assert said == logs[-1]
+    start = "Thinking...\nhm\n...done thinking.\n\nTwo "
+    assert said == start + {None: "words.\n", KeyboardInterrupt: "\n\n[interrupted]\n"}.get(
+        end and type(end), "\n\n[broken]\n"
+    )
+    assert client.closed == 1
+
+
+def test_an_interrupt_while_the_request_starts(shell: InteractiveShell) -> None:
+    def start() -> Any:
+        raise KeyboardInterrupt
+
+    page = Reply("m")
+    with pytest.raises(Interrupted):
+        follow(start, page, NotebookScreen(live=False))
+    assert page.reason == "interrupted"

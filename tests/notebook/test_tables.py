@@ -1,0 +1,81 @@
+"""Tables and details look as the command line's do."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from ollama_nb.notebook.tables import Details, list_table, ps_table
+
+
+def stamp(seconds: float) -> str:
+    return (datetime.now(UTC) + timedelta(seconds=seconds)).isoformat()
+
+
+def test_list() -> None:
+    rows = [
+        {"name": "a:latest", "digest": "0" * 64, "size": 98_000_000, "modified_at": stamp(-7200)},
+        {"name": "long-name:7b", "digest": "1" * 64, "size": 1234, "modified_at": "0001-01-01T00:00:00Z"},
+        {"name": "cloud:x", "digest": "2" * 64, "size": 5, "remote_model": "x", "modified_at": stamp(-1e5)},
+    ]
+    assert repr(list_table(rows)).splitlines() == [
+        "NAME            ID              SIZE      MODIFIED",
+        "a:latest        000000000000    98 MB     2 hours ago",
+        "long-name:7b    111111111111    1.2 KB    Never",
+        "cloud:x         222222222222    -         28 hours ago",
+    ]
+    assert '<td style="text-align: left">a:latest</td>' in list_table(rows)._repr_html_()
+    assert repr(list_table([])) == "NAME    ID    SIZE    MODIFIED"
+
+
+@pytest.mark.parametrize(
+    ("size", "vram", "processor"),
+    [(10, 0, "100% CPU"), (10, 10, "100% GPU"), (100, 25, "75%/25% CPU/GPU"), (0, 0, "Unknown"), (1, 2, "Unknown")],
+)
+def test_ps(size: int, vram: int, processor: str) -> None:
+    row = {"name": "a", "digest": "", "size": size, "size_vram": vram, "context_length": 4096}
+    cells = {
+        until: ps_table([{**row, "expires_at": until}]).cells()[0] for until in (stamp(250), stamp(-1), stamp(1e10))
+    }
+    assert [cell[3:] for cell in cells.values()] == [
+        [processor, "4096", "4 minutes from now"],
+        [processor, "4096", "Stopping..."],
+        [processor, "4096", "Forever"],
+    ]
+
+
+def test_markup_in_names_is_text() -> None:
+    assert "<script>" not in list_table([{"name": "<script>", "size": 0}])._repr_html_()
+    assert "<b>" not in Details(capabilities=["<b>"], license="<b>")._repr_html_()
+
+
+def test_details() -> None:
+    shown = Details(
+        model_info={"general.architecture": "llama", "llama.context_length": 2048, "llama.embedding_length": 576},
+        details={"parameter_size": "134.52M", "quantization_level": "Q4_1"},
+        capabilities=["completion"],
+        parameters='stop                           "<|im_end|>"\ntemperature                    0\n',
+        system="You are\n\nhelpful\nand more",
+    )
+    assert repr(shown).splitlines() == [
+        "  Model",
+        "    architecture        llama",
+        "    parameters          134.52M",
+        "    context length      2048",
+        "    embedding length    576",
+        "    quantization        Q4_1",
+        "",
+        "  Capabilities",
+        "    completion",
+        "",
+        "  Parameters",
+        '    stop           "<|im_end|>"',
+        "    temperature    0",
+        "",
+        "  System",
+        "    You are",
+        "    helpful",
+        "    ...",
+    ]
+    assert shown["model_info"]["llama.context_length"] == 2048
