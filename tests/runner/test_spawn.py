@@ -1,0 +1,105 @@
+"""How children are started: their environment, their memory of what was printed, the thread that starts them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import site
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ollama_nb.runner import spawn, wire
+
+FAKE = (sys.executable, "-P", str(Path(__file__).parent.parent / "support" / "fake_runner.py"))
+
+
+def test_the_environment_is_an_allow_list() -> None:
+    parent = {
+        "PATH": "/bin", "HOME": "/home/me", "LANG": "zh_CN.UTF-8", "LC_ALL": "C", "LD_LIBRARY_PATH": "/cuda",
+        "CUDA_VISIBLE_DEVICES": "1", "HIP_PLATFORM": "amd", "GGML_METAL": "0", "OMP_NUM_THREADS": "2",
+        "GOMP_SPINCOUNT": "9", "OLLAMA_API_KEY": "secret", "JUPYTER_TOKEN": "secret", "HTTP_PROXY": "secret",
+        "PYTHONSTARTUP": "evil.py", "LD_PRELOAD": "evil.so",
+    }  # fmt: skip
+    env = spawn.child_env(parent)
+    env.pop("PYTHONPATH", None)
+    allowed = {name: value for name, value in parent.items() if value != "secret" and "evil" not in value}
+    assert env == {**allowed, "GGML_NO_BACKTRACE": "1", "PYTHONUTF8": "1"}
+
+
+def test_the_import_path_is_passed_on_only_where_the_package_needs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed = site.getsitepackages()[0]
+    monkeypatch.setattr(spawn, "_PACKAGE_ROOT", installed)
+    assert "PYTHONPATH" not in spawn.child_env({"PYTHONPATH": "/elsewhere"})
+    monkeypatch.setattr(spawn, "_PACKAGE_ROOT", "/checkout")
+    assert spawn.child_env({})["PYTHONPATH"] == "/checkout"
+    assert spawn.child_env({"PYTHONPATH": "/elsewhere"})["PYTHONPATH"] == "/checkout"
+    through = os.pathsep.join(["/libraries", "/checkout"])
+    assert spawn.child_env({"PYTHONPATH": through})["PYTHONPATH"] == through
+
+
+def test_a_file_in_the_working_folder_is_not_imported(tmp_path: Path) -> None:
+    (tmp_path / "msgspec.py").write_text("raise SystemExit('imported from the working folder')")
+    command = [*spawn.module_command("ollama_nb.runner.render"), "0", "1"]
+    done = subprocess.run(command, cwd=tmp_path, env=spawn.child_env(os.environ), capture_output=True, check=False)
+    assert done.stderr == b""
+    assert done.returncode == 1  # for its parent is not that one
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(1, 50), st.lists(st.binary(min_size=1, max_size=30), max_size=20))
+def test_the_ring_keeps_the_last_bytes(limit: int, chunks: list[bytes]) -> None:
+    ring = spawn.Ring(limit)
+    for chunk in chunks:
+        ring.add(chunk)
+        assert sum(map(len, ring._chunks)) <= limit + len(ring._chunks[0])
+    assert ring.text() == b"".join(chunks)[-limit:].decode("utf-8", "replace")
+
+
+def test_the_last_line_that_says_something() -> None:
+    ring = spawn.Ring()
+    assert ring.last_line() == ""
+    ring.add(b"Traceback:\nValueError: no\n\n  \n")
+    assert ring.last_line() == "ValueError: no"
+
+
+def test_a_child_outlives_the_thread_that_asked_for_it() -> None:
+    children: list[spawn.Child] = []
+    asking = threading.Thread(target=lambda: children.append(asyncio.run(spawn.start(FAKE))))
+    asking.start()
+    asking.join()
+    (child,) = children
+    with child.channel as channel:
+        channel.setblocking(True)
+        channel.settimeout(20)
+        channel.sendall(wire.frame(wire.Load(path="ok", n_ctx=1)))
+        assert channel.recv(4096)
+        for _ in range(20):
+            channel.sendall(wire.frame(wire.Ping()))
+            assert channel.recv(4096)
+    assert child.exited.result(timeout=20) == 0
+
+
+def test_a_forked_process_starts_children_of_its_own() -> None:
+    code = """
+import asyncio, os, sys
+from ollama_nb.runner import spawn
+
+async def start_and_end():
+    child = await spawn.start(sys.argv[1:])
+    child.channel.close()
+    return await asyncio.wrap_future(child.exited)
+
+first = asyncio.run(start_and_end())
+pid = os.fork()
+if pid == 0:
+    os._exit(10 + asyncio.run(start_and_end()))
+print(first, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+    done = subprocess.run([sys.executable, "-c", code, *FAKE], check=True, capture_output=True, text=True, timeout=30)
+    assert done.stdout.split() == ["0", "10"]
