@@ -313,7 +313,7 @@ class Context:
     def _adapt(self, paths: Sequence[str]) -> None:
         if not paths:
             return
-        handles = (ctypes.c_void_p * len(paths))()
+        handles = (L.llama_adapter_lora_p_ctypes * len(paths))()
         for at, path in enumerate(paths):
             handles[at] = L.llama_adapter_lora_init(self.model.handle, path.encode())
             if not handles[at]:

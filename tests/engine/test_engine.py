@@ -1,0 +1,469 @@
+"""The engine on a real small model: exact text, company, prefixes, limits, stops, cancel."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ollama_nb.api.options import Options
+from ollama_nb.engine.config import EngineConfig
+from ollama_nb.engine.engine import Engine
+from ollama_nb.engine.llama import Decoded
+from ollama_nb.engine.output import FailOut, FinishOut, Output, TextOut
+from ollama_nb.engine.sequence import Request
+
+GREEDY = Options(temperature=0.0)
+OPTIONS = set(Options.__dataclass_fields__) - {"num_ctx"}
+ids = itertools.count(1)
+
+
+@pytest.fixture(scope="module")
+def path(models: Path) -> str:
+    return str(models / "stories260K-f32.gguf")
+
+
+@pytest.fixture(scope="module")
+def shared(path: str) -> Iterator[Engine]:
+    engine = Engine(EngineConfig(path=path, n_ctx=512, n_seq=8, n_threads=1))
+    yield engine
+    engine.close()
+
+
+@pytest.fixture
+def engine(shared: Engine) -> Iterator[Engine]:
+    """The engine of this module; whatever a test did, nothing may be left running."""
+    yield shared
+    assert not shared.busy
+    assert shared.counters["busy_slots"] == shared.counters["waiting"] == 0
+
+
+class Reply:
+    """What one request gave."""
+
+    def __init__(self, outs: list[Output]) -> None:
+        self.texts = [out for out in outs if isinstance(out, TextOut)]
+        self.text = "".join(out.text for out in self.texts)
+        self.logprobs = [prob for out in self.texts for prob in out.logprobs]
+        self.last = outs[-1]
+        assert [out for out in outs if not isinstance(out, TextOut)] == [self.last], "one end, at the end"
+
+    @property
+    def done(self) -> FinishOut:
+        assert isinstance(self.last, FinishOut), self.last
+        return self.last
+
+    @property
+    def failure(self) -> FailOut:
+        assert isinstance(self.last, FailOut), self.last
+        return self.last
+
+
+def ask(prompt: str = "Once upon a time", *, options: Options = GREEDY, **fields: Any) -> Request:
+    chosen = {name: fields.pop(name) for name in list(fields) if name in OPTIONS}
+    return Request(id=next(ids), prompt=prompt, options=replace(options, **chosen), **fields)
+
+
+def run(engine: Engine, *requests: Request) -> list[Reply]:
+    outs = collect(engine, *requests)
+    return [Reply([out for out in outs if out.id == request.id]) for request in requests]
+
+
+def collect(engine: Engine, *requests: Request) -> list[Output]:
+    for request in requests:
+        engine.submit(request)
+    outs: list[Output] = []
+    while engine.busy:
+        outs += engine.step()
+    return outs
+
+
+# Exactness
+
+
+def test_greedy_text_equals_the_reference(engine: Engine, reference: dict[str, Any]) -> None:
+    for expected in reference["stories260K"]["greedy"]:
+        (reply,) = run(engine, ask(expected["prompt"], num_predict=64, return_tokens=True))
+        assert reply.text == expected["text"]
+        assert list(reply.done.tokens) == expected["prompt_tokens"][1:] + expected["tokens"]
+        assert (reply.done.reason, reply.done.prompt_tokens) == ("length", len(expected["prompt_tokens"]))
+
+
+def test_eight_at_once_say_what_each_says_alone(path: str, reference: dict[str, Any]) -> None:
+    engine = Engine(EngineConfig(path=path, n_ctx=512, n_seq=8, n_threads=1))
+    greedy = reference["stories260K"]["greedy"]
+    requests = [ask(greedy[n % 3]["prompt"], num_predict=64) for n in range(8)]
+    outs = collect(engine, *requests)
+    for n, request in enumerate(requests):
+        assert Reply([out for out in outs if out.id == request.id]).text == greedy[n % 3]["text"]
+    first_of_last = next(at for at, out in enumerate(outs) if out.id == requests[-1].id)
+    last_of_first = next(at for at, out in enumerate(outs) if out.id == requests[0].id and isinstance(out, FinishOut))
+    assert first_of_last < last_of_first
+    assert engine.counters["rows"]["8"] >= 50 and engine.counters["max_rows"] == 8
+    engine.close()
+
+
+def test_any_schedule_gives_the_text_of_a_lone_request(path: str, reference: dict[str, Any]) -> None:
+    """Few slots, long and short prompts with shared beginnings, cancels in every state, small batches."""
+    prompts = [entry["prompt"] for entry in reference["stories260K"]["greedy"]]
+    prompts += [prompts[0] + ", there was a little girl named Lily." * n for n in (1, 2, 6)]
+    alone = Engine(EngineConfig(path=path, n_ctx=512, n_seq=1, n_threads=1))
+    expected = {prompt: run(alone, ask(prompt, num_predict=24))[0].text for prompt in prompts}
+    alone.close()
+    crowd = Engine(EngineConfig(path=path, n_ctx=512, n_seq=3, n_batch=32, n_threads=1))
+    for seed in range(8):
+        dice = random.Random(seed)
+        asked, outs, cancelled = {}, [], set()
+        while len(asked) < 10 or crowd.busy:
+            if len(asked) < 10 and dice.random() < 0.4:
+                request = ask(dice.choice(prompts), num_predict=24)
+                asked[request.id] = request
+                crowd.submit(request)
+            if asked and dice.random() < 0.06:
+                cancelled.add(dice.choice(list(asked)))
+                crowd.cancel(max(cancelled))
+            outs += crowd.step()
+        for id, request in asked.items():
+            reply = Reply([out for out in outs if out.id == id])
+            whole = expected[request.prompt]
+            assert reply.text == whole or (reply.done.reason == "cancelled" and whole.startswith(reply.text))
+    assert crowd.counters["busy_slots"] == 0
+    crowd.close()
+
+
+def test_a_seed_gives_the_same_alone_and_in_company(engine: Engine) -> None:
+    seeded = {"options": Options(seed=42, temperature=1.0), "num_predict": 30}
+    (alone,) = run(engine, ask(**seeded))
+    together = run(engine, ask(**seeded), ask("The dog", **seeded), ask(**seeded), ask("Tom", options=Options()))
+    assert together[0].text == together[2].text == alone.text
+    assert run(engine, ask(**(seeded | {"options": Options(seed=43, temperature=1.0)})))[0].text != alone.text
+
+
+# Prefixes
+
+
+def test_a_known_beginning_is_not_computed_again(engine: Engine, reference: dict[str, Any]) -> None:
+    expected = reference["stories260K"]["greedy"][0]
+    prompt = expected["prompt"] + expected["text"][:60]
+    (cold,) = run(engine, ask(prompt, num_predict=20))
+    (warm,) = run(engine, ask(prompt, num_predict=20))
+    assert warm.text == cold.text
+    assert warm.done.cached_tokens == warm.done.prompt_tokens - 1
+    (longer,) = run(engine, ask(prompt + warm.text, num_predict=20))
+    assert longer.done.cached_tokens > warm.done.prompt_tokens - 5
+
+
+def test_eight_requests_read_their_common_beginning_once(path: str) -> None:
+    engine = Engine(EngineConfig(path=path, n_ctx=512, n_seq=8, n_threads=1))
+    story = "Lily saw a big red ball in the park. " * 10
+    requests = [ask(story + name, num_predict=5) for name in ("Tom", "Ann", "Max", "Sue", "Ben", "Tim", "Mia", "Dad")]
+    replies = run(engine, *requests)
+    size = replies[0].done.prompt_tokens
+    assert sum(reply.done.cached_tokens > size - 10 for reply in replies) == 7
+    assert engine.counters["prompt_tokens"] < size + 8 * 10
+    engine.close()
+
+
+# Ends
+
+
+def test_the_model_stops_by_itself(engine: Engine) -> None:
+    (reply,) = run(engine, ask(num_predict=-1))
+    assert (reply.done.reason, reply.done.output_tokens) == ("stop", 342), "341 tokens and the one that ends it"
+    assert "<s>" not in reply.text
+
+
+def test_stop_strings_end_the_text_before_them(engine: Engine) -> None:
+    (plain,) = run(engine, ask(num_predict=64))
+    (reply,) = run(engine, ask(num_predict=64, stop=("the park", "nowhere")))
+    assert reply.done.reason == "stop"
+    assert reply.text == plain.text[: plain.text.index("the park")]
+
+
+@pytest.mark.parametrize(("num_predict", "tokens"), [(0, 0), (1, 1), (7, 7)])
+def test_a_reply_is_as_long_as_asked(engine: Engine, num_predict: int, tokens: int) -> None:
+    (reply,) = run(engine, ask(num_predict=num_predict))
+    assert (reply.done.reason, reply.done.output_tokens) == ("length", tokens)
+    assert reply.done.prompt_tokens == 5 and reply.done.prompt_seconds > 0
+
+
+def test_without_a_shift_a_full_context_ends_the_reply(engine: Engine) -> None:
+    (reply,) = run(engine, ask(num_ctx=40, shift=False))
+    assert (reply.done.reason, reply.done.prompt_tokens + reply.done.output_tokens) == ("length", 40)
+
+
+def test_with_a_shift_the_reply_goes_on(engine: Engine) -> None:
+    shifts = engine.counters["shifts"]
+    (reply,) = run(engine, ask(num_ctx=40, num_predict=120, options=Options(seed=3, temperature=0.7)))
+    assert reply.done.output_tokens > 60 or reply.done.reason == "stop"
+    assert engine.counters["shifts"] > shifts
+    (again,) = run(engine, ask(num_predict=64))
+    assert again.text.startswith(", there was a little girl named Lily"), "a shifted window is nobody's prefix"
+
+
+def test_open_ended_is_bounded(engine: Engine) -> None:
+    (reply,) = run(engine, ask("a", num_ctx=8, num_keep=0, presence_penalty=1.0, repeat_last_n=3))
+    assert reply.done.output_tokens <= 80
+
+
+def test_a_loop_ends(engine: Engine) -> None:
+    """A presence reward makes the model repeat one token for ever."""
+    (reply,) = run(engine, ask(presence_penalty=-500.0, repeat_last_n=1))
+    assert reply.done.reason == "length" and 30 < reply.done.output_tokens < 60
+
+
+# Prompts
+
+
+LONG = "Lily saw a big red ball in the park. " * 30
+
+
+def test_a_long_prompt_loses_its_middle(engine: Engine) -> None:
+    (reply,) = run(engine, ask(LONG, num_ctx=64, num_predict=3))
+    assert reply.done.prompt_tokens == 64 - (64 - 5) // 2
+    assert reply.done.prompt_tokens + reply.done.prompt_tokens_dropped == len(engine.tokenize(LONG))
+
+
+@pytest.mark.parametrize("flags", [{"shift": False}, {"truncate": False}], ids=str)
+def test_a_long_prompt_is_refused_when_nothing_may_be_dropped(engine: Engine, flags: dict[str, bool]) -> None:
+    (reply,) = run(engine, ask(LONG, num_ctx=64, **flags))
+    assert reply.failure.status == 400
+    assert reply.failure.message.startswith("the prompt is longer than the context length currently available")
+
+
+def test_num_ctx_is_at_most_what_was_loaded(engine: Engine) -> None:
+    (reply,) = run(engine, ask(LONG, num_ctx=1 << 40, num_predict=1))
+    assert reply.done.prompt_tokens < 512
+
+
+def test_a_written_bos_is_not_doubled(engine: Engine) -> None:
+    plain, written = run(engine, ask(num_predict=9), ask("<s>Once upon a time", num_predict=9))
+    assert (written.text, written.done.prompt_tokens) == (plain.text, plain.done.prompt_tokens)
+
+
+def test_an_empty_prompt_is_the_beginning_of_a_text(engine: Engine) -> None:
+    (reply,) = run(engine, ask("", num_predict=8))
+    assert reply.done.prompt_tokens == 1 and reply.text
+
+
+def test_tokens_can_be_given(engine: Engine, reference: dict[str, Any]) -> None:
+    expected = reference["stories260K"]["greedy"][0]
+    (reply,) = run(engine, ask("", tokens=tuple(expected["prompt_tokens"]), num_predict=64))
+    assert reply.text == expected["text"]
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        Request(id=1, tokens=(1, 512)),
+        Request(id=1, tokens=(-1,)),
+        Request(id=1, prompt="x", options=Options(temperature=math.nan)),
+        Request(id=1, prompt="x", options=Options(repeat_penalty=-1.0)),
+        Request(id=1, prompt="x", options=Options(stop=("x",) * 1000)),
+        Request(id=1, prompt="x", format="{"),
+    ],
+    ids=["unknown token", "negative token", "NaN", "negative penalty", "too many stops", "bad format"],
+)
+def test_what_makes_no_sense_is_refused(engine: Engine, request_: Request) -> None:
+    (reply,) = run(engine, replace(request_, id=next(ids)))
+    assert reply.failure.status == 400
+
+
+def test_bytes_of_other_scripts_come_out_as_whole_characters(
+    engine: Engine, reference: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """This vocabulary writes Chinese byte by byte; the model is made to say 你好."""
+    script = engine.tokenize("你好", add_special=False)[1:]  # without the blank in front
+    context = engine._context
+    assert context is not None and len(script) == 6
+
+    def forced() -> np.ndarray:
+        rows = np.zeros((1, 512), np.float32)
+        rows[0, script.pop(0)] = 9.0
+        return rows
+
+    monkeypatch.setattr(context, "logits", forced)
+    (reply,) = run(engine, ask(num_predict=6, logprobs=0))
+    assert reply.text == "你好"
+    assert [out.text for out in reply.texts] == ["", "", "你", "", "", "好"]
+    assert [prob.token for prob in reply.logprobs] == [bytes([byte]) for byte in "你好".encode()]
+
+
+@pytest.mark.parametrize("text", ["Once upon a time", "<s>Once", " two  spaces", "你好\n", ""])
+def test_tokens_and_back(engine: Engine, text: str) -> None:
+    assert engine.detokenize(engine.tokenize(text, add_special=False)) == text
+
+
+def test_tokens_that_are_none_give_no_text(engine: Engine) -> None:
+    assert engine.detokenize([-1, 99999]) == ""
+
+
+# Log probabilities
+
+
+def test_logprobs_are_those_of_the_model(engine: Engine) -> None:
+    (reply,) = run(engine, ask(num_predict=12, logprobs=3))
+    assert len(reply.logprobs) == 12
+    assert b"".join(prob.token for prob in reply.logprobs).decode() == reply.text
+    for prob in reply.logprobs:
+        assert len(prob.top) == 3
+        assert (prob.top[0].token, prob.top[0].logprob) == (prob.token, prob.logprob), "greedy takes the likeliest"
+        assert -20 < prob.top[2].logprob <= prob.top[1].logprob <= prob.logprob <= 0
+        assert sum(math.exp(top.logprob) for top in prob.top) <= 1.0001
+
+
+def test_logprobs_without_others_and_none_at_all(engine: Engine) -> None:
+    bare, off = run(engine, ask(num_predict=4, logprobs=0), ask(num_predict=4))
+    assert [prob.top for prob in bare.logprobs] == [()] * 4 and off.logprobs == []
+    assert bare.text == off.text
+
+
+# Cancel
+
+
+def test_a_running_reply_is_cancelled_and_its_slot_free(engine: Engine) -> None:
+    request = ask()
+    engine.submit(request)
+    outs = [out for _ in range(5) for out in engine.step()]
+    engine.cancel(request.id)
+    outs += engine.step()
+    reply = Reply(outs)
+    assert reply.done.reason == "cancelled" and reply.text.startswith(", there")
+    assert engine.counters["busy_slots"] == 0
+
+
+def test_a_waiting_request_is_cancelled(engine: Engine) -> None:
+    requests = [ask(f"{n} dogs", num_predict=20) for n in range(9)]
+    for request in requests:
+        engine.submit(request)
+    engine.step()
+    engine.cancel(requests[8].id)
+    engine.cancel(12345678)
+    outs = engine.step()
+    assert [out.reason for out in outs if isinstance(out, FinishOut)] == ["cancelled"]
+    collect(engine)
+
+
+def test_a_cancel_before_the_first_step_ends_it_too(engine: Engine) -> None:
+    request = ask()
+    engine.submit(request)
+    engine.cancel(request.id)
+    assert [type(out) for out in engine.step()] == [FinishOut]
+
+
+def test_a_prompt_is_aborted_while_it_is_read(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cancel arrives within the native call: from another thread, as it starts."""
+    engine = Engine(EngineConfig(path=path, n_ctx=512, n_seq=2, n_threads=1))
+    request, other = ask(LONG, num_ctx=512), ask(num_predict=64)
+    context = engine._context
+    assert context is not None
+    decode = context.decode
+
+    def decode_while_cancelled(count: int) -> Any:
+        thread = threading.Thread(target=engine.cancel, args=(request.id,))
+        thread.start()
+        thread.join()
+        return decode(count)
+
+    engine.submit(request)
+    engine.submit(other)
+    monkeypatch.setattr(context, "decode", decode_while_cancelled)
+    assert engine.step() == []
+    monkeypatch.setattr(context, "decode", decode)
+    assert engine.counters["aborts"] == 1
+    outs: list[Output] = []
+    while engine.busy:
+        outs += engine.step()
+    assert Reply([out for out in outs if out.id == request.id]).done.reason == "cancelled"
+    assert Reply([out for out in outs if out.id == other.id]).text.startswith(", there was a little girl named Lily")
+    engine.close()
+
+
+def test_an_abort_loses_nothing(engine: Engine, reference: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = reference["stories260K"]["greedy"][1]
+    engine.submit(ask(expected["prompt"], num_predict=64))
+    outs: list[Output] = []
+    for n in itertools.count():
+        with monkeypatch.context() as patch:
+            if n % 3 == 0:
+                patch.setattr(engine._context, "rearm", engine.abort)  # it comes just after the step began
+            outs += engine.step()
+        if not engine.busy:
+            break
+    assert Reply(outs).text == expected["text"]
+
+
+# When things go wrong
+
+
+def test_a_nan_fails_its_own_request_only(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    context = engine._context
+    assert context is not None
+    sane = context.logits
+
+    def damaged() -> np.ndarray:
+        rows = sane()
+        rows[0] = np.nan
+        return rows
+
+    requests = ask(num_predict=30), ask("The dog", num_predict=30)
+    for request in requests:
+        engine.submit(request)
+    outs = [out for _ in range(3) for out in engine.step()]
+    monkeypatch.setattr(context, "logits", damaged)
+    outs += engine.step()
+    monkeypatch.undo()
+    while engine.busy:
+        outs += engine.step()
+    first, second = (Reply([out for out in outs if out.id == request.id]) for request in requests)
+    assert "NaN" in first.failure.message and first.failure.status == 500
+    assert second.done.output_tokens == 30
+
+
+def test_a_failed_decode_fails_its_batch_and_the_next_request_works(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = engine._context
+    assert context is not None
+    engine.submit(ask())
+    engine.step()
+    monkeypatch.setattr(context, "decode", lambda count: Decoded.FAILED)
+    assert [type(out) for out in engine.step()] == [FailOut]
+    monkeypatch.undo()
+    (reply,) = run(engine, ask(num_predict=10))
+    assert reply.text.startswith(", there was")
+
+
+# Loading
+
+
+def test_facts(engine: Engine) -> None:
+    facts = engine.facts
+    assert (facts.n_vocab, facts.n_embd, facts.n_ctx_train, facts.n_ctx, facts.n_threads) == (512, 64, 512, 512, 1)
+    assert (facts.bos, facts.add_bos, facts.pooling, facts.size_vram) == ("<s>", True, "none", 0)
+    assert facts.size > 1_000_000 and "llama-cpp-python" in facts.build
+
+
+def test_a_vocabulary_alone_counts_tokens(path: str) -> None:
+    engine = Engine(EngineConfig(path=path, vocab_only=True))
+    assert engine.tokenize("Once upon a time") == [1, 403, 407, 261, 378]
+    assert engine.detokenize([403, 407, 261, 378]) == "Once upon a time"
+    (reply,) = run(engine, ask())
+    assert reply.failure.status == 400
+    engine.close()
+
+
+def test_more_requests_than_slots_all_finish(path: str) -> None:
+    engine = Engine(EngineConfig(path=path, n_ctx=128, n_seq=2, n_threads=1))
+    replies = run(engine, *(ask(f"{n} cats", num_predict=12) for n in range(9)))
+    assert all(reply.done.output_tokens == 12 for reply in replies)
+    engine.close()
+    engine.close()

@@ -1,0 +1,136 @@
+"""The door to llama.cpp: what it refuses, and that its memory operations do what they say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import llama_cpp
+import numpy as np
+import pytest
+
+from ollama_nb.engine import llama
+from ollama_nb.engine.llama import Context, Decoded, Model
+from ollama_nb.errors import LoadError
+
+
+@pytest.fixture(scope="module")
+def model(models: Path) -> Iterator[Model]:
+    model = Model(str(models / "stories260K-f32.gguf"))
+    yield model
+    model.close()
+
+
+@pytest.fixture
+def context(model: Model) -> Iterator[Context]:
+    context = Context(model, cells=256, n_seq=3, n_batch=128, n_ubatch=64, n_threads=1)
+    yield context
+    context.close()
+
+
+def read(context: Context, seq: int, tokens: list[int], start: int = 0) -> np.ndarray:
+    count = len(tokens)
+    context.tokens[:count], context.positions[:count] = tokens, np.arange(start, start + count)
+    context.sequences[:count], context.outputs[:count] = seq, 0
+    context.outputs[count - 1] = 1
+    assert context.decode(count) is Decoded.DONE
+    return context.logits()[0].copy()
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [(b"", "cannot load the model"), (b"GGUF", "cannot load the model"), (b"not a model" * 99, "magic")],
+    ids=["empty", "only a magic", "something else"],
+)
+def test_a_file_that_is_no_model_is_explained(tmp_path: Path, content: bytes, reason: str) -> None:
+    path = tmp_path / "x.gguf"
+    path.write_bytes(content)
+    with pytest.raises(LoadError, match=reason):
+        Model(str(path))
+
+
+def test_a_truncated_model_is_explained(tmp_path: Path, models: Path) -> None:
+    path = tmp_path / "x.gguf"
+    path.write_bytes((models / "stories260K-f32.gguf").read_bytes()[:-1000])
+    with pytest.raises(LoadError, match=r"cannot load the model: .*(bounds|corrupted|incomplete)"):
+        Model(str(path))
+
+
+def test_a_missing_file_is_named() -> None:
+    with pytest.raises(LoadError, match=r"no such file: /nowhere\.gguf"):
+        Model("/nowhere.gguf")
+
+
+def test_another_build_is_refused_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(llama_cpp, "__version__", "0.2.0")
+    monkeypatch.setattr(llama._Backend, "ready", False)
+    with pytest.raises(LoadError, match=r"pip install llama-cpp-python==0\.3\.36"):
+        Model("/nowhere.gguf")
+
+
+def test_an_adapter_that_is_none_is_named(model: Model, tmp_path: Path) -> None:
+    path = tmp_path / "adapter.gguf"
+    path.write_bytes(b"nothing")
+    with pytest.raises(LoadError, match=r"adapter adapter\.gguf"):
+        Context(model, cells=256, n_seq=1, n_batch=32, n_ubatch=32, n_threads=1, adapters=[str(path)])
+
+
+def test_shared_cells_continue_like_the_original(model: Model, context: Context) -> None:
+    tokens = model.tokenize("Once upon a time, there was a little girl")
+    whole = read(context, 0, tokens)
+    context.share(0, 1, len(tokens) - 1)
+    shared = read(context, 1, tokens[-1:], len(tokens) - 1)
+    np.testing.assert_allclose(shared, whole, atol=1e-3)
+    assert context.extent(1) == (0, len(tokens) - 1)
+
+
+def test_a_cut_goes_back_in_time(model: Model, context: Context) -> None:
+    tokens = model.tokenize("Once upon a time")
+    before = read(context, 0, tokens)
+    read(context, 0, [403, 407], len(tokens))
+    assert context.cut(0, len(tokens) - 1)
+    np.testing.assert_allclose(read(context, 0, tokens[-1:], len(tokens) - 1), before, atol=1e-3)
+    assert context.cut(0, 0) and context.extent(0) == (-1, -1)
+
+
+def test_a_shift_closes_the_gap(context: Context) -> None:
+    read(context, 0, list(range(3, 23)))
+    assert context.can_shift and context.shift(0, 4, 8)
+    assert context.extent(0) == (0, 11)
+    read(context, 0, [5], 12)
+
+
+def test_a_full_memory_says_so(context: Context) -> None:
+    read(context, 0, [3] * 128)
+    read(context, 0, [3] * 128, 128)
+    context.tokens[0], context.positions[0], context.sequences[0] = 3, 256, 0
+    assert context.decode(1) is Decoded.NO_ROOM
+
+
+def test_an_abort_stops_the_decode_until_rearmed(context: Context) -> None:
+    context.abort()
+    context.tokens[:64], context.positions[:64], context.sequences[:64] = 3, np.arange(64), 0
+    assert context.decode(64) is Decoded.ABORTED
+    assert context.extent(0) == (-1, -1), "its cells were given back"
+    context.rearm()
+    assert context.decode(64) is Decoded.DONE
+
+
+def test_a_gap_is_invalid(context: Context) -> None:
+    read(context, 0, [3, 4])
+    context.tokens[0], context.positions[0], context.sequences[0] = 3, 9, 0
+    assert context.decode(1) is Decoded.INVALID
+
+
+@pytest.mark.parametrize("count", [0, 129])
+def test_a_batch_of_no_or_too_many_rows_never_reaches_native_code(context: Context, count: int) -> None:
+    with pytest.raises(ValueError, match="128 at most"):
+        context.decode(count)
+
+
+def test_closing_twice_is_closing_once(models: Path) -> None:
+    model = Model(str(models / "stories260K-q8_0.gguf"))
+    context = Context(model, cells=256, n_seq=1, n_batch=32, n_ubatch=32, n_threads=1)
+    for _ in range(2):
+        context.close()
+        model.close()
