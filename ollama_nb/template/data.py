@@ -1,8 +1,8 @@
 """What a Go template sees: messages, tool calls and tools as structs with Ollama's field names.
 
 Rule: an absent field is an error, the root is a map. Tools keep their whole schema; where Ollama's templates print a
-tool, a function, its parameters, properties or a call's arguments, JSON comes out (known keys in Go's order, then the
-client's others; property and argument names sorted).
+tool, a function, its parameters, properties or a call's arguments, JSON comes out: known keys in Go's order, then the
+client's others; names of properties and arguments sorted.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 from ollama_nb.api.encode import go_json
 from ollama_nb.api.messages import Message, Think, Tool, ToolCall
 from ollama_nb.template.funcs import plain
-from ollama_nb.template.values import Stringer, Struct
+from ollama_nb.template.values import Encoded, Stringer, Struct
 
 
 class JSONMap(dict[str, Any], Stringer):
@@ -23,22 +23,39 @@ class JSONMap(dict[str, Any], Stringer):
         return go_json(plain(self))
 
 
-class JSONList(list[Any], Stringer):
-    """A list that prints as JSON."""
+class Properties(JSONMap):
+    """A map of properties: as in Go, an absent one is a property without anything."""
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return self[name] if name in self else _property({})
+
+
+class Slice(list[Any], Encoded):
+    """A Go slice that was never made when it is empty: its JSON is null then."""
+
+    def json_value(self) -> Any:
+        return [plain(item) for item in self] or None
+
+
+class Tools(Slice, Stringer):
+    """The tools: they print as JSON."""
 
     def go_string(self) -> str:
-        return go_json(plain(self))
+        return go_json(self.json_value())
 
 
-class TypeNames(list[str], Stringer):
+class TypeNames(Slice, Stringer):
     """A property's types: one prints as the bare word, several as ``[string null]``."""
 
     def go_string(self) -> str:
-        return self[0] if len(self) == 1 else "[" + " ".join(self) + "]"
+        return str(self[0]) if len(self) == 1 else "[" + " ".join(self) + "]"
+
+    def json_value(self) -> Any:
+        return self[0] if len(self) == 1 else super().json_value()
 
 
-class JSONStruct(Struct, Stringer):
-    """A struct that prints as the JSON that it was made from."""
+class JSONStruct(Struct, Stringer, Encoded):
+    """A struct that prints as its JSON."""
 
     __slots__ = ("_json",)
 
@@ -50,7 +67,7 @@ class JSONStruct(Struct, Stringer):
         methods: Mapping[str, Callable[[], str]] | None = None,
     ) -> None:
         super().__init__(type_name, fields, methods)
-        self._json = json
+        self._json = {key: plain(item) for key, item in json.items()}
 
     def json_value(self) -> Any:
         return self._json
@@ -73,8 +90,8 @@ def _message(message: Message) -> Struct:
             "Role": message.role,
             "Content": message.content,
             "Thinking": message.thinking,
-            "Images": list(message.images),
-            "ToolCalls": [_call(call) for call in message.tool_calls],
+            "Images": Slice(message.images),
+            "ToolCalls": Slice(map(_call, message.tool_calls)),
             "ToolName": message.tool_name,
             "ToolCallID": message.tool_call_id,
         },
@@ -91,16 +108,16 @@ def _call(call: ToolCall) -> Struct:
 # Tools
 
 
-def tool_views(tools: Sequence[Tool]) -> JSONList | None:
-    """``.Tools``; None without any."""
-    return JSONList(_tool(tool) for tool in tools) if tools else None
+def tool_views(tools: Sequence[Tool]) -> Tools:
+    """``.Tools``; without any, it prints ``null`` and is false."""
+    return Tools(map(_tool, tools))
 
 
 def _tool(tool: Tool) -> JSONStruct:
     function = _function(_mapping(tool.get("function")))
     kind, items = tool.get("type") or "function", tool.get("items")
     json = _ordered({**tool, "type": kind, "function": function}, ("type", "items", "function"))
-    return JSONStruct("api.Tool", {"Type": kind, "Items": items, "Function": function}, _plain(json))
+    return JSONStruct("api.Tool", {"Type": kind, "Items": items, "Function": function}, json)
 
 
 def _function(function: Mapping[str, Any]) -> JSONStruct:
@@ -110,7 +127,7 @@ def _function(function: Mapping[str, Any]) -> JSONStruct:
     if not description:
         json.pop("description", None)
     fields = {"Name": name, "Description": description, "Parameters": parameters}
-    return JSONStruct("api.ToolFunction", fields, _plain(json))
+    return JSONStruct("api.ToolFunction", fields, json)
 
 
 def _parameters(schema: Mapping[str, Any]) -> JSONStruct:
@@ -121,20 +138,20 @@ def _parameters(schema: Mapping[str, Any]) -> JSONStruct:
         "Type": kind,
         "Defs": schema.get("$defs"),
         "Items": schema.get("items"),
-        "Required": list(schema.get("required") or ()),
+        "Required": Slice(schema.get("required") or ()),
         "Properties": properties,
     }
-    return JSONStruct("api.ToolFunctionParameters", fields, _plain(json))
+    return JSONStruct("api.ToolFunctionParameters", fields, json)
 
 
-def _properties(schemas: Any) -> JSONMap:
-    return JSONMap({name: _property(_mapping(schema)) for name, schema in sorted(_mapping(schemas).items())})
+def _properties(schemas: Any) -> Properties:
+    return Properties({name: _property(_mapping(schema)) for name, schema in sorted(_mapping(schemas).items())})
 
 
 def _property(schema: Mapping[str, Any]) -> JSONStruct:
     kinds = schema.get("type")
     types = TypeNames([kinds] if isinstance(kinds, str) else [str(kind) for kind in kinds or ()])
-    any_of = [_property(_mapping(other)) for other in schema.get("anyOf") or ()]
+    any_of = Slice(_property(_mapping(other)) for other in schema.get("anyOf") or ())
     properties = _properties(schema["properties"]) if schema.get("properties") else None
     json = dict(_ordered(schema, _PROPERTY_KEYS))
     if properties is not None:
@@ -144,11 +161,11 @@ def _property(schema: Mapping[str, Any]) -> JSONStruct:
         "Type": types,
         "Items": schema.get("items"),
         "Description": schema.get("description") or "",
-        "Enum": list(schema.get("enum") or ()),
+        "Enum": Slice(schema.get("enum") or ()),
         "Properties": properties,
-        "Required": list(schema.get("required") or ()),
+        "Required": Slice(schema.get("required") or ()),
     }
-    return JSONStruct("api.ToolProperty", fields, _plain(json), {"ToTypeScriptType": lambda: typescript(schema)})
+    return JSONStruct("api.ToolProperty", fields, json, methods={"ToTypeScriptType": lambda: typescript(schema)})
 
 
 _PARAMETER_KEYS = ("type", "$defs", "items", "required", "properties")
@@ -163,11 +180,6 @@ def _ordered(value: Mapping[str, Any], first: tuple[str, ...]) -> dict[str, Any]
     """The keys of ``first`` in that order, then the others in theirs."""
     known = {key: value[key] for key in first if key in value}
     return {**known, **{key: item for key, item in value.items() if key not in known}}
-
-
-def _plain(json: Mapping[str, Any]) -> dict[str, Any]:
-    """Structs and property maps inside become data; foreign parts of the schema keep their key order."""
-    return {key: plain(item) if isinstance(item, Struct | JSONMap) else item for key, item in json.items()}
 
 
 _TYPESCRIPT = {

@@ -128,7 +128,7 @@ class _Run:
                 break
         jump = self.block(dot, node.orelse) if empty and node.orelse else None
         del self._variables[scope:]
-        return jump
+        return None if isinstance(jump, Break) else jump  # as in Go, a break in the else-branch ends this range
 
     def _items(self, value: Any, node: Range) -> Iterable[tuple[Any, Any]]:
         if value is None:

@@ -14,6 +14,7 @@ from typing import Any
 from ollama_nb.api.encode import go_json
 from ollama_nb.template.printing import html_escape, joined, js_escape, show, show_action, sprint, sprintf
 from ollama_nb.template.values import (
+    Encoded,
     Struct,
     TemplateFailure,
     equal,
@@ -141,9 +142,10 @@ def _json(args: Sequence[Any]) -> str:
 
 def plain(value: Any) -> Any:
     """A template value as JSON data: structs in field order, maps sorted."""
+    if isinstance(value, Encoded):
+        return value.json_value()
     if isinstance(value, Struct):
-        inner = value.json_value()
-        return {key: plain(item) for key, item in inner.items()} if isinstance(inner, Mapping) else plain(inner)
+        return {key: plain(item) for key, item in value.fields.items()}
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in sorted_items(value)}
     if isinstance(value, list | tuple):

@@ -127,6 +127,8 @@ class _Parser:
         chained = self._peek()
         if chained.kind is Kind.KEYWORD and chained.text == word.text != "range":
             return (self._nested(self._next()),)  # `else if` and `else with` share the outer end
+        if chained.kind is Kind.KEYWORD:
+            raise self._unexpected(chained, f"else of {word}")
         block, stop = self._block("else")
         if stop.text != "end":
             raise self._error(f"expected {{{{end}}}}, found {stop}", stop)
@@ -228,9 +230,7 @@ class _Parser:
         if not args:
             raise self._unexpected(self._peek(), context)
         if self._peek().kind is Kind.PIPE:
-            bar = self._next()
-            if self._peek().kind in (Kind.CLOSE, Kind.RIGHT):
-                raise self._error("missing value for command", bar)
+            self._next()  # Go lets a pipeline end in a bar
         return Command(line, tuple(args))
 
     def _operand(self) -> Operand | None:
@@ -357,7 +357,7 @@ def number(text: str) -> int | float:
     except ValueError:
         if not (re.search(r"[.pP]", text) if hexadecimal else _FLOAT_MARKS.search(text)):
             raise ValueError("integer overflow or bad number syntax") from None
-    if "p" not in text.lower() if hexadecimal else "_" in text:
+    if hexadecimal and "p" not in text.lower():
         raise ValueError("bad number syntax")
     value = float.fromhex(text.replace("_", "")) if hexadecimal else float(text)
     if value in (float("inf"), float("-inf")):

@@ -130,8 +130,8 @@ class _Spec:
 
 
 _DIRECTIVE = re.compile(
-    r"%(?P<flags>[-+# 0]*)(?P<at>(?:\[\d*\])?)(?P<width>\*|\d+)?"
-    r"(?:(?P<dot>\.)(?P<at2>(?:\[\d*\])?)(?P<precision>\*|\d+)?)?(?P<at3>(?:\[\d*\])?)(?P<verb>.?)",
+    r"%(?P<flags>[-+# 0]*)(?P<at>(?:\[[^\]]*\])?)(?P<width>\*|\d+)?"
+    r"(?:(?P<dot>\.)(?P<at2>(?:\[[^\]]*\])?)(?P<precision>\*|\d+)?)?(?P<at3>(?:\[[^\]]*\])?)(?P<verb>.?)",
     re.DOTALL,
 )
 
@@ -193,7 +193,7 @@ class _Printf:
         if not text:
             return
         self._reordered = True
-        number = int(text[1:-1] or 0) if len(text) < 12 else 0
+        number = int(text[1:-1]) if re.fullmatch(r"\[[0-9]{1,9}\]", text) else 0
         if 1 <= number <= len(self._values):
             self._next = number - 1
         else:
@@ -216,6 +216,8 @@ class _Printf:
 
 def format_value(spec: _Spec, verb: str, value: Any) -> str:
     """One value under one verb; composites part by part, as Go does."""
+    if verb == "v" and "+" in spec.flags:  # asks for field names, not for signs
+        spec = _Spec(spec.flags.replace("+", ""), spec.width, spec.precision)
     if verb == "T":
         return spec.pad(type_name(value))
     if isinstance(value, Stringer) and verb in "vsqxX":
@@ -254,25 +256,26 @@ def _string(spec: _Spec, verb: str, value: str) -> str:
     if spec.precision is not None:
         value = value[: spec.precision]
     if verb == "q" or (verb == "v" and "#" in spec.flags):
-        value = f"`{value}`" if "#" in spec.flags and verb == "q" and "`" not in value else quote(value)
+        raw = "#" in spec.flags and verb == "q" and "`" not in value
+        value = f"`{value}`" if raw else quote(value, ascii_only="+" in spec.flags)
     return spec.pad(value, zeros=True)
 
 
-def quote(text: str, mark: str = '"') -> str:
+def quote(text: str, mark: str = '"', *, ascii_only: bool = False) -> str:
     """Go's strconv.Quote (``mark`` ``'``: of a character)."""
-    return mark + "".join(_escaped(letter, mark) for letter in text) + mark
+    return mark + "".join(_escaped(letter, mark, ascii_only) for letter in text) + mark
 
 
 _SHORT = {"\a": "\\a", "\b": "\\b", "\f": "\\f", "\n": "\\n", "\r": "\\r", "\t": "\\t", "\v": "\\v", "\\": "\\\\"}
 
 
-def _escaped(letter: str, mark: str) -> str:
+def _escaped(letter: str, mark: str, ascii_only: bool) -> str:
     if letter == mark:
         return "\\" + letter
     if letter in _SHORT:
         return _SHORT[letter]
     code = ord(letter)
-    if letter.isprintable() and not (letter.isspace() and letter != " "):
+    if letter.isprintable() and not (ascii_only and code > 0x7F):
         return letter
     if 0xDC80 <= code <= 0xDCFF:
         return f"\\x{code - 0xDC00:02x}"

@@ -23,6 +23,16 @@ class Stringer:
         raise NotImplementedError
 
 
+class Encoded:
+    """A value whose JSON is not simply that of its parts."""
+
+    __slots__ = ()
+
+    def json_value(self) -> Any:
+        """Plain data, ready to encode."""
+        raise NotImplementedError
+
+
 class Struct:
     """A Go struct: an absent field is an error. ``methods`` take no arguments and give text."""
 
@@ -34,10 +44,6 @@ class Struct:
         self.type_name = type_name
         self.fields = fields
         self.methods = methods or {}
-
-    def json_value(self) -> Any:
-        """What the ``json`` function encodes."""
-        return self.fields
 
 
 def truth(value: Any) -> bool:
