@@ -96,7 +96,7 @@ class Pool:
         self._todo: deque[Action] = deque()
         self._acting = False
         self._runners: dict[Resident, Runner] = {}
-        self._lives: dict[Resident, asyncio.Task[End]] = {}
+        self._lives: dict[Resident, asyncio.Task[None]] = {}
         self._timer: _Timer | None = None
         self._closed = False
 
@@ -211,26 +211,29 @@ class Pool:
                 if not self._waiting[ticket].done():
                     self._waiting[ticket].set_exception(error)
 
-    async def _live(self, resident: Resident) -> End:
+    async def _live(self, resident: Resident) -> None:
         """One model from its load to the end of its process."""
         runner = await self._launch(resident.load, self._settings.load_timeout)
         try:
             self._runners[resident] = runner
+            runner.ended.add_done_callback(lambda ended: self._ended(resident, ended.result()))
             self._act(self._residency.ready(resident, self._now()))
-            return await runner.wait()
+            await runner.wait()
         finally:
             await runner.stop()
 
-    def _lived(self, resident: Resident, life: asyncio.Task[End]) -> None:
+    def _ended(self, resident: Resident, end: End) -> None:
+        """A process is gone; its requests do not know yet, so none of them can ask for it again."""
         self._runners.pop(resident, None)
+        if resident.state is State.READY:
+            self._act(self._residency.died(resident, end.cause, self._now(), blameless=end.killed))
+
+    def _lived(self, resident: Resident, life: asyncio.Task[None]) -> None:
         del self._lives[resident]
         if life.cancelled():
             self._act(self._residency.stopped(resident, self._now()))
         elif error := life.exception():
             self._act(self._residency.failed(resident, _told(error), self._now()))
-        else:
-            end = life.result()
-            self._act(self._residency.died(resident, end.cause, self._now(), blameless=end.killed))
 
     def _released(self, resident: Resident) -> None:
         self._act(self._residency.released(resident, self._now()))

@@ -93,9 +93,14 @@ class Runner:
         """Requests that have not ended."""
         return len(self._open)
 
+    @property
+    def ended(self) -> asyncio.Future[End]:
+        """Done when the process has ended: why. Callbacks run before any request learns of it. Never cancel it."""
+        return self._link.ended
+
     async def wait(self) -> End:
         """Return when the process has ended: why."""
-        return await asyncio.shield(self._link.ended)
+        return await asyncio.shield(self.ended)
 
     async def stop(self, grace: float = STOP_GRACE) -> None:
         """End the process; open requests fail. Returns when it is reaped."""
