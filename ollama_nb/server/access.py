@@ -1,0 +1,170 @@
+"""Who may speak to a standalone server: Host, Origin and key rules. Pure; the handlers apply them.
+
+Host names are checked against DNS rebinding on loopback binds only; a foreign Origin is refused whatever it asks;
+a key, when there is one, is asked of every request (contract: rest.md §1.5, §1.6).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ipaddress
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from ollama_nb.errors import BadRequest
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+_LOCAL_ORIGINS = (
+    *(
+        f"{scheme}://{host}{port}"
+        for host in ("localhost", "127.0.0.1", "0.0.0.0")
+        for scheme in ("http", "https")
+        for port in ("", ":*")
+    ),
+    "app://*",
+    "file://*",
+    "tauri://*",
+    "vscode-webview://*",
+    "vscode-file://*",
+)
+_ORIGIN_SCHEMES = (
+    "http://",
+    "https://",
+    "chrome-extension://",
+    "safari-extension://",
+    "moz-extension://",
+    "ms-browser-extension://",
+)
+_METHODS = "GET,POST,PUT,PATCH,DELETE,HEAD,OPTIONS"
+_STAINLESS = ("arch", "async", "custom-poll-interval", "helper-method", "lang", "os", "package-version",
+              "poll-helper", "retry-count", "runtime", "runtime-version", "timeout")  # fmt: skip
+_HEADERS = (
+    "Authorization", "Content-Type", "User-Agent", "Accept", "X-Requested-With", "OpenAI-Beta",
+    *(f"x-stainless-{name}" for name in _STAINLESS),
+    # Beyond Ollama's own: what browser clients of the Anthropic API and of our additions send.
+    "x-api-key", "anthropic-version", "anthropic-beta", "anthropic-dangerous-direct-browser-access", "X-Request-Id",
+    "X-Ollama-Strict", "X-Ollama-Run-Record",
+)  # fmt: skip
+_PRIVATE = tuple(ipaddress.ip_network(text) for text in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"))
+_HOST_NAME = re.compile(r"[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?")
+_BEARER = re.compile(r"(?:bearer|token)\s+(\S+)\s*", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Origins:
+    """Allowed origins, each with at most one ``*``."""
+
+    patterns: tuple[str, ...]
+
+    @classmethod
+    def parse(cls, extra: tuple[str, ...] = ()) -> Origins:
+        """The built-in local origins behind those of OLLAMA_ORIGINS. Raises BadRequest for an entry that is none."""
+        for entry in extra:
+            if entry.count("*") > 1:
+                raise BadRequest(f'OLLAMA_ORIGINS: more than one "*" in "{entry}"')
+            if "*" not in entry and not entry.startswith(_ORIGIN_SCHEMES):
+                raise BadRequest(f'OLLAMA_ORIGINS: "{entry}" must start with one of {", ".join(_ORIGIN_SCHEMES)}')
+        return cls((*extra, *_LOCAL_ORIGINS))
+
+    @property
+    def everyone(self) -> bool:
+        return "*" in self.patterns
+
+    def allow(self, origin: str) -> bool:
+        return any(_matches(pattern, origin) for pattern in self.patterns)
+
+
+def _matches(pattern: str, text: str) -> bool:
+    start, star, end = pattern.partition("*")
+    if not star:
+        return text == pattern
+    return len(text) >= len(start) + len(end) and text.startswith(start) and text.endswith(end)
+
+
+def same_origin(origin: str, host: str) -> bool:
+    return origin in (f"http://{host}", f"https://{host}")
+
+
+def cors_headers(origin: str, origins: Origins) -> dict[str, str]:
+    """What an answer to an allowed foreign origin carries."""
+    if origins.everyone:
+        return {"Access-Control-Allow-Origin": "*"}
+    return {"Access-Control-Allow-Origin": origin, "Vary": "Origin"}
+
+
+def preflight_headers(origin: str, origins: Origins) -> dict[str, str]:
+    return {
+        "Access-Control-Allow-Methods": _METHODS,
+        "Access-Control-Allow-Headers": ",".join(_HEADERS),
+        "Access-Control-Max-Age": "43200",
+        **cors_headers(origin, origins),
+        "Vary": "Origin, Access-Control-Request-Method, Access-Control-Request-Headers",
+    }
+
+
+class HostKind(Enum):
+    """What a Host header names: ``NAME`` and ``ADDRESS`` are ours, ``FOREIGN`` is not."""
+
+    NAME = auto()
+    ADDRESS = auto()
+    FOREIGN = auto()
+
+
+def host_kind(header: str, machine: str, is_ours: Callable[[Address], bool]) -> HostKind:
+    """Judge a Host header. ``machine`` is this machine's name, ``is_ours`` tells its own addresses."""
+    host = _without_port(header.strip()).lower()
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return HostKind.NAME if _is_local_name(host, machine.lower()) else HostKind.FOREIGN
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    address = mapped or address
+    ours = address.is_loopback or address.is_unspecified or any(address in network for network in _PRIVATE)
+    return HostKind.ADDRESS if ours or is_ours(address) else HostKind.FOREIGN
+
+
+def _is_local_name(host: str, machine: str) -> bool:
+    if host in ("", "localhost"):
+        return True
+    return bool(_HOST_NAME.fullmatch(host)) and (
+        host == machine or host.endswith((".localhost", ".local", ".internal"))
+    )
+
+
+def _without_port(host: str) -> str:
+    if host.startswith("["):
+        inside, _, rest = host[1:].partition("]")
+        return inside if not rest or re.fullmatch(r":\d*", rest) else host
+    name, colon, port = host.rpartition(":")
+    return name if colon and ":" not in name and (not port or port.isdecimal()) else host
+
+
+class Keys:
+    """Keys that open a server, kept as hashes and compared in constant time."""
+
+    def __init__(self, *keys: str) -> None:
+        self._hashes = tuple(_hash(key) for key in keys if key)
+
+    def __bool__(self) -> bool:
+        return bool(self._hashes)
+
+    def open(self, headers: Mapping[str, str]) -> bool:
+        """True when the headers carry one of the keys, as a bearer token or in ``x-api-key``."""
+        offered = offered_key(headers)
+        if not offered:
+            return False
+        hashed = _hash(offered)
+        return any(hmac.compare_digest(hashed, known) for known in self._hashes)
+
+
+def offered_key(headers: Mapping[str, str]) -> str:
+    bearer = _BEARER.fullmatch(headers.get("Authorization", ""))
+    return bearer[1] if bearer else headers.get("x-api-key", "").strip()
+
+
+def _hash(key: str) -> bytes:
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()

@@ -1,0 +1,118 @@
+"""The standalone server's life: bind, listen, serve, drain, unload everything, end."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+
+from tornado import netutil
+
+from ollama_nb.errors import BadRequest, OllamaError
+from ollama_nb.server.access import Keys
+from ollama_nb.server.endpoints import OLLAMA_API_VERSION
+from ollama_nb.server.standalone import is_loopback, listen
+from ollama_nb.server.state import ServerState
+from ollama_nb.service.service import Service
+from ollama_nb.settings import Host, Settings
+
+DRAIN_SECONDS = 5.0
+_log = logging.getLogger("ollama_nb.server")
+
+
+def bind(host: Host) -> list[socket.socket]:
+    """Listening sockets. Raises OllamaError worded as Go words it."""
+    try:
+        return netutil.bind_sockets(host.port, host.host or None)
+    except socket.gaierror:
+        raise OllamaError(f"listen tcp: lookup {host.host}: no such host") from None
+    except OSError as error:
+        known = {
+            errno.EADDRINUSE: "address already in use",
+            errno.EACCES: "permission denied",
+            errno.EADDRNOTAVAIL: "cannot assign requested address",
+        }
+        reason = known.get(error.errno or 0, error.strerror)
+        raise OllamaError(f"listen tcp {host.address}: bind: {reason}") from None
+
+
+def addresses(sockets: Sequence[socket.socket]) -> list[str]:
+    return [Host(host=s.getsockname()[0], port=s.getsockname()[1]).address for s in sockets]
+
+
+class Stop:
+    """SIGINT and SIGTERM as an event; a second one cuts the drain short."""
+
+    def __init__(self, state: ServerState) -> None:
+        self._state = state
+        self.event = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._signalled)
+
+    def _signalled(self) -> None:
+        if self.event.is_set():
+            self._state.cut()
+        self.event.set()
+
+
+async def run(
+    settings: Settings,
+    sockets: Sequence[socket.socket],
+    *,
+    keys: Keys,
+    meanwhile: Callable[[ServerState, asyncio.Event], Awaitable[None]] | None = None,
+) -> None:
+    """Serve until a signal comes or ``meanwhile`` sets the event; then drain, unload every model and return."""
+    service = Service(settings)
+    state = ServerState(service)
+    stop = Stop(state)
+    server = listen(state, sockets, keys=keys, origins=settings.origins)
+    side = asyncio.ensure_future(meanwhile(state, stop.event)) if meanwhile else None
+    try:
+        await service.start()
+        for address in addresses(sockets):
+            _log.info("Listening on %s (version %s)", address, OLLAMA_API_VERSION)
+        await stop.event.wait()
+        server.stop()
+        await state.drain(DRAIN_SECONDS)
+    finally:
+        if side is not None:
+            side.cancel()
+            await asyncio.wait({side})
+        await service.close()
+        await server.close_all_connections()
+
+
+async def serve(settings: Settings) -> None:
+    """``ollama serve``: listen on ``settings.host`` until SIGINT or SIGTERM.
+
+    Raises OllamaError when the address cannot be had, a setting is wrong, or a key is required and there is none.
+    """
+    if settings.require_key:
+        raise BadRequest(
+            "OLLAMA_NB_REQUIRE_KEY is set, but this server has no API key: unset it, or keep the server on a loopback "
+            "address that nobody else can reach"
+        )
+    if settings.host.warning:
+        print(f"Warning: {settings.host.warning}", file=sys.stderr)
+    sockets = bind(settings.host)
+    if not all(map(is_loopback, sockets)):
+        print(
+            f"Warning: everyone who can reach {settings.host.address} can use this server: the API has no "
+            "authentication. Set OLLAMA_HOST=127.0.0.1 to keep it to this machine.",
+            file=sys.stderr,
+        )
+    await run(settings, sockets, keys=Keys())
+
+
+def set_up_logging(settings: Settings) -> None:
+    """Log to standard error: OLLAMA_DEBUG=1 and 2 say more."""
+    level = logging.DEBUG if settings.debug else logging.INFO
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    if settings.debug < 2:
+        logging.getLogger("asyncio").setLevel(logging.WARNING)

@@ -1,0 +1,127 @@
+"""A server of one user's own, started by clients that find none: random loopback port, random key, ends when idle.
+
+Rule: whoever holds the lock is the background server; where it listens stands in a file that only its user can read.
+One of another build is asked to end, and replaced.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import secrets
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from ollama_nb import __version__
+from ollama_nb.errors import OllamaError
+from ollama_nb.server.access import Keys
+from ollama_nb.server.app import DRAIN_SECONDS, addresses, bind, run
+from ollama_nb.server.state import ServerState
+from ollama_nb.settings import Host, Settings
+from ollama_nb.store import fsops
+
+IDLE_SECONDS = 600.0
+LOCK = "server.lock"
+_REPLACE_SECONDS = 2 * DRAIN_SECONDS + 5
+_POLL_SECONDS = 0.05
+_CHECKS = 20
+_log = logging.getLogger("ollama_nb.server")
+
+
+def runtime_file(home: Path) -> Path:
+    """JSON: ``url``, ``key``, ``pid``, ``build``."""
+    return home / "server.json"
+
+
+async def serve_in_background(settings: Settings, *, idle_seconds: float = IDLE_SECONDS) -> None:
+    """Serve until no model has been loaded and no request came for ``idle_seconds``.
+
+    Returns at once when one of this build is running already. Raises OllamaError when one of another build does not
+    end.
+    """
+    settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        if not await _take_lock(settings.home, stack):
+            return
+        file = runtime_file(settings.home)
+        file.unlink(missing_ok=True)  # a dead one's
+        key = secrets.token_urlsafe(32)
+        sockets = bind(Host(host="127.0.0.1", port=0))
+        stack.callback(file.unlink, missing_ok=True)
+        fsops.write(file, describe(f"http://{addresses(sockets)[0]}", key), mode=0o600)
+
+        async def end_when_idle(state: ServerState, stop: asyncio.Event) -> None:
+            while True:
+                idle = state.idle_seconds()
+                if idle >= idle_seconds:
+                    break
+                await asyncio.sleep(min(idle_seconds - idle, idle_seconds / _CHECKS))
+            _log.info("idle for %.0f seconds, ending", idle)
+            file.unlink(missing_ok=True)  # first, so that nobody comes any more
+            stop.set()
+
+        await run(settings, sockets, keys=Keys(key), meanwhile=end_when_idle)
+
+
+def describe(url: str, key: str) -> bytes:
+    """The contents of a runtime file, for clients of the same user."""
+    return json.dumps({"url": url, "key": key, "pid": os.getpid(), "build": __version__}).encode()
+
+
+async def _take_lock(home: Path, stack: contextlib.ExitStack) -> bool:
+    """False: a server of this build holds it. One that starts or ends at this moment is waited for."""
+    lock = stack.enter_context(_opened(home / LOCK))
+    asked: set[int] = set()
+    deadline = time.monotonic() + _REPLACE_SECONDS
+    while not _locked(lock):
+        pid, build = _running(home)
+        if build == __version__:
+            return False
+        if pid not in asked and _holds(pid, home / LOCK):
+            _log.info("replacing the background server of build %s", build)
+            asked.add(pid)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+        if time.monotonic() > deadline:
+            raise OllamaError(f"another background server (pid {pid}, build {build}) holds {LOCK} and does not end")
+        await asyncio.sleep(_POLL_SECONDS)
+    return True
+
+
+def _holds(pid: int, path: Path) -> bool:
+    """Whether that process has the file open: a number alone may by now be somebody else's."""
+    try:
+        return any(os.readlink(entry) == str(path.resolve()) for entry in Path(f"/proc/{pid}/fd").iterdir())
+    except OSError:
+        return False
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[IO[bytes]]:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "r+b") as file:
+        yield file
+
+
+def _locked(file: IO[bytes]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _running(home: Path) -> tuple[int, str]:
+    """Process and build that the runtime file names; ``(0, "")`` while its writer is still starting."""
+    try:
+        found = json.loads(runtime_file(home).read_bytes())
+        return int(found["pid"]), str(found["build"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0, ""

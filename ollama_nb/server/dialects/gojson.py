@@ -1,0 +1,301 @@
+"""Request bodies read as leniently as Go's decoder reads them, and as strictly where that matters.
+
+Lenient: any content type, unknown fields, letter case of keys, a repeated key (the last one wins), null for "absent",
+anything after the first value, bytes that are no UTF-8. Strict: NaN and infinities, nesting, and the type of every
+known field, with the error text that clients of Ollama have seen.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, NoReturn
+
+from ollama_nb.errors import BadRequest
+
+MAX_DEPTH = 64
+MAX_ITEMS = 4_000_000
+"""Most values that one body may hold: far more than any context, far less than would fill the memory."""
+
+_ERROR_WINDOW = 1 << 20
+_BLANK = re.compile(r"[ \t\r\n]*")
+_SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_STRUCTURE = re.compile(r'"(?:[^"\\]|\\.)*+"|[\[\]{}]', re.DOTALL)
+_BASE64 = re.compile(rb"[A-Za-z0-9+/]*")
+
+
+def decode(body: bytes) -> Any:
+    """The first JSON value of a body. Raises BadRequest worded as Go words it."""
+    if sum(body.count(mark) for mark in (b",", b"[", b"{")) > MAX_ITEMS:
+        raise BadRequest(f"request body holds more than {MAX_ITEMS} values")
+    text = body.decode("utf-8", "replace")
+    blank = _BLANK.match(text)
+    start = blank.end() if blank else 0
+    if start == len(text):
+        raise BadRequest("missing request body")
+    try:
+        value, _ = _decoder.raw_decode(text, start)
+    except json.JSONDecodeError as error:
+        raise BadRequest(_worded(error)) from None
+    except RecursionError:
+        raise BadRequest(_TOO_DEEP) from None
+    except ValueError:
+        raise BadRequest("json: cannot unmarshal number of more than 4300 digits") from None
+    scrub = _SURROGATE_ESCAPE.search(body) is not None
+    return _tidy(value, 0, scrub=scrub) if scrub or isinstance(value, (dict, list)) else value
+
+
+_TOO_DEEP = f"request body is nested deeper than {MAX_DEPTH} levels"
+
+
+def _tidy(value: Any, depth: int, *, scrub: bool) -> Any:
+    """Check the depth; with ``scrub``, replace lone surrogates as Go does, in place where a container holds them."""
+    if isinstance(value, str):
+        return _SURROGATE.sub("\ufffd", value) if scrub else value
+    if not isinstance(value, (dict, list)):
+        return value
+    if depth >= MAX_DEPTH:
+        raise BadRequest(_TOO_DEEP)
+    if isinstance(value, dict):
+        if scrub:
+            return {_tidy(k, depth, scrub=True): _tidy(v, depth + 1, scrub=True) for k, v in value.items()}
+        _check_inner(value.values(), depth + 1)
+        return value
+    if scrub:
+        return [_tidy(item, depth + 1, scrub=True) for item in value]
+    _check_inner(value, depth + 1)
+    return value
+
+
+def _check_inner(values: Iterable[Any], depth: int) -> None:
+    for item in values:
+        if isinstance(item, (dict, list)):
+            _tidy(item, depth, scrub=False)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object; a repeated key moves to its last place, since case variants of it are read in order."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        found.clear()
+        for key, value in pairs:
+            found.pop(key, None)
+            found[key] = value
+    return found
+
+
+def _finite(literal: str) -> float:
+    number = float(literal)
+    if math.isinf(number):
+        raise BadRequest(f"json: cannot unmarshal number {literal} into Go value of type float64")
+    return number
+
+
+def _no_constant(name: str) -> NoReturn:
+    if name.startswith("-"):
+        raise BadRequest("invalid character 'I' in numeric literal")
+    raise BadRequest(f"invalid character '{name[0]}' looking for beginning of value")
+
+
+_decoder = json.JSONDecoder(object_pairs_hook=_unique, parse_float=_finite, parse_constant=_no_constant)
+
+_WORDS = {
+    "Expecting value": "looking for beginning of value",
+    "Expecting property name": "looking for beginning of object key string",
+    "Expecting ':'": "after object key",
+    "Invalid control character": "in string literal",
+    "Invalid \\escape": "in string escape code",
+    "Invalid \\uXXXX": "in \\u hexadecimal character escape",
+}
+
+
+def _worded(error: json.JSONDecodeError) -> str:
+    """Python's syntax error in Go's words."""
+    text, position, message = error.doc, error.pos, error.msg
+    if message.startswith("Unterminated string"):
+        return "unexpected EOF"
+    if message.startswith("Illegal trailing comma"):  # Python 3.13 points at the comma, Go at what follows it
+        blank = _BLANK.match(text, position + 1)
+        position = blank.end() if blank else position + 1
+        kind = "Expecting property name" if text[position : position + 1] == "}" else "Expecting value"
+        message = kind
+    if message.startswith("Invalid \\escape"):
+        position += 1
+    if position >= len(text) or _is_cut_literal(text, position):
+        return "unexpected EOF"
+    for start, words in _WORDS.items():
+        if message.startswith(start):
+            return f"invalid character {_quoted_char(text[position])} {words}"
+    inside = "object key:value pair" if _container(text, position) == "{" else "array element"
+    return f"invalid character {_quoted_char(text[position])} after {inside}"
+
+
+def _is_cut_literal(text: str, position: int) -> bool:
+    rest = text[position : position + 6]
+    return len(text) - position < 5 and any(word.startswith(rest) for word in ("true", "false", "null", "-"))
+
+
+def _container(text: str, position: int) -> str:
+    """The bracket that is open at ``position``; a guess where that is far into the text."""
+    open_: list[str] = []
+    for match in _STRUCTURE.finditer(text, 0, min(position, _ERROR_WINDOW)):
+        if match[0] in ("{", "["):
+            open_.append(match[0])
+        elif match[0] in ("}", "]") and open_:
+            open_.pop()
+    return open_[-1] if open_ else "{"
+
+
+def _quoted_char(character: str) -> str:
+    return {"'": r"'\''", '"': "'\"'"}.get(character) or f"'{quote(character)[1:-1]}'"
+
+
+_QUOTED = {"\\": "\\\\", '"': '\\"', "\a": "\\a", "\b": "\\b", "\f": "\\f", "\n": "\\n", "\r": "\\r", "\t": "\\t",
+           "\v": "\\v"}  # fmt: skip
+
+
+def quote(text: str) -> str:
+    """A double-quoted Go string literal (``%q``)."""
+    return '"' + "".join(_QUOTED.get(c) or (c if c.isprintable() else _escaped(c)) for c in text) + '"'
+
+
+def _escaped(character: str) -> str:
+    code = ord(character)
+    if code < 0x80:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+class Fields:
+    """A JSON object read as the Go struct ``struct``, with ``path`` leading to it; each reader names its field.
+
+    A field that is absent gives an empty value (None where that means something else); one of the wrong type raises
+    BadRequest.
+    """
+
+    def __init__(self, value: Any, struct: str, path: str = "", go_type: str = "") -> None:
+        self._struct, self._path = struct, path
+        if value is None:
+            value = {}
+        if not isinstance(value, dict):
+            into = f"Go struct field {struct}.{path}" if path else "Go value"
+            raise BadRequest(f"json: cannot unmarshal {_kind(value)} into {into} of type {go_type or 'api.' + struct}")
+        self._values = {key.casefold(): item for key, item in value.items() if item is not None}
+
+    def raw(self, name: str) -> Any:
+        """Whatever the client sent; None when absent."""
+        return self._values.get(name)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._values
+
+    def text(self, *names: str) -> str:
+        """The first of ``names`` that holds any text."""
+        return next(filter(None, [self._typed(name, str, "string") for name in names]), "")
+
+    def flag(self, name: str) -> bool | None:
+        value: bool | None = self._typed(name, bool, "bool")
+        return value
+
+    def whole(self, name: str) -> int:
+        return self._whole(name, self._values.get(name)) or 0
+
+    def wholes(self, name: str, go_type: str = "[]int") -> tuple[int, ...] | None:
+        items = self._typed(name, list, go_type)
+        return None if items is None else tuple(self._whole(name, item) or 0 for item in items)
+
+    def object(self, name: str, go_type: str = "map[string]interface {}") -> dict[str, Any]:
+        return self._typed(name, dict, go_type) or {}
+
+    def texts(self, name: str) -> tuple[str, ...]:
+        items = self._typed(name, list, "[]string") or []
+        for item in items:
+            if not isinstance(item, str | None):
+                self.refuse(name, item, "string")
+        return tuple(item or "" for item in items)
+
+    def text_map(self, name: str) -> dict[str, str]:
+        found = self._typed(name, dict, "map[string]string") or {}
+        for item in found.values():
+            if not isinstance(item, str | None):
+                self.refuse(name, item, "string")
+        return {key: item or "" for key, item in found.items()}
+
+    def struct(self, name: str, go_type: str) -> Fields:
+        """The object of that name; errors in it name the whole way to it."""
+        return self.below(name, self._values.get(name), go_type)
+
+    def structs(self, name: str, go_type: str) -> list[Fields]:
+        """The objects of a list of ``go_type``."""
+        return [self.below(name, item, go_type) for item in self.items(name, f"[]{go_type}")]
+
+    def items(self, name: str, go_type: str) -> list[Any]:
+        """A list as the client sent it."""
+        return self._typed(name, list, go_type) or []
+
+    def below(self, name: str, value: Any, go_type: str) -> Fields:
+        """An object found below ``name``."""
+        return Fields(value, self._struct, self._join(name), go_type)
+
+    def blobs(self, name: str, go_type: str = "[]api.ImageData") -> tuple[bytes, ...]:
+        """A list of base64 texts, decoded."""
+        items = self._typed(name, list, go_type) or []
+        for item in items:
+            if not isinstance(item, str):
+                self.refuse(name, item, go_type.removeprefix("[]"))
+        return tuple(_from_base64(item) for item in items)
+
+    def _typed(self, name: str, kind: type, go_type: str) -> Any:
+        value = self._values.get(name)
+        if value is not None and type(value) is not kind:
+            self.refuse(name, value, go_type)
+        return value
+
+    def _whole(self, name: str, value: Any) -> int | None:
+        if value is not None and (type(value) is not int or not -(1 << 63) <= value < 1 << 63):
+            self.refuse(name, value, "int")
+        return value
+
+    def refuse(self, name: str, value: Any, go_type: str) -> NoReturn:
+        """Say that the value of ``name`` has the wrong type."""
+        kind = _kind(value)
+        if kind == "number" and go_type == "int":
+            kind = f"number {value}"[:40]
+        field = f"{self._struct}.{self._join(name)}"
+        raise BadRequest(f"json: cannot unmarshal {kind} into Go struct field {field} of type {go_type}")
+
+    def _join(self, name: str) -> str:
+        return f"{self._path}.{name}" if self._path else name
+
+
+def _kind(value: Any) -> str:
+    match value:
+        case bool():
+            return "bool"
+        case str():
+            return "string"
+        case list():
+            return "array"
+        case Mapping():
+            return "object"
+        case None:
+            return "null"
+        case _:
+            return "number"
+
+
+def _from_base64(text: str) -> bytes:
+    """RFC 4648 with padding, line breaks allowed."""
+    data = text.encode("utf-8")
+    if b"\n" in data or b"\r" in data:
+        data = data.replace(b"\r", b"").replace(b"\n", b"")
+    try:
+        return base64.b64decode(data, validate=True)
+    except binascii.Error:
+        good = _BASE64.match(data)
+        raise BadRequest(f"illegal base64 data at input byte {good.end() if good else 0}") from None

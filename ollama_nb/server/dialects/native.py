@@ -1,0 +1,222 @@
+"""The native dialect, requests: JSON bodies of ``/api/*`` → the words of the house (contract: rest.md §3 to §5).
+
+Only what the JSON itself makes wrong is refused here; whether a model exists or can do it is the service's business.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from ollama_nb.api.chat import ChatRequest, CreateRequest, EmbedRequest, GenerateRequest, PullRequest
+from ollama_nb.api.messages import Message, Think, Tool, ToolCall
+from ollama_nb.errors import BadRequest
+from ollama_nb.server.dialects import gojson
+from ollama_nb.server.dialects.gojson import Fields
+from ollama_nb.settings import FOREVER, parse_duration
+
+_LONGEST = (1 << 63) / 1e9
+_THINK = '(must be "high", "medium", "low", "max", true, or false)'
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShowRequest:
+    model: str
+    verbose: bool = False
+    system: str = ""
+    options: dict[str, Any]
+
+
+def fields(body: bytes, struct: str) -> Fields:
+    """The body as a Go struct. Raises BadRequest."""
+    return Fields(gojson.decode(body), struct)
+
+
+def read_chat(body: Fields, request_id: str) -> ChatRequest:
+    return ChatRequest(
+        **_inference(body, request_id),
+        messages=tuple(_message(m) for m in body.structs("messages", "api.Message")),
+        tools=tuple(_tool(body, tool) for tool in body.items("tools", "api.Tools")),
+    )
+
+
+def read_generate(body: Fields, request_id: str) -> GenerateRequest:
+    return GenerateRequest(
+        **_inference(body, request_id),
+        prompt=body.text("prompt"),
+        suffix=body.text("suffix"),
+        system=body.text("system"),
+        template=body.text("template"),
+        context=body.wholes("context"),
+        raw=body.flag("raw") or False,
+        images=body.blobs("images"),
+    )
+
+
+def read_embed(body: Fields, request_id: str) -> EmbedRequest:
+    return EmbedRequest(
+        model=body.text("model"),
+        inputs=_inputs(body.raw("input")),
+        truncate=body.flag("truncate") is not False,
+        dimensions=body.whole("dimensions"),
+        options=body.object("options"),
+        keep_alive=_keep_alive(body),
+        request_id=request_id,
+    )
+
+
+def read_embeddings(body: Fields, request_id: str) -> EmbedRequest:
+    """The older endpoint: one prompt, nothing cut."""
+    prompt = body.text("prompt")
+    return EmbedRequest(
+        model=body.text("model"),
+        inputs=(prompt,) if prompt else None,
+        truncate=False,
+        options=body.object("options"),
+        keep_alive=_keep_alive(body),
+        request_id=request_id,
+    )
+
+
+def read_show(body: Fields) -> ShowRequest:
+    return ShowRequest(
+        model=body.text("model", "name"),
+        verbose=body.flag("verbose") or False,
+        system=body.text("system"),
+        options=body.object("options"),
+    )
+
+
+def read_create(body: Fields) -> CreateRequest:
+    for name, struct in (("draft_files", "draft models"), ("remote_host", "stubs of remote models")):
+        if body.raw(name):
+            raise BadRequest(f"{name}: {struct} are not supported")
+    if body.text("draft_quantize"):
+        raise BadRequest("--draft-quantize requires a DRAFT model")
+    return CreateRequest(
+        model=body.text("model", "name"),
+        from_=body.text("from"),
+        files=body.text_map("files"),
+        adapters=body.text_map("adapters"),
+        template=body.text("template"),
+        system=body.text("system"),
+        licenses=_licenses(body),
+        parameters=body.object("parameters"),
+        messages=tuple(_message(m) for m in body.structs("messages", "api.Message")),
+        quantize=body.text("quantize", "quantization"),
+        renderer=body.text("renderer"),
+        parser=body.text("parser"),
+        requires=body.text("requires"),
+        info=body.object("info"),
+    )
+
+
+def read_pull(body: Fields, request_id: str) -> PullRequest:
+    return PullRequest(
+        model=body.text("model", "name"),
+        as_=body.text("as"),
+        insecure=body.flag("insecure") or False,
+        request_id=request_id,
+    )
+
+
+def wants_stream(body: Fields) -> bool:
+    """The native API streams unless told not to."""
+    return body.flag("stream") is not False
+
+
+def _inference(body: Fields, request_id: str) -> dict[str, Any]:
+    """What chat and generate have in common."""
+    return {
+        "model": body.text("model"),
+        "options": body.object("options"),
+        "keep_alive": _keep_alive(body),
+        "format": body.raw("format"),
+        "think": _think(body.raw("think")),
+        "logprobs": body.flag("logprobs") or False,
+        "top_logprobs": body.whole("top_logprobs"),
+        "truncate": body.flag("truncate") is not False,
+        "shift": body.flag("shift"),
+        "render_only": body.flag("_debug_render_only") or False,
+        "request_id": request_id,
+    }
+
+
+def _keep_alive(body: Fields) -> float | None:
+    """Seconds, inf for ever, None for "leave as is"; a number is seconds, a text is a Go duration."""
+    value = body.raw("keep_alive")
+    if value is None:
+        return None
+    if isinstance(value, str):
+        seconds = parse_duration(value)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        seconds = float(value) if abs(value) < _LONGEST else math.copysign(FOREVER, value)
+    else:
+        kind = {bool: "bool", list: "[]interface {}"}.get(type(value), "map[string]interface {}")
+        raise BadRequest(f"Unsupported type: '{kind}'")
+    return FOREVER if seconds < 0 or seconds >= _LONGEST else seconds
+
+
+def _think(value: Any) -> Think:
+    if value is None or isinstance(value, bool):
+        return value
+    if not isinstance(value, str):
+        raise BadRequest('think must be a boolean or string ("high", "medium", "low", "max", true, or false)')
+    match value:
+        case "low" | "medium" | "high" | "max":
+            return value
+    raise BadRequest(f"invalid think value: {gojson.quote(value)} {_THINK}")
+
+
+def _inputs(value: Any) -> tuple[str, ...] | None:
+    """None (load only) for a lone empty text, an empty list or nothing."""
+    if value is None or value in ("", []):
+        return None
+    if isinstance(value, str):
+        return (value,)
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return tuple(value)
+    raise BadRequest("invalid input type")
+
+
+def _licenses(body: Fields) -> tuple[str, ...]:
+    value = body.raw("license")
+    if isinstance(value, str):
+        return (value,) if value else ()
+    return tuple(text for text in body.texts("license") if text)
+
+
+def _message(message: Fields) -> Message:
+    return Message(
+        role=message.text("role").lower(),
+        content=message.text("content"),
+        thinking=message.text("thinking"),
+        images=message.blobs("images"),
+        tool_calls=tuple(_tool_call(call) for call in message.structs("tool_calls", "api.ToolCall")),
+        tool_name=message.text("tool_name"),
+        tool_call_id=message.text("tool_call_id"),
+    )
+
+
+def _tool_call(call: Fields) -> ToolCall:
+    function = call.struct("function", "api.ToolCallFunction")
+    return ToolCall(
+        name=function.text("name"),
+        arguments=function.object("arguments", "api.ToolCallFunctionArguments"),
+        id=call.text("id"),
+        index=function.whole("index"),
+    )
+
+
+def _tool(body: Fields, value: Any) -> Tool:
+    """A tool stays the JSON that it came as; templates show it to the model. Its frame must have the right types."""
+    tool = body.below("tools", value, "api.Tool")
+    tool.text("type")
+    function = tool.struct("function", "api.ToolFunction")
+    function.text("name")
+    function.text("description")
+    parameters = function.struct("parameters", "api.ToolFunctionParameters")
+    parameters.object("properties", "map[string]api.ToolProperty")
+    parameters.texts("required")
+    return dict(value or {})

@@ -1,0 +1,246 @@
+"""What each route does, in a few lines: read the body, ask the service, write the reply (contract: rest.md §1.1)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+
+from ollama_nb import __version__
+from ollama_nb.api.names import Digest
+from ollama_nb.errors import Forbidden, NotFound, OllamaError, Unauthorized
+from ollama_nb.server.dialects import native, native_models, native_reply
+from ollama_nb.server.handlers import MIB, Discarded, Endpoint, Route, Sink
+from ollama_nb.store.blobs import BlobWriter
+
+OLLAMA_API_VERSION = "0.17.0"
+"""The level of Ollama's API that is followed; clients compare it."""
+
+_IMAGES = 256 * MIB
+_WRITTEN_AT_ONCE = 4 * MIB
+_TEXT = "text/plain; charset=utf-8"
+
+
+async def root(call: Endpoint) -> None:
+    await call.send(b"Ollama is running", _TEXT)
+
+
+async def version(call: Endpoint) -> None:
+    await call.send(native_reply.encode({"version": OLLAMA_API_VERSION, "ollama_nb": __version__}))
+
+
+async def status(call: Endpoint) -> None:
+    await call.send(b'{"cloud":{"disabled":true,"source":"config"}}')
+
+
+async def chat(call: Endpoint) -> None:
+    body = call.fields("ChatRequest")
+    request = native.read_chat(body, call.id)
+    reply = native_reply.ChatReply(request.model, call.id)
+    await call.send_events(call.service.chat(request), reply, stream=native.wants_stream(body))
+
+
+async def generate(call: Endpoint) -> None:
+    body = call.fields("GenerateRequest")
+    request = native.read_generate(body, call.id)
+    reply = native_reply.GenerateReply(request.model, call.id)
+    await call.send_events(call.service.generate(request), reply, stream=native.wants_stream(body))
+
+
+async def embed(call: Endpoint) -> None:
+    request = native.read_embed(call.fields("EmbedRequest"), call.id)
+    result = await call.service.embed(request)
+    pieces = []
+    for piece in native_reply.embed(request.model, result):
+        pieces.append(piece)
+        await asyncio.sleep(0)  # thousands of vectors must not hold up the streams of others
+    await call.send(b"".join(pieces))
+
+
+async def embeddings(call: Endpoint) -> None:
+    request = native.read_embeddings(call.fields("EmbeddingRequest"), call.id)
+    await call.send(native_reply.embeddings(await call.service.embeddings(request)))
+
+
+async def tags(call: Endpoint) -> None:
+    await call.send(native_models.tags(await call.service.list()))
+
+
+async def show(call: Endpoint) -> None:
+    request = native.read_show(call.fields("ShowRequest"))
+    shown = await call.service.show(request.model, request.verbose, request.system, request.options)
+    # A whole vocabulary is megabytes of JSON.
+    await call.send(await asyncio.to_thread(native_models.show, shown))
+
+
+async def ps(call: Endpoint) -> None:
+    await call.send(native_models.ps(call.service.running()))
+
+
+async def create(call: Endpoint) -> None:
+    body = call.fields("CreateRequest")
+    await call.send_progress(call.service.create(native.read_create(body)), stream=native.wants_stream(body))
+
+
+async def pull(call: Endpoint) -> None:
+    body = call.fields("PullRequest")
+    await call.send_progress(call.service.pull(native.read_pull(body, call.id)), stream=native.wants_stream(body))
+
+
+async def push(call: Endpoint) -> None:
+    call.fields("PushRequest")
+    raise OllamaError("pushing to registries is not supported by this version yet", status=501)
+
+
+async def copy(call: Endpoint) -> None:
+    body = call.fields("CopyRequest")
+    await call.service.copy(body.text("source"), body.text("destination"))
+    await call.send()
+
+
+async def delete(call: Endpoint) -> None:
+    body = call.fields("DeleteRequest")
+    await call.service.delete(body.text("model", "name"))
+    await call.send()
+
+
+async def has_blob(call: Endpoint) -> None:
+    digest = Digest.parse(call.path_args[0])
+    if not call.service.blobs.has(digest):
+        raise NotFound(f'blob "{digest}" not found')
+    await call.send()
+
+
+async def stored_blob(call: Endpoint) -> None:
+    """The upload has arrived: 201 for a new blob, 200 for one that was there."""
+    if isinstance(call.sink, Upload):
+        await call.sink.commit()
+        await call.send(status=201)
+    else:
+        await call.send()
+
+
+class Upload:
+    """A blob on its way into the store: written in large pieces by a worker thread, so that a slow disk blocks only
+    its own client. One piece of work at a time; none outlives the call that started it.
+    """
+
+    def __init__(self, writer: BlobWriter, expected: Digest) -> None:
+        self._writer, self._expected = writer, expected
+        self._pending = bytearray()
+        self._lock = asyncio.Lock()
+
+    async def write(self, chunk: bytes) -> None:
+        self._pending += chunk
+        if len(self._pending) >= _WRITTEN_AT_ONCE:
+            await self._flush()
+
+    async def commit(self) -> None:
+        """Raises BadRequest when the bytes have another digest; nothing is stored then."""
+        await self._flush()
+        await self._in_thread(self._writer.commit, self._expected)
+
+    async def close(self) -> None:
+        """Remove what was not committed."""
+        await self._in_thread(self._writer.abort)
+
+    async def _flush(self) -> None:
+        data, self._pending = bytes(self._pending), bytearray()
+        await self._in_thread(self._writer.write, data)
+
+    async def _in_thread(self, work: Callable[..., object], *args: object) -> None:
+        async with self._lock:
+            thread = asyncio.ensure_future(asyncio.to_thread(work, *args))
+            try:
+                await asyncio.shield(thread)
+            except asyncio.CancelledError:
+                await asyncio.wait({thread})
+                raise
+
+
+def upload(call: Endpoint) -> Sink:
+    digest = Digest.parse(call.path_args[0])
+    blobs = call.service.blobs
+    return Discarded() if blobs.has(digest) else Upload(blobs.writer(), digest)
+
+
+async def cancel(call: Endpoint) -> None:
+    request_id = call.path_args[0]
+    if not call.service.requests.cancel(request_id):
+        raise NotFound(f'request "{request_id}" not found')
+    await call.send(native_reply.encode({"id": request_id, "state": "cancelled"}))
+
+
+async def queue(call: Endpoint) -> None:
+    await call.send(native_models.queue(call.service.requests.queue()))
+
+
+async def livez(call: Endpoint) -> None:
+    await call.send(b"ok", _TEXT)
+
+
+async def readyz(call: Endpoint) -> None:
+    """Ready when the store can be read."""
+    try:
+        await asyncio.to_thread(call.service.store.names)
+    except OllamaError as error:
+        await call.send(error.message.encode(), _TEXT, 503)
+    else:
+        await call.send(b"ok", _TEXT)
+
+
+def refuse(error: OllamaError) -> Callable[[Endpoint], Awaitable[None]]:
+    """A route that only ever says no."""
+
+    async def run(call: Endpoint) -> None:
+        raise error
+
+    return run
+
+
+def fixed(body: str) -> Callable[[Endpoint], Awaitable[None]]:
+    async def run(call: Endpoint) -> None:
+        await call.send(body.encode())
+
+    return run
+
+
+def _read(run: Callable[[Endpoint], Awaitable[None]]) -> Mapping[str, Route]:
+    return {"GET": Route(run), "HEAD": Route(run)}
+
+
+def _signed_out() -> Mapping[str, Route]:
+    return {"POST": Route(refuse(Unauthorized("you are not currently signed in")))}
+
+
+def _web(what: str) -> Mapping[str, Route]:
+    return {"POST": Route(refuse(Forbidden(f"ollama cloud is disabled: {what} is unavailable")))}
+
+
+ROUTES: dict[str, Mapping[str, Route]] = {
+    "/": _read(root),
+    "/api/version": _read(version),
+    "/api/status": {"GET": Route(status)},
+    "/api/generate": {"POST": Route(generate, _IMAGES)},
+    "/api/chat": {"POST": Route(chat, _IMAGES)},
+    "/api/embed": {"POST": Route(embed)},
+    "/api/embeddings": {"POST": Route(embeddings)},
+    "/api/tags": _read(tags),
+    "/api/show": {"POST": Route(show)},
+    "/api/create": {"POST": Route(create)},
+    "/api/copy": {"POST": Route(copy)},
+    "/api/delete": {"DELETE": Route(delete)},
+    "/api/pull": {"POST": Route(pull)},
+    "/api/push": {"POST": Route(push)},
+    "/api/blobs/([^/]+)": {"HEAD": Route(has_blob), "POST": Route(stored_blob, sink=upload)},
+    "/api/ps": {"GET": Route(ps)},
+    "/api/me": {"POST": Route(refuse(Unauthorized("unauthorized")))},
+    "/api/signout": _signed_out(),
+    "/api/user/keys/([^/]+)": {"DELETE": Route(refuse(Unauthorized("you are not currently signed in")))},
+    "/api/experimental/web_search": _web("web search"),
+    "/api/experimental/web_fetch": _web("web fetch"),
+    "/api/experimental/model-recommendations": {"GET": Route(fixed('{"recommendations":[]}'))},
+    "/api/requests/([^/]+)": {"DELETE": Route(cancel)},
+    "/api/queue": {"GET": Route(queue)},
+    "/livez": {"GET": Route(livez)},
+    "/readyz": {"GET": Route(readyz)},
+}
