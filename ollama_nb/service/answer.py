@@ -36,6 +36,8 @@ class Answer:
                 async for event in events:
                     if isinstance(event, Delta) and event.content:
                         answering = True
+                        if event.thinking:
+                            yield Delta(thinking=event.thinking)
                         break
                     called = called or isinstance(event, ToolCalls)
                     yield event

@@ -11,7 +11,7 @@ from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, replace
 
 from ollama_nb.api.chat import Format, Inference
-from ollama_nb.api.encode import go_json, go_string
+from ollama_nb.api.encode import go_json
 from ollama_nb.api.events import Done, Event, Rendered, Stats
 from ollama_nb.api.messages import Message, Think, Tool
 from ollama_nb.api.models import GGUF, Model
@@ -26,6 +26,7 @@ from ollama_nb.service.prompt import Prompt
 from ollama_nb.service.requests import LiveRequest
 from ollama_nb.service.resolve import weights_header
 from ollama_nb.service.rooms import Rooms
+from ollama_nb.template.printing import quote as go_quote
 
 MOST_TOP_LOGPROBS = 20
 _NO_SHIFT = frozenset({"deepseek2"})
@@ -93,7 +94,7 @@ def format_text(format: Format) -> str:
         return "json"
     if isinstance(format, dict):
         return json.dumps(format, ensure_ascii=False, separators=(",", ":"))
-    raise BadRequest(f'invalid format: {go_string(go_json(format))}; expected "json" or a valid JSON Schema object')
+    raise BadRequest(f'invalid format: {go_quote(go_json(format))}; expected "json" or a valid JSON Schema object')
 
 
 async def load_only(rooms: Rooms, request: Inference, ready: Ready, live: LiveRequest) -> Done:

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ollama_nb.api.encode import go_float, go_json, go_string
+from ollama_nb.api.encode import go_float, go_json
 from ollama_nb.api.models import GGUF, Listed, Model, Shown
 from ollama_nb.api.names import ModelName
 from ollama_nb.errors import BadRequest, ModelNotFound, OllamaError
@@ -16,6 +16,7 @@ from ollama_nb.service import bundled
 from ollama_nb.service import capabilities as caps
 from ollama_nb.service.resolve import CLOUD_DETAILS, find, parse_name, parse_source
 from ollama_nb.service.rooms import Rooms
+from ollama_nb.template.printing import quote as go_quote
 
 _log = logging.getLogger("ollama_nb.service")
 
@@ -122,7 +123,7 @@ def parent(model: Model) -> str:
 def parameters_text(params: Mapping[str, Any]) -> str:
     """One ``key value`` line per value, keys sorted and padded to 30, strings quoted."""
     return "\n".join(
-        f"{key:<30} {go_string(value) if isinstance(value, str) else plain(value)}" for key, value in _each(params)
+        f"{key:<30} {go_quote(value) if isinstance(value, str) else plain(value)}" for key, value in _each(params)
     )
 
 

@@ -108,13 +108,14 @@ class FakeLease:
 
 
 class FakePool:
-    """``gate`` unset: loads wait for it. ``error``: what loading raises."""
+    """``asked``: somebody wants the model. ``gate`` unset: loads wait for it. ``error``: what loading raises."""
 
     def __init__(self, script: Script = lambda prompt, format: ("Hello", " there")) -> None:
         self.runner = FakeRunner(script)
         self.leases = 0
         self.acquired: list[tuple[Model, Options, float | None]] = []
         self.unloaded: list[str] = []
+        self.asked = asyncio.Event()
         self.gate = asyncio.Event()
         self.gate.set()
         self.error: Exception | None = None
@@ -122,6 +123,7 @@ class FakePool:
     async def acquire(self, model: Model, gguf: GGUF, options: Options, keep_alive: float | None = None) -> FakeLease:
         assert isinstance(gguf, GGUF)
         self.acquired.append((model, options, keep_alive))
+        self.asked.set()
         await self.gate.wait()
         if self.error is not None:
             raise self.error

@@ -19,7 +19,8 @@ T = TypeVar("T")
 
 PLAIN = "{{ range .Messages }}<{{ .Role }}> {{ .Content }} {{ end }}<assistant>"
 THINKS = (
-    "{{ range .Messages }}<{{ .Role }}> {{ if .Thinking }}<think>{{ .Thinking }}</think>{{ end }}{{ .Content }} {{ end }}"
+    "{{ range .Messages }}<{{ .Role }}> "
+    "{{ if .Thinking }}<think>{{ .Thinking }}</think>{{ end }}{{ .Content }} {{ end }}"
     "{{ if and .IsThinkSet .Think }}<think>{{ end }}"
 )
 TOOLS = (

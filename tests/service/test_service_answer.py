@@ -1,0 +1,121 @@
+"""Structured answers of models that think: unbound thoughts, a bound answer, one set of figures."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.aio import in_loop
+from support.kitchen import THINKS, WEATHER, Kitchen, calls, collect, content, done, thinking
+
+from ollama_nb.api.chat import ChatRequest, GenerateRequest
+from ollama_nb.api.messages import Message
+
+HI = (Message("user", "hi"),)
+PROMPT = "<user> hi <think>"
+TWO_TURNS = THINKS + "{{ if .Tools }}{{ range .Messages }}{{ if .ToolCalls }}<tool_call>{{ end }}{{ end }}{{ end }}"
+
+
+def scripted(*first: str) -> Any:
+    return lambda prompt, format: ('{"a"', ": 1}") if format else first
+
+
+@pytest.mark.parametrize(
+    ("first", "thoughts", "second_prompt"),
+    [
+        (("why", "</think>", "\n\n", "so", " and more"), "why", PROMPT + "why</think>\n\n"),
+        (("why</think>so",), "why", PROMPT + "why</think>\n\n"),
+        (("why</think> \n", "so"), "why", PROMPT + "why</think> \n"),
+        # It ended without an answer: it still owes one.
+        (("why",), "why", PROMPT + "why\n</think>\n\n"),
+        (("why</think>",), "why", PROMPT + "why</think>\n\n"),
+        ((), "", PROMPT + "\n</think>\n\n"),
+    ],
+)
+def test_the_format_binds_the_answer_only(
+    tmp_path: Path, first: tuple[str, ...], thoughts: str, second_prompt: str
+) -> None:
+    kitchen = Kitchen(tmp_path, scripted(*first))
+    kitchen.make("m", template=THINKS)
+    events = asyncio.run(collect(kitchen.service.chat(ChatRequest(model="m", messages=HI, format="json"))))
+    assert (thinking(events), content(events)) == (thoughts, '{"a": 1}')
+    assert [asked["format"] for asked in kitchen.asks] == ["", "json"]
+    assert [asked["prompt"] for asked in kitchen.asks] == [PROMPT, second_prompt]
+    stats = done(events).stats
+    assert stats is not None
+    assert stats.prompt_tokens == len(PROMPT.split())
+    assert stats.output_tokens >= 2
+    assert done(events).reason == "stop"
+
+
+def test_a_model_that_does_not_think_begins_anew(tmp_path: Path) -> None:
+    kitchen = Kitchen(tmp_path, scripted("Sure: ", "so"))
+    kitchen.make("m", template=THINKS.replace("{{ if and .IsThinkSet .Think }}<think>{{ end }}", ""))
+    events = asyncio.run(collect(kitchen.service.chat(ChatRequest(model="m", messages=HI, format={"type": "object"}))))
+    assert (thinking(events), content(events)) == ("", '{"a": 1}')
+    assert [asked["format"] for asked in kitchen.asks] == ["", '{"type":"object"}']
+    assert kitchen.asks[0]["prompt"] == kitchen.asks[1]["prompt"]
+
+
+@pytest.mark.parametrize("fields", [{"think": False}, {}])
+def test_one_run_where_nothing_is_thought(tmp_path: Path, fields: dict[str, Any]) -> None:
+    kitchen = Kitchen(tmp_path, scripted("never"))
+    kitchen.make("m", template=THINKS if fields else "{{ .Prompt }}")
+    asyncio.run(collect(kitchen.service.chat(ChatRequest(model="m", messages=HI, format="json", **fields))))
+    assert [asked["format"] for asked in kitchen.asks] == ["json"]
+
+
+def test_generate_does_the_same(tmp_path: Path) -> None:
+    kitchen = Kitchen(tmp_path, scripted("why</think>", "so"))
+    kitchen.make("m", template=THINKS)
+    events = asyncio.run(collect(kitchen.service.generate(GenerateRequest(model="m", prompt="hi", format="json"))))
+    assert (thinking(events), content(events)) == ("why", '{"a": 1}')
+    assert done(events).context == (7, 8, 9)
+
+
+def test_the_budget_is_one(tmp_path: Path) -> None:
+    kitchen = Kitchen(tmp_path, scripted("a", "b", "</think>", "so"))
+    kitchen.make("m", template=THINKS)
+    request = ChatRequest(model="m", messages=HI, format="json", options={"num_predict": 10})
+    asyncio.run(collect(kitchen.service.chat(request)))
+    assert [asked["options"].num_predict for asked in kitchen.asks] == [10, 6]
+
+
+def test_out_of_room_while_thinking(tmp_path: Path) -> None:
+    kitchen = Kitchen(tmp_path, scripted("why", "<length>"))
+    kitchen.make("m", template=THINKS)
+    events = asyncio.run(collect(kitchen.service.chat(ChatRequest(model="m", messages=HI, format="json"))))
+    assert (thinking(events), content(events), done(events).reason) == ("why", "", "length")
+    assert len(kitchen.asks) == 1
+
+
+def test_a_tool_call_is_an_answer(tmp_path: Path) -> None:
+    call = '<tool_call>{"name": "weather", "arguments": {"city": "Oslo"}}'
+    kitchen = Kitchen(tmp_path, scripted("why</think>", call))
+    kitchen.make("m", template=TWO_TURNS)
+    request = ChatRequest(model="m", messages=HI, format="json", tools=(WEATHER,))
+    events = asyncio.run(collect(kitchen.service.chat(request)))
+    assert calls(events) == ["weather"]
+    assert len(kitchen.asks) == 1
+
+
+@in_loop
+async def test_cancelled_in_either_run(tmp_path: Path) -> None:
+    for at_format, seen in (("", ("why", "")), ("json", ("why", '{"a"'))):
+
+        def script(prompt: str, format: str, at_format: str = at_format) -> Any:
+            pieces = ('{"a"',) if format else ("why",)
+            return (*pieces, asyncio.Event()) if format == at_format else (*pieces, "</think>", "so")
+
+        kitchen = Kitchen(tmp_path, script)
+        kitchen.make("m", template=THINKS)
+        chat = kitchen.service.chat(ChatRequest(model="m", messages=HI, format="json", request_id="r"))
+        task = asyncio.ensure_future(collect(chat))
+        await kitchen.pool.runner.waiting.wait()
+        kitchen.service.requests.cancel("r")
+        events = await task
+        assert (thinking(events), content(events)) == seen
+        assert done(events).reason == "cancelled"
+        assert len(kitchen.asks) == (2 if at_format else 1)

@@ -1,0 +1,113 @@
+"""Create: from a model, from blobs, from the bundled one; what is refused before the first line."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.kitchen import MODELS, PLAIN, Kitchen, collect
+
+from ollama_nb.api.chat import CreateRequest
+from ollama_nb.api.events import Progress
+from ollama_nb.errors import OllamaError
+
+ZERO = "sha256:" + "0" * 64
+
+
+def create(kitchen: Kitchen, model: str = "new", **fields: Any) -> list[Progress]:
+    return asyncio.run(collect(kitchen.service.create(CreateRequest(model=model, **fields))))
+
+
+def statuses(lines: list[Progress]) -> list[str]:
+    return [line.status.partition(" sha256:")[0] for line in lines]
+
+
+def test_from_uploaded_blobs(tmp_path: Path) -> None:
+    kitchen = Kitchen(tmp_path)
+    digest = kitchen.service.blobs.add_file(MODELS / "stories260K-q8_0.gguf")
+    lines = create(kitchen, files={"tiny.gguf": str(digest)}, template=PLAIN, parameters={"seed": 7})
+    assert statuses(lines) == [
+        "parsing GGUF",
+        "using existing layer",
+        "creating new layer",
+        "creating new layer",
+        "writing manifest",
+        "success",
+    ]
+    (model,) = kitchen.service.store.models()
+    assert (model.weights_digest, model.template, model.params) == (digest, PLAIN, {"seed": 7})
+
+
+def test_from_a_model_with_changes(tmp_path: Path) -> None:
+    kitchen = Kitchen(tmp_path)
+    kitchen.make("base", template=PLAIN, system="old", parameters={"top_k": 1, "seed": 2}, licenses=("A",))
+    lines = create(kitchen, from_="BASE", system="new", parameters={"seed": 3}, licenses=("B",))
+    assert statuses(lines)[-1] == "success"
+    shown = asyncio.run(kitchen.service.show("new"))
+    assert (shown.system, shown.license, shown.parent) == ("new", "A\nB", "base:latest")
+    assert shown.model.params == {"top_k": 1, "seed": 3}
+
+
+def test_over_an_old_one_unused_layers_go(tmp_path: Path) -> None:
+    kitchen = Kitchen(tmp_path)
+    create(kitchen, from_="sprout", system="first")
+    before = set(kitchen.service.blobs.all())
+    create(kitchen, from_="sprout", system="second")
+    gone = before - set(kitchen.service.blobs.all())
+    assert len(gone) >= 1
+    assert asyncio.run(kitchen.service.show("new")).system == "second"
+    careful = Kitchen(tmp_path, noprune=True)
+    before = set(careful.service.blobs.all())
+    create(careful, from_="sprout", system="third")
+    assert before < set(careful.service.blobs.all())
+
+
+@pytest.mark.parametrize(
+    ("fields", "status", "message"),
+    [
+        ({"model": "a b", "from_": "base"}, 400, "invalid model name"),
+        ({}, 400, "neither 'from' or 'files' was specified"),
+        ({"files": {"/etc/x.gguf": ZERO}}, 400, "file path must be relative"),
+        ({"files": {"../x.gguf": ZERO}}, 400, "file path must be relative"),
+        ({"files": {"a//x.gguf": ZERO}}, 400, "file path must be relative"),
+        ({"files": {"x.gguf": "sha256:12"}}, 400, "invalid digest format"),
+        ({"files": {"x.gguf": ZERO}}, 404, f'blob "{ZERO}" not found'),
+        ({"from_": "base", "adapters": {"../a": ZERO}}, 400, "file path must be relative"),
+        ({"from_": "base", "template": "{{ if }}"}, 400, "template error: "),
+        ({"from_": "base:cloud"}, 403, "ollama cloud is disabled: remote model is unavailable"),
+        ({"from_": "a b"}, 400, "invalid model name"),
+        ({"from_": "ghost"}, 500, "pull model manifest: pulling from registries is not supported by this version yet"),
+        ({"from_": "pip://--index-url=x"}, 400, "invalid package reference"),
+        ({"from_": "base", "quantize": "Q4_0"}, 400, "quantizing is not supported"),
+        ({"from_": "base", "info": {"context_length": -1}}, 400, 'info field "context_length" must be a non-negative'),
+    ],
+)
+def test_errors_change_nothing(tmp_path: Path, fields: dict[str, Any], status: int, message: str) -> None:
+    kitchen = Kitchen(tmp_path)
+    kitchen.make("base", template=PLAIN)
+    before = kitchen.service.store.names()
+    with pytest.raises(OllamaError) as caught:
+        create(kitchen, **fields)
+    assert (caught.value.status, caught.value.message[: len(message)]) == (status, message)
+    assert kitchen.service.store.names() == before
+    assert kitchen.service.requests.queue() == []
+
+
+@pytest.mark.parametrize(
+    ("path", "data", "message"),
+    [
+        ("x.gguf", b"not at all", "supplied file was not in GGUF format"),
+        ("x", b"not at all", "unknown type"),
+        ("x", b"GGUF? no", ""),
+    ],
+)
+def test_what_is_no_gguf(tmp_path: Path, path: str, data: bytes, message: str) -> None:
+    kitchen = Kitchen(tmp_path)
+    digest = str(kitchen.service.blobs.add(data))
+    with pytest.raises(OllamaError) as caught:
+        create(kitchen, files={path: digest})
+    assert caught.value.status == 400
+    assert message in caught.value.message
+    assert kitchen.service.store.names() == ()

