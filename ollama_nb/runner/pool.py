@@ -168,16 +168,7 @@ class Pool:
     async def close(self) -> None:
         """Refuse who waits, end every runner; returns when all are reaped."""
         self._closed = True
-        if self._timer is not None:
-            self._timer.cancel()
-        for ticket, granted in self._waiting.items():
-            self._residency.queue = [waiting for waiting in self._residency.queue if waiting is not ticket]
-            if not granted.done():
-                granted.set_exception(Busy(SHUTTING_DOWN))
-        for resident, life in self._lives.items():
-            if resident.state is not State.STOPPING:
-                resident.state = State.STOPPING
-                life.cancel()
+        self._act(self._residency.close(Busy(SHUTTING_DOWN)))
         await self._gone(self._lives)
 
     # acting

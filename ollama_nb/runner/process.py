@@ -1,7 +1,8 @@
 """A runner process as the server sees it: load, streams of text, embeddings, tokens, stop.
 
 Rule: every request ends exactly once: with its answer, with the error that the runner names, with RunnerCrashed when
-the runner dies, or, when its caller goes away, with a Cancel sent at once.
+the runner dies, or, when its caller goes away, with a Cancel sent at once. Replies that nobody reads yet wait here; a
+reply has a length that the engine bounds (ten contexts), so they do not grow for ever.
 """
 
 from __future__ import annotations

@@ -82,7 +82,7 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """End the process, or the load, of a resident that nobody uses."""
+    """End the process, or the load, of a resident."""
 
     resident: Resident
 
@@ -178,6 +178,15 @@ class Residency:
     def tick(self, now: float) -> list[Action]:
         """Time has passed."""
         return self._settle(now)
+
+    def close(self, error: OllamaError) -> list[Action]:
+        """Nothing is wanted any more: who waits gets ``error``, and every model goes, in use or not."""
+        refused: list[Action] = [Refuse(ticket, error) for ticket in self.queue]
+        self.queue.clear()
+        staying = [resident for resident in self.residents.values() if resident.state is not State.STOPPING]
+        for resident in staying:
+            resident.state = State.STOPPING
+        return [*refused, *map(Stop, staying)]
 
     def next_tick(self) -> float | None:
         """When the next model expires; None when none will."""

@@ -233,6 +233,15 @@ def test_unload_is_at_once_when_idle_and_else_when_idle() -> None:
     assert core.unload(("/models/unknown", ()), 5.0) == []
 
 
+def test_close_ends_everything() -> None:
+    core = residency(models=3)
+    loaded(core, "a"), idle(core, "b")
+    core.request(ticket("c"), 0.0), core.request(ticket("d"), 0.0)
+    actions = core.close(Busy("closing"))
+    assert told(actions) == [("refuse", "c"), ("refuse", "d"), ("stop", "a"), ("stop", "b"), ("stop", "c")]
+    assert [told(core.stopped(resident, 0.0)) for resident in list(core.residents.values())] == [[], [], []]
+
+
 class Schedule:
     """Plays a random schedule and checks the promises after each event."""
 
