@@ -21,11 +21,11 @@ from typing import IO
 
 from ollama_nb import __version__
 from ollama_nb.errors import OllamaError
+from ollama_nb.server import runtime
 from ollama_nb.server.access import Keys
 from ollama_nb.server.app import DRAIN_SECONDS, addresses, bind, run
 from ollama_nb.server.state import ServerState
 from ollama_nb.settings import Host, Settings
-from ollama_nb.store import fsops
 
 IDLE_SECONDS = 600.0
 LOCK = "server.lock"
@@ -36,7 +36,6 @@ _log = logging.getLogger("ollama_nb.server")
 
 
 def runtime_file(home: Path) -> Path:
-    """JSON: ``url``, ``key``, ``pid``, ``build``."""
     return home / "server.json"
 
 
@@ -55,7 +54,7 @@ async def serve_in_background(settings: Settings, *, idle_seconds: float = IDLE_
         key = secrets.token_urlsafe(32)
         sockets = bind(Host(host="127.0.0.1", port=0))
         stack.callback(file.unlink, missing_ok=True)
-        fsops.write(file, describe(f"http://{addresses(sockets)[0]}", key), mode=0o600)
+        runtime.write(file, f"http://{addresses(sockets)[0]}", key)
 
         async def end_when_idle(state: ServerState, stop: asyncio.Event) -> None:
             while True:
@@ -68,11 +67,6 @@ async def serve_in_background(settings: Settings, *, idle_seconds: float = IDLE_
             stop.set()
 
         await run(settings, sockets, keys=Keys(key), meanwhile=end_when_idle)
-
-
-def describe(url: str, key: str) -> bytes:
-    """The contents of a runtime file, for clients of the same user."""
-    return json.dumps({"url": url, "key": key, "pid": os.getpid(), "build": __version__}).encode()
 
 
 async def _take_lock(home: Path, stack: contextlib.ExitStack) -> bool:
@@ -98,7 +92,7 @@ async def _take_lock(home: Path, stack: contextlib.ExitStack) -> bool:
 def _holds(pid: int, path: Path) -> bool:
     """Whether that process has the file open: a number alone may by now be somebody else's."""
     try:
-        return any(os.readlink(entry) == str(path.resolve()) for entry in Path(f"/proc/{pid}/fd").iterdir())
+        return any(entry.readlink() == path.resolve() for entry in Path(f"/proc/{pid}/fd").iterdir())
     except OSError:
         return False
 

@@ -26,6 +26,11 @@ class ServerState:
         self._live.discard(task)
         self._last_end = time.monotonic()
 
+    @property
+    def busy(self) -> int:
+        """How many requests are in flight."""
+        return len(self._live)
+
     def idle_seconds(self) -> float:
         """How long no request has been in flight and no model loaded."""
         if self._live or self.service.running():

@@ -1,0 +1,16 @@
+"""Runtime files: where a private server listens and with which key, for clients of the same user."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from ollama_nb import __version__
+from ollama_nb.store import fsops
+
+
+def write(path: Path, url: str, key: str) -> None:
+    """Write ``{"url", "key", "pid", "build"}``, mode 0600. Raises StoreError."""
+    described = {"url": url, "key": key, "pid": os.getpid(), "build": __version__}
+    fsops.write(path, json.dumps(described).encode(), mode=0o600)

@@ -1,0 +1,12 @@
+"""The Jupyter door: Ollama's HTTP API at ``<base_url>/ollama``, behind Jupyter's own authentication."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ollama_nb_ext.extension import OllamaExtension
+
+
+def _jupyter_server_extension_points() -> list[dict[str, Any]]:
+    """How Jupyter finds the extension."""
+    return [{"module": "ollama_nb_ext", "app": OllamaExtension}]

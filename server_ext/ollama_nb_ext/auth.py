@@ -1,0 +1,100 @@
+"""Who is admitted to ``/ollama`` in a Jupyter server: its own users, and whoever has the extension's key.
+
+Rule: nothing answers without one of them. The key opens these routes only. Users are checked by Jupyter itself: token,
+cookie with XSRF token, Hub, and its authoriser.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from typing import Any, cast
+
+from jupyter_server.auth.identity import User
+from jupyter_server.base.handlers import JupyterHandler
+from jupyter_server.utils import ensure_async
+from tornado import web
+
+from ollama_nb.errors import Forbidden, OllamaError, Unauthorized
+from ollama_nb.server import access
+from ollama_nb.server.access import Keys, Origins
+from ollama_nb.server.handlers import Answer, Endpoint
+
+KEYS, ORIGINS = "ollama_nb_keys", "ollama_nb_origins"
+RESOURCE = "ollama"
+_READING = frozenset({"GET", "HEAD", "OPTIONS"})
+
+
+def own_origins(extra: tuple[str, ...]) -> Origins:
+    """Those of OLLAMA_ORIGINS and no others: pages of other local servers are strangers to a Jupyter server."""
+    Origins.parse(extra)
+    return Origins(extra)
+
+
+class JupyterEndpoint(Endpoint, JupyterHandler):  # type: ignore[misc]
+    """Every route of ours in a Jupyter server."""
+
+    async def admit(self) -> None:
+        await self._admit()
+        if not self._headers.get("Access-Control-Allow-Origin"):
+            self.clear_header("Access-Control-Allow-Origin")  # Jupyter sends an empty one where no Origin was sent
+
+    async def _admit(self) -> None:
+        headers = self.request.headers
+        if self.request.method == "OPTIONS" and "Origin" in headers:
+            self._preflight(headers["Origin"])
+        if cast(Keys, self.settings[KEYS]).open(headers):
+            self._admit_key()
+            return
+        if "Authorization" not in headers and headers.get("x-api-key"):
+            headers["Authorization"] = f"Bearer {headers['x-api-key']}"  # Anthropic's clients; Jupyter reads this one
+        await self._admit_user()
+        if not self.check_origin():
+            raise Forbidden("cross-origin request blocked")
+        action = "read" if self.request.method in _READING else "write"
+        if not await ensure_async(self.authorizer.is_authorized(self, self.current_user, action, RESOURCE)):
+            raise Forbidden(f"user is not authorized to {action} {RESOURCE}")
+
+    def check_xsrf_cookie(self) -> None:
+        """Without authentication nobody has an XSRF token: the Origin decides, as Ollama's own rule is."""
+        if self.identity_provider.auth_enabled or not hasattr(self, "_jupyter_current_user"):
+            super().check_xsrf_cookie()
+        elif not self.check_origin():
+            raise web.HTTPError(403, "cross-origin request blocked")
+
+    def _admit_key(self) -> None:
+        # Set before and instead of Jupyter's own prepare, which knows no second kind of key (JupyterHub's replaces it).
+        self.current_user = self._jupyter_current_user = User(username="ollama", name="Ollama API key")
+        self._token_authenticated = True
+        if not self.check_host():
+            raise Forbidden("host not allowed")
+        self.set_cors_headers()
+
+    async def _admit_user(self) -> None:
+        try:
+            pending: Awaitable[Any] | None = JupyterHandler.prepare(self, _redirect_to_login=False)
+            while pending is not None:
+                pending = await pending
+        except web.HTTPError as error:
+            raise self._plain(error) from error
+        if self.current_user is None:
+            raise Unauthorized("unauthorized")
+
+    def _plain(self, error: web.HTTPError) -> OllamaError:
+        """A request that Jupyter refused because nobody sent it is unauthorised, not forbidden."""
+        if self.check_host() and getattr(self, "_jupyter_current_user", None) is None:
+            return Unauthorized("unauthorized")
+        return OllamaError((error.log_message or error.reason or "forbidden").lower(), status=error.status_code)
+
+    def _preflight(self, origin: str) -> None:
+        """Browsers ask before they send a key; the answer depends on the page's origin alone."""
+        origins = cast(Origins, self.settings[ORIGINS])
+        host = self.request.headers.get("Host", "")
+        if not (
+            self.check_host() and (access.same_origin(origin, host) or origins.allow(origin) or self._named(origin))
+        ):
+            raise Answer(403)
+        raise Answer(204, headers=access.preflight_headers(origin, origins))
+
+    def _named(self, origin: str) -> bool:
+        """Whether Jupyter's own settings name this origin."""
+        return self.allow_origin in ("*", origin) or (bool(self.allow_origin_pat) and self.check_origin())

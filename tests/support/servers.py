@@ -1,0 +1,201 @@
+"""Real servers in processes of their own: free ports, an empty home, nothing left behind.
+
+``standalone`` starts ``python -m ollama_nb.server``, ``jupyter`` a Jupyter server with the extension. Both wait until
+the server answers and end it, with every process below it, when the block ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+START_SECONDS = 60.0
+END_SECONDS = 20.0
+_DROPPED = ("OLLAMA", "JPY_", "JUPYTER", "IPYTHON")
+
+
+@dataclass
+class RunningServer:
+    """A server that answers. ``url`` is the base of the Ollama API; ``headers`` let a client in."""
+
+    url: str
+    process: subprocess.Popen[bytes]
+    home: Path
+    log: Path
+    headers: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    @property
+    def models(self) -> Path:
+        return self.home / ".ollama" / "models"
+
+    def output(self) -> str:
+        return self.log.read_text("utf-8", "replace")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def clean_env(home: Path, **more: str) -> dict[str, str]:
+    """This process's environment with an empty home and nothing of Ollama's or Jupyter's in it."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith(_DROPPED)}
+    jupyter = {name: str(home / name.lower()) for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR",
+               "JUPYTER_DATA_DIR", "IPYTHONDIR")}  # fmt: skip
+    return {**env, "HOME": str(home), "NO_PROXY": "127.0.0.1,localhost", "PYTHONUNBUFFERED": "1", **jupyter, **more}
+
+
+@contextlib.contextmanager
+def standalone(
+    home: Path, *, env: Mapping[str, str] | None = None, args: tuple[str, ...] = (), host: str = ""
+) -> Iterator[RunningServer]:
+    """The standalone server on a free port, or on ``host`` (as ``OLLAMA_HOST`` is written)."""
+    address = host or f"127.0.0.1:{free_port()}"
+    home.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-P", "-m", "ollama_nb.server", "--host", address, *args]
+    with started(command, home, clean_env(home, **(env or {}))) as (process, log):
+        server = RunningServer(f"http://{address}", process, home, log)
+        until_answers(server, f"{server.url}/")
+        yield server
+
+
+@contextlib.contextmanager
+def jupyter(
+    home: Path,
+    *,
+    args: tuple[str, ...] = (),
+    env: Mapping[str, str] | None = None,
+    token: str | None = "test-token",
+    base_url: str = "/",
+    scheme: str = "http",
+) -> Iterator[RunningServer]:
+    """A Jupyter server with the extension, below ``base_url``; ``token`` None leaves authentication to ``args``."""
+    port = free_port()
+    (home / "notebooks").mkdir(parents=True, exist_ok=True)
+    command = [
+        sys.executable, "-P", "-m", "jupyter_server", "--no-browser", "--allow-root", f"--ServerApp.port={port}",
+        "--ServerApp.port_retries=0", f"--ServerApp.root_dir={home / 'notebooks'}", f"--ServerApp.base_url={base_url}",
+        "--ServerApp.jpserver_extensions={'ollama_nb_ext': True}", *args,
+    ]  # fmt: skip
+    if token is not None:
+        command.append(f"--IdentityProvider.token={token}")
+    with started(command, home, clean_env(home, **(env or {}))) as (process, log):
+        root = f"{scheme}://127.0.0.1:{port}{base_url.rstrip('/')}"
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        server = RunningServer(f"{root}/ollama", process, home, log, headers)
+        until_answers(server, f"{root}/api")
+        until(server, lambda: bool(list((home / "jupyter_runtime_dir").glob("ollama-nb-*.json"))))
+        yield server
+
+
+def runtime_info(server: RunningServer) -> dict[str, str]:
+    """What the extension wrote for clients of the same user."""
+    (file,) = (server.home / "jupyter_runtime_dir").glob("ollama-nb-*.json")
+    found: dict[str, str] = json.loads(file.read_bytes())
+    return found
+
+
+@contextlib.contextmanager
+def started(command: list[str], home: Path, env: dict[str, str]) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
+    """A process in a session of its own, its output in a log; everything that it started has ended afterwards."""
+    log = home / f"server-{time.monotonic_ns()}.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=env, cwd=home, start_new_session=True
+        )
+    try:
+        yield process, log
+    finally:
+        below = descendants(process.pid)
+        end(process)
+        left = [pid for pid in below if not _ended(pid)]
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        assert not left, f"left behind: {left}\n{log.read_text('utf-8', 'replace')}"
+
+
+def end(process: subprocess.Popen[bytes]) -> int:
+    """Ask the process to end; insist when it does not."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+    try:
+        return process.wait(END_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        raise
+
+
+def until_answers(server: RunningServer, url: str) -> None:
+    def answers() -> bool:
+        try:
+            urllib.request.urlopen(url, timeout=5, context=_anyone() if url.startswith("https") else None).close()
+        except urllib.error.HTTPError:
+            return True
+        except OSError:
+            return False
+        return True
+
+    until(server, answers)
+
+
+def until(server: RunningServer, condition: Callable[[], bool], seconds: float = START_SECONDS) -> None:
+    """Wait for something that a server does; fail when the server ends before."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert server.process.poll() is None, f"the server ended:\n{server.output()}"
+        assert time.monotonic() < deadline, f"nothing within {seconds} s:\n{server.output()}"
+        time.sleep(0.05)
+
+
+def descendants(pid: int) -> set[int]:
+    """Processes below ``pid``, its own sessions and all."""
+    parents: dict[int, int] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+    found: set[int] = set()
+    grown = {pid}
+    while grown:
+        grown = {child for child, parent in parents.items() if parent in grown} - found
+        found |= grown
+    return found
+
+
+def _ended(pid: int, seconds: float = 5.0) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                return True
+        except OSError:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def _anyone() -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
