@@ -43,7 +43,7 @@ def _markdown() -> Callable[[str], Any]:
             return f'<a href="{escape(url)}" target="_blank" rel="noopener noreferrer">{text}</a>'
 
         def image(self, text: str, url: str, title: str | None = None) -> str:
-            return self.link(f"\N{FRAME WITH PICTURE} {text or 'image'}", url)
+            return self.link(f"[image: {text}]" if text else "[image]", url)
 
     return mistune.create_markdown(renderer=Harmless(escape=True), plugins=["table", "strikethrough"])
 
