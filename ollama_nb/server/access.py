@@ -51,6 +51,7 @@ _HEADERS = (
 )  # fmt: skip
 _PRIVATE = tuple(ipaddress.ip_network(text) for text in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"))
 _HOST_NAME = re.compile(r"[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?")
+_BRACKETED = re.compile(r"\[([^\]]*)\](?::\d*)?")
 _BEARER = re.compile(r"(?:bearer|token)\s+(\S+)\s*", re.IGNORECASE)
 
 
@@ -137,8 +138,8 @@ def _is_local_name(host: str, machine: str) -> bool:
 
 def _without_port(host: str) -> str:
     if host.startswith("["):
-        inside, _, rest = host[1:].partition("]")
-        return inside if not rest or re.fullmatch(r":\d*", rest) else host
+        bracketed = _BRACKETED.fullmatch(host)
+        return bracketed[1] if bracketed else host
     name, colon, port = host.rpartition(":")
     return name if colon and ":" not in name and (not port or port.isdecimal()) else host
 

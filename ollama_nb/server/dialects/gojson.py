@@ -22,6 +22,7 @@ MAX_ITEMS = 4_000_000
 """Most values that one body may hold: far more than any context, far less than would fill the memory."""
 
 _ERROR_WINDOW = 1 << 20
+_MOST_DIGITS = 300
 _BLANK = re.compile(r"[ \t\r\n]*")
 _SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -44,8 +45,6 @@ def decode(body: bytes) -> Any:
         raise BadRequest(_worded(error)) from None
     except RecursionError:
         raise BadRequest(_TOO_DEEP) from None
-    except ValueError:
-        raise BadRequest("json: cannot unmarshal number of more than 4300 digits") from None
     scrub = _SURROGATE_ESCAPE.search(body) is not None
     return _tidy(value, 0, scrub=scrub) if scrub or isinstance(value, (dict, list)) else value
 
@@ -92,8 +91,14 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _finite(literal: str) -> float:
     number = float(literal)
     if math.isinf(number):
-        raise BadRequest(f"json: cannot unmarshal number {literal} into Go value of type float64")
+        raise BadRequest(f"json: cannot unmarshal number {literal[:20]} into Go value of type float64")
     return number
+
+
+def _whole(literal: str) -> int:
+    if len(literal) > _MOST_DIGITS:
+        _finite(literal)
+    return int(literal)
 
 
 def _no_constant(name: str) -> NoReturn:
@@ -102,7 +107,9 @@ def _no_constant(name: str) -> NoReturn:
     raise BadRequest(f"invalid character '{name[0]}' looking for beginning of value")
 
 
-_decoder = json.JSONDecoder(object_pairs_hook=_unique, parse_float=_finite, parse_constant=_no_constant)
+_decoder = json.JSONDecoder(
+    object_pairs_hook=_unique, parse_float=_finite, parse_int=_whole, parse_constant=_no_constant
+)
 
 _WORDS = {
     "Expecting value": "looking for beginning of value",

@@ -5,7 +5,6 @@ Only what the JSON itself makes wrong is refused here; whether a model exists or
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -151,7 +150,7 @@ def _keep_alive(body: Fields) -> float | None:
     if isinstance(value, str):
         seconds = parse_duration(value)
     elif isinstance(value, int | float) and not isinstance(value, bool):
-        seconds = float(value) if abs(value) < _LONGEST else math.copysign(FOREVER, value)
+        seconds = FOREVER if value < 0 or value >= _LONGEST else float(value)
     else:
         kind = {bool: "bool", list: "[]interface {}"}.get(type(value), "map[string]interface {}")
         raise BadRequest(f"Unsupported type: '{kind}'")

@@ -1,0 +1,89 @@
+"""A scripted service behind real handlers: every reply, error and pause can be had without a model.
+
+``FakeService.script`` is what the next chat or generate does: events and progress lines are yielded, errors raised,
+awaitables awaited. ``closed`` is set when a generator ends, however it ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from ollama_nb.api.chat import ChatRequest, CreateRequest, EmbedRequest, GenerateRequest, PullRequest
+from ollama_nb.api.events import Embeddings
+from ollama_nb.errors import ModelNotFound
+from ollama_nb.service.requests import Requests
+from ollama_nb.store.store import Store
+
+
+class FakeService:
+    def __init__(self, root: Path) -> None:
+        self.store = Store(root)
+        self.requests = Requests()
+        self.script: list[Any] = []
+        self.asked: list[Any] = []
+        self.embeddings_result = Embeddings(())
+        self.closed = asyncio.Event()
+        self.yielded = 0
+
+    @property
+    def blobs(self) -> Any:
+        return self.store.blobs
+
+    async def start(self) -> None:
+        pass
+
+    async def close(self) -> None:
+        pass
+
+    def chat(self, request: ChatRequest) -> AsyncIterator[Any]:
+        return self._play(request, request.request_id)
+
+    def generate(self, request: GenerateRequest) -> AsyncIterator[Any]:
+        return self._play(request, request.request_id)
+
+    def create(self, request: CreateRequest) -> AsyncIterator[Any]:
+        return self._play(request, "")
+
+    def pull(self, request: PullRequest) -> AsyncIterator[Any]:
+        return self._play(request, request.request_id)
+
+    async def embed(self, request: EmbedRequest) -> Embeddings:
+        self.asked.append(request)
+        return self.embeddings_result
+
+    embeddings = embed
+
+    async def list(self) -> list[Any]:
+        return []
+
+    async def show(self, model: str, verbose: bool, system: str, options: Any) -> Any:
+        raise ModelNotFound(f"model '{model}' not found")
+
+    async def copy(self, source: str, destination: str) -> None:
+        self.asked.append((source, destination))
+
+    async def delete(self, model: str) -> None:
+        self.asked.append(model)
+
+    def running(self) -> list[Any]:
+        return []
+
+    async def _play(self, request: Any, request_id: str) -> AsyncIterator[Any]:
+        self.asked.append(request)
+        self.closed.clear()
+        try:
+            with self.requests.enter(request_id, request.model, "chat"):
+                for step in self.script:
+                    if isinstance(step, Exception):
+                        raise step
+                    if inspect.isawaitable(step):
+                        await step
+                    else:
+                        self.yielded += 1
+                        yield step
+        finally:
+            self.closed.set()
