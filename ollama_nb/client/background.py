@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from ollama_nb import __version__
 from ollama_nb.client import runtime
 from ollama_nb.client.client import Client
 from ollama_nb.errors import ConnectError
@@ -25,9 +26,9 @@ LOG_TAIL_LINES = 10
 
 
 def find(settings: Settings) -> Client | None:
-    """The background server that runs already."""
+    """The background server that runs already; one of another build does not count, starting ours replaces it."""
     found = runtime.read(settings.home / "server.json")
-    return found.client() if found else None
+    return found.client() if found and found.build == __version__ else None
 
 
 def start(settings: Settings) -> Client:
@@ -69,10 +70,10 @@ def _spawn(settings: Settings, log: Path) -> subprocess.Popen[bytes]:
 def _wait(process: subprocess.Popen[bytes], settings: Settings, log: Path) -> Client:
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
-        over = process.returncode is not None  # asked first: what it left behind is then looked at once more
+        failed = process.returncode  # 0: it found another one that is just starting
         if client := find(settings):
             return client
-        if over:
+        if failed:
             raise ConnectError(f"the background server did not start. The end of {log}:\n{_tail(log)}")
         time.sleep(POLL_SECONDS)
     raise ConnectError(f"the background server did not start in {START_SECONDS:.0f} s. Its log: {log}")

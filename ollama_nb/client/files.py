@@ -1,6 +1,6 @@
 """From a Modelfile's paths to files on the server: which files a FROM means, their digests, and the uploads.
 
-Paths are relative to the Modelfile's folder; a FROM that is no existing path is a model's name (contract: models.md §4.3).
+Paths are relative to the Modelfile's folder; a FROM that is no existing path is a model's name.
 """
 
 from __future__ import annotations

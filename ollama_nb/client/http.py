@@ -11,6 +11,7 @@ import json
 import os
 import socket
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from types import TracebackType
@@ -63,10 +64,14 @@ class _Exchange:
     ) -> None:
         self.close()
 
-    def close(self) -> None:
-        """Hang up, also on a thread that is waiting in a read. Closing twice does nothing."""
+    def hang_up(self) -> None:
+        """Tell the server, and end a read that another thread waits in."""
         with contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Hang up and give the socket back. Closing twice does nothing."""
+        self.hang_up()
         # A reply that says "Connection: close" takes the socket over from its connection: both must be closed.
         self.connection.close()
         self.response.close()
@@ -93,15 +98,17 @@ class Stream(Iterator[dict[str, Any]]):
 
     def __init__(self, exchange: _Exchange, is_last: Callable[[dict[str, Any]], bool]) -> None:
         self._exchange = exchange
+        self._reading = threading.Lock()
         self._objects = objects(self._chunks(), is_last)
         self.request_id = exchange.response.getheader("X-Request-Id", "")
 
     def __next__(self) -> dict[str, Any]:
-        try:
-            return next(self._objects)
-        except BaseException:  # StopIteration and Ctrl-C among them: nothing more will be read
-            self.close()
-            raise
+        with self._reading:
+            try:
+                return next(self._objects)
+            except BaseException:  # StopIteration and Ctrl-C among them: nothing more will be read
+                self._exchange.close()
+                raise
 
     def __enter__(self) -> Stream:
         return self
@@ -113,13 +120,16 @@ class Stream(Iterator[dict[str, Any]]):
 
     def close(self) -> None:
         """Hang up; the server then cancels what is left. Any thread may do so."""
-        self._exchange.close()
+        self._exchange.hang_up()
+        if self._reading.acquire(blocking=False):  # else the reader wakes up and closes
+            self._exchange.close()
+            self._reading.release()
 
     def _chunks(self) -> Iterator[bytes]:
         try:
             while chunk := self._exchange.response.read1(READ_BYTES):
                 yield chunk
-        except (HTTPException, OSError, ValueError) as error:  # ValueError: closed by another thread
+        except (HTTPException, OSError, ValueError) as error:  # ValueError: closed before
             raise ConnectError(CUT_OFF) from error
 
 

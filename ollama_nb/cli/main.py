@@ -1,0 +1,288 @@
+"""The `ollama` program: its commands and their flags. The one lazy door: a command's module is imported when it runs.
+
+Errors are one line on standard error and exit code 1, without usage text.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ollama_nb.cli import argv as cobra
+from ollama_nb.cli import describe
+from ollama_nb.errors import BadRequest, OllamaError
+
+if TYPE_CHECKING:
+    from ollama_nb.cli.talk import Talk
+
+app = typer.Typer(
+    name="ollama",
+    help="Large language model runner",
+    add_completion=False,
+    rich_markup_mode=None,
+    no_args_is_help=False,
+)
+ALIASES = {"start": "serve", "ls": "list", "login": "signin", "logout": "signout"}
+HIDDEN_ALIASES = {"login", "logout"}
+
+Model = Annotated[str, typer.Argument(metavar="MODEL")]
+Prefix = Annotated[list[str] | None, typer.Argument(metavar="[PREFIX]")]
+Json = Annotated[bool, typer.Option("--json", help="Print the server's JSON document")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only the names")]
+Insecure = Annotated[bool, typer.Option("--insecure", help="Use an insecure registry")]
+
+
+@app.command(help="Start Ollama")
+def serve(
+    host: Annotated[str, typer.Option("--host", help="Address to listen on, written as OLLAMA_HOST is")] = "",
+    port: Annotated[int | None, typer.Option("--port", help="Port to listen on (0: any free one)")] = None,
+) -> int:
+    from ollama_nb.cli.serve import serve as run_server
+
+    return run_server(host, port)
+
+
+@app.command(help="Create a model")
+def create(
+    model: Model,
+    file: Annotated[str, typer.Option("--file", "-f", help='Name of the Modelfile (default "Modelfile")')] = "",
+    quantize: Annotated[str, typer.Option("--quantize", "-q", help="Quantize model to this level (e.g. q4_K_M)")] = "",
+) -> None:
+    from ollama_nb.cli.create import create_model
+
+    create_model(model, file, quantize)
+
+
+@app.command(help="Show information for a model")
+def show(
+    model: Model,
+    license: Annotated[bool, typer.Option("--license", help="Show license of a model")] = False,
+    modelfile: Annotated[bool, typer.Option("--modelfile", help="Show Modelfile of a model")] = False,
+    parameters: Annotated[bool, typer.Option("--parameters", help="Show parameters of a model")] = False,
+    template: Annotated[bool, typer.Option("--template", help="Show template of a model")] = False,
+    system: Annotated[bool, typer.Option("--system", help="Show system message of a model")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show detailed model information")] = False,
+) -> None:
+    from ollama_nb.cli.show import show_model
+
+    chosen = {"license": license, "modelfile": modelfile, "parameters": parameters, "system": system}
+    show_model(model, [name for name, wanted in {**chosen, "template": template}.items() if wanted], verbose)
+
+
+@app.command(help="Run a model")
+def run(
+    model: Model,
+    prompt: Annotated[list[str] | None, typer.Argument(metavar="[PROMPT]")] = None,
+    keepalive: Annotated[str, typer.Option("--keepalive", help="Duration to keep a model loaded (e.g. 5m)")] = "",
+    verbose: Annotated[bool, typer.Option("--verbose", help="Show timings for response")] = False,
+    insecure: Insecure = False,
+    nowordwrap: Annotated[bool, typer.Option("--nowordwrap", help="Don't wrap words to the next line")] = False,
+    format: Annotated[str, typer.Option("--format", help="Response format (e.g. json)")] = "",
+    think: Annotated[
+        str | None, typer.Option("--think", help="Thinking: true, false, high, medium, low or max (--think=low)")
+    ] = None,
+    hidethinking: Annotated[bool, typer.Option("--hidethinking", help="Hide thinking output (if provided)")] = False,
+    truncate: Annotated[
+        bool | None,
+        typer.Option("--truncate/--no-truncate", help="For embedding models: cut too long inputs (default true)"),
+    ] = None,
+    dimensions: Annotated[int, typer.Option("--dimensions", help="For embedding models: length of the vectors")] = 0,
+) -> None:
+    from ollama_nb.cli.run import Wish, run_model
+
+    wish = Wish(
+        model=model,
+        pieces=tuple(prompt or ()),
+        keepalive=keepalive,
+        verbose=verbose,
+        insecure=insecure,
+        wordwrap=not nowordwrap,
+        format=format,
+        think=think,
+        hidethinking=hidethinking,
+        truncate=truncate,
+        dimensions=dimensions,
+    )
+    run_model(wish, _converse)
+
+
+@app.command(help="Stop a running model")
+def stop(model: Model) -> None:
+    from ollama_nb.cli.manage import stop_model
+
+    stop_model(model)
+
+
+@app.command(help="Pull a model from a registry")
+def pull(
+    model: Model,
+    as_: Annotated[str, typer.Option("--as", help="Local name to give to the model")] = "",
+    insecure: Insecure = False,
+) -> None:
+    from ollama_nb.cli.transfer import pull_model
+
+    pull_model(model, as_=as_, insecure=insecure)
+
+
+@app.command(help="Push a model to a registry")
+def push(model: Model, insecure: Insecure = False) -> None:
+    from ollama_nb.cli.transfer import push_model
+
+    push_model(model, insecure=insecure)
+
+
+@app.command(help="Sign in to ollama.com")
+def signin() -> None:
+    raise OllamaError(
+        "cloud accounts are not supported: models run on this machine only, there is nothing to sign in to"
+    )
+
+
+@app.command(help="Sign out from ollama.com")
+def signout() -> None:
+    raise OllamaError("cloud accounts are not supported: there is no account to sign out from")
+
+
+@app.command(name="list", help="List models")
+def list_(prefix: Prefix = None, json: Json = False, quiet: Quiet = False) -> None:
+    from ollama_nb.cli.listing import list_models
+
+    list_models((prefix or [""])[0], json=json, quiet=quiet)
+
+
+@app.command(help="List running models")
+def ps(prefix: Prefix = None, json: Json = False, quiet: Quiet = False) -> None:
+    from ollama_nb.cli.listing import list_running
+
+    list_running((prefix or [""])[0], json=json, quiet=quiet)
+
+
+@app.command(help="Copy a model")
+def cp(
+    source: Annotated[str, typer.Argument(metavar="SOURCE")],
+    destination: Annotated[str, typer.Argument(metavar="DESTINATION")],
+) -> None:
+    from ollama_nb.cli.manage import copy_model
+
+    copy_model(source, destination)
+
+
+@app.command(help="Remove a model")
+def rm(models: Annotated[list[str], typer.Argument(metavar="MODEL [MODEL...]")]) -> None:
+    from ollama_nb.cli.manage import remove_models
+
+    remove_models(models)
+
+
+@app.command(name="help", help="Help about any command")
+def help_(topic: Annotated[list[str] | None, typer.Argument(metavar="[command]")] = None) -> None:
+    from ollama_nb.cli import usage
+
+    commands, names = _commands(), topic or []
+    name = ALIASES.get(names[0], names[0]) if names else ""
+    if name in commands:
+        print(usage.command_help(commands[name]))
+        return
+    if names:
+        print(f"Unknown help topic [{' '.join(f'`{word}`' for word in names)}]")
+    print(usage.root_help(ROOT, commands.values()))
+
+
+def _converse(talk: Talk) -> None:
+    # prompt_toolkit takes a while to import: only who talks pays for it.
+    from ollama_nb.cli.repl import converse
+
+    converse(talk)
+
+
+ROOT = cobra.Command(
+    "ollama",
+    (
+        cobra.Flag("--version", "-v", "bool", "Show version information"),
+        cobra.Flag("--verbose", kind="bool", help="Show timings for response"),
+        cobra.Flag("--nowordwrap", kind="bool", help="Don't wrap words to the next line automatically"),
+    ),
+    most=None,
+    help="Large language model runner",
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line and return its exit code. Never raises, but for what ends a process."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(encoding="utf-8", errors="replace")
+    try:
+        code = dispatch(list(sys.argv[1:] if argv is None else argv))
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # Nobody reads any more: leave as quietly as a process that SIGPIPE ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + 13
+    except KeyboardInterrupt:
+        return _die_of_interrupt()
+    except OllamaError as error:
+        return _fail(error.message)
+    except OSError as error:
+        return _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+    except Exception as error:
+        if os.environ.get("OLLAMA_DEBUG"):
+            raise
+        return _fail(f"{type(error).__name__}: {error} (OLLAMA_DEBUG=1 shows where)")
+
+
+def dispatch(args: list[str]) -> int:
+    """Find the command, check its arguments in cobra's words, and let Typer call it."""
+    commands = _commands()
+    typed, rest = cobra.find_command(args, ROOT)
+    name = ALIASES.get(typed, typed)
+    if not typed:
+        return _root(cobra.parse(ROOT, rest))
+    if name not in commands:
+        from ollama_nb.cli import usage
+
+        raise BadRequest(usage.unknown_command(typed, commands.values()))
+    parsed = cobra.parse(commands[name], rest)
+    if parsed.wants_help:
+        parsed, name = cobra.Parsed(words=(name,)), "help"
+    group = typer.main.get_command(app)
+    # Not group.main(): it has its own ideas of Ctrl-C, of closed pipes and of how errors look.
+    with group.make_context("ollama", [name, *parsed.plain(commands[name])]) as context:
+        result = group.invoke(context)
+    return result if isinstance(result, int) else 0
+
+
+def _root(parsed: cobra.Parsed) -> int:
+    if parsed.flags.get("--version") == "true":
+        from ollama_nb.cli.manage import show_version
+
+        show_version()
+    else:
+        help_(list(parsed.words))
+    return 0
+
+
+def _commands() -> dict[str, cobra.Command]:
+    return describe.commands(app, ALIASES, HIDDEN_ALIASES)
+
+
+def _fail(text: str) -> int:
+    print(f"Error: {text}", file=sys.stderr)
+    return 1
+
+
+def _die_of_interrupt() -> int:
+    """End as the signal would have ended the process, so that a shell's loop ends, too."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    os.kill(os.getpid(), signal.SIGINT)
+    return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,55 @@
+"""`ollama serve`: this machine's server, in this process. One of the two files of this room that know the server."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import os
+import sys
+from collections.abc import Mapping
+
+from ollama_nb.errors import BadRequest
+from ollama_nb.server.app import serve as listen
+from ollama_nb.server.app import set_up_logging
+from ollama_nb.settings import Host, Settings
+
+
+def serve(host: str, port: int | None) -> int:
+    """Listen until SIGINT or SIGTERM: ``--host`` before ``OLLAMA_HOST`` before the default."""
+    env = own_environment(os.environ)
+    if env != os.environ:
+        print(
+            f"OLLAMA_HOST is {os.environ['OLLAMA_HOST']}, where Jupyter's server answers: "
+            "not listening there, but on the default address",
+            file=sys.stderr,
+        )
+    settings = Settings.from_env(env)
+    settings = dataclasses.replace(settings, host=address(host, port, settings.host))
+    # Whatever this process starts finds this server, not the one that the variable named before.
+    os.environ.pop("OLLAMA_API_KEY", None)
+    os.environ["OLLAMA_HOST"] = settings.host.url
+    set_up_logging(settings)
+    asyncio.run(listen(settings))
+    return 0
+
+
+def own_environment(env: Mapping[str, str]) -> dict[str, str]:
+    """The environment without the address that the Jupyter extension exported for clients."""
+    exported = {"OLLAMA_HOST", "OLLAMA_API_KEY"} if env.get("OLLAMA_NB_EXPORTED") == "1" else set()
+    return {name: value for name, value in env.items() if name not in exported}
+
+
+def address(host: str, port: int | None, default: Host) -> Host:
+    """The address to listen on. Raises BadRequest for flags that are none."""
+    found = Host.parse(host) if host else default
+    if host and (found.warning or not _is_host(found.host)):
+        raise BadRequest(f'invalid value for --host: "{host}"')
+    if port is None:
+        return found
+    if not 0 <= port <= 65535:
+        raise BadRequest(f'invalid value for --port: "{port}" (must be 0 to 65535)')
+    return dataclasses.replace(found, port=port, warning="")
+
+
+def _is_host(text: str) -> bool:
+    return not any(char.isspace() or char in "/?#@[]" for char in text)

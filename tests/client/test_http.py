@@ -1,0 +1,211 @@
+"""Requests, errors, streams and uploads against a scripted server on real sockets."""
+
+from __future__ import annotations
+
+import io
+import socket
+import threading
+from typing import Any
+
+import pytest
+from support.scripted_server import Answer, ScriptedServer, error, ndjson, ok, until_hung_up
+
+from ollama_nb.client.client import Client
+from ollama_nb.client.http import Http
+from ollama_nb.errors import BadRequest, Busy, ConnectError, Forbidden, NotFound, OllamaError, Unauthorized
+
+
+def test_a_request_is_utf8_json_with_the_key_as_bearer(server: ScriptedServer) -> None:
+    server.routes["POST /api/show"] = ok({"system": "你好"})
+    assert Client(server.url, "s3cret").show("模型") == {"system": "你好"}
+    seen = server.seen[0]
+    assert seen.body == '{"model": "模型"}'.encode()
+    assert seen.headers["Authorization"] == "Bearer s3cret"
+    assert seen.headers["Content-Type"] == "application/json"
+
+
+def test_half_characters_of_a_command_line_are_sent_as_question_marks(server: ScriptedServer) -> None:
+    server.routes["POST /api/show"] = ok({})
+    Client(server.url).show("a\udce4b")
+    assert server.seen[0].json == {"model": "a?b"}
+
+
+def test_the_path_of_the_address_is_kept(server: ScriptedServer) -> None:
+    server.routes["GET /base/ollama/api/ps"] = ok({"models": []})
+    assert Client(f"{server.url}/base/ollama/").ps() == {"models": []}
+
+
+def test_the_key_and_a_password_in_the_address_are_never_shown(server: ScriptedServer) -> None:
+    client = Client(f"http://user:pass@127.0.0.1:{server.port}", "s3cret")
+    assert (client.url, repr(client)) == (server.url, f"Client({server.url!r})")
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [(400, BadRequest), (401, Unauthorized), (403, Forbidden), (404, NotFound), (503, Busy), (500, OllamaError)],
+)
+def test_http_errors_carry_the_servers_text_and_status(server: ScriptedServer, status: int, kind: type) -> None:
+    server.routes["POST /api/show"] = error(status, "model 'x' not found")
+    with pytest.raises(kind) as caught:
+        Client(server.url).show("x")
+    assert (caught.value.message, caught.value.status) == ("model 'x' not found", status)
+
+
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        (b"plain words\n", "plain words"),
+        (b"", "something went wrong, please see the ollama server logs for details"),
+        (b'{"error": {"message": "inner"}}', "inner"),
+        (b'["odd"]', "['odd']"),
+    ],
+)
+def test_error_bodies_of_other_shapes(server: ScriptedServer, body: bytes, text: str) -> None:
+    server.routes["GET /api/ps"] = Answer(500, [body] if body else [])
+    with pytest.raises(OllamaError) as caught:
+        Client(server.url).ps()
+    assert caught.value.message == text
+
+
+def test_a_redirect_says_where_to_go(server: ScriptedServer) -> None:
+    server.routes["GET /api/ps"] = Answer(301, headers={"Location": "https://elsewhere/"})
+    with pytest.raises(OllamaError, match="redirects to https://elsewhere/"):
+        Client(server.url).ps()
+
+
+def test_an_answer_that_is_no_ollama(server: ScriptedServer) -> None:
+    server.routes["GET /api/tags"] = Answer(200, [b"<html>hello"])
+    with pytest.raises(OllamaError, match="does not answer as an Ollama server does"):
+        Client(server.url).list()
+
+
+def test_nobody_listens() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}"
+        with pytest.raises(ConnectError, match="could not connect to ollama server, run 'ollama serve' to start it"):
+            Client(url).list()
+        assert Client(url).answers() is False
+
+
+@pytest.mark.parametrize("url", ["ftp://x", "http://", "nonsense", "http://[::1", "http://h:99999"])
+def test_no_address(url: str) -> None:
+    with pytest.raises(BadRequest, match="no server address"):
+        Http(url)
+
+
+def test_a_server_that_hangs_up_or_is_silent() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        with pytest.raises(ConnectError, match="does not answer"):
+            Http(url).status("HEAD", "/", timeout=0.05)
+
+        def hang_up() -> None:
+            for _ in range(2):  # the silent one's connection is still in the queue
+                listener.accept()[0].close()
+
+        thread = threading.Thread(target=hang_up)
+        thread.start()
+        with pytest.raises(ConnectError, match="closed the connection without an answer"):
+            Http(url).request("GET", "/")
+        thread.join()
+
+
+def test_a_stream_gives_objects_and_its_request_id(server: ScriptedServer) -> None:
+    server.routes["POST /api/chat"] = ndjson({"message": {"content": "天"}}, {"done": True})
+    server.routes["POST /api/chat"].headers["X-Request-Id"] = "r1"
+    stream = Client(server.url).chat("m", [{"role": "user", "content": "为什么"}], options={"seed": 1})
+    assert stream.request_id == "r1"
+    assert list(stream) == [{"message": {"content": "天"}}, {"done": True}]
+    assert server.asked("POST /api/chat") == [
+        {"model": "m", "messages": [{"role": "user", "content": "为什么"}], "stream": True, "options": {"seed": 1}}
+    ]
+
+
+def test_without_stream_the_answer_is_one_object(server: ScriptedServer) -> None:
+    server.routes["POST /api/generate"] = ok({"response": "hi", "done": True})
+    assert Client(server.url).generate("m", "p", stream=False)["response"] == "hi"
+
+
+def test_a_refused_stream_is_an_error_of_the_call(server: ScriptedServer) -> None:
+    server.routes["POST /api/generate"] = error(404, "model 'x' not found")
+    with pytest.raises(NotFound, match="model 'x' not found"):
+        Client(server.url).generate("x", "p")
+
+
+@pytest.mark.parametrize("cut", [True, False])
+def test_a_stream_that_stops_too_early(server: ScriptedServer, cut: bool) -> None:
+    server.routes["POST /api/generate"] = Answer(200, [b'{"response": "a"}\n', b'{"respon'], cut=cut)
+    stream = Client(server.url).generate("m", "p")
+    assert next(stream) == {"response": "a"}
+    with pytest.raises(ConnectError, match="before the answer was complete"):
+        next(stream)
+
+
+def test_closing_a_stream_hangs_up(server: ScriptedServer) -> None:
+    server.routes["POST /api/generate"] = lambda _: Answer(200, until_hung_up([], lambda: {"response": "x" * 1000}))
+    with Client(server.url).generate("m", "p") as stream:
+        next(stream)
+    assert server.hung_up.wait(10)
+
+
+def test_closing_from_another_thread_ends_a_waiting_read(server: ScriptedServer) -> None:
+    never = threading.Event()
+
+    def silent(_: Any) -> Answer:
+        def chunks() -> Any:
+            yield b'{"response": "a"}\n'
+            never.wait(10)
+
+        return Answer(200, chunks())
+
+    server.routes["POST /api/generate"] = silent
+    stream = Client(server.url).generate("m", "p")
+    next(stream)
+    closer = threading.Timer(0.05, stream.close)
+    closer.start()
+    with pytest.raises(ConnectError):
+        next(stream)
+    closer.join()
+    never.set()
+
+
+def test_an_upload_streams_the_file(server: ScriptedServer) -> None:
+    server.routes["POST /api/blobs/sha256:1"] = ok(status=201)
+    data = bytes(range(256)) * 9000
+    Client(server.url).upload_blob("sha256:1", io.BytesIO(data), len(data))
+    assert server.seen[0].body == data
+
+
+def test_a_refused_upload_says_why() -> None:
+    """The server answers while the file is still being sent, and hangs up."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def refuse() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(65536)
+                body = b'{"error": "invalid digest format"}'
+                connection.sendall(b"HTTP/1.1 400 Bad Request\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+                connection.shutdown(socket.SHUT_WR)
+                while connection.recv(1 << 20):
+                    pass
+
+        thread = threading.Thread(target=refuse)
+        thread.start()
+        with pytest.raises(BadRequest, match="invalid digest format"):
+            Client(f"http://127.0.0.1:{listener.getsockname()[1]}").upload_blob(
+                "x", io.BytesIO(bytes(1 << 24)), 1 << 24
+            )
+        thread.join()
+
+
+def test_a_file_that_becomes_shorter(server: ScriptedServer) -> None:
+    with pytest.raises(OllamaError, match="became 5 bytes shorter"):
+        Client(server.url).upload_blob("x", io.BytesIO(b"12345"), 10)
+
+
+def test_cancel_by_id(server: ScriptedServer) -> None:
+    server.routes["DELETE /api/requests/a.b"] = [ok({"id": "a.b", "state": "cancelled"}), error(404, "request")]
+    client = Client(server.url)
+    assert [client.cancel("a.b"), client.cancel("a.b")] == [True, False]
