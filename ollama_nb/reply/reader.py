@@ -6,6 +6,8 @@ Rule: no text is ever lost, and how the text was cut into pieces changes nothing
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import groupby
 
 from ollama_nb.api.events import Delta, ToolCalls
 from ollama_nb.api.messages import Tool, ToolCall
@@ -51,16 +53,14 @@ class Reader:
 
 def _events(thinking: str, items: Sequence[str | ToolCall]) -> list[Delta | ToolCalls]:
     """Join neighbours: one delta for text that follows thinking or text, one event for calls in a row."""
-    events: list[Delta | ToolCalls] = [Delta(thinking=thinking)] if thinking else []
-    for item in items:
-        last = events[-1] if events else None
-        if isinstance(item, ToolCall):
-            if isinstance(last, ToolCalls):
-                events[-1] = ToolCalls((*last.calls, item))
-            else:
-                events.append(ToolCalls((item,)))
-        elif isinstance(last, Delta):
-            events[-1] = Delta(last.content + item, last.thinking)
+    events: list[Delta | ToolCalls] = []
+    for calls, run in groupby(items, lambda item: isinstance(item, ToolCall)):
+        if calls:
+            events.append(ToolCalls(tuple(item for item in run if isinstance(item, ToolCall))))
         else:
-            events.append(Delta(item))
-    return events
+            events.append(Delta("".join(item for item in run if isinstance(item, str))))
+    if not thinking:
+        return events
+    if events and isinstance(events[0], Delta):
+        return [replace(events[0], thinking=thinking), *events[1:]]
+    return [Delta(thinking=thinking), *events]

@@ -143,7 +143,7 @@ class ToolParser:
             self._before += (head, body)
             self._head, self._object = [], []
             return bool(self._found) or not self._bracket or self._brackets > 0
-        text = self._without_markup("".join(self._before) + lead + near)
+        text = _LIST_OPENED.sub("", self._without_markup("".join(self._before) + lead + near))
         if text:
             out.append(text)
         for name, arguments in calls:
@@ -169,6 +169,7 @@ class ToolParser:
 
 
 _SEARCH, _CALLS, _OFF = "search", "calls", "off"
+_LIST_OPENED = re.compile(r"\s*\[\s*$")
 _START_MARK = re.compile(r"\{")
 _LIST_MARK = re.compile(r"[{\[\]]")
 _STRING_MARK = re.compile(r'["\\]')

@@ -52,7 +52,7 @@ MAX_CALLS = 60
 class Fuel:
     """What one execution may use: steps (a node, a command, or 64 characters made), and characters of output."""
 
-    steps: int = 1_000_000
+    steps: int = 500_000
     output: int = 4 << 20
 
 
@@ -184,17 +184,11 @@ class _Run:
         self._burn(command.line)
         if isinstance(first, Identifier):
             return self._function(dot, first.name, rest, final)
-        if (rest or final is not _MISSING) and not self._takes_arguments(dot, first):
+        if rest or final is not _MISSING:
             raise TemplateFailure(f"can't give argument to non-function {_source(first)}")
         if isinstance(first, Nil):
             raise TemplateFailure("nil is not a command")
         return self._operand(dot, first)
-
-    def _takes_arguments(self, dot: Any, operand: Operand) -> bool:
-        """A method could; ours take none, so the answer is an error that says so."""
-        if isinstance(operand, Field | Variable | Chain) and operand.path:
-            raise TemplateFailure(f"{operand.path[-1]} has arguments but cannot be invoked as function")
-        return False
 
     def _operand(self, dot: Any, operand: Operand) -> Any:
         if isinstance(operand, Field):
@@ -222,6 +216,7 @@ class _Run:
         values = [self._operand(dot, arg) for arg in args]
         if final is not _MISSING:
             values.append(final)
+        self._fuel.steps -= 2  # costs more than a node
         value = FUNCTIONS[name].call(name, values)
         if is_slice(value):
             self._fuel.steps -= len(value) >> 6
@@ -295,4 +290,7 @@ class _Run:
 
 
 def _source(operand: Operand) -> str:
+    """The operand as an error message names it."""
+    if isinstance(operand, Field | Variable | Chain):
+        return (operand.name if isinstance(operand, Variable) else "") + "".join(f".{name}" for name in operand.path)
     return repr(operand.value) if isinstance(operand, Literal) else type(operand).__name__.lower()

@@ -1,0 +1,224 @@
+"""Conversations to prompts: the forms of Go templates, merging, cutting, leaving out, and Jinja."""
+
+from __future__ import annotations
+
+import pytest
+
+from ollama_nb.api.chat import PromptJob
+from ollama_nb.api.messages import Message, Think, ToolCall
+from ollama_nb.errors import TemplateError
+from ollama_nb.template.parser import parse
+from ollama_nb.template.prompt import CHATML, collate, cut_at_response, kept, render
+
+USER = Message("user", "hi")
+ANSWER = Message("assistant", "Yes")
+
+
+def go(template: str, *messages: Message, think: Think = None, **more: object) -> str:
+    (prompt,) = render(PromptJob(path="go", template=template, messages=messages, think=think, **more))  # type: ignore[arg-type]
+    return prompt
+
+
+def chat(template: str, *messages: Message, think: Think = None, **more: object) -> str:
+    (prompt,) = render(PromptJob(path="jinja", template=template, messages=messages, think=think, **more))  # type: ignore[arg-type]
+    return prompt
+
+
+# Messages form
+
+
+def test_messages_form_is_rendered_once_and_not_cut() -> None:
+    template = "{{ .System }}|{{ range .Messages }}{{ .Role }}:{{ .Content }};{{ end }}{{ .Response }}A:{{ .Foo }}"
+    assert go(template, Message("system", "S"), USER) == "S|system:S;user:hi;A:<no value>"
+
+
+def test_neighbours_of_one_role_are_merged_and_keep_what_they_carry() -> None:
+    call = ToolCall("f", {})
+    messages = (
+        Message("system", "a"),
+        Message("user", "one", images=(b"1",)),
+        Message("user", "two", images=(b"2",)),
+        Message("assistant", "x", thinking="t", tool_calls=(call,)),
+        Message("assistant", "y", thinking="u"),
+        Message("tool", "r1"),
+        Message("tool", "r2"),
+        Message("system", "b"),
+    )
+    system, merged = collate(messages)
+    assert system == "a\n\nb"
+    assert [(m.role, m.content) for m in merged] == [
+        ("system", "a"),
+        ("user", "one\n\ntwo"),
+        ("assistant", "x\n\ny"),
+        ("tool", "r1"),
+        ("tool", "r2"),
+        ("system", "b"),
+    ]
+    assert merged[1].images == (b"1", b"2")
+    assert (merged[2].tool_calls, merged[2].thinking) == ((call,), "t\n\nu")
+    assert messages[1].content == "one"
+
+
+def test_images_are_numbered_over_the_whole_request() -> None:
+    template = "{{ range .Messages }}{{ .Content }};{{ end }}"
+    messages = (
+        Message("user", "see [img] and", images=(b"a", b"b")),
+        Message("assistant", "ok"),
+        Message("user", "this", images=(b"c",)),
+    )
+    assert go(template, *messages) == "[img-1]see [img-0] and;ok;[img-2]this;"
+
+
+THINK_KEYS = "{{ .Think }} {{ .ThinkLevel }} {{ .IsThinkSet }}"
+
+
+@pytest.mark.parametrize(
+    ("think", "expected"),
+    [
+        (None, "false  false"),
+        (False, "false  true"),
+        (True, "true medium true"),
+        ("low", "true low true"),
+        ("max", "true max true"),
+    ],
+)
+def test_think_keys_in_every_form(think: Think, expected: str) -> None:
+    assert go("{{ if .Messages }}{{ end }}" + THINK_KEYS, USER, think=think) == expected
+    assert go(THINK_KEYS, USER, think=think) == expected
+    assert go(THINK_KEYS, think=think, direct=True, prompt="p", suffix="s") == expected
+
+
+# Legacy form
+
+TURN = "{{ if .System }}S:{{ .System }} {{ end }}U:{{ .Prompt }} A:{{ .Response }}</s>"
+
+
+@pytest.mark.parametrize(
+    ("template", "messages", "expected"),
+    [
+        ("U:{{ .Prompt }} A:{{ .Response }}</s>", (USER,), "U:hi A:"),
+        ("U:{{ .Prompt }} A:{{ .Response }}</s>", (USER, ANSWER), "U:hi A:Yes"),
+        ("U:{{ .Prompt }} A:{{ $.Response }} tail", (USER, ANSWER), "U:hi A:Yes tail"),
+        ("{{ if .Response }}R{{ .Response }}{{ end }}X", (USER, ANSWER), "RYes"),
+        ("{{ if .Response }}R{{ .Response }}{{ end }}X", (USER,), ""),
+        ("{{ if .Response }}R{{ .Response }}{{ else }}none{{ end }}X", (USER,), ""),
+        ("{{ .Prompt }}", (USER,), "hi"),
+        ("{{ .Prompt }}", (USER, ANSWER), "hiYes"),
+        ("{{ .System }} {{ .Prompt }}", (Message("system", "S"), USER), "S hi"),
+        ("{{ json .Prompt }}{{ .Response }}!", (USER,), '"hi"'),
+        ('{{ define "u" }}U:{{ . }}{{ end }}{{ template "u" .Prompt }} {{ .Response }}!', (USER,), "U:hi "),
+        ("{{ .Prompt }}{{ .Response | printf `[%s]` }}!", (USER, ANSWER), "hiYes"),
+        ('{{ printf "<%s>" .Response }}!', (USER, ANSWER), "<Yes>"),
+        (TURN, (Message("system", "S"), USER, ANSWER, Message("user", "more")), "S:S U:hi A:Yes</s>U:more A:"),
+        (TURN, (USER, Message("system", "S"), Message("user", "b")), "U:hi A:</s>S:S U:b A:"),
+        (TURN, (USER, Message("user", "b")), "U:hi\n\nb A:"),
+        (TURN, (USER, Message("tool", "ignored"), ANSWER), "U:hi A:Yes"),
+        (TURN, (ANSWER, USER), "U: A:Yes</s>U:hi A:"),
+    ],
+)
+def test_legacy_form(template: str, messages: tuple[Message, ...], expected: str) -> None:
+    assert go(template, *messages) == expected
+
+
+def test_the_cut_leaves_the_parsed_template_alone() -> None:
+    template = parse("{{ .Response }} tail")
+    assert len(cut_at_response(template).main) == 1
+    assert len(template.main) == 2
+
+
+# Direct forms
+
+
+def test_fill_in_the_middle() -> None:
+    template = "<PRE>{{ .Prompt }}<SUF>{{ .Suffix }}<MID>{{ .Response }}|{{ .System }}"
+    assert go(template, direct=True, prompt="def f(", suffix="return") == "<PRE>def f(<SUF>return<MID>|<no value>"
+    assert go(template, direct=True, prompt="", suffix="return") == "<PRE><SUF>return<MID>|<no value>"
+
+
+def test_direct_template_gets_system_and_prompt() -> None:
+    assert go(TURN, direct=True, system="S", prompt="p") == "S:S U:p A:"
+    assert go("{{ range .Messages }}{{ .Role }}={{ .Content }};{{ end }}", ANSWER, direct=True, prompt="p") == (
+        "assistant=Yes;user=p;"
+    )
+
+
+# Leaving out old messages
+
+
+def test_drops_keep_system_messages_and_the_last_one() -> None:
+    messages = (Message("system", "S"), Message("user", "1"), Message("assistant", "2"), Message("user", "3"))
+    assert kept(messages, 0) == messages
+    assert [m.content for m in kept(messages, 2)] == ["S", "2", "3"]
+    assert [m.content for m in kept(messages, 99)] == ["S", "3"]
+    assert kept((), 3) == ()
+    job = PromptJob(
+        path="go", template="{{ range .Messages }}{{ .Content }}{{ end }}", messages=messages, drops=(0, 2, 3)
+    )
+    assert render(job) == ("S123", "S23", "S3")
+
+
+def test_drops_in_jinja() -> None:
+    messages = (Message("system", "S"), Message("user", "1"), Message("assistant", "2"), Message("user", "3"))
+    job = PromptJob(
+        path="jinja", template="{% for m in messages %}{{ m.content }}{% endfor %}", messages=messages, drops=(0, 3)
+    )
+    assert render(job) == ("S123", "S3")
+
+
+# Jinja
+
+
+def test_without_any_template_chatml_is_written() -> None:
+    messages = (Message("system", "Be kind."), USER)
+    expected = "<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
+    assert chat("", *messages) == chat(CHATML, *messages) == expected
+
+
+def test_a_trailing_assistant_message_is_continued() -> None:
+    assert chat(CHATML, USER, ANSWER).endswith("<|im_start|>assistant\nYes")
+
+
+def test_jinja_sees_think_only_when_it_was_given() -> None:
+    on, effort = "{{ enable_thinking is defined }} {{ enable_thinking }}", "{{ reasoning_effort is defined }}"
+    template = on + " " + effort + " {{ reasoning_effort }}"
+    assert chat(template, USER) == "False  False "
+    assert chat(template, USER, think=False) == "True False False "
+    assert chat(template, USER, think=True) == "True True False "
+    assert chat(template, USER, think="low") == "True True True low"
+
+
+def test_jinja_messages_carry_calls_results_and_thoughts() -> None:
+    template = "{% for m in messages %}{{ m | tojson }}\n{% endfor %}"
+    messages = (
+        Message("assistant", "", thinking="hm", tool_calls=(ToolCall("f", {"b": 1, "a": "é<"}, id="call_1"),)),
+        Message("tool", "r", tool_name="f", tool_call_id="call_1"),
+    )
+    assert chat(template, *messages).splitlines() == [
+        '{"role": "assistant", "content": "", "reasoning_content": "hm", "tool_calls": [{"type": "function", '
+        '"id": "call_1", "function": {"name": "f", "arguments": {"b": 1, "a": "é<"}}}]}',
+        '{"role": "tool", "content": "r", "tool_call_id": "call_1", "name": "f"}',
+    ]
+
+
+CALL = (Message("assistant", "", tool_calls=(ToolCall("f", {"a": 1}),)), Message("tool", "r"))
+
+
+@pytest.mark.parametrize(
+    ("use", "expected"),
+    [
+        ("c.function.arguments | tojson", '{"a": 1}'),
+        ("c.function.arguments", '{"a": 1}'),
+        ("'args: ' + c.function.arguments", 'args: {"a": 1}'),
+        ("'args: ' ~ c.function.arguments", 'args: {"a": 1}'),
+        ("c.function.arguments.a", "1"),
+        ("c.function.arguments is mapping", "True"),
+    ],
+)
+def test_arguments_suit_templates_that_want_an_object_or_text(use: str, expected: str) -> None:
+    template = "{% for m in messages %}{% for c in m.tool_calls or [] %}{{ " + use + " }}{% endfor %}{% endfor %}"
+    assert chat(template, *CALL) == expected
+
+
+def test_the_first_error_is_told_when_neither_form_of_arguments_works() -> None:
+    with pytest.raises(TemplateError, match="no tools here"):
+        chat("{{ raise_exception('no tools here') }}", *CALL)
