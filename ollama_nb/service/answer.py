@@ -81,7 +81,9 @@ def bound_part(ask: Ask, thoughts: Pass, *, answering: bool, called: bool) -> As
     options = ask.options
     if options.num_predict > 0:
         options = replace(options, num_predict=max(1, options.num_predict - thoughts.output_tokens))
-    return replace(ask, prompt=ask.prompt + _thoughts_text(ask, thoughts.raw), options=options, thinking=None)
+    prompt = ask.prompt + _thoughts_text(ask, thoughts.raw)
+    # Thoughts that filled the context lose their middle: an answer is wanted, not an error after all that thinking.
+    return replace(ask, prompt=prompt, options=options, thinking=None, truncate=True)
 
 
 def _thoughts_text(ask: Ask, raw: str) -> str:

@@ -74,6 +74,14 @@ def check(model: Model, text: str, has: Collection[str], use: str, extra: Collec
         raise BadRequest(f"{model.name.full} does not support " + "\n".join(missing))
 
 
+def check_template(text: str) -> None:
+    """Raise BadRequest unless ``text`` is a Go template (or empty)."""
+    try:
+        facts(text)
+    except TemplateError as error:
+        raise BadRequest(f"template error: {error.message}") from None
+
+
 def chat_template(gguf: GGUF | None) -> str:
     """The Jinja chat template inside a GGUF, or nothing."""
     text = gguf.metadata.get("tokenizer.chat_template") if gguf is not None else None

@@ -11,14 +11,14 @@ from ollama_nb.api.chat import CreateRequest
 from ollama_nb.api.events import Progress
 from ollama_nb.api.models import Model
 from ollama_nb.api.names import Digest
-from ollama_nb.errors import BadRequest, ModelNotFound, TemplateError
+from ollama_nb.errors import BadRequest, ModelNotFound
+from ollama_nb.service.capabilities import check_template
 from ollama_nb.service.progress import Report, in_thread
 from ollama_nb.service.resolve import find, parse_name
 from ollama_nb.service.rooms import Rooms
 from ollama_nb.service.transfer import PullPlan, run_pull
 from ollama_nb.store.assemble import assemble
 from ollama_nb.store.packages import is_package
-from ollama_nb.template.facts import facts
 
 
 async def create(rooms: Rooms, request: CreateRequest) -> AsyncGenerator[Progress, None]:
@@ -29,7 +29,7 @@ async def create(rooms: Rooms, request: CreateRequest) -> AsyncGenerator[Progres
     parse_name(request.model)
     files = _digests(request.files)
     _digests(request.adapters)
-    _check_template(request.template)
+    check_template(request.template)
     if not request.from_ and not files:
         raise BadRequest("neither 'from' or 'files' was specified")
     base, plan = await _base(rooms, request.from_) if request.from_ else (None, None)
@@ -54,13 +54,6 @@ async def _base(rooms: Rooms, text: str) -> tuple[Model | None, PullPlan | None]
         except ModelNotFound:
             pass
     return None, PullPlan.of(text)
-
-
-def _check_template(text: str) -> None:
-    try:
-        facts(text)
-    except TemplateError as error:
-        raise BadRequest(f"template error: {error.message}") from None
 
 
 def _digests(files: Mapping[str, str]) -> dict[str, Digest]:

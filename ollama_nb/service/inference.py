@@ -6,7 +6,7 @@ The order of the checks and their texts are what clients see first of all errors
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, replace
 
@@ -92,8 +92,8 @@ def format_text(format: Format) -> str:
         return ""
     if format == "json":
         return "json"
-    if isinstance(format, dict):
-        return json.dumps(format, ensure_ascii=False, separators=(",", ":"))
+    if isinstance(format, Mapping):
+        return json.dumps(dict(format), ensure_ascii=False, separators=(",", ":"))
     raise BadRequest(f'invalid format: {go_quote(go_json(format))}; expected "json" or a valid JSON Schema object')
 
 
@@ -121,6 +121,7 @@ async def run(
         except Cancelled:
             yield Done("cancelled", Stats(load_seconds=load_seconds, total_seconds=live.seconds))
             return
+        live.prompt_tokens = prompt.tokens or 0
         if request.render_only:
             yield Rendered(prompt.text, prompt.image_count)
             return

