@@ -84,8 +84,8 @@ def test_lone_surrogates_in_data_do_not_break_the_prompt() -> None:
 # Words that build templates which are often valid, and sometimes not.
 ACTIONS = (
     "{{ .list }} {{ .n | print }} {{ $x := .n }} {{ $x = 2 }} {{ $x }} {{ if .n }} {{ if eq .n 3 }} {{ else }} "
-    "{{ end }} {{ else if .nil }} {{ else with .zh }} {{ range .list }} {{ range $i, $v := .map }} {{ with .map }} {{ break }} "
-    '{{ continue }} {{ define "t" }} {{ template "t" . }} {{ block "b" . }} {{/* c */}} {{- -}} {{ }}'
+    "{{ end }} {{ else if .nil }} {{ else with .zh }} {{ range .list }} {{ range $i, $v := .map }} {{ with .map }} "
+    '{{ break }} {{ continue }} {{ define "t" }} {{ template "t" . }} {{ block "b" . }} {{/* c */}} {{- -}} {{ }}'
 )
 PIECES = (
     "{{ }} {{- -}} .name .Missing .zh .f $ $x | ( ) , := = nil true 3 -1 2.5 1e9 'c' `r` \"s\" len index slice eq lt "
