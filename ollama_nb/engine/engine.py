@@ -20,6 +20,7 @@ from ollama_nb.engine.grammar import Grammars
 from ollama_nb.engine.hardware import default_threads
 from ollama_nb.engine.llama import BUILD, KV_TYPES, MAX_SEQUENCES, Context, Decoded, Floats, Model
 from ollama_nb.engine.output import FailOut, FinishOut, Output
+from ollama_nb.engine.pace import LEAST_PATIENCE, Team, Watchdog
 from ollama_nb.engine.sampler import Recipe, Sampler
 from ollama_nb.engine.scheduler import Batch, Scheduler
 from ollama_nb.engine.sequence import MIN_CONTEXT, Request, Sequence, State, fit, protected, reply_limit
@@ -29,6 +30,8 @@ from ollama_nb.engine.text import TextStream
 from ollama_nb.errors import BadRequest, LoadError, OllamaError
 
 MICRO_BATCH = 512
+CALIBRATED = 2 << 30
+"""Weights of at most so many bytes: one step on one thread is soon done."""
 
 
 class Engine:
@@ -56,6 +59,7 @@ class Engine:
             self._embedder = self._make_embedder()
         elif not config.vocab_only:
             self._context = self._make_context()
+        self._team, self._watchdog = Team(self._n_threads), Watchdog(self.abort)
         self._scheduler = self._make_scheduler()
         self._grammars = Grammars(model)
         self._inbox: deque[Stream | FailOut | int] = deque()
@@ -63,12 +67,16 @@ class Engine:
         self._reading: frozenset[int] = frozenset()
         self._iota = np.arange(max(self._n_ctx, 1) + 1, dtype=np.int32)
         self._counts = Counters()
+        if self._context is not None:
+            self._warm_up(self._context)
         self.facts = self._gather_facts(time.perf_counter() - begun)
 
     # Loading
 
     def _make_context(self) -> Context:
         config = self.config
+        if self._model.two_part:
+            raise LoadError("encoder-decoder models (such as T5) cannot be run")
         n_batch = max(config.n_batch, 2 * self._n_seq, 32)
         return Context(
             self._model,
@@ -81,6 +89,21 @@ class Engine:
             kv_type=config.kv_cache_type,
             adapters=config.adapters,
         )
+
+    def _warm_up(self, context: Context) -> None:
+        """Bring the weights in, and learn what a step costs by one thread and by all, where that is soon known."""
+        if self._n_threads == 1 or self._model.size > CALIBRATED:
+            context.time_one()
+            return
+        context.set_threads(1)
+        alone = min(context.time_one() for _ in range(2))
+        context.set_threads(self._n_threads)
+        self._watchdog.arm(2 * alone + LEAST_PATIENCE)
+        together = min(context.time_one() for _ in range(2))
+        self._watchdog.disarm()
+        context.rearm()
+        self._team.calibrate(together, alone)
+        context.set_threads(self._team.size)
 
     def _make_embedder(self) -> Embedder:
         return Embedder(
@@ -126,6 +149,7 @@ class Engine:
             stream.close()
         self._streams.clear()
         self._inbox.clear()
+        self._watchdog.close()
         if self._embedder is not None:
             self._embedder.close()
         if self._context is not None:
@@ -173,6 +197,7 @@ class Engine:
             "shifts": counts.shifts,
             "aborts": counts.aborts,
             "decode_seconds": counts.seconds,
+            "threads": self._team.size,
             "slots": len(slots.slots),
             "busy_slots": slots.busy,
             "waiting": len(self._scheduler.waiting),
@@ -229,12 +254,18 @@ class Engine:
         if not batch.chunks:
             return out
         count = self._fill(batch)
+        patience = self._team.patience(count)
+        self._watchdog.arm(patience)
         begun = time.perf_counter()
         status = context.decode(count)
-        self._counts.seconds += time.perf_counter() - begun
+        ended = time.perf_counter()
+        self._watchdog.disarm()
         self._reading = frozenset()
+        cut = status is Decoded.ABORTED and ended - begun >= patience
+        if (cut or status is Decoded.DONE) and self._team.observe(count, ended - begun, ended, cut=cut):
+            context.set_threads(self._team.size)
         if status is Decoded.DONE:
-            self._count(batch, count)
+            self._count(batch, count, ended - begun)
             scheduler.commit(batch)
             self._sample(batch, context.logits(), out)
         else:
@@ -298,8 +329,9 @@ class Engine:
             self._reading = frozenset(chunk.seq.id for chunk in batch.chunks[batch.replies :])
         return row
 
-    def _count(self, batch: Batch, count: int) -> None:
+    def _count(self, batch: Batch, count: int, seconds: float) -> None:
         counts = self._counts
+        counts.seconds += seconds
         counts.decodes += 1
         counts.prompt_tokens += count - batch.replies
         if batch.replies:

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import ctypes
 import enum
-import functools
 import math
 import re
+import time
 import weakref
 from collections import deque
 from collections.abc import Sequence
@@ -118,6 +118,10 @@ class Model:
         self.add_eos = bool(L.llama_vocab_get_add_eos(vocab))
         self.bos_text = self.raw_piece(self.bos).decode("utf-8", "replace")
         self.eos_text = self.raw_piece(self.eos).decode("utf-8", "replace")
+        is_eog = L.llama_vocab_is_eog
+        counted = range(0 if self.vocab_only else self.n_vocab)
+        self.eog = frozenset(token for token in counted if is_eog(vocab, token))
+        """Tokens that end a generation (not looked up where nothing is generated: 50 ms for 150,000 tokens)."""
         first = self.tokenize("a", add_special=False, parse_special=False)[:1]
         self._space_first = bool(first) and self.raw_piece(first[0])[:1] == b" "
 
@@ -131,14 +135,11 @@ class Model:
         self.recurrent = bool(L.llama_model_is_recurrent(self.handle) or L.llama_model_is_hybrid(self.handle))
         pooling = self.meta(f"{self.architecture}.pooling_type")
         self.pooling = POOLING.get(int(pooling), "none") if pooling.isdigit() else "none"
-        self.embeds_only = bool(pooling) or not L.llama_model_has_decoder(self.handle)
+        decodes = bool(L.llama_model_has_decoder(self.handle))
+        self.embeds_only = bool(pooling) or not decodes
         """An embedding model: it has a pooling type, or nothing that could generate."""
-
-    @functools.cached_property
-    def eog(self) -> frozenset[int]:
-        """Tokens that end a generation."""
-        is_eog, vocab = L.llama_vocab_is_eog, self.vocab
-        return frozenset(token for token in range(self.n_vocab) if is_eog(vocab, token))
+        self.two_part = decodes and bool(L.llama_model_has_encoder(self.handle))
+        """An encoder in front of a decoder, such as T5."""
 
     def meta(self, key: str) -> str:
         """A metadata value as text; empty when the file has none."""
@@ -205,14 +206,16 @@ class Model:
 
     def kv_bytes(self, cells: int, kv_type: str) -> int:
         """Estimated size of the key and value memory for so many cells."""
-        heads = int(self.meta(f"{self.architecture}.attention.head_count_kv") or 0) or int(
-            L.llama_model_n_head_kv(self.handle)
-        )
         plain = int(L.llama_model_n_embd(self.handle)) // max(1, int(L.llama_model_n_head(self.handle)))
-        key = self.meta(f"{self.architecture}.attention.key_length")
-        value = self.meta(f"{self.architecture}.attention.value_length")
-        width = heads * ((int(key) if key.isdigit() else plain) + (int(value) if value.isdigit() else plain))
+        width = int(L.llama_model_n_head_kv(self.handle)) * (
+            self._whole("attention.key_length", plain) + self._whole("attention.value_length", plain)
+        )
         return int(cells * self.n_layer * width * _KV_BITS[kv_type] / 8)
+
+    def _whole(self, key: str, default: int) -> int:
+        """A whole number of the architecture's metadata (some are lists, one for each layer: then the default)."""
+        text = self.meta(f"{self.architecture}.{key}")
+        return int(text) if text.isdigit() else default
 
     def offloaded(self) -> float:
         """Share of the layers that llama.cpp put on a GPU, 0 to 1, as its log said."""
@@ -329,6 +332,15 @@ class Context:
         self._batch.n_tokens = count
         status = L.llama_decode(self.handle, self._batch)
         return Decoded.DONE if status == 0 else Decoded(max(status, -2))
+
+    def time_one(self) -> float:
+        """Seconds of a decode of one row, inf if it was aborted; memory is empty afterwards."""
+        self.tokens[0], self.positions[0], self.sequences[0], self.outputs[0] = max(self.model.bos, 0), 0, 0, 1
+        begun = time.perf_counter()
+        status = self.decode(1)
+        seconds = time.perf_counter() - begun
+        self.clear()
+        return math.inf if status is Decoded.ABORTED else seconds
 
     def logits(self) -> Floats:
         """Rows of logits [n_seq, n_vocab] in the order of the outputs; ours to change, valid until the next decode."""
