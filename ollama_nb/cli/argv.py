@@ -1,4 +1,4 @@
-"""A command line as Ollama's own parser reads it, made plain for Typer: flags first, as ``--name=value``, then ``--``.
+"""A command line, read as Ollama's own parser reads it: into the arguments of the function that does the work.
 
 Flags may stand anywhere; a bool takes ``=false``; ``--think`` takes a value only with ``=``; errors have cobra's words.
 """
@@ -6,8 +6,9 @@ Flags may stand anywhere; a bool takes ``=false``; ``--think`` takes a value onl
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from ollama_nb.errors import BadRequest
 
@@ -20,13 +21,13 @@ _WHOLE = re.compile(r"[+-]?[0-9]+")
 
 @dataclass(frozen=True, slots=True)
 class Flag:
-    """``kind`` is ``bool``, ``int`` or ``string``; ``no`` is the flag that says False aloud, where that matters."""
+    """``kind`` is ``bool``, ``int`` or ``string``; ``parameter`` is the function's name for it."""
 
     long: str
     short: str = ""
     kind: str = "string"
     help: str = ""
-    no: str = ""
+    parameter: str = ""
 
     @property
     def names(self) -> str:
@@ -34,13 +35,22 @@ class Flag:
 
 
 @dataclass(frozen=True, slots=True)
+class Word:
+    """A positional argument; ``many``: it takes all that are left."""
+
+    parameter: str
+    required: bool = True
+    many: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Command:
-    """What a command takes. ``most`` is None for "any number"."""
+    """What a command takes, and the function that does it."""
 
     name: str
     flags: tuple[Flag, ...] = ()
-    least: int = 0
-    most: int | None = 0
+    words: tuple[Word, ...] = ()
+    function: Callable[..., Any] | None = None
     usage: str = ""
     help: str = ""
     aliases: tuple[str, ...] = ()
@@ -51,26 +61,22 @@ class Command:
 
 @dataclass(frozen=True, slots=True)
 class Parsed:
-    """``flags`` maps long names to their last values, bools as ``true`` or ``false``."""
+    """What was given: flags by their long names, words in order."""
 
-    flags: Mapping[str, str] = field(default_factory=dict)
+    flags: Mapping[str, bool | int | str] = field(default_factory=dict)
     words: tuple[str, ...] = ()
     wants_help: bool = False
 
-    def plain(self, command: Command) -> list[str]:
-        """The arguments for Typer; nothing in them can be taken for something else."""
-        plain = []
-        for flag in command.flags:
-            value = self.flags.get(flag.long)
-            if value is None:
-                continue
-            if flag.kind != "bool":
-                plain.append(f"{flag.long}={value}")
-            elif value == "true":
-                plain.append(flag.long)
-            elif flag.no:
-                plain.append(flag.no)
-        return [*plain, "--", *self.words]
+    def arguments(self, command: Command) -> dict[str, Any]:
+        """Keyword arguments for the command's function; what was not given is left to its defaults."""
+        found: dict[str, Any] = {f.parameter: self.flags[f.long] for f in command.flags if f.long in self.flags}
+        left = [*self.words]
+        for word in command.words:
+            if word.many:
+                found[word.parameter] = left
+            elif left:
+                found[word.parameter] = left.pop(0)
+        return found
 
 
 def find_command(args: Sequence[str], root: Command) -> tuple[str, list[str]]:
@@ -93,7 +99,7 @@ def find_command(args: Sequence[str], root: Command) -> tuple[str, list[str]]:
 
 def parse(command: Command, args: Sequence[str]) -> Parsed:
     """Take the arguments of a command apart. Raises BadRequest in cobra's words."""
-    flags: dict[str, str] = {}
+    flags: dict[str, bool | int | str] = {}
     words: list[str] = []
     rest = [*args]
     while rest:
@@ -109,18 +115,20 @@ def parse(command: Command, args: Sequence[str]) -> Parsed:
             _shorts(command, arg, rest, flags)
         else:
             words.append(arg)
-    check_count(command, len(words))
+    _check_count(command, len(words))
     return Parsed(flags, tuple(words))
 
 
-def check_count(command: Command, count: int) -> None:
-    if command.most == command.least != count:
-        raise BadRequest(f"accepts {command.least} arg(s), received {count}")
-    if count < command.least:
-        raise BadRequest(f"requires at least {command.least} arg(s), only received {count}")
+def _check_count(command: Command, count: int) -> None:
+    least = sum(word.required for word in command.words)
+    if any(word.many for word in command.words):
+        if count < least:
+            raise BadRequest(f"requires at least {least} arg(s), only received {count}")
+    elif count != least:
+        raise BadRequest(f"accepts {least} arg(s), received {count}")
 
 
-def _long(command: Command, arg: str, rest: list[str], flags: dict[str, str]) -> None:
+def _long(command: Command, arg: str, rest: list[str], flags: dict[str, bool | int | str]) -> None:
     name, equals, value = arg.partition("=")
     flag = command.flag(name)
     if flag is None or len(name) < 3:
@@ -135,7 +143,7 @@ def _long(command: Command, arg: str, rest: list[str], flags: dict[str, str]) ->
     flags[flag.long] = _checked(flag, value)
 
 
-def _shorts(command: Command, arg: str, rest: list[str], flags: dict[str, str]) -> None:
+def _shorts(command: Command, arg: str, rest: list[str], flags: dict[str, bool | int | str]) -> None:
     """``-v``, several bools in one, ``-fVALUE``, ``-f=VALUE`` or ``-f VALUE``."""
     letters = arg[1:]
     while letters:
@@ -156,17 +164,18 @@ def _shorts(command: Command, arg: str, rest: list[str], flags: dict[str, str]) 
         flags[flag.long] = _checked(flag, value)
 
 
-def _checked(flag: Flag, value: str) -> str:
+def _checked(flag: Flag, value: str) -> bool | int | str:
     """The value as Go's strconv would take it, or its complaint."""
     quoted = '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
     wrong = f'invalid argument {quoted} for "{flag.names}" flag: strconv.'
     if flag.kind == "bool":
         if value not in _BOOLS:
             raise BadRequest(f"{wrong}ParseBool: parsing {quoted}: invalid syntax")
-        return "true" if _BOOLS[value] else "false"
+        return _BOOLS[value]
     if flag.kind == "int":
         if not _WHOLE.fullmatch(value):
             raise BadRequest(f"{wrong}ParseInt: parsing {quoted}: invalid syntax")
         if len(value) > 20 or not -(1 << 63) <= int(value) < 1 << 63:
             raise BadRequest(f"{wrong}ParseInt: parsing {quoted}: value out of range")
+        return int(value)
     return value

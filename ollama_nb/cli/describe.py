@@ -1,4 +1,8 @@
-"""From Typer's declarations to what the argument reader and the help need: names, kinds and counts."""
+"""From Typer's declarations to what the argument reader and the help need.
+
+Typer itself does not read the command line: it knows neither Ollama's flags nor its errors, and importing what it reads
+with takes longer than most commands do.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 import typer
 from typer.models import ArgumentInfo, OptionInfo
 
-from ollama_nb.cli.argv import Command, Flag
+from ollama_nb.cli.argv import Command, Flag, Word
 
 
 def commands(app: typer.Typer, aliases: Mapping[str, str], hidden: set[str]) -> dict[str, Command]:
@@ -26,34 +30,33 @@ def commands(app: typer.Typer, aliases: Mapping[str, str], hidden: set[str]) -> 
 
 def _command(name: str, function: Callable[..., Any], text: str, aliases: tuple[str, ...]) -> Command:
     flags: list[Flag] = []
-    usage, least, most = "", 0, 0
-    for kind, declared, required in _parameters(function):
-        if isinstance(declared, OptionInfo):
-            flags.append(_flag(kind, declared))
-            continue
-        usage += f" {declared.metavar}"
-        least += required
-        most = -1 if kind is list or most < 0 else most + 1
-    return Command(name, tuple(flags), least, None if most < 0 else most, usage, text, aliases)
-
-
-def _parameters(function: Callable[..., Any]) -> Iterator[tuple[type, OptionInfo | ArgumentInfo, bool]]:
-    """Each parameter's type without its ``| None``, its declaration, and whether it must be given."""
+    words: list[Word] = []
+    usage = ""
     defaults = inspect.signature(function).parameters
+    for parameter, kind, declared in _parameters(function):
+        if isinstance(declared, OptionInfo):
+            flags.append(_flag(parameter, kind, declared))
+        else:
+            required = defaults[parameter].default is inspect.Parameter.empty
+            words.append(Word(parameter, required, many=kind is list))
+            usage += f" {declared.metavar}"
+    return Command(name, tuple(flags), tuple(words), function, usage, text, aliases)
+
+
+def _parameters(function: Callable[..., Any]) -> Iterator[tuple[str, type, OptionInfo | ArgumentInfo]]:
+    """Each parameter's name, its type without ``| None``, and what Typer was told about it."""
     for name, hint in get_type_hints(function, include_extras=True).items():
         if name == "return":
             continue
         kind, declared = get_args(hint)
         if isinstance(kind, types.UnionType):
             kind = next(member for member in get_args(kind) if member is not types.NoneType)
-        yield get_origin(kind) or kind, declared, defaults[name].default is inspect.Parameter.empty
+        yield name, get_origin(kind) or kind, declared
 
 
-def _flag(kind: type, declared: OptionInfo) -> Flag:
+def _flag(parameter: str, kind: type, declared: OptionInfo) -> Flag:
     # Inside Annotated, what Typer's signature calls the default is the first of the names.
-    declarations = (declared.default, *(declared.param_decls or ()))
-    names = [name for declaration in declarations for name in str(declaration).split("/")]
-    longs = [name for name in names if name.startswith("--")]
-    short = next((name for name in names if name not in longs), "")
-    word = {bool: "bool", int: "int"}.get(kind, "string")
-    return Flag(longs[0], short, word, declared.help or "", no=longs[1] if len(longs) > 1 else "")
+    names = [str(name) for name in (declared.default, *(declared.param_decls or ()))]
+    long = next(name for name in names if name.startswith("--"))
+    short = next((name for name in names if name != long), "")
+    return Flag(long, short, {bool: "bool", int: "int"}.get(kind, "string"), declared.help or "", parameter)

@@ -89,7 +89,7 @@ def run(
     hidethinking: Annotated[bool, typer.Option("--hidethinking", help="Hide thinking output (if provided)")] = False,
     truncate: Annotated[
         bool | None,
-        typer.Option("--truncate/--no-truncate", help="For embedding models: cut too long inputs (default true)"),
+        typer.Option("--truncate", help="For embedding models: cut too long inputs (default true)"),
     ] = None,
     dimensions: Annotated[int, typer.Option("--dimensions", help="For embedding models: length of the vectors")] = 0,
 ) -> None:
@@ -207,7 +207,7 @@ ROOT = cobra.Command(
         cobra.Flag("--verbose", kind="bool", help="Show timings for response"),
         cobra.Flag("--nowordwrap", kind="bool", help="Don't wrap words to the next line automatically"),
     ),
-    most=None,
+    (cobra.Word("words", required=False, many=True),),
     help="Large language model runner",
 )
 
@@ -238,7 +238,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def dispatch(args: list[str]) -> int:
-    """Find the command, check its arguments in cobra's words, and let Typer call it."""
+    """Find the command, read its arguments, do it."""
     commands = _commands()
     typed, rest = cobra.find_command(args, ROOT)
     name = ALIASES.get(typed, typed)
@@ -250,16 +250,16 @@ def dispatch(args: list[str]) -> int:
         raise BadRequest(usage.unknown_command(typed, commands.values()))
     parsed = cobra.parse(commands[name], rest)
     if parsed.wants_help:
-        parsed, name = cobra.Parsed(words=(name,)), "help"
-    group = typer.main.get_command(app)
-    # Not group.main(): it has its own ideas of Ctrl-C, of closed pipes and of how errors look.
-    with group.make_context("ollama", [name, *parsed.plain(commands[name])]) as context:
-        result = group.invoke(context)
+        help_([name])
+        return 0
+    function = commands[name].function
+    assert function is not None
+    result = function(**parsed.arguments(commands[name]))
     return result if isinstance(result, int) else 0
 
 
 def _root(parsed: cobra.Parsed) -> int:
-    if parsed.flags.get("--version") == "true":
+    if parsed.flags.get("--version"):
         from ollama_nb.cli.manage import show_version
 
         show_version()
