@@ -24,7 +24,7 @@ from ollama_nb.engine.pace import LEAST_PATIENCE, Team, Watchdog
 from ollama_nb.engine.sampler import Recipe, Sampler
 from ollama_nb.engine.scheduler import Batch, Scheduler
 from ollama_nb.engine.sequence import MIN_CONTEXT, Request, Sequence, State, fit, protected, reply_limit
-from ollama_nb.engine.slots import Cut, MemoryOp, Share
+from ollama_nb.engine.slots import Cut, MemoryOp, Share, Shift
 from ollama_nb.engine.stream import Stream
 from ollama_nb.engine.text import TextStream
 from ollama_nb.errors import BadRequest, LoadError, OllamaError
@@ -297,15 +297,20 @@ class Engine:
 
     def _apply(self, ops: Iterable[MemoryOp]) -> None:
         """Carry out what was decided; where memory cannot do it, the sequence is read again from its start."""
+        for op in ops:
+            if not self._do(op):
+                self._scheduler.recompute(op.target if isinstance(op, Share) else op.slot)
+
+    def _do(self, op: MemoryOp) -> bool:
         context = self._context
         assert context is not None
-        for op in ops:
-            if isinstance(op, Share):
-                context.share(op.source, op.target, op.count)
-            elif not (
-                context.cut(op.slot, op.start) if isinstance(op, Cut) else context.shift(op.slot, op.start, op.count)
-            ):
-                self._scheduler.recompute(op.slot)
+        match op:
+            case Cut(slot, start):
+                return context.cut(slot, start)
+            case Share(source, target, count):
+                return context.share(source, target, count)
+            case Shift(slot, start, count):
+                return context.shift(slot, start, count)
 
     def _fill(self, batch: Batch) -> int:
         """Write the batch into the native arrays; return the number of rows."""
@@ -313,14 +318,14 @@ class Engine:
         assert context is not None
         tokens, positions, sequences, outputs = context.tokens, context.positions, context.sequences, context.outputs
         row = 0
-        for seq, start, count, output in batch.chunks:
-            if count == 1:
+        for seq, start, size, output in batch.chunks:
+            if size == 1:
                 tokens[row], positions[row], sequences[row], outputs[row] = seq.tokens[start], start, seq.slot, output
                 row += 1
                 continue
-            end = row + count
-            tokens[row:end] = seq.tokens[start : start + count]
-            positions[row:end] = self._iota[start : start + count]
+            end = row + size
+            tokens[row:end] = seq.tokens[start : start + size]
+            positions[row:end] = self._iota[start : start + size]
             sequences[row:end] = seq.slot
             outputs[row:end] = 0
             outputs[end - 1] = output

@@ -13,6 +13,7 @@ from collections import OrderedDict
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from llguidance import LLMatcher, LLTokenizer
 
 from ollama_nb.engine.llama import Floats, Model
@@ -35,16 +36,17 @@ class Constraint:
 
     def pick(self, sampler: Sampler, row: Floats, history: list[int]) -> int:
         """A token that the grammar allows. Raises OllamaError when the grammar grew past its limits."""
-        matcher = self._matcher
         token = sampler.pick(row, history)
-        if matcher.validate_tokens([token]) != 1:
-            matcher.unsafe_compute_mask_ptr(self._bits.ctypes.data, self._bits.nbytes)
-            allowed = np.unpackbits(self._bits.view(np.uint8), count=self._n_vocab, bitorder="little")
-            row[allowed == 0] = -np.inf
-            token = sampler.choose(row)
-        if not matcher.consume_token(token):
-            raise OllamaError(f"the format constraint failed: {_first_line(matcher.get_error())}")
+        if self._matcher.validate_tokens([token]) != 1:
+            allowed = self._allowed()
+            token = sampler.choose_among(row, allowed) if len(allowed) else token
+        if not self._matcher.consume_token(token):
+            raise OllamaError(f"the format constraint failed: {_first_line(self._matcher.get_error())}")
         return token
+
+    def _allowed(self) -> npt.NDArray[np.intp]:
+        self._matcher.unsafe_compute_mask_ptr(self._bits.ctypes.data, self._bits.nbytes)
+        return np.flatnonzero(np.unpackbits(self._bits.view(np.uint8), count=self._n_vocab, bitorder="little"))
 
     @property
     def complete(self) -> bool:

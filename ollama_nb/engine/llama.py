@@ -364,9 +364,16 @@ class Context:
         L.llama_memory_seq_rm(self.memory, seq, -1, -1)
         return False
 
-    def share(self, source: int, target: int, count: int) -> None:
-        """Let ``target`` begin with the first ``count`` cells of ``source``; the cells are shared, not copied."""
+    def share(self, source: int, target: int, count: int) -> bool:
+        """Let ``target`` (empty) begin with the first ``count`` cells of ``source``, which are shared, not copied.
+
+        False: ``source`` no longer has them all, ``target`` is empty.
+        """
         L.llama_memory_seq_cp(self.memory, source, target, 0, count)
+        if self.extent(target) == (0, count - 1):
+            return True
+        L.llama_memory_seq_rm(self.memory, target, -1, -1)
+        return False
 
     def shift(self, seq: int, start: int, count: int) -> bool:
         """Drop positions [start, start + count) and move the later ones down. False: all of the sequence is gone."""

@@ -22,7 +22,7 @@ COLDEST = 1e-5
 """Temperatures below this are greedy: dividing by them would overflow."""
 _RANDOM = 0xFFFFFFFF  # llama.cpp's own value for "take a random seed"
 _TAIL_BITS = 25
-_FIRST_WIDTH = 8.0
+_FIRST_WIDTH, _WIDEST = 8.0, 64.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +115,12 @@ class Sampler:
         ids = self._candidates(row)
         return self._chain.draw(ids, row[ids])
 
+    def choose_among(self, row: Floats, ids: npt.NDArray[np.intp]) -> int:
+        """The next token out of ``ids`` (ascending, at least one) of a row that is penalised already."""
+        if self._chain is None:
+            return int(ids[row[ids].argmax()])
+        return self._chain.draw(ids, row[ids])
+
     def penalise(self, row: Floats, history: list[int]) -> None:
         """Make tokens less likely that are among the last ones of ``history``."""
         if not self._last_n:
@@ -144,16 +150,13 @@ class Sampler:
         if top_k >= size:
             return np.flatnonzero(row > -math.inf)
         width = self._width
-        while width < 1e4:
+        while width < _WIDEST:
             ids = np.flatnonzero(row > best - width)
             if len(ids) >= top_k:
                 self._width = width * 0.7 if len(ids) > 16 * top_k + 256 else width
                 return ids
             width *= 1.5
-            self._width = width
         return np.flatnonzero(row > -math.inf)
-
-    # A row that a constraint left with few tokens ends in the last line: all that are allowed, however unlikely.
 
 
 _NONSENSE = "the model computed no usable number for the next token (NaN): its file may be damaged"

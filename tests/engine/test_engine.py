@@ -442,6 +442,24 @@ def test_a_failed_decode_fails_its_batch_and_the_next_request_works(
     assert reply.text.startswith(", there was")
 
 
+def test_a_full_memory_forgets_kept_prefixes_first(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Engine(EngineConfig(path=path, n_ctx=128, n_seq=2, n_threads=1))
+    run(engine, ask("The dog was happy", num_predict=3))
+    context = engine._context
+    assert context is not None
+    first, second = ask(num_predict=20), ask("Tom", num_predict=20)
+    engine.submit(first)
+    assert engine.step()
+    with monkeypatch.context() as patch:
+        patch.setattr(context, "decode", lambda count: Decoded.NO_ROOM)
+        assert engine.step() == [], "the prefix that the first request left is forgotten"
+        assert context.extent(0) == (-1, -1) or context.extent(1) == (-1, -1)
+        engine.submit(second)
+        failures = [out for _ in range(3) for out in engine.step() if isinstance(out, FailOut)]
+    assert failures[0].id == second.id and failures[0].status == 503
+    engine.close()
+
+
 # Loading
 
 

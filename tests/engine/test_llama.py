@@ -78,10 +78,16 @@ def test_an_adapter_that_is_none_is_named(model: Model, tmp_path: Path) -> None:
 def test_shared_cells_continue_like_the_original(model: Model, context: Context) -> None:
     tokens = model.tokenize("Once upon a time, there was a little girl")
     whole = read(context, 0, tokens)
-    context.share(0, 1, len(tokens) - 1)
+    assert context.share(0, 1, len(tokens) - 1)
     shared = read(context, 1, tokens[-1:], len(tokens) - 1)
     np.testing.assert_allclose(shared, whole, atol=1e-3)
     assert context.extent(1) == (0, len(tokens) - 1)
+
+
+def test_cells_that_are_not_there_cannot_be_shared(context: Context) -> None:
+    read(context, 0, [3, 4, 5])
+    assert not context.share(0, 1, 9) and context.extent(1) == (-1, -1)
+    assert not context.share(2, 1, 3)
 
 
 def test_a_cut_goes_back_in_time(model: Model, context: Context) -> None:

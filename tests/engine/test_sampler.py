@@ -124,7 +124,10 @@ def test_nan_from_a_damaged_model_is_an_error() -> None:
             sampler(temperature=temperature).pick(logits.copy(), [])
 
 
-def test_only_what_a_constraint_left_is_drawn() -> None:
-    logits = row()
-    logits[[i for i in range(WORDS) if i not in (3, 4000)]] = -math.inf
-    assert {sampler(seed=seed).choose(logits.copy()) for seed in range(30)} <= {3, 4000}
+@pytest.mark.parametrize("options", [{"temperature": 0.0}, {"top_k": 0}, {}], ids=str)
+def test_only_what_a_constraint_left_is_drawn(options: dict[str, float]) -> None:
+    logits, left = row(), np.array([3, 4000])
+    chosen = {sampler(seed=seed, **options).choose_among(logits, left) for seed in range(30)}
+    assert chosen <= {3, 4000}
+    logits[[i for i in range(WORDS) if i not in left]] = -math.inf
+    assert {sampler(seed=seed, **options).choose(logits.copy()) for seed in range(30)} == chosen
