@@ -103,7 +103,7 @@ class Endpoint(web.RequestHandler):
         self.set_status(status, _reason(status))
         if body:
             self.set_header("Content-Type", content_type)
-        self.write(body)
+            self.write(body)
         await self.finish()
 
     async def send_events(self, source: AsyncIterator[Event], reply: native_reply.Reply, *, stream: bool) -> None:

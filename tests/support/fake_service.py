@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from ollama_nb.api.chat import ChatRequest, CreateRequest, EmbedRequest, GenerateRequest, PullRequest
-from ollama_nb.api.events import Embeddings
-from ollama_nb.errors import ModelNotFound
+from ollama_nb.api.events import Done, Embeddings, Stats
+from ollama_nb.errors import Cancelled, ModelNotFound
 from ollama_nb.service.requests import Requests
 from ollama_nb.store.store import Store
 
@@ -76,12 +76,17 @@ class FakeService:
         self.asked.append(request)
         self.closed.clear()
         try:
-            with self.requests.enter(request_id, request.model, "chat"):
+            with self.requests.enter(request_id, request.model, "chat") as live:
                 for step in self.script:
                     if isinstance(step, Exception):
                         raise step
                     if inspect.isawaitable(step):
-                        await step
+                        try:
+                            with live.interruptible():
+                                await step
+                        except Cancelled:
+                            yield Done("cancelled", Stats())
+                            return
                     else:
                         self.yielded += 1
                         yield step
