@@ -1,0 +1,101 @@
+"""The standalone server as a process: how it starts, what it refuses to start with, how it ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+from support.servers import clean_env, descendants, end, free_port, standalone, until
+
+SERVER = [sys.executable, "-P", "-m", "ollama_nb.server"]
+
+
+def refused(home: Path, *args: str, **env: str) -> str:
+    """What a server that does not start says."""
+    home.mkdir(exist_ok=True)
+    done = subprocess.run([*SERVER, *args], env=clean_env(home, **env), capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+    return done.stderr.splitlines()[-1]
+
+
+@pytest.mark.model
+def test_a_life(tmp_path: Path) -> None:
+    with standalone(tmp_path / "home") as server:
+        assert f"Listening on {server.url.removeprefix('http://')} (version " in server.output()
+        assert "Warning" not in server.output()
+        loaded = httpx.post(f"{server.url}/api/generate", json={"model": "sprout"}, timeout=60)
+        assert loaded.json()["done_reason"] == "load"
+        (running,) = httpx.get(f"{server.url}/api/ps").json()["models"]
+        assert running["name"] == "sprout:latest"
+        children = descendants(server.pid)
+        assert children
+        port = server.url.rpartition(":")[2]
+        assert refused(tmp_path / "other", "--host", f"127.0.0.1:{port}") == (
+            f"Error: listen tcp 127.0.0.1:{port}: bind: address already in use"
+        )
+        assert end(server.process) == 0
+        assert not any(Path(f"/proc/{pid}").exists() for pid in children)
+        assert "secret" not in server.output() and "Traceback" not in server.output()
+
+
+def test_sigint_ends_it_too(tmp_path: Path) -> None:
+    with standalone(tmp_path) as server:
+        server.process.send_signal(signal.SIGINT)
+        assert server.process.wait(20) == 0
+
+
+def test_a_server_for_everyone_says_so_and_checks_no_host(tmp_path: Path) -> None:
+    port = free_port()
+    with standalone(tmp_path, host=f"0.0.0.0:{port}") as server:
+        until(server, lambda: "Listening on" in server.output())
+        assert server.output().count("Warning: everyone who can reach") == 1
+        reply = httpx.get(f"http://127.0.0.1:{port}/", headers={"Host": "models.example.org"})
+        assert reply.text == "Ollama is running"
+
+
+def test_a_free_port_is_in_the_log(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with log.open("wb") as output:
+        process = subprocess.Popen([*SERVER, "--host", "127.0.0.1:0"], env=clean_env(tmp_path), stderr=output)
+    try:
+        while "Listening on 127.0.0.1:" not in log.read_text():
+            assert process.poll() is None
+        address = log.read_text().partition("Listening on ")[2].split()[0]
+        assert httpx.get(f"http://{address}/").status_code == 200
+    finally:
+        end(process)
+
+
+def test_what_it_does_not_start_with(tmp_path: Path) -> None:
+    assert refused(tmp_path, OLLAMA_NB_REQUIRE_KEY="1").startswith("Error: OLLAMA_NB_REQUIRE_KEY is set")
+    assert refused(tmp_path, "--host", "127.0.0.1:0", OLLAMA_ORIGINS="evil.com").startswith("Error: OLLAMA_ORIGINS")
+    assert refused(tmp_path, "--host", "no.such.host.invalid:1") == (
+        "Error: listen tcp: lookup no.such.host.invalid: no such host"
+    )
+
+
+@pytest.mark.skipif(os.getuid() == 0, reason="root may read everything")
+def test_a_store_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / ".ollama" / "models").mkdir(parents=True)
+    (tmp_path / ".ollama" / "models").chmod(0)
+    try:
+        with standalone(tmp_path) as server:
+            reply = httpx.get(f"{server.url}/api/tags")
+            assert reply.status_code == 500 and "permission denied" in reply.json()["error"]
+            assert httpx.get(f"{server.url}/readyz").status_code == 503
+    finally:
+        (tmp_path / ".ollama" / "models").chmod(stat.S_IRWXU)
+
+
+def test_a_models_folder_that_is_none(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    with standalone(tmp_path, env={"OLLAMA_MODELS": str(tmp_path / "file")}) as server:
+        reply = httpx.post(f"{server.url}/api/generate", json={"model": "sprout", "prompt": "hi"}, timeout=30)
+        assert reply.status_code == 500 and reply.json()["error"]
+        assert httpx.get(f"{server.url}/livez").text == "ok"
