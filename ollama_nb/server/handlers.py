@@ -133,7 +133,7 @@ class Endpoint(web.RequestHandler):
         if stream and self._outlet is not None:
             await self.end()
         else:
-            await self.send(native_reply.progress(last), native_reply.ERROR)
+            await self.send(native_reply.progress(last), native_reply.WHOLE_PROGRESS)
 
     async def send_line(self, line: bytes) -> None:
         """Write one object of a stream; the first one starts the response."""
@@ -221,7 +221,7 @@ class Endpoint(web.RequestHandler):
         """What Tornado and Jupyter raise outside of our own code, in the shape of our errors."""
         error = kwargs.get("exc_info", (None, None, None))[1]
         reason = (isinstance(error, web.HTTPError) and (error.log_message or error.reason)) or _reason(status_code)
-        self.set_header("Content-Type", native_reply.ERROR)
+        self.set_header("Content-Type", native_reply.JSON)
         self.finish(self.error_body(status_code, reason.lower()))
 
     # Inside
@@ -264,7 +264,7 @@ class Endpoint(web.RequestHandler):
         body = self.error_body(status, message)
         try:
             if self._outlet is None:
-                await self.send(body, native_reply.ERROR, status)
+                await self.send(body, native_reply.JSON, status)
             else:
                 await self.send_line(body)
                 await self.end()

@@ -70,7 +70,7 @@ class PullPlan:
 async def pull(rooms: Rooms, request: PullRequest) -> AsyncGenerator[Progress, None]:
     """Yield progress lines, ``success`` last. A name that is taken is fetched anew and replaced."""
     if not request.model:
-        raise BadRequest("model is required")
+        raise BadRequest("invalid model name")
     plan = PullPlan.of(request.model, request.as_)
 
     def work(report: Report, cancelled: threading.Event) -> None:

@@ -187,7 +187,7 @@ def test_errors_before_the_first_object_have_their_status(tmp_path: Path, stream
                 h.service.script = [error]
                 reply = await h.client.post("/api/chat", json={"model": "m", "stream": stream})
                 assert (reply.status_code, reply.json()) == (status, {"error": error.message})
-                assert reply.headers["content-type"] == "application/json"
+                assert reply.headers["content-type"] == "application/json; charset=utf-8"
 
     check()
 

@@ -111,7 +111,7 @@ def test_the_bundled_model(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("model", "as_", "status", "message"),
     [
-        ("", "", 400, "model is required"),
+        ("", "", 400, "invalid model name"),
         ("a b", "", 400, "invalid model name"),
         ("sprout", "a b", 400, "invalid model name"),
         ("m:cloud", "", 403, "ollama cloud is disabled: remote model is unavailable"),

@@ -16,7 +16,7 @@ from ollama_nb.server.dialects.times import nanoseconds, utc_now
 
 JSON = "application/json; charset=utf-8"
 NDJSON = "application/x-ndjson"
-ERROR = "application/json"
+WHOLE_PROGRESS = "application/json"  # what Ollama says for pull and create with "stream": false
 
 
 def encode(value: Any, *, sort_keys: bool = False) -> bytes:
