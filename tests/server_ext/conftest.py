@@ -1,0 +1,14 @@
+"""A real Jupyter server with the extension, one for all tests that only ask it things."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from support.servers import RunningServer, jupyter
+
+
+@pytest.fixture(scope="session")
+def token_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    with jupyter(tmp_path_factory.mktemp("jupyter"), base_url="/user/x/") as server:
+        yield server
