@@ -1,0 +1,116 @@
+"""A fresh kernel finds the server with nothing set, whatever Jupyter server started it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from jupyter_client.blocking.client import BlockingKernelClient
+from jupyter_server.auth import passwd
+from support.servers import RunningServer, free_port, jupyter, until
+
+pytestmark = pytest.mark.model
+
+CHAT = """
+import json, os, ollama
+reply = ollama.chat("sprout", messages=[{"role": "user", "content": "Why is the sky blue?"}], options={"seed": 1})
+pieces = [c.message.content for c in ollama.chat("sprout", messages=[{"role": "user", "content": "hi"}], stream=True)]
+names = [m.model for m in ollama.list().models]
+print(json.dumps({"host": os.environ["OLLAMA_HOST"], "text": reply.message.content, "pieces": len(pieces),
+                  "names": names}))
+"""
+
+
+@contextlib.contextmanager
+def logged_in(server: RunningServer, password: str = "") -> Iterator[httpx.Client]:
+    """A client of Jupyter's own API."""
+    root = server.url.removesuffix("/ollama")
+    with httpx.Client(base_url=root, timeout=60, trust_env=False, verify=False, headers=server.headers) as client:
+        if password:
+            client.get("/login")
+            xsrf = {"_xsrf": client.cookies["_xsrf"]}
+            assert client.post("/login", data={"password": password, **xsrf}).status_code == 302
+            client.headers["X-XSRFToken"] = client.cookies["_xsrf"]
+        yield client
+
+
+def run_in_kernel(server: RunningServer, code: str, password: str = "") -> dict[str, Any]:
+    """Start a kernel as a notebook does; return what the code prints as JSON."""
+    with logged_in(server, password) as client:
+        started = client.post("/api/kernels", json={"name": "python3"})
+        assert started.status_code == 201, started.text
+        kernel_id = started.json()["id"]
+        file = server.home / "jupyter_runtime_dir" / f"kernel-{kernel_id}.json"
+        until(server, file.exists)
+        kernel = BlockingKernelClient(connection_file=str(file))
+        kernel.load_connection_file()
+        kernel.start_channels()
+        try:
+            kernel.wait_for_ready(timeout=60)
+            text: list[str] = []
+            reply = kernel.execute_interactive(code, timeout=120, output_hook=lambda m: text.append(_text(m)))
+            assert reply["content"]["status"] == "ok", "".join(text) + server.output()
+            found: dict[str, Any] = json.loads("".join(text))
+            return found
+        finally:
+            kernel.stop_channels()
+            kernel.context.destroy()
+            client.delete(f"/api/kernels/{kernel_id}")
+
+
+def _text(message: dict[str, Any]) -> str:
+    content = message["content"]
+    return str(content.get("text") or "\n".join(content.get("traceback", ())))
+
+
+def check(server: RunningServer, host: str, password: str = "") -> None:
+    found = run_in_kernel(server, CHAT, password)
+    assert found["host"].startswith(host)
+    assert found["text"].strip() and found["pieces"] > 1 and "sprout:latest" in found["names"]
+
+
+def test_a_token_a_base_url_and_a_proxy_in_the_way(tmp_path: Path) -> None:
+    dead = f"http://127.0.0.1:{free_port()}"
+    env = {"http_proxy": dead, "HTTPS_PROXY": dead, "NO_PROXY": ""}
+    with jupyter(tmp_path, base_url="/user/x/", env=env) as server:
+        check(server, server.url)
+
+
+def test_a_password(tmp_path: Path) -> None:
+    args = (f"--PasswordIdentityProvider.hashed_password={passwd('secret', 'sha256')}",)
+    with jupyter(tmp_path, token=None, args=args) as server:
+        assert httpx.get(f"{server.url}/api/tags", trust_env=False).status_code == 401
+        check(server, server.url, "secret")
+
+
+def test_https_with_a_certificate_that_nobody_knows(tmp_path: Path) -> None:
+    assert shutil.which("openssl"), "this test makes a certificate with openssl"
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", cert, "-days", "2",
+         "-subj", "/CN=localhost"],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    args = (f"--ServerApp.certfile={cert}", f"--ServerApp.keyfile={key}")
+    with jupyter(tmp_path, args=args, scheme="https") as server:
+        check(server, "http://127.0.0.1:")
+        assert httpx.get(f"{server.url}/api/tags", headers=server.headers, verify=False).status_code == 200
+
+
+def test_an_open_port_and_an_address_of_the_users_own(tmp_path: Path) -> None:
+    port = free_port()
+    args = (f"--OllamaExtension.open_port={port}",)
+    with jupyter(tmp_path, args=args, env={"OLLAMA_HOST": "http://gpu.example:1"}) as server:
+        reply = httpx.get(f"http://127.0.0.1:{port}/api/tags", trust_env=False)
+        assert reply.json() == {"models": []}
+        rebound = {"Host": "evil.example.com"}
+        assert httpx.get(f"http://127.0.0.1:{port}/", headers=rebound, trust_env=False).status_code == 403
+        code = "import json, os; print(json.dumps({k: v for k, v in os.environ.items() if k.startswith('OLLAMA')}))"
+        assert run_in_kernel(server, code) == {"OLLAMA_HOST": "http://gpu.example:1"}
