@@ -1,0 +1,42 @@
+"""The example notebooks run from top to bottom on a real server, and show what they were saved with.
+
+Where a model's words may differ between processors the cell is tagged ``nbval-ignore-output``, and the next one asserts
+what matters.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support.notebooks import NOTEBOOKS, ROOT, notebook_env
+
+BOOKS = sorted(NOTEBOOKS.glob("*.ipynb"))
+
+
+@pytest.mark.model
+@pytest.mark.network
+@pytest.mark.timeout(600)
+def test_they_run_and_show_the_same(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pytest", "--nbval", "--nbval-current-env", "--nbval-cell-timeout=180"]
+    command += ["--nbval-sanitize-with", str(ROOT / "tests" / "nbval_sanitize.cfg"), "-p", "no:cacheprovider"]
+    command += ["-c", str(tmp_path / "pytest.ini"), *map(str, BOOKS)]
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    with notebook_env(tmp_path) as env:
+        done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"\b\d+ passed\b", done.stdout), done.stdout
+
+
+@pytest.mark.parametrize("book", BOOKS, ids=lambda book: book.stem)
+def test_they_are_saved_as_they_were_run(book: Path) -> None:
+    """Run in order, without errors, with no path or key of the machine that they ran on."""
+    cells = [cell for cell in json.loads(book.read_text("utf-8"))["cells"] if cell["cell_type"] == "code"]
+    assert [cell["execution_count"] for cell in cells] == [*range(1, len(cells) + 1)]
+    outputs = json.dumps([cell["outputs"] for cell in cells])
+    assert '"output_type": "error"' not in outputs
+    assert not re.search(r"/(home|root|tmp|work|Users)/|API_KEY=\w", outputs)
