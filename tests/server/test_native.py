@@ -171,6 +171,76 @@ def test_create_and_pull() -> None:
     assert (pull.model, pull.as_, pull.insecure, pull.request_id) == ("pip://x", "y", True, "r")
 
 
+NAMES = st.sampled_from(
+    [
+        "model",
+        "name",
+        "prompt",
+        "suffix",
+        "system",
+        "template",
+        "context",
+        "raw",
+        "images",
+        "format",
+        "options",
+        "keep_alive",
+        "think",
+        "logprobs",
+        "messages",
+        "tools",
+        "role",
+        "content",
+        "tool_calls",
+        "function",
+        "arguments",
+        "input",
+        "truncate",
+        "dimensions",
+        "from",
+        "files",
+        "adapters",
+        "license",
+        "parameters",
+        "stream",
+        "quantize",
+        "info",
+        "verbose",
+        "as",
+        "insecure",
+        "top_logprobs",
+        "required",
+        "properties",
+        "type",
+        "index",
+    ]
+)
+ANY_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=5),
+    max_leaves=15,
+)
+READERS = [
+    lambda body: native.read_chat(body, ""),
+    lambda body: native.read_generate(body, ""),
+    lambda body: native.read_embed(body, ""),
+    lambda body: native.read_embeddings(body, ""),
+    lambda body: native.read_pull(body, ""),
+    native.read_create,
+    native.read_show,
+    native.wants_stream,
+]
+
+
+@settings(max_examples=200)
+@given(st.dictionaries(NAMES, ANY_JSON, max_size=8) | ANY_JSON, st.sampled_from(READERS))
+def test_any_json_is_read_or_is_a_bad_request(value: Any, read: Any) -> None:
+    try:
+        read(native.fields(json.dumps(value).encode(), "S"))
+    except BadRequest as error:
+        assert error.message and error.status == 400
+
+
 # Replies
 
 STATS = Stats(
