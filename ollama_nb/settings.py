@@ -1,7 +1,7 @@
 """The OLLAMA_* environment, parsed once into a frozen Settings.
 
 Parsing follows Ollama: values are trimmed of blanks and quotes, a boolean that cannot be parsed counts as true,
-a number that cannot be parsed falls back to its default (contract: cli.md §8.2).
+a number that cannot be parsed falls back to its default.
 """
 
 from __future__ import annotations

@@ -87,7 +87,7 @@ class CreateRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PullRequest:
-    """``as_`` is the local name to give (ours; see additions §6)."""
+    """``as_`` is the local name to give."""
 
     model: str
     as_: str = ""

@@ -1,4 +1,4 @@
-"""JSON exactly as Go's encoder writes it, so that digests and bytes agree with Ollama's (contract: models.md §2.4)."""
+"""JSON exactly as Go's encoder writes it, so that digests and bytes agree with Ollama's."""
 
 from __future__ import annotations
 

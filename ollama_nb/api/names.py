@@ -1,6 +1,6 @@
 """Model names and digests: the only values from which paths in the store are built.
 
-Grammar: ``[scheme://][host/][namespace/]model[:tag]``, parsed from the right (contract: models.md §1).
+Grammar: ``[scheme://][host/][namespace/]model[:tag]``, parsed from the right.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Generation options: Ollama's names, types and defaults, defaults ← model ← request (contract: rest.md §3.1)."""
+"""Generation options: Ollama's names, types and defaults, defaults ← model ← request."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ollama_nb.errors import BadRequest
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """Options in force for one request. None means "decide from facts"; special values as in the contract."""
+    """Options in force for one request. None means "decide from facts"; special values are Ollama's."""
 
     num_ctx: int | None = None
     num_batch: int | None = None

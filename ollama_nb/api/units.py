@@ -1,4 +1,4 @@
-"""Sizes and counts as people read them (contract: cli.md §6.2)."""
+"""Sizes and counts as people read them."""
 
 from __future__ import annotations
 

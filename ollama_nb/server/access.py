@@ -1,7 +1,7 @@
 """Who may speak to a standalone server: Host, Origin and key rules. Pure; the handlers apply them.
 
 Host names are checked against DNS rebinding on loopback binds only; a foreign Origin is refused whatever it asks;
-a key, when there is one, is asked of every request (contract: rest.md §1.5, §1.6).
+a key, when there is one, is asked of every request.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What each route does, in a few lines: read the body, ask the service, write the reply (contract: rest.md §1.1)."""
+"""What each route does, in a few lines: read the body, ask the service, write the reply."""
 
 from __future__ import annotations
 
@@ -78,7 +78,8 @@ async def ps(call: Endpoint) -> None:
 
 async def create(call: Endpoint) -> None:
     body = call.fields("CreateRequest")
-    await call.send_progress(call.service.create(native.read_create(body)), stream=native.wants_stream(body))
+    request = native.read_create(body, call.id)
+    await call.send_progress(call.service.create(request), stream=native.wants_stream(body))
 
 
 async def pull(call: Endpoint) -> None:

@@ -1,4 +1,4 @@
-"""What a model can do, and by which template its prompts are made (contract: rest.md §10, templates.md §5, §9).
+"""What a model can do, and by which template its prompts are made.
 
 Tags and show ask the same function, so they never disagree.
 """
@@ -59,14 +59,14 @@ def capabilities(model: Model, gguf: GGUF | None, go_template: bool | None) -> t
 
 
 def check_thinking(model: Model, text: str, has: Collection[str]) -> None:
-    """Raise the contract's error for a request that wants thinking of a model that cannot."""
+    """Raise Ollama's error for a request that wants thinking of a model that cannot."""
     if "thinking" not in has:
         old = model.config.model_family == "qwen3" or model.name.model == "deepseek-r1"
         raise BadRequest(f'"{text}" does not support thinking' + (_RENEW_HINT if old else ""))
 
 
 def check(model: Model, text: str, has: Collection[str], use: str, extra: Collection[str] = ()) -> None:
-    """Raise the contract's error unless a model can do ``use`` (``chat`` or ``generate``) and all of ``extra``."""
+    """Raise Ollama's error unless a model can do ``use`` (``chat`` or ``generate``) and all of ``extra``."""
     if "completion" not in has:
         raise BadRequest(f'"{text}" does not support {use}')
     missing = [word for word in extra if word not in has]

@@ -1,4 +1,4 @@
-"""POST /api/chat: a conversation goes in, a reply comes out in pieces (contract: rest.md §4.2)."""
+"""POST /api/chat: a conversation goes in, a reply comes out in pieces."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a request and what a model stores to the messages that the template sees (contract: rest.md §4.1, §4.2)."""
+"""From a request and what a model stores to the messages that the template sees."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""POST /api/create: a new model from an installed one, a package or uploaded blobs (contract: models.md §4.5, §5)."""
+"""POST /api/create: a new model from an installed one, a package or uploaded blobs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ollama_nb.store.packages import is_package
 async def create(rooms: Rooms, request: CreateRequest) -> AsyncGenerator[Progress, None]:
     """Yield progress lines, ``success`` last. A model of that name is replaced, its unused layers removed.
 
-    Raises the contract's errors before the first line for a request that cannot be right.
+    Raises Ollama's errors before the first line for a request that cannot be right.
     """
     parse_name(request.model)
     files = _digests(request.files)

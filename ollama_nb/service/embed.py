@@ -1,4 +1,4 @@
-"""POST /api/embed and its older sibling /api/embeddings (contract: rest.md §4.3, §4.4)."""
+"""POST /api/embed and its older sibling /api/embeddings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""POST /api/generate: one prompt, by a template or raw; made of the same pieces as chat (contract: rest.md §4.1)."""
+"""POST /api/generate: one prompt, by a template or raw; made of the same pieces as chat."""
 
 from __future__ import annotations
 

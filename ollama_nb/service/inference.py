@@ -1,6 +1,6 @@
 """What chat and generate share: the checks before a model is loaded, then load, prompt, answer, end.
 
-The order of the checks and their texts are what clients see first of all errors (contract: rest.md §4.1).
+The order of the checks and their texts are what clients see first of all errors.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The catalogue: list, show, copy, delete (contract: rest.md §5.1–§5.5, models.md §4.6–§4.7)."""
+"""The catalogue: list, show, copy, delete."""
 
 from __future__ import annotations
 

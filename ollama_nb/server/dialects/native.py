@@ -1,4 +1,4 @@
-"""The native dialect, requests: JSON bodies of ``/api/*`` → the words of the house (contract: rest.md §3 to §5).
+"""The native dialect, requests: JSON bodies of ``/api/*`` → the words of the house.
 
 Only what the JSON itself makes wrong is refused here; whether a model exists or can do it is the service's business.
 """
@@ -87,7 +87,7 @@ def read_show(body: Fields) -> ShowRequest:
     )
 
 
-def read_create(body: Fields) -> CreateRequest:
+def read_create(body: Fields, request_id: str) -> CreateRequest:
     for name, struct in (("draft_files", "draft models"), ("remote_host", "stubs of remote models")):
         if body.raw(name):
             raise BadRequest(f"{name}: {struct} are not supported")
@@ -108,6 +108,7 @@ def read_create(body: Fields) -> CreateRequest:
         parser=body.text("parser"),
         requires=body.text("requires"),
         info=body.object("info"),
+        request_id=request_id,
     )
 
 

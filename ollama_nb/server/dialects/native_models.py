@@ -1,4 +1,4 @@
-"""The native dialect, models: the bodies of tags, show, ps and the queue (contract: rest.md §5)."""
+"""The native dialect, models: the bodies of tags, show, ps and the queue."""
 
 from __future__ import annotations
 

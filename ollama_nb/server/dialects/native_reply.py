@@ -1,4 +1,4 @@
-"""The native dialect, replies: events → JSON objects, byte for byte as Go writes them (contract: rest.md §4).
+"""The native dialect, replies: events → JSON objects, byte for byte as Go writes them.
 
 Keys stand in Ollama's order and are left out when empty where Ollama leaves them out; our own come after them.
 """
