@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable
 from typing import Any, cast
 
+from jupyter_server.auth.decorator import allow_unauthenticated
 from jupyter_server.auth.identity import User
 from jupyter_server.base.handlers import JupyterHandler
 from jupyter_server.utils import ensure_async
@@ -32,6 +33,10 @@ def own_origins(extra: tuple[str, ...]) -> Origins:
 
 class JupyterEndpoint(Endpoint, JupyterHandler):  # type: ignore[misc]
     """Every route of ours in a Jupyter server."""
+
+    # ``admit`` answers strangers with 401, before anything else. Unmarked, Jupyter would send them to its login page.
+    respond = allow_unauthenticated(Endpoint.respond)
+    get = head = post = put = patch = delete = options = respond
 
     async def admit(self) -> None:
         await self._admit()
@@ -71,7 +76,7 @@ class JupyterEndpoint(Endpoint, JupyterHandler):  # type: ignore[misc]
 
     async def _admit_user(self) -> None:
         try:
-            pending: Awaitable[Any] | None = JupyterHandler.prepare(self, _redirect_to_login=False)
+            pending: Awaitable[Any] | None = JupyterHandler.prepare(self)
             while pending is not None:
                 pending = await pending
         except web.HTTPError as error:

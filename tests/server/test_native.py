@@ -160,13 +160,14 @@ def test_embed_inputs_that_are_none(value: Any) -> None:
 
 def test_create_and_pull() -> None:
     request = native.read_create(
-        Fields({"name": "m", "from": "b", "license": "MIT", "quantization": "q8_0", "files": {"a": "b"}}, "C")
+        Fields({"name": "m", "from": "b", "license": "MIT", "quantization": "q8_0", "files": {"a": "b"}}, "C"),
+        "r",
     )
     assert (request.model, request.from_, request.licenses, request.quantize) == ("m", "b", ("MIT",), "q8_0")
     assert request.files == {"a": "b"}
-    assert native.read_create(Fields({"license": ["a", "", "b"]}, "C")).licenses == ("a", "b")
+    assert native.read_create(Fields({"license": ["a", "", "b"]}, "C"), "").licenses == ("a", "b")
     with pytest.raises(BadRequest, match="draft models are not supported"):
-        native.read_create(Fields({"draft_files": {"a": "b"}}, "C"))
+        native.read_create(Fields({"draft_files": {"a": "b"}}, "C"), "")
     pull = native.read_pull(Fields({"name": "pip://x", "model": "", "as": "y", "insecure": True}, "P"), "r")
     assert (pull.model, pull.as_, pull.insecure, pull.request_id) == ("pip://x", "y", True, "r")
 
@@ -226,7 +227,7 @@ READERS = [
     lambda body: native.read_embed(body, ""),
     lambda body: native.read_embeddings(body, ""),
     lambda body: native.read_pull(body, ""),
-    native.read_create,
+    lambda body: native.read_create(body, ""),
     native.read_show,
     native.wants_stream,
 ]
