@@ -139,7 +139,7 @@ def test_quote(value: str, printed: str) -> None:
 
 
 ALPHABET = st.sampled_from(
-    list("ab\"'\\# \t\r\n") + ['"""', "\u00a0", "你", "FROM m", "SYSTEM ", "PARAMETER stop ", "MESSAGE user "]
+    [*list("ab\"'\\# \t\r\n"), '"""', "\xa0", "你", "FROM m", "SYSTEM ", "PARAMETER stop ", "MESSAGE user "]
 )
 
 

