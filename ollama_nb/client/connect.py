@@ -7,6 +7,7 @@ this user's server on the default port → a background server started now. A gi
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
 
 from ollama_nb.client import background, listeners, runtime
@@ -26,7 +27,10 @@ def connect(host: str | None = None, *, key: str | None = None, start: bool = Tr
     env = os.environ
     asked = host or env.get("OLLAMA_HOST", "").strip().strip("\"'").strip()
     if asked:
-        client = Client(Host.parse(asked).url, _key(asked, env) if key is None else key)
+        address = Host.parse(asked)
+        if address.warning:
+            print(f"Warning: {address.warning}", file=sys.stderr)
+        client = Client(address.url, _key(asked, env) if key is None else key)
         client.require()
         return client
     found = find(Settings.from_env(env), env)

@@ -1,0 +1,220 @@
+"""Where a client finds a server, and in which order it looks."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from support.scripted_server import Answer, ScriptedServer, Seen, error, ok
+
+from ollama_nb import __version__
+from ollama_nb.client import background, connect, listeners, runtime
+from ollama_nb.errors import ConnectError
+from ollama_nb.settings import Settings
+
+
+@pytest.fixture
+def other() -> Iterator[ScriptedServer]:
+    with ScriptedServer() as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def nothing_else(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No server of this machine is found, and none is started."""
+    monkeypatch.setattr(connect, "DEFAULT_PORT", 1)
+
+    def start(_: Settings) -> None:
+        raise AssertionError("started a server")
+
+    monkeypatch.setattr(background, "start", start)
+
+
+def with_key(key: str) -> Callable[[Seen], Answer]:
+    """``HEAD /`` of a server that lets only this key in."""
+    return lambda seen: Answer() if seen.headers.get("Authorization") == f"Bearer {key}" else error(401, "unauthorized")
+
+
+def write_runtime(path: Path, server: ScriptedServer, key: str = "k", build: str = __version__) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"url": server.url, "key": key, "pid": os.getpid(), "build": build}), "utf-8")
+
+
+def test_a_given_address_comes_first(
+    server: ScriptedServer, other: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OLLAMA_HOST", other.url)
+    assert connect.connect(server.url).url == server.url
+    assert connect.connect(f"127.0.0.1:{server.port}").url == server.url
+
+
+def test_the_variable_comes_second(
+    server: ScriptedServer, other: ScriptedServer, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_runtime(home / ".ollama" / "nb" / "server.json", other)
+    monkeypatch.setenv("OLLAMA_HOST", f' "{server.url}" ')
+    monkeypatch.setenv("OLLAMA_API_KEY", "mine")
+    assert connect.connect().url == server.url
+    assert server.seen[0].headers["Authorization"] == "Bearer mine"
+
+
+def test_a_given_address_is_never_replaced(
+    server: ScriptedServer, other: ScriptedServer, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_runtime(home / ".ollama" / "nb" / "server.json", other)
+    server.close()
+    monkeypatch.setenv("OLLAMA_HOST", server.url)
+    with pytest.raises(ConnectError, match="could not connect to ollama server, run 'ollama serve' to start it"):
+        connect.connect()
+
+
+def test_a_key_that_jupyter_exported_goes_to_its_address_only(
+    server: ScriptedServer, other: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OLLAMA_HOST", server.url)
+    monkeypatch.setenv("OLLAMA_API_KEY", "jupyters")
+    monkeypatch.setenv("OLLAMA_NB_EXPORTED", "1")
+    assert connect.connect().key == "jupyters"
+    assert connect.connect(server.url).key == "jupyters"
+    assert connect.connect(other.url).key == ""
+    assert connect.connect(other.url, key="own").key == "own"
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_the_jupyter_server_that_started_us(
+    server: ScriptedServer, other: ScriptedServer, home: Path, monkeypatch: pytest.MonkeyPatch, named: bool
+) -> None:
+    """Named by JPY_PARENT_PID, or one of the processes above this one."""
+    folder = home / ".local" / "share" / "jupyter" / "runtime"
+    pid = 4_000_000 if named else os.getppid()
+    if named:
+        monkeypatch.setenv("JPY_PARENT_PID", str(pid))
+    server.routes["HEAD /"] = with_key("jk")
+    write_runtime(folder / f"ollama-nb-{pid}.json", server, "jk")
+    write_runtime(folder / "ollama-nb-3999999.json", other)
+    write_runtime(home / ".ollama" / "nb" / "server.json", other)
+    found = connect.connect()
+    assert (found.url, found.key) == (server.url, "jk")
+
+
+def test_a_jupyter_server_that_is_gone_is_passed_over(
+    server: ScriptedServer, other: ScriptedServer, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(home / "jr"))
+    monkeypatch.setenv("JPY_PARENT_PID", "77")
+    write_runtime(home / "jr" / "ollama-nb-77.json", server)
+    write_runtime(home / ".ollama" / "nb" / "server.json", other)
+    server.close()
+    assert connect.connect().url == other.url
+
+
+def test_our_background_server(
+    server: ScriptedServer, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OLLAMA_NB_HOME", str(tmp_path / "state"))
+    server.routes["HEAD /"] = with_key("k")
+    write_runtime(tmp_path / "state" / "server.json", server)
+    assert connect.connect().key == "k"
+    write_runtime(tmp_path / "state" / "server.json", server, "wrong")
+    with pytest.raises(ConnectError):
+        connect.connect(start=False)
+
+
+def test_a_background_server_of_another_build_is_not_used(server: ScriptedServer, home: Path) -> None:
+    write_runtime(home / ".ollama" / "nb" / "server.json", server, build="0.0.1")
+    with pytest.raises(ConnectError):
+        connect.connect(start=False)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells whose sockets they are")
+def test_a_server_on_the_default_port(server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connect, "DEFAULT_PORT", server.port)
+    assert connect.connect().url == server.url
+    monkeypatch.setattr(connect.os, "getuid", lambda: 12345)
+    asked = len(server.seen)
+    with pytest.raises(ConnectError):
+        connect.connect(start=False)
+    assert len(server.seen) == asked  # another user's server is not even spoken to
+
+
+@pytest.mark.parametrize("answer", [Answer(200, [b"hello"]), error(500, "x")])
+def test_another_program_on_the_default_port(
+    server: ScriptedServer, monkeypatch: pytest.MonkeyPatch, answer: Answer
+) -> None:
+    server.routes["GET /"] = answer
+    monkeypatch.setattr(connect, "DEFAULT_PORT", server.port)
+    with pytest.raises(ConnectError):
+        connect.connect(start=False)
+
+
+def test_only_then_a_server_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(AssertionError, match="started a server"):
+        connect.connect()
+
+
+@pytest.mark.parametrize(
+    ("env", "folder"),
+    [
+        ({}, "~/.local/share/jupyter/runtime"),
+        ({"XDG_DATA_HOME": "/x"}, "/x/jupyter/runtime"),
+        ({"JUPYTER_DATA_DIR": "/d"}, "/d/runtime"),
+        ({"JUPYTER_DATA_DIR": "/d", "JUPYTER_RUNTIME_DIR": "/r"}, "/r"),
+        ({"JUPYTER_PLATFORM_DIRS": "0"}, "~/.local/share/jupyter/runtime"),
+        ({"JUPYTER_PLATFORM_DIRS": "1", "XDG_DATA_HOME": "/x"}, "/x/jupyter/runtime"),
+    ],
+)
+def test_the_runtime_folder_is_the_one_that_jupyter_uses(
+    monkeypatch: pytest.MonkeyPatch, env: dict[str, str], folder: str
+) -> None:
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    paths = pytest.importorskip("jupyter_core.paths")
+    found = runtime.jupyter_runtime_dir(os.environ)
+    assert str(found) == paths.jupyter_runtime_dir()
+    if sys.platform == "linux":
+        assert found == Path(folder).expanduser()
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"url": "x", "key": "k", "pid": "p"}'])
+def test_half_a_runtime_file_is_none(tmp_path: Path, text: str) -> None:
+    (tmp_path / "server.json").write_text(text)
+    assert runtime.read(tmp_path / "server.json") is None
+    assert runtime.read(tmp_path / "none.json") is None
+
+
+def test_another_users_runtime_file_is_none(
+    server: ScriptedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_runtime(tmp_path / "server.json", server)
+    assert runtime.read(tmp_path / "server.json") is not None
+    monkeypatch.setattr(runtime.os, "getuid", lambda: 12345)
+    assert runtime.read(tmp_path / "server.json") is None
+
+
+def test_owners_of_a_port(tmp_path: Path) -> None:
+    table = tmp_path / "tcp"
+    head = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
+    row = "   {}: {}:{:04X} 00000000:0000 {} 00000000:00000000 00:00000000 00000000  {}        0 1 1 0 100 0\n"
+    table.write_text(
+        head
+        + row.format(0, "0100007F", 11434, "0A", 1000)
+        + row.format(1, "00000000", 11434, "0A", 1001)
+        + row.format(2, "0100007F", 11434, "01", 1002)
+        + row.format(3, "0100007F", 80, "0A", 1003)
+    )
+    assert listeners.owners(11434, (str(table), str(tmp_path / "none"))) == {1000, 1001}
+    assert listeners.owners(81, (str(table),)) == set()
+    assert listeners.owners(81, (str(tmp_path / "none"),)) is None
+
+
+def test_requests_use_what_was_found(server: ScriptedServer, home: Path) -> None:
+    def models(seen: Seen) -> Answer:
+        return ok({"models": []}) if seen.headers.get("Authorization") == "Bearer k" else error(401, "unauthorized")
+
+    server.routes["GET /api/tags"] = models
+    write_runtime(home / ".ollama" / "nb" / "server.json", server)
+    assert connect.connect().list() == {"models": []}
