@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -27,8 +26,8 @@ from ollama_nb.settings import Host, Settings
 
 pytestmark = [pytest.mark.model, pytest.mark.timeout(120)]
 
-ENDLESS = "--num-predict -1 --temperature 0 --repeat-penalty 0.1"
-"""A penalty below one rewards repetition, so the end token never wins."""
+ENDLESS = "--num-predict -1 --temperature 1 --top-k 20 --seed 1 --repeat-penalty 0.5"
+"""A penalty below one rewards repetition, so the end token never wins: thousands of tokens, for many seconds."""
 
 
 @asynccontextmanager
@@ -123,15 +122,15 @@ async def test_interrupting_a_chat_frees_its_slot(tmp_path: Path) -> None:
             assert [entry.model for entry in service.requests.queue()] == ["tiny"]
             return notebook.manager.interrupt_kernel()
 
-        cell = await notebook.run(f"%%ollama chat tiny {ENDLESS}\nOnce upon a time", stop_soon)
+        cell = await notebook.run(f"%%ollama chat tiny {ENDLESS}\nOnce there was a dog and a cat", stop_soon)
         assert (cell.reply["status"], cell.reply["ename"]) == ("error", "Interrupted")
         answer, error = cell.outputs
         assert answer["data"]["text/plain"].endswith("[interrupted]")
         assert error["traceback"] == ["Interrupted. What came until then is in `_ollama`."]
-        while service.requests.queue():  # noqa: ASYNC110 - nobody announces an empty queue
-            await asyncio.sleep(0.01)
-        ((_, counters),) = await service.runner_stats()
-        assert (counters["busy_slots"], counters["waiting"]) == (0, 0)
+        while True:  # The cancel is on its way: the runner sees it between two steps.
+            ((_, counters),) = await service.runner_stats()
+            if not (service.requests.queue() or counters["busy_slots"] or counters["waiting"]):
+                break
         kept = await notebook.run("print(_ollama.reason, len(_ollama) > 20)")
         assert kept.plain() == "interrupted True\n"
         again = await notebook.run("%ollama run tiny --num-predict 5 Once")
