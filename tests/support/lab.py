@@ -4,29 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
-import signal
-import socket
-import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
-from urllib.request import urlopen
 
 import nbformat
 from nbformat.v4 import new_code_cell, new_notebook
+from support.servers import RunningServer, clean_env, free_port, started, until_answers
 
 TOKEN = "browser-test"
 CHROMIUM = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 )
-START_SECONDS = 60.0
 # No news popup; every cell is drawn, also those out of sight.
 _SETTINGS = {
     "apputils-extension/notification": '{"fetchNews": "false", "checkForUpdates": false}',
@@ -60,60 +53,15 @@ def jupyter_lab(folder: Path, **env: str) -> Iterator[Lab]:
         path = folder / "settings" / "@jupyterlab" / f"{plugin}.jupyterlab-settings"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    port = _free_port()
+    port = free_port()
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--ServerApp.root_dir={root}"]
     command += [f"--ServerApp.port={port}", "--ServerApp.port_retries=0", f"--IdentityProvider.token={TOKEN}"]
     command += ["--LabApp.expose_app_in_browser=True"]
-    with (folder / "lab.log").open("wb") as log:
-        process = subprocess.Popen(
-            command, env=_environment(folder, env), stdout=log, stderr=subprocess.STDOUT, start_new_session=True
-        )
-    try:
-        _wait(f"http://127.0.0.1:{port}/api/status?token={TOKEN}", process, folder / "lab.log")
-        yield Lab(f"http://127.0.0.1:{port}/", root)
-    finally:
-        _stop(process)
-
-
-def _environment(folder: Path, more: dict[str, str]) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("JUPYTER", "JPY", "OLLAMA"))}
-    names = {
-        "JUPYTER_CONFIG_DIR": "config",
-        "JUPYTER_RUNTIME_DIR": "runtime",
-        "JUPYTER_DATA_DIR": "data",
-        "IPYTHONDIR": "ipython",
-        "JUPYTERLAB_SETTINGS_DIR": "settings",
-        "JUPYTERLAB_WORKSPACES_DIR": "workspaces",
-        "HOME": "home",
-    }
-    for name in names.values():
-        (folder / name).mkdir(exist_ok=True)
-    own = {name: str(folder / part) for name, part in names.items()}
-    return {**kept, **own, "NO_PROXY": "127.0.0.1,localhost", **more}
-
-
-def _free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
-
-
-def _wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    end = time.monotonic() + START_SECONDS
-    while time.monotonic() < end and process.poll() is None:
-        with contextlib.suppress(URLError, OSError), urlopen(url, timeout=5):
-            return
-        time.sleep(0.1)
-    raise RuntimeError(f"JupyterLab did not start:\n{log.read_text('utf-8', 'replace')[-3000:]}")
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    process.send_signal(signal.SIGTERM)
-    try:
-        process.wait(15)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    lab = {"JUPYTERLAB_SETTINGS_DIR": str(folder / "settings"), "JUPYTERLAB_WORKSPACES_DIR": str(folder / "workspaces")}
+    url = f"http://127.0.0.1:{port}/"
+    with started(command, folder, clean_env(folder, **lab, **env)) as (process, log):
+        until_answers(RunningServer(url, process, folder, log), f"{url}api/status?token={TOKEN}")
+        yield Lab(url, root)
 
 
 def chromium() -> str | None:
