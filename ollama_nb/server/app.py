@@ -10,8 +10,6 @@ import socket
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 
-from tornado import netutil
-
 from ollama_nb.errors import BadRequest, OllamaError
 from ollama_nb.server.access import Keys
 from ollama_nb.server.endpoints import OLLAMA_API_VERSION
@@ -21,23 +19,46 @@ from ollama_nb.service.service import Service
 from ollama_nb.settings import Host, Settings
 
 DRAIN_SECONDS = 5.0
+_REASONS = {
+    errno.EADDRINUSE: "address already in use",
+    errno.EACCES: "permission denied",
+    errno.EADDRNOTAVAIL: "cannot assign requested address",
+}
+_NO_SUCH_ADDRESS = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
 _log = logging.getLogger("ollama_nb.server")
 
 
 def bind(host: Host) -> list[socket.socket]:
-    """Listening sockets. Raises OllamaError worded as Go words it."""
+    """Listening sockets, one per address of the host. Raises OllamaError worded as Go words it."""
+    sockets: list[socket.socket] = []
+    port, failed = host.port, None
     try:
-        return netutil.bind_sockets(host.port, host.host or None)
+        for family, address in _resolve(host):
+            try:
+                sockets.append(socket.create_server((address, port), family=family))
+            except OSError as error:
+                if error.errno not in _NO_SUCH_ADDRESS:
+                    raise
+                failed = error  # such as ::1 on a machine without IPv6
+                continue
+            sockets[-1].setblocking(False)
+            port = sockets[-1].getsockname()[1]  # port 0: all addresses share the one that was found first
+        if failed and not sockets:
+            raise failed
+    except OSError as error:
+        for made in sockets:
+            made.close()
+        reason = _REASONS.get(error.errno or 0, error.strerror)
+        raise OllamaError(f"listen tcp {host.address}: bind: {reason}") from None
+    return sockets
+
+
+def _resolve(host: Host) -> list[tuple[socket.AddressFamily, str]]:
+    try:
+        found = socket.getaddrinfo(host.host or None, host.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except socket.gaierror:
         raise OllamaError(f"listen tcp: lookup {host.host}: no such host") from None
-    except OSError as error:
-        known = {
-            errno.EADDRINUSE: "address already in use",
-            errno.EACCES: "permission denied",
-            errno.EADDRNOTAVAIL: "cannot assign requested address",
-        }
-        reason = known.get(error.errno or 0, error.strerror)
-        raise OllamaError(f"listen tcp {host.address}: bind: {reason}") from None
+    return list(dict.fromkeys((entry[0], str(entry[4][0])) for entry in found))
 
 
 def addresses(sockets: Sequence[socket.socket]) -> list[str]:

@@ -248,12 +248,16 @@ def test_curl_examples(server: RunningServer, minilm: str) -> None:
     assert curl("/api/embed", f'{{"model": "{minilm}", "input": "{SKY}"}}').json()["embeddings"]
 
 
+ENDLESS = {"num_predict": -1, "num_ctx": 512, "temperature": 1, "top_k": 20, "seed": 1, "repeat_penalty": 0.5}
+"""A penalty below one rewards repetition, so the end token never wins: thousands of tokens, for seconds."""
+
+
 class Endless:
     """A long generation, read in a thread of its own."""
 
     def __init__(self, server: RunningServer, model: str) -> None:
         self.server, self.lines, self.first = server, [], threading.Event()  # type: ignore[var-annotated]
-        self.body = {"model": model, "prompt": "Once", "raw": True, "options": {"num_predict": 100_000, "num_ctx": 512}}
+        self.body = {"model": model, "prompt": "One day", "raw": True, "options": ENDLESS}
         self._thread = threading.Thread(target=self._read)
         self._thread.start()
         assert self.first.wait(60)
@@ -291,8 +295,7 @@ def test_cancel_by_id(server: RunningServer, stories: str) -> None:
 
 
 def test_a_client_that_leaves_frees_its_slot(server: RunningServer, client: ollama.Client, stories: str) -> None:
-    options = {"num_predict": 100_000, "num_ctx": 512}
-    reply = client.generate(stories, "Once", raw=True, stream=True, options=options)
+    reply = client.generate(stories, "One day", raw=True, stream=True, options=ENDLESS)
     next(reply)
     assert len(queue(server)) == 1
     reply.close()  # type: ignore[attr-defined]
