@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import pickle
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -187,6 +190,10 @@ def run_fails(shell: InteractiveShell, code: str) -> BaseException:
         ("%%ollama list\nx", "`list` takes no cell; write `%ollama list [PREFIX]`"),
         ("%ollama show m --license --system", "only one of"),
         ("%ollama help nothing", "Unknown help topic `nothing`"),
+        ("%ollama create x -f /nowhere/Modelfile", "no Modelfile at /nowhere/Modelfile"),
+        ("%%ollama create x -f y\nFROM z", "the cell is the Modelfile, so `--file` is too much"),
+        ("%%ollama create x\nSYSTEM z", "no FROM line"),
+        ("%%ollama create x\nFROM z\nPARAMETER temprature 1", "unknown parameter 'temprature'"),
     ],
 )  # fmt: skip
 def test_mistakes_are_told_in_one_line(
@@ -287,3 +294,49 @@ def test_help(shell: InteractiveShell, capsys: pytest.CaptureFixture[str]) -> No
     told = capsys.readouterr().out
     assert "-o, --output NAME" in told
     assert "--temperature VALUE" in told
+
+
+def test_a_modelfile_cell_is_literal_and_becomes_a_request(shell: InteractiveShell) -> None:
+    client = use(shell, [{"status": "writing manifest"}, {"status": "success"}])
+    shell.user_ns["patient"] = "never"
+    run(shell, "%%ollama create tutor -q q8_0\nFROM smollm2\nSYSTEM You are {{patient}}.\nPARAMETER temperature 0")
+    assert client.asked == [
+        {
+            "model": "tutor",
+            "from": "smollm2",
+            "system": "You are {{patient}}.",
+            "parameters": {"temperature": 0.0},
+            "quantize": "q8_0",
+        }
+    ]
+
+
+def test_a_modelfile_on_disk_brings_its_files(shell: InteractiveShell, home: Path) -> None:
+    client = use(shell, [{"status": "success"}])
+    (home / "weights.gguf").write_bytes(b"GGUF and more")
+    (home / "Modelfile").write_text("FROM ./weights.gguf\n", "utf-8")
+    run(shell, f"%ollama create mine -f '{home / 'Modelfile'}'")
+    digest = "sha256:" + hashlib.sha256(b"GGUF and more").hexdigest()
+    assert client.uploaded == {digest: b"GGUF and more"}
+    assert client.asked == [{"model": "mine", "files": {"weights.gguf": digest}}]
+
+
+def test_stop_and_rm_unload(shell: InteractiveShell, capsys: pytest.CaptureFixture[str]) -> None:
+    client = use(shell)
+    run(shell, "%ollama stop smollm2")
+    run(shell, "%ollama rm sprout")
+    assert client.asked == [
+        {"model": "smollm2", "prompt": "", "keep_alive": 0},
+        {"model": "sprout", "prompt": "", "keep_alive": 0},
+        {"delete": "sprout"},
+    ]
+    assert capsys.readouterr().out == "deleted 'sprout'\n"
+    run_fails(shell, "%ollama stop nosuch")
+    assert 'couldn\'t find model "nosuch" to stop' in "".join(capsys.readouterr())
+
+
+def test_an_answer_survives_pickling(shell: InteractiveShell) -> None:
+    use(shell, generate_reply("Hello."))
+    run(shell, "r = %ollama run m hi")
+    copy = pickle.loads(pickle.dumps(shell.user_ns["r"]))
+    assert (copy, copy.model, copy.stats.output_tokens) == ("Hello.", "m", 20)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
+
+from ollama_nb.errors import ModelNotFound
 
 Reply = list[Any]
 """Objects of a stream in order; an exception among them is raised at its place."""
@@ -17,6 +20,7 @@ class ScriptedClient:
     def __init__(self, *replies: Reply, models: tuple[str, ...] = ("smollm2:latest", "sprout:latest")) -> None:
         self.replies, self.models = list(replies), models
         self.asked: list[dict[str, Any]] = []
+        self.uploaded: dict[str, bytes] = {}
         self.closed = 0
         self.before_chunk: Callable[[], None] = lambda: None
 
@@ -35,7 +39,28 @@ class ScriptedClient:
         return self._stream({"model": model, "messages": messages, **fields})
 
     def generate(self, model: str, prompt: str = "", *, stream: bool = False, **fields: Any) -> Any:
-        return self._stream({"model": model, "prompt": prompt, **fields})
+        request = {"model": model, "prompt": prompt, **fields}
+        if stream:
+            return self._stream(request)
+        self.asked.append(request)
+        return {"done": True}
+
+    def show(self, model: str) -> dict[str, Any]:
+        if f"{model}:latest" not in self.models:
+            raise ModelNotFound(f"model '{model}' not found")
+        return {}
+
+    def delete(self, model: str) -> None:
+        self.asked.append({"delete": model})
+
+    def create(self, model: str, **fields: Any) -> Any:
+        return contextlib.closing(self._stream({"model": model, **fields}))
+
+    def has_blob(self, digest: str) -> bool:
+        return digest in self.uploaded
+
+    def upload_blob(self, digest: str, file: Any, size: int) -> None:
+        self.uploaded[digest] = file.read(size)
 
     def pull(self, model: str, **fields: Any) -> Any:
         return self._stream({"model": model, **fields})
