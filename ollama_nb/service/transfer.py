@@ -71,7 +71,11 @@ async def pull(rooms: Rooms, request: PullRequest) -> AsyncGenerator[Progress, N
     """Yield progress lines, ``success`` last. A name that is taken is fetched anew and replaced."""
     if not request.model:
         raise BadRequest("invalid model name")
-    plan = PullPlan.of(request.model, request.as_)
+    try:
+        plan = PullPlan.of(request.model, request.as_)
+    except SourceError:
+        yield Progress("pulling manifest")  # so that clients show the error as they show a registry's
+        raise
 
     def work(report: Report, cancelled: threading.Event) -> None:
         run_pull(rooms, plan, report, cancelled)
