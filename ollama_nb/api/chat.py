@@ -65,6 +65,19 @@ class EmbedRequest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TokenizeRequest:
+    """``prompt`` as it stands, or ``messages`` as a chat would be rendered. ``prompt`` None: not sent."""
+
+    model: str
+    prompt: str | None = None
+    messages: tuple[Message, ...] = ()
+    tools: tuple[Tool, ...] = ()
+    think: Think = None
+    add_special: bool = True
+    parse_special: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CreateRequest:
     """``files`` and ``adapters`` map a relative path to a blob digest (``sha256:…``)."""
 

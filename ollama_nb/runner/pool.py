@@ -145,6 +145,13 @@ class Pool:
         ]
         return sorted(found, key=lambda running: -running.expires_at)
 
+    def loaded(self, model: Model) -> Runner | None:
+        """The runner of a model that is in memory and stays there for now; no place in it is taken."""
+        resident = self._residency.residents.get((str(model.weights), tuple(map(str, model.adapters))))
+        if resident is None or resident.state is not State.READY:
+            return None
+        return self._runners.get(resident)
+
     async def unload(self, model: Model) -> bool:
         """Unload a model: at once when it is idle (returns when its process is gone), else when it becomes idle.
 

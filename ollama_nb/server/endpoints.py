@@ -61,6 +61,20 @@ async def embeddings(call: Endpoint) -> None:
     await call.send(native_reply.embeddings(await call.service.embeddings(request)))
 
 
+async def tokenize(call: Endpoint) -> None:
+    request = native.read_tokenize(call.fields("TokenizeRequest"))
+    tokens = await call.service.tokenize(request)
+    # A million numbers take a while to write.
+    await call.send(await asyncio.to_thread(native_reply.encode, {"model": request.model, "tokens": tokens}))
+
+
+async def detokenize(call: Endpoint) -> None:
+    body = call.fields("DetokenizeRequest")
+    model = body.text("model")
+    content = await call.service.detokenize(model, body.wholes("tokens") or ())
+    await call.send(native_reply.encode({"model": model, "content": content}))
+
+
 async def tags(call: Endpoint) -> None:
     await call.send(native_models.tags(await call.service.list()))
 
@@ -225,6 +239,8 @@ ROUTES: dict[str, Mapping[str, Route]] = {
     "/api/chat": {"POST": Route(chat, _IMAGES)},
     "/api/embed": {"POST": Route(embed)},
     "/api/embeddings": {"POST": Route(embeddings)},
+    "/api/tokenize": {"POST": Route(tokenize)},
+    "/api/detokenize": {"POST": Route(detokenize)},
     "/api/tags": _read(tags),
     "/api/show": {"POST": Route(show)},
     "/api/create": {"POST": Route(create)},

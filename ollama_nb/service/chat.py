@@ -9,6 +9,7 @@ from dataclasses import replace
 from ollama_nb.api.chat import ChatRequest, PromptJob
 from ollama_nb.api.events import Done, Event
 from ollama_nb.errors import BadRequest
+from ollama_nb.runner import wire
 from ollama_nb.runner.pool import Lease
 from ollama_nb.service.capabilities import JINJA
 from ollama_nb.service.conversation import chat_messages
@@ -70,16 +71,21 @@ def _reply(rooms: Rooms, request: ChatRequest, ready: Ready, live: LiveRequest) 
 
 async def write_chat(rooms: Rooms, lease: Lease, request: ChatRequest, ready: Ready) -> Prompt:
     """Render the conversation, old messages left out as far as it must be."""
-    job = PromptJob(
+    job = chat_job(request, ready, lease.runner.loaded)
+    if not request.truncate:
+        return Prompt((await rooms.renderer.render(job))[0])
+    image_tokens = IMAGE_TOKENS if ready.model.projectors else 0
+    return await fit(rooms, lease, job, lease.num_ctx - 1, image_tokens=image_tokens)
+
+
+def chat_job(request: ChatRequest, ready: Ready, loaded: wire.Loaded) -> PromptJob:
+    """The whole conversation, to be rendered."""
+    return PromptJob(
         path=ready.prompting.path,
         template=ready.prompting.template,
         messages=chat_messages(ready.model, request.messages),
         tools=request.tools,
         think=ready.think,
-        bos=lease.runner.loaded.bos,
-        eos=lease.runner.loaded.eos,
+        bos=loaded.bos,
+        eos=loaded.eos,
     )
-    if not request.truncate:
-        return Prompt((await rooms.renderer.render(job))[0])
-    image_tokens = IMAGE_TOKENS if ready.model.projectors else 0
-    return await fit(rooms, lease, job, lease.num_ctx - 1, image_tokens=image_tokens)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ollama_nb.runner.pool import Pool
 from ollama_nb.runner.renderer import Renderer
+from ollama_nb.runner.vocabularies import Vocabularies
 from ollama_nb.service.requests import Requests
 from ollama_nb.settings import Settings
 from ollama_nb.store.store import Store
@@ -18,3 +19,4 @@ class Rooms:
     pool: Pool
     renderer: Renderer
     requests: Requests
+    vocabularies: Vocabularies

@@ -10,12 +10,13 @@ import logging
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any
 
-from ollama_nb.api.chat import ChatRequest, CreateRequest, EmbedRequest, GenerateRequest, PullRequest
+from ollama_nb.api.chat import ChatRequest, CreateRequest, EmbedRequest, GenerateRequest, PullRequest, TokenizeRequest
 from ollama_nb.api.events import Embeddings, Event, Progress
 from ollama_nb.api.models import Listed, Running, Shown
 from ollama_nb.errors import OllamaError
 from ollama_nb.runner.pool import Pool
 from ollama_nb.runner.renderer import Renderer
+from ollama_nb.runner.vocabularies import Vocabularies
 from ollama_nb.service.chat import chat
 from ollama_nb.service.create import create
 from ollama_nb.service.embed import embed, embeddings
@@ -23,6 +24,7 @@ from ollama_nb.service.generate import generate
 from ollama_nb.service.models import copy, delete, list_models, show
 from ollama_nb.service.requests import Requests
 from ollama_nb.service.rooms import Rooms
+from ollama_nb.service.tokens import detokenize, tokenize
 from ollama_nb.service.transfer import pull
 from ollama_nb.settings import Settings
 from ollama_nb.store.blobs import BlobStore
@@ -42,6 +44,7 @@ class Service:
             pool or Pool(settings),
             renderer or Renderer(),
             self.requests,
+            Vocabularies(settings),
         )
 
     async def start(self) -> None:
@@ -53,7 +56,8 @@ class Service:
 
     async def close(self) -> None:
         """End every child process."""
-        await asyncio.gather(self._rooms.pool.close(), self._rooms.renderer.close())
+        rooms = self._rooms
+        await asyncio.gather(rooms.pool.close(), rooms.renderer.close(), rooms.vocabularies.close())
 
     @property
     def blobs(self) -> BlobStore:
@@ -75,6 +79,12 @@ class Service:
     async def embeddings(self, request: EmbedRequest) -> Embeddings:
         """The older endpoint; it differs in its errors only."""
         return await embeddings(self._rooms, request)
+
+    async def tokenize(self, request: TokenizeRequest) -> tuple[int, ...]:
+        return await tokenize(self._rooms, request)
+
+    async def detokenize(self, model: str, tokens: Sequence[int]) -> str:
+        return await detokenize(self._rooms, model, tokens)
 
     async def list(self) -> list[Listed]:
         return await list_models(self._rooms)

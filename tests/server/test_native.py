@@ -242,6 +242,15 @@ def test_any_json_is_read_or_is_a_bad_request(value: Any, read: Any) -> None:
         assert error.message and error.status == 400
 
 
+def test_a_tokenize_request() -> None:
+    body = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "tools": [{"function": {"name": "f"}}]}
+    request = native.read_tokenize(Fields({**body, "think": "low", "add_special": False, "parse_special": True}, "T"))
+    assert request.messages == (Message("user", "hi"),) and request.tools == ({"function": {"name": "f"}},)
+    assert (request.prompt, request.think, request.add_special, request.parse_special) == (None, "low", False, True)
+    request = native.read_tokenize(Fields({"model": "m", "prompt": ""}, "T"))
+    assert (request.prompt, request.add_special, request.parse_special) == ("", True, False)
+
+
 # Replies
 
 STATS = Stats(

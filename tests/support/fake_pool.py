@@ -42,6 +42,7 @@ class FakeRunner:
         self.script = script
         self.asks: list[dict[str, Any]] = []
         self.counted: list[tuple[str, ...]] = []
+        self.tokenized: tuple[tuple[str, ...], bool, bool] | None = None
         self.cancelled = 0
         self.waiting = asyncio.Event()
         self.loaded = wire.Loaded(
@@ -79,6 +80,14 @@ class FakeRunner:
     async def count_tokens(self, texts: Sequence[str], **_: bool) -> tuple[int, ...]:
         self.counted.append(tuple(texts))
         return tuple(len(text.split()) for text in texts)
+
+    alive = True
+
+    async def tokenize(
+        self, texts: Sequence[str], *, add_special: bool = True, parse_special: bool = True
+    ) -> tuple[tuple[int, ...], ...]:
+        self.tokenized = (tuple(texts), add_special, parse_special)
+        return tuple(tuple(range(len(text.split()))) for text in texts)
 
     async def detokenize(self, tokens: Sequence[int]) -> str:
         return "".join(f"<{token}>" for token in tokens)
@@ -128,6 +137,9 @@ class FakePool:
         if self.error is not None:
             raise self.error
         return FakeLease(self, min(options.num_ctx or 4096, 4096))
+
+    def loaded(self, model: Model) -> FakeRunner:
+        return self.runner
 
     def running(self) -> list[Running]:
         return []

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-from ollama_nb.api.chat import ChatRequest, CreateRequest, EmbedRequest, GenerateRequest, PullRequest
+from ollama_nb.api.chat import ChatRequest, CreateRequest, EmbedRequest, GenerateRequest, PullRequest, TokenizeRequest
 from ollama_nb.api.events import Done, Embeddings, Stats
 from ollama_nb.errors import Cancelled, ModelNotFound
 from ollama_nb.service.requests import Requests
@@ -56,6 +56,14 @@ class FakeService:
         return self.embeddings_result
 
     embeddings = embed
+
+    async def tokenize(self, request: TokenizeRequest) -> tuple[int, ...]:
+        self.asked.append(request)
+        return (1, 2, 3)
+
+    async def detokenize(self, model: str, tokens: tuple[int, ...]) -> str:
+        self.asked.append((model, tokens))
+        return "天 & <x>"
 
     async def list(self) -> list[Any]:
         return []

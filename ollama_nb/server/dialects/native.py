@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ollama_nb.api.chat import ChatRequest, CreateRequest, EmbedRequest, GenerateRequest, PullRequest
+from ollama_nb.api.chat import ChatRequest, CreateRequest, EmbedRequest, GenerateRequest, PullRequest, TokenizeRequest
 from ollama_nb.api.messages import Message, Think, Tool, ToolCall
 from ollama_nb.errors import BadRequest
 from ollama_nb.server.dialects import gojson
@@ -75,6 +75,18 @@ def read_embeddings(body: Fields, request_id: str) -> EmbedRequest:
         options=body.object("options"),
         keep_alive=_keep_alive(body),
         request_id=request_id,
+    )
+
+
+def read_tokenize(body: Fields) -> TokenizeRequest:
+    return TokenizeRequest(
+        model=body.text("model"),
+        prompt=body.text("prompt") if "prompt" in body else None,
+        messages=tuple(_message(m) for m in body.structs("messages", "api.Message")),
+        tools=tuple(_tool(body, tool) for tool in body.items("tools", "api.Tools")),
+        think=_think(body.raw("think")),
+        add_special=body.flag("add_special") is not False,
+        parse_special=body.flag("parse_special") or False,
     )
 
 

@@ -1,0 +1,75 @@
+"""POST /api/tokenize and /api/detokenize: text to tokens and back, without loading weights.
+
+A model that is loaded anyway answers; else a runner that holds its vocabulary only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+from ollama_nb.api.chat import ChatRequest, TokenizeRequest
+from ollama_nb.api.models import Model
+from ollama_nb.errors import BadRequest, RunnerCrashed
+from ollama_nb.runner.process import Runner
+from ollama_nb.service.chat import chat_job
+from ollama_nb.service.inference import get_ready
+from ollama_nb.service.resolve import find, weights_header
+from ollama_nb.service.rooms import Rooms
+
+
+async def tokenize(rooms: Rooms, request: TokenizeRequest) -> tuple[int, ...]:
+    """The tokens of a prompt as it stands, or of a chat as it would be rendered, nothing left out.
+
+    Raises ModelNotFound, BadRequest, TemplateError.
+    """
+    if not request.model:
+        raise BadRequest("model is required")
+    if request.messages and request.prompt is not None:
+        raise BadRequest('give either "prompt" or "messages", not both')
+    model = await find(rooms, request.model)
+    if not request.messages:
+        async with _vocabulary(rooms, model, request.model) as runner:
+            return await _tokens(runner, request.prompt or "", request.add_special, request.parse_special)
+    chat = ChatRequest(model=request.model, messages=request.messages, tools=request.tools, think=request.think)
+    ready = await get_ready(rooms, chat, model, "chat", extra=("tools",) if request.tools else ())
+    async with _vocabulary(rooms, model, request.model) as runner:
+        loaded = runner.loaded
+        text = (await rooms.renderer.render(chat_job(chat, ready, loaded)))[0]
+        if loaded.add_bos and loaded.bos:
+            text = text.removeprefix(loaded.bos)  # the tokenizer writes its own
+        return await _tokens(runner, text, True, True)
+
+
+async def detokenize(rooms: Rooms, model_text: str, tokens: Sequence[int]) -> str:
+    """The text of tokens, special ones as their text. Raises ModelNotFound, BadRequest for a number that is none."""
+    if not model_text:
+        raise BadRequest("model is required")
+    model = await find(rooms, model_text)
+    async with _vocabulary(rooms, model, model_text) as runner:
+        count = runner.loaded.n_vocab
+        for token in tokens:
+            if not 0 <= token < count:
+                raise BadRequest(f'{token} is no token of "{model_text}": its tokens are 0 to {count - 1}')
+        return await runner.detokenize(tokens)
+
+
+async def _tokens(runner: Runner, text: str, add_special: bool, parse_special: bool) -> tuple[int, ...]:
+    return (await runner.tokenize((text,), add_special=add_special, parse_special=parse_special))[0]
+
+
+@asynccontextmanager
+async def _vocabulary(rooms: Rooms, model: Model, text: str) -> AsyncIterator[Runner]:
+    await weights_header(rooms, model, text)
+    assert model.weights is not None
+    loaded = rooms.pool.loaded(model)
+    if loaded is not None:
+        try:
+            yield loaded
+        except RunnerCrashed:  # unloaded in the meantime: no fault of this request's
+            if loaded.alive:
+                raise
+            raise RunnerCrashed(f'"{text}" was unloaded while its tokens were counted, please try again') from None
+        return
+    async with rooms.vocabularies.borrow(model.weights) as runner:
+        yield runner

@@ -1,0 +1,104 @@
+"""Tokens and back: which texts are counted how, and that no weights are loaded for it."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.aio import in_loop
+from support.kitchen import MODELS, TOOLS, WEATHER, Kitchen, collect
+
+from ollama_nb.api.chat import CreateRequest, EmbedRequest, GenerateRequest, TokenizeRequest
+from ollama_nb.api.messages import Message
+from ollama_nb.errors import OllamaError
+from ollama_nb.service.service import Service
+from ollama_nb.settings import Settings
+
+HI = (Message("user", "hi there"),)
+
+
+@pytest.fixture
+def kitchen(tmp_path: Path) -> Kitchen:
+    kitchen = Kitchen(tmp_path)
+    kitchen.make("m", template="<s>{{ range .Messages }}<{{ .Role }}> {{ .Content }} {{ end }}", system="be kind")
+    kitchen.make("tools", template=TOOLS)
+    return kitchen
+
+
+def ask(kitchen: Kitchen, **fields: Any) -> tuple[int, ...]:
+    return asyncio.run(kitchen.service.tokenize(TokenizeRequest(**{"model": "m", **fields})))
+
+
+def test_a_prompt_goes_as_it_stands(kitchen: Kitchen) -> None:
+    assert ask(kitchen, prompt="a b c") == (0, 1, 2)
+    assert kitchen.pool.runner.tokenized == (("a b c",), True, False)
+    ask(kitchen, prompt="", add_special=False, parse_special=True)
+    assert kitchen.pool.runner.tokenized == (("",), False, True)
+
+
+def test_messages_go_as_a_chat_renders_them(kitchen: Kitchen) -> None:
+    ask(kitchen, messages=HI, add_special=False)
+    expected = "<system> be kind <user> hi there "
+    assert kitchen.pool.runner.tokenized == ((expected,), True, True), "the tokenizer writes <s> by itself"
+    ask(kitchen, model="tools", messages=HI, tools=(WEATHER,))
+    tokenized = kitchen.pool.runner.tokenized
+    assert tokenized is not None and "weather" in tokenized[0][0]
+    assert not kitchen.pool.acquired, "nothing was loaded"
+
+
+@pytest.mark.parametrize(
+    ("fields", "status", "message"),
+    [
+        ({"model": ""}, 400, "model is required"),
+        ({"model": "no"}, 404, "model 'no' not found"),
+        ({"model": "a b"}, 400, "invalid model name"),
+        ({"prompt": "x", "messages": HI}, 400, 'give either "prompt" or "messages", not both'),
+        ({"messages": HI, "think": True}, 400, '"m" does not support thinking'),
+        ({"messages": HI, "tools": (WEATHER,)}, 400, "registry.ollama.ai/library/m:latest does not support tools"),
+    ],
+)
+def test_errors(kitchen: Kitchen, fields: dict[str, Any], status: int, message: str) -> None:
+    with pytest.raises(OllamaError) as caught:
+        ask(kitchen, **fields)
+    assert (caught.value.status, caught.value.message) == (status, message)
+
+
+def test_only_tokens_have_a_text(kitchen: Kitchen) -> None:
+    assert asyncio.run(kitchen.service.detokenize("m", (3, 99))) == "<3><99>"
+    for token in (-1, 100, 1 << 62):
+        with pytest.raises(OllamaError, match=f'{token} is no token of "m": its tokens are 0 to 99') as caught:
+            asyncio.run(kitchen.service.detokenize("m", (1, token)))
+        assert caught.value.status == 400
+    for model, message in (("", "model is required"), ("no", "model 'no' not found")):
+        with pytest.raises(OllamaError, match=message):
+            asyncio.run(kitchen.service.detokenize(model, ()))
+
+
+@pytest.mark.model
+@in_loop
+async def test_real_vocabularies_take_no_place_in_memory(tmp_path: Path, reference: dict[str, Any]) -> None:
+    service = Service(Settings(models=tmp_path / "models", home=tmp_path / "nb"))
+    await service.start()
+    try:
+        for name, file in (("stories", "stories260K-f32.gguf"), ("minilm", "all-MiniLM-L6-v2-q8_0.gguf")):
+            digest = str(service.blobs.add_file(MODELS / file))
+            await collect(service.create(CreateRequest(model=name, files={file: digest})))
+        for entry in reference["all-MiniLM-L6-v2"]["embeddings"]:
+            tokens = await service.tokenize(TokenizeRequest(model="minilm", prompt=entry["text"]))
+            assert list(tokens) == entry["tokens"]
+        text = "Once upon a time, 从前"
+        bare = TokenizeRequest(model="stories", prompt=text, add_special=False)
+        tokens = await service.tokenize(bare)
+        assert await service.detokenize("stories", tokens) == text
+        assert service.running() == []
+        done = (await collect(service.generate(GenerateRequest(model="stories", prompt=text, raw=True,
+                                                               options={"num_predict": 1}))))[-1]  # fmt: skip
+        with_bos = await service.tokenize(TokenizeRequest(model="stories", prompt=text))
+        assert done.stats.prompt_tokens == len(with_bos) == len(tokens) + 1  # type: ignore[union-attr]
+        assert await service.tokenize(bare) == tokens, "the loaded model answers alike"
+        await service.embed(EmbedRequest(model="minilm", inputs=("x",)))
+        assert {running.model.name.model for running in service.running()} == {"stories", "minilm"}
+    finally:
+        await service.close()
