@@ -47,13 +47,19 @@ class EngineFacts:
 
 @dataclass(slots=True)
 class Counters:
-    """Since load. ``rows``: number of replies continued at once → decodes; ``seconds`` within llama.cpp."""
+    """Since load. ``rows``: number of replies continued at once → decodes; ``seconds`` within llama.cpp.
+
+    ``drafted`` tokens were read on trust, ``accepted`` of them kept; ``padded`` rows only rounded steps up.
+    """
 
     decodes: int = 0
     rows: Counter[int] = field(default_factory=Counter)
     prompt_tokens: int = 0
     cached_tokens: int = 0
     output_tokens: int = 0
+    drafted: int = 0
+    accepted: int = 0
+    padded: int = 0
     shifts: int = 0
     aborts: int = 0
     seconds: float = 0.0

@@ -15,12 +15,14 @@ from typing import Any
 import numpy as np
 
 from ollama_nb.engine.config import Counters, EngineConfig, EngineFacts
+from ollama_nb.engine.draft import Lookup, choose
 from ollama_nb.engine.embedder import Embedder
 from ollama_nb.engine.grammar import Grammars
 from ollama_nb.engine.hardware import default_threads
 from ollama_nb.engine.llama import BUILD, KV_TYPES, MAX_SEQUENCES, Context, Decoded, Floats, Model
 from ollama_nb.engine.output import FailOut, FinishOut, Output
 from ollama_nb.engine.pace import LEAST_PATIENCE, Team, Watchdog
+from ollama_nb.engine.rows import RowTimes
 from ollama_nb.engine.sampler import Recipe, Sampler
 from ollama_nb.engine.scheduler import Batch, Scheduler
 from ollama_nb.engine.sequence import MIN_CONTEXT, Request, Sequence, State, fit, protected, reply_limit
@@ -30,6 +32,9 @@ from ollama_nb.engine.text import TextStream
 from ollama_nb.errors import BadRequest, LoadError, OllamaError
 
 MICRO_BATCH = 512
+MAX_DRAFT = 15
+TIGHT = 64
+"""Steps without drafts and padding, after memory had no cells for them."""
 CALIBRATED = 2 << 30
 """Weights of at most so many bytes: one step on one thread is soon done."""
 
@@ -61,6 +66,11 @@ class Engine:
             self._context = self._make_context()
         self._team, self._watchdog = Team(self._n_threads), Watchdog(self.abort)
         self._scheduler = self._make_scheduler()
+        self._times = RowTimes(self._context.n_outputs if self._context is not None else 1)
+        self._times.use(self._team.size)
+        self._drafts: dict[int, list[int]] = {}
+        self._price = 0.0
+        self._tight_until = 0
         self._grammars = Grammars(model)
         self._inbox: deque[Stream | FailOut | int] = deque()
         self._streams: dict[int, Stream] = {}
@@ -194,6 +204,9 @@ class Engine:
             "prompt_tokens": counts.prompt_tokens,
             "cached_tokens": counts.cached_tokens,
             "output_tokens": counts.output_tokens,
+            "drafted": counts.drafted,
+            "accepted": counts.accepted,
+            "padded": counts.padded,
             "shifts": counts.shifts,
             "aborts": counts.aborts,
             "decode_seconds": counts.seconds,
@@ -218,7 +231,9 @@ class Engine:
         text = TextStream(options.stop)
         constraint = self._grammars.constraint(request.format) if request.format else None
         sampler = Sampler(Recipe.of(options, limit))
-        return Stream(model, request, seq, sampler=sampler, text=text, constraint=constraint)
+        most = MAX_DRAFT if options.draft_num_predict is None else min(options.draft_num_predict, MAX_DRAFT)
+        lookup = Lookup(tokens, most) if most > 0 and not model.recurrent else None
+        return Stream(model, request, seq, sampler=sampler, text=text, constraint=constraint, lookup=lookup)
 
     def _prompt(self, request: Request) -> list[int]:
         model = self._model
@@ -253,23 +268,31 @@ class Engine:
         batch = scheduler.plan()
         if not batch.chunks:
             return out
+        rows = self._speculate(batch)
         count = self._fill(batch)
-        patience = self._team.patience(count)
+        if count < rows:
+            context.pad(count, rows)
+        patience = self._team.patience(rows)
         self._watchdog.arm(patience)
         begun = time.perf_counter()
-        status = context.decode(count)
+        status = context.decode(rows)
         ended = time.perf_counter()
         self._watchdog.disarm()
         self._reading = frozenset()
+        if status is Decoded.DONE and batch.replies == len(batch.chunks):
+            self._times.observe(rows, ended - begun)
         cut = status is Decoded.ABORTED and ended - begun >= patience
-        if (cut or status is Decoded.DONE) and self._team.observe(count, ended - begun, ended, cut=cut):
+        if (cut or status is Decoded.DONE) and self._team.observe(rows, ended - begun, ended, cut=cut):
             context.set_threads(self._team.size)
+            self._times.use(self._team.size)
+        if rows > batch.size:
+            context.cut(context.scratch, 0)
         if status is Decoded.DONE:
-            self._count(batch, count, ended - begun)
+            self._count(batch, rows, ended - begun)
             scheduler.commit(batch)
             self._sample(batch, context.logits(), out)
         else:
-            self._undo(batch, status, out)
+            self._undo(batch, rows, status, out)
         return out
 
     def _take_inbox(self, out: list[Output]) -> None:
@@ -312,8 +335,27 @@ class Engine:
             case Shift(slot, start, count):
                 return context.shift(slot, start, count)
 
+    def _speculate(self, batch: Batch) -> int:
+        """Choose drafts for the replies of a batch; return how many rows it should have with them and with padding.
+
+        Only a batch of replies has room: beside prompts, blocks are full of prompt tokens already.
+        """
+        self._drafts.clear()
+        size = batch.size
+        if batch.replies < len(batch.chunks) or self._counts.decodes < self._tight_until or self._model.recurrent:
+            return size
+        streams = [self._streams[chunk.seq.id] for chunk in batch.chunks]
+        plan = choose([stream.offer() for stream in streams], self._times)
+        if plan is None:
+            return self._times.rounded(size)
+        self._price = plan.price
+        for stream, count in zip(streams, plan.sizes, strict=True):
+            if count and stream.lookup is not None:
+                self._drafts[stream.id] = stream.lookup.guess(count)
+        return plan.rows
+
     def _fill(self, batch: Batch) -> int:
-        """Write the batch into the native arrays; return the number of rows."""
+        """Write the batch and its drafts into the native arrays; return the number of rows."""
         context = self._context
         assert context is not None
         tokens, positions, sequences, outputs = context.tokens, context.positions, context.sequences, context.outputs
@@ -322,6 +364,11 @@ class Engine:
             if size == 1:
                 tokens[row], positions[row], sequences[row], outputs[row] = seq.tokens[start], start, seq.slot, output
                 row += 1
+                if (draft := self._drafts.get(seq.id)) is not None:
+                    end = row + len(draft)
+                    tokens[row:end], positions[row:end] = draft, self._iota[start + 1 : start + 1 + len(draft)]
+                    sequences[row:end], outputs[row:end] = seq.slot, 1
+                    row = end
                 continue
             end = row + size
             tokens[row:end] = seq.tokens[start : start + size]
@@ -334,34 +381,55 @@ class Engine:
             self._reading = frozenset(chunk.seq.id for chunk in batch.chunks[batch.replies :])
         return row
 
-    def _count(self, batch: Batch, count: int, seconds: float) -> None:
-        counts = self._counts
+    def _count(self, batch: Batch, rows: int, seconds: float) -> None:
+        counts, size = self._counts, batch.size
         counts.seconds += seconds
         counts.decodes += 1
-        counts.prompt_tokens += count - batch.replies
+        counts.prompt_tokens += size - batch.replies
         if batch.replies:
             counts.rows[batch.replies] += 1
+        drafted = sum(map(len, self._drafts.values()))
+        counts.drafted += drafted
+        counts.padded += rows - size - drafted
 
     def _sample(self, batch: Batch, logits: Floats, out: list[Output]) -> None:
         row = 0
         for chunk in batch.chunks:
             if not chunk.output:
                 continue
-            stream = self._streams[chunk.seq.id]
+            stream, draft = self._streams[chunk.seq.id], self._drafts.get(chunk.seq.id, ())
             try:
-                text = stream.advance(logits[row])
+                self._advance(stream, logits[row:], draft, out)
             except OllamaError as error:
                 self._end(stream, FailOut(stream.id, error.message, error.status), out)
                 continue
             finally:
-                row += 1
-            if text is not None:
-                out.append(text)
+                row += 1 + len(draft)
             if stream.reason:
                 self._end(stream, stream.finish(), out)
             elif stream.seq.full:
                 self._counts.shifts += 1
                 self._apply(self._scheduler.shift(stream.seq))
+
+    def _advance(self, stream: Stream, logits: Floats, draft: Items[int], out: list[Output]) -> None:
+        """Take the next token, and then those of the draft for as long as it says what is drawn; forget its rest."""
+        seq, accepted = stream.seq, 0
+        try:
+            for row, guess in enumerate((*draft, None)):
+                text = stream.advance(logits[row])
+                if text is not None:
+                    out.append(text)
+                if stream.reason or seq.tokens[-1] != guess:
+                    break
+                seq.accept()
+                accepted += 1
+        finally:
+            if draft:
+                self._counts.accepted += accepted
+                if stream.lookup is not None:
+                    stream.lookup.balance += accepted - self._price * len(draft)
+                if accepted < len(draft):
+                    self._apply([Cut(seq.slot, seq.n_past)])
 
     def _end(self, stream: Stream, last: FinishOut | FailOut, out: list[Output]) -> None:
         self._counts.output_tokens += stream.seq.n_new
@@ -370,11 +438,13 @@ class Engine:
         stream.close()
         out.append(last)
 
-    def _undo(self, batch: Batch, status: Decoded, out: list[Output]) -> None:
+    def _undo(self, batch: Batch, rows: int, status: Decoded, out: list[Output]) -> None:
         """A decode that was not done: memory goes back to where the batch began; who is to blame fails."""
         self._apply(Cut(chunk.seq.slot, chunk.start) for chunk in batch.chunks)
         if status is Decoded.ABORTED:
             self._counts.aborts += 1
+        elif status is Decoded.NO_ROOM and rows > batch.size:
+            self._tight_until = self._counts.decodes + TIGHT
         elif status is Decoded.NO_ROOM:
             self._make_room(batch, out)
         else:

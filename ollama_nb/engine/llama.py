@@ -28,7 +28,9 @@ from ollama_nb.errors import LoadError
 PINNED = "0.3.36"
 """The llama-cpp-python whose native structures this file was written for."""
 BUILD = f"llama-cpp-python {llama_cpp.__version__}"
-MAX_SEQUENCES = 256
+MAX_SEQUENCES = 255
+"""llama.cpp's 256, less the one for padding rows."""
+OUTPUT_BLOCK = 8
 KV_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "q8_0": 8, "bf16": 30}
 """KV cache type → ggml type number."""
 POOLING = {-1: "none", 0: "none", 1: "mean", 2: "cls", 3: "last", 4: "rank"}
@@ -252,6 +254,8 @@ class Context:
     """Memory for ``n_seq`` sequences in ``cells`` cells, and the batch arrays ``tokens``, ``positions``,
     ``sequences``, ``outputs`` (n_batch each), which the caller fills before ``decode``.
 
+    Beyond the served sequences there is one more, ``scratch``, for the padding rows of a step.
+    A step may have ``n_outputs`` rows with logits: one for each sequence, and some for drafts and padding.
     ``pooling`` makes it a context for embeddings. ``abort`` may be called from any thread. Raises LoadError.
     """
 
@@ -270,14 +274,18 @@ class Context:
         adapters: Sequence[str] = (),
     ) -> None:
         self.model, self.n_seq, self.n_batch = model, n_seq, n_batch
+        self.scratch = n_seq
+        generates = pooling is None and not model.recurrent
+        self.n_outputs = max(2 * OUTPUT_BLOCK, -(-n_seq // OUTPUT_BLOCK) * OUTPUT_BLOCK) if generates else n_seq
         params = L.llama_context_default_params()
-        params.n_ctx, params.n_batch, params.n_ubatch, params.n_seq_max = cells, n_batch, n_ubatch, n_seq
+        params.n_ctx, params.n_batch, params.n_ubatch = cells, n_batch, n_ubatch
+        params.n_seq_max = n_seq + generates
         params.n_threads = params.n_threads_batch = n_threads
         params.flash_attn_type = -1 if flash_attention is None else int(flash_attention)
         params.type_k = params.type_v = KV_TYPES[kv_type]
         params.kv_unified, params.no_perf = True, True
         if pooling is None:
-            params.n_outputs_max = n_seq  # otherwise room for n_batch rows of logits is kept, 300 MB for 150k words
+            params.n_outputs_max = self.n_outputs  # else n_batch rows of logits have room: 300 MB for 150k words
         else:
             params.embeddings = True
             params.pooling_type = {name: number for number, name in POOLING.items()}[pooling]
@@ -343,10 +351,10 @@ class Context:
         return math.inf if status is Decoded.ABORTED else seconds
 
     def logits(self) -> Floats:
-        """Rows of logits [n_seq, n_vocab] in the order of the outputs; ours to change, valid until the next decode."""
+        """Rows of logits [n_outputs, n_vocab], as ordered in the batch; ours to change, valid until the next decode."""
         address = _address_of_logits(self.handle)
         if address != self._logits_at:
-            self._logits = _floats(address, self.n_seq, self.model.n_vocab)
+            self._logits = _floats(address, self.n_outputs, self.model.n_vocab)
             self._logits_at = address
         return self._logits
 
@@ -374,6 +382,14 @@ class Context:
             return True
         L.llama_memory_seq_rm(self.memory, target, -1, -1)
         return False
+
+    def pad(self, count: int, rows: int) -> None:
+        """Fill the batch from ``count`` to ``rows`` with rows of the scratch sequence; cut it after the decode.
+
+        They ask for logits as the others do: the output matrix is the widest, and gains most from a full block.
+        """
+        self.tokens[count:rows], self.positions[count:rows] = max(self.model.bos, 0), np.arange(rows - count)
+        self.sequences[count:rows], self.outputs[count:rows] = self.scratch, 1
 
     def shift(self, seq: int, start: int, count: int) -> bool:
         """Drop positions [start, start + count) and move the later ones down. False: all of the sequence is gone."""

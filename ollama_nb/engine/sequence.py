@@ -103,6 +103,14 @@ class Sequence:
         self.tokens.append(token)
         self.n_new += 1
 
+    def accept(self) -> None:
+        """The newest token was read already, as a draft."""
+        self.n_past += 1
+
+    def room(self) -> int:
+        """How many tokens could be drafted beyond the next one: window and reply bound them."""
+        return min(self.limit - len(self.tokens), self.max_new - self.n_new) - 1
+
     def discard_half(self) -> int:
         """Drop the older half of what is not protected from the window; return how many tokens that was."""
         count = max((self.limit - self.keep) // 2, 1)

@@ -7,6 +7,7 @@ import time
 
 import numpy as np
 
+from ollama_nb.engine.draft import Lookup
 from ollama_nb.engine.grammar import Constraint
 from ollama_nb.engine.llama import Floats, Model
 from ollama_nb.engine.output import FinishOut, TextOut, TokenProb, TopToken
@@ -29,10 +30,12 @@ class Stream:
         sampler: Sampler,
         text: TextStream,
         constraint: Constraint | None = None,
+        lookup: Lookup | None = None,
     ) -> None:
         self.id = request.id
         self.seq = seq
         self.sampler = sampler
+        self.lookup = lookup
         self.reason = ""
         self._model, self._eog = model, model.eog
         self._text, self._guard = text, RepeatGuard()
@@ -56,6 +59,8 @@ class Stream:
         else:
             token = self._constraint.pick(self.sampler, row, seq.tokens)
         seq.append(token)
+        if self.lookup is not None:
+            self.lookup.feed(token)
         if token in self._eog:
             self.reason = "stop"
             return self._out(self._text.end(), ())
@@ -66,6 +71,10 @@ class Stream:
         if self.reason:
             text += self._text.end()
         return self._out(text, () if raw is None else (self._probability(raw, token),))
+
+    def offer(self) -> list[float]:
+        """For each token that could be drafted now, the chance that it comes true."""
+        return self.lookup.chances(self.seq.room()) if self.lookup is not None else []
 
     def cancel(self) -> TextOut | None:
         """End it as cancelled; what was held back comes out."""
