@@ -8,7 +8,11 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineConfig:
-    """What to load and how. ``n_ctx`` is per sequence; 0 threads: from facts."""
+    """What to load and how. ``n_ctx`` is per sequence; 0 threads: from facts.
+
+    Long prefixes are kept in ``prefix_folder`` (empty: not at all), ``prefix_bytes`` for all models together, where
+    they save at least ``prefix_gain`` seconds of computing another time.
+    """
 
     path: str
     adapters: tuple[str, ...] = ()
@@ -22,6 +26,9 @@ class EngineConfig:
     flash_attention: bool | None = None
     kv_cache_type: str = "f16"
     vocab_only: bool = False
+    prefix_folder: str = ""
+    prefix_bytes: int = 0
+    prefix_gain: float = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

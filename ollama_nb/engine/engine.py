@@ -6,10 +6,12 @@ thread and take effect in the next step. Every submitted request ends in exactly
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import deque
 from collections.abc import Iterable
 from collections.abc import Sequence as Items
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,8 @@ from ollama_nb.engine.hardware import default_threads
 from ollama_nb.engine.llama import BUILD, KV_TYPES, MAX_SEQUENCES, Context, Decoded, Floats, Model
 from ollama_nb.engine.output import FailOut, FinishOut, Output
 from ollama_nb.engine.pace import LEAST_PATIENCE, Team, Watchdog
+from ollama_nb.engine.prefix_files import PrefixFiles, identity
+from ollama_nb.engine.prefix_keeper import PrefixCounts, PrefixKeeper
 from ollama_nb.engine.rows import RowTimes
 from ollama_nb.engine.sampler import Recipe, Sampler
 from ollama_nb.engine.scheduler import Batch, Scheduler
@@ -35,6 +39,8 @@ MICRO_BATCH = 512
 MAX_DRAFT = 15
 TIGHT = 64
 """Steps without drafts and padding, after memory had no cells for them."""
+FETCH_WAIT = 0.02
+"""Seconds of a step that has nothing to do but wait for the disk."""
 CALIBRATED = 2 << 30
 """Weights of at most so many bytes: one step on one thread is soon done."""
 
@@ -66,6 +72,7 @@ class Engine:
             self._context = self._make_context()
         self._team, self._watchdog = Team(self._n_threads), Watchdog(self.abort)
         self._scheduler = self._make_scheduler()
+        self._keeper = self._make_keeper()
         self._times = RowTimes(self._context.n_outputs if self._context is not None else 1)
         self._times.use(self._team.size)
         self._drafts: dict[int, list[int]] = {}
@@ -131,6 +138,27 @@ class Engine:
         cuttable = not self._model.recurrent
         return Scheduler(self._n_seq, context.n_batch, cuttable=cuttable, can_shift=context.can_shift)
 
+    def _make_keeper(self) -> PrefixKeeper | None:
+        """The disk's side, where it is switched on."""
+        config, model, context = self.config, self._model, self._context
+        if context is None or not config.prefix_folder or config.prefix_bytes <= 0:
+            return None
+        with contextlib.suppress(OSError):
+            facts = identity(
+                BUILD,
+                config.path,
+                config.adapters,
+                kv_type=config.kv_cache_type,
+                flash=str(config.flash_attention),
+                gpu=model.offloaded() > 0,
+            )
+            files = PrefixFiles(Path(config.prefix_folder), facts, config.prefix_bytes)
+            limit, cuttable = self._n_ctx, not model.recurrent
+            return PrefixKeeper(
+                context, self._scheduler, files, limit=limit, least=config.prefix_gain, cuttable=cuttable
+            )
+        return None
+
     def _gather_facts(self, seconds: float) -> EngineFacts:
         model = self._model
         cells = self._n_ctx * self._n_seq if self._context else 0
@@ -160,6 +188,8 @@ class Engine:
         self._streams.clear()
         self._inbox.clear()
         self._watchdog.close()
+        if self._keeper is not None:
+            self._keeper.close()
         if self._embedder is not None:
             self._embedder.close()
         if self._context is not None:
@@ -188,6 +218,11 @@ class Engine:
         if self._embedder is not None:
             self._embedder.context.abort()
 
+    def flush(self, seconds: float) -> None:
+        """Let a prefix that is just being written reach the disk. Any thread."""
+        if self._keeper is not None:
+            self._keeper.flush(seconds)
+
     @property
     def busy(self) -> bool:
         """Something is queued or runs: ``step`` has work."""
@@ -197,12 +232,17 @@ class Engine:
     def counters(self) -> dict[str, Any]:
         """Counters since load, by name (JSON)."""
         counts, slots = self._counts, self._scheduler.slots
+        disk = PrefixCounts() if self._keeper is None else self._keeper.counts
         return {
             "decodes": counts.decodes,
             "rows": {str(rows): count for rows, count in sorted(counts.rows.items())},
             "max_rows": max(counts.rows, default=0),
             "prompt_tokens": counts.prompt_tokens,
             "cached_tokens": counts.cached_tokens,
+            "disk_hits": disk.hits,
+            "disk_tokens": disk.tokens,
+            "disk_bytes": disk.bytes,
+            "disk_kept": disk.kept,
             "output_tokens": counts.output_tokens,
             "drafted": counts.drafted,
             "accepted": counts.accepted,
@@ -267,6 +307,8 @@ class Engine:
             self._admit()
         batch = scheduler.plan()
         if not batch.chunks:
+            if self._keeper is not None:
+                self._keeper.wait(FETCH_WAIT)
             return out
         rows = self._speculate(batch)
         count = self._fill(batch)
@@ -290,6 +332,8 @@ class Engine:
         if status is Decoded.DONE:
             self._count(batch, rows, ended - begun)
             scheduler.commit(batch)
+            if self._keeper is not None:
+                self._keeper.observe(batch, ended - begun)
             self._sample(batch, context.logits(), out)
         else:
             self._undo(batch, rows, status, out)
@@ -310,11 +354,15 @@ class Engine:
                 self._end(stream, stream.finish(), out)
 
     def _admit(self) -> None:
-        waiting = list(self._scheduler.waiting)
+        keeper, waiting = self._keeper, list(self._scheduler.waiting)
+        if keeper is not None:
+            keeper.look()
         self._apply(self._scheduler.admit())
         now = time.perf_counter()
         for seq in waiting:
             if seq.state is State.PREFILL:
+                if keeper is not None:
+                    keeper.restore(seq)
                 self._streams[seq.id].started = now
                 self._counts.cached_tokens += seq.cached
 
@@ -433,6 +481,8 @@ class Engine:
 
     def _end(self, stream: Stream, last: FinishOut | FailOut, out: list[Output]) -> None:
         self._counts.output_tokens += stream.seq.n_new
+        if self._keeper is not None:
+            self._keeper.leave(stream.seq, whole=isinstance(last, FinishOut))
         self._scheduler.remove(stream.seq)
         del self._streams[stream.id]
         stream.close()

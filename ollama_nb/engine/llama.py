@@ -40,6 +40,7 @@ _PIECE_BYTES = 512
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int32]
+Bytes = npt.NDArray[np.uint8]
 
 _log: deque[str] = deque(maxlen=400)
 
@@ -399,6 +400,23 @@ class Context:
         L.llama_memory_seq_add(self.memory, seq, start + count, -1, -count)
         return True
 
+    def state_size(self, seq: int) -> int:
+        """Bytes that ``save`` would give."""
+        return int(L.llama_state_seq_get_size(self.handle, seq))
+
+    def save(self, seq: int) -> Bytes:
+        """A copy of what memory holds of a sequence; empty when there is nothing."""
+        state = np.empty(self.state_size(seq), np.uint8)
+        count = L.llama_state_seq_get_data(self.handle, _octets(state), len(state), seq)
+        return state[:count]
+
+    def restore(self, seq: int, state: Bytes) -> bool:
+        """Replace a sequence by one that ``save`` gave under the same build, model and cache types.
+
+        False: there is no room for it, or it is not that; the sequence is empty.
+        """
+        return bool(L.llama_state_seq_set_data(self.handle, _octets(state), len(state), seq) == len(state))
+
     def clear(self) -> None:
         """Forget everything."""
         if self.memory:
@@ -435,6 +453,10 @@ _STEPS: dict[str, Any] = {
     "temperature": L.llama_sampler_init_temp,
     "dist": L.llama_sampler_init_dist,
 }
+
+
+def _octets(data: Bytes) -> Any:
+    return data.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
 
 
 class Chain:

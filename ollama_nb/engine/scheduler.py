@@ -71,12 +71,14 @@ class Scheduler:
     def admit(self) -> list[MemoryOp]:
         """Give slots to waiting sequences in the order they came; return what memory must do first.
 
-        One that waits for a shared beginning does not hold up those behind it.
+        One that waits for a shared beginning, or for one from the disk, does not hold up those behind it.
         """
         ops: list[MemoryOp] = []
         for seq in list(self.waiting):
             leader = seq.leader
             if leader is not None and leader.state is State.PREFILL and leader.n_past < seq.leader_at:
+                continue
+            if seq.held:
                 continue
             seq.leader = None
             placed = self.slots.place(seq)

@@ -53,8 +53,8 @@ class Sequence:
     """Tokens, limits and place of one running request."""
 
     __slots__ = (
-        "cached", "dropped", "exact", "id", "keep", "leader", "leader_at", "limit", "max_new", "n_new", "n_past",
-        "n_prompt", "shift", "slot", "state", "tokens",
+        "cached", "dropped", "exact", "held", "id", "keep", "leader", "leader_at", "limit", "max_new", "n_new",
+        "n_past", "n_prompt", "shift", "slot", "state", "tokens",
     )  # fmt: skip
 
     def __init__(
@@ -82,6 +82,8 @@ class Sequence:
         self.leader: Sequence | None = None
         """While waiting: a sequence that is just reading the same prefix, to be shared at ``leader_at`` tokens."""
         self.leader_at = 0
+        self.held = False
+        """While waiting: its prefix is on its way from the disk."""
 
     @property
     def pending(self) -> int:

@@ -25,6 +25,9 @@ from ollama_nb.engine.sequence import Request
 from ollama_nb.errors import OllamaError, RunnerCrashed
 from ollama_nb.runner import confine, wire
 
+LAST_WRITE = 2.0
+"""Seconds that the end of this process waits for a prefix that is on its way to the disk."""
+
 
 class RunnerProcess:
     """Reads Load, then answers requests until the socket closes."""
@@ -133,6 +136,8 @@ class RunnerProcess:
         except RunnerCrashed as error:
             print(error, file=sys.stderr, flush=True)
             status = 1
+        if self._engine is not None:
+            self._engine.flush(LAST_WRITE)
         os._exit(status)
 
     def _arrived(self, message: Any) -> None:

@@ -58,6 +58,8 @@ def place(model: Model, gguf: GGUF, options: Options, settings: Settings, machin
         use_mmap=options.use_mmap is not False,
         flash_attention=settings.flash_attention,
         kv_cache_type=settings.kv_cache_type,
+        prefix_folder=str(settings.home / "prefixes") if settings.prefix_cache > 0 else "",
+        prefix_bytes=settings.prefix_cache,
     )
     return Placement(load, weights + work + n_seq * n_ctx * cell)
 

@@ -21,7 +21,7 @@ from ollama_nb.runner import spawn, wire
 from ollama_nb.runner.link import End, Link
 
 COMMAND = spawn.module_command("ollama_nb.runner.child")
-STOP_GRACE = 1.0
+STOP_GRACE = 3.0
 TICK = 1.0
 """Seconds between two looks at a runner that has work."""
 PING_AFTER = 5

@@ -21,7 +21,10 @@ _LENGTH = struct.Struct("<I")
 
 
 class Load(msgspec.Struct, frozen=True, tag="load", kw_only=True):
-    """First message to a runner. ``n_ctx`` is per sequence; ``n_seq`` sequences are served at once."""
+    """First message to a runner. ``n_ctx`` is per sequence; ``n_seq`` sequences are served at once.
+
+    ``prefix_*``: long prefixes on disk, see ``engine.config.EngineConfig``; an empty folder: none.
+    """
 
     path: str
     adapters: tuple[str, ...] = ()
@@ -35,6 +38,9 @@ class Load(msgspec.Struct, frozen=True, tag="load", kw_only=True):
     flash_attention: bool | None = None
     kv_cache_type: str = "f16"
     vocab_only: bool = False
+    prefix_folder: str = ""
+    prefix_bytes: int = 0
+    prefix_gain: float = 0.5
 
 
 class Complete(msgspec.Struct, frozen=True, tag="complete", kw_only=True):
