@@ -16,13 +16,17 @@ Format = str | Mapping[str, Any] | None
 class Inference:
     """What chat and generate have in common. ``keep_alive`` is seconds, inf for ever, None for "leave as is".
 
-    ``options`` are the request's own, unlayered; ``top_logprobs`` counts only with ``logprobs``.
+    ``options`` are the request's own, unlayered; ``top_logprobs`` counts only with ``logprobs``. At most one of
+    ``format``, ``grammar`` (GBNF), ``regex`` (the whole answer matches) and ``choices`` (the answer is one of them).
     """
 
     model: str
     options: Mapping[str, Any] = field(default_factory=dict)
     keep_alive: float | None = None
     format: Format = None
+    grammar: str = ""
+    regex: str = ""
+    choices: tuple[str, ...] | None = None
     think: Think = None
     logprobs: bool = False
     top_logprobs: int = 0

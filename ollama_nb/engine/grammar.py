@@ -1,4 +1,4 @@
-"""Constraints on a reply: JSON mode and JSON Schemas, by llguidance.
+"""Constraints on a reply: JSON mode, JSON Schemas, GBNF, regular expressions and choices, by llguidance.
 
 Rule: the reply matches, or the request is refused with the reason; nothing is dropped silently. The sampler draws
 freely, that one token is checked, and only a refused one costs a mask over the vocabulary and a second draw. JSON comes
@@ -16,35 +16,47 @@ import numpy as np
 import numpy.typing as npt
 from llguidance import LLMatcher, LLTokenizer
 
+from ollama_nb.engine.gbnf import to_lark
 from ollama_nb.engine.llama import Floats, Model
+from ollama_nb.engine.patterns import read_choices, read_regex
 from ollama_nb.engine.sampler import Sampler
 from ollama_nb.errors import BadRequest, OllamaError
 
 MAX_SCHEMA_BYTES = 256 << 10
 MAX_DEPTH = 64
 KEPT_GRAMMARS = 16
+_COMPILER_STACK = 256 << 20
+"""Bytes of address space; memory is taken only as far as it is used."""
+_TRIED = 4
 _STYLE: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": ", "lenient": False}
 
 
 class Constraint:
     """One reply's place in its grammar."""
 
-    def __init__(self, matcher: LLMatcher, n_vocab: int) -> None:
+    def __init__(self, matcher: LLMatcher, model: Model) -> None:
         self._matcher = matcher
-        self._n_vocab = n_vocab
-        self._bits = np.zeros((n_vocab + 31) // 32, np.int32)
+        self._n_vocab, self._eog = model.n_vocab, model.eog
+        self._bits = np.zeros((model.n_vocab + 31) // 32, np.int32)
 
     def pick(self, sampler: Sampler, row: Floats, history: list[int]) -> int:
         """A token that the grammar allows. Raises OllamaError when the grammar grew past its limits."""
         token = sampler.pick(row, history)
-        if self._matcher.validate_tokens([token]) != 1:
-            allowed = self._allowed()
+        if not self.allows(token):
+            allowed = self.allowed()
             token = sampler.choose_among(row, allowed) if len(allowed) else token
+        if token in self._eog and not self._matcher.is_accepting():  # llguidance ends where it knows no way on
+            raise OllamaError("the format constraint failed: nothing that this model can write goes on from here")
         if not self._matcher.consume_token(token):
             raise OllamaError(f"the format constraint failed: {_first_line(self._matcher.get_error())}")
         return token
 
-    def _allowed(self) -> npt.NDArray[np.intp]:
+    def allows(self, token: int) -> bool:
+        """Whether that token may come next."""
+        return bool(self._matcher.validate_tokens([token]) == 1)
+
+    def allowed(self) -> npt.NDArray[np.intp]:
+        """All tokens that may come next, ascending."""
         self._matcher.unsafe_compute_mask_ptr(self._bits.ctypes.data, self._bits.nbytes)
         return np.flatnonzero(np.unpackbits(self._bits.view(np.uint8), count=self._n_vocab, bitorder="little"))
 
@@ -64,7 +76,11 @@ class Grammars:
         self._lock = threading.Lock()
 
     def constraint(self, format: str) -> Constraint:
-        """A fresh constraint for ``json`` or a JSON Schema as text. Raises BadRequest with the reason."""
+        """A fresh constraint. Raises BadRequest with the reason.
+
+        ``format``: ``json``, a JSON Schema as text, or ``grammar:`` (GBNF), ``regex:`` or ``choices:`` (a JSON list)
+        and what belongs to it.
+        """
         with self._lock:
             matcher = self._kept.get(format)
             if matcher is None:
@@ -72,20 +88,57 @@ class Grammars:
                 if len(self._kept) > KEPT_GRAMMARS:
                     self._kept.popitem(last=False)
             self._kept.move_to_end(format)
-            return Constraint(matcher.deep_copy(), self._model.n_vocab)
+            return Constraint(matcher.deep_copy(), self._model)
 
     def _compile(self, format: str) -> LLMatcher:
-        schema = {"type": "object"} if format == "json" else read_schema(format)
+        kind, grammar = read_format(format)
         if self._tokenizer is None:
             self._tokenizer = _tokenizer(self._model)
-        try:
-            grammar = LLMatcher.grammar_from_json_schema(schema, overrides=_STYLE)
-        except ValueError as error:
-            raise BadRequest(f"invalid format: {_first_line(str(error))}") from error
-        matcher = LLMatcher(self._tokenizer, grammar, log_level=0)
+        matcher = _with_deep_stack(self._tokenizer, grammar)
         if matcher.is_error():
-            raise BadRequest(f"invalid format: {_first_line(matcher.get_error())}")
+            raise BadRequest(f"invalid {kind}: {_first_line(matcher.get_error())}")
+        if kind != "format" and not self._can_begin(matcher):
+            raise BadRequest(f"invalid {kind}: it is too large, or nothing that this model can write matches it")
         return matcher
+
+    def _can_begin(self, matcher: LLMatcher) -> bool:
+        """Some token may come first. A pattern that is too large is noticed when it is first asked that."""
+        if matcher.is_accepting():
+            return True
+        allowed = Constraint(matcher.deep_copy(), self._model).allowed().tolist()
+        first = [token for token in allowed if token not in self._model.eog][:_TRIED]
+        return any(matcher.deep_copy().consume_token(token) for token in first)
+
+
+def read_format(format: str) -> tuple[str, str]:
+    """What a format is called in errors, and the grammar that llguidance is to compile. Raises BadRequest."""
+    kind, colon, text = format.partition(":")
+    if colon:
+        match kind:
+            case "grammar":
+                return kind, LLMatcher.grammar_from_lark(to_lark(text))
+            case "regex":
+                return kind, LLMatcher.grammar_from_regex(read_regex(text))
+            case "choices":
+                return kind, LLMatcher.grammar_from_regex(read_choices(text))
+    schema = {"type": "object"} if format == "json" else read_schema(format)
+    try:
+        return "format", LLMatcher.grammar_from_json_schema(schema, overrides=_STYLE)
+    except ValueError as error:
+        raise BadRequest(f"invalid format: {_first_line(str(error))}") from error
+
+
+def _with_deep_stack(tokenizer: LLTokenizer, grammar: str) -> LLMatcher:
+    """Compile on a thread with room: the compiler calls itself for each rule that a rule refers to."""
+    found: list[LLMatcher] = []
+    usual = threading.stack_size(_COMPILER_STACK)
+    try:
+        thread = threading.Thread(target=lambda: found.append(LLMatcher(tokenizer, grammar, log_level=0)))
+        thread.start()
+    finally:
+        threading.stack_size(usual)
+    thread.join()
+    return found[0]
 
 
 def _tokenizer(model: Model) -> LLTokenizer:

@@ -14,6 +14,8 @@ import msgspec
 
 from ollama_nb.api.chat import PromptJob
 from ollama_nb.api.options import Options
+from ollama_nb.engine import output
+from ollama_nb.engine.config import EngineFacts
 from ollama_nb.errors import RunnerCrashed
 
 MAX_FRAME = 256 << 20
@@ -46,7 +48,8 @@ class Load(msgspec.Struct, frozen=True, tag="load", kw_only=True):
 class Complete(msgspec.Struct, frozen=True, tag="complete", kw_only=True):
     """Generate from a prompt text (special tokens parsed) or from ``tokens``.
 
-    ``logprobs`` -1: off, else how many top ones. ``format``: ``json``, a JSON Schema as text, or empty.
+    ``logprobs`` -1: off, else how many top ones. ``format``: empty, ``json``, a JSON Schema as
+    text, or ``grammar:``, ``regex:``, ``choices:`` (a JSON list) and what belongs to it.
     ``shift``: discard old context when it is full.
     ``num_ctx``: this request's own limit, at most the loaded one (0: the loaded one).
     """
@@ -103,66 +106,14 @@ class Ping(msgspec.Struct, frozen=True, tag="ping"):
 Request = Load | Complete | Embed | Tokenize | Detokenize | Cancel | GetStats | Ping
 
 
-class Loaded(msgspec.Struct, frozen=True, tag="loaded", kw_only=True):
-    """The model is ready. Sizes in bytes; ``pooling`` is ``none``, ``mean``, ``cls``, ``last`` or ``rank``."""
-
-    n_ctx: int
-    n_ctx_train: int
-    n_seq: int
-    n_vocab: int
-    n_embd: int
-    size: int
-    size_vram: int
-    add_bos: bool
-    add_eos: bool
-    bos: str
-    eos: str
-    pooling: str
-    load_seconds: float
-    build: str
-
-
 class LoadFailed(msgspec.Struct, frozen=True, tag="load_failed"):
     message: str
 
 
-class TopToken(msgspec.Struct, frozen=True, array_like=True):
-    token: bytes
-    logprob: float
-
-
-class TokenProb(msgspec.Struct, frozen=True, array_like=True):
-    token: bytes
-    logprob: float
-    top: tuple[TopToken, ...] = ()
-
-
-class Text(msgspec.Struct, frozen=True, tag="text"):
-    """New text of one request; may be empty while the bytes of a character are still missing."""
-
-    id: int
-    text: str
-    logprobs: tuple[TokenProb, ...] = ()
-
-
-class Finished(msgspec.Struct, frozen=True, tag="finished", kw_only=True):
-    """The end of a Complete: ``stop``, ``length`` or ``cancelled``. ``prompt_tokens`` includes cached ones."""
-
-    id: int
-    reason: str
-    prompt_tokens: int = 0
-    cached_tokens: int = 0
-    prompt_seconds: float = 0.0
-    output_tokens: int = 0
-    output_seconds: float = 0.0
-    prompt_tokens_dropped: int = 0
-    tokens: tuple[int, ...] = ()
-
-
-class Failed(msgspec.Struct, frozen=True, tag="failed"):
-    id: int
-    message: str
-    status: int = 500
+# What the engine finds and gives out goes over the wire as it is.
+Loaded = EngineFacts
+TopToken, TokenProb = output.TopToken, output.TokenProb
+Text, Finished, Failed = output.TextOut, output.FinishOut, output.FailOut
 
 
 class Embedded(msgspec.Struct, frozen=True, tag="embedded"):

@@ -5,13 +5,11 @@ The order of the checks and their texts are what clients see first of all errors
 
 from __future__ import annotations
 
-import json
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, replace
 
-from ollama_nb.api.chat import Format, Inference
-from ollama_nb.api.encode import go_json
+from ollama_nb.api.chat import Inference
 from ollama_nb.api.events import Done, Event, Rendered, Stats
 from ollama_nb.api.messages import Message, Think, Tool
 from ollama_nb.api.models import GGUF, Model
@@ -20,13 +18,13 @@ from ollama_nb.errors import BadRequest, Cancelled
 from ollama_nb.runner.pool import Lease
 from ollama_nb.service import capabilities as caps
 from ollama_nb.service.answer import Answer
+from ollama_nb.service.constraint import constraint_text
 from ollama_nb.service.load import acquire
 from ollama_nb.service.passes import Ask
 from ollama_nb.service.prompt import Prompt
 from ollama_nb.service.requests import LiveRequest
 from ollama_nb.service.resolve import weights_header
 from ollama_nb.service.rooms import Rooms
-from ollama_nb.template.printing import quote as go_quote
 
 MOST_TOP_LOGPROBS = 20
 _NO_SHIFT = frozenset({"deepseek2"})
@@ -83,18 +81,7 @@ async def get_ready(
         _refuse_images(request.model, has)
     options, warnings = Options.layered(model.params, request.options)
     prompting = caps.prompting(model, gguf, go_template)
-    return Ready(model, gguf, prompting, think, options, format_text(request.format), warnings)
-
-
-def format_text(format: Format) -> str:
-    """``json``, a JSON Schema as text, or nothing. Raises BadRequest for anything else."""
-    if format is None or format == "":
-        return ""
-    if format == "json":
-        return "json"
-    if isinstance(format, Mapping):
-        return json.dumps(dict(format), ensure_ascii=False, separators=(",", ":"))
-    raise BadRequest(f'invalid format: {go_quote(go_json(format))}; expected "json" or a valid JSON Schema object')
+    return Ready(model, gguf, prompting, think, options, constraint_text(request), warnings)
 
 
 async def load_only(rooms: Rooms, request: Inference, ready: Ready, live: LiveRequest) -> Done:

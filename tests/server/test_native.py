@@ -242,6 +242,15 @@ def test_any_json_is_read_or_is_a_bad_request(value: Any, read: Any) -> None:
         assert error.message and error.status == 400
 
 
+def test_constraints_beside_format() -> None:
+    request = chat(grammar='root ::= "a"', regex="a+", choices=["a", "天"])
+    assert (request.grammar, request.regex, request.choices) == ('root ::= "a"', "a+", ("a", "天"))
+    assert (chat().grammar, chat().regex, chat().choices, chat(choices=[]).choices) == ("", "", None, ())
+    for wrong in ({"grammar": {}}, {"regex": 1}, {"choices": "a"}, {"choices": [1]}):
+        with pytest.raises(BadRequest, match=f"ChatRequest.{next(iter(wrong))} of type "):
+            chat(**wrong)
+
+
 def test_a_tokenize_request() -> None:
     body = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "tools": [{"function": {"name": "f"}}]}
     request = native.read_tokenize(Fields({**body, "think": "low", "add_special": False, "parse_special": True}, "T"))

@@ -1,0 +1,240 @@
+"""GBNF, llama.cpp's grammar language, read and written as the Lark dialect that llguidance compiles.
+
+Rule: every terminal is one character. A lexer takes the longest match, a GBNF rule may stop anywhere; where no two
+terminals differ in length, that makes no difference. Size, rules and nesting are bounded before native code sees them.
+"""
+
+from __future__ import annotations
+
+import re
+
+from ollama_nb.errors import BadRequest
+
+MAX_BYTES = 256 << 10
+MAX_RULES = 5000
+MAX_PARTS = 30_000
+"""Most characters, sets and names of rules on the right-hand sides: the compiler counts in 16 bits."""
+MAX_DEPTH = 64
+MAX_REPEAT = 2000
+"""Most repetitions in a pair of braces, as in llama.cpp."""
+
+_HEADER = "%llguidance {}\n"
+_ANY = r"/[\x{0}-\x{10FFFF}]/"
+_NAME = re.compile(r"[A-Za-z0-9_-]+")
+_BLANK = re.compile(r"(?:[ \t]|#[^\r\n]*)*")
+_BLANK_LINES = re.compile(r"(?:[ \t\r\n]|#[^\r\n]*)*")
+_BRACES = re.compile(r"\{[ \t]*(\d{1,9})[ \t]*(,?)[ \t]*(\d{0,9})[ \t]*\}")
+_ESCAPED = {"t": "\t", "r": "\r", "n": "\n", "\\": "\\", '"': '"', "[": "[", "]": "]"}
+_HEX_DIGITS = {"x": 2, "u": 4, "U": 8}
+
+
+def to_lark(text: str) -> str:
+    """The same language in Lark. Raises BadRequest that names the line for what is no grammar or is too large."""
+    if len(text.encode("utf-8", "replace")) > MAX_BYTES:
+        raise BadRequest(f"invalid grammar: it may have {MAX_BYTES >> 10} KiB of text at most")
+    return _Reader(text).read()
+
+
+class _Reader:
+    """Recursive descent, ``MAX_DEPTH`` groups deep at most. Each reader of a part returns that part's Lark."""
+
+    def __init__(self, text: str) -> None:
+        self._text, self._at = text, 0
+        self._rules: dict[str, str] = {}
+        self._wanted: dict[str, int] = {}
+        self._numbers: dict[str, int] = {}
+        self._parts = 0
+
+    def read(self) -> str:
+        self._skip(_BLANK_LINES)
+        while self._at < len(self._text):
+            self._rule()
+            self._skip(_BLANK_LINES)
+        for name, at in self._wanted.items():
+            if name not in self._rules:
+                raise self._wrong(f'rule "{name}" is not defined', at)
+        if "root" not in self._rules:
+            raise BadRequest('invalid grammar: it has no rule "root"')
+        rules = "".join(f"{self._lark_name(name)}: {body}\n" for name, body in self._rules.items())
+        return f"{_HEADER}start: {self._lark_name('root')}\n{rules}"
+
+    def _rule(self) -> None:
+        at = self._at
+        name = self._name()
+        self._skip(_BLANK)
+        if not self._take("::="):
+            raise self._wrong('expected "::=" after the name of a rule')
+        if name in self._rules:
+            raise self._wrong(f'rule "{name}" is defined twice', at)
+        if len(self._rules) == MAX_RULES:
+            raise self._wrong(f"a grammar may have {MAX_RULES} rules at most", at)
+        self._skip(_BLANK_LINES)
+        self._rules[name] = self._alternatives(0)
+        if self._peek() not in ("", "\r", "\n"):
+            raise self._wrong(f"unexpected {self._peek()!r}")
+
+    def _alternatives(self, depth: int) -> str:
+        found = [self._sequence(depth)]
+        while self._another(depth):
+            self._skip(_BLANK_LINES)
+            found.append(self._sequence(depth))
+        return " | ".join(found)
+
+    def _another(self, depth: int) -> bool:
+        """Take a bar, also one that begins the next line."""
+        before = self._at
+        self._skip(_BLANK_LINES)
+        if self._take("|"):
+            return True
+        if not depth:
+            self._at = before
+        return False
+
+    def _sequence(self, depth: int) -> str:
+        found = []
+        while (item := self._item(depth)) is not None:
+            self._skip(_BLANK_LINES if depth else _BLANK)
+            found.append(item + self._repetition())
+            self._parts += 1
+            if self._parts > MAX_PARTS:
+                raise self._wrong(f"a grammar may have {MAX_PARTS} parts at most")
+            self._skip(_BLANK_LINES if depth else _BLANK)
+        return " ".join(found) or '""'
+
+    def _item(self, depth: int) -> str | None:
+        match self._peek():
+            case '"':
+                return self._literal()
+            case "[":
+                return self._class()
+            case "(":
+                return self._group(depth + 1)
+            case ".":
+                self._at += 1
+                return _ANY
+            case "<" | "!":
+                raise self._wrong("tokens by number or name are not supported, write their text")
+        if _NAME.match(self._text, self._at):
+            at = self._at
+            name = self._name()
+            self._wanted.setdefault(name, at)
+            return self._lark_name(name)
+        return None
+
+    def _group(self, depth: int) -> str:
+        if depth > MAX_DEPTH:
+            raise self._wrong(f"groups may be nested {MAX_DEPTH} levels deep at most")
+        self._at += 1
+        self._skip(_BLANK_LINES)
+        inner = self._alternatives(depth)
+        self._skip(_BLANK_LINES)
+        if not self._take(")"):
+            raise self._wrong('expected ")"')
+        return f"({inner})"
+
+    def _literal(self) -> str:
+        start = self._at
+        self._at += 1
+        found = []
+        while not self._take('"'):
+            found.append(f"/{self._character(start)}/")
+        if len(found) == 1:
+            return found[0]
+        return "(" + " ".join(found) + ")" if found else '""'
+
+    def _class(self) -> str:
+        start = self._at
+        self._at += 1
+        negated = self._take("^")
+        found = []
+        while not self._take("]"):
+            first = last = self._character(start)
+            if self._peek() == "-" and self._text[self._at + 1 : self._at + 2] not in ("]", ""):
+                self._at += 1
+                last = self._character(start)
+                if int(last[3:-1], 16) < int(first[3:-1], 16):
+                    raise self._wrong("a range of characters ends before it begins")
+            found.append(first if first == last else f"{first}-{last}")
+        if not found:
+            if negated:
+                return _ANY
+            raise self._wrong("a set of no characters matches nothing", start)
+        return f"/[{'^' if negated else ''}{''.join(found)}]/"
+
+    def _character(self, start: int) -> str:
+        """One character, by its escape if it has one, as a regular expression names it."""
+        self._parts += 1
+        character = self._peek()
+        if not character:
+            raise self._wrong("the end is missing", start)
+        self._at += 1
+        code = self._escape() if character == "\\" else ord(character)
+        if code > 0x10FFFF or 0xD800 <= code < 0xE000:
+            raise self._wrong(f"U+{code:04X} is no character")
+        return f"\\x{{{code:X}}}"
+
+    def _escape(self) -> int:
+        kind = self._peek()
+        self._at += 1
+        if kind in _ESCAPED:
+            return ord(_ESCAPED[kind])
+        digits = self._text[self._at : self._at + _HEX_DIGITS.get(kind, 0)]
+        if kind not in _HEX_DIGITS or not re.fullmatch(f"[0-9a-fA-F]{{{_HEX_DIGITS[kind]}}}", digits):
+            raise self._wrong(f"unknown escape \\{kind}{digits}")
+        self._at += len(digits)
+        return int(digits, 16)
+
+    def _repetition(self) -> str:
+        mark = self._peek()
+        if mark and mark in "*+?":
+            self._at += 1
+        elif mark == "{":
+            mark = self._braces()
+        else:
+            return ""
+        self._skip(_BLANK)
+        following = self._peek()
+        if following and following in "*+?{":
+            raise self._wrong("one repetition after another: put the first into a group")
+        return mark
+
+    def _braces(self) -> str:
+        found = _BRACES.match(self._text, self._at)
+        if found is None:
+            raise self._wrong("expected {n}, {n,} or {n,m}")
+        least = int(found[1])
+        most = least if not found[2] else int(found[3]) if found[3] else None
+        if (not found[2] and found[3]) or (most is not None and most < least):
+            raise self._wrong("expected {n}, {n,} or {n,m} with n at most m")
+        if max(least, most or 0) > MAX_REPEAT:
+            raise self._wrong(f"a part may be repeated {MAX_REPEAT} times at most")
+        self._at = found.end()
+        return f"{{{least},{'' if most is None else most}}}"
+
+    def _name(self) -> str:
+        found = _NAME.match(self._text, self._at)
+        if found is None:
+            raise self._wrong("expected the name of a rule")
+        self._at = found.end()
+        return found[0]
+
+    def _lark_name(self, name: str) -> str:
+        return f"r{self._numbers.setdefault(name, len(self._numbers))}"
+
+    def _peek(self) -> str:
+        return self._text[self._at : self._at + 1]
+
+    def _take(self, mark: str) -> bool:
+        if not self._text.startswith(mark, self._at):
+            return False
+        self._at += len(mark)
+        return True
+
+    def _skip(self, blank: re.Pattern[str]) -> None:
+        found = blank.match(self._text, self._at)
+        if found is not None:
+            self._at = found.end()
+
+    def _wrong(self, what: str, at: int | None = None) -> BadRequest:
+        place = min(self._at if at is None else at, len(self._text))
+        return BadRequest(f"invalid grammar: line {self._text.count(chr(10), 0, place) + 1}: {what}")

@@ -1,0 +1,109 @@
+"""Regular expressions and choices as constraints."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_gbnf import Judge
+
+from ollama_nb.api.options import Options
+from ollama_nb.engine.config import EngineConfig
+from ollama_nb.engine.engine import Engine
+from ollama_nb.engine.llama import Model
+from ollama_nb.engine.output import FailOut, FinishOut, TextOut
+from ollama_nb.engine.sequence import Request
+from ollama_nb.errors import BadRequest
+
+
+@pytest.fixture(scope="module")
+def judge(models: Path) -> Judge:
+    return Judge(Model(str(models / "stories260K-q8_0.gguf")))
+
+
+@pytest.fixture(scope="module")
+def engine(models: Path) -> Iterator[Engine]:
+    engine = Engine(EngineConfig(path=str(models / "stories260K-q8_0.gguf"), n_ctx=512, n_seq=4, n_threads=1))
+    yield engine
+    engine.close()
+
+
+def reply(engine: Engine, format: str, **options: Any) -> tuple[str, FinishOut | FailOut]:
+    engine.submit(Request(id=1, prompt="Once upon a time", format=format, options=Options(**options)))
+    outs = [out for _ in range(5000) if engine.busy for out in engine.step()]
+    assert isinstance(outs[-1], FinishOut | FailOut)
+    return "".join(out.text for out in outs if isinstance(out, TextOut)), outs[-1]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.5])
+@pytest.mark.parametrize(
+    "pattern",
+    [r"\d{3}-\d{4}", r"^[A-Z][a-z]{2,8}, (Lily|Tom)\.$", r"天[地人]{2}", r"(?i)yes|no", r"a/b\n", r"[^a-z\s]{4}"],
+)
+def test_the_whole_answer_matches(engine: Engine, pattern: str, temperature: float) -> None:
+    for seed in range(4):
+        text, last = reply(engine, "regex:" + pattern, temperature=temperature, seed=seed, num_predict=64)
+        assert isinstance(last, FinishOut) and last.reason == "stop"
+        assert re.fullmatch(pattern, text), text
+
+
+def test_the_answer_is_one_of_the_choices(engine: Engine) -> None:
+    choices = ["a", "ab", 'say "hi"', "天", "a|b", "\\d", "(", "two\nlines"]
+    found = {
+        reply(engine, "choices:" + json.dumps(choices), temperature=3.0, top_k=0, top_p=1.0, seed=seed)[0]
+        for seed in range(60)
+    }
+    assert found <= set(choices) and len(found) > 3
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.lists(st.text(st.characters(codec="utf-8"), min_size=1, max_size=8), min_size=1, max_size=5), st.text("ab"))
+def test_choices_match_themselves_only(judge: Judge, choices: list[str], other: str) -> None:
+    format = "choices:" + json.dumps(choices)
+    assert all(judge.accepts(format, choice) for choice in choices)
+    assert judge.accepts(format, other) == (other in choices)
+
+
+@pytest.mark.parametrize(
+    ("format", "reason"),
+    [
+        ("choices:[]", "invalid choices: give at least one"),
+        ('choices:["a",""]', "invalid choices: an empty text is no choice"),
+        ("choices:" + json.dumps(["x"] * 5001), "invalid choices: 5000 choices"),
+        ("choices:" + json.dumps(["x" * 70_000]), "invalid choices: 5000 choices and 64 KiB"),
+        ("regex:(a", "invalid regex: "),
+        ("regex:(?=a)b", "look-ahead and look-behind, is not supported"),
+        (r"regex:(a)\1", "invalid regex: "),
+        ("regex:" + "(" * 60_000 + "a" + ")" * 60_000, "invalid regex: it may have 64 KiB"),
+        ("regex:" + "(" * 6_000 + "a" + ")" * 6_000, "invalid regex: groups may be nested 64 levels"),
+        ("regex:(((a{1000}){1000}){1000})", "invalid regex: it is too large"),
+        ("regex:a{1000000000}", "invalid regex: a part may be repeated 2000 times"),
+        ("regex:a{2,3000}", "invalid regex: a part may be repeated 2000 times"),
+        (r"regex:[^\x00-\x{10FFFF}]", "nothing that this model can write matches it"),
+    ],
+)
+def test_what_is_refused(engine: Engine, format: str, reason: str) -> None:
+    text, last = reply(engine, format)
+    assert isinstance(last, FailOut) and last.status == 400 and not text
+    assert reason in last.message and len(last.message) < 200
+
+
+def test_a_reply_that_cannot_go_on_fails_and_says_so(engine: Engine) -> None:
+    text, last = reply(engine, 'grammar:root ::= "a" dead\ndead ::= dead "b"')
+    assert isinstance(last, FailOut) and "goes on from here" in last.message and text in ("", "a")
+
+
+def test_brackets_in_sets_are_no_groups(judge: Judge) -> None:
+    assert judge.accepts("regex:" + "[(]" * 100 + r"\(" * 100, "(" * 200)
+    with pytest.raises(BadRequest, match="nested 64 levels"):
+        judge.accepts("regex:" + "(" * 65 + "[)]" + ")" * 65, ")")
+
+
+def test_numbers_in_escapes_and_sets_are_no_repetitions(judge: Judge) -> None:
+    assert judge.accepts(r"regex:\x{4000}{2}[{]3000\}", "\u4000\u4000{3000}")

@@ -1,0 +1,101 @@
+"""Constraints beside ``format``: how they reach the engine, that only one may be given, and real answers."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.aio import in_loop
+from support.kitchen import MODELS, THINKS, Kitchen, collect, content, done, thinking
+
+from ollama_nb.api.chat import ChatRequest, CreateRequest, GenerateRequest
+from ollama_nb.api.messages import Message
+from ollama_nb.errors import BadRequest
+from ollama_nb.service.service import Service
+from ollama_nb.settings import Settings
+
+HI = (Message("user", "hi"),)
+
+
+@pytest.fixture
+def kitchen(tmp_path: Path) -> Kitchen:
+    kitchen = Kitchen(tmp_path, lambda prompt, format: ("yes",) if format else ("hm", "</think>", "free"))
+    kitchen.make("m", template="{{ .Prompt }}")
+    kitchen.make("thinker", template=THINKS)
+    return kitchen
+
+
+def test_each_reaches_the_engine(kitchen: Kitchen) -> None:
+    for fields, format in (
+        ({"grammar": 'root ::= "a"'}, 'grammar:root ::= "a"'),
+        ({"regex": "a|天"}, "regex:a|天"),
+        ({"choices": ("a", '天"')}, 'choices:["a", "天\\""]'),
+        ({"choices": ()}, "choices:[]"),
+        ({"format": "json", "grammar": "", "regex": ""}, "json"),
+        ({}, ""),
+    ):
+        requests: list[Any] = [
+            kitchen.service.generate(GenerateRequest(model="m", prompt="x", **fields)),  # type: ignore[arg-type]
+            kitchen.service.chat(ChatRequest(model="m", messages=HI, **fields)),  # type: ignore[arg-type]
+        ]
+        for events in requests:
+            asyncio.run(collect(events))
+            assert kitchen.asks[-1]["format"] == format
+
+
+def test_thinking_stays_free(kitchen: Kitchen) -> None:
+    events = asyncio.run(
+        collect(kitchen.service.chat(ChatRequest(model="thinker", messages=HI, choices=("yes", "no"))))
+    )
+    assert (thinking(events), content(events)) == ("hm", "yes")
+    assert [ask["format"] for ask in kitchen.asks] == ["", 'choices:["yes", "no"]']
+
+
+def test_at_most_one(kitchen: Kitchen) -> None:
+    for fields, named in (
+        ({"format": "json", "regex": "a"}, "format and regex"),
+        ({"format": {}, "choices": ()}, "format and choices"),
+        ({"grammar": "x", "regex": "a", "choices": ("a",)}, "grammar and regex and choices"),
+    ):
+        events = kitchen.service.generate(GenerateRequest(model="m", prompt="x", **fields))  # type: ignore[arg-type]
+        with pytest.raises(BadRequest, match=f"at most one of format, grammar, regex, choices: .* has {named}"):
+            asyncio.run(collect(events))
+    assert not kitchen.pool.acquired
+
+
+@pytest.mark.model
+@in_loop
+async def test_a_real_model_keeps_to_them_and_survives_what_is_wrong(tmp_path: Path) -> None:
+    service = Service(Settings(models=tmp_path / "models", home=tmp_path / "nb"))
+    await service.start()
+
+    async def say(**fields: Any) -> tuple[str, str]:
+        request = GenerateRequest(model="stories", prompt="Once upon a time", raw=True, **fields)
+        events = await collect(service.generate(request))
+        return content(events), done(events).reason
+
+    try:
+        digest = str(service.blobs.add_file(MODELS / "stories260K-q8_0.gguf"))
+        await collect(service.create(CreateRequest(model="stories", files={"x.gguf": digest})))
+        for seed in range(3):
+            options = {"seed": seed, "temperature": 1.2}
+            assert await say(choices=("天地", "no"), options=options) in (("天地", "stop"), ("no", "stop"))
+            text, _ = await say(regex=r"[a-f]{4}\d", options=options)
+            assert re.fullmatch(r"[a-f]{4}\d", text)
+            text, _ = await say(grammar='root ::= pair ("," pair)?\npair ::= [xy] "=" [0-9]', options=options)
+            assert re.fullmatch(r"[xy]=\d(,[xy]=\d)?", text)
+        bombs = ("(" * 60_000 + '"a"' + ")" * 60_000, '"a"' + "?" * 60_000, "nobody", '("a"{2000}){2000')
+        for bomb in bombs:
+            with pytest.raises(BadRequest, match="invalid grammar: line 1: "):
+                await say(grammar=f"root ::= {bomb}")
+        for regex in ("(" * 60_000, "(a", "((a{2000}){2000}){2000}"):
+            with pytest.raises(BadRequest, match="invalid regex: "):
+                await say(regex=regex)
+        assert (await say(choices=("alive",)))[0] == "alive"
+        assert len(service.running()) == 1
+        assert (await service.runner_stats())[0][1]["busy_slots"] == 0
+    finally:
+        await service.close()
