@@ -142,7 +142,10 @@ class PrefixFiles:
         magic, length = _HEAD.unpack(head)
         if magic != MAGIC or length > _MAX_HEADER:
             raise ValueError("no prefix file")
-        header = json.loads(stream.read(length) or b"")
+        try:
+            header = json.loads(stream.read(length) or b"")
+        except RecursionError as error:
+            raise ValueError("no header") from error
         if not isinstance(header, dict) or header.get("made_by") != self._identity:
             raise ValueError("made by another model or build")
         tokens, state, pace = header.get("tokens"), header.get("state"), header.get("pace")

@@ -1,8 +1,8 @@
 """Prefixes between memory and disk while the engine runs: fetched before a prompt is admitted, kept once it was read.
 
-Rule: the engine's thread only copies states and takes decisions. Files are read, proven and written by two threads of
-low claims, at most one write at a time; what cannot be done now is left undone. A fetch holds back only the sequence
-that it is for.
+Rule: the engine's thread only copies states and takes decisions. Files are read, proven and written by two threads,
+and no more than a few at a time: what cannot be done now is left undone. A fetch holds back only the sequence that it
+is for.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ from ollama_nb.engine.sequence import Sequence
 from ollama_nb.engine.slots import MIN_SHARED
 
 PENDING = 1 << 30
-"""Bytes of fetched states that wait for their sequences, unless it is one alone."""
+"""Bytes of states that wait for their sequences, and of those that wait for the disk, unless it is one alone."""
+MOST_WRITES = 2
+"""States on their way to the disk: that of a prompt, and that of its reply if it ends sooner than the writing."""
 COPIED_BESIDE = 64 << 20
 """Largest state that is copied while others are being answered: some 15 ms, less than they notice."""
 TIMED = 64
@@ -64,7 +66,7 @@ class PrefixKeeper:
         self._rate = READ_RATE
         self._reader = ThreadPoolExecutor(1, "prefix-reader")
         self._writer = ThreadPoolExecutor(1, "prefix-writer", initializer=_give_way)
-        self._writing: Future[None] | None = None
+        self._writing: dict[Future[None], Prefix] = {}
         self.counts = PrefixCounts()
 
     # Before and after admission
@@ -128,15 +130,13 @@ class PrefixKeeper:
 
     def flush(self, seconds: float) -> None:
         """Wait until what is being written is on the disk. Any thread."""
-        writing = self._writing
-        if writing is not None:
-            wait([writing], seconds)
+        wait(tuple(self._writing), seconds)
 
     def close(self) -> None:
-        """End both threads; a write that has begun is finished."""
+        """End both threads; what is to be written is written."""
         self._fetches.clear()
         self._reader.shutdown(cancel_futures=True)
-        self._writer.shutdown(cancel_futures=True)
+        self._writer.shutdown()
 
     def _begin(self, seq: Sequence) -> None:
         """Start to fetch what spares this sequence much more computing than memory does."""
@@ -173,18 +173,22 @@ class PrefixKeeper:
 
     def _keep(self, seq: Sequence) -> None:
         """Copy the sequence's state and have it written, if that is worth it and can be done now."""
-        if seq.reusable != seq.n_past or not self._pace or (self._writing is not None and not self._writing.done()):
+        self._writing = {write: prefix for write, prefix in self._writing.items() if not write.done()}
+        if seq.reusable != seq.n_past or not self._pace or len(self._writing) == MOST_WRITES:
             return
         tokens = seq.tokens[: seq.n_past]
         with self._lock:
-            known = tuple(self._known)
+            known = (*self._known, *self._writing.values())
         if not worth_keeping(known, tokens, self._pace, cuttable=self._cuttable, least=self._least):
             return
-        if self._others(seq) and self._context.state_size(seq.slot) > COPIED_BESIDE:
+        size = self._context.state_size(seq.slot)
+        pending = sum(prefix.size for prefix in self._writing.values())
+        if (pending and pending + size > PENDING) or (size > COPIED_BESIDE and self._others(seq)):
             return
         state = self._context.save(seq.slot)
         if len(state):
-            self._writing = self._writer.submit(self._write, tokens, state, self._pace)
+            write = self._writer.submit(self._write, tokens, state, self._pace)
+            self._writing[write] = Prefix("", tokens, size, self._pace)
 
     def _others(self, seq: Sequence) -> bool:
         return any(other is not seq for other in self._scheduler.running)

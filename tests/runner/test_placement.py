@@ -180,3 +180,9 @@ def test_free_memory_is_what_the_container_leaves(tmp_path: Path) -> None:
 
 def test_this_machine_has_some_memory() -> None:
     assert measure().free_memory > 0
+
+
+@pytest.mark.parametrize(("cap", "folder"), [(1 << 30, "/home/me/nb/prefixes"), (0, "")])
+def test_prefixes_on_disk_are_as_the_environment_says(cap: int, folder: str) -> None:
+    load = placed(env={"home": Path("/home/me/nb"), "prefix_cache": cap})
+    assert (load.prefix_folder, load.prefix_bytes) == (folder, cap)

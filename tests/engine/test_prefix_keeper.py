@@ -1,0 +1,239 @@
+"""Prefixes between memory and disk, with real models: the same text, computed or restored, alone and in company."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.long_models import long_stories, tiny_mamba
+
+from ollama_nb.api.options import Options
+from ollama_nb.engine.config import EngineConfig
+from ollama_nb.engine.engine import Engine
+from ollama_nb.engine.output import FinishOut, Output
+from ollama_nb.engine.prefix import Prefix
+from ollama_nb.engine.prefix_files import PrefixFiles
+from ollama_nb.engine.sequence import Request
+
+PROMPT = tuple(3 + n * n % 300 for n in range(2000))
+OTHER = tuple(3 + n * 7 % 311 for n in range(600))
+ids = itertools.count(1)
+
+
+@pytest.fixture(scope="module")
+def path(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return long_stories(models / "stories260K-f32.gguf", tmp_path_factory.mktemp("long") / "stories.gguf")
+
+
+@contextmanager
+def engine(path: Path, folder: Path | None, **config: Any) -> Iterator[Engine]:
+    facts = {"n_ctx": 4096, "n_seq": 3, "n_threads": 1, "prefix_gain": 0.0, "prefix_bytes": 1 << 30, **config}
+    engine = Engine(EngineConfig(path=str(path), prefix_folder=str(folder or ""), **facts))
+    try:
+        yield engine
+        assert engine.counters["busy_slots"] == engine.counters["waiting"] == 0
+    finally:
+        engine.close()
+
+
+def ask(tokens: tuple[int, ...] = PROMPT, num_predict: int = 12, **fields: Any) -> Request:
+    options = Options(temperature=0.0, num_predict=num_predict)
+    return Request(id=next(ids), tokens=tokens, options=options, return_tokens=True, **fields)
+
+
+def run(engine: Engine, *requests: Request) -> list[FinishOut]:
+    for request in requests:
+        engine.submit(request)
+    outs: list[Output] = []
+    while engine.busy:
+        outs += engine.step()
+    ends = {out.id: out for out in outs if isinstance(out, FinishOut)}
+    return [ends[request.id] for request in requests]
+
+
+def disk(engine: Engine) -> tuple[int, int]:
+    return engine.counters["disk_hits"], engine.counters["disk_tokens"]
+
+
+def kept(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.prefix"))
+
+
+def test_a_new_engine_continues_from_the_disk(path: Path, tmp_path: Path) -> None:
+    with engine(path, tmp_path / "p") as first:
+        (computed,) = run(first, ask())
+        assert (computed.cached_tokens, disk(first)) == (0, (0, 0))
+    (file,) = kept(tmp_path / "p")
+    with engine(path, tmp_path / "p") as second:
+        (restored,) = run(second, ask())
+        assert restored.tokens == computed.tokens
+        assert (restored.cached_tokens, disk(second)) == (1999, (1, 1999))
+        assert second.counters["prompt_tokens"] == 1
+        assert second.counters["disk_bytes"] == file.stat().st_size
+        (again,) = run(second, ask())
+        assert again.tokens == computed.tokens and disk(second) == (1, 1999), "memory has it now"
+
+
+def test_a_prompt_that_differs_takes_what_it_shares(path: Path, tmp_path: Path) -> None:
+    changed = (*PROMPT[:1500], 9, *OTHER)
+    with engine(path, None) as plain:
+        (expected,) = run(plain, ask(changed))
+    with engine(path, tmp_path) as first:
+        run(first, ask())
+    with engine(path, tmp_path) as second:
+        (restored,) = run(second, ask(changed))
+        assert restored.tokens == expected.tokens and restored.cached_tokens == 1500
+
+
+def test_two_with_the_same_beginning_read_it_once_and_nobody_waits(path: Path, tmp_path: Path) -> None:
+    with engine(path, tmp_path) as first:
+        alone = [run(first, ask(tokens))[0].tokens for tokens in (PROMPT, OTHER)]
+    with engine(path, tmp_path, n_seq=4) as second:
+        short = ask((5, 6, 7), 40)
+        ends = run(second, short, ask(), ask(), ask(OTHER))
+        assert [end.tokens for end in ends[1:]] == [alone[0], alone[0], alone[1]]
+        assert ends[1].cached_tokens == ends[2].cached_tokens == 1999
+        assert second.counters["disk_hits"] <= 2, "the second one shares cells"
+
+
+class Gate:
+    """Reading stands still until opened."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.opened, self.reached = threading.Event(), threading.Event()
+        real = PrefixFiles.read
+
+        def read(files: PrefixFiles, prefix: Prefix) -> Any:
+            self.reached.set()
+            assert self.opened.wait(60)
+            return real(files, prefix)
+
+        monkeypatch.setattr(PrefixFiles, "read", read)
+
+
+def test_streams_run_on_while_the_disk_is_slow(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with engine(path, tmp_path) as first:
+        run(first, ask())
+    gate = Gate(monkeypatch)
+    with engine(path, tmp_path) as second:
+        second.submit(ask())
+        second.step()
+        assert gate.reached.wait(60)
+        quick = ask((5, 6, 7), 30)
+        second.submit(quick)
+        outs: list[Output] = []
+        while not any(isinstance(out, FinishOut) for out in outs):
+            outs += second.step()
+        assert outs[-1].id == quick.id
+        gate.opened.set()
+        while second.busy:
+            outs += second.step()
+        assert isinstance(outs[-1], FinishOut) and outs[-1].cached_tokens == 1999
+
+
+def test_cancelled_while_the_disk_is_slow(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with engine(path, tmp_path) as first:
+        run(first, ask())
+    gate = Gate(monkeypatch)
+    with engine(path, tmp_path) as second:
+        request = ask()
+        second.submit(request)
+        second.step()
+        assert gate.reached.wait(60)
+        second.cancel(request.id)
+        (end,) = second.step()
+        assert isinstance(end, FinishOut) and end.reason == "cancelled" and not second.busy
+        gate.opened.set()
+        assert run(second, ask())[0].cached_tokens == 1999
+
+
+def test_a_broken_file_costs_only_time(path: Path, tmp_path: Path) -> None:
+    with engine(path, tmp_path) as first:
+        (computed,) = run(first, ask())
+    (file,) = kept(tmp_path)
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    with engine(path, tmp_path) as second:
+        (again,) = run(second, ask())
+        assert again.tokens == computed.tokens
+        assert (again.cached_tokens, disk(second)) == (0, (0, 0))
+    assert kept(tmp_path) == [file] and file.read_bytes() != bytes(data), "computed and kept anew"
+
+
+def test_a_state_that_native_code_refuses_costs_only_time(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with engine(path, tmp_path) as first:
+        (computed,) = run(first, ask())
+    real = PrefixFiles.read
+    monkeypatch.setattr(PrefixFiles, "read", lambda files, prefix: real(files, prefix)[:-1000])  # type: ignore[index]
+    with engine(path, tmp_path) as second:
+        (again,) = run(second, ask())
+        assert again.tokens == computed.tokens and disk(second) == (0, 0)
+
+
+def test_a_growing_chat_keeps_one_file(path: Path, tmp_path: Path) -> None:
+    with engine(path, tmp_path) as chat:
+        for count in (300, 340, 600):
+            run(chat, ask(PROMPT[:count], 0))
+            chat.flush(60)
+        assert chat.counters["disk_kept"] == 2, "340 is hardly more than 300"
+        assert len(kept(tmp_path)) == 1
+    with engine(path, tmp_path) as later:
+        assert run(later, ask(PROMPT[:800]))[0].cached_tokens == 600
+
+
+def test_a_reply_is_kept_with_its_prompt(path: Path, tmp_path: Path) -> None:
+    with engine(path, tmp_path) as first:
+        (end,) = run(first, ask(PROMPT[:200], 300))
+    with engine(path, tmp_path) as second:
+        (longer,) = run(second, ask((*end.tokens, 5, 6)))
+        assert longer.cached_tokens >= 499
+
+
+def test_a_full_window_is_kept_up_to_its_prompt_alone(path: Path, tmp_path: Path) -> None:
+    with engine(path, tmp_path) as first:
+        run(first, ask(PROMPT[:200], 300, num_ctx=256))
+        assert first.counters["shifts"]
+    with engine(path, tmp_path) as second:
+        assert run(second, ask(PROMPT[:300]))[0].cached_tokens == 200
+
+
+def test_another_cache_type_does_not_see_it(path: Path, tmp_path: Path) -> None:
+    with engine(path, tmp_path) as first:
+        run(first, ask())
+    with engine(path, tmp_path, kv_cache_type="f32") as second:
+        assert run(second, ask())[0].cached_tokens == 0
+    assert len(kept(tmp_path)) == 2
+
+
+def test_a_smaller_context_takes_what_fits(path: Path, tmp_path: Path) -> None:
+    with engine(path, tmp_path) as first:
+        run(first, ask())
+    with engine(path, tmp_path, n_ctx=1024) as second:
+        assert run(second, ask(PROMPT[:700]))[0].cached_tokens == 0
+
+
+@pytest.mark.parametrize("off", [{"prefix_bytes": 0}, {"prefix_gain": 1e9}])
+def test_switched_off_or_never_worth_it(path: Path, tmp_path: Path, off: dict[str, Any]) -> None:
+    with engine(path, tmp_path / "p", **off) as only:
+        run(only, ask())
+    assert not (tmp_path / "p").exists()
+
+
+def test_a_recurrent_memory_is_kept_as_a_whole(models: Path, tmp_path: Path) -> None:
+    mamba = tiny_mamba(models / "stories260K-f32.gguf", tmp_path / "mamba.gguf")
+    with engine(mamba, tmp_path / "p") as first:
+        (computed,) = run(first, ask())
+    with engine(mamba, tmp_path / "p") as second:
+        (restored,) = run(second, ask())
+        assert restored.tokens == computed.tokens
+        assert restored.cached_tokens == 1536, "all but the last batch"
+        (other,) = run(second, ask(PROMPT[:1000]))
+        assert other.cached_tokens == 0, "it cannot be cut"

@@ -1,0 +1,46 @@
+"""A prompt starts from the disk when every process is a new one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.aio import in_loop
+from support.long_models import long_stories
+
+from ollama_nb.api.options import Options
+from ollama_nb.runner import wire
+from ollama_nb.runner.process import Runner
+
+pytestmark = pytest.mark.model
+PROMPT = tuple(3 + n * n % 300 for n in range(2000))
+
+
+async def once(load: wire.Load) -> tuple[wire.Finished, dict[str, Any]]:
+    """Load, answer, unload at once."""
+    runner = await Runner.start(load)
+    try:
+        options = Options(temperature=0.0, num_predict=48)
+        items = [item async for item in runner.complete(tokens=PROMPT, options=options, return_tokens=True)]
+        last = items[-1]
+        assert isinstance(last, wire.Finished)
+        return last, await runner.stats()
+    finally:
+        await runner.stop()
+
+
+@in_loop
+async def test_the_second_process_continues_where_the_first_would(models: Path, tmp_path: Path) -> None:
+    path = long_stories(models / "stories260K-f32.gguf", tmp_path / "long.gguf")
+    load = wire.Load(
+        path=str(path), n_ctx=4096, n_threads=1,
+        prefix_folder=str(tmp_path / "prefixes"), prefix_bytes=1 << 30, prefix_gain=0.0,
+    )  # fmt: skip
+    computed, first = await once(load)
+    restored, second = await once(load)
+    assert first["pid"] != second["pid"]
+    assert restored.tokens == computed.tokens and len(restored.tokens) == 2048
+    assert (computed.cached_tokens, restored.cached_tokens) == (0, 1999)
+    assert (first["disk_hits"], second["disk_hits"], second["disk_tokens"]) == (0, 1, 1999)
+    assert not list((tmp_path / "prefixes").glob(".part-*")), "the end of the process waited for the write"
