@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
+import msgspec
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineConfig:
@@ -31,9 +33,11 @@ class EngineConfig:
     prefix_gain: float = 0.5
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineFacts:
-    """What was loaded. Sizes in bytes, weights and context memory together."""
+class EngineFacts(msgspec.Struct, frozen=True, tag="loaded", kw_only=True):
+    """What was loaded. Sizes in bytes, weights and context memory together.
+
+    ``pooling`` is ``none``, ``mean``, ``cls``, ``last`` or ``rank``.
+    """
 
     n_ctx: int
     n_ctx_train: int
@@ -49,7 +53,7 @@ class EngineFacts:
     pooling: str
     load_seconds: float
     build: str
-    n_threads: int
+    n_threads: int = 0
 
 
 @dataclass(slots=True)

@@ -1,4 +1,4 @@
-"""What a step of the engine gives out. Tags and fields are those of the wire, so that they are sent as they are."""
+"""What a step of the engine gives out: tagged structs, which a runner sends as they are."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class TokenProb(msgspec.Struct, frozen=True, array_like=True):
 
 
 class TextOut(msgspec.Struct, frozen=True, tag="text"):
-    """New text of one request."""
+    """New text of one request; may be empty while the bytes of a character are still missing."""
 
     id: int
     text: str

