@@ -19,7 +19,7 @@ import shutil
 import stat
 import struct
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ _HEAD = struct.Struct("<8sI")
 _MAC = 32
 _MAX_HEADER = 4096
 _MAX_TOKENS = 1 << 24
-_CHUNK = 4 << 20
+_CHUNK, _PIECE = 4 << 20, 512 << 10  # of reading and of writing
 _SUFFIX = ".prefix"
 
 
@@ -77,8 +77,13 @@ class PrefixFiles:
             os.utime(self._folder / prefix.name)
         return data
 
-    def write(self, tokens: list[int], state: Bytes, pace: float) -> Prefix | None:
-        """Keep a state under the hash of its tokens; others give way. None: it does not fit, or cannot be written."""
+    def write(
+        self, tokens: list[int], state: Bytes, pace: float, give_way: Callable[[], object] = int
+    ) -> Prefix | None:
+        """Keep a state under the hash of its tokens; others go. None: it does not fit, or cannot be written.
+
+        ``give_way`` is called before every piece.
+        """
         header = json.dumps({"made_by": self._identity, "tokens": len(tokens), "state": len(state), "pace": pace})
         head = _HEAD.pack(MAGIC, len(header.encode())) + header.encode()
         size = len(head) + 4 * len(tokens) + len(state) + _MAC
@@ -86,7 +91,7 @@ class PrefixFiles:
             return None
         try:
             self._make_room(size)
-            name = self._write(head, np.array(tokens, "<i4").tobytes(), state)
+            name = self._write(head, np.array(tokens, "<i4").tobytes(), state, give_way)
         except (OSError, StoreError):
             return None
         return Prefix(name, list(tokens), size, pace)
@@ -96,11 +101,12 @@ class PrefixFiles:
         with contextlib.suppress(OSError):
             (self._folder / name).unlink()
 
-    def _write(self, head: bytes, tokens: bytes, state: Bytes) -> str:
+    def _write(self, head: bytes, tokens: bytes, state: Bytes, give_way: Callable[[], object]) -> str:
         name = f"{self._mark}-{hashlib.sha256(tokens).hexdigest()[:32]}{_SUFFIX}"
         tree, mac = Tree(self._folder), hmac.new(self._key(), digestmod="sha256")
         with tree.temp(prefix=UNFINISHED, mode=0o600) as temp:
             for part in (head, tokens, *_chunks(state)):
+                give_way()
                 mac.update(part)
                 temp.write(part)
             temp.write(mac.digest())
@@ -222,8 +228,8 @@ def _read_proven(stream: io.FileIO, data: Bytes, key: bytes) -> bool:
 
 
 def _chunks(state: Bytes) -> Iterator[bytes]:
-    for at in range(0, len(state), _CHUNK):
-        yield state[at : at + _CHUNK].tobytes()
+    for at in range(0, len(state), _PIECE):
+        yield state[at : at + _PIECE].tobytes()
 
 
 def file_identity(path: str) -> str:

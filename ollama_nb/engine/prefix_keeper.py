@@ -7,9 +7,6 @@ is for.
 
 from __future__ import annotations
 
-import contextlib
-import os
-import sys
 import threading
 import time
 from collections.abc import Iterable
@@ -31,6 +28,8 @@ COPIED_BESIDE = 64 << 20
 """Largest state that is copied while others are being answered: some 15 ms, less than they notice."""
 TIMED = 64
 """Batches of fewer prompt tokens say little about the pace of long ones."""
+PAUSE = 0.01
+"""Seconds between two pieces of a write while replies run: ggml's threads wait for the slowest, a piece costs 1 ms."""
 
 
 @dataclass(slots=True)
@@ -65,7 +64,8 @@ class PrefixKeeper:
         self._pace = 0.0
         self._rate = READ_RATE
         self._reader = ThreadPoolExecutor(1, "prefix-reader")
-        self._writer = ThreadPoolExecutor(1, "prefix-writer", initializer=_give_way)
+        self._writer = ThreadPoolExecutor(1, "prefix-writer")
+        self._hurry = threading.Event()
         self._writing: dict[Future[None], Prefix] = {}
         self.counts = PrefixCounts()
 
@@ -130,11 +130,14 @@ class PrefixKeeper:
 
     def flush(self, seconds: float) -> None:
         """Wait until what is being written is on the disk. Any thread."""
+        self._hurry.set()
         wait(tuple(self._writing), seconds)
+        self._hurry.clear()
 
     def close(self) -> None:
         """End both threads; what is to be written is written."""
         self._fetches.clear()
+        self._hurry.set()
         self._reader.shutdown(cancel_futures=True)
         self._writer.shutdown()
 
@@ -203,7 +206,7 @@ class PrefixKeeper:
         return state
 
     def _write(self, tokens: list[int], state: Bytes, pace: float) -> None:
-        prefix = self._files.write(tokens, state, pace)
+        prefix = self._files.write(tokens, state, pace, self._give_way)
         if prefix is None:
             return
         with self._lock:
@@ -213,6 +216,10 @@ class PrefixKeeper:
         self._remove(shorter)
         self.counts.kept += 1
 
+    def _give_way(self) -> None:
+        if self._scheduler.running:
+            self._hurry.wait(PAUSE)
+
     def _remove(self, prefixes: Iterable[Prefix]) -> None:
         for prefix in prefixes:
             self._files.remove(prefix.name)
@@ -220,10 +227,3 @@ class PrefixKeeper:
     def _forget(self, prefix: Prefix) -> None:
         with self._lock:
             self._known = [other for other in self._known if other.name != prefix.name]
-
-
-def _give_way() -> None:
-    """Run this thread only where computing leaves time: ggml's threads wait for each other, and all for the slowest."""
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)

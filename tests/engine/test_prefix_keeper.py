@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import random
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -237,3 +238,33 @@ def test_a_recurrent_memory_is_kept_as_a_whole(models: Path, tmp_path: Path) -> 
         assert restored.cached_tokens == 1536, "all but the last batch"
         (other,) = run(second, ask(PROMPT[:1000]))
         assert other.cached_tokens == 0, "it cannot be cut"
+
+
+def test_any_schedule_gives_the_text_of_a_lone_request(path: Path, tmp_path: Path) -> None:
+    """Kept, restored, shared and evicted in turn, with cancels at any time: no reply differs."""
+    prompts = [PROMPT[:count] for count in (70, 150, 400)] + [OTHER[:200], (*PROMPT[:130], *OTHER[:90])]
+    with engine(path, None, n_seq=1) as alone:
+        expected = [run(alone, ask(prompt, 8))[0].tokens for prompt in prompts]
+    hits = 0
+    for seed in range(6):
+        dice = random.Random(seed)
+        with engine(path, tmp_path, n_seq=2, n_batch=64, prefix_bytes=600_000) as crowd:
+            asked: dict[int, int] = {}
+            outs: list[Output] = []
+            while len(asked) < 12 or crowd.busy:
+                if len(asked) < 12 and dice.random() < 0.3:
+                    which = dice.randrange(len(prompts))
+                    request = ask(prompts[which], 8)
+                    asked[request.id] = which
+                    crowd.submit(request)
+                if asked and dice.random() < 0.03:
+                    crowd.cancel(dice.choice(list(asked)))
+                outs += crowd.step()
+            ends = [out for out in outs if isinstance(out, FinishOut)]
+            assert sorted(end.id for end in ends) == sorted(asked)
+            for end in ends:
+                whole = expected[asked[end.id]]
+                assert end.tokens == whole or (end.reason == "cancelled" and end.tokens == whole[: len(end.tokens)])
+            hits += crowd.counters["disk_hits"]
+        assert sum(file.stat().st_size for file in kept(tmp_path)) <= 600_000
+    assert hits
