@@ -18,6 +18,8 @@ class Inference:
 
     ``options`` are the request's own, unlayered; ``top_logprobs`` counts only with ``logprobs``. At most one of
     ``format``, ``grammar`` (GBNF), ``regex`` (the whole answer matches) and ``choices`` (the answer is one of them).
+    ``ignored``: a warning for each field of the request that means nothing here; ``strict`` makes it, and each unknown
+    option, an error. ``run_record``: tell how to repeat the run.
     """
 
     model: str
@@ -34,6 +36,9 @@ class Inference:
     shift: bool | None = None
     render_only: bool = False
     request_id: str = ""
+    ignored: tuple[str, ...] = ()
+    strict: bool = False
+    run_record: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +71,8 @@ class EmbedRequest:
     options: Mapping[str, Any] = field(default_factory=dict)
     keep_alive: float | None = None
     request_id: str = ""
+    ignored: tuple[str, ...] = ()
+    strict: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

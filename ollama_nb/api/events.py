@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from ollama_nb.api.messages import ToolCall
 
@@ -50,13 +52,15 @@ class Stats:
 class Done:
     """The end of a reply. ``reason``: ``stop``, ``length``, ``load``, ``unload`` or ``cancelled``.
 
-    ``stats`` is None for load and unload replies, which carry no figures.
+    ``stats`` is None for load and unload replies, which carry no figures. ``run``: a record by which it can be
+    repeated, when asked for.
     """
 
     reason: str
     stats: Stats | None = None
     context: tuple[int, ...] | None = None
     warnings: tuple[str, ...] = ()
+    run: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 
 from ollama_nb import __version__
 from ollama_nb.api.names import Digest
@@ -34,7 +35,7 @@ async def status(call: Endpoint) -> None:
 
 async def chat(call: Endpoint) -> None:
     body = call.fields("ChatRequest")
-    request = native.read_chat(body, call.id)
+    request = replace(native.read_chat(body, call.id), strict=call.wants("Strict"), run_record=call.wants("Run-Record"))
     reply = native_reply.ChatReply(request.model, call.id)
     await call.send_events(call.service.chat(request), reply, stream=native.wants_stream(body))
 
@@ -42,12 +43,13 @@ async def chat(call: Endpoint) -> None:
 async def generate(call: Endpoint) -> None:
     body = call.fields("GenerateRequest")
     request = native.read_generate(body, call.id)
+    request = replace(request, strict=call.wants("Strict"), run_record=call.wants("Run-Record"))
     reply = native_reply.GenerateReply(request.model, call.id)
     await call.send_events(call.service.generate(request), reply, stream=native.wants_stream(body))
 
 
 async def embed(call: Endpoint) -> None:
-    request = native.read_embed(call.fields("EmbedRequest"), call.id)
+    request = replace(native.read_embed(call.fields("EmbedRequest"), call.id), strict=call.wants("Strict"))
     result = await call.service.embed(request)
     pieces = []
     for piece in native_reply.embed(request.model, result):

@@ -98,6 +98,10 @@ class Endpoint(web.RequestHandler):
         """The JSON body, read as that Go struct. Raises BadRequest."""
         return native.fields(cast(Collected, self.sink).body(), struct)
 
+    def wants(self, what: str) -> bool:
+        """Whether the header ``X-Ollama-<what>`` says yes."""
+        return self.request.headers.get(f"X-Ollama-{what}", "").strip().lower() in ("1", "true", "yes", "on")
+
     async def send(self, body: bytes = b"", content_type: str = native_reply.JSON, status: int = 200) -> None:
         """Answer with one body."""
         self.set_status(status, _reason(status))

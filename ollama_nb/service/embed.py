@@ -7,10 +7,10 @@ import numpy.typing as npt
 
 from ollama_nb.api.chat import EmbedRequest
 from ollama_nb.api.events import Embeddings, Stats
-from ollama_nb.api.options import Options
 from ollama_nb.errors import BadRequest, ModelNotFound
 from ollama_nb.runner import wire
 from ollama_nb.service.load import acquire
+from ollama_nb.service.record import options_in_force
 from ollama_nb.service.requests import LiveRequest
 from ollama_nb.service.resolve import find, weights_header
 from ollama_nb.service.rooms import Rooms
@@ -42,7 +42,7 @@ async def _embed(rooms: Rooms, request: EmbedRequest, *, failed_status: int | No
         except ModelNotFound:
             raise ModelNotFound(f'model "{request.model}" not found, try pulling it first') from None
         gguf = await weights_header(rooms, model, request.model)
-        options, _ = Options.layered(model.params, request.options)
+        options, _ = options_in_force(model, request.options, request.ignored, strict=request.strict)
         async with await acquire(rooms, model, gguf, options, request.keep_alive, live) as lease:
             if request.inputs is None:
                 return Embeddings(())

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, replace
+from typing import Any
 
 from ollama_nb.api.chat import Inference
 from ollama_nb.api.events import Done, Event, Rendered, Stats
@@ -22,6 +23,7 @@ from ollama_nb.service.constraint import constraint_text
 from ollama_nb.service.load import acquire
 from ollama_nb.service.passes import Ask
 from ollama_nb.service.prompt import Prompt
+from ollama_nb.service.record import options_in_force, run_record, seeded
 from ollama_nb.service.requests import LiveRequest
 from ollama_nb.service.resolve import weights_header
 from ollama_nb.service.rooms import Rooms
@@ -79,9 +81,9 @@ async def get_ready(
     caps.check(model, request.model, has, use, extra)
     if images:
         _refuse_images(request.model, has)
-    options, warnings = Options.layered(model.params, request.options)
+    options, warnings = options_in_force(model, request.options, request.ignored, strict=request.strict)
     prompting = caps.prompting(model, gguf, go_template)
-    return Ready(model, gguf, prompting, think, options, constraint_text(request), warnings)
+    return Ready(model, gguf, prompting, think, seeded(options), constraint_text(request), warnings)
 
 
 async def load_only(rooms: Rooms, request: Inference, ready: Ready, live: LiveRequest) -> Done:
@@ -117,7 +119,8 @@ async def run(
             async for event in events:
                 yield event
         stats = _complete(answer.stats(), prompt, lease, load_seconds, live)
-        yield Done(answer.reason, stats, answer.context, ready.warnings)
+        record = _record(ready, lease, prompt) if request.run_record else None
+        yield Done(answer.reason, stats, answer.context, ready.warnings, record)
 
 
 def _ask(request: Inference, ready: Ready, plan: Plan, lease: Lease, prompt: Prompt) -> Ask:
@@ -134,6 +137,17 @@ def _ask(request: Inference, ready: Ready, plan: Plan, lease: Lease, prompt: Pro
         thinking=ready.prompting.thinking if ready.think and plan.parse else None,
         tools=plan.tools,
         tool_marker=ready.prompting.tool_marker,
+    )
+
+
+def _record(ready: Ready, lease: Lease, prompt: Prompt) -> dict[str, Any]:
+    return run_record(
+        model=ready.model,
+        template=ready.prompting.template,
+        options=ready.options,
+        num_ctx=lease.num_ctx,
+        prompt=prompt.text,
+        build=lease.loaded.build,
     )
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from support.aio import in_loop
 from test_handlers import house
+
+from ollama_nb.api.events import Done, Stats
 
 
 @in_loop
@@ -20,3 +23,26 @@ async def test_tokens_and_back(tmp_path: Path) -> None:
             reply = await h.client.post("/api/detokenize", json={"model": "m", "tokens": wrong})
             assert reply.status_code == 400 and "DetokenizeRequest.tokens" in reply.json()["error"]
         assert (await h.client.get("/api/tokenize")).status_code == 405
+
+
+@in_loop
+async def test_strict_and_run_record_by_header(tmp_path: Path) -> None:
+    bodies = {"/api/generate": {"model": "m", "prompt": "x", "promt": 1}, "/api/chat": {"model": "m", "promt": 1}}
+    async with house(tmp_path) as h:
+        stats = Stats(messages_dropped=2, prompt_tokens_dropped=9)
+        h.service.script = [Done("stop", stats, warnings=("w",), run={"seed": 7})]
+        for path, body in bodies.items():
+            for value, wanted in (("true", True), ("1", True), ("false", False), ("", False)):
+                headers = {"X-Ollama-Strict": value, "X-Ollama-Run-Record": value}
+                reply = await h.client.post(path, json={**body, "stream": False}, headers=headers)
+                asked = h.service.asked[-1]
+                assert (asked.strict, asked.run_record) == (wanted, wanted)
+                assert len(asked.ignored) == 1 and asked.ignored[0].startswith('ignored field "promt"')
+                found = reply.json()
+                assert (found["warnings"], found["run"]) == (["w"], {"seed": 7})
+                assert found["truncated"] == {"messages_dropped": 2, "prompt_tokens_dropped": 9}
+        h.service.script = [Done("stop", Stats())]
+        streamed = await h.client.post("/api/chat", json={"model": "m"})
+        assert not {"truncated", "warnings", "run"} & json.loads(streamed.text.splitlines()[-1]).keys()
+        await h.client.post("/api/embed", json={"model": "m", "input": "x"}, headers={"X-Ollama-Strict": "yes"})
+        assert h.service.asked[-1].strict

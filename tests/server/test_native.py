@@ -251,6 +251,21 @@ def test_constraints_beside_format() -> None:
             chat(**wrong)
 
 
+def test_fields_that_mean_nothing_are_told() -> None:
+    assert chat(model="m", stream=True, options={}, think=None, keep_alive="5m", format="", tools=[]).ignored == ()
+    assert chat(Mesages=[], sturm=None, x=1).ignored == (
+        'ignored field "Mesages", did you mean "messages"?',
+        'ignored field "x"',
+    )
+    for name in ("prompt", "images", "raw", "context", "suffix", "system", "template"):
+        assert chat(**{name: 1}).ignored and not native.read_generate(Fields({name: None}, "G"), "").ignored
+    known = {"model": "m", "prompt": "", "suffix": "", "stream": False, "raw": True, "context": [], "images": []}
+    assert native.read_generate(Fields(known, "GenerateRequest"), "").ignored == ()
+    embed = native.read_embed(Fields({"model": "m", "inputs": "x"}, "EmbedRequest"), "")
+    assert embed.ignored == ('ignored field "inputs", did you mean "input"?',)
+    assert len(chat(**{f"x{n}": n for n in range(10_000)}).ignored) == 16
+
+
 def test_a_tokenize_request() -> None:
     body = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "tools": [{"function": {"name": "f"}}]}
     request = native.read_tokenize(Fields({**body, "think": "low", "add_special": False, "parse_special": True}, "T"))

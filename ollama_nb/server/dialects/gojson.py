@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import base64
 import binascii
+import difflib
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from typing import Any, NoReturn
 
 from ollama_nb.errors import BadRequest
@@ -21,6 +22,7 @@ MAX_DEPTH = 64
 MAX_ITEMS = 4_000_000
 """Most values that one body may hold: far more than any context, far less than would fill the memory."""
 
+MAX_WARNINGS = 16
 _ERROR_WINDOW = 1 << 20
 _MOST_DIGITS = 300
 _BLANK = re.compile(r"[ \t\r\n]*")
@@ -193,13 +195,26 @@ class Fields:
             into = f"Go struct field {struct}.{path}" if path else "Go value"
             raise BadRequest(f"json: cannot unmarshal {_kind(value)} into {into} of type {go_type or 'api.' + struct}")
         self._values = {key.casefold(): item for key, item in value.items() if item is not None}
+        self._written = {key.casefold(): key for key in value}
+        self._known: set[str] = set()
 
     def raw(self, name: str) -> Any:
         """Whatever the client sent; None when absent."""
+        self._known.add(name)
         return self._values.get(name)
 
     def __contains__(self, name: str) -> bool:
         return name in self._values
+
+    def ignored(self, more: Set[str] = frozenset()) -> tuple[str, ...]:
+        """A warning for each field that no reader has asked for so far and that is none of ``more``."""
+        known = self._known | more
+        unknown = [name for name in self._values if name not in known]
+        return tuple(self._warning(name, known) for name in unknown[:MAX_WARNINGS])
+
+    def _warning(self, name: str, known: Set[str]) -> str:
+        near = difflib.get_close_matches(name[:64], known, n=1)
+        return f"ignored field {quote(self._written[name][:64])}" + (f', did you mean "{near[0]}"?' if near else "")
 
     def text(self, *names: str) -> str:
         """The first of ``names`` that holds any text."""
@@ -210,7 +225,7 @@ class Fields:
         return value
 
     def whole(self, name: str) -> int:
-        return self._whole(name, self._values.get(name)) or 0
+        return self._whole(name, self.raw(name)) or 0
 
     def wholes(self, name: str, go_type: str = "[]int") -> tuple[int, ...] | None:
         items = self._typed(name, list, go_type)
@@ -235,7 +250,7 @@ class Fields:
 
     def struct(self, name: str, go_type: str) -> Fields:
         """The object of that name; errors in it name the whole way to it."""
-        return self.below(name, self._values.get(name), go_type)
+        return self.below(name, self.raw(name), go_type)
 
     def structs(self, name: str, go_type: str) -> list[Fields]:
         """The objects of a list of ``go_type``."""
@@ -258,7 +273,7 @@ class Fields:
         return tuple(_from_base64(item) for item in items)
 
     def _typed(self, name: str, kind: type, go_type: str) -> Any:
-        value = self._values.get(name)
+        value = self.raw(name)
         if value is not None and type(value) is not kind:
             self.refuse(name, value, go_type)
         return value

@@ -5,7 +5,7 @@ Only what the JSON itself makes wrong is refused here; whether a model exists or
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ollama_nb.api.chat import ChatRequest, CreateRequest, EmbedRequest, GenerateRequest, PullRequest, TokenizeRequest
@@ -16,6 +16,7 @@ from ollama_nb.server.dialects.gojson import Fields
 from ollama_nb.settings import FOREVER, parse_duration
 
 _LONGEST = (1 << 63) / 1e9
+_READ_LATER = frozenset({"stream"})
 _THINK = '(must be "high", "medium", "low", "max", true, or false)'
 
 
@@ -33,15 +34,16 @@ def fields(body: bytes, struct: str) -> Fields:
 
 
 def read_chat(body: Fields, request_id: str) -> ChatRequest:
-    return ChatRequest(
+    request = ChatRequest(
         **_inference(body, request_id),
         messages=tuple(_message(m) for m in body.structs("messages", "api.Message")),
         tools=tuple(_tool(body, tool) for tool in body.items("tools", "api.Tools")),
     )
+    return replace(request, ignored=body.ignored(_READ_LATER))
 
 
 def read_generate(body: Fields, request_id: str) -> GenerateRequest:
-    return GenerateRequest(
+    request = GenerateRequest(
         **_inference(body, request_id),
         prompt=body.text("prompt"),
         suffix=body.text("suffix"),
@@ -51,10 +53,11 @@ def read_generate(body: Fields, request_id: str) -> GenerateRequest:
         raw=body.flag("raw") or False,
         images=body.blobs("images"),
     )
+    return replace(request, ignored=body.ignored(_READ_LATER))
 
 
 def read_embed(body: Fields, request_id: str) -> EmbedRequest:
-    return EmbedRequest(
+    request = EmbedRequest(
         model=body.text("model"),
         inputs=_inputs(body.raw("input")),
         truncate=body.flag("truncate") is not False,
@@ -63,6 +66,7 @@ def read_embed(body: Fields, request_id: str) -> EmbedRequest:
         keep_alive=_keep_alive(body),
         request_id=request_id,
     )
+    return replace(request, ignored=body.ignored())
 
 
 def read_embeddings(body: Fields, request_id: str) -> EmbedRequest:

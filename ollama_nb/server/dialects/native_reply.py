@@ -85,7 +85,7 @@ class Reply:
         if done.stats is not None:
             found |= _additions(done.stats)
             found |= _filled({"request_id": self._id})
-        return found | _filled({"warnings": done.warnings})
+        return found | _filled({"warnings": done.warnings, "run": done.run})
 
 
 class ChatReply(Reply):
