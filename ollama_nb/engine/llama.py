@@ -277,7 +277,8 @@ class Context:
         self.model, self.n_seq, self.n_batch = model, n_seq, n_batch
         self.scratch = n_seq
         generates = pooling is None and not model.recurrent
-        self.n_outputs = max(2 * OUTPUT_BLOCK, -(-n_seq // OUTPUT_BLOCK) * OUTPUT_BLOCK) if generates else n_seq
+        # llama.cpp makes room for a row of every sequence, the scratch one too, whatever a step asks for.
+        self.n_outputs = max(2 * OUTPUT_BLOCK, -(-(n_seq + 1) // OUTPUT_BLOCK) * OUTPUT_BLOCK) if generates else n_seq
         params = L.llama_context_default_params()
         params.n_ctx, params.n_batch, params.n_ubatch = cells, n_batch, n_ubatch
         params.n_seq_max = n_seq + generates
