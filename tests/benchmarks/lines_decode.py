@@ -12,7 +12,7 @@ from functools import partial
 from line import Line, Pairs, Round, Row, Values
 from models import words
 from peers import Server, bare_decode, llama_bench
-from streams import Load, answer, answers, read
+from streams import Load, answer, answers, read_part
 
 from ollama_nb.engine.hardware import default_threads
 
@@ -78,14 +78,14 @@ def _schema(server: Server, turn: Round) -> Values:
 
 
 def _busy(server: Server, turn: Round) -> Values:
-    """Tokens a second beside one process that never rests, after the first second."""
+    """Tokens a second beside one process that never rests, from the second second to the sixth."""
     with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as neighbour, Load() as load:
         flight = load.send(server.generate(_prompt(turn), 2000))
-        load.receive_for(4.0)
+        load.receive_for(6.0)
         load.hang_up(flight)
         neighbour.kill()
-    moments = [moment for moment in read(flight).moments if moment > flight.sent + 1.0]
-    return {"rate": max(len(moments), 0.3) / 3.0}  # none at all in three seconds is under a third of a token
+    written = sum(moment > flight.sent + 1.0 for moment in read_part(flight).moments)
+    return {"rate": max(written, 1) / 5.0}  # none at all counts as one
 
 
 def _copied_prompt(rng: random.Random) -> str:

@@ -149,8 +149,8 @@ LINES = (
     ),
     *(
         Line(
-            f"shared_{count}", "q05",
-            (_wall("cold", f"{count} requests, shared 1,024 tokens, cold", 3.2), _wall("warm", "… warm", 9.0)),
+            f"shared_{count}", "mid",
+            (_wall("cold", f"{count} requests, shared 1,024 tokens, cold (mid)", 3.2), _wall("warm", "… warm", 9.0)),
             1, slots=count, measure=partial(_shared, count=count),
         )
         for count in (8, 32)

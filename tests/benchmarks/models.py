@@ -58,13 +58,15 @@ class Shape:
 SHAPES = {
     # That of Qwen2-0.5B, 4 bits: a small model with a large vocabulary.
     "q05": Shape("qwen2", 24, 896, 4864, 14, 2, 32768, 151_936, Kind.Q4_0, LlamaFileType.MOSTLY_Q4_0),
+    # Fifty million parameters: where llama-server would read for minutes.
+    "mid": Shape("llama", 12, 512, 1408, 8, 4, 8192, 32_064, Kind.Q4_0, LlamaFileType.MOSTLY_Q4_0),
     # Five million parameters: what surrounds the kernels decides.
     "tiny": Shape("llama", 6, 128, 352, 4, 2, 8192, 32_064, Kind.Q8_0, LlamaFileType.MOSTLY_Q8_0),
 }
 
 
 def model_file(name: str, cache: Path = CACHE) -> Path:
-    """The GGUF of ``q05``, ``tiny`` or ``smol`` in the cache; made or downloaded where it is missing."""
+    """The GGUF of ``q05``, ``mid``, ``tiny`` or ``smol`` in the cache; made or downloaded where it is missing."""
     path = cache / f"{name}.gguf"
     if not path.exists():
         cache.mkdir(parents=True, exist_ok=True)

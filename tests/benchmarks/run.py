@@ -34,6 +34,7 @@ import table
 from line import Line, Round
 from models import SHAPES, model_file, words
 from peers import Server, Stage, llama_server, ollama, ours
+from plot import draw
 from streams import answer
 
 from ollama_nb.engine.hardware import default_threads
@@ -69,33 +70,48 @@ def main() -> None:
         rivals["llama-server"] = lambda stage: llama_server(args.llama_server, stage)
     if args.ollama:
         rivals["ollama"] = lambda stage: ollama(args.ollama, stage)
-    figures: list[table.Figure] = []
+    bench = Bench(args)
     for rival, start in rivals.items():
-        measured(figures, [line for line in lines if line.measure], args, rival, start)
+        bench.measure([line for line in lines if line.measure], rival, start)
     alone = [line for line in lines if line.pairs and not (line.optional and rivals)]
-    measured(figures, alone, args, "", lambda stage: contextlib.nullcontext())
-    facts = machine(args)
-    order = list(LINES)
-    everything = table.merged(table.load(RESULTS), figures, order)
-    table.save(RESULTS, everything, facts)
-    print("\n" + table.text(table.merged([], figures, order)) + f"\n\nRatio over 1: ours is better. All in {RESULTS}")
+    bench.measure(alone, "", lambda stage: contextlib.nullcontext())
+    print("\n" + table.text(bench.ordered()) + f"\n\nRatio over 1: ours is better. All in {RESULTS}")
     if args.write:
-        from plot import draw
-
-        table.write_page(args.write, table.markdown(everything, facts))
+        everything = table.load(RESULTS)
+        table.write_page(args.write, table.markdown(everything, bench.facts))
         draw(everything, args.write.with_suffix(".svg"))
+    if bench.failed:
+        raise SystemExit("not measured: " + ", ".join(bench.failed))
 
 
-def measured(
-    figures: list[table.Figure], lines: list[Line], args: argparse.Namespace, rival: str, start: Start
-) -> None:
-    """Measure the lines beside one rival; lines that need the same servers share them."""
-    for stage, group in itertools.groupby(lines, lambda line: _stage(line, args.threads)):
-        with ours(stage) as mine, start(stage) as other:
-            for line in group:
-                new = one_line(line, args, rival, mine, other)
-                figures += new
-                print(table.text(new).split("\n", 1)[1], flush=True)
+class Bench:
+    """One run: what it has measured so far is on disk after every line."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args, self.facts = args, machine(args)
+        self.figures: list[table.Figure] = []
+        self.failed: list[str] = []
+
+    def measure(self, lines: list[Line], rival: str, start: Start) -> None:
+        """Measure lines beside one rival; lines that need the same servers share them. A line that fails is named."""
+        for stage, group in itertools.groupby(lines, lambda line: _stage(line, self.args.threads)):
+            with ours(stage) as mine, start(stage) as other:
+                for line in group:
+                    try:
+                        new = one_line(line, self.args, rival, mine, other)
+                    except (RuntimeError, TimeoutError, OSError) as error:
+                        print(f"{line.name} beside {rival or line.beside}: {error}", file=sys.stderr)
+                        self.failed.append(f"{line.name} beside {rival or line.beside}")
+                    else:
+                        self._keep(new)
+
+    def ordered(self) -> list[table.Figure]:
+        return table.merged([], self.figures, list(LINES))
+
+    def _keep(self, new: list[table.Figure]) -> None:
+        self.figures += new
+        table.save(RESULTS, table.merged(table.load(RESULTS), new, list(LINES)), self.facts)
+        print(table.text(new).split("\n", 1)[1], flush=True)
 
 
 def one_line(

@@ -144,9 +144,17 @@ def answer(ask: Ask) -> Answer:
 
 
 def read(flight: Flight) -> Answer:
-    """Decode what arrived. Raises RuntimeError with the server's text for an error."""
+    """Decode what arrived. Raises RuntimeError with the server's text for an error, and for an answer without text."""
+    reply = read_part(flight)
+    if not reply.moments:
+        raise RuntimeError(f"{flight.ask.path} answered without text: {b''.join(flight.pieces)[:500]!r}")
+    return reply
+
+
+def read_part(flight: Flight) -> Answer:
+    """The same of an answer that was hung up on: nothing may have arrived yet."""
     moments, texts, tokens, last = [], [], 0, {}
-    for moment, line in _lines(flight):
+    for moment, line in _lines(flight) if flight.pieces else ():
         value = line.removeprefix(b"data: ").strip()
         if not value.startswith(b"{"):
             continue  # blank lines between events, and [DONE]
@@ -156,8 +164,6 @@ def read(flight: Flight) -> Answer:
         if text:
             moments.append(moment)
             texts.append(text)
-    if not moments:
-        raise RuntimeError(f"{flight.ask.path} answered without text: {b''.join(flight.pieces)[:500]!r}")
     return Answer(flight.sent, tuple(moments), "".join(texts), tokens or len(moments), last)
 
 
