@@ -139,6 +139,8 @@ class Model:
         pooling = self.meta(f"{self.architecture}.pooling_type")
         self.pooling = POOLING.get(int(pooling), "none") if pooling.isdigit() else "none"
         decodes = bool(L.llama_model_has_decoder(self.handle))
+        self.n_scores = int(L.llama_model_n_cls_out(self.handle))
+        """How many numbers a model with rank pooling gives for a pair."""
         self.embeds_only = bool(pooling) or not decodes
         """An embedding model: it has a pooling type, or nothing that could generate."""
         self.two_part = decodes and bool(L.llama_model_has_encoder(self.handle))
@@ -149,6 +151,18 @@ class Model:
         buffer = ctypes.create_string_buffer(1024)
         size = L.llama_model_meta_val_str(self.handle, key.encode(), buffer, len(buffer))
         return buffer.value.decode("utf-8", "replace") if size >= 0 else ""
+
+    @property
+    def between(self) -> list[int]:
+        """What stands between the two texts of a pair."""
+        sep = [int(L.llama_vocab_sep(self.vocab))] if L.llama_vocab_get_add_sep(self.vocab) else []
+        return ([self.eos] if self.add_eos else []) + sep
+
+    @property
+    def rank_template(self) -> str:
+        """How a model that ranks wants its pairs written, with ``{query}`` and ``{document}``; empty: as two texts."""
+        text = L.llama_model_chat_template(self.handle, b"rerank")
+        return text.decode("utf-8", "replace") if text else ""
 
     def tokenize(self, text: str, *, add_special: bool = True, parse_special: bool = True) -> list[int]:
         """Tokens of a text; ``add_special`` adds what the tokenizer adds by itself (BOS, EOS, CLS, SEP)."""
@@ -275,6 +289,7 @@ class Context:
         adapters: Sequence[str] = (),
     ) -> None:
         self.model, self.n_seq, self.n_batch = model, n_seq, n_batch
+        self.pooled_width = max(1, model.n_scores) if pooling == "rank" else model.n_embd
         self.scratch = n_seq
         generates = pooling is None and not model.recurrent
         # llama.cpp makes room for a row of every sequence, the scratch one too, whatever a step asks for.
@@ -301,6 +316,8 @@ class Context:
             raise LoadError(f"cannot create a context: {_complaint('not enough memory?')}")
         self.close = weakref.finalize(self, L.llama_free, self.handle)
         self.memory = L.llama_get_memory(self.handle)
+        self._entangled: set[int] = set()
+        """Sequences that may have cells in common with another."""
         self.can_shift = bool(self.memory and L.llama_memory_can_shift(self.memory))
         self._make_batch(n_batch)
         self._logits: Floats = np.empty((0, 0), np.float32)
@@ -361,14 +378,16 @@ class Context:
         return self._logits
 
     def pooled(self, seq: int) -> Floats:
-        """The pooled embedding [n_embd] of a sequence, as the model gave it (a copy)."""
+        """The pooled embedding [pooled_width] of a sequence, as the model gave it (a copy); its scores with "rank"."""
         address = _address_of_pooled(self.handle, seq)
         if not address:
             raise LoadError("the model gave no embedding")
-        return _floats(address, 1, self.model.n_embd).reshape(-1).copy()
+        return _floats(address, 1, self.pooled_width).reshape(-1).copy()
 
     def cut(self, seq: int, start: int) -> bool:
         """Forget a sequence from position ``start`` on. False: this memory keeps no single tokens, all is gone."""
+        if not start:
+            self._entangled.discard(seq)
         if not self.memory or L.llama_memory_seq_rm(self.memory, seq, start, -1):
             return True
         L.llama_memory_seq_rm(self.memory, seq, -1, -1)
@@ -381,6 +400,7 @@ class Context:
         """
         L.llama_memory_seq_cp(self.memory, source, target, 0, count)
         if self.extent(target) == (0, count - 1):
+            self._entangled |= {source, target}
             return True
         L.llama_memory_seq_rm(self.memory, target, -1, -1)
         return False
@@ -395,6 +415,10 @@ class Context:
 
     def shift(self, seq: int, start: int, count: int) -> bool:
         """Drop positions [start, start + count) and move the later ones down. False: all of the sequence is gone."""
+        if seq in self._entangled:  # moving a cell moves it for all whose it is: first make copies of its own
+            self._entangled.remove(seq)
+            if not self.restore(seq, self.save(seq)):
+                return False
         if not L.llama_memory_seq_rm(self.memory, seq, start, start + count):
             L.llama_memory_seq_rm(self.memory, seq, -1, -1)
             return False
@@ -420,6 +444,7 @@ class Context:
 
     def clear(self) -> None:
         """Forget everything."""
+        self._entangled.clear()
         if self.memory:
             L.llama_memory_clear(self.memory, False)
 

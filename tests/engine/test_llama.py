@@ -106,6 +106,17 @@ def test_a_shift_closes_the_gap(context: Context) -> None:
     read(context, 0, [5], 12)
 
 
+def test_a_shift_leaves_shared_cells_to_the_others(model: Model, context: Context) -> None:
+    tokens = model.tokenize("Once upon a time, there was a little girl who had a dog")
+    read(context, 0, tokens)
+    before = read(context, 2, tokens)
+    assert context.share(0, 1, len(tokens)) and context.shift(1, 2, 4)
+    assert context.extent(1) == (0, len(tokens) - 5) and context.extent(0) == (0, len(tokens) - 1)
+    assert context.cut(0, len(tokens) - 1)
+    np.testing.assert_allclose(read(context, 0, tokens[-1:], len(tokens) - 1), before, atol=1e-2)
+    assert context.shift(0, 2, 4) and context.extent(0) == context.extent(1)
+
+
 def test_a_full_memory_says_so(context: Context) -> None:
     read(context, 0, [3] * 128)
     read(context, 0, [3] * 128, 128)
