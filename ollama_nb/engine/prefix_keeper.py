@@ -112,7 +112,7 @@ class PrefixKeeper:
     def observe(self, batch: Batch, seconds: float) -> None:
         """A batch was read: learn what a prompt token costs, and keep the prompts that are complete."""
         size = batch.size
-        if not batch.replies and size >= TIMED:
+        if size - batch.replies >= TIMED:
             cost = seconds / size
             self._pace = (self._pace + cost) / 2 if self._pace else cost
         for chunk in batch.chunks[batch.replies :]:

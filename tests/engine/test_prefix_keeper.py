@@ -137,6 +137,18 @@ def test_streams_run_on_while_the_disk_is_slow(path: Path, tmp_path: Path, monke
         assert isinstance(outs[-1], FinishOut) and outs[-1].cached_tokens == 1999
 
 
+def test_a_prompt_beside_replies_is_kept_too(path: Path, tmp_path: Path) -> None:
+    with engine(path, tmp_path) as first:
+        talk = ask((5, 6, 7), 400)
+        first.submit(talk)
+        first.step()
+        first.step()
+        (long,) = run(first, ask(num_predict=4))
+    with engine(path, tmp_path) as second:
+        assert run(second, ask(num_predict=4))[0].tokens == long.tokens
+        assert disk(second) == (1, 1999)
+
+
 def test_cancelled_while_the_disk_is_slow(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with engine(path, tmp_path) as first:
         run(first, ask())
