@@ -25,7 +25,7 @@ PENDING = 1 << 30
 MOST_WRITES = 2
 """States on their way to the disk: that of a prompt, and that of its reply if it ends sooner than the writing."""
 COPIED_BESIDE = 64 << 20
-"""Largest state that is copied while others are being answered: some 15 ms, less than they notice."""
+"""Largest state that is copied while others are being answered: some 20 ms, about one step of such a model."""
 TIMED = 64
 """Batches of fewer prompt tokens say little about the pace of long ones."""
 PAUSE = 0.01
