@@ -76,6 +76,22 @@ class EmbedRequest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RerankRequest:
+    """``top_n`` None: all of them."""
+
+    model: str
+    query: str = ""
+    documents: tuple[str, ...] = ()
+    top_n: int | None = None
+    return_documents: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
+    keep_alive: float | None = None
+    request_id: str = ""
+    ignored: tuple[str, ...] = ()
+    strict: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TokenizeRequest:
     """``prompt`` as it stands, or ``messages`` as a chat would be rendered. ``prompt`` None: not sent."""
 

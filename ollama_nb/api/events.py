@@ -90,3 +90,12 @@ class Embeddings:
 
     vectors: tuple[tuple[float, ...], ...]
     stats: Stats | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """Indices of documents with their scores, best first; ``method``: ``rank`` (0 to 1) or ``cosine`` (-1 to 1)."""
+
+    results: tuple[tuple[int, float], ...]
+    method: str
+    prompt_tokens: int

@@ -86,6 +86,11 @@ class Client:
         """``content`` of the reply."""
         return self._reply("POST", "/api/detokenize", {"model": model, "tokens": [*tokens]})
 
+    def rerank(self, model: str, query: str, documents: Iterable[str], **fields: Any) -> Reply:
+        """``results`` of the reply, best first. ``fields``: top_n, return_documents, options, keep_alive."""
+        body = {"model": model, "query": query, "documents": [*documents], **fields}
+        return self._reply("POST", "/api/rerank", body)
+
     def queue(self) -> Reply:
         """``requests`` of the reply: what the server works on and what waits; never a prompt's text."""
         return self._reply("GET", "/api/queue")

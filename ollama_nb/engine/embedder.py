@@ -1,4 +1,4 @@
-"""Embeddings: many inputs in one decode, pooled as the model says (mean where it says nothing), unit length.
+"""Embeddings and rankings: many inputs in one decode, pooled as the model says (mean where it says nothing).
 
 Rule: an input is read in one piece, for pooling looks at one micro-batch; so no input is longer than the batch.
 """
@@ -14,6 +14,8 @@ from ollama_nb.errors import BadRequest, Cancelled, ContextOverflow, OllamaError
 
 MAX_BATCH = 2048
 MAX_SEQUENCES = 64
+_GIVE_PROBABILITIES = frozenset({"qwen3", "qwen3vl"})
+"""Architectures whose scores llama.cpp has turned into probabilities already."""
 TOO_LONG = "the input length exceeds the context length"
 
 
@@ -47,19 +49,66 @@ class Embedder:
         Raises ContextOverflow for a too long input unless ``truncate`` (then its beginning is used), BadRequest for an
         input without any token, Cancelled after an abort.
         """
-        limit = min(num_ctx, self.limit) if num_ctx > 0 else self.limit
+        if self._model.pooling == "rank":
+            raise BadRequest("this model ranks documents, it makes no embeddings: use /api/rerank")
+        limit = self._limit(num_ctx)
         prompts = [self._tokens(text, limit, truncate) for text in inputs]
-        vectors = np.zeros((len(prompts), self._model.n_embd), np.float32)
-        for group in groups([len(prompt) for prompt in prompts], self.context.n_batch, MAX_SEQUENCES):
-            self._decode([prompts[at] for at in group])
-            for seq, at in enumerate(group):
-                vectors[at] = self.context.pooled(seq)
-        if not np.isfinite(vectors).all():
-            raise OllamaError("the model computed no usable numbers (NaN): its file may be damaged")
+        vectors = self._pool(prompts)
         return (_unit(vectors) if normalise else vectors), sum(map(len, prompts))
+
+    def rank(self, query: str, documents: Sequence[str], *, num_ctx: int = 0) -> tuple[Floats, int]:
+        """How well each document answers the query, 0 to 1, in order, and how many tokens were read.
+
+        A document that is too long is cut. Raises BadRequest for a model without rank pooling, ContextOverflow for a
+        query that leaves no room, Cancelled after an abort.
+        """
+        if self._model.pooling != "rank":
+            raise BadRequest("this model does not rank documents")
+        limit = self._limit(num_ctx)
+        pairs = [self._pair(query, document, limit) for document in documents]
+        scores = self._pool(pairs)[:, 0]
+        if self._model.architecture not in _GIVE_PROBABILITIES:
+            scores = (1.0 / (1.0 + np.exp(-scores.astype(np.float64)))).astype(np.float32)
+        return scores, sum(map(len, pairs))
 
     def close(self) -> None:
         self.context.close()
+
+    def _limit(self, num_ctx: int) -> int:
+        return min(num_ctx, self.limit) if num_ctx > 0 else self.limit
+
+    def _pool(self, prompts: Sequence[list[int]]) -> Floats:
+        """What the model makes of each prompt [prompts, pooled_width]."""
+        context = self.context
+        rows = np.zeros((len(prompts), context.pooled_width), np.float32)
+        for group in groups([len(prompt) for prompt in prompts], context.n_batch, MAX_SEQUENCES):
+            self._decode([prompts[at] for at in group])
+            for seq, at in enumerate(group):
+                rows[at] = context.pooled(seq)
+        if not np.isfinite(rows).all():
+            raise OllamaError("the model computed no usable numbers (NaN): its file may be damaged")
+        return rows
+
+    def _pair(self, query: str, document: str, limit: int) -> list[int]:
+        """Both texts as the model was trained to see them, the document cut to what fits."""
+        model = self._model
+        template = model.rank_template
+        if template:
+            before, _, after = template.partition("{document}")
+            head = model.tokenize(before.replace("{query}", query), add_special=False)
+            body = model.tokenize(document, add_special=False, parse_special=False)
+            tail = model.tokenize(after.replace("{query}", query), add_special=False)
+        else:
+            first = model.tokenize(query, parse_special=False)
+            bare = model.tokenize(query, add_special=False, parse_special=False)
+            opening = 0 if first[: len(bare)] == bare else 1
+            tail = first[opening + len(bare) :]
+            head = first[: opening + len(bare)] + (model.between or tail)
+            body = model.tokenize(document, add_special=False, parse_special=False)
+        room = limit - len(head) - len(tail)
+        if room <= 0:
+            raise ContextOverflow("the query leaves no room for a document in the context of this model")
+        return head + body[:room] + tail
 
     def _tokens(self, text: str, limit: int, truncate: bool) -> list[int]:
         tokens = self._model.tokenize(text, parse_special=False)

@@ -524,12 +524,19 @@ class Engine:
         self, inputs: Items[str], *, truncate: bool = True, num_ctx: int = 0, normalise: bool = True
     ) -> tuple[Floats, int]:
         """Vectors [inputs, n_embd], float32, of unit length, and the number of tokens read; see ``Embedder.embed``."""
+        return self._ready_embedder().embed(inputs, truncate=truncate, num_ctx=num_ctx, normalise=normalise)
+
+    def rank(self, query: str, documents: Items[str], *, num_ctx: int = 0) -> tuple[Floats, int]:
+        """Scores [documents], float32, 0 to 1, and the number of tokens read; see ``Embedder.rank``."""
+        return self._ready_embedder().rank(query, documents, num_ctx=num_ctx)
+
+    def _ready_embedder(self) -> Embedder:
         if self._model.vocab_only:
             raise BadRequest("only the vocabulary is loaded")
         if self._embedder is None:
             self._embedder = self._make_embedder()
         self._embedder.context.rearm()
-        return self._embedder.embed(inputs, truncate=truncate, num_ctx=num_ctx, normalise=normalise)
+        return self._embedder
 
     def tokenize(self, text: str, *, add_special: bool = True, parse_special: bool = True) -> list[int]:
         """Token ids of a text."""

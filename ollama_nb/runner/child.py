@@ -95,6 +95,8 @@ class RunnerProcess:
                 return None
             case wire.Embed():
                 return self._embed(engine, message)
+            case wire.Rank():
+                return self._rank(engine, message)
             case wire.Tokenize():
                 return tokenize(engine, message)
             case wire.Detokenize(id=id, tokens=tokens):
@@ -112,6 +114,14 @@ class RunnerProcess:
             self._embedding = None
         data = vectors.astype("<f4", copy=False).tobytes()
         return wire.Embedded(message.id, data, vectors.shape[1], count, time.perf_counter() - began)
+
+    def _rank(self, engine: Engine, message: wire.Rank) -> wire.Ranked:
+        self._embedding = message.id
+        try:
+            scores, count = engine.rank(message.query, message.documents, num_ctx=message.num_ctx)
+        finally:
+            self._embedding = None
+        return wire.Ranked(message.id, tuple(scores.tolist()), count)
 
     def _send(self, message: msgspec.Struct) -> None:
         data = wire.frame(message)

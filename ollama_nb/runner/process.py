@@ -153,6 +153,11 @@ class Runner:
         message = wire.Embed(id=id, inputs=tuple(inputs), truncate=truncate, num_ctx=num_ctx)
         return await self._ask(message, wire.Embedded)
 
+    async def rank(self, query: str, documents: Sequence[str], *, num_ctx: int = 0) -> wire.Ranked:
+        """One score per document; see ``wire.Rank``."""
+        message = wire.Rank(id=next(self._ids), query=query, documents=tuple(documents), num_ctx=num_ctx)
+        return await self._ask(message, wire.Ranked)
+
     async def tokenize(
         self, texts: Sequence[str], *, add_special: bool = True, parse_special: bool = True
     ) -> tuple[tuple[int, ...], ...]:

@@ -76,6 +76,15 @@ class Embed(msgspec.Struct, frozen=True, tag="embed", kw_only=True):
     num_ctx: int = 0
 
 
+class Rank(msgspec.Struct, frozen=True, tag="rank", kw_only=True):
+    """Only for models whose ``pooling`` is ``rank``. Documents are cut to what fits."""
+
+    id: int
+    query: str
+    documents: tuple[str, ...]
+    num_ctx: int = 0
+
+
 class Tokenize(msgspec.Struct, frozen=True, tag="tokenize", kw_only=True):
     id: int
     texts: tuple[str, ...]
@@ -103,7 +112,7 @@ class Ping(msgspec.Struct, frozen=True, tag="ping"):
     """Are you there? Answered at once with Pong, even while a step runs."""
 
 
-Request = Load | Complete | Embed | Tokenize | Detokenize | Cancel | GetStats | Ping
+Request = Load | Complete | Embed | Rank | Tokenize | Detokenize | Cancel | GetStats | Ping
 
 
 class LoadFailed(msgspec.Struct, frozen=True, tag="load_failed"):
@@ -127,6 +136,14 @@ class Embedded(msgspec.Struct, frozen=True, tag="embedded"):
     dimensions: int
     prompt_tokens: int
     prompt_seconds: float
+
+
+class Ranked(msgspec.Struct, frozen=True, tag="ranked"):
+    """One score from 0 to 1 per document, in their order."""
+
+    id: int
+    scores: tuple[float, ...]
+    prompt_tokens: int
 
 
 class Tokens(msgspec.Struct, frozen=True, tag="tokens"):
@@ -161,7 +178,9 @@ class Pong(msgspec.Struct, frozen=True, tag="pong"):
     step_seconds: float = 0.0
 
 
-Reply = Loaded | LoadFailed | Text | Finished | Failed | Embedded | Tokens | Detokenized | StatsReply | Step | Pong
+Reply = (
+    Loaded | LoadFailed | Text | Finished | Failed | Embedded | Ranked | Tokens | Detokenized | StatsReply | Step | Pong
+)
 
 
 class Render(msgspec.Struct, frozen=True, tag="render"):

@@ -63,6 +63,11 @@ async def embeddings(call: Endpoint) -> None:
     await call.send(native_reply.embeddings(await call.service.embeddings(request)))
 
 
+async def rerank(call: Endpoint) -> None:
+    request = replace(native.read_rerank(call.fields("RerankRequest"), call.id), strict=call.wants("Strict"))
+    await call.send(native_reply.ranking(request, await call.service.rerank(request)))
+
+
 async def tokenize(call: Endpoint) -> None:
     request = native.read_tokenize(call.fields("TokenizeRequest"))
     tokens = await call.service.tokenize(request)
@@ -241,6 +246,8 @@ ROUTES: dict[str, Mapping[str, Route]] = {
     "/api/chat": {"POST": Route(chat, _IMAGES)},
     "/api/embed": {"POST": Route(embed)},
     "/api/embeddings": {"POST": Route(embeddings)},
+    "/api/rerank": {"POST": Route(rerank)},
+    "/v1/rerank": {"POST": Route(rerank, error=native_reply.openai_error)},
     "/api/tokenize": {"POST": Route(tokenize)},
     "/api/detokenize": {"POST": Route(detokenize)},
     "/api/tags": _read(tags),

@@ -56,11 +56,15 @@ class Sink(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One method of a path. ``most``: bytes of a body; ``sink``: where it goes instead of into memory."""
+    """One method of a path. ``most``: bytes of a body; ``sink``: where it goes instead of into memory.
+
+    ``error``: how the route words its errors, if not as the native API does.
+    """
 
     run: Callable[[Endpoint], Awaitable[None]]
     most: int = 32 * MIB
     sink: Callable[[Endpoint], Sink] | None = None
+    error: Callable[[int, str], bytes] | None = None
 
 
 @web.stream_request_body
@@ -163,7 +167,8 @@ class Endpoint(web.RequestHandler):
         raise NotImplementedError
 
     def error_body(self, status: int, message: str) -> bytes:
-        return native_reply.error(message)
+        route = self.methods.get(self.request.method or "")
+        return route.error(status, message) if route and route.error else native_reply.error(message)
 
     # Tornado's hooks
 

@@ -10,8 +10,16 @@ import logging
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any
 
-from ollama_nb.api.chat import ChatRequest, CreateRequest, EmbedRequest, GenerateRequest, PullRequest, TokenizeRequest
-from ollama_nb.api.events import Embeddings, Event, Progress
+from ollama_nb.api.chat import (
+    ChatRequest,
+    CreateRequest,
+    EmbedRequest,
+    GenerateRequest,
+    PullRequest,
+    RerankRequest,
+    TokenizeRequest,
+)
+from ollama_nb.api.events import Embeddings, Event, Progress, Ranking
 from ollama_nb.api.models import Listed, Running, Shown
 from ollama_nb.errors import OllamaError
 from ollama_nb.runner.pool import Pool
@@ -23,6 +31,7 @@ from ollama_nb.service.embed import embed, embeddings
 from ollama_nb.service.generate import generate
 from ollama_nb.service.models import copy, delete, list_models, show
 from ollama_nb.service.requests import Requests
+from ollama_nb.service.rerank import rerank
 from ollama_nb.service.rooms import Rooms
 from ollama_nb.service.tokens import detokenize, tokenize
 from ollama_nb.service.transfer import pull
@@ -79,6 +88,9 @@ class Service:
     async def embeddings(self, request: EmbedRequest) -> Embeddings:
         """The older endpoint; it differs in its errors only."""
         return await embeddings(self._rooms, request)
+
+    async def rerank(self, request: RerankRequest) -> Ranking:
+        return await rerank(self._rooms, request)
 
     async def tokenize(self, request: TokenizeRequest) -> tuple[int, ...]:
         return await tokenize(self._rooms, request)

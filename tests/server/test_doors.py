@@ -46,3 +46,27 @@ async def test_strict_and_run_record_by_header(tmp_path: Path) -> None:
         assert not {"truncated", "warnings", "run"} & json.loads(streamed.text.splitlines()[-1]).keys()
         await h.client.post("/api/embed", json={"model": "m", "input": "x"}, headers={"X-Ollama-Strict": "yes"})
         assert h.service.asked[-1].strict
+
+
+@in_loop
+async def test_rerank_in_two_dialects(tmp_path: Path) -> None:
+    body = {"model": "m", "query": "q", "documents": ["a", "b"]}
+    async with house(tmp_path) as h:
+        for path in ("/api/rerank", "/v1/rerank"):
+            reply = await h.client.post(path, json={**body, "return_documents": True, "top_n": 2})
+            assert reply.text == (
+                '{"model":"m","results":[{"index":1,"relevance_score":0.75,"document":"b"},'
+                '{"index":0,"relevance_score":0.5,"document":"a"}],"method":"rank",'
+                '"usage":{"prompt_tokens":9,"total_tokens":9}}'
+            )
+            assert (h.service.asked[-1].top_n, h.service.asked[-1].documents) == (2, ("a", "b"))
+            reply = await h.client.post(path, json=body, headers={"X-Ollama-Strict": "1"})
+            assert reply.json()["results"][0] == {"index": 1, "relevance_score": 0.75}
+            assert h.service.asked[-1].strict
+        wrong = {**body, "query": "wrong"}
+        assert (await h.client.post("/api/rerank", json=wrong)).json() == {"error": "no"}
+        reply = await h.client.post("/v1/rerank", json=wrong)
+        assert (reply.status_code, reply.json()["error"]["type"]) == (400, "invalid_request_error")
+        assert reply.json()["error"] == {"message": "no", "type": "invalid_request_error", "param": None, "code": None}
+        reply = await h.client.post("/v1/rerank", json={**body, "documents": [{"text": "a"}]})
+        assert reply.status_code == 400 and "RerankRequest.documents" in reply.json()["error"]["message"]

@@ -12,9 +12,17 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-from ollama_nb.api.chat import ChatRequest, CreateRequest, EmbedRequest, GenerateRequest, PullRequest, TokenizeRequest
-from ollama_nb.api.events import Done, Embeddings, Stats
-from ollama_nb.errors import Cancelled, ModelNotFound
+from ollama_nb.api.chat import (
+    ChatRequest,
+    CreateRequest,
+    EmbedRequest,
+    GenerateRequest,
+    PullRequest,
+    RerankRequest,
+    TokenizeRequest,
+)
+from ollama_nb.api.events import Done, Embeddings, Ranking, Stats
+from ollama_nb.errors import BadRequest, Cancelled, ModelNotFound
 from ollama_nb.service.requests import Requests
 from ollama_nb.store.store import Store
 
@@ -56,6 +64,12 @@ class FakeService:
         return self.embeddings_result
 
     embeddings = embed
+
+    async def rerank(self, request: RerankRequest) -> Ranking:
+        self.asked.append(request)
+        if request.query == "wrong":
+            raise BadRequest("no")
+        return Ranking(((1, 0.75), (0, 0.5)), "rank", 9)
 
     async def tokenize(self, request: TokenizeRequest) -> tuple[int, ...]:
         self.asked.append(request)

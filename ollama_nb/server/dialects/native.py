@@ -8,7 +8,15 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ollama_nb.api.chat import ChatRequest, CreateRequest, EmbedRequest, GenerateRequest, PullRequest, TokenizeRequest
+from ollama_nb.api.chat import (
+    ChatRequest,
+    CreateRequest,
+    EmbedRequest,
+    GenerateRequest,
+    PullRequest,
+    RerankRequest,
+    TokenizeRequest,
+)
 from ollama_nb.api.messages import Message, Think, Tool, ToolCall
 from ollama_nb.errors import BadRequest
 from ollama_nb.server.dialects import gojson
@@ -80,6 +88,20 @@ def read_embeddings(body: Fields, request_id: str) -> EmbedRequest:
         keep_alive=_keep_alive(body),
         request_id=request_id,
     )
+
+
+def read_rerank(body: Fields, request_id: str) -> RerankRequest:
+    request = RerankRequest(
+        model=body.text("model"),
+        query=body.text("query"),
+        documents=body.texts("documents"),
+        top_n=body.whole("top_n") if "top_n" in body else None,
+        return_documents=body.flag("return_documents") or False,
+        options=body.object("options"),
+        keep_alive=_keep_alive(body),
+        request_id=request_id,
+    )
+    return replace(request, ignored=body.ignored())
 
 
 def read_tokenize(body: Fields) -> TokenizeRequest:

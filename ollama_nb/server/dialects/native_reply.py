@@ -9,8 +9,20 @@ import base64
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ollama_nb.api.chat import RerankRequest
 from ollama_nb.api.encode import go_json, go_string
-from ollama_nb.api.events import Delta, Done, Embeddings, Event, Progress, Rendered, Stats, TokenLogprob, ToolCalls
+from ollama_nb.api.events import (
+    Delta,
+    Done,
+    Embeddings,
+    Event,
+    Progress,
+    Ranking,
+    Rendered,
+    Stats,
+    TokenLogprob,
+    ToolCalls,
+)
 from ollama_nb.api.messages import Message, ToolCall
 from ollama_nb.server.dialects.times import nanoseconds, utc_now
 
@@ -190,6 +202,29 @@ def embed(model: str, result: Embeddings) -> Iterator[bytes]:
 def embeddings(result: Embeddings) -> bytes:
     """The reply of ``/api/embeddings``."""
     return b'{"embedding":' + (_vector(result.vectors[0]) if result.vectors else b"[]") + b"}"
+
+
+def ranking(request: RerankRequest, ranking: Ranking) -> bytes:
+    """The reply of ``/api/rerank``; each result has its document's text when asked for."""
+
+    def told(index: int, score: float) -> dict[str, Any]:
+        document = {"document": request.documents[index]} if request.return_documents else {}
+        return {"index": index, "relevance_score": score, **document}
+
+    return encode(
+        {
+            "model": request.model,
+            "results": [told(index, score) for index, score in ranking.results],
+            "method": ranking.method,
+            "usage": {"prompt_tokens": ranking.prompt_tokens, "total_tokens": ranking.prompt_tokens},
+        }
+    )
+
+
+def openai_error(status: int, message: str) -> bytes:
+    """An error as OpenAI's API words it, for the routes below ``/v1``."""
+    kind = {400: "invalid_request_error", 404: "not_found_error"}.get(status, "api_error")
+    return encode({"error": {"message": message, "type": kind, "param": None, "code": None}})
 
 
 def _vector(vector: tuple[float, ...]) -> bytes:
