@@ -410,7 +410,9 @@ async def test_a_key_is_asked_of_every_route_and_method(tmp_path: Path) -> None:
                 for headers in ({}, {"Authorization": "Bearer wrong"}, {"x-api-key": "wrong"}):
                     reply = await h.client.request(method, path, headers=headers)
                     assert reply.status_code == 401, (method, path)
-                    assert method == "HEAD" or reply.json() == {"error": "unauthorized"}
+                    if method != "HEAD":
+                        error = reply.json()["error"]
+                        assert (error["message"] if isinstance(error, dict) else error) == "unauthorized"
         assert (await h.client.get("/?token=secret")).status_code == 401
         for headers in ({"Authorization": "Bearer secret"}, {"x-api-key": "secret"}):
             assert (await h.client.get("/", headers=headers)).status_code == 200
