@@ -12,6 +12,11 @@ from typing import Any
 
 from ollama_nb.errors import BadRequest
 
+_BIAS = "logit_bias"
+_MOST_BIASES = 1024
+_STRONGEST = 1e4
+"""More than any two logits differ: forbids a token, or leaves no other."""
+
 
 @dataclass(frozen=True, slots=True)
 class Options:
@@ -37,6 +42,8 @@ class Options:
     repeat_penalty: float = 1.0
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
+    logit_bias: tuple[tuple[str, float], ...] = ()
+    """Token numbers or texts, and what is added to their logits; an option of requests only."""
 
     @classmethod
     def layered(cls, *layers: Mapping[str, Any]) -> tuple[Options, tuple[str, ...]]:
@@ -50,6 +57,9 @@ class Options:
             for name, value in layer.items():
                 if value is None:
                     continue
+                if name == _BIAS:
+                    values[name] = _biases(value)
+                    continue
                 kind = KINDS.get(name)
                 if kind is None:
                     warnings.append(_unknown(name))
@@ -61,8 +71,9 @@ class Options:
 KINDS: dict[str, str] = {
     f.name: next(kind for kind in ("bool", "int", "float", "tuple") if str(f.type).startswith(kind))
     for f in dataclasses.fields(Options)
+    if f.name != _BIAS
 }
-"""Option name → ``bool``, ``int``, ``float`` or ``tuple`` (of strings)."""
+"""Option name → ``bool``, ``int``, ``float`` or ``tuple`` (of strings); those that a Modelfile can say."""
 
 DEPRECATED = frozenset(
     {
@@ -88,7 +99,7 @@ LOAD_OPTIONS = ("num_ctx", "num_batch", "num_gpu", "main_gpu", "use_mmap", "num_
 def _unknown(name: str) -> str:
     if name in DEPRECATED:
         return f'option "{name}" is deprecated and has no effect'
-    near = difflib.get_close_matches(name, KINDS, n=1)
+    near = difflib.get_close_matches(name, (*KINDS, _BIAS), n=1)
     return f'unknown option "{name}"' + (f', did you mean "{near[0]}"?' if near else "")
 
 
@@ -113,6 +124,15 @@ def _typed(name: str, value: Any, kind: str) -> Any:
     if not all(isinstance(item, str) for item in value):
         raise BadRequest(f'option "{name}" must be of an array of strings')
     return tuple(value)
+
+
+def _biases(value: Any) -> tuple[tuple[str, float], ...]:
+    if not isinstance(value, Mapping):
+        raise BadRequest(f'option "{_BIAS}" must be an object from tokens or texts to numbers')
+    if len(value) > _MOST_BIASES:
+        raise BadRequest(f'option "{_BIAS}" may have {_MOST_BIASES} entries at most')
+    pairs = [(str(name), _typed(_BIAS, number, "float")) for name, number in value.items()]
+    return tuple((name, max(-_STRONGEST, min(number, _STRONGEST))) for name, number in pairs if name)
 
 
 def _float32(name: str, value: float) -> float:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from ollama_nb.engine.bias import Bias
 from ollama_nb.engine.config import Counters, EngineConfig, EngineFacts
 from ollama_nb.engine.draft import Lookup, choose
 from ollama_nb.engine.embedder import Embedder
@@ -270,7 +271,8 @@ class Engine:
         seq.dropped = len(prompt) - len(tokens)
         text = TextStream(options.stop)
         constraint = self._grammars.constraint(request.format) if request.format else None
-        sampler = Sampler(Recipe.of(options, limit))
+        bias = Bias(model, options.logit_bias) if options.logit_bias else None
+        sampler = Sampler(Recipe.of(options, limit), bias)
         most = MAX_DRAFT if options.draft_num_predict is None else min(options.draft_num_predict, MAX_DRAFT)
         lookup = Lookup(tokens, most) if most > 0 and not model.recurrent else None
         return Stream(model, request, seq, sampler=sampler, text=text, constraint=constraint, lookup=lookup)

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ollama_nb.api.options import Options
+from ollama_nb.engine.bias import Bias
 from ollama_nb.engine.llama import Chain, Floats
 from ollama_nb.errors import BadRequest, OllamaError
 
@@ -93,14 +94,17 @@ def _seed(seed: int) -> int:
 class Sampler:
     """Chooses the tokens of one request; its draws depend on its own seed only, whoever shares the batch."""
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, recipe: Recipe, bias: Bias | None = None) -> None:
         self.recipe = recipe
+        self._bias = bias
         self._last_n = recipe.last_n
         self._chain = Chain(recipe.steps) if recipe.temperature > 0.0 else None
         self._width = _FIRST_WIDTH
 
     def pick(self, row: Floats, history: list[int]) -> int:
-        """The next token. Penalties change ``row`` in place. Raises OllamaError when the model computed NaN."""
+        """The next token. Bias and penalties change ``row`` in place. Raises OllamaError for NaN in it."""
+        if self._bias is not None:
+            self._bias.add(row)
         if self._last_n:
             self.penalise(row, history)
         return self.choose(row)

@@ -43,6 +43,7 @@ def run_record(
     in_force = {name: value for name, value in asdict(replace(options, num_ctx=num_ctx)).items() if value is not None}
     # Options are kept as float32: told as short as that allows, 0.9 and not 0.8999999761581421.
     told = {name: float(str(np.float32(v))) if isinstance(v, float) else v for name, v in in_force.items()}
+    told["logit_bias"] = {name: float(str(np.float32(value))) for name, value in options.logit_bias}
     return {
         "model": model.name.short,
         "model_digest": f"sha256:{model.digest}",
