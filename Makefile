@@ -19,7 +19,7 @@ test-slow: .venv/ready-test ## the tests that take minutes
 check: .venv/ready-dev ## lint, format, types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
-bench: .venv/ready-test ## speed beside llama.cpp's own programs (BENCH="…" for options)
+bench: .venv/ready-bench ## speed beside llama-server, llama-bench and ollama (BENCH="…" for options)
 	@$(BIN)/python tests/benchmarks/run.py $(BENCH)
 
 notebooks: .venv/ready-test ## run the example notebooks again and keep their outputs
@@ -31,8 +31,9 @@ clean:
 # A stamp per set of extras: made again only when pyproject.toml changes.
 .venv/ready:      EXTRAS :=
 .venv/ready-test: EXTRAS := [test]
+.venv/ready-bench: EXTRAS := [bench]
 .venv/ready-dev:  EXTRAS := [dev]
-.venv/ready .venv/ready-test .venv/ready-dev: pyproject.toml | .venv/bin/python
+.venv/ready .venv/ready-test .venv/ready-bench .venv/ready-dev: pyproject.toml | .venv/bin/python
 	@echo "Installing into .venv (llama.cpp is built once: 4 to 12 minutes) …"
 	@$(BIN)/python -m pip install -q -e ".$(EXTRAS)"
 	@touch $@

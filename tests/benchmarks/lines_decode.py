@@ -122,7 +122,7 @@ def _row(title: str, aim: float, key: str = "rate", unit: str = "tok/s") -> tupl
     return (Row(key, title, unit, "more", aim),)
 
 
-def _stream_line(model: str, count: int, aim: float, *, tokens: int = TOKENS, rounds: int = 4) -> Line:
+def _stream_line(model: str, count: int, aim: float, *, tokens: int = 32, rounds: int = 4) -> Line:
     title = f"{count} streams, total" + (", tiny model" if model == "tiny" else "")
     return Line(
         f"streams_{count}" if model != "tiny" else f"tiny_{count}",
