@@ -2,7 +2,7 @@
 
 Matrix kernels take rows in blocks; what is left over they take one by one, so that seven rows can cost more than eight.
 Whether they do depends on model, processor and thread count, so it is measured on the fly: a size that is not known is
-tried for two steps, and tried again much later. Rule: pure, times in, numbers of rows out.
+tried for two steps, and tried again later, less and less often. Rule: pure, times in, numbers of rows out.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from collections import deque
 BLOCKS = 4, 8
 TRIES = 2
 """So many steps tell what a size costs (the faster one: the first one of a size also sets up buffers)."""
-LIFETIME = 512
-"""Steps after which a size that was not used since must be tried again: contexts grow, neighbours come and go."""
+FIRST_LIFE, LIFETIME = 32, 512
+"""Steps after which a size that was not used since is tried again: contexts grow, and a trial may have met a busy
+moment. Each time it is twice as long, up to the second number."""
 MARGIN = 0.97
 """More rows must take less than this share of the time of fewer."""
 
@@ -21,11 +22,12 @@ MARGIN = 0.97
 class _Known:
     """What one size took lately."""
 
-    __slots__ = ("last", "recent")
+    __slots__ = ("last", "life", "recent")
 
     def __init__(self) -> None:
         self.recent: deque[float] = deque(maxlen=5)
         self.last = 0
+        self.life = FIRST_LIFE
 
     @property
     def seconds(self) -> float:
@@ -51,8 +53,9 @@ class RowTimes:
         """A step of so many rows took so long."""
         self._clock += 1
         known = self._table.setdefault(rows, _Known())
-        if self._clock - known.last > LIFETIME:
+        if known.recent and self._clock - known.last > known.life:
             known.recent.clear()
+            known.life = min(2 * known.life, LIFETIME)
         known.recent.append(seconds)
         known.last = self._clock
 
@@ -64,7 +67,7 @@ class RowTimes:
     def fresh(self, rows: int) -> bool:
         """It is known well, and still true."""
         known = self._table.get(rows)
-        return known is not None and len(known.recent) >= TRIES and self._clock - known.last < LIFETIME
+        return known is not None and len(known.recent) >= TRIES and self._clock - known.last < known.life
 
     def rounded(self, rows: int) -> int:
         """The number of rows to make of so many: more of them only where that is measured to take less time."""
