@@ -485,7 +485,7 @@ class Engine:
         self._counts.output_tokens += stream.seq.n_new
         if self._keeper is not None:
             self._keeper.leave(stream.seq, whole=isinstance(last, FinishOut))
-        self._scheduler.remove(stream.seq)
+        self._apply(self._scheduler.remove(stream.seq))
         del self._streams[stream.id]
         stream.close()
         out.append(last)

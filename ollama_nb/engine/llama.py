@@ -308,7 +308,8 @@ class Context:
             params.pooling_type = {name: number for number, name in POOLING.items()}[pooling]
         self._abort = ctypes.create_string_buffer(2)
         # strlen of this buffer is the abort callback: no Python runs within a decode, and any thread may set it.
-        params.abort_callback = ctypes.cast(_strlen, L.ggml_abort_callback)
+        self._is_aborted = ctypes.cast(_strlen, L.ggml_abort_callback)
+        params.abort_callback = self._is_aborted
         params.abort_callback_data = ctypes.addressof(self._abort)
         _log.clear()
         self.handle = L.llama_init_from_model(model.handle, params)
@@ -318,6 +319,8 @@ class Context:
         self.memory = L.llama_get_memory(self.handle)
         self._entangled: set[int] = set()
         """Sequences that may have cells in common with another."""
+        self._moving = False
+        """The next decode begins by turning the keys of cells that were moved."""
         self.can_shift = bool(self.memory and L.llama_memory_can_shift(self.memory))
         self._make_batch(n_batch)
         self._logits: Floats = np.empty((0, 0), np.float32)
@@ -353,12 +356,23 @@ class Context:
             raise LoadError("cannot apply the adapters to this model")
 
     def decode(self, count: int) -> Decoded:
-        """Read the first ``count`` rows of the batch arrays. After ABORTED or FAILED the caller cuts what it sent."""
+        """Read the first ``count`` rows of the batch arrays. After ABORTED or FAILED the caller cuts what it sent.
+
+        A decode after a shift runs to its end, whatever ``abort`` says.
+        """
         if not 0 < count <= self.n_batch:
             raise ValueError(f"batch of {count} rows, {self.n_batch} at most")  # llama.cpp would abort the process
         self._batch.n_tokens = count
-        status = L.llama_decode(self.handle, self._batch)
+        status = self._decode_whole() if self._moving else L.llama_decode(self.handle, self._batch)
         return Decoded.DONE if status == 0 else Decoded(max(status, -2))
+
+    def _decode_whole(self) -> int:
+        """Keys are turned layer by layer and in place: cut short, the next decode would turn some of them again."""
+        L.llama_set_abort_callback(self.handle, L.ggml_abort_callback(), None)
+        status: int = L.llama_decode(self.handle, self._batch)
+        L.llama_set_abort_callback(self.handle, self._is_aborted, ctypes.addressof(self._abort))
+        self._moving = False
+        return status
 
     def time_one(self) -> float:
         """Seconds of a decode of one row, inf if it was aborted; memory is empty afterwards."""
@@ -423,6 +437,7 @@ class Context:
             L.llama_memory_seq_rm(self.memory, seq, -1, -1)
             return False
         L.llama_memory_seq_add(self.memory, seq, start + count, -1, -count)
+        self._moving = True
         return True
 
     def state_size(self, seq: int) -> int:

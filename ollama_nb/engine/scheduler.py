@@ -59,14 +59,16 @@ class Scheduler:
         """Queue a sequence."""
         self.waiting.append(seq)
 
-    def remove(self, seq: Sequence) -> None:
-        """The sequence is finished or cancelled, in whatever state; its slot is free at once."""
+    def remove(self, seq: Sequence) -> list[MemoryOp]:
+        """The sequence is finished or cancelled, in whatever state; its slot is free at once. Return memory's part."""
+        ops: list[MemoryOp] = []
         if seq.state is State.WAITING:
             self.waiting.remove(seq)
         elif seq.state is not State.FINISHED:
             self.running.remove(seq)
-            self.slots.release(seq)
+            ops = self.slots.release(seq)
         seq.state, seq.leader = State.FINISHED, None
+        return ops
 
     def admit(self) -> list[MemoryOp]:
         """Give slots to waiting sequences in the order they came; return what memory must do first.

@@ -100,13 +100,14 @@ class SlotTable:
             return self._settle(target, seq, 0, ops)
         return self._settle(target, seq, count, [*ops, Share(source.index, target.index, count)])
 
-    def release(self, seq: Sequence) -> None:
-        """The sequence leaves; what it has read stays for others."""
+    def release(self, seq: Sequence) -> list[MemoryOp]:
+        """The sequence leaves; what others can use of what it has read stays, the rest gives its cells back."""
         slot = self.slots[seq.slot]
         whole = self.cuttable or seq.reusable == seq.n_past  # what cannot be cut is used as a whole or not at all
         slot.owner, slot.left = None, seq.tokens[: seq.reusable] if whole else []
         slot.used = self._tick()
         seq.slot = -1
+        return [Cut(slot.index, len(slot.left))] if len(slot.left) < seq.n_past else []
 
     def evict(self) -> Cut | None:
         """Empty the idle slot that was used longest ago; None when all idle ones are empty."""

@@ -46,9 +46,12 @@ class Story:
     def grow(self, seq: Sequence) -> None:
         seq.append(1000 + seq.n_new)
         if seq.n_new >= seq.max_new:
-            self.scheduler.remove(seq)
+            self.leaves(seq)
         elif seq.full:
             self.apply(self.scheduler.shift(seq))
+
+    def leaves(self, seq: Sequence) -> None:
+        self.apply(self.scheduler.remove(seq))
 
     def apply(self, ops: list[MemoryOp]) -> None:
         for op in ops:
@@ -188,7 +191,7 @@ def test_followers_go_on_alone_when_their_leader_is_cancelled() -> None:
     leader = story.arrives(1, text(0, 500))
     follower = story.arrives(2, text(0, 500))
     story.step()
-    story.scheduler.remove(leader)
+    story.leaves(leader)
     story.step()
     assert (follower.state, follower.cached) == (State.PREFILL, 64)
 
@@ -212,7 +215,7 @@ def test_a_cancelled_request_frees_its_slot_at_once() -> None:
     first = story.arrives(1, text(0, 100))
     second = story.arrives(2, text(500, 3))
     story.step()
-    story.scheduler.remove(first)
+    story.leaves(first)
     assert story.scheduler.slots.busy == 0
     story.step()
     assert second.n_new == 1
@@ -287,7 +290,7 @@ def test_whatever_happens_every_request_ends_once(seed: int, n_slots: int, cutta
             )
             arrivals += 1
         if living and dice.random() < 0.05:
-            story.scheduler.remove(dice.choice(living))
+            story.leaves(dice.choice(living))
         story.step()
         living = [seq for seq in living if seq.state is not State.FINISHED]
         if arrivals == 12 and not living:
@@ -299,7 +302,7 @@ def test_whatever_happens_every_request_ends_once(seed: int, n_slots: int, cutta
     assert not story.scheduler.running and not story.scheduler.waiting
     assert story.scheduler.slots.busy == 0
     for slot in story.scheduler.slots.slots:
-        assert story.memory[slot.index][: len(slot.left)] == slot.left, "what is left is what memory holds"
+        assert story.memory[slot.index] == slot.left, "memory holds what is left for others, and nothing else"
 
 
 def test_shift_is_an_operation_on_the_slot() -> None:

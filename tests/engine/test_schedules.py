@@ -1,0 +1,219 @@
+"""Whatever comes and goes beside it, a request says what it says alone, and memory is accounted for to the last cell.
+
+Sixty-four random schedules of submit, cancel, abort and evict, on a model and caches in single precision. Half
+precision in attention would make near ties depend on the shape of the batch: some thousandths in a logit.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import random
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ollama_nb.api.options import Options
+from ollama_nb.engine.config import EngineConfig
+from ollama_nb.engine.engine import Engine
+from ollama_nb.engine.llama import Context
+from ollama_nb.engine.output import FailOut, FinishOut, Output, TextOut
+from ollama_nb.engine.rows import RowTimes
+from ollama_nb.engine.sequence import Request, State
+
+REQUESTS = 10
+SEEDS = 16
+ids = itertools.count(1)
+STORY = "Lily saw a big red ball in the park. She wanted to play with the ball. "
+PROMPTS = (
+    "Once upon a time",
+    "Once upon a time, there was a little girl named Lily." * 4,
+    STORY * 2 + "Lily saw",
+    STORY * 3 + "Lily",
+    STORY * 3 + "Tom had a dog. The dog was happy. " * 5 + "Tom",
+    "Zoë said: 你好. " * 9,
+)
+WAYS: tuple[dict[str, Any], ...] = (
+    {"num_predict": 30},
+    {"num_predict": 1},
+    {"num_predict": 90, "stop": ("ball in", "dog was")},
+    {"num_predict": 120, "num_ctx": 96},
+    {"num_predict": 120, "num_ctx": 160, "shift": False},
+)
+"""The fourth one drops the older half of its window again and again, the fifth one ends when its window is full."""
+
+
+Expected = Callable[[str, int], tuple[str, FinishOut]]
+
+
+class Blocks(RowTimes):
+    """Every step is rounded up, and whatever is guessed is drafted: only whole blocks of four are cheap."""
+
+    def seconds(self, rows: int) -> float | None:
+        return 1.0 if rows % 4 else 0.5
+
+    def fresh(self, rows: int) -> bool:
+        return True
+
+    def rounded(self, rows: int) -> int:
+        return -(-rows // 4) * 4 if rows > 1 else 1
+
+
+def load(path: str, times: Callable[[int], RowTimes] = RowTimes, **config: Any) -> Engine:
+    exact = {"n_ctx": 512, "n_threads": 1, "kv_cache_type": "f32", "flash_attention": False}
+    engine = Engine(EngineConfig(path=path, **{**exact, **config}))
+    engine._times = times(context_of(engine).n_outputs)
+    return engine
+
+
+def cramped(path: str) -> Engine:
+    """Memory for a third of what the slots could hold: prefixes are evicted, and the youngest must give way."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "ollama_nb.engine.engine.Context", lambda model, **sizes: Context(model, **{**sizes, "cells": 512})
+        )
+        return load(path, Blocks, n_seq=3, n_batch=64)
+
+
+def nothing_beyond(n_outputs: int) -> RowTimes:
+    """No room for drafts and padding."""
+    return RowTimes(1)
+
+
+SETUPS: dict[str, Callable[[str], Engine]] = {
+    "as configured": functools.partial(load, n_seq=4),
+    "nothing beyond": functools.partial(load, times=nothing_beyond, n_seq=3, n_batch=32),
+    "drafts and padding": functools.partial(load, times=Blocks, n_seq=6, n_batch=48),
+    "cramped": cramped,
+}
+
+
+@pytest.fixture(scope="module")
+def path(models: Path) -> str:
+    return str(models / "stories260K-f32.gguf")
+
+
+@pytest.fixture(scope="module")
+def alone(path: str) -> Expected:
+    """What a request gives in an engine that never served another one."""
+
+    @functools.cache
+    def answer(prompt: str, way: int) -> tuple[str, FinishOut]:
+        engine = load(path, nothing_beyond, n_seq=1)
+        request = ask(prompt, way, draft_num_predict=0)
+        engine.submit(request)
+        outs: list[Output] = []
+        while engine.busy:
+            outs += engine.step()
+        engine.close()
+        return judge(outs)
+
+    return answer
+
+
+@pytest.fixture(scope="module", params=SETUPS)
+def crowd(request: pytest.FixtureRequest, path: str) -> Iterator[Engine]:
+    """Lives through all schedules of its setup; what those were about did happen."""
+    engine = SETUPS[request.param](path)
+    yield engine
+    counters = engine.counters
+    assert all(counters[name] for name in ("cached_tokens", "shifts", "aborts", "output_tokens"))
+    assert counters["max_rows"] == engine.config.n_seq
+    beyond = counters["accepted"] and counters["padded"]
+    assert beyond if isinstance(engine._times, Blocks) else not beyond or engine._times.most > 1
+    engine.close()
+
+
+def context_of(engine: Engine) -> Context:
+    assert engine._context is not None
+    return engine._context
+
+
+def ask(prompt: str, way: int, **options: Any) -> Request:
+    fields = {**WAYS[way], **options}
+    extra = {name: fields.pop(name) for name in ("num_ctx", "shift") if name in fields}
+    return Request(id=next(ids), prompt=prompt, options=Options(temperature=0.0, **fields), return_tokens=True, **extra)
+
+
+def judge(outs: list[Output]) -> tuple[str, FinishOut]:
+    """Text and end of one request, which ended exactly once, and last."""
+    last = outs[-1]
+    assert isinstance(last, FinishOut), last
+    assert all(isinstance(out, TextOut) for out in outs[:-1])
+    return "".join(out.text for out in outs if isinstance(out, TextOut)), last
+
+
+def check_memory(engine: Engine) -> None:
+    """Places and requests belong together one to one, and llama.cpp holds of each what we believe, no token more."""
+    scheduler, context = engine._scheduler, context_of(engine)
+    waiting, running, slots = scheduler.waiting, scheduler.running, scheduler.slots.slots
+    assert sorted(seq.id for seq in (*waiting, *running)) == sorted(engine._streams)
+    assert all(seq.state is State.WAITING and seq.slot == -1 for seq in waiting)
+    assert {seq.slot: seq for seq in running} == {slot.index: slot.owner for slot in slots if slot.owner is not None}
+    for slot in slots:
+        held = len(slot.left) if slot.owner is None else slot.owner.n_past
+        assert context.extent(slot.index) == ((0, held - 1) if held else (-1, -1)), (slot, held)
+    assert context.extent(context.scratch) == (-1, -1), "padding rows are gone after their step"
+
+
+def evict(engine: Engine) -> bool:
+    """Forget the oldest kept prefix, as a full memory does."""
+    cut = engine._scheduler.slots.evict()
+    engine._apply([cut] if cut is not None else [])
+    return cut is not None
+
+
+def live(engine: Engine, dice: random.Random) -> tuple[dict[int, tuple[str, int]], list[Output]]:
+    """One random schedule: what was asked, by id, and all that came out."""
+    asked: dict[int, tuple[str, int]] = {}
+    outs: list[Output] = []
+    eager = dice.choice((0.05, 0.3, 0.9))
+    while len(asked) < REQUESTS or engine.busy:
+        while len(asked) < REQUESTS and dice.random() < eager:
+            prompt, way = dice.choice(PROMPTS), dice.randrange(len(WAYS))
+            request = ask(prompt, way, **dice.choice(({}, {}, {"draft_num_predict": 0}, {"draft_num_predict": 3})))
+            asked[request.id] = prompt, way
+            engine.submit(request)
+        if asked and dice.random() < 0.04:
+            engine.cancel(dice.choice(list(asked)))  # running, waiting, just submitted, or long gone
+        if dice.random() < 0.03:
+            evict(engine)
+        with pytest.MonkeyPatch.context() as patch:
+            if dice.random() < 0.05:
+                patch.setattr(context_of(engine), "rearm", engine.abort)
+            outs += engine.step()
+        check_memory(engine)
+    return asked, outs
+
+
+@pytest.mark.parametrize("seed", range(SEEDS))
+def test_any_schedule_gives_the_text_of_a_lone_request(
+    crowd: Engine, alone: Expected, seed: int, request: pytest.FixtureRequest
+) -> None:
+    asked, outs = live(crowd, random.Random(request.node.name))
+    assert Counter(out.id for out in outs if not isinstance(out, TextOut)) == Counter(list(asked)), (
+        "each ends exactly once"
+    )
+    for id, (prompt, way) in asked.items():
+        mine = [out for out in outs if out.id == id]
+        whole, end = alone(prompt, way)
+        if isinstance(mine[-1], FailOut):
+            assert mine[-1].status == 503 and "memory is full" in mine[-1].message
+            assert whole.startswith("".join(out.text for out in mine if isinstance(out, TextOut)))
+            continue
+        text, last = judge(mine)
+        if last.reason == "cancelled":
+            assert whole.startswith(text)
+            assert last.tokens == end.tokens[: len(last.tokens)], "none lost, none doubled"
+        else:
+            assert (text, last.reason, last.tokens) == (whole, end.reason, end.tokens)
+            assert (last.prompt_tokens, last.output_tokens) == (end.prompt_tokens, end.output_tokens)
+    assert (crowd.busy, crowd.counters["busy_slots"], crowd.counters["waiting"]) == (False, 0, 0)
+    if not seed % 4:  # otherwise the next schedule finds what this one left
+        while evict(crowd):
+            check_memory(crowd)
+        context = context_of(crowd)
+        assert all(context.extent(seq) == (-1, -1) for seq in range(context.n_seq + 1)), "every cell is free"
