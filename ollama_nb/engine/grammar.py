@@ -7,7 +7,7 @@ on one line, as ``json.dumps`` writes it: a small model that may write blanks ca
 
 from __future__ import annotations
 
-import json
+import re
 import threading
 from collections import OrderedDict
 from typing import Any
@@ -20,15 +20,20 @@ from ollama_nb.engine.gbnf import to_lark
 from ollama_nb.engine.llama import Floats, Model
 from ollama_nb.engine.patterns import read_choices, read_regex
 from ollama_nb.engine.sampler import Sampler
+from ollama_nb.engine.schema import read_schema
 from ollama_nb.errors import BadRequest, OllamaError
 
-MAX_SCHEMA_BYTES = 256 << 10
-MAX_DEPTH = 64
 KEPT_GRAMMARS = 16
 _COMPILER_STACK = 256 << 20
 """Bytes of address space; memory is taken only as far as it is used."""
 _TRIED = 4
-_STYLE: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": ", "lenient": False}
+_STYLE: Any = {
+    "whitespace_flexible": False,
+    "item_separator": ", ",
+    "key_separator": ": ",
+    "lenient": False,
+    "coerce_one_of": False,
+}
 
 
 class Constraint:
@@ -96,8 +101,9 @@ class Grammars:
             self._tokenizer = _tokenizer(self._model)
         matcher = _with_deep_stack(self._tokenizer, grammar)
         if matcher.is_error():
-            raise BadRequest(f"invalid {kind}: {_first_line(matcher.get_error())}")
-        if kind != "format" and not self._can_begin(matcher):
+            reason = _reason if kind == "format" else _first_line
+            raise BadRequest(f"invalid {kind}: {reason(matcher.get_error())}")
+        if not self._can_begin(matcher):
             raise BadRequest(f"invalid {kind}: it is too large, or nothing that this model can write matches it")
         return matcher
 
@@ -153,31 +159,17 @@ def _tokenizer(model: Model) -> LLTokenizer:
     return make(tokens=tokens, vocab_ptr=vocab, tokenize_fptr=tokenize, eos_token=eog, slices=None)  # type: ignore[no-any-return]
 
 
-def read_schema(text: str) -> dict[str, Any]:
-    """Parse and lint a schema before native code sees it: size, nesting, and that it is an object."""
-    if len(text.encode("utf-8", "replace")) > MAX_SCHEMA_BYTES:
-        raise BadRequest(f"invalid format: a schema may be {MAX_SCHEMA_BYTES >> 10} KiB of text at most")
-    too_deep = BadRequest(f"invalid format: a schema may be nested {MAX_DEPTH} levels deep at most")
-    try:
-        schema = json.loads(text)
-    except RecursionError:
-        raise too_deep from None
-    except ValueError as error:
-        raise BadRequest(f'invalid format: neither "json" nor a JSON Schema ({error})') from None
-    if not isinstance(schema, dict):
-        raise BadRequest('invalid format: expected "json" or a JSON Schema object')
-    if depth(schema) > MAX_DEPTH:
-        raise too_deep
-    return schema
+_REASONS = (
+    (re.compile(r"oneOf constraints are not supported"), "oneOf: its choices may overlap; use anyOf"),
+    (re.compile(r"regex parse error|in regex /|if regex is|nested parentheses"), "pattern: {}"),
+    (re.compile(r"Failed to generate regex for (?:float|integer) range"), "minimum, maximum: {}"),
+)
 
 
-def depth(value: Any) -> int:
-    """Levels of nesting, without recursion."""
-    level, todo = 0, [value]
-    while todo := [item for item in todo if isinstance(item, (dict, list)) and item]:
-        level += 1
-        todo = [child for item in todo for child in (item.values() if isinstance(item, dict) else item)]
-    return level
+def _reason(text: str) -> str:
+    """What llguidance has against a grammar, in a line that names the keyword."""
+    line = _first_line(text)
+    return next((said.format(line) for found, said in _REASONS if found.search(text)), line)
 
 
 def _first_line(text: str) -> str:

@@ -12,8 +12,8 @@ import pytest
 from ollama_nb.api.options import Options
 from ollama_nb.engine.config import EngineConfig
 from ollama_nb.engine.engine import Engine
-from ollama_nb.engine.grammar import depth, read_schema
 from ollama_nb.engine.output import FailOut, FinishOut, TextOut
+from ollama_nb.engine.schema import depth, read_schema
 from ollama_nb.engine.sequence import Request
 from ollama_nb.errors import BadRequest
 

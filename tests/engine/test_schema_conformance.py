@@ -1,0 +1,167 @@
+"""Replies bound by a schema: those that end are valid by another implementation, or the request is refused by name."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jsonschema import validators
+from pydantic import BaseModel
+from support.json_schemas import ACCEPTED, REFUSED, Schema
+from support.pydantic_models import MODELS, schema_of
+from support.pydantic_models import REFUSED as REFUSED_TYPES
+
+from ollama_nb.api.options import Options
+from ollama_nb.engine.config import EngineConfig
+from ollama_nb.engine.engine import Engine
+from ollama_nb.engine.output import FailOut, FinishOut, TextOut
+from ollama_nb.engine.sequence import Request
+
+SAMPLINGS: dict[str, dict[str, Any]] = {
+    "greedy": {"temperature": 0.0},
+    "sampled": {"seed": 1},
+    "any token": {"seed": 2, "temperature": 3.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0},
+}
+LIMIT = 400
+FINISHING = 0.9
+FINISHING_MODELS = 0.8
+"""Of the replies, at least so many end by themselves; the others are cut by ``LIMIT`` in an endless part."""
+
+
+@pytest.fixture(scope="module")
+def engine(models: Path) -> Iterator[Engine]:
+    engine = Engine(EngineConfig(path=str(models / "stories260K-q8_0.gguf"), n_ctx=512, n_seq=8, n_threads=1))
+    yield engine
+    engine.close()
+
+
+def replies(
+    engine: Engine, schemas: Mapping[str, Schema | str], options: Mapping[str, Any]
+) -> dict[str, tuple[str, FinishOut | FailOut]]:
+    """The reply to each schema and how it ended, all at once."""
+    texts: defaultdict[int, str] = defaultdict(str)
+    last: dict[int, FinishOut | FailOut] = {}
+    for id, schema in enumerate(schemas.values()):
+        format = schema if isinstance(schema, str) else json.dumps(schema)
+        engine.submit(Request(id=id, prompt="A", format=format, options=Options(num_predict=LIMIT, **options)))
+    while engine.busy:
+        for out in engine.step():
+            if isinstance(out, TextOut):
+                texts[out.id] += out.text
+            else:
+                last[out.id] = out
+    return {name: (texts[id], last[id]) for id, name in enumerate(schemas)}
+
+
+def finished(found: Mapping[str, tuple[str, FinishOut | FailOut]], least: float) -> dict[str, Any]:
+    """The values of the replies that ended by themselves, of which there must be many; none may have failed."""
+    failed = {name: last.message for name, (_, last) in found.items() if isinstance(last, FailOut)}
+    assert not failed
+    ended = {
+        name: text for name, (text, last) in found.items() if isinstance(last, FinishOut) and last.reason == "stop"
+    }
+    cut = {name: text[-60:] for name, (text, _) in found.items() if name not in ended}
+    assert len(ended) >= least * len(found), cut
+    return {name: json.loads(text) for name, text in ended.items()}
+
+
+def test_there_are_two_hundred_schemas_and_thirty_models() -> None:
+    assert len(ACCEPTED) == 200 and len(set(map(json.dumps, ACCEPTED.values()))) == 200
+    assert len(set(MODELS)) == 30
+
+
+@pytest.mark.parametrize("options", SAMPLINGS.values(), ids=SAMPLINGS)
+def test_replies_are_valid(engine: Engine, options: dict[str, Any]) -> None:
+    for name, value in finished(replies(engine, ACCEPTED, options), FINISHING).items():
+        schema = ACCEPTED[name]
+        kind = validators.validator_for(schema, default=validators.Draft202012Validator)
+        problems = [error.message for error in kind(schema, format_checker=kind.FORMAT_CHECKER).iter_errors(value)]
+        assert not problems, (name, value)
+
+
+@pytest.mark.parametrize("options", SAMPLINGS.values(), ids=SAMPLINGS)
+def test_models_read_their_replies(engine: Engine, options: dict[str, Any]) -> None:
+    kinds: dict[str, type[BaseModel]] = {kind.__name__: kind for kind in MODELS}
+    found = replies(engine, {name: schema_of(kind) for name, kind in kinds.items()}, options)
+    for name, value in finished(found, FINISHING_MODELS).items():
+        kinds[name].model_validate(value, strict=False)
+
+
+@pytest.mark.parametrize(
+    ("schema", "keyword"),
+    [*REFUSED.values(), *((schema_of(kind), keyword) for kind, keyword in REFUSED_TYPES)],
+    ids=[*REFUSED, *(str(kind) for kind, _ in REFUSED_TYPES)],
+)
+def test_what_cannot_be_kept_is_refused_by_name(engine: Engine, schema: Schema, keyword: str) -> None:
+    text, last = replies(engine, {"": schema}, {})[""]
+    assert isinstance(last, FailOut) and (last.status, text) == (400, "")
+    assert last.message.startswith("invalid format: ") and keyword in last.message
+
+
+def _doubling(key: str) -> Schema:
+    parts = {f"p{n}": {key: [{"$ref": f"#/$defs/p{n + 1}"}] * 2} for n in range(30)}
+    return {"$ref": "#/$defs/p0", "$defs": {**parts, "p30": {"enum": [1, 2]}}}
+
+
+_NUMBERED: dict[str, Schema] = {f"p{number}": {} for number in range(10_000)}
+BOMBS: dict[str, Schema | str] = {
+    "10,000 properties": {"properties": _NUMBERED},
+    "10,000 required properties": {"properties": _NUMBERED, "required": ["p1"]},
+    "10,000 required names": {"type": "object", "required": list(_NUMBERED)},
+    "500 optional properties": {"type": "object", "properties": {f"p{number}": {} for number in range(500)}},
+    "10,000 items": {"type": "array", "prefixItems": [{}] * 10_000},
+    "10,000 choices": {"anyOf": [{}] * 10_000},
+    "depth of 1,000": '{"items":' * 1000 + "{}" + "}" * 1000,
+    "long enum": {"enum": list(range(60_000))},
+    "enum of objects": {"enum": [{"a": number} for number in range(10_000)]},
+    "doubled references": _doubling("allOf"),
+    "product of unions": {
+        "allOf": [{"anyOf": [{"required": [f"a{n}"]}, {"required": [f"b{n}"]}]} for n in range(24)],
+    },
+    "nested repeats": {"type": "string", "pattern": "^(((a{1000}){1000}){1000}){1000}$"},
+    "long repeat": {"type": "string", "pattern": "a{1000000000}"},
+    "nested groups": {"type": "string", "pattern": "(" * 10_000 + "a" + ")" * 10_000},
+    "long pattern": {"type": "string", "pattern": "|".join(f"a{n}.*b" for n in range(20_000))},
+    "patterns at once": {"allOf": [{"pattern": f"{letter}.*{letter}"} for letter in "abcdefghijklmnopqrstuvwxyz"]},
+    "patterns at once, hidden": {
+        "allOf": [{"anyOf": [{"pattern": f"{letter}.*{letter}"}]} for letter in "abcdefghijklmnopqrstuvwxyz"],
+    },
+    "multiples at once": {"type": "integer", "allOf": [{"multipleOf": prime} for prime in (79, 83, 89, 97)]},
+    "large multiple": {"type": "number", "multipleOf": 1.000003},
+    "long chain": {
+        "$ref": "#/$defs/p0",
+        "$defs": {f"p{n}": {"$ref": f"#/$defs/p{n + 1}"} for n in range(3000)} | {"p3000": {}},
+    },
+    "reference to itself": {"$ref": "#"},
+    "references in a ring": {"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}},
+    "no number": '{"type": "number", "minimum": NaN}',
+    "endless number": {"type": "array", "minItems": 10**30},
+}
+HEAVY: dict[str, Schema] = {
+    "doubled references": _doubling("anyOf"),
+    "words": {"enum": [f"w{number}" for number in range(20_000)]},
+    "long text": {"type": "string", "minLength": 10**9},
+    "many items": {"type": "array", "minItems": 10**9},
+    "states": {"type": "string", "pattern": "^[ab]*a[ab]{300}$"},
+    "repeats": {"type": "string", "pattern": "(a?){500}a{500}"},
+    "large constant": {"const": "x" * 50_000},
+}
+
+
+@pytest.mark.timeout(60)
+def test_bombs_are_refused_and_the_engine_goes_on(engine: Engine) -> None:
+    found = replies(engine, BOMBS | {"": {"const": "alive"}}, {})
+    text, last = found.pop("")
+    assert isinstance(last, FinishOut) and text == '"alive"'
+    let_in = {name: text for name, (text, last) in found.items() if not isinstance(last, FailOut) or last.status != 400}
+    assert not let_in
+
+
+@pytest.mark.timeout(60)
+def test_what_is_large_but_can_be_kept_is_written(engine: Engine) -> None:
+    found = replies(engine, HEAVY, {"temperature": 0.0})
+    assert all(isinstance(last, FinishOut) for _, last in found.values()), found
