@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from llguidance import LLMatcher, LLTokenizer
 
+from ollama_nb.engine.escapes import UnicodeEscapes
 from ollama_nb.engine.gbnf import to_lark
 from ollama_nb.engine.llama import Floats, Model
 from ollama_nb.engine.patterns import read_choices, read_regex
@@ -39,8 +40,9 @@ _STYLE: Any = {
 class Constraint:
     """One reply's place in its grammar."""
 
-    def __init__(self, matcher: LLMatcher, model: Model) -> None:
+    def __init__(self, matcher: LLMatcher, model: Model, escapes: UnicodeEscapes | None = None) -> None:
         self._matcher = matcher
+        self._escapes, self._opened = escapes, 0
         self._n_vocab, self._eog = model.n_vocab, model.eog
         self._bits = np.zeros((model.n_vocab + 31) // 32, np.int32)
 
@@ -54,16 +56,24 @@ class Constraint:
             raise OllamaError("the format constraint failed: nothing that this model can write goes on from here")
         if not self._matcher.consume_token(token):
             raise OllamaError(f"the format constraint failed: {_first_line(self._matcher.get_error())}")
+        if self._escapes is not None:
+            self._opened = int(self._escapes.opens[self._opened, token])
         return token
 
     def allows(self, token: int) -> bool:
-        """Whether that token may come next."""
+        """Whether that token may come next; False too for an escape that ``allowed`` may still let through."""
+        if self._escapes is not None and self._escapes.writes[self._opened, token]:
+            return False
         return bool(self._matcher.validate_tokens([token]) == 1)
 
     def allowed(self) -> npt.NDArray[np.intp]:
         """All tokens that may come next, ascending."""
         self._matcher.unsafe_compute_mask_ptr(self._bits.ctypes.data, self._bits.nbytes)
-        return np.flatnonzero(np.unpackbits(self._bits.view(np.uint8), count=self._n_vocab, bitorder="little"))
+        found = np.flatnonzero(np.unpackbits(self._bits.view(np.uint8), count=self._n_vocab, bitorder="little"))
+        if self._escapes is None:
+            return found
+        plain = found[~self._escapes.writes[self._opened, found]]
+        return plain if len(plain) else found  # some control characters have no other form
 
     @property
     def complete(self) -> bool:
@@ -77,6 +87,7 @@ class Grammars:
     def __init__(self, model: Model) -> None:
         self._model = model
         self._tokenizer: LLTokenizer | None = None
+        self._escapes: UnicodeEscapes | None = None
         self._kept: OrderedDict[str, LLMatcher] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -93,12 +104,15 @@ class Grammars:
                 if len(self._kept) > KEPT_GRAMMARS:
                     self._kept.popitem(last=False)
             self._kept.move_to_end(format)
-            return Constraint(matcher.deep_copy(), self._model)
+            written = format.startswith(("grammar:", "regex:", "choices:"))
+            return Constraint(matcher.deep_copy(), self._model, None if written else self._escapes)
 
     def _compile(self, format: str) -> LLMatcher:
         kind, grammar = read_format(format)
         if self._tokenizer is None:
-            self._tokenizer = _tokenizer(self._model)
+            pieces = self._model.pieces()
+            self._escapes = UnicodeEscapes(pieces)
+            self._tokenizer = _tokenizer(self._model, pieces)
         matcher = _with_deep_stack(self._tokenizer, grammar)
         if matcher.is_error():
             reason = _reason if kind == "format" else _first_line
@@ -147,9 +161,8 @@ def _with_deep_stack(tokenizer: LLTokenizer, grammar: str) -> LLMatcher:
     return found[0]
 
 
-def _tokenizer(model: Model) -> LLTokenizer:
+def _tokenizer(model: Model, tokens: list[bytes]) -> LLTokenizer:
     """llguidance's view of a vocabulary; a leading 0xFF byte tells it that a token is no text."""
-    tokens = model.pieces()
     for token, piece in enumerate(tokens):
         if model.is_markup(token):
             tokens[token] = b"\xff" + piece

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from jsonschema import validators
 from pydantic import BaseModel
@@ -18,7 +19,10 @@ from support.pydantic_models import REFUSED as REFUSED_TYPES
 from ollama_nb.api.options import Options
 from ollama_nb.engine.config import EngineConfig
 from ollama_nb.engine.engine import Engine
+from ollama_nb.engine.grammar import Grammars
+from ollama_nb.engine.llama import Model
 from ollama_nb.engine.output import FailOut, FinishOut, TextOut
+from ollama_nb.engine.sampler import Recipe, Sampler
 from ollama_nb.engine.sequence import Request
 
 SAMPLINGS: dict[str, dict[str, Any]] = {
@@ -89,6 +93,22 @@ def test_models_read_their_replies(engine: Engine, options: dict[str, Any]) -> N
     found = replies(engine, {name: schema_of(kind) for name, kind in kinds.items()}, options)
     for name, value in finished(found, FINISHING_MODELS).items():
         kinds[name].model_validate(value, strict=False)
+
+
+def test_a_property_cannot_pass_for_another_one_by_escapes(models: Path) -> None:
+    model = Model(str(models / "stories260K-q8_0.gguf"), vocab_only=True)
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
+    constraint = Grammars(model).constraint(json.dumps(schema))
+    pieces = model.pieces()
+    sampler = Sampler(Recipe.of(Options(temperature=0.0), 64))
+    for mark in (b"{", b'"', b"\\"):
+        row = np.zeros(model.n_vocab, np.float32)
+        row[pieces.index(mark)] = 9
+        assert constraint.pick(sampler, row, []) == pieces.index(mark)
+    following = {pieces[token][:1] for token in constraint.allowed()}
+    assert b"n" in following and b"u" not in following
+    sampler.close()
+    model.close()
 
 
 @pytest.mark.parametrize(
