@@ -16,28 +16,24 @@ from typing import Any
 
 import numpy as np
 
-from ollama_nb.engine.bias import Bias
 from ollama_nb.engine.config import Counters, EngineConfig, EngineFacts
-from ollama_nb.engine.draft import Lookup, choose
+from ollama_nb.engine.draft import choose
 from ollama_nb.engine.embedder import Embedder
-from ollama_nb.engine.grammar import Grammars
 from ollama_nb.engine.hardware import default_threads
+from ollama_nb.engine.intake import Intake
 from ollama_nb.engine.llama import BUILD, KV_TYPES, MAX_SEQUENCES, Context, Decoded, Floats, Model
 from ollama_nb.engine.output import FailOut, FinishOut, Output
 from ollama_nb.engine.pace import LEAST_PATIENCE, Team, Watchdog
 from ollama_nb.engine.prefix_files import PrefixFiles, identity
 from ollama_nb.engine.prefix_keeper import PrefixCounts, PrefixKeeper
 from ollama_nb.engine.rows import RowTimes
-from ollama_nb.engine.sampler import Recipe, Sampler
 from ollama_nb.engine.scheduler import Batch, Scheduler
-from ollama_nb.engine.sequence import MIN_CONTEXT, Request, Sequence, State, fit, protected, reply_limit
+from ollama_nb.engine.sequence import MIN_CONTEXT, Request, State
 from ollama_nb.engine.slots import Cut, MemoryOp, Share, Shift
 from ollama_nb.engine.stream import Stream
-from ollama_nb.engine.text import TextStream
 from ollama_nb.errors import BadRequest, LoadError, OllamaError
 
 MICRO_BATCH = 512
-MAX_DRAFT = 15
 TIGHT = 64
 """Steps without drafts and padding, after memory had no cells for them."""
 FETCH_WAIT = 0.02
@@ -79,7 +75,7 @@ class Engine:
         self._drafts: dict[int, list[int]] = {}
         self._price = 0.0
         self._tight_until = 0
-        self._grammars = Grammars(model)
+        self._intake = Intake(model, self._n_ctx)
         self._inbox: deque[Stream | FailOut | int] = deque()
         self._streams: dict[int, Stream] = {}
         self._reading: frozenset[int] = frozenset()
@@ -202,7 +198,9 @@ class Engine:
     def submit(self, request: Request) -> None:
         """Queue a request. What is wrong with it comes out of the next step as FailOut."""
         try:
-            self._inbox.append(self._prepare(request))
+            if self._context is None:
+                raise BadRequest("this model was loaded to make embeddings or count tokens, it cannot generate text")
+            self._inbox.append(self._intake.stream(request))
         except OllamaError as error:
             self._inbox.append(FailOut(request.id, error.message, error.status))
 
@@ -256,42 +254,6 @@ class Engine:
             "busy_slots": slots.busy,
             "waiting": len(self._scheduler.waiting),
         }
-
-    def _prepare(self, request: Request) -> Stream:
-        model = self._model
-        if self._context is None:
-            raise BadRequest("this model was loaded to make embeddings or count tokens, it cannot generate text")
-        options = request.options
-        limit = max(MIN_CONTEXT, min(request.num_ctx or self._n_ctx, self._n_ctx))
-        prompt = self._prompt(request)
-        keep = protected(options.num_keep, len(prompt), limit, bos=model.add_bos)
-        tokens = fit(prompt, limit, keep, may_drop=request.truncate and request.shift)
-        longest = reply_limit(options.num_predict, limit)
-        seq = Sequence(request.id, list(tokens), limit=limit, keep=keep, shift=request.shift, max_new=longest)
-        seq.dropped = len(prompt) - len(tokens)
-        text = TextStream(options.stop)
-        constraint = self._grammars.constraint(request.format) if request.format else None
-        bias = Bias(model, options.logit_bias) if options.logit_bias else None
-        sampler = Sampler(Recipe.of(options, limit), bias)
-        most = MAX_DRAFT if options.draft_num_predict is None else min(options.draft_num_predict, MAX_DRAFT)
-        lookup = Lookup(tokens, most) if most > 0 and not model.recurrent else None
-        return Stream(model, request, seq, sampler=sampler, text=text, constraint=constraint, lookup=lookup)
-
-    def _prompt(self, request: Request) -> list[int]:
-        model = self._model
-        if request.tokens:
-            if not all(0 <= token < model.n_vocab for token in request.tokens):
-                raise BadRequest(f"a prompt token is none of this model's {model.n_vocab} tokens")
-            return list(request.tokens)
-        text = request.prompt
-        if model.add_bos and model.bos_text:
-            text = text.removeprefix(model.bos_text)  # the tokenizer writes its own
-        tokens = model.tokenize(text)
-        if not tokens and model.bos >= 0:
-            tokens = [model.bos]
-        if not tokens:
-            raise BadRequest("the prompt is empty")
-        return tokens
 
     # The step
 
