@@ -32,7 +32,7 @@ SAMPLINGS: dict[str, dict[str, Any]] = {
 }
 LIMIT = 400
 FINISHING = 0.9
-FINISHING_MODELS = 0.8
+FINISHING_MODELS = 0.7
 """Of the replies, at least so many end by themselves; the others are cut by ``LIMIT`` in an endless part."""
 
 
