@@ -1,0 +1,184 @@
+"""Requests and models that mean harm, over HTTP: a clear error for whoever sent them, and nobody else notices.
+
+Every test runs beside a reply of another model, which must come out as it does on a quiet day.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import json
+import os
+import signal
+import struct
+import threading
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from support.heavy_models import heavy
+from support.processes import until
+from support.servers import RunningServer, descendants, standalone
+
+pytestmark = pytest.mark.model
+EPSILON = b"llama.attention.layer_norm_rms_epsilon"
+Answer = tuple[int, list[dict[str, Any]]]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Iterator[RunningServer]:
+    with standalone(tmp_path_factory.mktemp("hostile"), env={"OLLAMA_NUM_PARALLEL": "2"}) as found:
+        add(found, "stories", (models / "stories260K-f32.gguf").read_bytes())
+        yield found
+
+
+@pytest.fixture(scope="module")
+def quiet(server: RunningServer) -> str:
+    """What sprout says when nothing else goes on."""
+    return story(server)
+
+
+@pytest.fixture(autouse=True)
+def bystander(server: RunningServer, quiet: str) -> Iterator[None]:
+    pid, heard = server.pid, []
+    thread = threading.Thread(target=lambda: heard.append(story(server)))
+    thread.start()
+    yield
+    thread.join()
+    assert heard == [quiet], "another model's reply is untouched"
+    assert (server.process.poll(), server.pid) == (None, pid)
+    assert text(generate(server, "Once upon a time")).startswith(", there was"), "and the next request works"
+
+
+def post(server: RunningServer, path: str, body: bytes) -> Answer:
+    """Status and the lines of the answer."""
+    connection = http.client.HTTPConnection(urlsplit(server.url).netloc, timeout=150)
+    try:
+        connection.request("POST", path, body, {"Content-Type": "application/json", **server.headers})
+        reply = connection.getresponse()
+        return reply.status, [json.loads(line) for line in reply.read().splitlines() if line.strip()]
+    finally:
+        connection.close()
+
+
+def generate(server: RunningServer, prompt: str, model: str = "stories", **fields: Any) -> Answer:
+    options = {"temperature": 0, "num_predict": 8, "num_thread": 1, **fields.pop("options", {})}
+    request = {"model": model, "prompt": prompt, "raw": True, "stream": False, "options": options, **fields}
+    return post(server, "/api/generate", json.dumps(request).encode())
+
+
+def story(server: RunningServer) -> str:
+    return text(generate(server, "The sky is", "sprout", options={"num_predict": 120, "num_ctx": 512}))
+
+
+def text(answer: Answer) -> str:
+    status, (whole,) = answer
+    assert status == 200, whole
+    return str(whole["response"])
+
+
+def error(answer: Answer) -> tuple[int, str]:
+    status, lines = answer
+    return status, str(lines[-1].get("error", ""))
+
+
+def add(server: RunningServer, name: str, data: bytes) -> str:
+    """Make a model of a GGUF file; return the hash of that."""
+    digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
+    connection = http.client.HTTPConnection(urlsplit(server.url).netloc, timeout=60)
+    connection.request("POST", f"/api/blobs/{digest}", data, {"Content-Type": "application/octet-stream"})
+    assert connection.getresponse().status == 201
+    connection.close()
+    status, lines = post(server, "/api/create", json.dumps({"model": name, "files": {"m.gguf": digest}}).encode())
+    assert (status, lines[-1]) == (200, {"status": "success"})
+    return digest.removeprefix("sha256:")
+
+
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity", "1e999", "-1e999"])
+@pytest.mark.parametrize("option", ["temperature", "top_k", "num_ctx"])
+def test_what_is_no_number(server: RunningServer, option: str, value: str) -> None:
+    body = f'{{"model":"stories","prompt":"a","stream":false,"options":{{"{option}":{value}}}}}'
+    status, message = error(post(server, "/api/generate", body.encode()))
+    assert status == 400 and message
+
+
+@pytest.mark.parametrize("value", [10**40, -(10**40), 1 << 63, 3.0e38, -3.0e38])
+def test_huge_numbers(server: RunningServer, value: float) -> None:
+    """Clamped or refused by name."""
+    for option in ("temperature", "top_k", "top_p", "seed", "num_keep", "num_ctx", "repeat_last_n", "repeat_penalty"):
+        status, (reply,) = generate(server, "Once upon a time", options={option: value})
+        assert status == 200 or (status == 400 and option in reply["error"]), (option, reply)
+
+
+@pytest.mark.parametrize("fields", [{}, {"truncate": False}, {"shift": False}], ids=str)
+def test_a_prompt_longer_than_any_context(server: RunningServer, fields: dict[str, bool]) -> None:
+    answer = generate(server, "Lily saw a big red ball. " * 50_000, **fields)
+    if fields:
+        assert error(answer)[0] == 400 and "context" in error(answer)[1]
+    else:
+        assert answer[0] == 200
+
+
+@pytest.mark.parametrize("prompt", [b"\xff\xfe\xc3(", b"\\ud800", b"\\udfff\\ud800", b"a\\u0000b"])
+def test_text_that_is_none(server: RunningServer, prompt: bytes) -> None:
+    body = b'{"model":"stories","stream":false,"options":{"num_predict":2},"prompt":"' + prompt + b'"}'
+    status, (reply,) = post(server, "/api/generate", body)
+    assert status == 200 or (status == 400 and reply["error"])
+
+
+def test_a_grammar_60000_groups_deep(server: RunningServer) -> None:
+    grammar = "root ::= " + "(" * 60_000 + '"a"' + ")" * 60_000
+    status, message = error(generate(server, "a", grammar=grammar))
+    assert status == 400 and "64 levels deep" in message
+
+
+def test_a_schema_60000_levels_deep(server: RunningServer) -> None:
+    body = '{"model":"stories","prompt":"a","format":' + '{"items":' * 60_000 + "{}" + "}" * 60_000 + "}"
+    status, message = error(post(server, "/api/generate", body.encode()))
+    assert status == 400 and message
+
+
+def test_a_schema_of_10000_properties(server: RunningServer) -> None:
+    properties = {f"property {n}": {"type": "integer"} for n in range(10_000)}
+    schema = {"type": "object", "properties": properties, "required": list(properties)}
+    status, message = error(generate(server, "a", format=schema))
+    assert status == 400 and "format" in message, message
+
+
+def test_a_model_that_aborts_the_loader(server: RunningServer, models: Path) -> None:
+    """One bit: the sign of a number that must not be negative. Its header is sound, llama.cpp ends the process."""
+    data = bytearray((models / "stories260K-q4_0.gguf").read_bytes())
+    at = data.index(struct.pack("<Q", len(EPSILON)) + EPSILON) + 8 + len(EPSILON) + 4
+    data[at + 3] ^= 0x80
+    add(server, "fatal", bytes(data))
+    for _ in range(4):
+        status, message = error(generate(server, "a", "fatal"))
+        assert status == 500 and "SIGABRT" in message
+    assert "left alone" in message, "it is not tried again and again"
+
+
+def test_a_runner_killed_in_prefill(server: RunningServer, tmp_path: Path) -> None:
+    digest = add(server, "heavy", heavy(tmp_path / "heavy.gguf").read_bytes())
+    answers: list[Answer] = []
+
+    def ask() -> None:
+        answers.append(generate(server, " bababa" * 7000, "heavy", options={"num_ctx": 8192}))
+
+    request = threading.Thread(target=ask)
+    request.start()
+    until(lambda: "prompt" in states(server, "heavy"))
+    (runner,) = (pid for pid in descendants(server.pid) if digest in Path(f"/proc/{pid}/maps").read_text())
+    os.kill(runner, signal.SIGKILL)
+    request.join()
+    status, message = error(answers[0])
+    assert status == 500 and "SIGKILL" in message
+    assert generate(server, " bababa", "heavy")[0] == 200, "the model is loaded again"
+
+
+def states(server: RunningServer, model: str) -> list[str]:
+    """What the live requests of a model are at."""
+    with urllib.request.urlopen(f"{server.url}/api/queue", timeout=60) as reply:
+        return [entry["state"] for entry in json.load(reply)["requests"] if entry["model"].startswith(model)]
