@@ -18,6 +18,8 @@ from ollama_nb.client.client import Client
 
 SHARED, OWN = 1024, 16
 LONG = 2000
+IDLE = 2.0
+"""Seconds between a reply and the end of its server, in which a prefix is written; nobody unloads within them."""
 TURNS = (
     "What is the most important thing to know about {topic}? Explain it in a few sentences.",
     "Give me three examples, and say why each one matters.",
@@ -110,9 +112,11 @@ def _restored(server: Server, turn: Round) -> Pairs:
             import_model(first.running.url, server.stage.gguf)
             answer(first.generate(words(rng, 8, turn.vocabulary), 2))
             computed = answer(first.generate(prompt, 2)).first
+            time.sleep(IDLE)
             _unload(first)
             answer(first.generate(words(rng, 8, turn.vocabulary), 2))
             after_unload = answer(first.generate(prompt, 2)).first
+            time.sleep(IDLE)
         with our_server(home, server.stage) as second:
             answer(second.generate(words(rng, 8, turn.vocabulary), 2))
             after_restart = answer(second.generate(prompt, 2)).first

@@ -21,6 +21,7 @@ import random
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
@@ -36,6 +37,7 @@ from models import SHAPES, model_file, words
 from peers import Server, Stage, llama_server, ollama, ours
 from plot import draw
 from streams import answer
+from support.servers import clean_env
 
 from ollama_nb.engine.hardware import default_threads
 
@@ -174,10 +176,12 @@ def machine(args: argparse.Namespace) -> dict[str, str]:
 
 
 def _version_lines(program: str) -> Iterator[str]:
-    done = subprocess.run([program, "--version"], capture_output=True, text=True)
+    """What a program says of its version, asked in an empty home."""
+    with tempfile.TemporaryDirectory() as home:
+        done = subprocess.run([program, "--version"], capture_output=True, text=True, env=clean_env(Path(home)))
     for line in (done.stdout + done.stderr).splitlines():
         if "version" in line or "built with" in line:
-            yield line.strip()
+            yield line.strip().removeprefix("Warning: ")
 
 
 def _processor() -> str:
