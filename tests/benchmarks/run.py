@@ -90,7 +90,7 @@ class Bench:
     """One run: what it has measured so far is on disk after every line."""
 
     def __init__(self, args: argparse.Namespace) -> None:
-        self.args, self.facts = args, machine(args)
+        self.args, self.facts = args, table.load_facts(RESULTS) | machine(args)
         self.figures: list[table.Figure] = []
         self.failed: list[str] = []
 

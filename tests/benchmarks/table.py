@@ -101,6 +101,15 @@ def load(path: Path) -> list[Figure]:
         return []
 
 
+def load_facts(path: Path) -> dict[str, str]:
+    """What earlier runs found on the machine and its programs."""
+    try:
+        facts: dict[str, str] = json.loads(path.read_text("utf-8"))["facts"]
+    except (OSError, KeyError):
+        return {}
+    return facts
+
+
 def merged(old: list[Figure], new: list[Figure], order: list[str]) -> list[Figure]:
     """New figures in place of old ones; sorted as the lines are, each beside its rivals."""
     rows = {(figure.line, figure.key, figure.rival): figure for figure in (*old, *new) if figure.line in order}
