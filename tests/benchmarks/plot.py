@@ -37,6 +37,6 @@ def draw(figures: list[Figure], path: Path) -> bool:
     axes.set_ylim(-0.6, len(shown) - 0.4)
     axes.set_xlabel("times better than the other (log scale); line: spread of the rounds")
     fig.tight_layout()
-    fig.savefig(path, metadata={"Date": None})
+    fig.savefig(path, bbox_inches="tight", metadata={"Date": None})
     plt.close(fig)
     return True
