@@ -19,6 +19,7 @@ import os
 import platform
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -72,6 +73,7 @@ def main() -> None:
         rivals["llama-server"] = lambda stage: llama_server(args.llama_server, stage)
     if args.ollama:
         rivals["ollama"] = lambda stage: ollama(args.ollama, stage)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))  # so that the servers end with their blocks
     bench = Bench(args)
     for rival, start in rivals.items():
         bench.measure([line for line in lines if line.measure], rival, start)
