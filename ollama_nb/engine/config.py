@@ -8,9 +8,8 @@ from dataclasses import dataclass, field
 import msgspec
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineConfig:
-    """What to load and how. ``n_ctx`` is per sequence; 0 threads: from facts.
+class EngineConfig(msgspec.Struct, frozen=True, tag="load", kw_only=True):
+    """What to load and how. ``n_ctx`` is per sequence, ``n_seq`` of them are served at once; 0 threads: from facts.
 
     Long prefixes are kept in ``prefix_folder`` (empty: not at all), ``prefix_bytes`` for all models together, where
     they save at least ``prefix_gain`` seconds of computing another time.

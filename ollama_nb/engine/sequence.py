@@ -8,7 +8,8 @@ Rule: ``tokens`` is the window that lies in the model's memory, followed by what
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field
+
+import msgspec
 
 from ollama_nb.api.options import Options
 from ollama_nb.errors import ContextOverflow
@@ -23,14 +24,19 @@ TOO_LONG = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """What a caller asks of the engine; the fields mean what the wire's ``Complete`` says."""
+class Request(msgspec.Struct, frozen=True, tag="complete", kw_only=True):
+    """Generate from a prompt text (special tokens parsed) or from ``tokens``.
+
+    ``logprobs`` -1: off, else how many top ones. ``format``: empty, ``json``, a JSON Schema as text, or ``grammar:``,
+    ``regex:``, ``choices:`` (a JSON list) and what belongs to it. ``shift``: discard old context when it is full.
+    ``num_ctx``: this request's own limit, at most the loaded one (0: the loaded one). ``preserve``: special tokens that
+    stay visible in the text.
+    """
 
     id: int
     prompt: str = ""
     tokens: tuple[int, ...] = ()
-    options: Options = field(default_factory=Options)
+    options: Options = msgspec.field(default_factory=Options)
     num_ctx: int = 0
     shift: bool = True
     truncate: bool = True

@@ -9,19 +9,18 @@ from __future__ import annotations
 
 import os
 import queue
+import signal
 import socket
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import msgspec
 
-from ollama_nb.engine.config import EngineConfig
 from ollama_nb.engine.engine import Engine
-from ollama_nb.engine.sequence import Request
 from ollama_nb.errors import OllamaError, RunnerCrashed
 from ollama_nb.runner import confine, wire
 
@@ -41,10 +40,11 @@ class RunnerProcess:
         self._step_began: float | None = None
 
     def run(self) -> None:
+        self._watch_sigterm()
         threading.Thread(target=self._read, name="reader", daemon=True).start()
         load = self._inbox.get()
         try:
-            engine = self._engine = Engine(engine_config(load))
+            engine = self._engine = Engine(load)
         except OllamaError as error:
             self._send(wire.LoadFailed(error.message))
             return
@@ -88,7 +88,7 @@ class RunnerProcess:
     def _reply(self, engine: Engine, message: Any) -> msgspec.Struct | None:
         match message:
             case wire.Complete():
-                engine.submit(engine_request(message))
+                engine.submit(message)
                 return None
             case wire.Cancel(id=id):
                 engine.cancel(id)
@@ -131,11 +131,30 @@ class RunnerProcess:
         except OSError:
             os._exit(0)  # nobody listens any more
 
-    # reader thread
+    # other threads
+
+    def _watch_sigterm(self) -> None:
+        """SIGTERM wakes a thread of its own: the main thread may be in native code for a long step."""
+        woken, wakes = socket.socketpair()
+        wakes.setblocking(False)
+        signal.set_wakeup_fd(wakes.detach())
+        signal.signal(signal.SIGTERM, lambda *_: None)
+
+        def await_sigterm() -> None:
+            woken.recv(1)
+            self._end(128 + signal.SIGTERM)
+
+        threading.Thread(target=await_sigterm, name="sigterm", daemon=True).start()
+
+    def _end(self, status: int) -> NoReturn:
+        """End the process at once, but for a prefix that is on its way to the disk."""
+        if self._engine is not None:
+            self._engine.flush(LAST_WRITE)
+        os._exit(status)
 
     def _read(self) -> None:
         """Read until the server closes the socket or is gone; then this process has no purpose."""
-        reader = wire.FrameReader(wire.Request)
+        reader = wire.FrameReader(wire.ToRunner)
         status = 0
         try:
             while data := self._channel.recv(1 << 18):
@@ -146,9 +165,7 @@ class RunnerProcess:
         except RunnerCrashed as error:
             print(error, file=sys.stderr, flush=True)
             status = 1
-        if self._engine is not None:
-            self._engine.flush(LAST_WRITE)
-        os._exit(status)
+        self._end(status)
 
     def _arrived(self, message: Any) -> None:
         if isinstance(message, wire.Ping):
@@ -160,14 +177,6 @@ class RunnerProcess:
             engine.cancel(message.id)  # at once too: it stops the reading of that request's prompt
             if self._embedding == message.id:
                 engine.abort()
-
-
-def engine_config(load: wire.Load) -> EngineConfig:
-    return EngineConfig(**{name: getattr(load, name) for name in wire.Load.__struct_fields__})
-
-
-def engine_request(message: wire.Complete) -> Request:
-    return Request(**{name: getattr(message, name) for name in wire.Complete.__struct_fields__})
 
 
 def tokenize(engine: Engine, message: wire.Tokenize) -> wire.Tokens:

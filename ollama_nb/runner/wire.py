@@ -13,58 +13,24 @@ from typing import Any
 import msgspec
 
 from ollama_nb.api.chat import PromptJob
-from ollama_nb.api.options import Options
 from ollama_nb.engine import output
-from ollama_nb.engine.config import EngineFacts
+from ollama_nb.engine.config import EngineConfig, EngineFacts
+from ollama_nb.engine.sequence import Request
 from ollama_nb.errors import RunnerCrashed
 
 MAX_FRAME = 256 << 20
 _LENGTH = struct.Struct("<I")
 
 
-class Load(msgspec.Struct, frozen=True, tag="load", kw_only=True):
-    """First message to a runner. ``n_ctx`` is per sequence; ``n_seq`` sequences are served at once.
-
-    ``prefix_*``: long prefixes on disk, see ``engine.config.EngineConfig``; an empty folder: none.
-    """
-
-    path: str
-    adapters: tuple[str, ...] = ()
-    n_ctx: int
-    n_seq: int = 1
-    n_batch: int = 512
-    n_threads: int = 0
-    n_gpu_layers: int = -1
-    main_gpu: int | None = None
-    use_mmap: bool = True
-    flash_attention: bool | None = None
-    kv_cache_type: str = "f16"
-    vocab_only: bool = False
-    prefix_folder: str = ""
-    prefix_bytes: int = 0
-    prefix_gain: float = 0.5
-
-
-class Complete(msgspec.Struct, frozen=True, tag="complete", kw_only=True):
-    """Generate from a prompt text (special tokens parsed) or from ``tokens``.
-
-    ``logprobs`` -1: off, else how many top ones. ``format``: empty, ``json``, a JSON Schema as
-    text, or ``grammar:``, ``regex:``, ``choices:`` (a JSON list) and what belongs to it.
-    ``shift``: discard old context when it is full.
-    ``num_ctx``: this request's own limit, at most the loaded one (0: the loaded one).
-    """
-
-    id: int
-    prompt: str = ""
-    tokens: tuple[int, ...] = ()
-    options: Options
-    num_ctx: int = 0
-    shift: bool = True
-    truncate: bool = True
-    logprobs: int = -1
-    format: str = ""
-    return_tokens: bool = False
-    preserve: tuple[str, ...] = ()
+# What the engine is told, finds and gives out goes over the wire as it is.
+Load = EngineConfig
+Complete = Request
+Loaded = EngineFacts
+TopToken = output.TopToken
+TokenProb = output.TokenProb
+Text = output.TextOut
+Finished = output.FinishOut
+Failed = output.FailOut
 
 
 class Embed(msgspec.Struct, frozen=True, tag="embed", kw_only=True):
@@ -112,20 +78,11 @@ class Ping(msgspec.Struct, frozen=True, tag="ping"):
     """Are you there? Answered at once with Pong, even while a step runs."""
 
 
-Request = Load | Complete | Embed | Rank | Tokenize | Detokenize | Cancel | GetStats | Ping
+ToRunner = Load | Complete | Embed | Rank | Tokenize | Detokenize | Cancel | GetStats | Ping
 
 
 class LoadFailed(msgspec.Struct, frozen=True, tag="load_failed"):
     message: str
-
-
-# What the engine finds and gives out goes over the wire as it is.
-Loaded = EngineFacts
-TopToken = output.TopToken
-TokenProb = output.TokenProb
-Text = output.TextOut
-Finished = output.FinishOut
-Failed = output.FailOut
 
 
 class Embedded(msgspec.Struct, frozen=True, tag="embedded"):

@@ -164,7 +164,7 @@ class _Download:
         while process.poll() is None:
             if self._cancelled.wait(0.1):
                 raise Cancelled("request canceled")
-            size = max((_size(path) for path in self._work.rglob("*")), default=0)
+            size = largest_file(self._work)
             if size > max(shown, CHUNK):
                 shown = size
                 self._report(Progress(f"resolving {self._reference}", completed=size))
@@ -218,6 +218,13 @@ def _kill_group(process: subprocess.Popen[bytes]) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+
+
+def largest_file(folder: Path) -> int:
+    """Bytes of the largest file below a folder that another process fills and empties at the same time."""
+    # os.walk passes over folders that vanish under it; Path.rglob raises.
+    files = (Path(place, name) for place, _, names in os.walk(folder) for name in names)
+    return max(map(_size, files), default=0)
 
 
 def _size(path: Path) -> int:

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -273,7 +274,7 @@ def test_tokens_can_be_given(engine: Engine, reference: dict[str, Any]) -> None:
     ids=["unknown token", "negative token", "NaN", "negative penalty", "too many stops", "bad format"],
 )
 def test_what_makes_no_sense_is_refused(engine: Engine, request_: Request) -> None:
-    (reply,) = run(engine, replace(request_, id=next(ids)))
+    (reply,) = run(engine, msgspec.structs.replace(request_, id=next(ids)))
     assert reply.failure.status == 400
 
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from ollama_nb.api.options import Options
@@ -72,7 +73,7 @@ def ask(prompt: str, options: dict[str, Any] | None = None, **fields: Any) -> Re
 
 
 def without_drafts(request: Request) -> Request:
-    return replace(request, options=replace(request.options, draft_num_predict=0))
+    return msgspec.structs.replace(request, options=replace(request.options, draft_num_predict=0))
 
 
 def run(engine: Engine, *requests: Request) -> list[list[Output]]:
@@ -112,7 +113,9 @@ def test_a_reply_is_the_same_with_drafts_and_without(plain: Engine, eager: Engin
     alone = [said(run(eager, request)[0]) for request in requests]
     assert alone == expected
     assert eager.counters["drafted"] > eager.counters["accepted"] > 0
-    assert [said(outs) for outs in run(eager, *(replace(request, id=next(ids)) for request in requests))] == expected
+    assert [
+        said(outs) for outs in run(eager, *(msgspec.structs.replace(request, id=next(ids)) for request in requests))
+    ] == expected
 
 
 def test_drafts_spare_steps(eager: Engine) -> None:

@@ -44,3 +44,23 @@ async def test_the_second_process_continues_where_the_first_would(models: Path, 
     assert (computed.cached_tokens, restored.cached_tokens) == (0, 1999)
     assert (first["disk_hits"], second["disk_hits"], second["disk_tokens"]) == (0, 1, 1999)
     assert not list((tmp_path / "prefixes").glob(".part-*")), "the end of the process waited for the write"
+
+
+@in_loop
+async def test_an_end_at_once_lets_the_last_write_reach_the_disk(models: Path, tmp_path: Path) -> None:
+    path = long_stories(models / "stories260K-f32.gguf", tmp_path / "long.gguf")
+    folder = tmp_path / "prefixes"
+    load = wire.Load(
+        path=str(path), n_ctx=4096, n_threads=1, prefix_folder=str(folder), prefix_bytes=1 << 30, prefix_gain=0.0
+    )
+    runner = await Runner.start(load)
+    async for item in runner.complete(tokens=PROMPT, options=Options(temperature=0.0, num_predict=1)):
+        if isinstance(item, wire.Finished):
+            await runner.stop()
+    assert not list(folder.glob(".part-*"))
+    again = await Runner.start(load)
+    try:
+        items = [item async for item in again.complete(tokens=PROMPT, options=Options(num_predict=1))]
+        assert isinstance(items[-1], wire.Finished) and items[-1].cached_tokens == 1999
+    finally:
+        await again.stop()

