@@ -66,9 +66,9 @@ class Store:
 
     def canonical(self, name: ModelName) -> ModelName:
         """The name spelt as manifests on disk spell it; each part is looked up without regard to case."""
+        if fsops.regular_size(self._path(name)) is not None:
+            return name  # as nearly always: no need to walk through all models
         names = self.names()
-        if any(name.parts == known.parts for known in names):
-            return name
         for known in names:
             if known.key == name.key:
                 return name.with_parts(*known.parts)
