@@ -18,7 +18,7 @@ FLOORS = {
 SIBLINGS = {"template", "reply", "modelfile", "store"}
 LAZY_DOORS = {"ollama_nb/__init__.py", "ollama_nb/cli/main.py", "ollama_nb/notebook/magics.py"}
 ONLY_IN = {
-    "llama_cpp": {"ollama_nb/engine/llama.py", "ollama_nb/engine/vision.py"},
+    "llama_cpp": {"ollama_nb/engine/llama/", "ollama_nb/engine/vision.py"},
     "tornado": {"ollama_nb/server/", "server_ext/"},
     "jupyter_server": {"server_ext/"},
     "jinja2": {"ollama_nb/template/jinja.py"},

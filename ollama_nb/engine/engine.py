@@ -6,40 +6,31 @@ thread and take effect in the next step. Every submitted request ends in exactly
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections import deque
 from collections.abc import Iterable
 from collections.abc import Sequence as Items
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ollama_nb.engine.config import Counters, EngineConfig, EngineFacts
-from ollama_nb.engine.draft import choose
+from ollama_nb.engine import loading
+from ollama_nb.engine.config import Counters, EngineConfig
 from ollama_nb.engine.embedder import Embedder
-from ollama_nb.engine.hardware import default_threads
 from ollama_nb.engine.intake import Intake
-from ollama_nb.engine.llama import BUILD, KV_TYPES, MAX_SEQUENCES, Context, Decoded, Floats, Model
+from ollama_nb.engine.llama import Context, Decoded, Floats
 from ollama_nb.engine.output import FailOut, FinishOut, Output
-from ollama_nb.engine.pace import LEAST_PATIENCE, Team, Watchdog
-from ollama_nb.engine.prefix_files import PrefixFiles, identity
-from ollama_nb.engine.prefix_keeper import PrefixCounts, PrefixKeeper
-from ollama_nb.engine.rows import RowTimes
-from ollama_nb.engine.scheduler import Batch, Scheduler
-from ollama_nb.engine.sequence import MIN_CONTEXT, Request, State
+from ollama_nb.engine.pace import Team, Watchdog
+from ollama_nb.engine.prefix_keeper import PrefixCounts
+from ollama_nb.engine.scheduler import Batch
+from ollama_nb.engine.sequence import Request, State
 from ollama_nb.engine.slots import Cut, MemoryOp, Share, Shift
+from ollama_nb.engine.speculator import Speculator
 from ollama_nb.engine.stream import Stream
-from ollama_nb.errors import BadRequest, LoadError, OllamaError
+from ollama_nb.errors import BadRequest, OllamaError
 
-MICRO_BATCH = 512
-TIGHT = 64
-"""Steps without drafts and padding, after memory had no cells for them."""
 FETCH_WAIT = 0.02
 """Seconds of a step that has nothing to do but wait for the disk."""
-CALIBRATED = 2 << 30
-"""Weights of at most so many bytes: one step on one thread is soon done."""
 
 
 class Engine:
@@ -48,135 +39,29 @@ class Engine:
     def __init__(self, config: EngineConfig) -> None:
         begun = time.perf_counter()
         self.config = config
-        if config.kv_cache_type not in KV_TYPES:
-            raise LoadError(f'KV cache type "{config.kv_cache_type}" is none of {", ".join(KV_TYPES)}')
-        self._model = model = Model(
-            config.path,
-            vocab_only=config.vocab_only,
-            n_gpu_layers=config.n_gpu_layers,
-            main_gpu=config.main_gpu,
-            use_mmap=config.use_mmap,
-        )
-        self._n_threads = config.n_threads if config.n_threads > 0 else default_threads(model.n_params)
-        trained = model.n_ctx_train or config.n_ctx
-        self._n_ctx = max(MIN_CONTEXT, min(config.n_ctx, trained))
-        self._n_seq = max(1, min(config.n_seq, MAX_SEQUENCES))
+        self._model = model = loading.load_model(config)
+        self._shape = shape = loading.Shape.of(config, model)
         self._embedder: Embedder | None = None
         self._context: Context | None = None
         if model.embeds_only and not config.vocab_only:
-            self._embedder = self._make_embedder()
+            self._embedder = loading.make_embedder(config, model, shape)
         elif not config.vocab_only:
-            self._context = self._make_context()
-        self._team, self._watchdog = Team(self._n_threads), Watchdog(self.abort)
-        self._scheduler = self._make_scheduler()
-        self._keeper = self._make_keeper()
-        self._times = RowTimes(self._context.n_outputs if self._context is not None else 1)
-        self._times.use(self._team.size)
-        self._drafts: dict[int, list[int]] = {}
-        self._price = 0.0
-        self._tight_until = 0
-        self._intake = Intake(model, self._n_ctx)
+            self._context = loading.make_context(config, model, shape)
+        context = self._context
+        self._team, self._watchdog = Team(shape.n_threads), Watchdog(self.abort)
+        self._scheduler = loading.make_scheduler(context, shape)
+        self._keeper = loading.make_keeper(config, context, self._scheduler, shape)
+        self._speculator = Speculator(context.n_outputs if context else 1, cuttable=not model.recurrent)
+        self._intake = Intake(model, shape.n_ctx)
         self._inbox: deque[Stream | FailOut | int] = deque()
         self._streams: dict[int, Stream] = {}
         self._reading: frozenset[int] = frozenset()
-        self._iota = np.arange(max(self._n_ctx, 1) + 1, dtype=np.int32)
+        self._iota = np.arange(shape.n_ctx + 1, dtype=np.int32)
         self._counts = Counters()
-        if self._context is not None:
-            self._warm_up(self._context)
-        self.facts = self._gather_facts(time.perf_counter() - begun)
-
-    # Loading
-
-    def _make_context(self) -> Context:
-        config = self.config
-        if self._model.two_part:
-            raise LoadError("encoder-decoder models (such as T5) cannot be run")
-        n_batch = max(config.n_batch, 2 * self._n_seq, 32)
-        return Context(
-            self._model,
-            cells=self._n_ctx * self._n_seq,
-            n_seq=self._n_seq,
-            n_batch=n_batch,
-            n_ubatch=min(n_batch, MICRO_BATCH),
-            n_threads=self._n_threads,
-            flash_attention=config.flash_attention,
-            kv_type=config.kv_cache_type,
-            adapters=config.adapters,
-        )
-
-    def _warm_up(self, context: Context) -> None:
-        """Bring the weights in, and learn what a step costs by one thread and by all, where that is soon known."""
-        if self._n_threads == 1 or self._model.size > CALIBRATED:
-            context.time_one()
-            return
-        context.set_threads(1)
-        alone = min(context.time_one() for _ in range(2))
-        context.set_threads(self._n_threads)
-        self._watchdog.arm(2 * alone + LEAST_PATIENCE)
-        together = min(context.time_one() for _ in range(2))
-        self._watchdog.disarm()
-        context.rearm()
-        self._team.calibrate(together, alone)
-        context.set_threads(self._team.size)
-
-    def _make_embedder(self) -> Embedder:
-        return Embedder(
-            self._model,
-            n_ctx=self._n_ctx,
-            n_threads=self._n_threads,
-            flash_attention=self.config.flash_attention,
-            adapters=self.config.adapters,
-        )
-
-    def _make_scheduler(self) -> Scheduler:
-        context = self._context
-        if context is None:
-            return Scheduler(1, 2)
-        cuttable = not self._model.recurrent
-        return Scheduler(self._n_seq, context.n_batch, cuttable=cuttable, can_shift=context.can_shift)
-
-    def _make_keeper(self) -> PrefixKeeper | None:
-        """The disk's side, where it is switched on."""
-        config, model, context = self.config, self._model, self._context
-        if context is None or not config.prefix_folder or config.prefix_bytes <= 0:
-            return None
-        with contextlib.suppress(OSError):
-            facts = identity(
-                BUILD,
-                config.path,
-                config.adapters,
-                kv_type=config.kv_cache_type,
-                flash=str(config.flash_attention),
-                gpu=model.offloaded() > 0,
-            )
-            files = PrefixFiles(Path(config.prefix_folder), facts, config.prefix_bytes)
-            limit, cuttable = self._n_ctx, not model.recurrent
-            return PrefixKeeper(
-                context, self._scheduler, files, limit=limit, least=config.prefix_gain, cuttable=cuttable
-            )
-        return None
-
-    def _gather_facts(self, seconds: float) -> EngineFacts:
-        model = self._model
-        cells = self._n_ctx * self._n_seq if self._context else 0
-        size = 0 if model.vocab_only else model.size + model.kv_bytes(cells, self.config.kv_cache_type)
-        return EngineFacts(
-            n_ctx=self._n_ctx,
-            n_ctx_train=model.n_ctx_train,
-            n_seq=self._n_seq,
-            n_vocab=model.n_vocab,
-            n_embd=model.n_embd,
-            size=size,
-            size_vram=int(size * model.offloaded()),
-            add_bos=model.add_bos,
-            add_eos=model.add_eos,
-            bos=model.bos_text,
-            eos=model.eos_text,
-            pooling=model.pooling,
-            load_seconds=seconds,
-            build=BUILD,
-            n_threads=self._n_threads,
-        )
+        if context is not None:
+            loading.warm_up(context, self._team, self._watchdog)
+        self._speculator.times.use(self._team.size)
+        self.facts = loading.gather_facts(config, model, context, shape, time.perf_counter() - begun)
 
     def close(self) -> None:
         """Free all native memory; may be called again."""
@@ -274,7 +159,8 @@ class Engine:
             if self._keeper is not None:
                 self._keeper.wait(FETCH_WAIT)
             return out
-        rows = self._speculate(batch)
+        streams = [self._streams[chunk.seq.id] for chunk in batch.chunks]
+        rows = self._speculator.plan(batch, streams)
         count = self._fill(batch)
         if count < rows:
             context.pad(count, rows)
@@ -286,11 +172,11 @@ class Engine:
         self._watchdog.disarm()
         self._reading = frozenset()
         if status is Decoded.DONE and batch.replies == len(batch.chunks):
-            self._times.observe(rows, ended - begun)
+            self._speculator.times.observe(rows, ended - begun)
         cut = status is Decoded.ABORTED and ended - begun >= patience
         if (cut or status is Decoded.DONE) and self._team.observe(rows, ended - begun, ended, cut=cut):
             context.set_threads(self._team.size)
-            self._times.use(self._team.size)
+            self._speculator.times.use(self._team.size)
         if rows > batch.size:
             context.cut(context.scratch, 0)
         if status is Decoded.DONE:
@@ -347,25 +233,6 @@ class Engine:
             case Shift(slot, start, count):
                 return context.shift(slot, start, count)
 
-    def _speculate(self, batch: Batch) -> int:
-        """Choose drafts for the replies of a batch; return how many rows it should have with them and with padding.
-
-        Only a batch of replies has room: beside prompts, blocks are full of prompt tokens already.
-        """
-        self._drafts.clear()
-        size = batch.size
-        if batch.replies < len(batch.chunks) or self._counts.decodes < self._tight_until or self._model.recurrent:
-            return size
-        streams = [self._streams[chunk.seq.id] for chunk in batch.chunks]
-        plan = choose([stream.offer() for stream in streams], self._times)
-        if plan is None:
-            return self._times.rounded(size)
-        self._price = plan.price
-        for stream, count in zip(streams, plan.sizes, strict=True):
-            if count and stream.lookup is not None:
-                self._drafts[stream.id] = stream.lookup.guess(count)
-        return plan.rows
-
     def _fill(self, batch: Batch) -> int:
         """Write the batch and its drafts into the native arrays; return the number of rows."""
         context = self._context
@@ -376,7 +243,7 @@ class Engine:
             if size == 1:
                 tokens[row], positions[row], sequences[row], outputs[row] = seq.tokens[start], start, seq.slot, output
                 row += 1
-                if (draft := self._drafts.get(seq.id)) is not None:
+                if (draft := self._speculator.drafts.get(seq.id)) is not None:
                     end = row + len(draft)
                     tokens[row:end], positions[row:end] = draft, self._iota[start + 1 : start + 1 + len(draft)]
                     sequences[row:end], outputs[row:end] = seq.slot, 1
@@ -400,16 +267,15 @@ class Engine:
         counts.prompt_tokens += size - batch.replies
         if batch.replies:
             counts.rows[batch.replies] += 1
-        drafted = sum(map(len, self._drafts.values()))
-        counts.drafted += drafted
-        counts.padded += rows - size - drafted
+        counts.drafted += self._speculator.drafted
+        counts.padded += rows - size - self._speculator.drafted
 
     def _sample(self, batch: Batch, logits: Floats, out: list[Output]) -> None:
         row = 0
         for chunk in batch.chunks:
             if not chunk.output:
                 continue
-            stream, draft = self._streams[chunk.seq.id], self._drafts.get(chunk.seq.id, ())
+            stream, draft = self._streams[chunk.seq.id], self._speculator.drafts.get(chunk.seq.id, ())
             try:
                 self._advance(stream, logits[row:], draft, out)
             except OllamaError as error:
@@ -438,8 +304,7 @@ class Engine:
         finally:
             if draft:
                 self._counts.accepted += accepted
-                if stream.lookup is not None:
-                    stream.lookup.balance += accepted - self._price * len(draft)
+                self._speculator.settle(stream, accepted)
                 if accepted < len(draft):
                     self._apply([Cut(seq.slot, seq.n_past)])
 
@@ -458,7 +323,7 @@ class Engine:
         if status is Decoded.ABORTED:
             self._counts.aborts += 1
         elif status is Decoded.NO_ROOM and rows > batch.size:
-            self._tight_until = self._counts.decodes + TIGHT
+            self._speculator.give_way()
         elif status is Decoded.NO_ROOM:
             self._make_room(batch, out)
         else:
@@ -498,7 +363,7 @@ class Engine:
         if self._model.vocab_only:
             raise BadRequest("only the vocabulary is loaded")
         if self._embedder is None:
-            self._embedder = self._make_embedder()
+            self._embedder = loading.make_embedder(self.config, self._model, self._shape)
         self._embedder.context.rearm()
         return self._embedder
 

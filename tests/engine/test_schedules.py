@@ -65,7 +65,7 @@ class Blocks(RowTimes):
 def load(path: str, times: Callable[[int], RowTimes] = RowTimes, **config: Any) -> Engine:
     exact = {"n_ctx": 512, "n_threads": 1, "kv_cache_type": "f32", "flash_attention": False}
     engine = Engine(EngineConfig(path=path, **{**exact, **config}))
-    engine._times = times(context_of(engine).n_outputs)
+    engine._speculator.times = times(context_of(engine).n_outputs)
     return engine
 
 
@@ -73,7 +73,7 @@ def cramped(path: str) -> Engine:
     """Memory for a third of what the slots could hold: prefixes are evicted, and the youngest must give way."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            "ollama_nb.engine.engine.Context", lambda model, **sizes: Context(model, **{**sizes, "cells": 512})
+            "ollama_nb.engine.loading.Context", lambda model, **sizes: Context(model, **{**sizes, "cells": 512})
         )
         return load(path, Blocks, n_seq=3, n_batch=64)
 
@@ -123,7 +123,7 @@ def crowd(request: pytest.FixtureRequest, path: str) -> Iterator[Engine]:
     assert all(counters[name] for name in ("cached_tokens", "shifts", "aborts", "output_tokens"))
     assert counters["max_rows"] == engine.config.n_seq
     beyond = counters["accepted"] and counters["padded"]
-    assert beyond if isinstance(engine._times, Blocks) else not beyond or engine._times.most > 1
+    assert beyond if isinstance(engine._speculator.times, Blocks) else not beyond or engine._speculator.times.most > 1
     engine.close()
 
 

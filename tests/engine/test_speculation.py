@@ -59,7 +59,7 @@ def eager(path: str) -> Iterator[Engine]:
     """Whatever is guessed is drafted, and every step is rounded up."""
     engine = Engine(EngineConfig(path=path, n_seq=4, **EXACT))
     assert engine._context is not None
-    engine._times = Blocks(engine._context.n_outputs)
+    engine._speculator.times = Blocks(engine._context.n_outputs)
     yield engine
     assert engine._context.extent(engine._context.scratch) == (-1, -1), "no padding row stays in memory"
     shifted = engine.counters["shifts"]  # leaves cells that are no prefix
@@ -194,7 +194,7 @@ def test_a_damaged_row_within_a_draft_fails_its_request_only(eager: Engine, monk
 
     def damaged() -> Any:
         rows = logits()
-        if eager._drafts.get(request.id):
+        if eager._speculator.drafts.get(request.id):
             rows[1] = float("nan")
         return rows
 

@@ -1,0 +1,63 @@
+"""llama.cpp as a whole: its one start, its log, and the numbers that both sides of the door use."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections import deque
+
+import llama_cpp
+import llama_cpp.llama_cpp as L
+import numpy as np
+import numpy.typing as npt
+
+from ollama_nb.errors import LoadError
+
+PINNED = "0.3.36"
+"""The llama-cpp-python whose native structures this room was written for."""
+BUILD = f"llama-cpp-python {llama_cpp.__version__}"
+KV_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "q8_0": 8, "bf16": 30}
+"""KV cache type → ggml type number."""
+
+Floats = npt.NDArray[np.float32]
+Bytes = npt.NDArray[np.uint8]
+
+_log: deque[str] = deque(maxlen=400)
+
+
+@L.llama_log_callback  # type: ignore[untyped-decorator]
+def _keep_log(level: int, text: bytes, _: object) -> None:
+    """Nothing goes to stderr; the last lines stay, so that a failed load can be explained."""
+    _log.append(f"{level}{text.decode('utf-8', 'replace')}")
+
+
+@functools.cache
+def start() -> None:
+    """Start llama.cpp, once for the process. Raises LoadError when llama-cpp-python is not the pinned one."""
+    if llama_cpp.__version__ != PINNED:
+        raise LoadError(
+            f"llama-cpp-python {llama_cpp.__version__} is installed, this release needs exactly {PINNED}: "
+            f"run `pip install llama-cpp-python=={PINNED}`"
+        )
+    L.llama_log_set(_keep_log, None)
+    L.llama_backend_init()
+
+
+def forget_log() -> None:
+    """What comes from here on explains the next failure."""
+    _log.clear()
+
+
+def log_text() -> str:
+    """What llama.cpp said lately, each line after its level."""
+    return "".join(_log)
+
+
+def complaint(default: str) -> str:
+    """The last error that llama.cpp logged, without the names of its functions."""
+    lines = [line[1:].strip() for line in _log if line[0] in "34"]
+    for line in reversed(lines):
+        text = re.sub(r"^(\w+: )+", "", line.replace("error loading model: ", ""))
+        if text and not text.startswith("failed to load model"):
+            return text
+    return default

@@ -1,0 +1,154 @@
+"""What an engine needs before its first step: model, context, threads, kept prefixes, and the facts of them all."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from ollama_nb.engine.config import EngineConfig, EngineFacts
+from ollama_nb.engine.embedder import Embedder
+from ollama_nb.engine.hardware import default_threads
+from ollama_nb.engine.llama import BUILD, KV_TYPES, MAX_SEQUENCES, Context, Model
+from ollama_nb.engine.pace import LEAST_PATIENCE, Team, Watchdog
+from ollama_nb.engine.prefix_files import PrefixFiles, identity
+from ollama_nb.engine.prefix_keeper import PrefixKeeper
+from ollama_nb.engine.scheduler import Scheduler
+from ollama_nb.engine.sequence import MIN_CONTEXT
+from ollama_nb.errors import LoadError
+
+MICRO_BATCH = 512
+CALIBRATED = 2 << 30
+"""Weights of at most so many bytes: one step on one thread is soon done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """Tokens of one sequence, sequences at once, threads: as configured, within what the model can do."""
+
+    n_ctx: int
+    n_seq: int
+    n_threads: int
+
+    @classmethod
+    def of(cls, config: EngineConfig, model: Model) -> Shape:
+        trained = model.n_ctx_train or config.n_ctx
+        return cls(
+            n_ctx=max(MIN_CONTEXT, min(config.n_ctx, trained)),
+            n_seq=max(1, min(config.n_seq, MAX_SEQUENCES)),
+            n_threads=config.n_threads if config.n_threads > 0 else default_threads(model.n_params),
+        )
+
+    @property
+    def cells(self) -> int:
+        return self.n_ctx * self.n_seq
+
+
+def load_model(config: EngineConfig, path: str = "") -> Model:
+    """The model of ``config``, or one beside it. Raises LoadError."""
+    if config.kv_cache_type not in KV_TYPES:
+        raise LoadError(f'KV cache type "{config.kv_cache_type}" is none of {", ".join(KV_TYPES)}')
+    return Model(
+        path or config.path,
+        vocab_only=config.vocab_only,
+        n_gpu_layers=config.n_gpu_layers,
+        main_gpu=config.main_gpu,
+        use_mmap=config.use_mmap,
+    )
+
+
+def make_context(config: EngineConfig, model: Model, shape: Shape) -> Context:
+    """Memory for all sequences. Raises LoadError."""
+    if model.two_part:
+        raise LoadError("encoder-decoder models (such as T5) cannot be run")
+    n_batch = max(config.n_batch, 2 * shape.n_seq, 32)
+    return Context(
+        model,
+        cells=shape.cells,
+        n_seq=shape.n_seq,
+        n_batch=n_batch,
+        n_ubatch=min(n_batch, MICRO_BATCH),
+        n_threads=shape.n_threads,
+        flash_attention=config.flash_attention,
+        kv_type=config.kv_cache_type,
+        adapters=config.adapters,
+    )
+
+
+def make_embedder(config: EngineConfig, model: Model, shape: Shape) -> Embedder:
+    return Embedder(
+        model,
+        n_ctx=shape.n_ctx,
+        n_threads=shape.n_threads,
+        flash_attention=config.flash_attention,
+        adapters=config.adapters,
+    )
+
+
+def make_scheduler(context: Context | None, shape: Shape) -> Scheduler:
+    if context is None:
+        return Scheduler(1, 2)
+    cuttable = not context.model.recurrent
+    return Scheduler(shape.n_seq, context.n_batch, cuttable=cuttable, can_shift=context.can_shift)
+
+
+def make_keeper(
+    config: EngineConfig, context: Context | None, scheduler: Scheduler, shape: Shape
+) -> PrefixKeeper | None:
+    """The disk's side, where it is switched on."""
+    if context is None or not config.prefix_folder or config.prefix_bytes <= 0:
+        return None
+    model = context.model
+    with contextlib.suppress(OSError):
+        facts = identity(
+            BUILD,
+            config.path,
+            config.adapters,
+            kv_type=config.kv_cache_type,
+            flash=str(config.flash_attention),
+            gpu=model.offloaded() > 0,
+        )
+        files = PrefixFiles(Path(config.prefix_folder), facts, config.prefix_bytes)
+        cuttable = not model.recurrent
+        return PrefixKeeper(context, scheduler, files, limit=shape.n_ctx, least=config.prefix_gain, cuttable=cuttable)
+    return None
+
+
+def warm_up(context: Context, team: Team, watchdog: Watchdog) -> None:
+    """Bring the weights in, and learn what a step costs by one thread and by all, where that is soon known."""
+    if team.most == 1 or context.model.size > CALIBRATED:
+        context.time_one()
+        return
+    context.set_threads(1)
+    alone = min(context.time_one() for _ in range(2))
+    context.set_threads(team.most)
+    watchdog.arm(2 * alone + LEAST_PATIENCE)
+    together = min(context.time_one() for _ in range(2))
+    watchdog.disarm()
+    context.rearm()
+    team.calibrate(together, alone)
+    context.set_threads(team.size)
+
+
+def gather_facts(
+    config: EngineConfig, model: Model, context: Context | None, shape: Shape, seconds: float
+) -> EngineFacts:
+    cells = shape.cells if context is not None else 0
+    size = 0 if model.vocab_only else model.size + model.kv_bytes(cells, config.kv_cache_type)
+    return EngineFacts(
+        n_ctx=shape.n_ctx,
+        n_ctx_train=model.n_ctx_train,
+        n_seq=shape.n_seq,
+        n_vocab=model.n_vocab,
+        n_embd=model.n_embd,
+        size=size,
+        size_vram=int(size * model.offloaded()),
+        add_bos=model.add_bos,
+        add_eos=model.add_eos,
+        bos=model.bos_text,
+        eos=model.eos_text,
+        pooling=model.pooling,
+        load_seconds=seconds,
+        build=BUILD,
+        n_threads=shape.n_threads,
+    )
