@@ -56,10 +56,10 @@ def _limit_of_one(server: Server, turn: Round, *, tokens: int = TOKENS) -> Pairs
     return {"rate": (_one_stream(server, turn, sampled=False, tokens=tokens)["rate"], limit)}
 
 
-def _many(server: Server, turn: Round, *, count: int, tokens: int = TOKENS) -> Values:
+def _many(server: Server, turn: Round, *, count: int, tokens: int = TOKENS, prompt_words: int = PROMPT_WORDS) -> Values:
     """All tokens a second while all streams run: from the last one's first text to the first one's end."""
     rng = turn.rng()
-    replies = answers([server.generate(words(rng, PROMPT_WORDS, turn.vocabulary), tokens) for _ in range(count)])
+    replies = answers([server.generate(words(rng, prompt_words, turn.vocabulary), tokens) for _ in range(count)])
     begin, end = max(reply.moments[0] for reply in replies), min(reply.end for reply in replies)
     arrived = sum(begin < moment <= end for reply in replies for moment in reply.moments)
     return {"rate": arrived / (end - begin)}
@@ -152,6 +152,8 @@ LINES = (
         pairs=partial(_limit_of_one, tokens=256), beside="limit", optional=True,
     ),
     _stream_line("tiny", 8, 1.5, tokens=128, rounds=7),
+    Line("long_8", "mid", _row("8 streams, 800 tokens of their own each (mid)", 1.0), 3, slots=8,
+         measure=partial(_many, count=8, prompt_words=800)),
     Line(
         "copied", "smol", _row("copied text", 1.5), 4, slots=8,
         measure=_copied, pairs=_copied_pairs, beside="ours without drafts",
