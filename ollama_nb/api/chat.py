@@ -139,13 +139,15 @@ class PullRequest:
 class PromptJob:
     """Everything that a prompt is rendered from; crosses to the render process as it is.
 
-    ``path``: ``go`` or ``jinja``. ``direct`` (generate's suffix and template forms) renders with ``prompt``,
-    ``suffix`` and ``system`` instead of messages. One prompt comes back per entry of ``drops``: the number of oldest
-    messages left out (system messages among them are kept in front; the last message always stays).
+    ``path``: ``go``, ``jinja``, or ``renderer`` for the built-in one that ``renderer`` names. ``direct`` (generate's
+    suffix and template forms) renders with ``prompt``, ``suffix`` and ``system`` instead of messages. One prompt comes
+    back per entry of ``drops``: the number of oldest messages left out (system messages among them are kept in front;
+    the last message always stays).
     """
 
     path: str
     template: str
+    renderer: str = ""
     messages: tuple[Message, ...] = ()
     tools: tuple[Tool, ...] = ()
     think: Think = None

@@ -13,7 +13,7 @@ from typing import Any
 from ollama_nb.api.chat import PromptJob
 from ollama_nb.api.messages import Message, ToolCall
 from ollama_nb.errors import TemplateError
-from ollama_nb.template import jinja
+from ollama_nb.template import jinja, renderers
 from ollama_nb.template.data import message_views, think_keys, tool_views
 from ollama_nb.template.execute import Fuel, execute
 from ollama_nb.template.nodes import Action, Block, Branch, Field, Node, Operand, Pipe, Template
@@ -29,6 +29,8 @@ CHATML = """\
 
 def render(job: PromptJob) -> tuple[str, ...]:
     """One prompt per entry of ``job.drops``. Raises TemplateError."""
+    if job.path == "renderer":
+        return tuple(_by_name(job, kept(job.messages, drop)) for drop in job.drops)
     if job.path == "jinja":
         return tuple(_jinja(job, kept(job.messages, drop)) for drop in job.drops)
     template = completed(job.template)
@@ -42,6 +44,10 @@ def kept(messages: Sequence[Message], drop: int) -> tuple[Message, ...]:
     """The messages without the ``drop`` oldest: system ones among those stay in front, the last one always stays."""
     drop = max(0, min(drop, len(messages) - 1))
     return (*(message for message in messages[:drop] if message.role == "system"), *messages[drop:])
+
+
+def _by_name(job: PromptJob, messages: Sequence[Message]) -> str:
+    return renderers.render(job.renderer, messages, job.tools, job.think)
 
 
 def _direct_messages(job: PromptJob) -> tuple[Message, ...]:
