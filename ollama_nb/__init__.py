@@ -5,24 +5,51 @@ In a notebook: ``%load_ext ollama_nb``. In a terminal: ``ollama``. Over HTTP: an
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
-    from ollama_nb.client.connect import connect
+    from ollama_nb.client.aio import AsyncOllama, connect_async
+    from ollama_nb.client.answer import Answer
+    from ollama_nb.client.client import Client
+    from ollama_nb.client.ollama import Ollama, connect
+    from ollama_nb.errors import OllamaError
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "connect", "load_ipython_extension"]
+__all__ = [
+    "Answer",
+    "AsyncOllama",
+    "Client",
+    "Ollama",
+    "OllamaError",
+    "__version__",
+    "connect",
+    "connect_async",
+    "load_ipython_extension",
+]
+
+_HOMES = {
+    "Answer": "client.answer",
+    "AsyncOllama": "client.aio",
+    "Client": "client.client",
+    "Ollama": "client.ollama",
+    "OllamaError": "errors",
+    "connect": "client.ollama",
+    "connect_async": "client.aio",
+}
 
 
 def __getattr__(name: str) -> Any:
     # PEP 562: `import ollama_nb` stays light; what is asked for is imported then.
-    if name == "connect":
-        from ollama_nb.client.connect import connect
-
-        return connect
+    if name in _HOMES:
+        return getattr(import_module(f"ollama_nb.{_HOMES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__
 
 
 def load_ipython_extension(shell: InteractiveShell) -> None:

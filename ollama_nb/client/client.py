@@ -20,10 +20,18 @@ class Client:
 
     def __init__(self, url: str, key: str = "", *, headers: Mapping[str, str] | None = None) -> None:
         self._http = Http(url, key, headers=headers)
-        self.url, self.key = self._http.url, key
+        self.url, self.key, self.headers = self._http.url, key, dict(headers or {})
 
     def __repr__(self) -> str:
         return f"Client({self.url!r})"
+
+    def twin(self, headers: Mapping[str, str] | None = None) -> Client:
+        """Another client of the same server, with more headers; hanging up on one leaves the other alone."""
+        return Client(self.url, self.key, headers={**self.headers, **(headers or {})})
+
+    def hang_up(self) -> None:
+        """Cancel all that this client asks just now, from any thread. It cannot be used afterwards."""
+        self._http.hang_up()
 
     @overload
     def generate(self, model: str, prompt: str = ..., *, stream: Literal[True] = ..., **fields: Any) -> Stream: ...

@@ -51,10 +51,12 @@ class Readable(Protocol):
 
 
 class _Exchange:
-    """A sent request with the head of its reply; in ``with``, or until ``close``."""
+    """A sent request with the head of its reply; in ``with``, or until ``close``; so long ``live`` has its socket."""
 
-    def __init__(self, connection: HTTPConnection, response: HTTPResponse, sock: socket.socket) -> None:
-        self.connection, self.response, self._sock = connection, response, sock
+    def __init__(
+        self, connection: HTTPConnection, response: HTTPResponse, sock: socket.socket, live: set[socket.socket]
+    ) -> None:
+        self.connection, self.response, self._sock, self._live = connection, response, sock, live
 
     def __enter__(self) -> _Exchange:
         return self
@@ -66,12 +68,12 @@ class _Exchange:
 
     def hang_up(self) -> None:
         """Tell the server, and end a read that another thread waits in."""
-        with contextlib.suppress(OSError):
-            self._sock.shutdown(socket.SHUT_RDWR)
+        _shut(self._sock)
 
     def close(self) -> None:
         """Hang up and give the socket back. Closing twice does nothing."""
         self.hang_up()
+        self._live.discard(self._sock)
         # A reply that says "Connection: close" takes the socket over from its connection: both must be closed.
         self.connection.close()
         self.response.close()
@@ -146,9 +148,17 @@ class Http:
             **({"Authorization": f"Bearer {key}"} if key else {}),
             **(headers or {}),
         }
+        self._live: set[socket.socket] = set()
+        self._over = False
 
     def __repr__(self) -> str:
         return f"Http({self.url!r})"
+
+    def hang_up(self) -> None:
+        """End every request that is under way, from any thread; later ones raise Cancelled."""
+        self._over = True
+        for sock in tuple(self._live):
+            _shut(sock)
 
     def status(self, method: str, path: str, *, timeout: float = CONNECT_SECONDS) -> int:
         """The HTTP status alone, for ``HEAD`` requests; ConnectError when nobody answers in ``timeout`` seconds."""
@@ -188,20 +198,30 @@ class Http:
     ) -> _Exchange:
         """Send and wait for the reply's head. ``timeout`` bounds each wait; without it only connecting is bounded."""
         connection, target, more = self._connection(timeout or CONNECT_SECONDS)
+        sock: socket.socket | None = None
         try:
             connection.connect()
             sock = connection.sock
+            assert sock is not None
+            self._live.add(sock)
+            if self._over:  # asked after the socket is listed: whoever hangs up either sees it or is seen
+                raise Cancelled("the request was cancelled")
             sock.settimeout(timeout)  # None: a model may think for long
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                 # A server that refuses an upload answers early and hangs up; its answer says why.
                 connection.request(method, target + path, body, {**self._headers, **headers, **more})
-            return _Exchange(connection, connection.getresponse(), sock)
+            return _Exchange(connection, connection.getresponse(), sock, self._live)
         except (OSError, HTTPException) as error:
-            connection.close()
+            self._drop(connection, sock)
             raise self._failure(error) from error
         except BaseException:
-            connection.close()
+            self._drop(connection, sock)
             raise
+
+    def _drop(self, connection: HTTPConnection, sock: socket.socket | None) -> None:
+        connection.close()
+        if sock is not None:
+            self._live.discard(sock)
 
     def _connection(self, timeout: float) -> tuple[HTTPConnection, str, dict[str, str]]:
         """A connection that is not open yet, what goes before the path on its request line, and a proxy's headers."""
@@ -225,6 +245,11 @@ class Http:
         if isinstance(error, (HTTPException, ConnectionError)):
             return ConnectError(f"the server at {self.url} closed the connection without an answer")
         return ConnectError(f"could not connect to {self.url}: {getattr(error, 'strerror', None) or error}")
+
+
+def _shut(sock: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        sock.shutdown(socket.SHUT_RDWR)
 
 
 def _address(url: str) -> tuple[SplitResult, int]:

@@ -5,18 +5,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from IPython.core.getipython import get_ipython
 from IPython.display import publish_display_data
 
 from ollama_nb.api.events import Stats
-from ollama_nb.errors import BadRequest
+from ollama_nb.client import answer as client_answer
+from ollama_nb.client.answer import INTERRUPTED, stats_of
 from ollama_nb.notebook import render
 
-INTERRUPTED = "interrupted"
 BROKEN = "broken"
 
 
@@ -55,52 +54,28 @@ class Reply:
         return render.reply_log(self)
 
 
-class Answer(str):
-    """What the model said, as text. Also: the model's name, its thinking, and figures of the request.
-
-    ``reason`` is ``stop``, ``length`` (cut off) or ``interrupted``. ``stats`` is None if the reply did not end.
-    """
+class Answer(client_answer.Answer):
+    """The finished reply of a cell, which has shown it already while it came in."""
 
     _reply: Reply
     _shown_at: int | None
 
     def __new__(cls, reply: Reply) -> Answer:
-        self = super().__new__(cls, reply.text)
+        self = cast(
+            Answer,
+            super().__new__(
+                cls,
+                reply.text,
+                model=reply.model,
+                thinking=reply.thinking,
+                reason=reply.reason,
+                stats=reply.stats,
+                warnings=tuple(reply.notes),
+            ),
+        )
         self._reply = reply
         self._shown_at = _execution_count()
         return self
-
-    @property
-    def text(self) -> str:
-        return str(self)
-
-    @property
-    def response(self) -> str:
-        """The text, under the name that Ollama's own replies give it."""
-        return str(self)
-
-    @property
-    def model(self) -> str:
-        return self._reply.model
-
-    @property
-    def thinking(self) -> str:
-        return self._reply.thinking
-
-    @property
-    def reason(self) -> str:
-        return self._reply.reason
-
-    @property
-    def stats(self) -> Stats | None:
-        return self._reply.stats
-
-    def json(self) -> Any:
-        """The text read as JSON; ask for it with ``--format json`` or a schema. Raises BadRequest where it is none."""
-        try:
-            return json.loads(self)
-        except json.JSONDecodeError as error:
-            raise BadRequest(f"the answer is no JSON: {error}") from None
 
     def __getnewargs__(self) -> tuple[Any, ...]:
         return (self._reply,)
@@ -117,27 +92,6 @@ class Answer(str):
 def _execution_count() -> int | None:
     shell = get_ipython()
     return None if shell is None else shell.execution_count
-
-
-def stats_of(final: Mapping[str, Any]) -> Stats:
-    """Figures of a final object; its times are nanoseconds, ours seconds."""
-
-    def seconds(key: str) -> float:
-        return (final.get(key) or 0) / 1e9
-
-    truncated = final.get("truncated") or {}
-    return Stats(
-        prompt_tokens=final.get("prompt_eval_count") or 0,
-        cached_tokens=final.get("cached_tokens") or 0,
-        prompt_seconds=seconds("prompt_eval_duration"),
-        output_tokens=final.get("eval_count") or 0,
-        output_seconds=seconds("eval_duration"),
-        load_seconds=seconds("load_duration"),
-        total_seconds=seconds("total_duration"),
-        context_length=final.get("context_length") or 0,
-        messages_dropped=truncated.get("messages_dropped") or 0,
-        prompt_tokens_dropped=truncated.get("prompt_tokens_dropped") or 0,
-    )
 
 
 def notes_of(final: Mapping[str, Any]) -> list[str]:

@@ -1,0 +1,143 @@
+"""Types as the shape of an answer: a Python type → a JSON Schema that binds the model → a value of that type.
+
+Pydantic models describe and read themselves (Pydantic is never imported here); msgspec knows every other type.
+"""
+
+from __future__ import annotations
+
+import json
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Generic, Literal, TypeVar
+
+import msgspec
+
+from ollama_nb.client.answer import Answer
+from ollama_nb.errors import BadRequest, OllamaError
+
+T = TypeVar("T")
+
+_VALUES = frozenset({"const", "default", "enum", "examples"})
+
+Fields = Mapping[str, Any]
+"""Name → a type, a list of choices, a text that describes it, or a pair of one of the first two and such a text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape(Generic[T]):
+    """``schema``: every property is required, none may be added. ``read`` makes a value of an answer's text.
+
+    ``read`` raises OllamaError for a text that does not fit, such as one that was cut off.
+    """
+
+    schema: dict[str, Any]
+    read: Callable[[str], T]
+
+
+def shape_of(wanted: Any) -> Shape[Any]:
+    """The shape of a Pydantic model, dataclass, TypedDict, Enum, ``Literal``, builtin or generic type, or of fields.
+
+    Raises BadRequest for what is no such type.
+    """
+    if isinstance(wanted, Mapping):
+        wanted = _typed_dict(wanted)
+    if hasattr(wanted, "model_json_schema"):
+        return Shape(_closed(wanted.model_json_schema()), _reader(wanted.model_validate_json, ValueError))
+    try:
+        schema = msgspec.json.schema(wanted)
+    except (TypeError, NameError) as error:
+        raise BadRequest(f"{wanted!r} cannot be the shape of an answer: {error}") from None
+    return Shape(_closed(_inlined(schema)), _reader(lambda text: _converted(json.loads(text), wanted), ValueError))
+
+
+def bound(returns: Any, extras: dict[str, Any]) -> tuple[Shape[Any] | None, dict[str, Any]]:
+    """The shape that an answer must have, and the question's keywords with it. Raises BadRequest beside a format."""
+    if returns is None:
+        return None, extras
+    if extras.get("format") is not None:
+        raise BadRequest("give `returns` or `format`, not both")
+    shape = shape_of(returns)
+    return shape, {**extras, "format": shape.schema}
+
+
+def value(shape: Shape[T], answer: Answer) -> T:
+    """The answer as a value. Raises OllamaError where it was cut off or does not fit."""
+    if answer.reason == "length":
+        raise OllamaError(
+            f"the answer was cut off after {len(answer)} characters, before it was complete; `num_predict` and "
+            "`num_ctx` set its longest length"
+        )
+    return shape.read(answer)
+
+
+def _typed_dict(fields: Fields) -> Any:
+    if not fields:
+        raise BadRequest("no fields: name at least one, such as `{'city': str}`")
+    return typing.TypedDict("Fields", {name: _field(name, told) for name, told in fields.items()})  # type: ignore[operator]
+
+
+def _field(name: str, told: Any) -> Any:
+    match told:
+        case str():
+            return Annotated[str, msgspec.Meta(description=told)]
+        case list():
+            return Literal[tuple(told)]
+        case (kind, str() as description):
+            return Annotated[_field(name, kind), msgspec.Meta(description=description)]
+        case tuple():
+            raise BadRequest(f'field "{name}": a list names choices; a pair is a type and a description')
+    return told
+
+
+def _converted(found: Any, wanted: Any) -> Any:
+    if not (typing.is_typeddict(wanted) and isinstance(found, dict)):
+        return msgspec.convert(found, wanted, str_keys=True)
+    # Property by property: msgspec 0.22 does not find the names of a TypedDict that are not ASCII.
+    hints = typing.get_type_hints(wanted, include_extras=True)
+    if missing := [name for name in wanted.__required_keys__ if name not in found]:
+        raise ValueError(f"`{missing[0]}` is missing")
+    return {name: _converted(found[name], kind) for name, kind in hints.items() if name in found}
+
+
+def _reader(read: Callable[[str], T], wrong: type[Exception]) -> Callable[[str], T]:
+    def checked(text: str) -> T:
+        try:
+            return read(text)
+        except wrong as error:
+            raise OllamaError(f"the answer does not have the wanted shape: {error}") from None
+
+    return checked
+
+
+def _inlined(schema: dict[str, Any]) -> dict[str, Any]:
+    """A schema whose root is no reference: the root's own name is of no use to a model."""
+    reference = schema.get("$ref", "")
+    parts = schema.get("$defs", {})
+    if not reference:
+        return schema
+    root = parts[reference.removeprefix("#/$defs/")]
+    others = {name: part for name, part in parts.items() if part is not root or _refers(parts, reference)}
+    return {**root, "$defs": others} if others else dict(root)
+
+
+def _refers(part: Any, reference: str) -> bool:
+    if isinstance(part, Mapping):
+        return part.get("$ref") == reference or any(_refers(value, reference) for value in part.values())
+    return isinstance(part, list) and any(_refers(value, reference) for value in part)
+
+
+def _closed(part: Any) -> Any:
+    """Objects with exactly their named properties: a model that may leave some out, or add some, does."""
+    if isinstance(part, list):
+        return [_closed(value) for value in part]
+    if not isinstance(part, Mapping):
+        return part
+    closed = {
+        key: value if key in _VALUES else _closed(value)
+        for key, value in part.items()
+        if key != "title" or not isinstance(value, str)
+    }
+    if isinstance(properties := part.get("properties"), Mapping) and part.get("type") == "object":
+        closed = {"additionalProperties": False, **closed, "required": [*properties]}
+    return closed

@@ -1,0 +1,210 @@
+"""Models from Python: what is sent, what comes back as which type, and what is refused before it is sent."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+from support.scripted_client import FIGURES
+from support.scripted_server import ScriptedServer, error, ndjson, ok
+
+import ollama_nb
+from ollama_nb.client.chat import HistoryDropped
+from ollama_nb.client.client import Client
+from ollama_nb.client.ollama import Ollama
+from ollama_nb.errors import BadRequest, ContextOverflow, OllamaError
+
+TOO_LONG = "the prompt is longer than the context length currently available to the model; shorten the prompt"
+
+
+@pytest.fixture
+def ollama(server: ScriptedServer) -> Ollama:
+    return Ollama(Client(server.url))
+
+
+def generated(text: str, **final: Any) -> Any:
+    return ok({"response": text, "done": True, "done_reason": "stop", **FIGURES, **final})
+
+
+def said(text: str, **final: Any) -> Any:
+    message = {"role": "assistant", "content": text, "thinking": final.pop("thinking", "")}
+    return ok({"message": message, "done": True, "done_reason": "stop", **FIGURES, **final})
+
+
+def test_an_answer_is_a_text_with_figures(server: ScriptedServer, ollama: Ollama) -> None:
+    server.routes["POST /api/generate"] = generated("Blue.", thinking="hm", warnings=["w"])
+    answer = ollama.ask("m", "Sky?", system="Be short.", temperature=0, think=True)
+    assert (answer, answer.text, answer.response) == ("Blue.", "Blue.", "Blue.")
+    assert (answer.model, answer.thinking, answer.reason, answer.warnings) == ("m", "hm", "stop", ("w",))
+    assert answer.stats is not None
+    assert (answer.stats.output_tokens, answer.stats.output_seconds) == (20, 0.5)
+    (asked,) = server.asked("POST /api/generate")
+    assert asked == {
+        "model": "m", "prompt": "Sky?", "system": "Be short.", "options": {"temperature": 0}, "think": True,
+        "truncate": False, "stream": False,
+    }  # fmt: skip
+    assert server.seen[-1].headers["X-Ollama-Strict"] == "true"
+
+
+def test_an_answer_survives_pickling(server: ScriptedServer, ollama: Ollama) -> None:
+    server.routes["POST /api/generate"] = generated("Blue.")
+    answer = ollama.ask("m", "Sky?")
+    again = pickle.loads(pickle.dumps(answer))
+    assert (again, again.model, again.stats) == (answer, "m", answer.stats)
+
+
+def test_misspelt_keywords_are_refused_with_the_nearest_name(server: ScriptedServer, ollama: Ollama) -> None:
+    with pytest.raises(BadRequest, match='unknown option "temprature", did you mean "temperature"'):
+        ollama.ask("m", "Sky?", temprature=0)
+    with pytest.raises(BadRequest, match='option "top_k" must be of type integer'):
+        ollama.chat_session("m", top_k="many")
+    with pytest.raises(BadRequest, match='on_overflow must be "error" or "truncate", not "cut"'):
+        ollama.ask("m", "Sky?", on_overflow="cut")  # type: ignore[call-overload]
+    with pytest.raises(BadRequest, match=r"at most one of format.*choices and regex"):
+        ollama.ask("m", "Sky?", choices=["a"], regex="a")
+    with pytest.raises(BadRequest, match="no prompt"):
+        ollama.ask("m", "")
+    assert server.asked("POST /api/generate") == []
+
+
+def test_options_may_also_be_given_as_ollama_names_them(server: ScriptedServer, ollama: Ollama) -> None:
+    server.routes["POST /api/generate"] = generated("Blue.")
+    ollama.ask("m", "Sky?", options={"seed": 7, "temperature": 1}, temperature=0)
+    assert server.asked("POST /api/generate")[0]["options"] == {"seed": 7, "temperature": 0}
+
+
+def test_a_prompt_that_does_not_fit_is_an_error_unless_asked_for(server: ScriptedServer, ollama: Ollama) -> None:
+    server.routes["POST /api/generate"] = error(400, TOO_LONG)
+    with pytest.raises(ContextOverflow, match="longer than the context"):
+        ollama.ask("m", "Sky?")
+    server.routes["POST /api/generate"] = generated("Blue.")
+    ollama.ask("m", "Sky?", on_overflow="truncate")
+    assert [asked["truncate"] for asked in server.asked("POST /api/generate")] == [False, True]
+
+
+def test_other_errors_keep_their_class(server: ScriptedServer, ollama: Ollama) -> None:
+    server.routes["POST /api/generate"] = error(400, "no such thing")
+    with pytest.raises(BadRequest, match="no such thing") as caught:
+        ollama.ask("m", "Sky?")
+    assert not isinstance(caught.value, ContextOverflow)
+
+
+@dataclass
+class City:
+    name: str
+    people: int
+
+
+def test_an_answer_of_a_type(server: ScriptedServer, ollama: Ollama) -> None:
+    server.routes["POST /api/generate"] = generated('{"name": "北京", "people": 22}')
+    assert ollama.ask("m", "Biggest city?", returns=City) == City("北京", 22)
+    schema = server.asked("POST /api/generate")[0]["format"]
+    assert schema["required"] == ["name", "people"]
+    assert schema["additionalProperties"] is False
+
+
+def test_an_answer_of_a_type_that_was_cut_off_is_an_error(server: ScriptedServer, ollama: Ollama) -> None:
+    server.routes["POST /api/generate"] = generated('{"name": "Bei', done_reason="length")
+    with pytest.raises(OllamaError, match=r"cut off after 13 characters.*`num_predict`"):
+        ollama.ask("m", "Biggest city?", returns=City)
+    with pytest.raises(BadRequest, match="give `returns` or `format`"):
+        ollama.ask("m", "Biggest city?", returns=City, format="json")
+
+
+def test_a_stream_gives_pieces_and_then_the_answer(server: ScriptedServer, ollama: Ollama) -> None:
+    pieces = [{"response": "Bl", "done": False}, {"response": "", "thinking": "x", "done": False}]
+    server.routes["POST /api/generate"] = ndjson(*pieces, {"response": "ue", "done": True, "done_reason": "stop"})
+    with ollama.stream("m", "Sky?") as stream:
+        assert next(stream) == "Bl"
+        assert (stream.answer, stream.answer.reason) == ("Bl", "interrupted")
+        assert [*stream] == ["ue"]
+    assert (stream.answer, stream.answer.thinking, stream.answer.reason) == ("Blue", "x", "stop")
+
+
+def test_a_conversation_remembers(server: ScriptedServer, ollama: Ollama) -> None:
+    server.routes["POST /api/chat"] = [said("Hi Ann."), said("Ann.", thinking="easy"), said("Blue.")]
+    chat = ollama.chat_session("m", system="Be short.", temperature=0)
+    chat.ask("I am Ann.")
+    assert chat.ask("Who am I?", seed=1) == "Ann."
+    asked = server.asked("POST /api/chat")[1]
+    assert [(m["role"], m["content"]) for m in asked["messages"]] == [
+        ("system", "Be short."), ("user", "I am Ann."), ("assistant", "Hi Ann."), ("user", "Who am I?"),
+    ]  # fmt: skip
+    assert asked["options"] == {"temperature": 0, "seed": 1}
+    assert chat.messages[-1] == {"role": "assistant", "content": "Ann.", "thinking": "easy"}
+    chat.undo()
+    assert [m["content"] for m in chat.messages] == ["I am Ann.", "Hi Ann."]
+
+
+def test_a_streamed_answer_joins_the_conversation_when_it_is_whole(server: ScriptedServer, ollama: Ollama) -> None:
+    line = {"message": {"role": "assistant", "content": "Hi"}, "done": False}
+    last = {"message": {"role": "assistant", "content": "!"}, "done": True, "done_reason": "stop"}
+    server.routes["POST /api/chat"] = ndjson(line, last)
+    chat = ollama.chat_session("m")
+    with chat.stream("Hello") as stream:
+        next(stream)
+    assert chat.messages == []
+    assert [*chat.stream("Hello")] == ["Hi", "!"]
+    assert [m["content"] for m in chat.messages] == ["Hello", "Hi!"]
+
+
+def test_dropped_history_is_a_visible_warning(server: ScriptedServer, ollama: Ollama) -> None:
+    dropped = {"messages_dropped": 2, "prompt_tokens_dropped": 9}
+    server.routes["POST /api/chat"] = said("Hi.", truncated=dropped, context_length=64)
+    with pytest.warns(HistoryDropped, match="2 oldest messages did not fit into the context of 64"):
+        ollama.chat_session("m").ask("Hello")
+
+
+def test_a_message_that_does_not_fit_alone_is_an_error_unless_asked_for(server: ScriptedServer, ollama: Ollama) -> None:
+    server.routes["POST /api/chat"] = said("Hi.", truncated={"prompt_tokens_dropped": 9}, context_length=64)
+    chat = ollama.chat_session("m")
+    with pytest.raises(ContextOverflow, match="9 tokens too long for the context of 64"):
+        chat.ask("Hello")
+    assert chat.messages == []
+    assert ollama.chat_session("m", on_overflow="truncate").ask("Hello") == "Hi."
+
+
+def test_vectors_are_arrays(server: ScriptedServer, ollama: Ollama) -> None:
+    server.routes["POST /api/embed"] = ok({"embeddings": [[0.6, 0.8], [1.0, 0.0]]})
+    vectors = ollama.embed("m", ["a", "b"])
+    assert (vectors.shape, vectors.dtype) == ((2, 2), np.float32)
+    assert ollama.embed("m", "a", dimensions=2).shape == (2,)
+    assert server.asked("POST /api/embed")[1] == {"model": "m", "input": ["a"], "dimensions": 2, "truncate": False}
+    assert ollama.embed("m", []).size == 0
+
+
+def test_documents_come_back_best_first(server: ScriptedServer, ollama: Ollama) -> None:
+    results = [{"index": 1, "relevance_score": 0.9}, {"index": 0, "relevance_score": 0.1}]
+    server.routes["POST /api/rerank"] = ok({"results": results, "method": "rank"})
+    best, _ = ollama.rerank("m", "q", iter(["a", "b"]), top_n=2)
+    assert (best.index, best.score, best.document, best.method) == (1, 0.9, "b", "rank")
+    assert ollama.rerank("m", "q", []) == []
+
+
+def test_tokens_there_and_back(server: ScriptedServer, ollama: Ollama) -> None:
+    server.routes["POST /api/tokenize"] = ok({"tokens": [1, 2]})
+    server.routes["POST /api/detokenize"] = ok({"content": "天"})
+    assert ollama.tokens("m", "天", special=False) == [1, 2]
+    assert ollama.detokenize("m", [1, 2]) == "天"
+    assert server.asked("POST /api/tokenize")[0]["add_special"] is False
+
+
+def test_an_image_is_a_path_or_bytes(server: ScriptedServer, ollama: Ollama, tmp_path: Any) -> None:
+    (tmp_path / "a.png").write_bytes(b"png")
+    server.routes["POST /api/generate"] = generated("A cat.")
+    ollama.ask("m", "What is it?", images=[tmp_path / "a.png", b"png"])
+    assert server.asked("POST /api/generate")[0]["images"] == ["cG5n", "cG5n"]
+    with pytest.raises(BadRequest, match=r"cannot read the image .*none\.png: No such file"):
+        ollama.ask("m", "What is it?", images=[tmp_path / "none.png"])
+
+
+def test_connect_is_public(server: ScriptedServer, home: Any) -> None:
+    found = ollama_nb.connect(server.url)
+    assert isinstance(found, ollama_nb.Ollama)
+    assert repr(found) == f"Ollama('{server.url}')"
+    assert "connect" in dir(ollama_nb)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        ollama_nb.nothing  # noqa: B018
