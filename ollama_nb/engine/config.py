@@ -11,12 +11,14 @@ import msgspec
 class EngineConfig(msgspec.Struct, frozen=True, tag="load", kw_only=True):
     """What to load and how. ``n_ctx`` is per sequence, ``n_seq`` of them are served at once; 0 threads: from facts.
 
+    ``draft``: the file of a small model that guesses for the large one (empty: none).
     Long prefixes are kept in ``prefix_folder`` (empty: not at all), ``prefix_bytes`` for all models together, where
     they save at least ``prefix_gain`` seconds of computing another time.
     """
 
     path: str
     adapters: tuple[str, ...] = ()
+    draft: str = ""
     n_ctx: int = 4096
     n_seq: int = 1
     n_batch: int = 512
@@ -59,7 +61,8 @@ class EngineFacts(msgspec.Struct, frozen=True, tag="loaded", kw_only=True):
 class Counters:
     """Since load. ``rows``: number of replies continued at once → decodes; ``seconds`` within llama.cpp.
 
-    ``drafted`` tokens were read on trust, ``accepted`` of them kept; ``padded`` rows only rounded steps up.
+    ``drafted`` tokens were read on trust, ``accepted`` of them kept; ``model_drafted`` and ``model_accepted`` are those
+    that a draft model guessed. ``padded`` rows only rounded steps up.
     """
 
     decodes: int = 0
@@ -69,6 +72,8 @@ class Counters:
     output_tokens: int = 0
     drafted: int = 0
     accepted: int = 0
+    model_drafted: int = 0
+    model_accepted: int = 0
     padded: int = 0
     shifts: int = 0
     aborts: int = 0

@@ -46,12 +46,14 @@ class Engine:
         if model.embeds_only and not config.vocab_only:
             self._embedder = loading.make_embedder(config, model, shape)
         elif not config.vocab_only:
-            self._context = loading.make_context(config, model, shape)
+            self._context = loading.make_context(config, model, shape, config.adapters)
         context = self._context
         self._team, self._watchdog = Team(shape.n_threads), Watchdog(self.abort)
         self._scheduler = loading.make_scheduler(context, shape)
         self._keeper = loading.make_keeper(config, context, self._scheduler, shape)
-        self._speculator = Speculator(context.n_outputs if context else 1, cuttable=not model.recurrent)
+        drafter = loading.make_drafter(config, model, shape) if context and config.draft else None
+        outputs = context.n_outputs if context else 1
+        self._speculator = Speculator(outputs, cuttable=not model.recurrent, drafter=drafter)
         self._intake = Intake(model, shape.n_ctx)
         self._inbox: deque[Stream | FailOut | int] = deque()
         self._streams: dict[int, Stream] = {}
@@ -60,8 +62,9 @@ class Engine:
         self._counts = Counters()
         if context is not None:
             loading.warm_up(context, self._team, self._watchdog)
-        self._speculator.times.use(self._team.size)
-        self.facts = loading.gather_facts(config, model, context, shape, time.perf_counter() - begun)
+        self._speculator.use(self._team.size)
+        draft = drafter.context.model if drafter else None
+        self.facts = loading.gather_facts(config, model, context, draft, shape, time.perf_counter() - begun)
 
     def close(self) -> None:
         """Free all native memory; may be called again."""
@@ -74,6 +77,7 @@ class Engine:
             self._keeper.close()
         if self._embedder is not None:
             self._embedder.close()
+        self._speculator.close()
         if self._context is not None:
             self._context.close()
         self._model.close()
@@ -130,6 +134,8 @@ class Engine:
             "output_tokens": counts.output_tokens,
             "drafted": counts.drafted,
             "accepted": counts.accepted,
+            "model_drafted": counts.model_drafted,
+            "model_accepted": counts.model_accepted,
             "padded": counts.padded,
             "shifts": counts.shifts,
             "aborts": counts.aborts,
@@ -176,7 +182,7 @@ class Engine:
         cut = status is Decoded.ABORTED and ended - begun >= patience
         if (cut or status is Decoded.DONE) and self._team.observe(rows, ended - begun, ended, cut=cut):
             context.set_threads(self._team.size)
-            self._speculator.times.use(self._team.size)
+            self._speculator.use(self._team.size)
         if rows > batch.size:
             context.cut(context.scratch, 0)
         if status is Decoded.DONE:
@@ -194,6 +200,7 @@ class Engine:
             item = self._inbox.popleft()
             if isinstance(item, Stream):
                 self._streams[item.id] = item
+                self._speculator.welcome(item)
                 self._scheduler.add(item.seq)
             elif isinstance(item, FailOut):
                 out.append(item)
@@ -267,7 +274,6 @@ class Engine:
         counts.prompt_tokens += size - batch.replies
         if batch.replies:
             counts.rows[batch.replies] += 1
-        counts.drafted += self._speculator.drafted
         counts.padded += rows - size - self._speculator.drafted
 
     def _sample(self, batch: Batch, logits: Floats, out: list[Output]) -> None:
@@ -303,13 +309,13 @@ class Engine:
                 accepted += 1
         finally:
             if draft:
-                self._counts.accepted += accepted
-                self._speculator.settle(stream, accepted)
+                self._speculator.settle(stream, accepted, self._counts)
                 if accepted < len(draft):
                     self._apply([Cut(seq.slot, seq.n_past)])
 
     def _end(self, stream: Stream, last: FinishOut | FailOut, out: list[Output]) -> None:
         self._counts.output_tokens += stream.seq.n_new
+        self._speculator.leave(stream)
         if self._keeper is not None:
             self._keeper.leave(stream.seq, whole=isinstance(last, FinishOut))
         self._apply(self._scheduler.remove(stream.seq))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from ollama_nb.engine.bias import Bias
-from ollama_nb.engine.draft import Lookup
 from ollama_nb.engine.grammar import Grammars
 from ollama_nb.engine.llama import Model
 from ollama_nb.engine.sampler import Recipe, Sampler
@@ -37,8 +36,8 @@ class Intake:
         bias = Bias(model, options.logit_bias) if options.logit_bias else None
         sampler = Sampler(Recipe.of(options, limit), bias)
         most = MAX_DRAFT if options.draft_num_predict is None else min(options.draft_num_predict, MAX_DRAFT)
-        lookup = Lookup(tokens, most) if most > 0 and not model.recurrent else None
-        return Stream(model, request, seq, sampler=sampler, text=text, constraint=constraint, lookup=lookup)
+        most = 0 if model.recurrent else max(0, most)
+        return Stream(model, request, seq, sampler=sampler, text=text, constraint=constraint, most_drafted=most)
 
     def _prompt(self, request: Request) -> list[int]:
         model = self._model

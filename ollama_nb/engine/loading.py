@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ollama_nb.engine.config import EngineConfig, EngineFacts
+from ollama_nb.engine.drafter import Drafter
 from ollama_nb.engine.embedder import Embedder
 from ollama_nb.engine.hardware import default_threads
 from ollama_nb.engine.llama import BUILD, KV_TYPES, MAX_SEQUENCES, Context, Model
@@ -18,6 +20,8 @@ from ollama_nb.engine.sequence import MIN_CONTEXT
 from ollama_nb.errors import LoadError
 
 MICRO_BATCH = 512
+PADDING = 128
+"""Models of one family fill up their vocabularies to different round numbers; so far may they be apart."""
 CALIBRATED = 2 << 30
 """Weights of at most so many bytes: one step on one thread is soon done."""
 
@@ -57,7 +61,7 @@ def load_model(config: EngineConfig, path: str = "") -> Model:
     )
 
 
-def make_context(config: EngineConfig, model: Model, shape: Shape) -> Context:
+def make_context(config: EngineConfig, model: Model, shape: Shape, adapters: Sequence[str] = ()) -> Context:
     """Memory for all sequences. Raises LoadError."""
     if model.two_part:
         raise LoadError("encoder-decoder models (such as T5) cannot be run")
@@ -71,8 +75,37 @@ def make_context(config: EngineConfig, model: Model, shape: Shape) -> Context:
         n_threads=shape.n_threads,
         flash_attention=config.flash_attention,
         kv_type=config.kv_cache_type,
-        adapters=config.adapters,
+        adapters=adapters,
     )
+
+
+def make_drafter(config: EngineConfig, model: Model, shape: Shape) -> Drafter:
+    """The draft model of ``config`` beside its ``model``. Raises LoadError when it does not fit that."""
+    try:
+        draft = load_model(config, config.draft)
+        reason = misfit(model, draft)
+        if not reason:
+            small = replace(shape, n_threads=min(shape.n_threads, default_threads(draft.n_params)))
+            return Drafter(make_context(config, draft, small), model.n_vocab, small.n_threads)
+        draft.close()
+    except LoadError as error:
+        reason = error.message
+    raise LoadError(f"the draft model cannot be used: {reason} (without it: option draft_num_predict 0)")
+
+
+def misfit(model: Model, draft: Model) -> str:
+    """Why a model cannot guess for another one; empty when it can."""
+    if draft.embeds_only or draft.two_part or draft.recurrent:
+        return f'a model of the architecture "{draft.architecture}" cannot guess single tokens and take them back'
+    if draft.vocabulary_type != model.vocabulary_type:
+        return "it has a tokenizer of another kind than the model"
+    if abs(draft.n_vocab - model.n_vocab) > PADDING:
+        return f"it knows {draft.n_vocab} tokens, the model {model.n_vocab}"
+    for token, pair in enumerate(zip(draft.texts(), model.texts(), strict=False)):
+        if pair[0] != pair[1] and not (draft.is_control(token) and model.is_control(token)):
+            guess, text = (spelling.decode("utf-8", "replace") for spelling in pair)
+            return f'its token {token} is "{guess}", that of the model is "{text}"'
+    return ""
 
 
 def make_embedder(config: EngineConfig, model: Model, shape: Shape) -> Embedder:
@@ -106,7 +139,7 @@ def make_keeper(
             config.adapters,
             kv_type=config.kv_cache_type,
             flash=str(config.flash_attention),
-            gpu=model.offloaded() > 0,
+            gpu=model.offloaded > 0,
         )
         files = PrefixFiles(Path(config.prefix_folder), facts, config.prefix_bytes)
         cuttable = not model.recurrent
@@ -131,10 +164,11 @@ def warm_up(context: Context, team: Team, watchdog: Watchdog) -> None:
 
 
 def gather_facts(
-    config: EngineConfig, model: Model, context: Context | None, shape: Shape, seconds: float
+    config: EngineConfig, model: Model, context: Context | None, draft: Model | None, shape: Shape, seconds: float
 ) -> EngineFacts:
     cells = shape.cells if context is not None else 0
-    size = 0 if model.vocab_only else model.size + model.kv_bytes(cells, config.kv_cache_type)
+    loaded = [] if model.vocab_only else [model] if draft is None else [model, draft]
+    size = sum(one.size + one.kv_bytes(cells, config.kv_cache_type) for one in loaded)
     return EngineFacts(
         n_ctx=shape.n_ctx,
         n_ctx_train=model.n_ctx_train,
@@ -142,7 +176,7 @@ def gather_facts(
         n_vocab=model.n_vocab,
         n_embd=model.n_embd,
         size=size,
-        size_vram=int(size * model.offloaded()),
+        size_vram=int(size * model.offloaded),
         add_bos=model.add_bos,
         add_eos=model.add_eos,
         bos=model.bos_text,

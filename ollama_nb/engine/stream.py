@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 
-from ollama_nb.engine.draft import Lookup
+from ollama_nb.engine.draft import Forecast, Guesser, Lookup
 from ollama_nb.engine.grammar import Constraint
 from ollama_nb.engine.llama import Floats, Model
 from ollama_nb.engine.output import FinishOut, TextOut, TokenProb, TopToken
@@ -30,12 +30,16 @@ class Stream:
         sampler: Sampler,
         text: TextStream,
         constraint: Constraint | None = None,
-        lookup: Lookup | None = None,
+        most_drafted: int = 0,
     ) -> None:
+        """``most_drafted``: tokens of a draft, 0: no drafts."""
         self.id = request.id
         self.seq = seq
         self.sampler = sampler
-        self.lookup = lookup
+        self.most_drafted = most_drafted
+        self.lookup = Lookup(seq.tokens, most_drafted) if most_drafted else None
+        self.forecast: Forecast | None = None
+        """Set while a draft model is asked too."""
         self.reason = ""
         self._model, self._eog = model, model.eog
         self._text, self._guard = text, RepeatGuard()
@@ -61,6 +65,8 @@ class Stream:
         seq.append(token)
         if self.lookup is not None:
             self.lookup.feed(token)
+        if self.forecast is not None:
+            self.forecast.feed()
         if token in self._eog:
             self.reason = "stop"
             return self._out(self._text.end(), ())
@@ -72,9 +78,17 @@ class Stream:
             text += self._text.end()
         return self._out(text, () if raw is None else (self._probability(raw, token),))
 
-    def offer(self) -> list[float]:
-        """For each token that could be drafted now, the chance that it comes true."""
-        return self.lookup.chances(self.seq.room()) if self.lookup is not None else []
+    def offer(self) -> tuple[Guesser | None, list[float]]:
+        """Who guesses best, and for each token that could be drafted now the chance that it comes true."""
+        if self.lookup is None:
+            return None, []
+        room = self.seq.room()
+        chances = self.lookup.chances(room)
+        if self.forecast is not None:
+            asked = self.forecast.chances(room)
+            if sum(asked) > sum(chances):
+                return self.forecast, asked
+        return self.lookup, chances
 
     def cancel(self) -> TextOut | None:
         """End it as cancelled; what was held back comes out."""

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ollama_nb.engine.draft import CREDIT, Lookup, choose
+from ollama_nb.engine.draft import CREDIT, LONGEST_REST, Forecast, Habit, Lookup, choose
 from ollama_nb.engine.rows import TRIES, RowTimes
 
 REPACKED = {1: 12.6, 4: 30.7, 8: 39.7, 12: 50.6, 16: 50.7}
@@ -100,6 +100,42 @@ def test_a_draft_is_as_long_as_allowed() -> None:
     assert len(made.chances(9)) == 2 and made.chances(0) == made.chances(-1) == []
 
 
+def test_a_draft_model_is_trusted_as_far_as_its_guesses_came_true() -> None:
+    made = Forecast(7)
+    first = made.chances(7)
+    assert len(first) == 7 and first[0] > 0.7, "enough to be tried"
+    for _ in range(40):
+        made.settle(7, 2, 0.1)
+    chances = made.chances(7)
+    assert chances[1] > 0.8 and chances[2] < 0.5 and chances[6] < 0.1
+    for _ in range(40):
+        made.settle(7, 7, 0.1)
+    assert made.chances(7)[6] > 0.6
+
+
+def test_a_draft_model_that_loses_is_over_until_the_reply_is_long() -> None:
+    made = Forecast(7)
+    made.balance = -CREDIT - 1
+    assert made.chances(7) == []
+    for _ in range(200):
+        made.feed()
+    assert made.chances(7)
+
+
+def test_a_draft_model_rests_longer_each_time_it_did_not_pay() -> None:
+    habit, asked = Habit(), []
+    for _ in range(4 * LONGEST_REST):
+        asked.append(habit.asks())
+        if asked[-1]:
+            habit.learn(-1.0)
+    assert asked[:12] == [True, False, True] + [False] * 3 + [True] + [False] * 5
+    assert sum(asked) < 9
+    while not habit.asks():
+        pass
+    habit.learn(1.0)
+    assert habit.asks()
+
+
 # The choice
 
 
@@ -135,6 +171,16 @@ def test_a_draft_has_its_price() -> None:
     plan = choose([SURE[:7]], times(REPACKED))
     assert plan is not None
     assert plan.price * 7 == pytest.approx(39.7 / 12.6 - 1), "in plain steps"
+
+
+@pytest.mark.parametrize(("toll", "sizes"), [(0.0, (6, 0)), (1.0, (6, 0)), (2.0, (2, 0)), (30.0, None)], ids=str)
+def test_guesses_of_a_draft_model_pay_for_their_making(toll: float, sizes: tuple[int, ...] | None) -> None:
+    plan = choose([FAIR[:7], []], times(REPACKED | {2: 23.7}), [0], toll)
+    assert (plan and plan.sizes) == sizes
+
+
+def test_what_costs_nothing_to_guess_pays_no_toll() -> None:
+    assert choose([SURE[:7]], times(REPACKED), [], 99.0) == choose([SURE[:7]], times(REPACKED))
 
 
 def test_nothing_is_drafted_before_a_plain_step_is_known() -> None:

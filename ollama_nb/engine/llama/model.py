@@ -46,6 +46,9 @@ class Model:
         if not self.handle:
             raise LoadError(f"cannot load the model: {complaint('llama.cpp gave no reason')}")
         self.close = weakref.finalize(self, L.llama_model_free, self.handle)
+        found = re.findall(r"offloaded (\d+)/(\d+) layers", log_text())
+        self.offloaded = int(found[-1][0]) / max(1, int(found[-1][1])) if found else 0.0
+        """Share of the layers that llama.cpp put on a GPU, 0 to 1, as its log said."""
         self.vocab = L.llama_model_get_vocab(self.handle)
         self.vocab_only = vocab_only
         self._read_vocabulary()
@@ -142,6 +145,16 @@ class Model:
         """The raw bytes of all tokens."""
         return [self._render(token, special=True) for token in range(self.n_vocab)]
 
+    def texts(self) -> list[bytes]:
+        """All tokens as the file spells them."""
+        vocab, text = self.vocab, L.llama_vocab_get_text
+        return [text(vocab, token) or b"" for token in range(self.n_vocab)]
+
+    @property
+    def vocabulary_type(self) -> int:
+        """llama.cpp's number for the kind of tokenizer."""
+        return int(L.llama_vocab_type(self.vocab))
+
     def is_control(self, token: int) -> bool:
         """A token that is no text: hidden from readers."""
         return bool(L.llama_vocab_get_attr(self.vocab, token) & _CONTROL)
@@ -172,11 +185,6 @@ class Model:
         """A whole number of the architecture's metadata (some are lists, one for each layer: then the default)."""
         text = self.meta(f"{self.architecture}.{key}")
         return int(text) if text.isdigit() else default
-
-    def offloaded(self) -> float:
-        """Share of the layers that llama.cpp put on a GPU, 0 to 1, as its log said."""
-        found = re.findall(r"offloaded (\d+)/(\d+) layers", log_text())
-        return int(found[-1][0]) / max(1, int(found[-1][1])) if found else 0.0
 
     def _render(self, token: int, *, special: bool) -> bytes:
         buffer = ctypes.create_string_buffer(_PIECE_BYTES)
