@@ -20,11 +20,12 @@ class TokenLogprob:
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """A piece of answer or of thinking."""
+    """A piece of answer or of thinking. ``tool_error``: the content was meant as a call, and why it is none."""
 
     content: str = ""
     thinking: str = ""
     logprobs: tuple[TokenLogprob, ...] = ()
+    tool_error: str = ""
 
 
 @dataclass(frozen=True, slots=True)

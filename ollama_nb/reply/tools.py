@@ -5,28 +5,19 @@ Rule: each character is looked at once, and what is no call comes back as text. 
 
 from __future__ import annotations
 
-import json
 import re
-import secrets
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NoReturn
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from ollama_nb.api.messages import Tool, ToolCall
 from ollama_nb.reply.markers import MarkerMatcher
+from ollama_nb.reply.objects import ObjectEnd, as_object, read_object
+from ollama_nb.reply.output import new_call_id
+from ollama_nb.reply.schema import tool_name
 
 _NAME_KEYS = ("name", "function", "tool", "tool_name")
 _ARGUMENT_KEYS = ("arguments", "parameters")
-_LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
 _MARKUP = r"</[^<>\s]{1,64}>|<[|｜][^<>]{1,64}[|｜]>|\[/?[A-Z_]+\]|```(?:json)?|[\s\]),;}]"
-
-
-def new_call_id() -> str:
-    return "call_" + "".join(secrets.choice(_LETTERS) for _ in range(8))
-
-
-def tool_name(tool: Tool) -> str:
-    function = tool.get("function")
-    return str(function.get("name") or "") if isinstance(function, Mapping) else ""
 
 
 class ToolParser:
@@ -45,8 +36,8 @@ class ToolParser:
         self._before: list[str] = []  # text up to the last object that was no call
         self._head: list[str] = []  # text since then
         self._object: list[str] = []  # the object that is being read
-        self._depth = self._brackets = 0
-        self._in_string = self._escaped = False
+        self._inside: ObjectEnd | None = None
+        self._brackets = 0
 
     def feed(self, text: str) -> list[str | ToolCall]:
         """Text and calls, in order, that are now certain."""
@@ -89,7 +80,7 @@ class ToolParser:
         """Read on; return what is left when the reading is given up."""
         at = 0
         while at < len(text):
-            end, complete = self._in_object(text, at) if self._depth else self._outside(text, at)
+            end, complete = self._in_object(text, at) if self._inside else self._outside(text, at)
             at = end
             if complete and not self._complete(out):
                 self._state = _OFF
@@ -103,7 +94,7 @@ class ToolParser:
             mark, place = match[0], match.start()
             if mark == "{":
                 self._head.append(text[at:place])
-                self._depth, self._in_string = 1, False
+                self._inside = ObjectEnd()
                 self._object = ["{"]
                 return place + 1, False
             self._brackets += 1 if mark == "[" else -1
@@ -115,22 +106,13 @@ class ToolParser:
 
     def _in_object(self, text: str, at: int) -> tuple[int, bool]:
         """Up to the end of the object, or of the text."""
-        start = at
-        if self._escaped:
-            self._escaped, at = False, at + 1
-        while match := (_STRING_MARK if self._in_string else _OBJECT_MARK).search(text, at):
-            mark, at = match[0], match.end()
-            if mark == "\\":
-                self._escaped, at = at >= len(text), at + 1
-            elif mark == '"':
-                self._in_string = not self._in_string
-            else:
-                self._depth += 1 if mark == "{" else -1
-                if not self._depth:
-                    self._object.append(text[start:at])
-                    return at, True
-        self._object.append(text[start:])
-        return len(text), False
+        assert self._inside is not None
+        end = self._inside.find(text, at)
+        self._object.append(text[at:] if end < 0 else text[at:end])
+        if end < 0:
+            return len(text), False
+        self._inside = None
+        return end, True
 
     def _complete(self, out: list[str | ToolCall]) -> bool:
         """An object (or a list without calls) has ended. False: this reply holds no calls."""
@@ -172,8 +154,6 @@ _SEARCH, _CALLS, _OFF = "search", "calls", "off"
 _LIST_OPENED = re.compile(r"\s*\[\s*$")
 _START_MARK = re.compile(r"\{")
 _LIST_MARK = re.compile(r"[{\[\]]")
-_STRING_MARK = re.compile(r'["\\]')
-_OBJECT_MARK = re.compile(r'["{}]')
 
 
 def _whole_word(name: str) -> str:
@@ -229,41 +209,3 @@ class _CallReader:
 
     def _known(self, name: Any) -> bool:
         return isinstance(name, str) and name in self._names
-
-
-def as_object(value: Any) -> dict[str, Any] | None:
-    """Arguments: an object, a string that holds one, or null for none at all."""
-    if isinstance(value, str):
-        return read_object(value)
-    return {} if value is None else value if isinstance(value, dict) else None
-
-
-def read_object(text: str) -> dict[str, Any] | None:
-    """A JSON object, or None. Line breaks inside strings are let through: models write them."""
-    try:
-        value = json.loads(text, strict=False, parse_constant=_refuse, parse_float=_finite)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(value, dict):
-        return None
-    return _whole(value) if "\\ud" in text.lower() else value
-
-
-def _refuse(text: str) -> NoReturn:
-    raise ValueError(f"{text} is not JSON")
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    if number in (float("inf"), float("-inf")):
-        raise ValueError("number out of range")
-    return number
-
-
-def _whole(value: Any) -> Any:
-    """Half surrogate pairs, which JSON can write but UTF-8 cannot, become U+FFFD."""
-    if isinstance(value, str):
-        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    if isinstance(value, dict):
-        return {_whole(key): _whole(item) for key, item in value.items()}
-    return [_whole(item) for item in value] if isinstance(value, list) else value

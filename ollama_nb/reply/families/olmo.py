@@ -1,0 +1,41 @@
+"""OLMo 3: ``<function_calls>`` with calls written like Python; its thinking variant only thinks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ollama_nb.reply.family import Family, Turn
+from ollama_nb.reply.literals import NotCalls, read_calls
+from ollama_nb.reply.output import Found, Malformed
+from ollama_nb.reply.regions import CONTENT, THINKING, Call, Exit, Region, RegionReader, Text
+
+_CALLS, _END_CALLS, _END_THINK = "<function_calls>", "</function_calls>", "</think>"
+_VERBATIM = Exit("content", before=False, after=False)
+
+
+def python_calls(body: str, closed: bool) -> Sequence[Found | Malformed]:
+    """``name(key="text", other=1)``, one after another."""
+    try:
+        return read_calls(body)
+    except NotCalls as error:
+        return [Malformed(body, f"the tool call cannot be read: {error}")]
+
+
+def _olmo3(turn: Turn) -> RegionReader:
+    regions: dict[str, Region] = {
+        "content": Text(CONTENT, {_CALLS: _VERBATIM._replace(to="calls")}),
+        "calls": Call(python_calls, {_END_CALLS: _VERBATIM, _CALLS: _VERBATIM._replace(to="calls")}),
+    }
+    return RegionReader(regions, "content")
+
+
+def _olmo3_think(turn: Turn) -> RegionReader:
+    regions: dict[str, Region] = {
+        "thinking": Text(THINKING, {_END_THINK: Exit("content")}, "\n</think>\n\n"),
+        "content": Text(CONTENT, {}),
+    }
+    return RegionReader(regions, "content" if turn.continues else "thinking")
+
+
+OLMO3 = Family(reader=_olmo3, preserve=(_CALLS, _END_CALLS))
+OLMO3_THINK = Family(reader=_olmo3_think, tools=False, thinking=True, preserve=(_END_THINK,))
