@@ -33,6 +33,7 @@ HIDDEN_ALIASES = {"login", "logout"}
 Model = Annotated[str, typer.Argument(metavar="MODEL")]
 Prefix = Annotated[list[str] | None, typer.Argument(metavar="[PREFIX]")]
 Json = Annotated[bool, typer.Option("--json", help="Print the server's JSON document")]
+PrintJson = Annotated[bool, typer.Option("--json", help="Print a JSON document")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only the names")]
 Insecure = Annotated[bool, typer.Option("--insecure", help="Use an insecure registry")]
 
@@ -177,6 +178,65 @@ def rm(models: Annotated[list[str], typer.Argument(metavar="MODEL [MODEL...]")])
     from ollama_nb.cli.manage import remove_models
 
     remove_models(models)
+
+
+@app.command(help="Pack a model into wheels for a Python package index")
+def wheel(
+    model: Model,
+    output: Annotated[str, typer.Option("--output", "-o", help="Folder to write to (default: this one)")] = "",
+    part_size: Annotated[str, typer.Option("--part-size", help="Most bytes of one wheel (default 100MB)")] = "100MB",
+    name: Annotated[str, typer.Option("--name", help="Name of the distribution (default: the model's)")] = "",
+    version: Annotated[str, typer.Option("--version", help="Version of the distribution (default 1.0)")] = "1.0",
+) -> None:
+    from ollama_nb.cli.local.shelf import pack_wheel
+
+    pack_wheel(model, output=output, part_size=part_size, name=name, version=version)
+
+
+@app.command(help="Write models into one tar file")
+def export(
+    models: Annotated[list[str], typer.Argument(metavar="MODEL [MODEL...]")],
+    output: Annotated[str, typer.Option("--output", "-o", help="File to write")] = "",
+) -> None:
+    from ollama_nb.cli.local.shelf import export_models
+
+    export_models(models, output=output)
+
+
+@app.command(name="import", help="Take over the models of a tar file")
+def import_(
+    file: Annotated[str, typer.Argument(metavar="FILE")],
+    as_: Annotated[str, typer.Option("--as", help="Local name to give to the model")] = "",
+) -> None:
+    from ollama_nb.cli.local.shelf import import_models
+
+    import_models(file, as_=as_)
+
+
+@app.command(help="Check every stored model")
+def fsck(
+    repair: Annotated[bool, typer.Option("--repair", help="Set aside what is broken")] = False, json: PrintJson = False
+) -> int:
+    from ollama_nb.cli.local.care import check_store
+
+    return check_store(repair=repair, json=json)
+
+
+@app.command(help="Remove what no model uses")
+def prune(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed")] = False,
+    json: PrintJson = False,
+) -> None:
+    from ollama_nb.cli.local.care import prune as clear
+
+    clear(dry_run=dry_run, json=json)
+
+
+@app.command(help="Show what takes how much disk space")
+def df(json: PrintJson = False) -> None:
+    from ollama_nb.cli.local.care import df as show_room
+
+    show_room(json=json)
 
 
 @app.command(name="help", help="Help about any command")

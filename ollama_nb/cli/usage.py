@@ -7,8 +7,10 @@ from collections.abc import Iterable, Sequence
 from ollama_nb.cli.argv import Command, Flag
 
 _HOST = ("OLLAMA_HOST", "IP Address for the ollama server (default 127.0.0.1:11434)")
+_MODELS = ("OLLAMA_MODELS", "The path to the models directory")
 _ENVIRONMENT: dict[str, tuple[tuple[str, str], ...]] = {
     **dict.fromkeys(("create", "show", "stop", "pull", "push", "list", "ps", "cp", "rm"), (_HOST,)),
+    **dict.fromkeys(("wheel", "export", "import", "fsck", "prune", "df"), (_MODELS,)),
     "run": (
         ("OLLAMA_EDITOR", "Path to editor for interactive prompt editing (Ctrl+G)"),
         _HOST,
@@ -21,7 +23,7 @@ _ENVIRONMENT: dict[str, tuple[tuple[str, str], ...]] = {
         ("OLLAMA_KEEP_ALIVE", 'The duration that models stay loaded in memory (default "5m")'),
         ("OLLAMA_MAX_LOADED_MODELS", "Maximum number of loaded models"),
         ("OLLAMA_MAX_QUEUE", "Maximum number of queued requests"),
-        ("OLLAMA_MODELS", "The path to the models directory"),
+        _MODELS,
         ("OLLAMA_NUM_PARALLEL", "Maximum number of parallel requests"),
         ("OLLAMA_NOPRUNE", "Do not prune model blobs on startup"),
         ("OLLAMA_ORIGINS", "A comma separated list of allowed origins"),

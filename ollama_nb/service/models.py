@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ollama_nb.api.encode import go_float, go_json
@@ -137,7 +137,13 @@ def modelfile_text(model: Model, system: str, params: Mapping[str, Any]) -> str:
         f"FROM {model.weights or model.name.short}",
     ]
     lines += [f"ADAPTER {path}" for path in model.adapters]
+    lines += [f"DRAFT {model.draft}"] if model.draft else []
     lines += [f"FROM {path}" for path in model.projectors]
+    return "\n".join(lines + commands(model, system, params, model.licenses)) + "\n"
+
+
+def commands(model: Model, system: str, params: Mapping[str, Any], licenses: Sequence[str]) -> list[str]:
+    """The lines of a Modelfile that name no files."""
     single = {
         "TEMPLATE": model.template,
         "SYSTEM": system,
@@ -145,11 +151,10 @@ def modelfile_text(model: Model, system: str, params: Mapping[str, Any]) -> str:
         "PARSER": model.config.parser,
         "REQUIRES": model.config.requires,  # Ollama loses it here
     }
-    lines += [f"{word} {quote(value)}" for word, value in single.items() if value]
+    lines = [f"{word} {quote(value)}" for word, value in single.items() if value]
     lines += [f"PARAMETER {key} {quote(plain(value))}" for key, value in _each(params)]
-    lines += [f"LICENSE {quote(text)}" for text in model.licenses]
-    lines += [f"MESSAGE {message.role} {quote(message.content)}" for message in model.messages]
-    return "\n".join(lines) + "\n"
+    lines += [f"LICENSE {quote(text)}" for text in licenses]
+    return lines + [f"MESSAGE {message.role} {quote(message.content)}" for message in model.messages]
 
 
 def plain(value: Any) -> str:

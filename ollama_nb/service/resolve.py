@@ -10,10 +10,11 @@ import asyncio
 from dataclasses import dataclass
 
 from ollama_nb.api.models import GGUF, Model
-from ollama_nb.api.names import ModelName
+from ollama_nb.api.names import Digest, ModelName
 from ollama_nb.errors import BadRequest, Forbidden, InvalidName, ModelNotFound
 from ollama_nb.service import bundled
 from ollama_nb.service.rooms import Rooms
+from ollama_nb.store.store import Store
 
 CLOUD_MODEL = "ollama cloud is disabled: remote model is unavailable"
 CLOUD_DETAILS = "ollama cloud is disabled: remote model details are unavailable"
@@ -53,13 +54,23 @@ async def find(rooms: Rooms, text: str, *, cloud_error: str = CLOUD_MODEL) -> Mo
 
     Raises InvalidName, Forbidden for cloud models and stubs of remote ones, ModelNotFound with the client's own text.
     """
-    source = parse_source(text)
+    return await asyncio.to_thread(find_in, rooms.store, text, cloud_error=cloud_error)
+
+
+def find_in(store: Store, text: str, *, cloud_error: str = CLOUD_MODEL) -> Model:
+    """``find``, blocking. ``NAME@sha256:…`` insists on the model of that digest."""
+    named, at, pin = text.partition("@")
+    source = parse_source(named)
     if source.cloud:
         raise Forbidden(cloud_error)
     try:
-        model = await asyncio.to_thread(_resolve, rooms, source.name)
+        model = _resolve(store, source.name)
     except ModelNotFound:
         raise ModelNotFound(f"model '{text}' not found") from None
+    if at and (wanted := Digest.parse(pin).hex) != model.digest:
+        raise ModelNotFound(
+            f"model '{named}@sha256:{wanted[:12]}' not found: '{model.name.short}' is sha256:{model.digest[:12]} here"
+        )
     if model.config.remote_host:
         raise ModelNotFound(f"model '{text}' not found") if source.local else Forbidden(cloud_error)
     return model
@@ -80,10 +91,10 @@ async def weights_header(rooms: Rooms, model: Model, text: str) -> GGUF:
     return gguf
 
 
-def _resolve(rooms: Rooms, name: ModelName) -> Model:
-    if bundled.is_bundled(name) and not rooms.store.exists(name):
-        bundled.register(rooms.store)
-    return rooms.store.resolve(name)
+def _resolve(store: Store, name: ModelName) -> Model:
+    if bundled.is_bundled(name) and not store.exists(name):
+        bundled.register(store)
+    return store.resolve(name)
 
 
 def parse_name(text: str, error: str = "invalid model name") -> ModelName:

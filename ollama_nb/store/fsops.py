@@ -12,6 +12,7 @@ import errno
 import fcntl
 import os
 import secrets
+import shutil
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,6 +27,7 @@ before: Callable[[str, str], None] | None = None
 TEMP_PREFIX = "sha256-"
 """With digits behind it: how Ollama names unfinished blobs, which its own clean-up therefore removes too."""
 
+_COPY_BYTES = 1 << 20
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _REASONS = {
     errno.ENOSPC: "no space left on the disk",
@@ -96,6 +98,26 @@ def locked(root: Path) -> Iterator[None]:
         yield
     finally:
         os.close(folder)
+
+
+def move_out(tree: Tree, path: Path, target: Path) -> None:
+    """Move a file of a tree, or the link of that name, to a place outside of it, on this disk or another."""
+    Tree(target.parent).make()
+    with clear_errors("move", path), tree.folder_of(path) as folder:
+        if folder is None:
+            return
+        _step("rename", target.name)
+        try:
+            os.rename(path.name, target, src_dir_fd=folder)
+            _sync_folder(target.parent)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            with path.open("rb") as source, replacing(target) as copy:
+                shutil.copyfileobj(source, copy, _COPY_BYTES)
+            _step("unlink", path.name)
+            os.unlink(path.name, dir_fd=folder)
+        _sync(folder, path.parent.name)
 
 
 class Tree:

@@ -13,7 +13,8 @@ import logging
 import os
 import stat
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from ollama_nb.api.models import GGUF, Layer, Manifest, Model
@@ -37,6 +38,16 @@ GRACE = 3600.0
 """Seconds for which clean-up leaves a file alone: another process may be about to use it."""
 
 MAX_TEXT = 4 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Surveyed:
+    """A file below ``manifests``: what it says, or what is wrong with it."""
+
+    path: Path
+    name: ModelName | None
+    manifest: Manifest | None
+    error: str = ""
 
 
 class Store:
@@ -162,14 +173,39 @@ class Store:
         if self.noprune or not self.root.is_dir():
             return 0
         with fsops.locked(self.root), fsops.clear_errors("clean up", self.root):
-            used = self._used(strict=True)
-            if used is None:
+            stale = self.stale()
+            if stale is None:
                 return 0
-            stale = [path for path in _children(self.blobs.root) if named(path.name) not in used and _is_old(path)]
-            gone = sum(self.blobs.tree.remove(path) for path in stale)
-            gone += sum(self._temps.remove(path) for path in self.root.glob(fsops.TEMP_PREFIX + "*") if _is_old(path))
+            trees = {self.blobs.root: self.blobs.tree, self.root: self._temps}
+            gone = sum(trees[path.parent].remove(path) for path in stale)
             self._remove_empty_folders()
         return gone
+
+    def stale(self) -> list[Path] | None:
+        """The files that ``prune`` removes; None when a manifest cannot be read."""
+        used = self._used(strict=True)
+        if used is None:
+            return None
+        unused = [path for path in _children(self.blobs.root) if named(path.name) not in used]
+        return [path for path in (*unused, *self.root.glob(fsops.TEMP_PREFIX + "*")) if _is_old(path)]
+
+    def survey(self) -> Iterator[Surveyed]:
+        """Every file where a manifest belongs, sound or not."""
+        for path in self._manifest_files():
+            name = self._name_of(path)
+            try:
+                if name is None:
+                    raise StoreError(f"{path.relative_to(self.root)} is no model")
+                yield Surveyed(path, name, parse_manifest(self._read_manifest(name)[0]))
+            except ModelNotFound:
+                continue  # removed meanwhile
+            except OllamaError as error:
+                yield Surveyed(path, name, None, error.message)
+
+    def set_aside(self, path: Path, folder: Path) -> None:
+        """Move a broken blob or manifest out of the store."""
+        tree = self.blobs.tree if path.is_relative_to(self.blobs.root) else self._manifests
+        fsops.move_out(tree, path, folder / "-".join(path.relative_to(self.root).parts))
 
     # -- inside ----------------------------------------------------------------------------------------------------
 
@@ -246,6 +282,7 @@ class Store:
             weights_digest=weights,
             adapters=paths("adapter"),
             projectors=paths("projector"),
+            draft=next(reversed(paths("draft")), None),
             template=last("template").decode("utf-8", "replace") if "template" in by_kind else None,
             system=last("system").decode("utf-8", "replace"),
             params=parse_params(params) if params else {},
@@ -265,16 +302,12 @@ class Store:
     def _used(self, *, strict: bool) -> set[Digest] | None:
         """The blobs of all readable manifests; None if ``strict`` and one cannot be read."""
         used: set[Digest] = set()
-        for path in self._manifest_files():
-            name = self._name_of(path)
-            try:
-                if name is None:
-                    raise StoreError(f"{path.relative_to(self.root)} is no model")
-                used |= _digests(parse_manifest(self._read_manifest(name)[0]))
-            except OllamaError as error:
-                if strict:
-                    self._warn(f"not cleaning up, a manifest cannot be read: {error.message}")
-                    return None
+        for found in self.survey():
+            if found.manifest is not None:
+                used |= _digests(found.manifest)
+            elif strict:
+                self._warn(f"not cleaning up, a manifest cannot be read: {found.error}")
+                return None
         return used
 
     def _remove_unused(self, digests: Iterable[Digest]) -> tuple[Digest, ...]:

@@ -1,0 +1,56 @@
+"""`ollama-nb wheel`, `export` and `import`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from ollama_nb.api.units import human_bytes
+from ollama_nb.cli.local.bars import shown
+from ollama_nb.errors import BadRequest
+from ollama_nb.service import shelf
+from ollama_nb.service.upkeep import open_store
+from ollama_nb.settings import Settings
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
+
+
+def pack_wheel(model: str, *, output: str, part_size: str, name: str, version: str) -> None:
+    store = open_store(Settings.from_env())
+    most = byte_size(part_size)
+    with shown() as report:
+        distribution, paths = shelf.pack_wheel(
+            store, model, Path(output or "."), name=name, version=version, part_size=most, report=report
+        )
+    for path in paths:
+        print(f"{path} ({human_bytes(path.stat().st_size)})")
+    print(
+        f"serve {'it' if len(paths) == 1 else 'them'} from any package index, then: ollama-nb pull pip://{distribution}"
+    )
+
+
+def export_models(models: Sequence[str], *, output: str) -> None:
+    if not output:
+        raise BadRequest("name the file to write: --output FILE.tar")
+    path = Path(output)
+    with shown() as report:
+        found = shelf.export_models(open_store(Settings.from_env()), models, path, report=report)
+    names = ", ".join(model.name.short for model in found)
+    print(f"exported {names} to '{path}' ({human_bytes(path.stat().st_size)})")
+
+
+def import_models(file: str, *, as_: str) -> None:
+    with shown() as report:
+        names = shelf.import_models(open_store(Settings.from_env()), Path(file), as_=as_, report=report)
+    for name in names:
+        print(f"imported '{name}'")
+
+
+def byte_size(text: str) -> int:
+    """Bytes of ``100MB``, ``1.5GiB`` or ``64000``. Raises BadRequest."""
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise BadRequest(f'invalid size "{text}": write it as 100MB or 64MiB')
+    base = 1024 if match[3] else 1000
+    return int(float(match[1]) * base ** " kmgt".index(match[2].lower() or " "))

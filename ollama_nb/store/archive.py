@@ -1,0 +1,274 @@
+"""Models in one tar file, laid out as an OCI image layout: for machines that reach no registry and no index.
+
+Nothing is ever unpacked to a path from the archive: bytes go into the blob store under a digest that was checked, and a
+manifest is published when all that it names is there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+import tarfile
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from ollama_nb.api.events import Progress
+from ollama_nb.api.models import MANIFEST_TYPE, Layer, Manifest, Model
+from ollama_nb.api.names import Digest, ModelName
+from ollama_nb.errors import BadRequest, Cancelled, CorruptModel, OllamaError, StoreError
+from ollama_nb.store import fsops
+from ollama_nb.store.blobs import CHUNK, BlobStore, digest_of
+from ollama_nb.store.gguf import read_gguf
+from ollama_nb.store.manifest import MAX_JSON, parse_config, parse_manifest
+from ollama_nb.store.store import Store
+
+MAX_ENTRIES = 100_000
+MAX_MODELS = 1000
+MAX_BLOB = 1 << 40
+MAX_READ = 4 << 20
+"""The most that the tar reader may ask for at once: headers of a sound archive are far smaller."""
+
+_LAYOUT, _INDEX = "oci-layout", "index.json"
+_BLOB = re.compile(r"blobs/sha256/([0-9a-f]{64})")
+_NAME_KEYS = ("org.opencontainers.image.ref.name", "io.containerd.image.name")
+_GGUF_KINDS = ("model", "adapter", "projector")
+
+Report = Callable[[Progress], None]
+
+
+def export(
+    models: Sequence[Model], blobs: BlobStore, path: Path, *, report: Report, cancelled: threading.Event
+) -> None:
+    """Write the models into a tar at ``path``, each blob once. Blocking.
+
+    The same models give the same bytes. Raises StoreError for a missing or damaged blob; the file is not made then.
+    """
+    layers = {layer.digest: layer for model in models for layer in (model.manifest.config, *model.manifest.layers)}
+    total = sum(layer.size for layer in layers.values())
+    done = 0
+    with fsops.replacing(path) as file, tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        _add(tar, _LAYOUT, b'{"imageLayoutVersion":"1.0.0"}\n')
+        _add(tar, _INDEX, _index(models))
+        for raw in dict.fromkeys(model.manifest.raw for model in models):
+            _add(tar, _blob_name(digest_of(raw)), raw)
+        for digest in sorted(layers):
+            with _Hashed(blobs, layers[digest], cancelled) as source:
+                tar.addfile(_entry(_blob_name(digest), layers[digest].size), source)
+                source.check()
+            done += layers[digest].size
+            report(Progress("exporting", completed=done, total=total))
+
+
+@dataclass(frozen=True, slots=True)
+class _Image:
+    name: ModelName
+    manifest: Manifest
+
+
+def import_models(
+    path: Path, store: Store, *, as_: ModelName | None, report: Report, cancelled: threading.Event
+) -> list[ModelName]:
+    """Take over every model of an archive; return their names. Blocking.
+
+    Raises BadRequest for a file that is no sound archive of models: nothing is published then but models before the
+    broken one.
+    """
+    with fsops.clear_errors("read", path), path.open("rb") as file:
+        archive = _Archive(file, path.stat().st_size)
+        images = archive.images()
+        if as_ is not None and len(images) != 1:
+            raise BadRequest(f"the archive holds {len(images)} models: a new name can be given to one only")
+        wanted = {layer.digest: layer for image in images for layer in (image.manifest.config, *image.manifest.layers)}
+        missing = {digest: layer for digest, layer in wanted.items() if not _has(store.blobs, layer)}
+        archive.check(missing.values())
+        store.blobs.need(sum(layer.size for layer in missing.values()))
+        for layer in missing.values():
+            _take(archive, layer, store.blobs, report, cancelled)
+        for image in images:
+            parse_config(store.blobs.read(image.manifest.config.digest, MAX_JSON))
+            store.put_manifest(as_ or image.name, image.manifest.raw)
+    return [as_ or image.name for image in images]
+
+
+def _take(archive: _Archive, layer: Layer, blobs: BlobStore, report: Report, cancelled: threading.Event) -> None:
+    with blobs.writer() as writer, archive.open(layer.digest) as source:
+        while chunk := source.read(CHUNK):
+            if cancelled.is_set():
+                raise Cancelled("request canceled")
+            writer.write(chunk)
+            report(Progress(f"importing {layer.digest.short}", str(layer.digest), layer.size, writer.size))
+        if layer.kind in _GGUF_KINDS and writer.digest == layer.digest:
+            read_gguf(writer.path)
+        writer.commit(layer.digest)
+
+
+def _has(blobs: BlobStore, layer: Layer) -> bool:
+    return blobs.size(layer.digest) == layer.size and blobs.touch(layer.digest)
+
+
+class _Archive:
+    """A tar that was looked through: regular files by their names, everything else refused."""
+
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        self._entries: dict[str, tarfile.TarInfo] = {}
+        try:
+            self._tar = tarfile.TarFile(fileobj=_Bounded(file), errorlevel=2)
+            for number, entry in enumerate(self._tar):
+                self._keep(number, entry, size)
+        except (tarfile.TarError, ValueError, OverflowError) as error:
+            raise BadRequest(f"this is no sound tar archive: {error}") from error
+
+    def images(self) -> list[_Image]:
+        """The models that the index names. Raises BadRequest or CorruptModel."""
+        if _INDEX not in self._entries:
+            raise BadRequest(f"the archive holds no models: it has no {_INDEX}")
+        try:
+            listed = json.loads(self._read(_INDEX))["manifests"]
+            described = [(_named(item), Digest.parse(item["digest"])) for item in listed]
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+            raise BadRequest(f"{_INDEX} of the archive is broken: {error}") from error
+        if not 0 < len(described) <= MAX_MODELS:
+            raise BadRequest(f"the archive holds {len(described)} models")
+        return [_Image(name, self._manifest(digest)) for name, digest in described]
+
+    def check(self, layers: Iterable[Layer]) -> None:
+        """Raises CorruptModel unless every layer is in the archive, as long as its manifest says."""
+        for layer in layers:
+            entry = self._entries.get(_blob_name(layer.digest))
+            if entry is None or entry.size != layer.size or layer.size > MAX_BLOB:
+                raise CorruptModel(f'the archive lacks blob "{layer.digest}" of {layer.size} bytes')
+
+    def open(self, digest: Digest) -> Any:
+        return self._tar.extractfile(self._entries[_blob_name(digest)])
+
+    def _keep(self, number: int, entry: tarfile.TarInfo, size: int) -> None:
+        if number >= MAX_ENTRIES:
+            raise BadRequest(f"the archive has more than {MAX_ENTRIES} entries")
+        try:
+            tarfile.data_filter(entry, "/nowhere")
+        except tarfile.FilterError as error:
+            raise BadRequest(f"the archive has an unsafe entry: {error}") from error
+        name = entry.name.removeprefix("./")
+        if entry.isdir():
+            return
+        if not entry.isreg() or entry.issparse():
+            raise BadRequest(f"the archive has an entry that is no plain file: {name!r}")
+        if entry.offset_data + entry.size > size:
+            raise BadRequest("the archive ends too early")
+        if name in self._entries:
+            raise BadRequest(f"the archive has {name!r} twice")
+        self._entries[name] = entry
+
+    def _read(self, name: str) -> bytes:
+        entry = self._entries[name]
+        if entry.size > MAX_JSON:
+            raise BadRequest(f"{name} of the archive is larger than {MAX_JSON} bytes")
+        file = self._tar.extractfile(entry)
+        return file.read() if file is not None else b""
+
+    def _manifest(self, digest: Digest) -> Manifest:
+        name = _blob_name(digest)
+        if name not in self._entries:
+            raise CorruptModel(f'the archive lacks the manifest "{digest}"')
+        raw = self._read(name)
+        if digest_of(raw) != digest:
+            raise CorruptModel(f'the manifest "{digest}" of the archive is damaged')
+        return parse_manifest(raw)
+
+
+class _Bounded(io.RawIOBase):
+    """A file for the tar reader, which otherwise reads a header of any length into memory."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+
+    def read(self, size: int = -1) -> bytes:
+        if not 0 <= size <= MAX_READ:
+            raise tarfile.ReadError("a header of the archive is too long")
+        return self._file.read(size)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def seekable(self) -> bool:
+        return True
+
+    def readable(self) -> bool:
+        return True
+
+
+class _Hashed:
+    """A blob on its way out, hashed as it is read."""
+
+    def __init__(self, blobs: BlobStore, layer: Layer, cancelled: threading.Event) -> None:
+        if blobs.size(layer.digest) != layer.size:
+            raise _damaged(layer.digest)
+        self._digest = layer.digest
+        self._file = blobs.path(layer.digest).open("rb")
+        self._hash = hashlib.sha256()
+        self._cancelled = cancelled
+
+    def read(self, size: int = -1) -> bytes:
+        if self._cancelled.is_set():
+            raise Cancelled("request canceled")
+        chunk = self._file.read(size)
+        self._hash.update(chunk)
+        return chunk
+
+    def check(self) -> None:
+        if self._hash.hexdigest() != self._digest.hex:
+            raise _damaged(self._digest)
+
+    def __enter__(self) -> _Hashed:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+
+def _index(models: Iterable[Model]) -> bytes:
+    manifests = [
+        {
+            "mediaType": MANIFEST_TYPE,
+            "digest": str(digest_of(model.manifest.raw)),
+            "size": len(model.manifest.raw),
+            "annotations": {_NAME_KEYS[0]: model.name.full},
+        }
+        for model in models
+    ]
+    return (json.dumps({"schemaVersion": 2, "manifests": manifests}, indent=2) + "\n").encode()
+
+
+def _named(item: Mapping[str, Any]) -> ModelName:
+    annotations = item.get("annotations") or {}
+    text = next((annotations[key] for key in _NAME_KEYS if annotations.get(key)), "")
+    try:
+        return ModelName.parse(text)
+    except OllamaError:
+        raise BadRequest(f"a model of the archive has the name {text!r}, which is no model's name") from None
+
+
+def _entry(name: str, size: int) -> tarfile.TarInfo:
+    entry = tarfile.TarInfo(name)
+    entry.size = size
+    return entry
+
+
+def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    tar.addfile(_entry(name, len(data)), io.BytesIO(data))
+
+
+def _blob_name(digest: Digest) -> str:
+    return f"blobs/sha256/{digest.hex}"
+
+
+def _damaged(digest: Digest) -> StoreError:
+    return StoreError(f'blob "{digest}" is missing or damaged: `ollama-nb fsck` says what is wrong')

@@ -1,0 +1,154 @@
+"""Is the store what its manifests say? Every blob is hashed, every manifest read; what is broken can be set aside.
+
+Nothing is destroyed: a broken file moves out of the store, so that a pull brings back exactly what is missing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ollama_nb.api.events import Progress
+from ollama_nb.api.models import Layer, Manifest
+from ollama_nb.api.names import Digest, ModelName
+from ollama_nb.errors import Cancelled, OllamaError
+from ollama_nb.store import fsops
+from ollama_nb.store.gguf import read_gguf
+from ollama_nb.store.manifest import MAX_JSON, parse_config
+from ollama_nb.store.store import Store
+
+BUFFER = 4 << 20
+_GGUF_KINDS = ("model", "adapter", "projector")
+
+Report = Callable[[Progress], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """``kind``: ``blob``, ``manifest`` or ``model``; ``what`` is its digest, path or name. ``moved``: set aside."""
+
+    kind: str
+    what: str
+    why: str
+    moved: bool = False
+
+
+@dataclass(slots=True)
+class Checked:
+    """What was looked at, and what is wrong."""
+
+    manifests: int = 0
+    blobs: int = 0
+    bytes: int = 0
+    problems: list[Problem] = field(default_factory=list)
+
+
+def check(store: Store, *, aside: Path | None, report: Report, cancelled: threading.Event) -> Checked:
+    """Look at everything. Broken blobs and manifests are moved into the folder ``aside``, if there is one. Blocking.
+
+    May be stopped at any moment. Raises Cancelled, or StoreError when the store cannot be read.
+    """
+    checker = _Checker(store, aside, report, cancelled)
+    manifests = dict(checker.manifests())
+    checker.blobs()
+    for name, manifest in manifests.items():
+        checker.model(name, manifest)
+    return checker.found
+
+
+class _Checker:
+    def __init__(self, store: Store, aside: Path | None, report: Report, cancelled: threading.Event) -> None:
+        self._store = store
+        self._aside = aside
+        self._report = report
+        self._cancelled = cancelled
+        self._broken: set[Digest] = set()
+        self.found = Checked()
+
+    def manifests(self) -> Iterator[tuple[ModelName, Manifest]]:
+        """The sound ones."""
+        for file in self._store.survey():
+            self.found.manifests += 1
+            if file.name is not None and file.manifest is not None:
+                yield file.name, file.manifest
+            else:
+                where = str(file.path.relative_to(self._store.root))
+                self._problem("manifest", where, file.error, file.path, _state(file.path))
+
+    def blobs(self) -> None:
+        """Hash them all."""
+        sizes = {digest: self._store.blobs.size(digest) or 0 for digest in self._store.blobs.all()}
+        total = sum(sizes.values())
+        for digest, size in sizes.items():
+            path = self._store.blobs.path(digest)
+            before = _state(path)
+            found = self._hash(path, total)
+            if found == digest.hex or before is None:
+                self.found.blobs += 1
+                continue
+            self._broken.add(digest)
+            why = "cannot be read" if found is None else f"holds other bytes ({size} of them)"
+            self._problem("blob", str(digest), why, path, before)
+
+    def model(self, name: ModelName, manifest: Manifest) -> None:
+        for layer in (manifest.config, *manifest.layers):
+            why = self._fault(layer, is_config=layer is manifest.config)
+            if why:
+                self.found.problems.append(Problem("model", name.short, why))
+                return
+
+    def _fault(self, layer: Layer, *, is_config: bool) -> str:
+        """What is wrong with one layer of a model; empty when nothing is."""
+        if layer.digest in self._broken:
+            return f"its blob {layer.digest.short} is damaged"
+        size = self._store.blobs.size(layer.digest)
+        if size is None:
+            return f"its blob {layer.digest.short} is missing"
+        if size != layer.size:
+            return f"its blob {layer.digest.short} has {size} bytes instead of {layer.size}"
+        try:
+            if is_config:
+                parse_config(self._store.blobs.read(layer.digest, MAX_JSON))
+            elif layer.kind in _GGUF_KINDS:
+                read_gguf(self._store.blobs.path(layer.digest))
+        except OllamaError as error:
+            return error.message
+        return ""
+
+    def _hash(self, path: Path, total: int) -> str | None:
+        """The digest of a file; None when it cannot be read."""
+        hashed, buffer = hashlib.sha256(), bytearray(BUFFER)
+        view = memoryview(buffer)
+        try:
+            with path.open("rb", buffering=0) as file:
+                while count := file.readinto(buffer):
+                    if self._cancelled.is_set():
+                        raise Cancelled("request canceled")
+                    hashed.update(view[:count])
+                    self.found.bytes += count
+                    self._report(Progress("checking blobs", completed=self.found.bytes, total=total))
+        except OSError:
+            return None
+        return hashed.hexdigest()
+
+    def _problem(self, kind: str, what: str, why: str, path: Path, before: tuple[int, ...] | None) -> None:
+        moved = False
+        if self._aside is not None:
+            with fsops.locked(self._store.root):
+                if before is not None and _state(path) == before:  # not replaced by a good one meanwhile
+                    self._store.set_aside(path, self._aside)
+                    moved = True
+        self.found.problems.append(Problem(kind, what, why, moved))
+
+
+def _state(path: Path) -> tuple[int, ...] | None:
+    """What changes when a file is replaced or written to; None when it is not there."""
+    try:
+        status = os.lstat(path)
+    except FileNotFoundError:
+        return None
+    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)

@@ -1,0 +1,90 @@
+"""What takes room on the disk: models, what they share, what nothing uses, downloads that are not finished."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ollama_nb.api.models import Manifest
+from ollama_nb.api.names import Digest
+from ollama_nb.store import fsops
+from ollama_nb.store.blobs import named
+from ollama_nb.store.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Heap:
+    """Files of one sort."""
+
+    files: int = 0
+    bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ModelUsage:
+    """``bytes`` of all layers of a model; ``own``: what removing it would free."""
+
+    name: str
+    bytes: int
+    own: int
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Of one store. ``blobs`` counts each blob in use once; ``free`` is what the disk has left."""
+
+    models: tuple[ModelUsage, ...]
+    blobs: Heap
+    unused: Heap
+    partial: Heap
+    free: int
+
+
+def usage(store: Store) -> Usage:
+    """Raises StoreError when the store cannot be read."""
+    layers = {found.name: _layers(found.manifest) for found in store.survey() if found.manifest and found.name}
+    users = Counter(digest for sizes in layers.values() for digest in sizes)
+    models = tuple(
+        ModelUsage(name.short, sum(sizes.values()), sum(size for digest, size in sizes.items() if users[digest] == 1))
+        for name, sizes in sorted(layers.items())
+    )
+    with fsops.clear_errors("read the folder", store.blobs.root):
+        paths = list(store.blobs.root.iterdir()) if store.blobs.root.is_dir() else []
+    paths += store.root.glob(fsops.TEMP_PREFIX + "*")
+    finished = {path: digest for path in paths if (digest := named(path.name))}
+    return Usage(
+        models,
+        blobs=heap(path for path, digest in finished.items() if digest in users),
+        unused=heap(path for path, digest in finished.items() if digest not in users),
+        partial=heap((path for path in paths if path not in finished), sparse=True),
+        free=shutil.disk_usage(_existing(store.root)).free,
+    )
+
+
+def heap(paths: Iterable[Path], *, sparse: bool = False) -> Heap:
+    """The regular files among the paths. ``sparse``: they may have holes, which take no room."""
+    sizes = [size for path in paths if (size := _size(path, sparse)) is not None]
+    return Heap(len(sizes), sum(sizes))
+
+
+def files_below(folder: Path) -> list[Path]:
+    return [Path(place, name) for place, _, names in os.walk(folder) for name in names]
+
+
+def _layers(manifest: Manifest) -> dict[Digest, int]:
+    return {layer.digest: layer.size for layer in (manifest.config, *manifest.layers)}
+
+
+def _size(path: Path, sparse: bool) -> int | None:
+    size = fsops.regular_size(path)
+    return min(size, path.stat().st_blocks * 512) if size is not None and sparse else size
+
+
+def _existing(path: Path) -> Path:
+    while not path.exists():
+        path = path.parent
+    return path
