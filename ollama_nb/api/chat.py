@@ -106,12 +106,13 @@ class TokenizeRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CreateRequest:
-    """``files`` and ``adapters`` map a relative path to a blob digest (``sha256:…``)."""
+    """``files``, ``adapters`` and ``draft_files`` map a relative path to a blob digest (``sha256:…``)."""
 
     model: str
     from_: str = ""
     files: Mapping[str, str] = field(default_factory=dict)
     adapters: Mapping[str, str] = field(default_factory=dict)
+    draft_files: Mapping[str, str] = field(default_factory=dict)
     template: str = ""
     system: str = ""
     licenses: tuple[str, ...] = ()

@@ -113,6 +113,7 @@ class Model:
     weights_digest: Digest | None = None
     adapters: tuple[Path, ...] = ()
     projectors: tuple[Path, ...] = ()
+    draft: Path | None = None
     template: str | None = None
     system: str = ""
     params: Mapping[str, Any] = field(default_factory=dict)
@@ -149,10 +150,14 @@ class Shown:
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A loaded model as ``/api/ps`` shows it; ``expires_at`` is Unix seconds (inf: never)."""
+    """A loaded model as ``/api/ps`` shows it; ``expires_at`` is Unix seconds (inf: never).
+
+    ``slots``: how many requests it works on at the same time; 0 where that is not said.
+    """
 
     model: Model
     size: int
     size_vram: int
     expires_at: float
     context_length: int
+    slots: int = 0

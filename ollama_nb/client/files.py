@@ -46,15 +46,14 @@ class Sources:
     from_: str = ""
     files: Mapping[str, Path] = field(default_factory=dict)
     adapters: Mapping[str, Path] = field(default_factory=dict)
+    draft: Mapping[str, Path] = field(default_factory=dict)
 
     def paths(self) -> tuple[Path, ...]:
-        return tuple(dict.fromkeys([*self.files.values(), *self.adapters.values()]))
+        return tuple(dict.fromkeys([*self.files.values(), *self.adapters.values(), *self.draft.values()]))
 
 
 def sources(parts: Parts, folder: Path) -> Sources:
-    """Sort a Modelfile's FROM and ADAPTER values into a name and files. Raises BadRequest."""
-    if parts.draft:
-        raise BadRequest("DRAFT is not supported")
+    """Sort a Modelfile's FROM, ADAPTER and DRAFT values into a name and files. Raises BadRequest."""
     names, files = [], []
     for value in parts.from_:
         path = expand(value, folder)
@@ -64,8 +63,11 @@ def sources(parts: Parts, folder: Path) -> Sources:
             names.append(value)
     if names and files:
         raise BadRequest(f'FROM takes a model or local files, not both: "{names[-1]}" is no file here')
-    adapters = [file for value in parts.adapters for file in _adapter(value, folder)]
-    return Sources(names[-1] if names else "", relative_names(files), relative_names(adapters))
+    adapters = [file for value in parts.adapters for file in _beside("ADAPTER", value, folder)]
+    draft = _beside("DRAFT", parts.draft, folder) if parts.draft else []
+    if any(file.samefile(other) for file in draft for other in files):
+        raise BadRequest(f"DRAFT must not reference the same local path as FROM: {parts.draft}")
+    return Sources(names[-1] if names else "", relative_names(files), relative_names(adapters), relative_names(draft))
 
 
 def expand(value: str, folder: Path) -> Path:
@@ -118,6 +120,7 @@ def create_fields(parts: Parts, found: Sources, digests: Mapping[Path, str]) -> 
         "from": found.from_,
         "files": {name: digests[path] for name, path in found.files.items()},
         "adapters": {name: digests[path] for name, path in found.adapters.items()},
+        "draft_files": {name: digests[path] for name, path in found.draft.items()},
         "template": parts.template,
         "system": parts.system,
         "license": [*parts.licenses],
@@ -143,10 +146,10 @@ class _Counted:
         return block
 
 
-def _adapter(value: str, folder: Path) -> list[Path]:
+def _beside(command: str, value: str, folder: Path) -> list[Path]:
     path = expand(value, folder)
     if not path.exists():
-        raise BadRequest(f"ADAPTER {value}: no such file or folder")
+        raise BadRequest(f"{command} {value}: no such file or folder")
     return model_files(path)
 
 

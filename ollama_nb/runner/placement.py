@@ -44,11 +44,13 @@ def place(model: Model, gguf: GGUF, options: Options, settings: Settings, machin
     n_batch = batch(gguf, options, n_ctx)
     weights = _weight_bytes(model)
     cell = cache_bytes_per_token(gguf, settings.kv_cache_type)
+    cell += cell * _draft_bytes(model) // max(1, weights - _draft_bytes(model))
     work = _work_bytes(gguf, n_batch)
     n_seq = 1 if is_embedding(gguf) else sequences(settings, machine.free_memory - weights - work, n_ctx * cell)
     load = wire.Load(
         path=str(model.weights),
         adapters=tuple(map(str, model.adapters)),
+        draft="" if model.draft is None or options.draft_num_predict == 0 else str(model.draft),
         n_ctx=n_ctx,
         n_seq=n_seq,
         n_batch=n_batch,
@@ -78,6 +80,7 @@ def serves(loaded: wire.Load, wanted: wire.Load, options: Options) -> bool:
     )
     return (
         (loaded.path, loaded.adapters) == (wanted.path, wanted.adapters)
+        and wanted.draft in ("", loaded.draft)
         and wanted.n_ctx <= loaded.n_ctx
         and all(getattr(loaded, field) == getattr(wanted, field) for is_asked, field in asked if is_asked)
     )
@@ -141,7 +144,13 @@ def _count(gguf: GGUF, key: str) -> int:
 
 
 def _weight_bytes(model: Model) -> int:
-    return sum(layer.size for layer in model.manifest.layers if layer.kind in ("model", "adapter", "projector"))
+    return sum(
+        layer.size for layer in model.manifest.layers if layer.kind in ("model", "adapter", "projector", "draft")
+    )
+
+
+def _draft_bytes(model: Model) -> int:
+    return sum(layer.size for layer in model.manifest.layers if layer.kind == "draft")
 
 
 def _work_bytes(gguf: GGUF, n_batch: int) -> int:

@@ -29,6 +29,7 @@ async def create(rooms: Rooms, request: CreateRequest) -> AsyncGenerator[Progres
     parse_name(request.model)
     files = _digests(request.files)
     _digests(request.adapters)
+    _digests(request.draft_files)
     check_template(request.template)
     if not request.from_ and not files:
         raise BadRequest("neither 'from' or 'files' was specified")

@@ -52,6 +52,8 @@ def assemble(
     maker.add_files(files)
     for path, text in request.adapters.items():
         maker.add_gguf(path, Digest.parse(text), adapter=True)
+    for path, text in request.draft_files.items():
+        maker.add_draft(path, Digest.parse(text))
     config = _config(request, base, maker.headers)
     maker.add_texts(request, _parameters(request, config, base))
     for status in maker.statuses():
@@ -64,7 +66,7 @@ def assemble(
 def _check(request: CreateRequest, base: Model | None, files: Mapping[str, Digest]) -> None:
     if base is None and not files:
         raise BadRequest("neither 'from' or 'files' was specified")
-    for path in (*files, *request.adapters):
+    for path in (*files, *request.adapters, *request.draft_files):
         clean = PurePosixPath(path)
         if clean.is_absolute() or ".." in clean.parts or str(clean) != path or path == ".":
             raise BadRequest("file path must be relative")
@@ -72,6 +74,8 @@ def _check(request: CreateRequest, base: Model | None, files: Mapping[str, Diges
             raise BadRequest(f"{path}: importing safetensors {_NOT_YET}; convert the model to GGUF first")
     if len(request.adapters) > 1:
         raise BadRequest("only one adapter is currently supported")
+    if len(request.draft_files) > 1:
+        raise BadRequest("only one draft model is supported")
     if request.quantize:
         raise BadRequest(f"quantizing {_NOT_YET}; create the model without it")
 
@@ -122,6 +126,16 @@ class _Maker:
             raise BadRequest("only one adapter is currently supported")
         self.layers.append(manifest.layer(kind, digest, self._store.blobs.size(digest) or 0))
         self.headers.append(_Header(kind, gguf))
+
+    def add_draft(self, path: str, digest: Digest) -> None:
+        """Add a stored GGUF file as the model that guesses for this one; it replaces an inherited one."""
+        self.layers = [layer for layer in self.layers if layer.kind != "draft"]
+        self.add_gguf(path, digest)
+        layer, header = self.layers.pop(), self.headers.pop()
+        if header.kind != "model":
+            raise BadRequest(f"{path} is no model that could draft: it is a GGUF of the kind '{header.kind}'")
+        self.layers.append(manifest.layer("draft", digest, layer.size))
+        self.headers.append(_Header("draft", header.gguf))
 
     def add_texts(self, request: CreateRequest, parameters: Mapping[str, Any]) -> None:
         """Add template, system, licences, parameters and messages; all but licences replace what was inherited."""
@@ -186,7 +200,8 @@ def file_type(gguf: GGUF) -> str:
 def _config(request: CreateRequest, base: Model | None, headers: list[_Header]) -> ModelConfig:
     old = base.config if base is not None else ModelConfig()
     weights = [header.gguf for header in headers if header.kind == "model"]
-    families = tuple(header.gguf.architecture for header in headers if header.kind != "adapter")
+    families = tuple(header.gguf.architecture for header in headers if header.kind not in ("adapter", "draft"))
+    drafts = [header.gguf.architecture for header in headers if header.kind == "draft"]
     config = replace(
         old,
         model_families=families or old.model_families,
@@ -194,6 +209,8 @@ def _config(request: CreateRequest, base: Model | None, headers: list[_Header]) 
         parser=request.parser or old.parser,
         requires=request.requires or old.requires,
     )
+    if drafts:
+        config = replace(config, extra={**config.extra, "draft": {"model_format": "gguf", "architecture": drafts[-1]}})
     if weights:
         family = weights[0].architecture
         config = replace(

@@ -98,8 +98,15 @@ def test_a_name_and_files_do_not_mix(tmp_path: Path) -> None:
         files.sources(Parts(from_=("./m.gguf", "llama3")), tmp_path)
 
 
-def test_drafts_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(BadRequest, match="DRAFT is not supported"):
+def test_a_draft_model(tmp_path: Path) -> None:
+    lay(tmp_path, m_DOT_gguf=BINARY, small_DOT_gguf=BINARY)
+    parts = Parts(from_=("./m.gguf",), draft="./small.gguf")
+    found = files.sources(parts, tmp_path)
+    digests = {path: files.file_digest(path) for path in found.paths()}
+    assert files.create_fields(parts, found, digests)["draft_files"] == {"small.gguf": digests[tmp_path / "small.gguf"]}
+    with pytest.raises(BadRequest, match="DRAFT must not reference the same local path as FROM"):
+        files.sources(Parts(from_=("./m.gguf",), draft="m.gguf"), tmp_path)
+    with pytest.raises(BadRequest, match="DRAFT y: no such file"):
         files.sources(Parts(from_=("x",), draft="y"), tmp_path)
 
 

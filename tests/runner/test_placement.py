@@ -11,6 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.pool_parts import MIB, a_gguf, a_model
 
+from ollama_nb.api.models import Layer
+from ollama_nb.api.names import Digest
 from ollama_nb.api.options import Options
 from ollama_nb.runner import wire
 from ollama_nb.runner.machine import UNKNOWN_MEMORY, Machine, measure
@@ -99,7 +101,7 @@ def test_what_the_user_says_goes_through() -> None:
     assert (placed().n_gpu_layers, placed().main_gpu, placed().use_mmap, placed().n_threads) == (-1, None, True, 0)
 
 
-LOADED = wire.Load(path="/m", n_ctx=4096, n_batch=512, n_gpu_layers=-1)
+LOADED = wire.Load(path="/m", draft="/d", n_ctx=4096, n_batch=512, n_gpu_layers=-1)
 
 
 @pytest.mark.parametrize(
@@ -119,6 +121,8 @@ LOADED = wire.Load(path="/m", n_ctx=4096, n_batch=512, n_gpu_layers=-1)
         ({"use_mmap": False}, {"use_mmap": False}, False),
         ({"use_mmap": True}, {"use_mmap": True}, True),
         ({"n_threads": 2}, {"num_thread": 2}, False),
+        ({"draft": ""}, {"draft_num_predict": 0}, True),
+        ({"draft": "/other"}, {}, False),
     ],
 )
 def test_what_serves_what(wanted: dict[str, Any], options: dict[str, Any], expected: bool) -> None:
@@ -147,6 +151,16 @@ def test_need_grows_with_what_is_loaded() -> None:
     assert 100 * MIB < small < large
     with_adapter = replace(model, adapters=(Path("/lora"),))
     assert place(with_adapter, a_gguf(), Options(), Settings(), machine).load.adapters == ("/lora",)
+
+
+def test_a_draft_model_is_loaded_unless_no_drafts_are_wanted() -> None:
+    plain, machine = a_model(size=100 * MIB), Machine(free_memory=20 * GIB)
+    small = Layer("application/vnd.ollama.image.draft", Digest("1" * 64), 10 * MIB)
+    model = replace(plain, manifest=replace(plain.manifest, layers=(*plain.manifest.layers, small)), draft=Path("/d"))
+    with_draft = place(model, a_gguf(), Options(), Settings(), machine)
+    assert with_draft.load.draft == "/d"
+    assert with_draft.need > place(plain, a_gguf(), Options(), Settings(), machine).need + 10 * MIB
+    assert place(model, a_gguf(), Options(draft_num_predict=0), Settings(), machine).load.draft == ""
 
 
 def lay(root: Path, files: dict[str, str]) -> None:

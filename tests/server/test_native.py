@@ -166,8 +166,9 @@ def test_create_and_pull() -> None:
     assert (request.model, request.from_, request.licenses, request.quantize) == ("m", "b", ("MIT",), "q8_0")
     assert request.files == {"a": "b"}
     assert native.read_create(Fields({"license": ["a", "", "b"]}, "C"), "").licenses == ("a", "b")
-    with pytest.raises(BadRequest, match="draft models are not supported"):
-        native.read_create(Fields({"draft_files": {"a": "b"}}, "C"), "")
+    assert native.read_create(Fields({"draft_files": {"a": "b"}}, "C"), "").draft_files == {"a": "b"}
+    with pytest.raises(BadRequest, match="--draft-quantize requires a DRAFT model"):
+        native.read_create(Fields({"draft_quantize": "q8_0"}, "C"), "")
     pull = native.read_pull(Fields({"name": "pip://x", "model": "", "as": "y", "insecure": True}, "P"), "r")
     assert (pull.model, pull.as_, pull.insecure, pull.request_id) == ("pip://x", "y", True, "r")
 

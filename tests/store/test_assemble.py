@@ -210,3 +210,30 @@ def test_bad_requests(store: Store, wrong: dict[str, Any], error: type[OllamaErr
 def test_a_plain_model_is_no_adapter(store: Store) -> None:
     with pytest.raises(BadRequest, match="is no adapter"):
         create(store, "m", base=tiny(store, "base"), adapters={"a.gguf": str(store.blobs.add(gguf()))})
+
+
+def test_a_draft_model_is_a_layer_of_its_own_and_inherited(store: Store) -> None:
+    draft, other = gguf(data=bytes(64)), gguf(data=bytes(96))
+    for data in (draft, other):
+        store.blobs.add(data)
+    create(store, "m", files={"tiny.gguf": gguf()}, draft_files={"d.gguf": str(digest_of(draft))})
+    model = store.resolve(ModelName.parse("m"))
+    assert kinds(store, "m") == ["model", "draft"]
+    assert model.draft == store.blobs.path(digest_of(draft)) and model.weights == store.blobs.path(digest_of(gguf()))
+    assert (model.config.model_families, model.config.extra["draft"]) == (
+        ("test",),
+        {"model_format": "gguf", "architecture": "test"},
+    )
+    create(store, "n", base=model)
+    assert store.resolve(ModelName.parse("n")).draft == model.draft
+    create(store, "n", base=model, draft_files={"d.gguf": str(digest_of(other))})
+    assert store.resolve(ModelName.parse("n")).draft == store.blobs.path(digest_of(other))
+    check_sound(store.root)
+
+
+def test_what_cannot_draft(store: Store) -> None:
+    store.blobs.add(ADAPTER)
+    with pytest.raises(BadRequest, match=r"d\.gguf is no model that could draft"):
+        create(store, "m", files={"tiny.gguf": gguf()}, draft_files={"d.gguf": str(digest_of(ADAPTER))})
+    with pytest.raises(BadRequest, match="only one draft model"):
+        create(store, "m", files={"tiny.gguf": gguf()}, draft_files={"a.gguf": "sha256:0", "b.gguf": "sha256:0"})

@@ -126,16 +126,18 @@ def read_show(body: Fields) -> ShowRequest:
 
 
 def read_create(body: Fields, request_id: str) -> CreateRequest:
-    for name, struct in (("draft_files", "draft models"), ("remote_host", "stubs of remote models")):
-        if body.raw(name):
-            raise BadRequest(f"{name}: {struct} are not supported")
+    if body.raw("remote_host"):
+        raise BadRequest("remote_host: stubs of remote models are not supported")
     if body.text("draft_quantize"):
-        raise BadRequest("--draft-quantize requires a DRAFT model")
+        if not body.raw("draft_files"):
+            raise BadRequest("--draft-quantize requires a DRAFT model")
+        raise BadRequest("draft_quantize is not supported: quantize the draft model before, and create without it")
     return CreateRequest(
         model=body.text("model", "name"),
         from_=body.text("from"),
         files=body.text_map("files"),
         adapters=body.text_map("adapters"),
+        draft_files=body.text_map("draft_files"),
         template=body.text("template"),
         system=body.text("system"),
         licenses=_licenses(body),
