@@ -60,7 +60,7 @@ CHATML = by_role("{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\
 RECOGNISED = [
     ("chatml", CHATML),
     ("chatml", CHATML.replace("{% for", "{{ 'Always rhyme.' }}{%- for", 1)),
-    ("chatml", CHATML + "{# You are DBRX" + " and more" * 170 + "#}"),
+    ("chatml", CHATML + "{# You are DBRX" + " and more" * 180 + "#}"),
     ("zephyr", by_role("{{ '<|user|>\n' + m.content + eos_token }}", "<|assistant|>")),
     ("phi-3", by_role("{{ '<|' + m.role + '|>\n' + m.content + '<|end|>\n' }}", "<|assistant|>\n")),
     ("llama3-instruct", by_role("<|start_header_id|>{{ m.role }}<|end_header_id|>{{ m.content }}<|eot_id|>", "")),
