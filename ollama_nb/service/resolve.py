@@ -7,10 +7,11 @@ mean a remote one, which this program does not run.
 from __future__ import annotations
 
 import asyncio
+import re
 from dataclasses import dataclass
 
 from ollama_nb.api.models import GGUF, Model
-from ollama_nb.api.names import Digest, ModelName
+from ollama_nb.api.names import ModelName
 from ollama_nb.errors import BadRequest, Forbidden, InvalidName, ModelNotFound
 from ollama_nb.service import bundled
 from ollama_nb.service.rooms import Rooms
@@ -18,6 +19,7 @@ from ollama_nb.store.store import Store
 
 CLOUD_MODEL = "ollama cloud is disabled: remote model is unavailable"
 CLOUD_DETAILS = "ollama cloud is disabled: remote model details are unavailable"
+_PIN = re.compile(r"sha256:[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,18 +61,16 @@ async def find(rooms: Rooms, text: str, *, cloud_error: str = CLOUD_MODEL) -> Mo
 
 def find_in(store: Store, text: str, *, cloud_error: str = CLOUD_MODEL) -> Model:
     """``find``, blocking. ``NAME@sha256:…`` insists on the model of that digest."""
-    named, at, pin = text.partition("@")
-    source = parse_source(named)
+    named, _, pin = text.partition("@")
+    source = parse_source(named if not pin or _PIN.fullmatch(pin) else text)
     if source.cloud:
         raise Forbidden(cloud_error)
     try:
         model = _resolve(store, source.name)
     except ModelNotFound:
         raise ModelNotFound(f"model '{text}' not found") from None
-    if at and (wanted := Digest.parse(pin).hex) != model.digest:
-        raise ModelNotFound(
-            f"model '{named}@sha256:{wanted[:12]}' not found: '{model.name.short}' is sha256:{model.digest[:12]} here"
-        )
+    if pin and pin != f"sha256:{model.digest}":
+        raise ModelNotFound(f"model '{text}' not found: '{model.name.short}' is sha256:{model.digest[:12]}… here")
     if model.config.remote_host:
         raise ModelNotFound(f"model '{text}' not found") if source.local else Forbidden(cloud_error)
     return model

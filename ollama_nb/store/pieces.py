@@ -75,7 +75,7 @@ def parse(raw: bytes, distribution: str) -> Description:
             raise BadRequest(f"{FILE} has format {body['format']!r}: pulling it needs a newer version of this program")
         files = tuple(_file(item, distribution) for item in body["files"])
         description = Description(str(body["model"]), str(body["version"]), files)
-    except (ValueError, LookupError, TypeError, RecursionError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise CorruptModel(f"{FILE} is no description of a model: {error}") from error
     names = {file.name for file in files}
     if not 0 < len(files) <= MAX_FILES or len(names) != len(files):

@@ -12,7 +12,7 @@ import re
 import threading
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -168,7 +168,11 @@ class _Packer:
         stem = f"{_escaped(distribution)}-{self._content.version}"
         path = self._folder / f"{stem}-py3-none-any.whl"
         with fsops.replacing(path) as file:
-            yield path, _Wheel(file, stem)
+            wheel = _Wheel(file, stem)
+            try:
+                yield path, wheel
+            finally:
+                wheel.abandon()
 
     def _bytes(self, blob: BinaryIO, length: int, whole: hashlib._Hash) -> Iterator[bytes]:
         while length and (chunk := blob.read(min(CHUNK, length))):
@@ -213,6 +217,11 @@ class _Wheel:
         record = f"{self.info}/RECORD"
         self.add(record, ("".join(self._record) + f"{record},,\n").encode())
         self._zip.close()
+
+    def abandon(self) -> None:
+        """Let go of the file, which may have been given up in the middle; nothing happens after ``close``."""
+        with suppress(OSError, ValueError):
+            self._zip.close()
 
 
 def _metadata(

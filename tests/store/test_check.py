@@ -1,0 +1,186 @@
+"""A look at the whole store: what is broken is found, set aside, and nothing else is touched."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+import pytest
+from support.ggufs import gguf
+from support.stores import check_sound, create, snapshot, tiny
+
+from ollama_nb.api.events import Progress
+from ollama_nb.api.names import ModelName
+from ollama_nb.errors import Cancelled
+from ollama_nb.store import check, fsops
+from ollama_nb.store.check import Checked, Problem
+from ollama_nb.store.manifest import config_layer, layer
+from ollama_nb.store.store import Store
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    made = Store(tmp_path / "models")
+    create(made, "a", files={"m.gguf": gguf(data=os.urandom(200_000))}, system="s")
+    tiny(made, "b", system="s")
+    return made
+
+
+def look(store: Store, aside: Path | None = None) -> Checked:
+    return check.check(store, aside=aside, report=lambda line: None, cancelled=threading.Event())
+
+
+def weights(store: Store, name: str) -> Path:
+    found = store.resolve(ModelName.parse(name)).weights
+    assert found is not None
+    return found
+
+
+def flip(path: Path, at: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+
+
+def test_a_sound_store(store: Store) -> None:
+    lines: list[Progress] = []
+    found = check.check(store, aside=None, report=lines.append, cancelled=threading.Event())
+    total = sum(path.stat().st_size for path in store.blobs.root.iterdir())
+    assert found == Checked(manifests=2, blobs=len(list(store.blobs.all())), bytes=total)
+    assert [line.completed for line in lines] == sorted(line.completed for line in lines)
+    assert lines[-1] == Progress("checking blobs", completed=total, total=total)
+
+
+def test_an_empty_or_missing_store(tmp_path: Path) -> None:
+    assert look(Store(tmp_path / "none")) == Checked()
+    assert not (tmp_path / "none").exists()
+
+
+def test_every_flipped_bit_is_found(store: Store) -> None:
+    """Each blob with one bit wrong, at its start, middle and end."""
+    for path in sorted(store.blobs.root.iterdir()):
+        whole = path.read_bytes()
+        for at in (0, len(whole) // 2, len(whole) - 1):
+            flip(path, at)
+            problems = look(store).problems
+            assert problems[0].kind == "blob" and problems[0].what.removeprefix("sha256:") in path.name
+            assert {problem.kind for problem in problems[1:]} == {"model"}
+            path.write_bytes(whole)
+    assert look(store).problems == []
+
+
+def test_damage_is_set_aside_and_only_it_must_be_fetched(store: Store, tmp_path: Path) -> None:
+    path = weights(store, "a")
+    flip(path, 5000)
+    before = snapshot(store.root)
+    assert look(store).problems[0].moved is False
+    assert snapshot(store.root) == before
+    found = look(store, tmp_path / "aside")
+    blob, model = found.problems
+    assert (blob.kind, blob.moved) == ("blob", True)
+    assert model == Problem("model", "a:latest", f"its blob {path.name[7:19]} is damaged")
+    assert snapshot(store.root) == {name: data for name, data in before.items() if path.name not in name}
+    assert [file.name for file in (tmp_path / "aside").iterdir()] == [f"blobs-{path.name}"]
+    (after,) = look(store).problems
+    assert after.why == f"its blob {path.name[7:19]} is missing"
+
+
+def test_broken_manifests(store: Store, tmp_path: Path) -> None:
+    """Only the broken one is flagged, the others work, and nothing is pruned until it is set aside."""
+    folder = store.root / "manifests/registry.ollama.ai/library"
+    for name, data in {"junk": b"\x00\xff", "empty": b"", "list": b"[]", "bad name!": b"{}"}.items():
+        (folder / name).mkdir()
+        (folder / name / "latest").write_bytes(data)
+    unused = store.blobs.path(store.blobs.add(b"unused"))
+    os.utime(unused, (0, 0))
+    assert [model.name.short for model in store.models()] == ["a:latest", "b:latest"]
+    found = look(store)
+    assert sorted(Path(problem.what).parts[3] for problem in found.problems) == ["bad name!", "empty", "junk", "list"]
+    assert store.prune() == 0 and unused.exists()
+    assert all(problem.moved for problem in look(store, tmp_path / "aside").problems)
+    assert len(list((tmp_path / "aside").iterdir())) == 4
+    assert look(store).problems == []
+    assert store.prune() == 1 and not unused.exists()
+    check_sound(store.root)
+
+
+def test_a_size_that_lies(store: Store) -> None:
+    """A sound blob under a manifest that names another length."""
+    path = store.root / "manifests/registry.ollama.ai/library/b/latest"
+    size = weights(store, "b").stat().st_size
+    path.write_bytes(path.read_bytes().replace(f'"size":{size}'.encode(), f'"size":{size + 1}'.encode()))
+    (problem,) = look(store).problems
+    assert problem.why.endswith(f"has {size} bytes instead of {size + 1}")
+
+
+def test_weights_that_never_were_any(store: Store) -> None:
+    false = store.blobs.add(b"GGUF" + bytes(100))
+    config = store.blobs.add(b"{}")
+    store.write_manifest(ModelName("false"), config_layer(config, 2), [layer("model", false, 104)])
+    (problem,) = look(store).problems
+    assert (problem.kind, problem.what) == ("model", "false:latest")
+    assert "not a usable GGUF" in problem.why
+
+
+def test_links_are_moved_not_followed(store: Store, tmp_path: Path) -> None:
+    target = tmp_path / "elsewhere"
+    target.write_bytes(b"other bytes")
+    path = weights(store, "a")
+    path.unlink()
+    path.symlink_to(target)
+    assert look(store, tmp_path / "aside").problems[0].moved
+    assert target.read_bytes() == b"other bytes"
+    assert not path.is_symlink()
+
+
+def test_links_to_sound_bytes_are_sound(store: Store, tmp_path: Path) -> None:
+    path = weights(store, "a")
+    path.rename(tmp_path / "elsewhere")
+    path.symlink_to(tmp_path / "elsewhere")
+    assert look(store).problems == []
+
+
+def test_a_blob_that_was_replaced_meanwhile_stays(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The check read the damaged bytes; before it could act, a pull put the right ones there."""
+    path = weights(store, "a")
+    whole = path.read_bytes()
+    flip(path, 0)
+    locked = fsops.locked
+
+    def repaired_first(root: Path) -> object:
+        path.unlink()
+        path.write_bytes(whole)
+        return locked(root)
+
+    monkeypatch.setattr(fsops, "locked", repaired_first)
+    assert look(store, tmp_path / "aside").problems[0].moved is False
+    assert path.read_bytes() == whole
+
+
+def test_stopped_in_the_middle(store: Store, tmp_path: Path) -> None:
+    cancelled = threading.Event()
+    before = snapshot(store.root)
+    with pytest.raises(Cancelled):
+        check.check(store, aside=tmp_path / "aside", report=lambda line: cancelled.set(), cancelled=cancelled)
+    assert snapshot(store.root) == before
+
+
+def test_set_aside_on_another_disk(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a rename cannot go, the file is copied and then removed."""
+    path = weights(store, "a")
+    flip(path, 3)
+    broken = path.read_bytes()
+    rename = os.rename
+
+    def only_here(source: str, target: str | Path, **folders: int) -> None:
+        if "dst_dir_fd" not in folders:
+            raise OSError(18, "Invalid cross-device link")
+        rename(source, target, **folders)
+
+    monkeypatch.setattr("os.rename", only_here)
+    look(store, tmp_path / "aside")
+    assert (tmp_path / "aside" / f"blobs-{path.name}").read_bytes() == broken
+    assert not path.exists()
