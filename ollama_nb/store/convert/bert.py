@@ -1,0 +1,63 @@
+"""Encoders that embed: BERT, RoBERTa, XLM-RoBERTa, DistilBERT."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
+
+import gguf
+
+from ollama_nb.store.convert.checkpoint import Checkpoint
+from ollama_nb.store.convert.family import Family
+from ollama_nb.store.convert.pooling import describe_pooling
+from ollama_nb.store.convert.safetensors import Tensor
+
+_HEADS = ("pooler.", "cls.predictions.", "cls.seq_relationship.", "lm_head.", "vocab_")
+
+
+class Bert(Family):
+    arch = gguf.MODEL_ARCH.BERT
+    prefixes: ClassVar = ("bert.",)
+
+    def describe(self, out: gguf.GGUFWriter) -> None:
+        super().describe(out)
+        out.add_causal_attention(False)
+
+    def tune(self, out: gguf.GGUFWriter, checkpoint: Checkpoint) -> None:
+        out.add_token_type_count(self.find("type_vocab_size") or 1)
+        describe_pooling(out, checkpoint)
+
+    def place(self, tensor: Tensor) -> Iterator[Tensor]:
+        if not tensor.name.startswith(_HEADS):
+            # Old checkpoints call the two halves of a norm after their letters.
+            name = tensor.name.replace("LayerNorm.gamma", "LayerNorm.weight").replace(
+                "LayerNorm.beta", "LayerNorm.bias"
+            )
+            yield from super().place(tensor.named(name))
+
+
+class Roberta(Bert):
+    """Positions begin behind the padding token's number; the rows before them are never used."""
+
+    prefixes: ClassVar = ("roberta.",)
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__(config)
+        padding = self.find("pad_token_id")
+        self._skipped = padding + 1 if type(padding) is int and padding >= 0 else 0
+        self.config["max_position_embeddings"] = self.number("max_position_embeddings") - self._skipped
+
+    def place(self, tensor: Tensor) -> Iterator[Tensor]:
+        if tensor.name == "embeddings.position_embeddings.weight":
+            rows = (tensor.shape[0] - self._skipped, *tensor.shape[1:])
+            tensor = tensor.changed(lambda positions: positions[self._skipped :], rows)
+        yield from super().place(tensor)
+
+
+class DistilBert(Bert):
+    prefixes: ClassVar = ("distilbert.",)
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        named = {"n_heads": "num_attention_heads", "dim": "hidden_size", "hidden_dim": "intermediate_size"}
+        renamed = {named[key]: value for key, value in config.items() if key in named}
+        super().__init__({"layer_norm_eps": 1e-12, **config, **renamed})

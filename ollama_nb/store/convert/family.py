@@ -1,0 +1,206 @@
+"""What all families share: hyperparameters from config.json, GGUF's names for tensors, the type that each is stored as.
+
+A family says which keys it has, how a tensor is changed on its way (``place``), and which it adds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
+
+import gguf
+import numpy as np
+
+from ollama_nb.errors import BadRequest, CorruptModel
+from ollama_nb.store.convert.checkpoint import Checkpoint
+from ollama_nb.store.convert.safetensors import Array, Tensor
+
+MAX_BLOCKS = 4096
+_LEFT_OUT = (".attention.masked_bias", ".attention.bias", ".rotary_emb.inv_freq", ".position_ids")
+_OTHER_SENSES = ("vision_tower.", "multi_modal_projector.", "vision_model.", "audio_tower.", "visual.")
+_KEPT_FLOAT = ("ffn_gate_inp.weight", "position_embd.weight", "token_types.weight")
+
+
+class Family:
+    """One checkpoint of one architecture. ``config`` is the text model's own part of config.json."""
+
+    arch: ClassVar[gguf.MODEL_ARCH]
+    prefixes: ClassVar[tuple[str, ...]] = ()
+    """Beginnings of tensor names that say nothing; the longest that fits is cut off."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        inner = config.get("text_config")
+        self.config: dict[str, Any] = {**config, **(inner if isinstance(inner, dict) else {})}
+        self.blocks = self.number("num_hidden_layers", "n_layers", "num_layers", "n_layer")
+        if not 0 < self.blocks <= MAX_BLOCKS:
+            raise CorruptModel(f"config.json names {self.blocks} layers")
+        self.names = gguf.get_tensor_name_map(self.arch, self.blocks)
+        self.experts = Experts(self.find("num_local_experts", "num_experts") or 0)
+
+    # -- hyperparameters -------------------------------------------------------------------------------------------
+
+    def find(self, *keys: str) -> Any:
+        """The first of these keys that config.json has a value for, or None."""
+        return next((self.config[key] for key in keys if self.config.get(key) is not None), None)
+
+    def number(self, *keys: str) -> int:
+        """A whole number above zero. Raises CorruptModel when it is missing or something else."""
+        value = self.find(*keys)
+        if type(value) is not int or value <= 0:
+            raise CorruptModel(f"config.json has no usable {keys[0]!r}")
+        return value
+
+    @property
+    def heads(self) -> int:
+        return self.number("num_attention_heads", "n_heads", "n_head")
+
+    @property
+    def kv_heads(self) -> int:
+        return self.number("num_key_value_heads", "n_kv_heads", "num_attention_heads", "n_heads")
+
+    @property
+    def head_size(self) -> int:
+        own = self.find("head_dim")
+        return own if type(own) is int and own > 0 else self.number("hidden_size") // self.heads
+
+    @property
+    def rope(self) -> dict[str, Any]:
+        """How positions are turned: ``rope_type``, ``factor``, … and ``rope_theta``, from wherever they stand."""
+        found = self.find("rope_parameters", "rope_scaling")
+        rope = dict(found) if isinstance(found, dict) else {}
+        rope = dict(rope["full_attention"]) if isinstance(rope.get("full_attention"), dict) else rope
+        rope.setdefault("rope_type", rope.get("type"))
+        for key in ("rope_theta", "partial_rotary_factor", "original_max_position_embeddings"):
+            if rope.get(key) is None:
+                rope[key] = self.find(key)
+        return rope
+
+    def describe(self, out: gguf.GGUFWriter) -> None:
+        """Write the hyperparameters."""
+        out.add_block_count(self.blocks)
+        out.add_context_length(self.number("max_position_embeddings", "n_positions", "max_sequence_length"))
+        out.add_embedding_length(self.number("hidden_size", "n_embd"))
+        out.add_feed_forward_length(self.number("intermediate_size", "n_inner"))
+        out.add_head_count(self.heads)
+        if self.find("num_key_value_heads") is not None:
+            out.add_head_count_kv(self.kv_heads)
+        if (eps := self.find("rms_norm_eps")) is not None:
+            out.add_layer_norm_rms_eps(eps)
+        if (eps := self.find("layer_norm_eps", "layer_norm_epsilon")) is not None:
+            out.add_layer_norm_eps(eps)
+        if (size := self.find("head_dim")) is not None:
+            out.add_key_length(size)
+            out.add_value_length(size)
+        if (count := self.find("num_local_experts", "num_experts")) is not None:
+            out.add_expert_count(count)
+            out.add_expert_used_count(self.number("num_experts_per_tok"))
+        self._describe_rope(out)
+
+    def _describe_rope(self, out: gguf.GGUFWriter) -> None:
+        rope = self.rope
+        if (theta := rope["rope_theta"]) is not None:
+            out.add_rope_freq_base(theta)
+        kind, factor = rope["rope_type"], rope.get("factor")
+        if kind == "linear" and factor is not None:
+            out.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
+            out.add_rope_scaling_factor(factor)
+        elif kind == "yarn" and factor is not None:
+            out.add_rope_scaling_type(gguf.RopeScalingType.YARN)
+            out.add_rope_scaling_factor(factor)
+            trained = rope["original_max_position_embeddings"] or self.number("max_position_embeddings")
+            out.add_rope_scaling_orig_ctx_len(trained)
+        elif kind in ("su", "longrope"):
+            out.add_rope_scaling_type(gguf.RopeScalingType.LONGROPE)
+        elif kind not in (None, "default", "llama3", "linear", "yarn"):
+            raise BadRequest(f"unsupported rope scaling {kind!r}")
+
+    # -- vocabulary ------------------------------------------------------------------------------------------------
+
+    def tune(self, out: gguf.GGUFWriter, checkpoint: Checkpoint) -> None:
+        """Write what this family's tokenizers need beyond the vocabulary itself."""
+
+    # -- tensors ---------------------------------------------------------------------------------------------------
+
+    def tensors(self, stored: Iterator[Tensor]) -> Iterator[Tensor]:
+        """The GGUF's tensors, in the order of the checkpoint's; added ones first."""
+        yield from self.added()
+        for tensor in stored:
+            if tensor.name.endswith(_LEFT_OUT) or tensor.name.startswith(_OTHER_SENSES):
+                continue
+            yield from self.place(self.plain(tensor))
+        self.experts.done()
+
+    def plain(self, tensor: Tensor) -> Tensor:
+        """The tensor without the prefix that some wrappers of the model put before its name."""
+        fitting = [prefix for prefix in self.prefixes if tensor.name.startswith(prefix)]
+        return tensor.named(tensor.name.removeprefix(max(fitting, key=len))) if fitting else tensor
+
+    def added(self) -> Iterator[Tensor]:
+        """Tensors that no checkpoint has: factors of rope scaling."""
+        yield from ()
+
+    def place(self, tensor: Tensor) -> Iterator[Tensor]:
+        """A checkpoint's tensor under its GGUF name; nothing for one that is not needed.
+
+        Only ever changes rows (the first dimension), so that the outer half of a LoRA pair can go through too.
+        """
+        yield tensor.named(self.name_of(tensor.name))
+
+    def name_of(self, name: str) -> str:
+        found = self.names.get_name(name, try_suffixes=(".weight", ".bias"))
+        if found is None:
+            raise BadRequest(f"tensor {name!r} has no place in the architecture {gguf.MODEL_ARCH_NAMES[self.arch]!r}")
+        return found
+
+
+class Experts:
+    """Experts come one by one, and are stored as one tensor of three dimensions for each layer and matrix."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._waiting: dict[str, dict[int, Tensor]] = {}
+
+    def add(self, name: str, index: int, tensor: Tensor) -> Iterator[Tensor]:
+        """Yield the stacked tensor, as ``name``, with the last of its experts."""
+        got = self._waiting.setdefault(name, {})
+        got[index] = tensor
+        if len(got) == self._count:
+            del self._waiting[name]
+            yield stacked(name, [got[at] for at in sorted(got)])
+
+    def done(self) -> None:
+        if self._waiting:
+            raise CorruptModel(f"experts are missing: {min(self._waiting)}")
+
+
+def stacked(name: str, tensors: list[Tensor]) -> Tensor:
+    """Tensors of one shape behind one another, along a new first dimension."""
+    shape = tensors[0].shape
+    if any(tensor.shape != shape for tensor in tensors):
+        raise CorruptModel(f"the experts of {name!r} differ in shape")
+    return Tensor(name, (len(tensors), *shape), lambda: np.stack([tensor.load() for tensor in tensors]))
+
+
+def interleaved(rows: Array, heads: int) -> Array:
+    """Rows of Q or K as llama.cpp turns them: pairs side by side, where checkpoints have two halves of a head."""
+    if not heads or rows.shape[0] % (2 * heads):
+        raise CorruptModel(f"{rows.shape[0]} rows cannot be split into {heads} heads")
+    halves = rows.reshape(heads, 2, rows.shape[0] // heads // 2, *rows.shape[1:])
+    return halves.swapaxes(1, 2).reshape(rows.shape)
+
+
+def stored_as(tensor: Tensor, wanted: gguf.GGMLQuantizationType) -> gguf.GGMLQuantizationType:
+    """Vectors, norms, routers and positions stay in full precision; matrices take the type that is wanted."""
+    name = tensor.name
+    small = len(tensor.shape) <= 1 or name.endswith(("_norm.weight", *_KEPT_FLOAT))
+    if small or not name.endswith((".weight", ".lora_a", ".lora_b")):
+        return gguf.GGMLQuantizationType.F32
+    return wanted
+
+
+def vector(name: str, values: list[float]) -> Tensor:
+    array = np.array(values, np.float32)
+    if not all(math.isfinite(value) for value in values):
+        raise CorruptModel(f"{name!r} has values that are no numbers")
+    return Tensor(name, array.shape, lambda: array)

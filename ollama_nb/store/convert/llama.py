@@ -1,0 +1,60 @@
+"""Llama, Mistral and Mixtral."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from typing import ClassVar
+
+import gguf
+
+from ollama_nb.store.convert.family import Family, interleaved, vector
+from ollama_nb.store.convert.safetensors import Tensor
+
+_EXPERT = re.compile(r"(?:model\.)?layers\.(\d+)\.block_sparse_moe\.experts\.(\d+)\.(w[123])\.weight")
+
+
+class Llama(Family):
+    arch = gguf.MODEL_ARCH.LLAMA
+    prefixes: ClassVar = ("language_model.", "model.language_model.", "text_model.")
+
+    def describe(self, out: gguf.GGUFWriter) -> None:
+        super().describe(out)
+        out.add_vocab_size(self.number("vocab_size"))
+        out.add_rope_dimension_count(self.head_size)
+
+    def place(self, tensor: Tensor) -> Iterator[Tensor]:
+        if expert := _EXPERT.fullmatch(tensor.name):
+            layer, index, matrix = expert.groups()
+            name = self.name_of(f"layers.{layer}.feed_forward.experts.{matrix}.weight")
+            yield from self.experts.add(name, int(index), tensor)
+            return
+        if tensor.name.endswith(("q_proj.weight", "q_proj.bias")):
+            tensor = tensor.changed(lambda rows: interleaved(rows, self.heads))
+        elif tensor.name.endswith(("k_proj.weight", "k_proj.bias")):
+            tensor = tensor.changed(lambda rows: interleaved(rows, self.kv_heads))
+        yield from super().place(tensor)
+
+    def added(self) -> Iterator[Tensor]:
+        if self.rope["rope_type"] == "llama3":
+            yield vector("rope_freqs.weight", self._stretched())
+
+    def _stretched(self) -> list[float]:
+        """Llama 3.1's scaling: a divisor for each pair of a head, between 1 (fast pairs) and the factor (slow ones)."""
+        rope, size = self.rope, self.head_size
+        base = rope["rope_theta"] or 10000.0
+        factor, low, high = (rope.get(key, default) for key, default in (
+            ("factor", 8.0), ("low_freq_factor", 1.0), ("high_freq_factor", 4.0)))  # fmt: skip
+        trained = rope["original_max_position_embeddings"] or 8192
+        divisors = []
+        for pair in range(0, size, 2):
+            length = 2 * math.pi * base ** (pair / size)
+            if length < trained / high:
+                divisors.append(1.0)
+            elif length > trained / low:
+                divisors.append(float(factor))
+            else:
+                smooth = (trained / length - low) / (high - low)
+                divisors.append(1 / ((1 - smooth) / factor + smooth))
+        return divisors

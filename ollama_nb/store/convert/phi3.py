@@ -1,0 +1,59 @@
+"""Phi-3, Phi-3.5 and Phi-4 (which is of the same architecture)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import gguf
+
+from ollama_nb.errors import BadRequest
+from ollama_nb.store.convert.family import Family, vector
+from ollama_nb.store.convert.safetensors import Tensor
+
+
+class Phi3(Family):
+    arch = gguf.MODEL_ARCH.PHI3
+
+    @property
+    def kv_heads(self) -> int:
+        return self.number("num_key_value_heads", "num_attention_heads")
+
+    @property
+    def rotated(self) -> int:
+        """Dimensions of a head that carry a position."""
+        share = self.rope["partial_rotary_factor"]
+        return int((1.0 if share is None else share) * self.number("hidden_size")) // self.heads
+
+    @property
+    def trained(self) -> int:
+        """Tokens of context before any stretching."""
+        trained = self.rope["original_max_position_embeddings"]
+        return trained if type(trained) is int and trained > 0 else self.number("max_position_embeddings")
+
+    def describe(self, out: gguf.GGUFWriter) -> None:
+        super().describe(out)
+        out.add_head_count_kv(self.kv_heads)
+        out.add_rope_dimension_count(self.rotated)
+        out.add_rope_scaling_orig_ctx_len(self.trained)
+        # Zero tells Phi-4, which has no window, from the others.
+        out.add_sliding_window(self.find("sliding_window") or 0)
+        if self.rope.get("long_factor"):
+            out.add_rope_scaling_attn_factors(self._attention_factor())
+
+    def added(self) -> Iterator[Tensor]:
+        long, short = self.rope.get("long_factor"), self.rope.get("short_factor")
+        if not long:
+            return
+        if not isinstance(short, list) or not len(long) == len(short) == self.rotated // 2:
+            raise BadRequest(f"config.json needs {self.rotated // 2} long and short factors of rope scaling")
+        yield vector("rope_factors_long.weight", long)
+        yield vector("rope_factors_short.weight", short)
+
+    def _attention_factor(self) -> float:
+        stretch = self.number("max_position_embeddings") / self.trained
+        if stretch <= 1:
+            return 1.0
+        if self.rope["rope_type"] == "yarn":
+            return 0.1 * math.log(stretch) + 1.0
+        return math.sqrt(1 + math.log(stretch) / math.log(self.trained))

@@ -1,0 +1,52 @@
+"""Qwen 2, 2.5 and 3, dense and with experts, and the embedding models made from them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import gguf
+
+from ollama_nb.store.convert.checkpoint import Checkpoint
+from ollama_nb.store.convert.family import Family
+from ollama_nb.store.convert.pooling import describe_pooling
+from ollama_nb.store.convert.safetensors import Tensor
+
+_EXPERT = re.compile(r"(model\.layers\.\d+\.mlp\.experts)\.(\d+)\.((?:gate|up|down)_proj\.weight)")
+
+
+class Qwen2(Family):
+    arch = gguf.MODEL_ARCH.QWEN2
+
+    def plain(self, tensor: Tensor) -> Tensor:
+        """A model without a head, as embedding models are, has bare names."""
+        bare = tensor.name.startswith(("layers.", "embed_tokens.", "norm."))
+        return tensor.named(f"model.{tensor.name}") if bare else super().plain(tensor)
+
+    def tune(self, out: gguf.GGUFWriter, checkpoint: Checkpoint) -> None:
+        describe_pooling(out, checkpoint)
+
+
+class Qwen3(Qwen2):
+    arch = gguf.MODEL_ARCH.QWEN3
+
+
+class Qwen2Moe(Qwen2):
+    arch = gguf.MODEL_ARCH.QWEN2MOE
+
+    def describe(self, out: gguf.GGUFWriter) -> None:
+        super().describe(out)
+        out.add_expert_feed_forward_length(self.number("moe_intermediate_size"))
+        if (shared := self.find("shared_expert_intermediate_size")) is not None:
+            out.add_expert_shared_feed_forward_length(shared)
+
+    def place(self, tensor: Tensor) -> Iterator[Tensor]:
+        if expert := _EXPERT.fullmatch(tensor.name):
+            stem, index, matrix = expert.groups()
+            yield from self.experts.add(self.name_of(f"{stem}.{matrix}"), int(index), tensor)
+            return
+        yield from super().place(tensor)
+
+
+class Qwen3Moe(Qwen2Moe):
+    arch = gguf.MODEL_ARCH.QWEN3MOE

@@ -1,0 +1,179 @@
+"""``tokenizer.json`` and its older companions: byte-level BPE, SentencePiece's BPE, Unigram, WordPiece."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Callable
+from typing import Any
+
+from gguf import TokenType
+
+from ollama_nb.errors import BadRequest, CorruptModel
+from ollama_nb.store.convert.checkpoint import Checkpoint
+from ollama_nb.store.convert.pretokenizer import pretokenizer
+from ollama_nb.store.convert.sentencepiece import read_sentencepiece
+from ollama_nb.store.convert.vocabulary import SPACE, Vocabulary, added_tokens
+
+_BYTE = re.compile(r"<0x[0-9A-F]{2}>")
+
+
+def read_vocabulary(checkpoint: Checkpoint) -> Vocabulary:
+    """The checkpoint's vocabulary with its added tokens. Raises BadRequest when there is none that llama.cpp can do.
+
+    ``tokenizer.model`` goes first: it holds the scores that ``tokenizer.json`` only implies.
+    """
+    if checkpoint.has("tokenizer.model"):
+        vocabulary = read_sentencepiece((checkpoint.folder / "tokenizer.model").read_bytes())
+    elif checkpoint.has("tokenizer.json"):
+        vocabulary = _from_json(checkpoint)
+    elif checkpoint.has("vocab.txt"):
+        lines = (checkpoint.folder / "vocab.txt").read_text("utf-8").splitlines()
+        vocabulary = _wordpiece(checkpoint, {line: index for index, line in enumerate(lines)})
+    else:
+        raise BadRequest("the checkpoint has no tokenizer: tokenizer.json, tokenizer.model or vocab.txt is needed")
+    vocabulary.add(added_tokens(checkpoint))
+    in_front = checkpoint.json("tokenizer_config.json").get("add_prefix_space")
+    if vocabulary.model == "llama" and isinstance(in_front, bool):
+        vocabulary.flags["add_space_prefix"] = in_front
+    return vocabulary
+
+
+def _from_json(checkpoint: Checkpoint) -> Vocabulary:
+    tokenizer = checkpoint.json("tokenizer.json")
+    model = tokenizer.get("model")
+    if not isinstance(model, dict):
+        raise CorruptModel("tokenizer.json has no model")
+    readers: dict[Any, Callable[[], Vocabulary]] = {
+        "BPE": lambda: _spaced_bpe(tokenizer, model) if _is_spaced(tokenizer, model) else _byte_bpe(tokenizer, model),
+        "WordPiece": lambda: _wordpiece(checkpoint, _vocab(model), tokenizer),
+        "Unigram": lambda: _unigram(tokenizer, model),
+    }
+    kind = model.get("type") or ("BPE" if "merges" in model else None)
+    if kind not in readers:
+        raise BadRequest(f"tokenizer.json is of the kind {kind!r}, which llama.cpp has not")
+    return readers[kind]()
+
+
+def _vocab(model: dict[str, Any]) -> dict[str, int]:
+    vocab = model.get("vocab")
+    if not isinstance(vocab, dict) or not all(type(index) is int for index in vocab.values()):
+        raise CorruptModel("tokenizer.json has no vocabulary")
+    return vocab
+
+
+def _filled(vocabulary: Vocabulary, vocab: dict[str, int], kind: Callable[[str], TokenType]) -> Vocabulary:
+    for text, index in sorted(vocab.items(), key=lambda item: item[1]):
+        vocabulary.put(index, text, kind(text), 0.0)
+    return vocabulary
+
+
+def _merges(model: dict[str, Any]) -> list[tuple[str, str]]:
+    """Pairs in the order of their rank; written as one text, or, since spaces may be inside, as two."""
+    found = []
+    merges = model.get("merges")
+    for merge in merges if isinstance(merges, list) else []:
+        pair = merge.split(" ", 1) if isinstance(merge, str) else merge
+        if not isinstance(pair, list) or len(pair) != 2:
+            raise CorruptModel(f"tokenizer.json has the merge {merge!r}, which is no pair")
+        found.append((str(pair[0]), str(pair[1])))
+    return found
+
+
+def _byte_bpe(tokenizer: dict[str, Any], model: dict[str, Any]) -> Vocabulary:
+    """The alphabet of GPT-2: one letter for each byte."""
+    merges = [f"{left} {right}" for left, right in _merges(model)]
+    empty = Vocabulary("gpt2", pretokenizer(tokenizer), [], [], merges=merges)
+    return _filled(empty, _vocab(model), lambda text: TokenType.NORMAL)
+
+
+def _is_spaced(tokenizer: dict[str, Any], model: dict[str, Any]) -> bool:
+    """Whether it is SentencePiece's BPE in another file: spaces as a letter, bytes as tokens of their own."""
+    return bool(model.get("byte_fallback")) or SPACE in str(tokenizer.get("normalizer"))
+
+
+def _spaced_bpe(tokenizer: dict[str, Any], model: dict[str, Any]) -> Vocabulary:
+    """llama.cpp merges the pair of the best score: the score of a piece is the rank of the merge that makes it."""
+    unknown = model.get("unk_token")
+
+    def kind(text: str) -> TokenType:
+        if _BYTE.fullmatch(text):
+            return TokenType.BYTE
+        return TokenType.UNKNOWN if text == unknown else TokenType.NORMAL
+
+    vocabulary = _filled(Vocabulary("llama", "default", [], [], []), _vocab(model), kind)
+    vocab = _vocab(model)
+    assert vocabulary.scores is not None
+    ranked: set[int] = set()
+    for rank, (left, right) in enumerate(_merges(model)):
+        index = vocab.get(left + right)
+        if index is not None and index not in ranked:
+            ranked.add(index)
+            vocabulary.scores[index] = -float(rank)
+    vocabulary.flags["add_space_prefix"] = _space_in_front(tokenizer)
+    return vocabulary
+
+
+def _space_in_front(tokenizer: dict[str, Any]) -> bool:
+    """Whether a text is read as if it began with a space."""
+    text = str(tokenizer.get("normalizer"))
+    step = tokenizer.get("pre_tokenizer")
+    steps = [step, *step.get("pretokenizers", [])] if isinstance(step, dict) else []
+    scheme = next((one.get("prepend_scheme", "always") for one in steps if one.get("type") == "Metaspace"), "never")
+    return "'Prepend'" in text or scheme in ("always", "first")
+
+
+def _unigram(tokenizer: dict[str, Any], model: dict[str, Any]) -> Vocabulary:
+    vocab = model.get("vocab")
+    if not isinstance(vocab, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in vocab):
+        raise CorruptModel("tokenizer.json has no vocabulary")
+    unknown = model.get("unk_id")
+    types = [TokenType.UNKNOWN if index == unknown else TokenType.NORMAL for index in range(len(vocab))]
+    flags: dict[str, bool | bytes] = {
+        "add_space_prefix": _space_in_front(tokenizer) or "Metaspace" in str(tokenizer.get("pre_tokenizer")),
+        "remove_extra_whitespaces": True,
+    }
+    if table := _table(tokenizer.get("normalizer")):
+        flags["precompiled_charsmap"] = table
+    scores = [float(score) for _, score in vocab]
+    return Vocabulary("t5", "default", [str(text) for text, _ in vocab], types, scores, flags=flags)
+
+
+def _table(step: Any) -> bytes:
+    """The table of characters of a ``Precompiled`` normaliser, alone or in a sequence."""
+    if not isinstance(step, dict):
+        return b""
+    try:
+        own = base64.b64decode(step.get("precompiled_charsmap") or "")
+    except (binascii.Error, TypeError) as error:
+        raise CorruptModel("tokenizer.json has a broken table of characters") from error
+    return own or next((table for one in step.get("normalizers", []) if (table := _table(one))), b"")
+
+
+def _wordpiece(checkpoint: Checkpoint, vocab: dict[str, int], tokenizer: dict[str, Any] | None = None) -> Vocabulary:
+    """llama.cpp marks the beginnings of words, where WordPiece marks their continuations."""
+    settings = checkpoint.json("tokenizer_config.json")
+    named = {settings.get(f"{role}_token", f"[{role.upper()}]") for role in ("pad", "unk", "cls", "sep", "mask")}
+    special = {name.get("content") if isinstance(name, dict) else name for name in named if not isinstance(name, dict)}
+    empty = Vocabulary("bert", "default", [], [])
+
+    def kind(text: str) -> TokenType:
+        return TokenType.CONTROL if text in special else TokenType.NORMAL
+
+    vocabulary = _filled(empty, vocab, kind)
+    for index, text in enumerate(vocabulary.tokens):
+        if vocabulary.types[index] is TokenType.NORMAL:
+            vocabulary.tokens[index] = text[2:] if text.startswith("##") else SPACE + text
+    vocabulary.flags |= _bert_normaliser((tokenizer or {}).get("normalizer"), settings)
+    return vocabulary
+
+
+def _bert_normaliser(step: Any, settings: dict[str, Any]) -> dict[str, bool | bytes]:
+    own = step if isinstance(step, dict) and step.get("type") == "BertNormalizer" else {}
+    lower = own.get("lowercase", settings.get("do_lower_case", True))
+    accents = own.get("strip_accents", settings.get("strip_accents"))
+    flags: dict[str, bool | bytes] = {"normalizer.lowercase": bool(lower)}
+    if isinstance(accents, bool):
+        flags["normalizer.strip_accents"] = accents
+    return flags

@@ -1,0 +1,150 @@
+"""A tokenizer's vocabulary in llama.cpp's terms, whatever file it came in, one token for each row of the embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import gguf
+from gguf import TokenType
+
+from ollama_nb.errors import BadRequest, CorruptModel
+from ollama_nb.store.convert.checkpoint import Checkpoint
+
+MAX_TOKENS = 1 << 22
+ADDED_SCORE = -1000.0
+"""Of tokens that no merge makes: added ones, found in the text before it is split."""
+PAD_SCORE = -10000.0
+SPACE = "\u2581"
+"""How SentencePiece writes a space."""
+
+_SPECIAL = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
+
+
+@dataclass(slots=True)
+class Vocabulary:
+    """``model``: llama.cpp's name of the algorithm (``llama``, ``gpt2``, ``bert``, ``t5``). One entry per token id.
+
+    ``flags`` are further keys of ``tokenizer.ggml``; ``pieces`` the ids by text, for special tokens.
+    """
+
+    model: str
+    pre: str
+    tokens: list[str]
+    types: list[TokenType]
+    scores: list[float] | None = None
+    merges: list[str] = field(default_factory=list)
+    flags: dict[str, bool | bytes] = field(default_factory=dict)
+
+    def put(self, index: int, text: str, kind: TokenType, score: float) -> None:
+        """Set one token; the list grows with padding up to it. Raises CorruptModel for an absurd id."""
+        if not 0 <= index < MAX_TOKENS:
+            raise CorruptModel(f"token {text!r} has the impossible number {index}")
+        self.pad(index + 1)
+        self.tokens[index], self.types[index] = text, kind
+        if self.scores is not None:
+            self.scores[index] = score
+
+    def pad(self, rows: int) -> None:
+        """Fill up to the rows of the embedding matrix with tokens that never occur."""
+        for index in range(len(self.tokens), rows):
+            self.tokens.append(f"[PAD{index}]")
+            self.types.append(TokenType.UNUSED)
+            if self.scores is not None:
+                self.scores.append(PAD_SCORE)
+
+    def fit(self, rows: int) -> None:
+        """As many tokens as the embedding matrix has rows; a token without a row can never be used."""
+        self.pad(rows)
+        del self.tokens[rows:], self.types[rows:]
+        if self.scores is not None:
+            del self.scores[rows:]
+
+    def add(self, added: Mapping[int, AddedToken]) -> None:
+        """Put the tokens in that stand beside the vocabulary proper."""
+        for index, token in sorted(added.items()):
+            kind = TokenType.CONTROL if token.special else TokenType.USER_DEFINED
+            text = token.text if token.special else token.text.replace(SPACE, " ")
+            self.put(index, text, kind, ADDED_SCORE)
+
+    def id_of(self, text: str) -> int | None:
+        return self.tokens.index(text) if text in self.tokens else None
+
+    def write(self, out: gguf.GGUFWriter, checkpoint: Checkpoint) -> None:
+        """Write it with the special tokens, the chat template and what is put around a text."""
+        out.add_tokenizer_model(self.model)
+        out.add_tokenizer_pre(self.pre)
+        out.add_token_list(self.tokens)
+        if self.scores is not None:
+            out.add_token_scores(self.scores)
+        out.add_token_types(self.types)
+        special = gguf.SpecialVocab(checkpoint.folder, n_vocab=len(self.tokens))
+        special.merges = self.merges
+        for kind, text in _named_special(checkpoint).items():
+            if kind not in special.special_token_ids and (index := self.id_of(text)) is not None:
+                special.special_token_ids[kind] = index
+        special.add_to_gguf(out, quiet=True)
+        for key, value in self.flags.items():
+            if isinstance(value, bytes):
+                out.add_array(f"tokenizer.ggml.{key}", value)
+            else:
+                out.add_bool(f"tokenizer.ggml.{key}", value)
+
+
+@dataclass(frozen=True, slots=True)
+class AddedToken:
+    text: str
+    special: bool
+
+
+def added_tokens(checkpoint: Checkpoint) -> dict[int, AddedToken]:
+    """Tokens beside the vocabulary, by id, from the three places that they are written in."""
+    found: dict[int, AddedToken] = {}
+    for text, index in checkpoint.json("added_tokens.json").items():
+        if type(index) is int:
+            found[index] = AddedToken(text, _looks_special(text))
+    listed = checkpoint.json("tokenizer_config.json").get("added_tokens_decoder")
+    for key, entry in listed.items() if isinstance(listed, dict) else ():
+        if key.isdecimal() and isinstance(entry, dict):
+            found[int(key)] = _added(entry)
+    entries = checkpoint.json("tokenizer.json").get("added_tokens")
+    for entry in entries if isinstance(entries, list) else ():
+        if isinstance(entry, dict) and type(entry.get("id")) is int:
+            found[entry["id"]] = _added(entry)
+    return found
+
+
+def rows_of(checkpoint: Checkpoint) -> int:
+    """Rows of the embedding matrix: how many tokens llama.cpp expects. Raises BadRequest when there is none."""
+    names = ("embed_tokens.weight", "word_embeddings.weight", "tok_embeddings.weight")
+    for tensor in checkpoint.tensors():
+        if tensor.name.endswith(names) and len(tensor.shape) == 2:
+            return tensor.shape[0]
+    raise BadRequest("the checkpoint has no embedding matrix")
+
+
+def _added(entry: Mapping[str, Any]) -> AddedToken:
+    text = str(entry.get("content", ""))
+    return AddedToken(text, bool(entry.get("special")) or _looks_special(text))
+
+
+def _looks_special(text: str) -> bool:
+    """Markup that some checkpoints forget to call special."""
+    if text in ("<pad>", "<mask>", "<2mass>", "[@BOS@]"):
+        return True
+    shapes = (("<|", "|>"), ("<\uff5c", "\uff5c>"), ("<unused", ">"))
+    return any(text.startswith(start) and text.endswith(end) for start, end in shapes)
+
+
+def _named_special(checkpoint: Checkpoint) -> dict[str, str]:
+    """Special tokens by their role, as text; for checkpoints that do not list them with their ids."""
+    found: dict[str, str] = {}
+    for file in ("special_tokens_map.json", "tokenizer_config.json"):
+        content = checkpoint.json(file)
+        for role in _SPECIAL:
+            value = content.get(f"{role}_token")
+            text = value.get("content") if isinstance(value, dict) else value
+            if isinstance(text, str):
+                found[role] = text
+    return found
