@@ -45,10 +45,12 @@ def shape_of(wanted: Any) -> Shape[Any]:
     if hasattr(wanted, "model_json_schema"):
         return Shape(_closed(wanted.model_json_schema()), _reader(wanted.model_validate_json, ValueError))
     try:
-        schema = msgspec.json.schema(wanted)
+        schema = _inlined(msgspec.json.schema(wanted))
     except (TypeError, NameError) as error:
         raise BadRequest(f"{wanted!r} cannot be the shape of an answer: {error}") from None
-    return Shape(_closed(_inlined(schema)), _reader(lambda text: _converted(json.loads(text), wanted), ValueError))
+    if typing.is_typeddict(wanted):  # msgspec sorts their names; the order in which a model is asked matters
+        schema["properties"] = {name: schema["properties"][name] for name in typing.get_type_hints(wanted)}
+    return Shape(_closed(schema), _reader(lambda text: _converted(json.loads(text), wanted), ValueError))
 
 
 def bound(returns: Any, extras: dict[str, Any]) -> tuple[Shape[Any] | None, dict[str, Any]]:

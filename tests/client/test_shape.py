@@ -104,6 +104,11 @@ def test_every_property_is_required_and_none_may_be_added(wanted: Any) -> None:
     assert schema["additionalProperties"] is False
 
 
+def test_properties_keep_their_order() -> None:
+    assert [*shape_of({"name": str, "age": int, "city": str}).schema["properties"]] == ["name", "age", "city"]
+    assert [*shape_of(Chinese).schema["properties"]] == ["标题", "作者"]
+
+
 def test_names_of_types_stay_out_but_properties_stay_in() -> None:
     schema = shape_of(Bike).schema
     assert "title" not in schema

@@ -54,13 +54,14 @@ def test_tags() -> None:
 
 
 def test_ps_shows_the_latest_expiry_first() -> None:
-    listed = [Running(model(), 10, 0, moment, 256) for moment in (100.0, math.inf, 200.0)]
+    listed = [Running(model(), 10, 0, moment, 256, slots=8) for moment in (100.0, math.inf, 200.0)]
     found = json.loads(native_models.ps(listed))["models"]
     assert [int(entry["expires_at"][:4]) > 2300 for entry in found] == [True, False, False]
     assert found[1]["expires_at"] > found[2]["expires_at"]
     assert list(found[0]) == [
-        "name", "model", "size", "digest", "details", "expires_at", "size_vram", "context_length",
+        "name", "model", "size", "digest", "details", "expires_at", "size_vram", "context_length", "slots",
     ]  # fmt: skip
+    assert found[0]["slots"] == 8
 
 
 def test_show() -> None:

@@ -89,6 +89,7 @@ def _running(entry: Running) -> dict[str, Any]:
         "expires_at": local(entry.expires_at),
         "size_vram": entry.size_vram,
         "context_length": entry.context_length,
+        **_present({"slots": entry.slots}),
     }
 
 
