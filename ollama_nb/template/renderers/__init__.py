@@ -15,6 +15,31 @@ from ollama_nb.errors import TemplateError
 _FAMILIES: Mapping[str, str] = MappingProxyType(
     {
         "qwen3-coder": "qwen_coder",
+        "qwen3-vl-instruct": "qwen_vl",
+        "qwen3-vl-thinking": "qwen_vl",
+        "qwen3.5": "qwen35",
+        "qwen3.8": "qwen35",
+        "ornith": "qwen35",
+        "cogito": "cogito",
+        "deepseek3.1": "deepseek",
+        "olmo3": "olmo",
+        "olmo3.1": "olmo",
+        "olmo3-think": "olmo",
+        "olmo3-32b-think": "olmo",
+        "nemotron-3-nano": "nemotron",
+        "nemotron-3.5-nano": "nemotron",
+        "gemma4": "gemma4",
+        "gemma4-small": "gemma4",
+        "gemma4-large": "gemma4",
+        "functiongemma": "functiongemma",
+        "glm-4.7": "glm",
+        "glm-ocr": "glm",
+        "lfm2": "lfm2",
+        "lfm2-thinking": "lfm2",
+        "laguna": "laguna",
+        "poolside-v1": "laguna",
+        "cohere": "cohere",
+        "glimmer": "glimmer",
     }
 )
 """Renderer name → the module whose ``RENDERERS`` holds it."""

@@ -70,11 +70,13 @@ def argument(value: Any) -> str:
     return go_json(value, sort_keys=True) if isinstance(value, (dict, list)) else go_value(value)
 
 
+def is_question(message: Message, content: str) -> bool:
+    """A user message that is no tool response in disguise."""
+    wrapped = content.startswith("<tool_response>") and content.endswith("</tool_response>")
+    return message.role == "user" and not wrapped
+
+
 def last_question(messages: Sequence[Message], contents: Sequence[str]) -> int:
-    """The place of the last user message that is no tool response in disguise; without one, the last place."""
-    for at in range(len(messages) - 1, -1, -1):
-        content = contents[at]
-        wrapped = content.startswith("<tool_response>") and content.endswith("</tool_response>")
-        if messages[at].role == "user" and not wrapped:
-            return at
-    return len(messages) - 1
+    """The place of the last question; without one, the last place."""
+    places = range(len(messages) - 1, -1, -1)
+    return next((at for at in places if is_question(messages[at], contents[at])), len(messages) - 1)

@@ -6,13 +6,15 @@ Rule: a plain dict stands for an unordered map, its keys come out sorted; a Stru
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ollama_nb.api.encode import go_json, go_string
-from ollama_nb.template.printing import show
+from ollama_nb.template.printing import quote, show
 
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _SPACE = "\t\n\v\f\r \x85\xa0\u1680" + "".join(map(chr, range(0x2000, 0x200B))) + "\u2028\u2029\u202f\u205f\u3000"
 
 
@@ -24,18 +26,24 @@ class Ordered(Struct):
     """A map that keeps its order; it is written with ``<>&`` escaped, whatever is asked of the text around it."""
 
 
+def _plain_text(text: str) -> str:
+    quoted = json.dumps(text, ensure_ascii=False).replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+    return quoted if quoted.isascii() else _LONE_SURROGATE.sub("\ufffd", quoted)
+
+
 @dataclass(frozen=True, slots=True)
 class _Style:
-    comma: str = ","
-    colon: str = ":"
-    html: bool = True
+    comma: str = ", "
+    colon: str = ": "
+    text: Callable[[str], str] = go_string
     indent: str = ""
 
 
-_COMPACT = _Style()
-_SPACED = _Style(", ", ": ")
-_PLAIN = _Style(", ", ": ", html=False)
-_INDENTED = _Style(",", ": ", indent="    ")
+_COMPACT = _Style(",", ":")
+_SPACED = _Style()
+_PLAIN = _Style(text=_plain_text)
+_QUOTED = _Style(text=quote)
+_INDENTED = _Style(",", indent="    ")
 
 
 def compact(value: Any) -> str:
@@ -52,6 +60,11 @@ def plain(value: Any) -> str:
     return _written(value, _PLAIN)
 
 
+def quoted(value: Any) -> str:
+    """Spaced, the texts in Go's quotes (``%q``)."""
+    return _written(value, _QUOTED)
+
+
 def indented(value: Any) -> str:
     """Over several lines, four spaces a level."""
     return _written(value, _INDENTED)
@@ -62,16 +75,15 @@ def _written(value: Any, style: _Style, margin: str = "\n") -> str:
         return _object(value, style, margin)
     if isinstance(value, (list, tuple)):
         return _joined("[", [_written(item, style, margin + style.indent) for item in value], "]", style, margin)
-    return _scalar(value, style.html)
+    return style.text(value) if isinstance(value, str) else go_json(value)
 
 
 def _object(value: Mapping[str, Any], style: _Style, margin: str) -> str:
     keys = list(value) if isinstance(value, Struct) else sorted(value, key=_bytes)
-    if isinstance(value, Ordered) and not style.html:
-        style = _Style(style.comma, style.colon, indent=style.indent)
-    inner = [
-        f"{_scalar(key, style.html)}{style.colon}{_written(value[key], style, margin + style.indent)}" for key in keys
-    ]
+    if isinstance(value, Ordered) and style is _PLAIN:
+        style = _SPACED
+    deeper = margin + style.indent
+    inner = [f"{style.text(key)}{style.colon}{_written(value[key], style, deeper)}" for key in keys]
     return _joined("{", inner, "}", style, margin)
 
 
@@ -79,13 +91,6 @@ def _joined(start: str, items: list[str], end: str, style: _Style, margin: str) 
     if not style.indent or not items:
         return start + style.comma.join(items) + end
     return start + ",".join(margin + style.indent + item for item in items) + margin + end
-
-
-def _scalar(value: Any, html: bool) -> str:
-    if isinstance(value, str) and not html:
-        text = json.dumps(value, ensure_ascii=False).replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
-        return text.encode("utf-8", "replace").decode() if not text.isascii() else text
-    return go_string(value) if isinstance(value, str) else go_json(value)
 
 
 def _bytes(key: str) -> bytes:

@@ -1,0 +1,100 @@
+"""Cohere's Command A and its relatives: turn tokens, tools and results in JSON, calls numbered over all turns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ollama_nb.api.messages import Message, Think, Tool
+from ollama_nb.template.renderers.schema import function_of
+from ollama_nb.template.renderers.spelling import Ordered, spaced
+
+_TURN = "<|START_OF_TURN_TOKEN|>"
+_END = "<|END_OF_TURN_TOKEN|>"
+_ANSWER = f"{_TURN}<|CHATBOT_TOKEN|>"
+_RESULT = """
+    {{
+        "tool_call_id": "{id}",
+        "results": {{
+
+            \n            "0": {result}
+
+        }},
+        "is_error": null
+    }}"""
+
+
+def render(messages: Sequence[Message], tools: Sequence[Tool], think: Think) -> str:
+    system, talk = "", messages
+    if messages and messages[0].role == "system":
+        system, talk = messages[0].content, messages[1:]
+    calls = _CallNumbers()
+    out = [_text("SYSTEM", (f"{system}\n\n\n\n" if system else "") + _tools(tools))]
+    for at, message in enumerate(talk):
+        if message.role in ("system", "user"):
+            out.append(_text(message.role.upper(), message.content))
+        elif message.role in ("assistant", "chatbot"):
+            out.append(_answer(message, calls, last=at == len(talk) - 1))
+        elif message.role == "tool":
+            out.append(_result(talk, at, calls))
+    if not (talk and talk[-1].role in ("assistant", "chatbot") and not talk[-1].tool_calls):
+        out.append(f"{_ANSWER}<|START_THINKING|>" + ("" if think is None or think else "<|END_THINKING|>"))
+    return "".join(out)
+
+
+def _text(role: str, text: str) -> str:
+    return f"{_TURN}<|{role}_TOKEN|><|START_TEXT|>{text}<|END_TEXT|>{_END}"
+
+
+def _tools(tools: Sequence[Tool]) -> str:
+    listed = ",".join(f"\n    {_tool(tool)}" for tool in tools).replace(",\n    {", ",\n\n\n    {")
+    return f"# Available Tools\n```json\n[\n{listed}\n\n\n]\n```"
+
+
+def _tool(tool: Tool) -> str:
+    function = function_of(tool)
+    name, described, parameters = map(spaced, (function.name, function.description, function.parameters))
+    return f'{{"name": {name}, "description": {described}, "parameters": {parameters}, "responses": null}}'
+
+
+class _CallNumbers:
+    """Calls counted from 0 over the conversation; a result finds its call's number by the call's id."""
+
+    def __init__(self) -> None:
+        self._next = 0
+        self._by_id: dict[str, str] = {}
+
+    def new(self, id_: str) -> str:
+        number = str(self._next)
+        self._next += 1
+        if id_:
+            self._by_id.setdefault(id_, number)
+        return number
+
+    def of_result(self, id_: str) -> str:
+        return self._by_id.get(id_, id_)
+
+
+def _answer(message: Message, calls: _CallNumbers, *, last: bool) -> str:
+    """A turn of the assistant; the ``last`` one stays open for more text."""
+    thought = f"<|START_THINKING|>{message.thinking}<|END_THINKING|>" if message.thinking else ""
+    if not message.tool_calls:
+        return f"{_ANSWER}{thought}<|START_TEXT|>{message.content}" + ("" if last else f"<|END_TEXT|>{_END}")
+    listed = ",".join(
+        f'\n\n    {{"tool_call_id": "{calls.new(call.id)}", "tool_name": "{call.name}", '
+        f'"parameters": {spaced(Ordered(call.arguments))}}}'
+        for call in message.tool_calls
+    )
+    margin = "\n            \n                "  # the models were trained with it
+    return f"{_ANSWER}{margin}{thought}<|START_ACTION|>[{listed}\n\n]<|END_ACTION|>{_END}"
+
+
+def _result(talk: Sequence[Message], at: int, calls: _CallNumbers) -> str:
+    """A tool's result; neighbours share one list."""
+    message = talk[at]
+    opened = "," if at and talk[at - 1].role == "tool" else f"{_TURN}<|SYSTEM_TOKEN|><|START_TOOL_RESULT|>["
+    goes_on = at + 1 < len(talk) and talk[at + 1].role == "tool"
+    entry = _RESULT.format(id=calls.of_result(message.tool_call_id), result=spaced({"content": message.content}))
+    return opened + entry + ("" if goes_on else f"\n\n]<|END_TOOL_RESULT|>{_END}")
+
+
+RENDERERS = {"cohere": render}

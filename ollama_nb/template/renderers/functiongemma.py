@@ -1,0 +1,94 @@
+"""FunctionGemma: Gemma's turns, functions declared to a developer turn, results inside the model's turn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ollama_nb.api.messages import Message, Think, Tool
+from ollama_nb.template.renderers.gemma import Values
+from ollama_nb.template.renderers.schema import function_of, types
+from ollama_nb.template.renderers.spelling import Struct, by_name, trim
+
+_VALUES = Values("<escape>", "<nil>")
+_INTRO = "You can do function calling with the following functions:"
+_CALLED, _ANSWERED = "called", "answered"
+
+
+def render(messages: Sequence[Message], tools: Sequence[Tool], think: Think) -> str:
+    del think  # the family does not think
+    system, talk = "", messages
+    if messages and messages[0].role in ("system", "developer"):
+        system, talk = messages[0].content, messages[1:]
+    out = ["<bos>", _header(system, tools)]
+    state = ""
+    for at in range(len(talk)):
+        text, state = _turn(talk, at, state)
+        out.append(text)
+    if state != _ANSWERED:
+        out.append("<start_of_turn>model\n")
+    return "".join(out)
+
+
+def _header(system: str, tools: Sequence[Tool]) -> str:
+    if not system and not tools:
+        return ""
+    own = trim(system)
+    intro = ("\n" if system else "") + ("" if own == _INTRO else _INTRO) if tools else ""
+    return f"<start_of_turn>developer\n{own}{intro}{''.join(map(_declaration, tools))}<end_of_turn>\n"
+
+
+def _declaration(tool: Tool) -> str:
+    function = function_of(tool)
+    schema = function.parameters
+    parts = []
+    if function.properties:
+        listed = ",".join(f"{name}:{{{_property(inner)}}}" for name, inner in by_name(function.properties))
+        parts.append(f"properties:{{{listed}}}")
+    if "required" in schema:
+        parts.append(f"required:{_VALUES.texts(schema['required'])}")
+    if schema["type"]:
+        parts.append(f"type:{_VALUES.text(schema['type'].upper())}")
+    has_any = schema["type"] or schema["properties"] is not None
+    parameters = f",parameters:{{{','.join(parts)}}}" if has_any else ""
+    described = f"description:{_VALUES.text(function.description)}"
+    return (
+        f"<start_function_declaration>declaration:{function.name}{{{described}{parameters}}}<end_function_declaration>"
+    )
+
+
+def _property(schema: Struct) -> str:
+    kinds = types(schema)
+    kind = f",type:{_VALUES.text(kinds[0].upper())}" if kinds else ""
+    return f"description:{_VALUES.text(schema.get('description', ''))}{kind}"
+
+
+def _turn(talk: Sequence[Message], at: int, state: str) -> tuple[str, str]:
+    """One message, and whether it called or answered; what follows an answer goes on in its turn."""
+    message = talk[at]
+    if message.role == "tool":
+        opened = "" if state == _CALLED else "<start_function_response>"
+        name, value = _called(talk, at), _VALUES.text(message.content)
+        return f"{opened}response:{name}{{{value}}}<end_function_response>", _ANSWERED
+    if message.role not in ("user", "assistant"):
+        return f"<start_of_turn>{message.role}\n{trim(message.content)}<end_of_turn>\n", state
+    role = "model" if message.role == "assistant" else "user"
+    out = ("" if state == _ANSWERED else f"<start_of_turn>{role}\n") + trim(message.content)
+    if role == "user" or not message.tool_calls:
+        return f"{out}<end_of_turn>\n", ""
+    out += "".join(f"<start_function_call>{_VALUES.call(call)}<end_function_call>" for call in message.tool_calls)
+    if at + 1 < len(talk) and talk[at + 1].role == "tool":
+        return f"{out}<start_function_response>", _CALLED
+    return f"{out}<end_of_turn>\n", ""
+
+
+def _called(talk: Sequence[Message], at: int) -> str:
+    """The name of the function whose result stands at ``at``: results come in the order of the calls."""
+    results = 0
+    for message in reversed(talk[:at]):
+        if message.role == "assistant" and message.tool_calls:
+            return message.tool_calls[results].name if results < len(message.tool_calls) else ""
+        results += message.role == "tool"
+    return ""
+
+
+RENDERERS = {"functiongemma": render}
