@@ -1,7 +1,10 @@
-"""Every renderer against Ollama's own, as recorded in golden/renderers: one conversation list for all of them.
+"""Every renderer against Ollama's own, as recorded in golden/renderers: one list of conversations for all of them.
 
 A golden file maps a case's name to the prompt, to several where Ollama's own changes from call to call (it walks an
-unordered map), or to ``{"error": …}``. The current date is recorded as 2026-01-02, and images as ``[img-N]``.
+unordered map), or to ``{"error": …}``. The current date is recorded as 2026-01-02.
+
+Where we part from Ollama: refusals are in words of our own; keys of a tool's schema that Ollama drops are kept, and
+whole numbers in JSON keep all their digits (``test_renderer_tools``); one order is kept where Ollama's changes.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ def _text(role: str, text: str) -> str:
 
 
 def _tools(tools: Sequence[Tool]) -> str:
-    listed = ",".join(f"\n    {_tool(tool)}" for tool in tools).replace(",\n    {", ",\n\n\n    {")
+    listed = ",\n\n".join(f"\n    {_tool(tool)}" for tool in tools)
     return f"# Available Tools\n```json\n[\n{listed}\n\n\n]\n```"
 
 

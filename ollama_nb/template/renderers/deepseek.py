@@ -26,7 +26,8 @@ Where:
 def render(messages: Sequence[Message], tools: Sequence[Tool], think: Think) -> str:
     system = "\n\n".join(message.content for message in messages if message.role == "system")
     talk = [message for message in messages if message.role in ("user", "assistant", "tool")]
-    turns = [_turn(talk, at, bool(think)) for at in range(len(talk))]
+    question = max((at for at, message in enumerate(talk) if message.role == "user"), default=-1)
+    turns = [_turn(talk, at, thinking=bool(think) and at > question) for at in range(len(talk))]
     out = _BOS + system + _tools(tools) + "".join(turns)
     if talk and talk[-1].role == "user":
         out += "<｜Assistant｜>" + ("<think>" if think else "</think>")
@@ -42,7 +43,8 @@ def _tools(tools: Sequence[Tool]) -> str:
     return f"\n\n## Tools\nYou have access to the following tools:\n{listed}{_CALL_FORMAT}" if tools else ""
 
 
-def _turn(talk: Sequence[Message], at: int, thinking: bool) -> str:
+def _turn(talk: Sequence[Message], at: int, *, thinking: bool) -> str:
+    """``thinking``: the turn is the one that is thought about now."""
     message = talk[at]
     before = talk[at - 1].role if at else ""
     if message.role == "user":
@@ -55,8 +57,7 @@ def _turn(talk: Sequence[Message], at: int, thinking: bool) -> str:
         return f"{opening}{message.content}<｜tool▁calls▁begin｜>{calls}<｜tool▁calls▁end｜>{_EOS}"
     opening = ""
     if before == "user":
-        current = all(later.role != "user" for later in talk[at:])
-        opening = "<｜Assistant｜>" + ("<think>" if message.thinking and thinking and current else "</think>")
+        opening = "<｜Assistant｜>" + ("<think>" if message.thinking and thinking else "</think>")
     content = message.content
     if before != "tool" and "</think>" in content:
         content = content.partition("</think>")[2]

@@ -84,7 +84,8 @@ def _turn(talk: Sequence[Message], at: int, state: str) -> tuple[str, str]:
 def _called(talk: Sequence[Message], at: int) -> str:
     """The name of the function whose result stands at ``at``: results come in the order of the calls."""
     results = 0
-    for message in reversed(talk[:at]):
+    for place in range(at - 1, -1, -1):
+        message = talk[place]
         if message.role == "assistant" and message.tool_calls:
             return message.tool_calls[results].name if results < len(message.tool_calls) else ""
         results += message.role == "tool"

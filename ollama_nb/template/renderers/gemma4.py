@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from itertools import takewhile
 
 from ollama_nb.api.messages import Message, Think, Tool
 from ollama_nb.template.renderers.gemma4_schema import VALUES, declaration
@@ -13,6 +12,7 @@ from ollama_nb.template.renderers.images import Images
 from ollama_nb.template.renderers.spelling import trim
 
 _THOUGHT = re.compile(r"<\|channel>.*?(?:<channel\|>|\Z)", re.DOTALL)
+_Group = tuple[Message, list[Message]]
 _ANSWERED, _CALLING = "answered", "calling"
 
 
@@ -22,19 +22,30 @@ def render(messages: Sequence[Message], tools: Sequence[Tool], think: Think, *, 
     if messages and messages[0].role in ("system", "developer"):
         system, talk = messages[0].content, messages[1:]
     images = Images()
-    question = max((at for at, message in enumerate(talk) if message.role == "user"), default=-1)
+    groups = _grouped(talk)
+    question = max((at for at, (message, _) in enumerate(groups) if message.role == "user"), default=-1)
     out = ["<bos>", _header(system, tools, bool(think))]
     state = ""
-    for at, message in enumerate(talk):
-        if message.role != "tool":
-            text, state = _turn(talk, at, images, keep_thought=at > question)
-            out.append(text)
+    for at in range(len(groups)):
+        text, state = _turn(groups, at, images, keep_thought=at > question)
+        out.append(text)
     if not state:
         empty = "<|channel>thought\n<channel|>" if empty_thought and not think else ""
         out.append(f"<|turn>model\n{empty}")
     elif state == _ANSWERED and think:
         out.append("<|channel>thought\n")
     return "".join(out)
+
+
+def _grouped(talk: Sequence[Message]) -> list[_Group]:
+    """Each message with the tool results that follow it; results before the first message are nobody's."""
+    groups: list[_Group] = []
+    for message in talk:
+        if message.role != "tool":
+            groups.append((message, []))
+        elif groups:
+            groups[-1][1].append(message)
+    return groups
 
 
 def _header(system: str | None, tools: Sequence[Tool], thinking: bool) -> str:
@@ -45,12 +56,14 @@ def _header(system: str | None, tools: Sequence[Tool], thinking: bool) -> str:
     return f"<|turn>system\n{switch}{trim(system or '')}{declared}<turn|>\n"
 
 
-def _turn(talk: Sequence[Message], at: int, images: Images, *, keep_thought: bool) -> tuple[str, str]:
-    """One message with the tool results that follow its calls, and whether those are still to come."""
-    message = talk[at]
+def _turn(groups: Sequence[_Group], at: int, images: Images, *, keep_thought: bool) -> tuple[str, str]:
+    """One message with the results of its calls, and whether those are still to come."""
+    message, results = groups[at]
+    before = groups[at - 1][0].role if at else ""
+    after = groups[at + 1][0].role if at + 1 < len(groups) else ""
     is_model = message.role == "assistant"
-    before, after = _role(reversed(talk[:at])), _role(talk[at + 1 :])
-    results = list(takewhile(lambda other: other.role == "tool", talk[at + 1 :])) if message.tool_calls else []
+    if not message.tool_calls:
+        results = []
     state = (_ANSWERED if results else _CALLING) if message.tool_calls else ""
     out = "" if is_model and before == "assistant" else f"<|turn>{'model' if is_model else message.role}\n"
     if is_model and message.thinking and keep_thought:
@@ -64,11 +77,6 @@ def _turn(talk: Sequence[Message], at: int, images: Images, *, keep_thought: boo
     says_more = bool(content or message.images)
     goes_on = (is_model and after == "assistant") or (state == _ANSWERED and not says_more and not after)
     return out + ("" if goes_on else "<turn|>\n"), state
-
-
-def _role(messages: Iterable[Message]) -> str:
-    """The role of the first message that is no tool result."""
-    return next((message.role for message in messages if message.role != "tool"), "")
 
 
 def _result(result: Message, caller: Message, images: Images) -> str:

@@ -26,7 +26,7 @@ def declaration(tool: Tool) -> str:
     if function.properties:
         parts.append(f"properties:{{{_properties(_typed_all(function.properties))}}}")
     if "required" in schema:
-        parts.append(f"required:{VALUES.texts(_names(schema['required']))}")
+        parts.append(f"required:{VALUES.texts(schema['required'])}")
     if schema["type"]:
         parts.append(f"type:{VALUES.text(schema['type'].upper())}")
     has_any = schema["type"] or schema["properties"] is not None

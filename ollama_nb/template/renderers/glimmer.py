@@ -55,6 +55,7 @@ _EFFORT = ("Reasoning effort", "Reasoning Effort", "reasoning effort", "REASONIN
 
 def render(messages: Sequence[Message], tools: Sequence[Tool], think: Think) -> str:
     contents = tagged(messages)
+    called = {call.id: call.name for message in messages for call in message.tool_calls if call.id}
     out = [_BOS]
     if not any(message.role == "system" for message in messages):
         out.append(_system(f"{_SYSTEM}\nCurrent date: {date.today().isoformat()}.", tools, think, own=False))
@@ -64,7 +65,8 @@ def render(messages: Sequence[Message], tools: Sequence[Tool], think: Think) -> 
         elif message.role == "user":
             out.append(_message("user", contents[at]))
         elif message.role == "tool":
-            out.append(_result(message, messages, contents[at]))
+            name = message.tool_name or called.get(message.tool_call_id, message.tool_call_id)
+            out.append(_message(f"tool {name}", f'<tool_output name="{name}">\n{contents[at]}\n</tool_output>'))
         elif message.role == "assistant":
             ends = at + 1 == len(messages) or messages[at + 1].role != "assistant"
             out.append(_answer(message, contents[at], _END_TURN if ends else _END_MESSAGE))
@@ -143,17 +145,6 @@ def _argument(value: Any) -> str:
     if value is None or isinstance(value, (dict, list)):
         return plain(value)
     return go_value(value)
-
-
-def _result(message: Message, messages: Sequence[Message], content: str) -> str:
-    name = message.tool_name or _called(message.tool_call_id, messages)
-    return _message(f"tool {name}", f'<tool_output name="{name}">\n{content}\n</tool_output>')
-
-
-def _called(id_: str, messages: Sequence[Message]) -> str:
-    """The name of the last call with that id; the id itself when there is none."""
-    calls = (call for message in reversed(messages) for call in reversed(message.tool_calls))
-    return next((call.name for call in calls if id_ and call.id == id_), id_)
 
 
 RENDERERS = {"glimmer": render}

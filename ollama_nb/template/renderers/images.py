@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ollama_nb.api.messages import Message
-from ollama_nb.template.renderers.spelling import starts_with_space
+from ollama_nb.template.renderers.spelling import SPACE
+
+_APART = (*SPACE, "\ufffd")
+"""What a text may begin with right behind a marker."""
 
 
 class Images:
@@ -34,7 +37,7 @@ class Images:
                 content = content.replace("[img]", f"[img-{number}]", 1)
             else:
                 front += f"[img-{number}]"
-        gap = " " if front and content and not starts_with_space(content) else ""
+        gap = " " if front and content and not content.startswith(_APART) else ""
         return front + gap + content
 
 

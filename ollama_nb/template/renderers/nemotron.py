@@ -14,7 +14,8 @@ from ollama_nb.template.renderers.schema import function_of, types
 from ollama_nb.template.renderers.spelling import Struct, go_value, quoted, trim
 
 _TOGGLE = re.compile("(</think>)|/think|/no_think")
-_PARAMETER_KEYS = ("type", "description", "enum")
+_NESTED_KEYS = ("enum", "anyOf", "items", "properties", "required")
+_PARAMETER_KEYS = ("type", "description", *_NESTED_KEYS)
 _SCHEMA_KEYS = ("type", "properties", "required")
 
 
@@ -88,9 +89,9 @@ def _parameter(name: str, schema: Struct) -> str:
     kind = kinds[0] if len(kinds) == 1 else "[" + ", ".join(f"'{kind}'" for kind in kinds) + "]"
     typed = f"\n<type>{kind}</type>" if kinds else ""
     described = f"\n<description>{trim(schema['description'])}</description>" if "description" in schema else ""
-    enum = f"\n<enum>{quoted(schema['enum'])}</enum>" if "enum" in schema else ""
+    nested = "".join(f"\n<{key}>{quoted(schema[key])}</{key}>" for key in _NESTED_KEYS if key in schema)
     others = _elements({key: value for key, value in schema.items() if key not in _PARAMETER_KEYS})
-    return f"\n<parameter>\n<name>{name}</name>{typed}{described}{enum}{others}\n</parameter>"
+    return f"\n<parameter>\n<name>{name}</name>{typed}{described}{nested}{others}\n</parameter>"
 
 
 def _elements(values: Mapping[str, Any]) -> str:

@@ -57,7 +57,7 @@ def render(messages: Sequence[Message], tools: Sequence[Tool], think: Think, *, 
             block = variant.every_turn or (thinking and at > question)
             end = "" if at == len(messages) - 1 else END
             out.append(_answer(message, contents[at], block, split=not variant.strict) + end)
-        elif message.role == "user" or (message.role == "system" and at) or (variant.strict and at):
+        elif (at or message.role != "system") and (variant.strict or message.role in ("user", "system")):
             out.append(turn(message.role, contents[at]))
     if messages and not continues(messages):
         out.append(f"{START}assistant\n<think>\n" + ("" if thinking else "\n</think>\n\n"))

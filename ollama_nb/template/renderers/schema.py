@@ -1,6 +1,6 @@
 """Tools as families print them: the keys that are known, in a fixed order, then the client's others.
 
-Rule: what is empty is left out, except a tool's type and a function's name and parameters.
+Rule: what is empty or of the wrong kind is left out, except a tool's type and a function's name and parameters.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 from ollama_nb.api.messages import Tool
 from ollama_nb.template.renderers.spelling import Ordered, Struct
 
-_PROPERTY_KEYS = ("anyOf", "type", "items", "description", "enum", "properties", "required")
+_PARAMETER_KEYS = ("type", "$defs", "items", "required", "properties")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,20 +48,20 @@ def tool_json(tool: Tool) -> Struct:
     return Struct({"type": _text(tool.get("type")), **items, "function": written, **rest})
 
 
-def types(schema: Mapping[str, Any]) -> Sequence[str]:
+def types(schema: Mapping[str, Any]) -> list[str]:
     """The names of the types that a property may have."""
-    kinds = schema.get("type") or ()
-    return [kinds] if isinstance(kinds, str) else [kind for kind in kinds if isinstance(kind, str)]
+    kinds = schema.get("type")
+    return [kinds] if isinstance(kinds, str) else _names(kinds)
 
 
 def _parameters(schema: Mapping[str, Any]) -> Struct:
     out = Struct(type=_text(schema.get("type")))
     out.update({key: schema[key] for key in ("$defs", "items") if schema.get(key) is not None})
-    if schema.get("required"):
-        out["required"] = schema["required"]
+    if required := _names(schema.get("required")):
+        out["required"] = required
     properties = schema.get("properties")
     out["properties"] = None if properties is None else _properties(properties)
-    return _with_others(out, schema, (*out, "required"))
+    return _with_others(out, schema, _PARAMETER_KEYS)
 
 
 def _properties(schemas: Any) -> Ordered:
@@ -69,19 +69,18 @@ def _properties(schemas: Any) -> Ordered:
 
 
 def _property(schema: Mapping[str, Any]) -> Struct:
-    out = Struct({key: schema[key] for key in _PROPERTY_KEYS if _is_there(key, schema.get(key))})
-    if "anyOf" in out:
-        out["anyOf"] = [_property(_mapping(other)) for other in out["anyOf"]]
-    if "type" in out:
-        names = types(out)
-        out["type"] = names[0] if len(names) == 1 else names
-    if "properties" in out:
-        out["properties"] = _properties(out["properties"])
-    return _with_others(out, schema, _PROPERTY_KEYS)
-
-
-def _is_there(key: str, value: Any) -> bool:
-    return value is not None if key in ("items", "properties") else bool(value)
+    properties = schema.get("properties")
+    read = {
+        "anyOf": [_property(_mapping(other)) for other in _list(schema.get("anyOf"))] or None,
+        "type": _one_or_all(types(schema)) or None,
+        "items": schema.get("items"),
+        "description": _text(schema.get("description")) or None,
+        "enum": _list(schema.get("enum")) or None,
+        "properties": None if properties is None else _properties(properties),
+        "required": _names(schema.get("required")) or None,
+    }
+    out = Struct({key: value for key, value in read.items() if value is not None})
+    return _with_others(out, schema, tuple(read))
 
 
 def _with_others(out: Struct, schema: Mapping[str, Any], known: Sequence[str]) -> Struct:
@@ -91,6 +90,18 @@ def _with_others(out: Struct, schema: Mapping[str, Any], known: Sequence[str]) -
 
 def _mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _names(value: Any) -> list[str]:
+    return [item for item in _list(value) if isinstance(item, str)]
+
+
+def _one_or_all(names: list[str]) -> str | list[str]:
+    return names[0] if len(names) == 1 else names
 
 
 def _text(value: Any) -> str:

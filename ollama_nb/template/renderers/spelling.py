@@ -15,7 +15,7 @@ from ollama_nb.api.encode import go_json, go_string
 from ollama_nb.template.printing import quote, show
 
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
-_SPACE = "\t\n\v\f\r \x85\xa0\u1680" + "".join(map(chr, range(0x2000, 0x200B))) + "\u2028\u2029\u202f\u205f\u3000"
+SPACE = "\t\n\v\f\r \x85\xa0\u1680" + "".join(map(chr, range(0x2000, 0x200B))) + "\u2028\u2029\u202f\u205f\u3000"
 
 
 class Struct(dict[str, Any]):
@@ -123,15 +123,11 @@ def whole_number(value: Any) -> str:
 
 def trim(text: str) -> str:
     """Without white space around it, as Go understands white space."""
-    return text.strip(_SPACE)
+    return text.strip(SPACE)
 
 
 def trim_right(text: str) -> str:
-    return text.rstrip(_SPACE)
-
-
-def starts_with_space(text: str) -> bool:
-    return text[:1] in _SPACE
+    return text.rstrip(SPACE)
 
 
 def by_name(values: Mapping[str, Any]) -> list[tuple[str, Any]]:
