@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any, NoReturn, TypeVar
 
@@ -45,11 +45,19 @@ class Arguments(dict[str, Any]):
 
 
 class _Sandbox(ImmutableSandboxedEnvironment):
-    """Jinja's immutable sandbox that also refuses to repeat a text or list to an enormous length."""
+    """Jinja's immutable sandbox, but that a list may grow and shrink, and that text takes what is missing as empty.
 
-    intercepted_binops = frozenset({"*", "**"})
+    A text or list is not repeated to an enormous length.
+    """
+
+    intercepted_binops = frozenset({"+", "*", "**"})
+
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        return (isinstance(obj, list) and attr in {"append", "pop"}) or super().is_safe_attribute(obj, attr, value)
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        if operator == "+":
+            return left + right if not isinstance(left, str) and not isinstance(right, str) else _joined(left, right)
         if operator == "**" and abs(right) > 64:
             raise jinja2.exceptions.SecurityError("exponent too large")
         size = next((len(side) for side in (left, right) if isinstance(side, str | list | tuple)), 0)
@@ -57,6 +65,12 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         if operator == "*" and size * times > MAX_OUTPUT:
             raise jinja2.exceptions.SecurityError("repeated text too long")
         return super().call_binop(context, operator, left, right)
+
+
+def _joined(left: Any, right: Any) -> Any:
+    """Text and text, or text and nothing, as llama.cpp joins them."""
+    left, right = (("" if side is None or isinstance(side, jinja2.Undefined) else side) for side in (left, right))
+    return left + right
 
 
 def to_json(
@@ -67,7 +81,16 @@ def to_json(
     sort_keys: bool = False,
 ) -> str:
     """The ``tojson`` that chat templates are written against: Python's own JSON, no HTML or ASCII escapes."""
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+    return json.dumps(
+        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys, default=_plain
+    )
+
+
+def _plain(value: object) -> object:
+    """What a filter gives out a piece at a time is a list; nothing else is JSON."""
+    if isinstance(value, Iterator):
+        return list(value)
+    raise TypeError(f"{type(value).__name__} is no JSON")
 
 
 def _raise(message: object) -> NoReturn:
@@ -75,8 +98,14 @@ def _raise(message: object) -> NoReturn:
 
 
 def _environment() -> SandboxedEnvironment:
-    environment = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, Generation])
+    environment = _Sandbox(
+        trim_blocks=True,
+        lstrip_blocks=True,
+        extensions=[loopcontrols, Generation],
+        undefined=jinja2.ChainableUndefined,
+    )
     environment.filters["tojson"] = to_json
+    environment.filters["safe"] = str  # nothing is escaped here, and what is marked as safe would escape its neighbours
     environment.globals["raise_exception"] = _raise
     environment.globals["strftime_now"] = lambda form: datetime.datetime.now().strftime(form)
     return environment
@@ -94,10 +123,10 @@ def _compiled(text: str) -> jinja2.Template:
 
 def render(text: str, variables: Mapping[str, Any]) -> str:
     """Render a chat template. Raises TemplateError; ends at MAX_OUTPUT characters."""
-    return _guarded(lambda: _joined(_compiled(text), variables))
+    return _guarded(lambda: _written(_compiled(text), variables))
 
 
-def _joined(template: jinja2.Template, variables: Mapping[str, Any]) -> str:
+def _written(template: jinja2.Template, variables: Mapping[str, Any]) -> str:
     parts: list[str] = []
     size = 0
     for part in template.generate(**variables):

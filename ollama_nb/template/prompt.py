@@ -8,23 +8,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any
 
 from ollama_nb.api.chat import PromptJob
-from ollama_nb.api.messages import Message, ToolCall
-from ollama_nb.errors import TemplateError
-from ollama_nb.template import jinja, renderers
+from ollama_nb.api.messages import Message
+from ollama_nb.template import chat_template, renderers
 from ollama_nb.template.data import message_views, think_keys, tool_views
 from ollama_nb.template.execute import Fuel, execute
 from ollama_nb.template.nodes import Action, Block, Branch, Field, Node, Operand, Pipe, Template
 from ollama_nb.template.parser import parse
-
-CHATML = """\
-{%- for message in messages %}
-{{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}
-{%- endfor %}
-{%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"""
-"""The chat template of a GGUF that brings none (llama-server's fallback too)."""
 
 
 def render(job: PromptJob) -> tuple[str, ...]:
@@ -32,7 +23,7 @@ def render(job: PromptJob) -> tuple[str, ...]:
     if job.path == "renderer":
         return tuple(_by_name(job, kept(job.messages, drop)) for drop in job.drops)
     if job.path == "jinja":
-        return tuple(_jinja(job, kept(job.messages, drop)) for drop in job.drops)
+        return tuple(chat_template.render(job, numbered(kept(job.messages, drop))) for drop in job.drops)
     template = completed(job.template)
     if job.direct and job.suffix:
         return (_fill_in(template, job),) * len(job.drops)
@@ -210,58 +201,3 @@ class _Cut:
         if isinstance(operand, Field) and "Response" in operand.path:
             self._done = True
         return operand
-
-
-# Jinja templates
-
-
-def _jinja(job: PromptJob, messages: Sequence[Message]) -> str:
-    text = job.template or CHATML
-    messages = numbered(messages)
-    prefill = ""
-    if messages and messages[-1].role == "assistant" and not messages[-1].tool_calls:
-        *messages, last = messages
-        prefill = last.content
-    variables: dict[str, Any] = {
-        "tools": [dict(tool) for tool in job.tools] or None,
-        "add_generation_prompt": True,
-        "bos_token": job.bos,
-        "eos_token": job.eos,
-    }
-    if job.think is not None:
-        variables["enable_thinking"] = bool(job.think)
-    if isinstance(job.think, str):
-        variables["reasoning_effort"] = job.think
-    if not any(message.tool_calls for message in messages):
-        return jinja.render(text, {**variables, "messages": _jinja_messages(messages, as_text=False)}) + prefill
-    try:
-        prompt = jinja.render(text, {**variables, "messages": _jinja_messages(messages, as_text=False)})
-    except TemplateError as error:
-        try:  # some templates paste the arguments into text
-            prompt = jinja.render(text, {**variables, "messages": _jinja_messages(messages, as_text=True)})
-        except TemplateError:
-            raise error from None
-    return prompt + prefill
-
-
-def _jinja_messages(messages: Sequence[Message], *, as_text: bool) -> list[dict[str, Any]]:
-    return [_jinja_message(message, as_text) for message in messages]
-
-
-def _jinja_message(message: Message, as_text: bool) -> dict[str, Any]:
-    out: dict[str, Any] = {"role": message.role, "content": message.content}
-    if message.thinking:
-        out["reasoning_content"] = message.thinking
-    if message.tool_calls:
-        out["tool_calls"] = [_jinja_call(call, as_text) for call in message.tool_calls]
-    if message.tool_call_id:
-        out["tool_call_id"] = message.tool_call_id
-    if message.tool_name:
-        out["name"] = message.tool_name
-    return out
-
-
-def _jinja_call(call: ToolCall, as_text: bool) -> dict[str, Any]:
-    arguments = jinja.Arguments(call.arguments)
-    function = {"name": call.name, "arguments": str(arguments) if as_text else arguments}
-    return {"type": "function", "id": call.id, "function": function}

@@ -6,9 +6,8 @@ import pytest
 
 from ollama_nb.api.chat import PromptJob
 from ollama_nb.api.messages import Message, Think, ToolCall
-from ollama_nb.errors import TemplateError
 from ollama_nb.template.parser import parse
-from ollama_nb.template.prompt import CHATML, collate, cut_at_response, kept, render
+from ollama_nb.template.prompt import collate, cut_at_response, kept, render
 
 USER = Message("user", "hi")
 ANSWER = Message("assistant", "Yes")
@@ -16,11 +15,6 @@ ANSWER = Message("assistant", "Yes")
 
 def go(template: str, *messages: Message, think: Think = None, **more: object) -> str:
     (prompt,) = render(PromptJob(path="go", template=template, messages=messages, think=think, **more))  # type: ignore[arg-type]
-    return prompt
-
-
-def chat(template: str, *messages: Message, think: Think = None, **more: object) -> str:
-    (prompt,) = render(PromptJob(path="jinja", template=template, messages=messages, think=think, **more))  # type: ignore[arg-type]
     return prompt
 
 
@@ -163,62 +157,3 @@ def test_drops_in_jinja() -> None:
         path="jinja", template="{% for m in messages %}{{ m.content }}{% endfor %}", messages=messages, drops=(0, 3)
     )
     assert render(job) == ("S123", "S3")
-
-
-# Jinja
-
-
-def test_without_any_template_chatml_is_written() -> None:
-    messages = (Message("system", "Be kind."), USER)
-    expected = "<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
-    assert chat("", *messages) == chat(CHATML, *messages) == expected
-
-
-def test_a_trailing_assistant_message_is_continued() -> None:
-    assert chat(CHATML, USER, ANSWER).endswith("<|im_start|>assistant\nYes")
-
-
-def test_jinja_sees_think_only_when_it_was_given() -> None:
-    on, effort = "{{ enable_thinking is defined }} {{ enable_thinking }}", "{{ reasoning_effort is defined }}"
-    template = on + " " + effort + " {{ reasoning_effort }}"
-    assert chat(template, USER) == "False  False "
-    assert chat(template, USER, think=False) == "True False False "
-    assert chat(template, USER, think=True) == "True True False "
-    assert chat(template, USER, think="low") == "True True True low"
-
-
-def test_jinja_messages_carry_calls_results_and_thoughts() -> None:
-    template = "{% for m in messages %}{{ m | tojson }}\n{% endfor %}"
-    messages = (
-        Message("assistant", "", thinking="hm", tool_calls=(ToolCall("f", {"b": 1, "a": "é<"}, id="call_1"),)),
-        Message("tool", "r", tool_name="f", tool_call_id="call_1"),
-    )
-    assert chat(template, *messages).splitlines() == [
-        '{"role": "assistant", "content": "", "reasoning_content": "hm", "tool_calls": [{"type": "function", '
-        '"id": "call_1", "function": {"name": "f", "arguments": {"b": 1, "a": "é<"}}}]}',
-        '{"role": "tool", "content": "r", "tool_call_id": "call_1", "name": "f"}',
-    ]
-
-
-CALL = (Message("assistant", "", tool_calls=(ToolCall("f", {"a": 1}),)), Message("tool", "r"))
-
-
-@pytest.mark.parametrize(
-    ("use", "expected"),
-    [
-        ("c.function.arguments | tojson", '{"a": 1}'),
-        ("c.function.arguments", '{"a": 1}'),
-        ("'args: ' + c.function.arguments", 'args: {"a": 1}'),
-        ("'args: ' ~ c.function.arguments", 'args: {"a": 1}'),
-        ("c.function.arguments.a", "1"),
-        ("c.function.arguments is mapping", "True"),
-    ],
-)
-def test_arguments_suit_templates_that_want_an_object_or_text(use: str, expected: str) -> None:
-    template = "{% for m in messages %}{% for c in m.tool_calls or [] %}{{ " + use + " }}{% endfor %}{% endfor %}"
-    assert chat(template, *CALL) == expected
-
-
-def test_the_first_error_is_told_when_neither_form_of_arguments_works() -> None:
-    with pytest.raises(TemplateError, match="no tools here"):
-        chat("{{ raise_exception('no tools here') }}", *CALL)
