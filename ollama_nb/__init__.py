@@ -8,6 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from ollama_nb.notebook.frame.register import watch
+
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
@@ -50,6 +52,16 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return __all__
+
+
+def _accessor(rows: Any) -> Any:
+    """Models over rows: ``generate``, ``chat``, ``classify``, ``extract``, ``embed``, ``similar``, ``rerank``."""
+    from ollama_nb.notebook.frame.accessor import accessor
+
+    return accessor(rows)
+
+
+watch(_accessor)
 
 
 def load_ipython_extension(shell: InteractiveShell) -> None:

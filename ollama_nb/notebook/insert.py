@@ -23,6 +23,11 @@ def insert(text: str, variables: Mapping[str, Any]) -> str:
     return _MARK.sub(lambda mark: _value(mark[1], variables), text)
 
 
+def names(text: str) -> tuple[str, ...]:
+    """The names that ``text`` would insert, each once, in their order."""
+    return tuple(dict.fromkeys(_MARK.findall(text)))
+
+
 def _value(name: str, variables: Mapping[str, Any]) -> str:
     if name not in variables:
         near = difflib.get_close_matches(name, [str(known) for known in variables], n=1)

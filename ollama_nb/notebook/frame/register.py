@@ -1,0 +1,70 @@
+"""Give pandas objects their ``.ollama``, whether pandas is there already or is imported later.
+
+Rule: nothing is loaded for it: pandas comes when somebody imports it, the accessor when somebody writes ``.ollama``.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
+from types import ModuleType
+from typing import Any
+
+NAME = "ollama"
+Factory = Callable[[Any], Any]
+"""A pandas object → its accessor."""
+
+
+def watch(factory: Factory) -> None:
+    """Register ``factory`` now if pandas is loaded, else as soon as it is."""
+    if hasattr(sys.modules.get("pandas"), "DataFrame"):
+        register(factory)
+    else:
+        sys.meta_path.insert(0, _Watcher(factory))
+
+
+def register(factory: Factory) -> None:
+    """A second time does nothing."""
+    pandas = sys.modules["pandas"]
+    if not hasattr(pandas.DataFrame, NAME):
+        pandas.api.extensions.register_dataframe_accessor(NAME)(factory)
+        pandas.api.extensions.register_series_accessor(NAME)(factory)
+
+
+class _Watcher(MetaPathFinder):
+    """Stands before Python's own finders until pandas is imported, then is gone."""
+
+    def __init__(self, factory: Factory) -> None:
+        self._factory = factory
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname != "pandas":
+            return None
+        sys.meta_path.remove(self)
+        spec = PathFinder.find_spec(fullname, path, target)
+        if spec is not None and spec.loader is not None:
+            spec.loader = _Registering(spec.loader, self._factory)
+        return spec
+
+
+class _Registering(Loader):
+    """Loads as the real loader does, then registers."""
+
+    def __init__(self, loader: Loader, factory: Factory) -> None:
+        self._loader, self._factory = loader, factory
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        return self._loader.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        assert module.__spec__ is not None
+        module.__spec__.loader = module.__loader__ = self._loader  # nobody else need know
+        self._loader.exec_module(module)
+        register(self._factory)
