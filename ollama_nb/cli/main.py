@@ -242,6 +242,21 @@ def df(json: PrintJson = False) -> None:
 @app.command(name="help", help="Help about any command")
 def help_(topic: Annotated[list[str] | None, typer.Argument(metavar="[command]")] = None) -> None:
     from ollama_nb.cli import usage
+@app.command(help="Manage the API keys of this machine's server")
+def keys(
+    action: Annotated[str, typer.Argument(metavar="add|list|rm")],
+    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME...]")] = None,
+    scope: Annotated[
+        str, typer.Option("--scope", help="What a new key may do: infer,read,write,admin (default infer,read)")
+    ] = "infer,read",
+    days: Annotated[str, typer.Option("--days", help="Days for which a new key is good (default: for ever)")] = "",
+    json: PrintJson = False,
+) -> None:
+    from ollama_nb.cli.local.keys import manage_keys
+
+    manage_keys(action, names or (), scope=scope, days=days, json=json)
+
+
 
     commands, names = _commands(), topic or []
     name = ALIASES.get(names[0], names[0]) if names else ""

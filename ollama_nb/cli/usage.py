@@ -8,9 +8,11 @@ from ollama_nb.cli.argv import Command, Flag
 
 _HOST = ("OLLAMA_HOST", "IP Address for the ollama server (default 127.0.0.1:11434)")
 _MODELS = ("OLLAMA_MODELS", "The path to the models directory")
+_HOME = ("OLLAMA_NB_HOME", "Where locks, keys and logs are kept (default ~/.ollama/nb)")
 _ENVIRONMENT: dict[str, tuple[tuple[str, str], ...]] = {
     **dict.fromkeys(("create", "show", "stop", "pull", "push", "list", "ps", "cp", "rm"), (_HOST,)),
     **dict.fromkeys(("wheel", "export", "import", "fsck", "prune", "df"), (_MODELS,)),
+    "keys": (_HOME,),
     "run": (
         ("OLLAMA_EDITOR", "Path to editor for interactive prompt editing (Ctrl+G)"),
         _HOST,
@@ -30,7 +32,8 @@ _ENVIRONMENT: dict[str, tuple[tuple[str, str], ...]] = {
         ("OLLAMA_FLASH_ATTENTION", "Enabled flash attention"),
         ("OLLAMA_KV_CACHE_TYPE", "Quantization type for the K/V cache (default: f16)"),
         ("OLLAMA_LOAD_TIMEOUT", 'How long to allow model loads to stall before giving up (default "5m")'),
-        ("OLLAMA_NB_HOME", "Where locks, keys and logs are kept (default ~/.ollama/nb)"),
+        _HOME,
+        ("OLLAMA_NB_REQUIRE_KEY", "Refuse to start without an API key"),
     ),
 }
 _HELP = Flag("--help", "-h", "bool")

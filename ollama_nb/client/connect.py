@@ -30,7 +30,7 @@ def connect(host: str | None = None, *, key: str | None = None, start: bool = Tr
         address = Host.parse(asked)
         if address.warning:
             print(f"Warning: {address.warning}", file=sys.stderr)
-        client = Client(address.url, _key(asked, env) if key is None else key)
+        client = Client(address.url, _key(asked, env) or _own_key(address, env) if key is None else key)
         client.require()
         return client
     found = find(Settings.from_env(env), env)
@@ -52,11 +52,17 @@ def _on_default_port() -> Client | None:
     who = listeners.owners(DEFAULT_PORT)
     if who is not None and who != {os.getuid()}:
         return None
-    client = Client(f"http://127.0.0.1:{DEFAULT_PORT}")
+    client = Client(f"http://127.0.0.1:{DEFAULT_PORT}", _own_key(Host(), os.environ))
     try:
         return client if client.greeting() == GREETING else None
     except OllamaError:
         return None
+
+
+def _own_key(address: Host, env: Mapping[str, str]) -> str:
+    """The key with which a server that this user started on this machine lets its user in; empty when there is none."""
+    written = runtime.read(Settings.from_env(env).home / f"serve-{address.port}.json")
+    return written.key if written is not None and written.url == address.url else ""
 
 
 def _key(host: str, env: Mapping[str, str]) -> str:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import dataclasses
 import errno
 import logging
+import secrets
 import signal
 import socket
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 from ollama_nb.errors import BadRequest, OllamaError
+from ollama_nb.server import runtime
 from ollama_nb.server.access import Keys
 from ollama_nb.server.endpoints import OLLAMA_API_VERSION
+from ollama_nb.server.keys import KeyFile, KeyRing
 from ollama_nb.server.standalone import is_loopback, listen
 from ollama_nb.server.state import ServerState
 from ollama_nb.service.service import Service
@@ -85,7 +90,7 @@ async def run(
     settings: Settings,
     sockets: Sequence[socket.socket],
     *,
-    keys: Keys,
+    keys: Keys | KeyRing,
     meanwhile: Callable[[ServerState, asyncio.Event], Awaitable[None]] | None = None,
 ) -> None:
     """Serve until a signal comes or ``meanwhile`` sets the event; then drain, unload every model and return."""
@@ -114,21 +119,42 @@ async def serve(settings: Settings) -> None:
 
     Raises OllamaError when the address cannot be had, a setting is wrong, or a key is required and there is none.
     """
-    if settings.require_key:
+    file = KeyFile(settings.home)
+    if settings.require_key and not file.read():
         raise BadRequest(
-            "OLLAMA_NB_REQUIRE_KEY is set, but this server has no API key: unset it, or keep the server on a loopback "
-            "address that nobody else can reach"
+            "OLLAMA_NB_REQUIRE_KEY is set and there is no API key: make one with `ollama-nb keys add NAME`"
         )
     if settings.host.warning:
         print(f"Warning: {settings.host.warning}", file=sys.stderr)
+    own = secrets.token_urlsafe(32)
+    keys = KeyRing(Keys(own), file)
+    closed = keys.closed
     sockets = bind(settings.host)
-    if not all(map(is_loopback, sockets)):
+    if not closed and not all(map(is_loopback, sockets)):
         print(
-            f"Warning: everyone who can reach {settings.host.address} can use this server: the API has no "
-            "authentication. Set OLLAMA_HOST=127.0.0.1 to keep it to this machine.",
+            f"Warning: everyone who can reach {settings.host.address} can use this server: no API key exists. Make one "
+            "with `ollama-nb keys add NAME`, or set OLLAMA_HOST=127.0.0.1 to keep the server to this machine.",
             file=sys.stderr,
         )
-    await run(settings, sockets, keys=Keys())
+    with _told(settings, sockets, own):
+        await run(settings, sockets, keys=keys)
+
+
+@contextlib.contextmanager
+def _told(settings: Settings, sockets: Sequence[socket.socket], key: str) -> Iterator[None]:
+    """Tell this user's own clients the key that lets them in whatever API keys there are."""
+    host = dataclasses.replace(settings.host, port=sockets[0].getsockname()[1])
+    file = settings.home / f"serve-{host.port}.json"
+    try:
+        settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        runtime.write(file, host.url, key)
+    except (OSError, OllamaError) as error:
+        _log.warning("clients of this user need an API key, too, if there is one: %s", error)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            file.unlink(missing_ok=True)
 
 
 def set_up_logging(settings: Settings) -> None:

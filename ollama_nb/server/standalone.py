@@ -15,7 +15,9 @@ from ollama_nb.errors import Unauthorized
 from ollama_nb.server import access
 from ollama_nb.server.access import HostKind, Keys, Origins
 from ollama_nb.server.handlers import SETTING, Answer, Endpoint
+from ollama_nb.server.keys import KeyRing
 from ollama_nb.server.routes import routes
+from ollama_nb.server.scopes import scope_of
 from ollama_nb.server.state import ServerState
 
 _ACCESS = "ollama_nb_access"
@@ -27,7 +29,7 @@ class Access:
     """The rules of one listener. ``loopback``: it is bound to loopback addresses only, so Host names are checked."""
 
     origins: Origins = field(default_factory=Origins.parse)
-    keys: Keys = field(default_factory=Keys)
+    keys: KeyRing = field(default_factory=KeyRing)
     loopback: bool = True
 
 
@@ -39,9 +41,11 @@ class Standalone(Endpoint):
         self._check_origin(rules.origins)
         if rules.loopback:
             self._check_host()
-        if rules.keys and not rules.keys.open(self.request.headers):
+        try:
+            rules.keys.check(self.request.headers, scope_of(self.request.method or "", self.request.path))
+        except Unauthorized:
             self.set_header("WWW-Authenticate", "Bearer")
-            raise Unauthorized("unauthorized")
+            raise
 
     def _check_origin(self, origins: Origins) -> None:
         origin, host = self.request.headers.get("Origin"), self.request.headers.get("Host", "")
@@ -81,10 +85,11 @@ def application(state: ServerState, rules: Access, log: Callable[[web.RequestHan
 
 
 def listen(
-    state: ServerState, sockets: Sequence[socket.socket], *, keys: Keys, origins: tuple[str, ...] = ()
+    state: ServerState, sockets: Sequence[socket.socket], *, keys: Keys | KeyRing, origins: tuple[str, ...] = ()
 ) -> httpserver.HTTPServer:
     """Serve on bound sockets. Raises BadRequest for origins that are none."""
-    rules = Access(Origins.parse(origins), keys, loopback=all(map(is_loopback, sockets)))
+    ring = keys if isinstance(keys, KeyRing) else KeyRing(keys)
+    rules = Access(Origins.parse(origins), ring, loopback=all(map(is_loopback, sockets)))
     server = httpserver.HTTPServer(application(state, rules, log_request))
     server.add_sockets(sockets)
     return server

@@ -218,3 +218,23 @@ def test_requests_use_what_was_found(server: ScriptedServer, home: Path) -> None
     server.routes["GET /api/tags"] = models
     write_runtime(home / ".ollama" / "nb" / "server.json", server)
     assert connect.connect().list() == {"models": []}
+
+
+def test_the_key_of_a_server_that_this_user_started(
+    server: ScriptedServer, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``ollama serve`` tells this user's clients its own key; a key that was given comes first."""
+    file = home / ".ollama" / "nb" / f"serve-{server.port}.json"
+    write_runtime(file, server, key="its own")
+    monkeypatch.setenv("OLLAMA_HOST", server.url)
+
+    def offered() -> str | None:
+        connect.connect()
+        return server.seen[-1].headers.get("Authorization")
+
+    assert offered() == "Bearer its own"
+    monkeypatch.setenv("OLLAMA_API_KEY", "mine")
+    assert offered() == "Bearer mine"
+    monkeypatch.delenv("OLLAMA_API_KEY")
+    file.write_text(file.read_text("utf-8").replace(server.url, "http://127.0.0.1:2"), "utf-8")
+    assert offered() is None

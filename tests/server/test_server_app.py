@@ -59,6 +59,31 @@ def test_a_server_for_everyone_says_so_and_checks_no_host(tmp_path: Path) -> Non
         assert reply.text == "Ollama is running"
 
 
+def test_once_a_key_exists_everyone_needs_one(tmp_path: Path) -> None:
+    """But this user's own clients have theirs, and a server that must have a key starts with it."""
+    env = clean_env(tmp_path)
+    program = [sys.executable, "-P", "-m", "ollama_nb.cli.main"]
+    made = subprocess.run([*program, "keys", "add", "anna"], env=env, capture_output=True, text=True, check=True)
+    key = next(line.strip() for line in made.stdout.splitlines() if "onb_" in line)
+    port = free_port()
+    with standalone(tmp_path, host=f"0.0.0.0:{port}", env={"OLLAMA_NB_REQUIRE_KEY": "1"}) as server:
+        until(server, lambda: "Listening on" in server.output())
+        assert "Warning" not in server.output()
+        url = f"http://127.0.0.1:{port}"
+        assert httpx.get(f"{url}/api/tags").status_code == 401
+        assert httpx.get(f"{url}/api/tags", headers={"Authorization": f"Bearer {key}"}).status_code == 200
+        told = tmp_path / ".ollama" / "nb" / f"serve-{port}.json"
+        assert stat.S_IMODE(told.stat().st_mode) == 0o600
+        local = [*program, "list"]
+        for host, code in ((url, 0), (f"127.0.0.1:{port}", 0)):
+            done = subprocess.run(local, env={**env, "OLLAMA_HOST": host}, capture_output=True, text=True, check=False)
+            assert done.returncode == code, done.stderr
+        subprocess.run([*program, "keys", "rm", "anna"], env=env, check=True, capture_output=True)
+        assert httpx.get(f"{url}/api/tags", headers={"Authorization": f"Bearer {key}"}).status_code == 401
+        assert key not in server.output()
+    assert not told.exists()
+
+
 def test_a_free_port_is_in_the_log(tmp_path: Path) -> None:
     log = tmp_path / "log"
     with log.open("wb") as output:
