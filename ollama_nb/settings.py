@@ -104,6 +104,8 @@ class Settings:
     host: Host = field(default_factory=Host)
     models: Path = field(default_factory=lambda: Path.home() / ".ollama" / "models")
     home: Path = field(default_factory=lambda: Path.home() / ".ollama" / "nb")
+    key: Path = field(default_factory=lambda: Path.home() / ".ollama" / "id_ed25519")
+    transfer_streams: int = 4
     keep_alive: float = 300.0
     context_length: int = 0
     num_parallel: int = 0
@@ -130,6 +132,8 @@ class Settings:
             host=Host.parse(read.text("OLLAMA_HOST")),
             models=Path(read.text("OLLAMA_MODELS") or dot_ollama / "models").expanduser(),
             home=Path(read.text("OLLAMA_NB_HOME") or dot_ollama / "nb").expanduser(),
+            key=dot_ollama / "id_ed25519",
+            transfer_streams=read.whole("OLLAMA_MAX_TRANSFER_STREAMS", 4) or 4,
             keep_alive=read.seconds("OLLAMA_KEEP_ALIVE", 300.0),
             context_length=read.whole("OLLAMA_CONTEXT_LENGTH", 0),
             num_parallel=read.whole("OLLAMA_NUM_PARALLEL", 0),

@@ -128,11 +128,23 @@ class CreateRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PullRequest:
-    """``as_`` is the local name to give."""
+    """``as_`` is the local name. ``streams`` are parts at a time, ``max_rate`` bytes a second; 0: as we like."""
 
     model: str
     as_: str = ""
     insecure: bool = False
+    streams: int = 0
+    max_rate: int = 0
+    request_id: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PushRequest:
+    """``max_rate``: bytes a second, 0 for no limit."""
+
+    model: str
+    insecure: bool = False
+    max_rate: int = 0
     request_id: str = ""
 
 

@@ -2,6 +2,21 @@
 
 from __future__ import annotations
 
+import re
+
+from ollama_nb.errors import BadRequest
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
+
+
+def byte_size(text: str) -> int:
+    """Bytes of ``100MB``, ``1.5GiB`` or ``64000``. Raises BadRequest."""
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise BadRequest(f'invalid size "{text}": write it as 100MB or 64MiB')
+    base = 1024 if match[3] else 1000
+    return int(float(match[1]) * base ** " kmgt".index(match[2].lower() or " "))
+
 
 def human_bytes(size: int) -> str:
     """Decimal units: ``999 B``, ``1.2 KB``, ``42 GB``."""

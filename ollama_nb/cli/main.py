@@ -35,6 +35,7 @@ Prefix = Annotated[list[str] | None, typer.Argument(metavar="[PREFIX]")]
 Json = Annotated[bool, typer.Option("--json", help="Print the server's JSON document")]
 PrintJson = Annotated[bool, typer.Option("--json", help="Print a JSON document")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only the names")]
+MaxRate = Annotated[str, typer.Option("--max-rate", help="Most bytes a second (e.g. 5MB)")]
 Insecure = Annotated[bool, typer.Option("--insecure", help="Use an insecure registry")]
 
 
@@ -124,17 +125,19 @@ def pull(
     model: Model,
     as_: Annotated[str, typer.Option("--as", help="Local name to give to the model")] = "",
     insecure: Insecure = False,
+    max_rate: MaxRate = "",
+    streams: Annotated[int, typer.Option("--streams", help="Parts of a file to fetch at a time (default 4)")] = 0,
 ) -> None:
     from ollama_nb.cli.transfer import pull_model
 
-    pull_model(model, as_=as_, insecure=insecure)
+    pull_model(model, as_=as_, insecure=insecure, max_rate=max_rate, streams=streams)
 
 
 @app.command(help="Push a model to a registry")
-def push(model: Model, insecure: Insecure = False) -> None:
+def push(model: Model, insecure: Insecure = False, max_rate: MaxRate = "") -> None:
     from ollama_nb.cli.transfer import push_model
 
-    push_model(model, insecure=insecure)
+    push_model(model, insecure=insecure, max_rate=max_rate)
 
 
 @app.command(help="Sign in to ollama.com")

@@ -101,7 +101,7 @@ def _show_or_pull(client: Client, wish: Wish) -> dict[str, Any]:
     try:
         return client.show(wish.model)
     except NotFound:
-        pull(client, wish.model, insecure=wish.insecure)
+        pull(client, wish.model, **({"insecure": True} if wish.insecure else {}))
         return client.show(wish.model)
 
 

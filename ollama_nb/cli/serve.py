@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import logging
 import os
 import sys
 from collections.abc import Mapping
 
-from ollama_nb.errors import BadRequest
+from ollama_nb.errors import BadRequest, StoreError
 from ollama_nb.server.app import serve as listen
 from ollama_nb.server.app import set_up_logging
 from ollama_nb.settings import Host, Settings
+from ollama_nb.store.auth import Key
+
+_log = logging.getLogger("ollama_nb.serve")
 
 
 def serve(host: str, port: int | None) -> int:
@@ -29,8 +33,17 @@ def serve(host: str, port: int | None) -> int:
     os.environ.pop("OLLAMA_API_KEY", None)
     os.environ["OLLAMA_HOST"] = settings.host.url
     set_up_logging(settings)
+    _have_key(settings)
     asyncio.run(listen(settings))
     return 0
+
+
+def _have_key(settings: Settings) -> None:
+    """As Ollama does it: whoever is to let this user push gets the public half from ``~/.ollama/id_ed25519.pub``."""
+    try:
+        Key.ensure(settings.key)
+    except StoreError as error:
+        _log.warning("no key for registries: %s", error.message)
 
 
 def own_environment(env: Mapping[str, str]) -> dict[str, str]:

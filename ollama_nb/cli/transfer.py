@@ -8,6 +8,7 @@ from http import HTTPStatus
 from typing import Any, TypeVar
 
 from ollama_nb.api.names import ModelName
+from ollama_nb.api.units import byte_size
 from ollama_nb.cli.bars import Bar, Spinner
 from ollama_nb.cli.progress import Progress
 from ollama_nb.client.client import Client
@@ -18,22 +19,20 @@ _OURS = (".ollama.ai", ".ollama.com")
 T = TypeVar("T")
 
 
-def pull_model(model: str, *, as_: str = "", insecure: bool = False) -> None:
-    pull(connect(), model, as_=as_, insecure=insecure)
+def pull_model(model: str, *, as_: str = "", insecure: bool = False, max_rate: str = "", streams: int = 0) -> None:
+    fields = _wishes(insecure=insecure, max_rate=max_rate) | ({"streams": streams} if streams else {})
+    pull(connect(), model, **fields | ({"as": as_} if as_ else {}))
 
 
-def pull(client: Client, model: str, *, as_: str = "", insecure: bool = False) -> None:
+def pull(client: Client, model: str, **fields: Any) -> None:
     """Pull and show how it goes. Interrupting hangs up; what has arrived stays for the next time."""
-    fields: dict[str, Any] = {"insecure": True} if insecure else {}
-    if as_:
-        fields["as"] = as_
     with Progress() as progress, with_status(lambda: client.pull(model, **fields)) as lines:
         draw(lines, progress, pull_message)
 
 
-def push_model(model: str, *, insecure: bool = False) -> None:
+def push_model(model: str, *, insecure: bool = False, max_rate: str = "") -> None:
+    fields = _wishes(insecure=insecure, max_rate=max_rate)
     client = connect()
-    fields: dict[str, Any] = {"insecure": True} if insecure else {}
     try:
         with Progress() as progress, with_status(lambda: client.push(model, **fields)) as lines:
             draw(lines, progress, push_message)
@@ -88,6 +87,11 @@ def with_status(call: Callable[[], T]) -> T:
         with contextlib.suppress(ValueError):  # a status without a name
             status += f" {HTTPStatus(error.status).phrase}"
         raise type(error)(f"{status}: {error.message}", status=error.status) from None
+
+
+def _wishes(*, insecure: bool, max_rate: str) -> dict[str, Any]:
+    """Fields of the request, for what was asked for."""
+    return ({"insecure": True} if insecure else {}) | ({"max_rate": byte_size(max_rate)} if max_rate else {})
 
 
 def _stop(spinner: Spinner | None) -> None:

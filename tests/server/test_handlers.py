@@ -10,6 +10,7 @@ import socket
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import httpx
 import pytest
@@ -17,6 +18,7 @@ from support.aio import in_loop
 from support.fake_service import FakeService
 from tornado import netutil
 
+from ollama_nb.api.chat import PushRequest
 from ollama_nb.api.events import Delta, Done, Progress, Rendered, Stats
 from ollama_nb.errors import BadRequest, Cancelled, ModelNotFound, RunnerCrashed
 from ollama_nb.server import outlet
@@ -316,8 +318,10 @@ async def test_progress(tmp_path: Path) -> None:
         assert (await h.client.post("/api/pull", json={"model": "x"})).text.endswith('{"error":"no"}\n')
         alone = await h.client.post("/api/pull", json={"model": "x", "stream": False})
         assert (alone.status_code, alone.json()) == (400, {"error": "no"})
-        push = await h.client.post("/api/push", json={"model": "x"})
-        assert push.status_code == 501 and "pushing" in push.json()["error"]
+        h.service.script = [Progress("retrieving manifest"), Progress("success")]
+        push = await h.client.post("/api/push", json={"name": "x", "insecure": True, "max_rate": 5})
+        assert push.text == '{"status":"retrieving manifest"}\n{"status":"success"}\n'
+        assert h.service.asked[-1] == PushRequest(model="x", insecure=True, max_rate=5, request_id=ANY)
 
 
 @in_loop

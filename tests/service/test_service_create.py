@@ -78,7 +78,7 @@ def test_over_an_old_one_unused_layers_go(tmp_path: Path) -> None:
         ({"from_": "base", "template": "{{ if }}"}, 400, "template error: "),
         ({"from_": "base:cloud"}, 403, "ollama cloud is disabled: remote model is unavailable"),
         ({"from_": "a b"}, 400, "invalid model name"),
-        ({"from_": "ghost"}, 500, "pull model manifest: pulling from registries is not supported by this version yet"),
+        ({"from_": "127.0.0.1:1/a/ghost"}, 500, "pull model manifest: cannot reach 127.0.0.1:1: Connection refused"),
         ({"from_": "pip://--index-url=x"}, 400, "invalid package reference"),
         ({"from_": "base", "quantize": "Q4_0"}, 400, "quantizing is not supported"),
         ({"from_": "base", "info": {"context_length": -1}}, 400, 'info field "context_length" must be a non-negative'),

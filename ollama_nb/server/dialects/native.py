@@ -14,6 +14,7 @@ from ollama_nb.api.chat import (
     EmbedRequest,
     GenerateRequest,
     PullRequest,
+    PushRequest,
     RerankRequest,
     TokenizeRequest,
 )
@@ -157,6 +158,17 @@ def read_pull(body: Fields, request_id: str) -> PullRequest:
         model=body.text("model", "name"),
         as_=body.text("as"),
         insecure=body.flag("insecure") or False,
+        streams=body.whole("streams"),
+        max_rate=body.whole("max_rate"),
+        request_id=request_id,
+    )
+
+
+def read_push(body: Fields, request_id: str) -> PushRequest:
+    return PushRequest(
+        model=body.text("model", "name"),
+        insecure=body.flag("insecure") or False,
+        max_rate=body.whole("max_rate"),
         request_id=request_id,
     )
 

@@ -1,0 +1,182 @@
+"""Who we are to a registry: the key pair that Ollama keeps, and names, passwords and tokens by registry.
+
+Credentials are read where Docker keeps them (``docker login`` writes them there), and in a file of ours in that form.
+Programs that keep them elsewhere (``credsStore``) are not run.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import contextlib
+import json
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from ollama_nb.errors import StoreError
+from ollama_nb.store import fsops
+from ollama_nb.store.registry.urls import Origin
+
+MAX_FILE = 1 << 20
+HUGGING_FACE = "huggingface.co"
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """A name with a password, or a token."""
+
+    username: str = ""
+    password: str = ""
+    token: str = ""
+
+    @property
+    def header(self) -> str:
+        """The value of ``Authorization``."""
+        if self.token:
+            return f"Bearer {self.token}"
+        return "Basic " + base64.b64encode(f"{self.username}:{self.password}".encode()).decode()
+
+    def __repr__(self) -> str:
+        return "Credential(…)"
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """By registry (``host`` or ``host:port``), and the further hosts that each of them may send us to."""
+
+    by_registry: Mapping[str, Credential] = field(default_factory=dict)
+    hosts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, files: tuple[Path, ...], env: Mapping[str, str]) -> Credentials:
+        """The first file that knows a registry counts; ``HF_TOKEN`` is for Hugging Face only."""
+        known: dict[str, Credential] = {}
+        hosts: dict[str, tuple[str, ...]] = {}
+        for path in files:
+            body = _read(path)
+            for name, entry in _objects(body, "auths"):
+                if credential := _credential(entry):
+                    known.setdefault(_registry(name), credential)
+            for name, entry in _objects(body, "hosts"):
+                hosts.setdefault(_registry(name), tuple(map(str, entry.get("may_use", ()))))
+        if token := env.get("HF_TOKEN", "").strip():
+            known.setdefault(HUGGING_FACE, Credential(token=token))
+        return cls(known, hosts)
+
+    def of(self, registry: Origin) -> Credential | None:
+        return self.by_registry.get(registry.party.address)
+
+    def hosts_of(self, registry: Origin) -> Iterator[Origin]:
+        """Further hosts that count as named by the user."""
+        for address in self.hosts.get(registry.party.address, ()):
+            yield Origin.of(f"{registry.scheme}://{address}")
+
+
+def credential_files(home: Path, env: Mapping[str, str]) -> tuple[Path, ...]:
+    """Ours, then Docker's. ``home`` is the folder of our own state."""
+    docker = Path(env.get("DOCKER_CONFIG") or Path(env.get("HOME") or Path.home()) / ".docker")
+    return (home / "registries.json", docker / "config.json")
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """An ed25519 key pair in OpenSSH's form, as Ollama keeps it."""
+
+    private: Ed25519PrivateKey
+
+    @classmethod
+    def ensure(cls, path: Path) -> Key:
+        """Load the key, or make one that only its owner can read, with its public half beside it in ``.pub``."""
+        try:
+            return cls.load(path)
+        except FileNotFoundError:
+            pass
+        with fsops.clear_errors("write", path):
+            path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+            key = cls(Ed25519PrivateKey.generate())
+            with contextlib.suppress(FileExistsError):  # another process was first: its key counts
+                fsops.write_new(path, key._openssh(), mode=0o600)
+                fsops.write(path.with_name(f"{path.name}.pub"), f"ssh-ed25519 {key.blob}\n".encode())
+        return cls.load(path)
+
+    @classmethod
+    def load(cls, path: Path) -> Key:
+        """Raises FileNotFoundError, or StoreError for a file that others can read or that is no such key."""
+        try:
+            with path.open("rb") as file:
+                if stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o077:
+                    shown = fsops.shown(path)
+                    raise StoreError(f"others can read the private key {shown}: run `chmod 600 {shown}` first")
+                raw = file.read(MAX_FILE)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise StoreError(f"cannot read the key {fsops.shown(path)}: {error.strerror}") from error
+        try:
+            key = serialization.load_ssh_private_key(raw, password=None)
+        except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+            raise StoreError(f"{fsops.shown(path)} is no private key in OpenSSH's form: {error}") from error
+        if not isinstance(key, Ed25519PrivateKey):
+            raise StoreError(f"{fsops.shown(path)} is no ed25519 key, which is what registries of Ollama expect")
+        return cls(key)
+
+    @property
+    def blob(self) -> str:
+        """The public key as the second field of its ``.pub`` line."""
+        line = self.private.public_key().public_bytes(
+            serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
+        )
+        return line.split()[1].decode()
+
+    def authorization(self, text: str) -> str:
+        """The public key and its signature of ``text``, as Ollama's registries read them."""
+        return f"{self.blob}:{base64.b64encode(self.private.sign(text.encode())).decode()}"
+
+    def _openssh(self) -> bytes:
+        return self.private.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
+        )
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    try:
+        with path.open("rb") as file:
+            body = json.loads(file.read(MAX_FILE))
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return {}
+    except (OSError, ValueError, RecursionError) as error:
+        raise StoreError(f"cannot read the credentials in {fsops.shown(path)}: {error}") from error
+    return body if isinstance(body, dict) else {}
+
+
+def _objects(body: Mapping[str, Any], key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    entries = body.get(key)
+    for name, entry in (entries if isinstance(entries, dict) else {}).items():
+        if isinstance(entry, dict):
+            yield name, entry
+
+
+def _credential(entry: Mapping[str, Any]) -> Credential | None:
+    texts = {key: value for key, value in entry.items() if isinstance(value, str)}
+    if texts.get("registrytoken"):
+        return Credential(token=texts["registrytoken"])
+    if texts.get("username"):
+        return Credential(texts["username"], texts.get("password", ""))
+    try:
+        username, colon, password = base64.b64decode(texts.get("auth", "")).decode().partition(":")
+    except (binascii.Error, UnicodeDecodeError):
+        return None
+    return Credential(username, password) if colon else None
+
+
+def _registry(name: str) -> str:
+    """``https://host/v1/`` as Docker writes it for its own hub, or ``host``."""
+    return name.partition("://")[2].partition("/")[0].lower() if "://" in name else name.partition("/")[0].lower()

@@ -1,0 +1,1 @@
+"""Talking to registries: who is asked, over which connections, with which credentials."""

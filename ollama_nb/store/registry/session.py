@@ -1,0 +1,294 @@
+"""HTTP for one pull or push: a few kept connections that can all be hung up on at once, from any thread.
+
+Nothing is followed, decoded or authorised here. On the standard library, because what matters is to choose the address
+that a socket connects to, and to end any wait within a moment.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import http.client
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from types import TracebackType
+
+from ollama_nb import __version__
+from ollama_nb.errors import Cancelled, SourceError
+from ollama_nb.store.registry import network
+from ollama_nb.store.registry.errors import Broken, Unreachable
+from ollama_nb.store.registry.patience import Patience
+from ollama_nb.store.registry.urls import Origin, target_of
+
+Body = bytes | Iterable[bytes] | None
+_Key = tuple[Origin, bool]
+_DRAINED = 64 << 10
+"""A response whose rest is at most this is read to its end, to keep the connection."""
+
+
+class Session:
+    """Belongs to one pull or push and is used by all its threads. Setting ``cancelled`` ends every wait."""
+
+    def __init__(
+        self,
+        cancelled: threading.Event,
+        patience: Patience | None = None,
+        *,
+        named: Iterable[Origin] = (),
+        resolver: network.Resolve = network.resolve,
+    ) -> None:
+        self.patience = patience or Patience()
+        self.stopped = threading.Event()
+        self._named = {(origin.host, origin.port) for origin in named} | {(o.party.host, o.port) for o in named}
+        self._resolver = resolver
+        self._tls = ssl.create_default_context()
+        self._lock = threading.Lock()
+        self._idle: dict[_Key, list[_Connection]] = {}
+        self._live: set[_Connection] = set()
+        self._over = threading.Event()
+        self._watcher = threading.Thread(target=self._watch, args=(cancelled,), name="ollama-nb-hang-up", daemon=True)
+        self._watcher.start()
+
+    def send(self, method: str, url: str, headers: Mapping[str, str], body: Body = None) -> Response:
+        """One request, one response, whatever its status. Raises Unreachable, Broken, SourceError or Cancelled."""
+        origin = Origin.of(url)
+        connection, kept = self._connection(origin)
+        try:
+            return self._exchange(connection, method, url, headers, body)
+        except Broken:
+            # A kept connection may have been closed by the other side while it lay idle.
+            if not kept or not isinstance(body, bytes | None):
+                raise
+        connection, _ = self._connection(origin, fresh=True)
+        return self._exchange(connection, method, url, headers, body)
+
+    def hang_up(self) -> None:
+        """End everything; whoever waits gets Cancelled."""
+        self.stopped.set()
+        self.drop()
+
+    def drop(self) -> None:
+        """Break all connections; whoever waits gets Broken. New ones may follow."""
+        with self._lock:
+            live, self._idle = list(self._live), {}
+        for connection in live:
+            connection.break_off()
+
+    def close(self) -> None:
+        self._over.set()
+        self.hang_up()
+        self._watcher.join()
+        with self._lock:
+            live, self._live = self._live, set()
+        for connection in live:
+            connection.close()
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    # -- inside ----------------------------------------------------------------------------------------------------
+
+    def _watch(self, cancelled: threading.Event) -> None:
+        while not self._over.wait(network.STEP):
+            if cancelled.is_set():
+                self.hang_up()
+                return
+
+    def _connection(self, origin: Origin, *, fresh: bool = False) -> tuple[_Connection, bool]:
+        named = (origin.host, origin.port) in self._named
+        with self._lock:
+            idle = [] if fresh else self._idle.get((origin, named), [])
+            if idle:
+                return idle.pop(), True
+        connection = _Connection(self, origin, named)
+        with self._lock:
+            self._live.add(connection)
+        return connection, False
+
+    def _exchange(
+        self, connection: _Connection, method: str, url: str, headers: Mapping[str, str], body: Body
+    ) -> Response:
+        try:
+            with self.clear_errors(connection.origin):
+                with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                    # A server that refuses a body in its middle has said why before it closed.
+                    connection.request(method, connection.target(url), body, _complete(headers, connection))
+                raw = connection.getresponse()
+        except BaseException:
+            self.discard(connection)
+            raise
+        return Response(raw.status, raw.headers, url, raw, connection, self)
+
+    @contextlib.contextmanager
+    def clear_errors(self, origin: Origin) -> Iterator[None]:
+        """Every failure of the network as one of our errors; after ``hang_up`` all of them are Cancelled."""
+        try:
+            yield
+        except (Unreachable, SourceError, Cancelled):
+            if self.stopped.is_set():
+                raise Cancelled("request canceled") from None
+            raise
+        except ssl.SSLCertVerificationError as error:
+            raise SourceError(
+                f"{origin.address} has a certificate that is not trusted here: {error.verify_message} "
+                "(SSL_CERT_FILE names a file of certificates to trust)"
+            ) from error
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            if self.stopped.is_set():
+                raise Cancelled("request canceled") from None
+            raise Broken(_reason(origin, error, self.patience.stall)) from error
+
+    def keep(self, connection: _Connection) -> None:
+        with self._lock:
+            if connection in self._live and not self.stopped.is_set():
+                self._idle.setdefault((connection.origin, connection.named), []).append(connection)
+
+    def discard(self, connection: _Connection) -> None:
+        with self._lock:
+            self._live.discard(connection)
+        connection.close()
+
+    def dial(self, origin: Origin, named: bool) -> socket.socket:
+        connected = network.dial(
+            origin, named=named, seconds=self.patience.connect, stopped=self.stopped, resolver=self._resolver
+        )
+        connected.settimeout(self.patience.stall)
+        return connected
+
+    def secure(self, plain: socket.socket, host: str) -> ssl.SSLSocket:
+        """TLS around a socket, before its handshake."""
+        return self._tls.wrap_socket(plain, server_hostname=host.rstrip("."), do_handshake_on_connect=False)
+
+
+@dataclass(slots=True)
+class Response:
+    """``read`` it to its end or ``close`` it."""
+
+    status: int
+    headers: http.client.HTTPMessage
+    url: str
+    _raw: http.client.HTTPResponse
+    _connection: _Connection
+    _session: Session
+
+    def read(self, most: int) -> bytes:
+        """What has arrived, at least a byte; empty at the end. Raises Broken when the end comes too early."""
+        with self._session.clear_errors(self._connection.origin):
+            data = self._raw.read1(most)
+            if not data and self._raw.length:
+                raise Broken(f"{self._connection.origin.address} ended its answer {self._raw.length} bytes too early")
+            return data
+
+    def body(self, limit: int) -> bytes:
+        """The whole body. Raises SourceError when it has more bytes than ``limit`` or takes too long."""
+        deadline = time.monotonic() + 2 * self._session.patience.stall
+        data = bytearray()
+        with contextlib.closing(self):
+            while chunk := self.read(limit + 1 - len(data)):
+                data += chunk
+                if len(data) > limit:
+                    raise SourceError(f"{self._connection.origin.address} answers with more than {limit} bytes")
+                if time.monotonic() > deadline:
+                    raise Broken(f"{self._connection.origin.address} takes too long to answer")
+        return bytes(data)
+
+    def close(self) -> None:
+        """Keep the connection when little is left to read, else end it."""
+        with contextlib.suppress(OSError, http.client.HTTPException, ValueError, AttributeError):
+            if not self._raw.isclosed() and (self._raw.length or 0) <= _DRAINED:
+                self._raw.read(_DRAINED)
+            if self._raw.isclosed() and not self._raw.will_close:
+                self._session.keep(self._connection)
+                return
+        self._raw.close()
+        self._session.discard(self._connection)
+
+    def __enter__(self) -> Response:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+
+class _Connection(http.client.HTTPConnection):
+    """To one origin, through the proxy that the environment names for it."""
+
+    def __init__(self, session: Session, origin: Origin, named: bool) -> None:
+        super().__init__(origin.host, origin.port)
+        self.origin, self.named = origin, named
+        self._session = session
+        self.proxy = network.proxy_of(origin)
+        self._sent_to_proxy: dict[str, str] = {}
+        if self.proxy and (credentials := network.proxy_credentials(origin.scheme)):
+            encoded = base64.b64encode(":".join(credentials).encode()).decode()
+            self._sent_to_proxy = {"Proxy-Authorization": f"Basic {encoded}"}
+
+    def connect(self) -> None:
+        if self.proxy is None:
+            self.sock = self._session.dial(self.origin, self.named)
+        else:
+            if not self.named:
+                network.check_literal(self.origin)
+            try:
+                self.sock = self._session.dial(self.proxy, True)
+            except Unreachable as error:
+                raise Unreachable(f"cannot reach {self.origin.address} through a proxy: {error.message}") from error
+            if self.proxy.scheme == "https":
+                self._handshake(self.proxy.host)
+            if self.origin.scheme == "https":
+                self._tunnel_through()
+        if self.origin.scheme == "https":
+            self._handshake(self.origin.host)
+
+    def target(self, url: str) -> str:
+        """The first line's address: a proxy of plain http wants all of it."""
+        whole = self.proxy is not None and self.origin.scheme == "http"
+        return f"{self.origin}{target_of(url)}" if whole else target_of(url)
+
+    @property
+    def extra_headers(self) -> Mapping[str, str]:
+        return self._sent_to_proxy if self.origin.scheme == "http" else {}
+
+    def break_off(self) -> None:
+        """Wake whoever reads or writes; may be called from any thread."""
+        connected = self.sock
+        if connected is not None:
+            with contextlib.suppress(OSError):
+                # Not SSLSocket's own: that takes the TLS state from under the thread that reads.
+                socket.socket.shutdown(connected, socket.SHUT_RDWR)
+
+    def _handshake(self, host: str) -> None:
+        self.sock = secured = self._session.secure(self.sock, host)
+        secured.do_handshake()
+
+    def _tunnel_through(self) -> None:
+        at = f"{self.origin.host}:{self.origin.port}" if ":" not in self.origin.host else f"[{self.origin.host}]:443"
+        lines = [f"CONNECT {at} HTTP/1.1", f"Host: {at}"]
+        lines += [f"{name}: {value}" for name, value in self._sent_to_proxy.items()]
+        self.sock.sendall(("\r\n".join(lines) + "\r\n\r\n").encode("latin-1"))
+        answer = http.client.HTTPResponse(self.sock, method="CONNECT")
+        answer.begin()
+        if answer.status != 200:
+            raise Unreachable(f"the proxy {self.proxy and self.proxy.address} answers {answer.status}")
+
+
+def _complete(headers: Mapping[str, str], connection: _Connection) -> dict[str, str]:
+    # Bytes are counted as they are stored: nobody may compress them on the way.
+    fixed = {"Host": connection.origin.address, "User-Agent": f"ollama-nb/{__version__}", "Accept-Encoding": "identity"}
+    return {**fixed, **connection.extra_headers, **headers}
+
+
+def _reason(origin: Origin, error: Exception, stall: float) -> str:
+    if isinstance(error, TimeoutError):
+        return f"{origin.address} has sent nothing for {stall:g} seconds"
+    if isinstance(error, ssl.SSLError):
+        return f"no secure connection to {origin.address}: {error.reason or error}"
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or type(error).__name__
+    return f"the connection to {origin.address} broke: {text}"
