@@ -17,7 +17,6 @@ class EngineConfig(msgspec.Struct, frozen=True, tag="load", kw_only=True):
     """
 
     path: str
-    adapters: tuple[str, ...] = ()
     draft: str = ""
     n_ctx: int = 4096
     n_seq: int = 1

@@ -22,9 +22,7 @@ TOO_LONG = "the input length exceeds the context length"
 class Embedder:
     """A context of its own for embeddings. Raises LoadError."""
 
-    def __init__(
-        self, model: Model, *, n_ctx: int, n_threads: int, flash_attention: bool | None, adapters: Sequence[str] = ()
-    ) -> None:
+    def __init__(self, model: Model, *, n_ctx: int, n_threads: int, flash_attention: bool | None) -> None:
         self._model = model
         self.limit = min(n_ctx, MAX_BATCH)
         """Tokens of one input, with those that the tokenizer adds."""
@@ -38,11 +36,15 @@ class Embedder:
             n_threads=n_threads,
             flash_attention=flash_attention,
             pooling="mean" if model.pooling == "none" else model.pooling,
-            adapters=adapters,
         )
 
     def embed(
-        self, inputs: Sequence[str], *, truncate: bool = True, num_ctx: int = 0, normalise: bool = True
+        self,
+        inputs: Sequence[str],
+        *,
+        truncate: bool = True,
+        num_ctx: int = 0,
+        normalise: bool = True,
     ) -> tuple[Floats, int]:
         """Vectors [inputs, n_embd] in order, and how many tokens were read.
 

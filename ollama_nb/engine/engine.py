@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ollama_nb.engine import loading
+from ollama_nb.engine.adapters import Adapters
 from ollama_nb.engine.config import Counters, EngineConfig
 from ollama_nb.engine.embedder import Embedder
 from ollama_nb.engine.intake import Intake
@@ -46,7 +47,7 @@ class Engine:
         if model.embeds_only and not config.vocab_only:
             self._embedder = loading.make_embedder(config, model, shape)
         elif not config.vocab_only:
-            self._context = loading.make_context(config, model, shape, config.adapters)
+            self._context = loading.make_context(config, model, shape)
         context = self._context
         self._team, self._watchdog = Team(shape.n_threads), Watchdog(self.abort)
         self._scheduler = loading.make_scheduler(context, shape)
@@ -170,6 +171,7 @@ class Engine:
         count = self._fill(batch)
         if count < rows:
             context.pad(count, rows)
+        changed = context.use(batch.adapters)
         patience = self._team.patience(rows)
         self._watchdog.arm(patience)
         begun = time.perf_counter()
@@ -177,7 +179,7 @@ class Engine:
         ended = time.perf_counter()
         self._watchdog.disarm()
         self._reading = frozenset()
-        if status is Decoded.DONE and batch.replies == len(batch.chunks):
+        if status is Decoded.DONE and batch.replies == len(batch.chunks) and not changed:
             self._speculator.times.observe(rows, ended - begun)
         cut = status is Decoded.ABORTED and ended - begun >= patience
         if (cut or status is Decoded.DONE) and self._team.observe(rows, ended - begun, ended, cut=cut):
@@ -356,20 +358,30 @@ class Engine:
     # Without generating
 
     def embed(
-        self, inputs: Items[str], *, truncate: bool = True, num_ctx: int = 0, normalise: bool = True
+        self,
+        inputs: Items[str],
+        *,
+        truncate: bool = True,
+        num_ctx: int = 0,
+        normalise: bool = True,
+        adapters: Adapters = (),
     ) -> tuple[Floats, int]:
         """Vectors [inputs, n_embd], float32, of unit length, and the number of tokens read; see ``Embedder.embed``."""
-        return self._ready_embedder().embed(inputs, truncate=truncate, num_ctx=num_ctx, normalise=normalise)
+        embedder = self._ready_embedder(adapters)
+        return embedder.embed(inputs, truncate=truncate, num_ctx=num_ctx, normalise=normalise)
 
-    def rank(self, query: str, documents: Items[str], *, num_ctx: int = 0) -> tuple[Floats, int]:
+    def rank(
+        self, query: str, documents: Items[str], *, num_ctx: int = 0, adapters: Adapters = ()
+    ) -> tuple[Floats, int]:
         """Scores [documents], float32, 0 to 1, and the number of tokens read; see ``Embedder.rank``."""
-        return self._ready_embedder().rank(query, documents, num_ctx=num_ctx)
+        return self._ready_embedder(adapters).rank(query, documents, num_ctx=num_ctx)
 
-    def _ready_embedder(self) -> Embedder:
+    def _ready_embedder(self, adapters: Adapters) -> Embedder:
         if self._model.vocab_only:
             raise BadRequest("only the vocabulary is loaded")
         if self._embedder is None:
             self._embedder = loading.make_embedder(self.config, self._model, self._shape)
+        self._embedder.context.use(adapters)
         self._embedder.context.rearm()
         return self._embedder
 

@@ -29,7 +29,17 @@ class Intake:
         keep = protected(options.num_keep, len(prompt), limit, bos=model.add_bos)
         tokens = fit(prompt, limit, keep, may_drop=request.truncate and request.shift)
         longest = reply_limit(options.num_predict, limit)
-        seq = Sequence(request.id, list(tokens), limit=limit, keep=keep, shift=request.shift, max_new=longest)
+        for adapter in request.adapters:
+            model.adapter(adapter.path)  # read now: what is wrong with it is this request's matter
+        seq = Sequence(
+            request.id,
+            list(tokens),
+            limit=limit,
+            keep=keep,
+            shift=request.shift,
+            max_new=longest,
+            adapters=request.adapters,
+        )
         seq.dropped = len(prompt) - len(tokens)
         text = TextStream(options.stop)
         constraint = self._grammars.constraint(request.format) if request.format else None

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ollama_nb.engine.adapters import Adapters
 from ollama_nb.engine.config import EngineConfig, EngineFacts
 from ollama_nb.engine.drafter import Drafter
 from ollama_nb.engine.embedder import Embedder
@@ -61,7 +60,7 @@ def load_model(config: EngineConfig, path: str = "") -> Model:
     )
 
 
-def make_context(config: EngineConfig, model: Model, shape: Shape, adapters: Sequence[str] = ()) -> Context:
+def make_context(config: EngineConfig, model: Model, shape: Shape) -> Context:
     """Memory for all sequences. Raises LoadError."""
     if model.two_part:
         raise LoadError("encoder-decoder models (such as T5) cannot be run")
@@ -75,7 +74,6 @@ def make_context(config: EngineConfig, model: Model, shape: Shape, adapters: Seq
         n_threads=shape.n_threads,
         flash_attention=config.flash_attention,
         kv_type=config.kv_cache_type,
-        adapters=adapters,
     )
 
 
@@ -114,7 +112,6 @@ def make_embedder(config: EngineConfig, model: Model, shape: Shape) -> Embedder:
         n_ctx=shape.n_ctx,
         n_threads=shape.n_threads,
         flash_attention=config.flash_attention,
-        adapters=config.adapters,
     )
 
 
@@ -131,20 +128,16 @@ def make_keeper(
     """The disk's side, where it is switched on."""
     if context is None or not config.prefix_folder or config.prefix_bytes <= 0:
         return None
-    model = context.model
-    with contextlib.suppress(OSError):
-        facts = identity(
-            BUILD,
-            config.path,
-            config.adapters,
-            kv_type=config.kv_cache_type,
-            flash=str(config.flash_attention),
-            gpu=model.offloaded > 0,
-        )
-        files = PrefixFiles(Path(config.prefix_folder), facts, config.prefix_bytes)
-        cuttable = not model.recurrent
-        return PrefixKeeper(context, scheduler, files, limit=shape.n_ctx, least=config.prefix_gain, cuttable=cuttable)
-    return None
+    model, folder = context.model, Path(config.prefix_folder)
+    facts: dict[str, str | bool] = {
+        "kv_type": config.kv_cache_type, "flash": str(config.flash_attention), "gpu": model.offloaded > 0
+    }  # fmt: skip
+
+    def files(adapters: Adapters) -> PrefixFiles:
+        return PrefixFiles(folder, identity(BUILD, config.path, adapters, **facts), config.prefix_bytes)
+
+    cuttable = not model.recurrent
+    return PrefixKeeper(context, scheduler, files, limit=shape.n_ctx, least=config.prefix_gain, cuttable=cuttable)
 
 
 def warm_up(context: Context, team: Team, watchdog: Watchdog) -> None:

@@ -19,12 +19,13 @@ import shutil
 import stat
 import struct
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ollama_nb.engine.adapters import Adapters
 from ollama_nb.engine.llama import Bytes
 from ollama_nb.engine.prefix import UNFINISHED, File, Prefix, outdated
 from ollama_nb.errors import StoreError
@@ -242,6 +243,7 @@ def file_identity(path: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def identity(build: str, path: str, adapters: Sequence[str], **facts: str | bool) -> dict[str, Any]:
+def identity(build: str, path: str, adapters: Adapters, **facts: str | bool) -> dict[str, Any]:
     """Everything that a state depends on. Raises OSError when a file is gone."""
-    return {"build": build, "model": file_identity(path), "adapters": [*map(file_identity, adapters)], **facts}
+    changes = [[file_identity(adapter.path), adapter.scale] for adapter in adapters]
+    return {"build": build, "model": file_identity(path), "adapters": changes, **facts}

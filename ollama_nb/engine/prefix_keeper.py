@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
+from ollama_nb.engine.adapters import Adapters
 from ollama_nb.engine.llama import Bytes, Context
-from ollama_nb.engine.prefix import READ_RATE, Prefix, choose, superseded, worth_keeping
+from ollama_nb.engine.prefix import READ_RATE, Prefix, choose, worth_keeping
 from ollama_nb.engine.prefix_files import PrefixFiles
+from ollama_nb.engine.prefix_shelf import Shelf
 from ollama_nb.engine.scheduler import Batch, Scheduler
 from ollama_nb.engine.sequence import Sequence
 from ollama_nb.engine.slots import MIN_SHARED
@@ -44,21 +46,32 @@ class PrefixCounts:
 
 @dataclass(frozen=True, slots=True)
 class _Fetch:
+    shelf: Shelf
     prefix: Prefix
     count: int
     state: Future[Bytes | None]
 
 
 class PrefixKeeper:
-    """The disk's side of one engine. ``least``: seconds of computing that a kept prefix must save another time."""
+    """The disk's side of one engine. ``least``: seconds of computing that a kept prefix must save another time.
+
+    ``files`` gives those of a set of adapters; it may raise OSError.
+    """
 
     def __init__(
-        self, context: Context, scheduler: Scheduler, files: PrefixFiles, *, limit: int, least: float, cuttable: bool
+        self,
+        context: Context,
+        scheduler: Scheduler,
+        files: Callable[[Adapters], PrefixFiles],
+        *,
+        limit: int,
+        least: float,
+        cuttable: bool,
     ) -> None:
         self._context, self._scheduler, self._files = context, scheduler, files
         self._limit, self._least, self._cuttable = limit, least, cuttable
-        self._known = files.scan()
-        self._lock = threading.Lock()  # guards _known, which the writer changes too
+        self._shelves: dict[Adapters, Shelf | None] = {}
+        self._shelf(())
         self._seen: set[int] = set()
         self._fetches: dict[int, _Fetch] = {}
         self._pace = 0.0
@@ -66,7 +79,7 @@ class PrefixKeeper:
         self._reader = ThreadPoolExecutor(1, "prefix-reader")
         self._writer = ThreadPoolExecutor(1, "prefix-writer")
         self._hurry = threading.Event()
-        self._writing: dict[Future[None], Prefix] = {}
+        self._writing: dict[Future[None], tuple[Shelf, Prefix]] = {}
         self.counts = PrefixCounts()
 
     # Before and after admission
@@ -98,7 +111,7 @@ class PrefixKeeper:
             return
         state = fetch.state.result()
         if state is None:
-            self._forget(fetch.prefix)
+            fetch.shelf.forget(fetch.prefix)
         elif self._put(seq, fetch, state):
             seq.n_past = seq.cached = fetch.count
             self.counts.hits += 1
@@ -143,13 +156,13 @@ class PrefixKeeper:
 
     def _begin(self, seq: Sequence) -> None:
         """Start to fetch what spares this sequence much more computing than memory does."""
-        prompt = seq.tokens[:-1]  # the last token is always read: its logits are needed
-        with self._lock:
-            known = tuple(self._known)
-        if not known:
+        prompt, adapters = seq.tokens[:-1], seq.adapters  # the last token is always read: its logits are needed
+        shelf = self._shelf(adapters)
+        known = () if shelf is None else shelf.known
+        if shelf is None or not known:
             return
         slots = self._scheduler.slots.slots
-        held = max(max(slot.common(prompt), slot.promised(prompt)) for slot in slots)
+        held = max(max(slot.common(prompt, adapters), slot.promised(prompt, adapters)) for slot in slots)
         found = choose(known, prompt, held, cuttable=self._cuttable, limit=self._limit, rate=self._rate)
         if found is None:
             return
@@ -159,8 +172,8 @@ class PrefixKeeper:
             waiting = sum(fetch.prefix.size for fetch in self._fetches.values())
             if waiting and waiting + prefix.size > PENDING:
                 return
-            state = self._reader.submit(self._read, prefix)
-        self._fetches[seq.id] = _Fetch(prefix, count, state)
+            state = self._reader.submit(self._read, shelf, prefix)
+        self._fetches[seq.id] = _Fetch(shelf, prefix, count, state)
         seq.held = True
 
     def _put(self, seq: Sequence, fetch: _Fetch, state: Bytes) -> bool:
@@ -169,61 +182,53 @@ class PrefixKeeper:
         context.cut(slot, 0)
         if not context.restore(slot, state) or context.extent(slot)[1] != whole - 1:
             context.cut(slot, 0)
-            self._forget(fetch.prefix)
-            self._files.remove(fetch.prefix.name)
+            fetch.shelf.remove(fetch.prefix)
             return False
         return fetch.count == whole or context.cut(slot, fetch.count)
 
     def _keep(self, seq: Sequence) -> None:
         """Copy the sequence's state and have it written, if that is worth it and can be done now."""
-        self._writing = {write: prefix for write, prefix in self._writing.items() if not write.done()}
-        if seq.reusable != seq.n_past or not self._pace or len(self._writing) == MOST_WRITES:
+        self._writing = {write: kept for write, kept in self._writing.items() if not write.done()}
+        shelf = self._shelf(seq.adapters)
+        if shelf is None or seq.reusable != seq.n_past or not self._pace or len(self._writing) == MOST_WRITES:
             return
         tokens = seq.tokens[: seq.n_past]
-        with self._lock:
-            known = (*self._known, *self._writing.values())
+        known = (*shelf.known, *(prefix for other, prefix in self._writing.values() if other is shelf))
         if not worth_keeping(known, tokens, self._pace, cuttable=self._cuttable, least=self._least):
             return
         size = self._context.state_size(seq.slot)
-        pending = sum(prefix.size for prefix in self._writing.values())
+        pending = sum(prefix.size for _, prefix in self._writing.values())
         if (pending and pending + size > PENDING) or (size > COPIED_BESIDE and self._others(seq)):
             return
         state = self._context.save(seq.slot)
         if len(state):
-            write = self._writer.submit(self._write, tokens, state, self._pace)
-            self._writing[write] = Prefix("", tokens, size, self._pace)
+            write = self._writer.submit(self._write, shelf, tokens, state, self._pace)
+            self._writing[write] = shelf, Prefix("", tokens, size, self._pace)
+
+    def _shelf(self, adapters: Adapters) -> Shelf | None:
+        """The kept prefixes of a set of adapters; None: its files are gone."""
+        if adapters not in self._shelves:
+            try:
+                self._shelves[adapters] = Shelf(self._files(adapters), cuttable=self._cuttable)
+            except OSError:
+                self._shelves[adapters] = None
+        return self._shelves[adapters]
 
     def _others(self, seq: Sequence) -> bool:
         return any(other is not seq for other in self._scheduler.running)
 
     # In the threads
 
-    def _read(self, prefix: Prefix) -> Bytes | None:
+    def _read(self, shelf: Shelf, prefix: Prefix) -> Bytes | None:
         begun = time.perf_counter()
-        state = self._files.read(prefix)
+        state = shelf.read(prefix)
         if state is not None:
             self._rate = prefix.size / max(time.perf_counter() - begun, 1e-6)
         return state
 
-    def _write(self, tokens: list[int], state: Bytes, pace: float) -> None:
-        prefix = self._files.write(tokens, state, pace, self._give_way)
-        if prefix is None:
-            return
-        with self._lock:
-            shorter = superseded(self._known, tokens, cuttable=self._cuttable)
-            gone = {prefix.name, *(old.name for old in shorter)}
-            self._known = [old for old in self._known if old.name not in gone] + [prefix]
-        self._remove(shorter)
-        self.counts.kept += 1
+    def _write(self, shelf: Shelf, tokens: list[int], state: Bytes, pace: float) -> None:
+        self.counts.kept += shelf.write(tokens, state, pace, self._give_way)
 
     def _give_way(self) -> None:
         if self._scheduler.running:
             self._hurry.wait(PAUSE)
-
-    def _remove(self, prefixes: Iterable[Prefix]) -> None:
-        for prefix in prefixes:
-            self._files.remove(prefix.name)
-
-    def _forget(self, prefix: Prefix) -> None:
-        with self._lock:
-            self._known = [other for other in self._known if other.name != prefix.name]

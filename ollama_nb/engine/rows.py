@@ -40,14 +40,14 @@ class RowTimes:
 
     def __init__(self, most: int) -> None:
         self.most = most
-        self._tables: dict[int, dict[int, _Known]] = {}
+        self._tables: dict[tuple[int, bool], dict[int, _Known]] = {}
         self._table: dict[int, _Known] = {}
         self._clock = 0
         self.use(1)
 
-    def use(self, threads: int) -> None:
-        """From now on so many threads compute."""
-        self._table = self._tables.setdefault(threads, {})
+    def use(self, threads: int, *, adapted: bool = False) -> None:
+        """From now on so many threads compute, on weights that adapters change or not."""
+        self._table = self._tables.setdefault((threads, adapted), {})
 
     def observe(self, rows: int, seconds: float) -> None:
         """A step of so many rows took so long."""

@@ -3,7 +3,7 @@
 Rule: pure. ``admit`` gives waiting sequences a place and says what memory must do, ``plan`` describes the batch,
 ``commit`` notes that it was read. A reply never waits for somebody's long prompt: beside running replies, prompts
 are read ``chunk`` tokens a step. Several prompts share a step max-min fairly: short ones are through first, and a long
-one cannot hold them up.
+one cannot hold them up. A decode has one set of adapters: where requests have several, the sets take turns.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from ollama_nb.engine.adapters import Adapters
 from ollama_nb.engine.sequence import Sequence, State
 from ollama_nb.engine.slots import Cut, MemoryOp, Shift, SlotTable
 
@@ -30,10 +31,11 @@ class Chunk(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """One decode. ``replies``: how many of its rows continue a reply."""
+    """One decode, with ``adapters`` applied. ``replies``: how many of its rows continue a reply."""
 
     chunks: list[Chunk]
     replies: int
+    adapters: Adapters = ()
 
     @property
     def size(self) -> int:
@@ -54,6 +56,7 @@ class Scheduler:
         self._n_batch = n_batch
         self._chunk = chunk
         self._can_shift = can_shift
+        self._turns: dict[Adapters, int] = {}
 
     def add(self, seq: Sequence) -> None:
         """Queue a sequence."""
@@ -95,13 +98,26 @@ class Scheduler:
 
     def plan(self) -> Batch:
         """The next batch; empty when nothing runs."""
-        chunks = [Chunk(seq, seq.n_past, 1, True) for seq in self.running if seq.state is State.DECODE]
+        adapters = self._turn()
+        served = [seq for seq in self.running if seq.adapters == adapters]
+        chunks = [Chunk(seq, seq.n_past, 1, True) for seq in served if seq.state is State.DECODE]
         replies = len(chunks)
-        if replies < len(self.running):
-            prompts = [seq for seq in self.running if seq.state is State.PREFILL]
+        if replies < len(served):
+            prompts = [seq for seq in served if seq.state is State.PREFILL]
             for seq, count in fair_shares(prompts, self._budget(replies)):
                 chunks.append(Chunk(seq, seq.n_past, count, count == seq.pending))
-        return Batch(chunks, replies)
+        return Batch(chunks, replies, adapters)
+
+    def _turn(self) -> Adapters:
+        """The set of adapters that was served longest ago, of those that running sequences have."""
+        sets = dict.fromkeys(seq.adapters for seq in self.running)
+        if len(sets) < 2:
+            return next(iter(sets), ())
+        chosen = min(sets, key=lambda adapters: self._turns.get(adapters, 0))
+        newest = max(self._turns.values(), default=0)
+        self._turns = {adapters: turn for adapters, turn in self._turns.items() if adapters in sets}
+        self._turns[chosen] = newest + 1
+        return chosen
 
     def commit(self, batch: Batch) -> None:
         """The batch was read."""
@@ -128,7 +144,7 @@ class Scheduler:
 
     def _budget(self, replies: int) -> int:
         """Prompt tokens of this step; with replies running, the whole batch is rounded to full blocks of rows."""
-        if not replies:
+        if not any(seq.state is State.DECODE for seq in self.running):
             return self._n_batch
         return min(self._n_batch, (replies + self._chunk) // BLOCK * BLOCK or BLOCK) - replies
 

@@ -12,6 +12,7 @@ import enum
 import msgspec
 
 from ollama_nb.api.options import Options
+from ollama_nb.engine.adapters import Adapters
 from ollama_nb.errors import ContextOverflow
 
 MIN_CONTEXT = 4
@@ -30,7 +31,7 @@ class Request(msgspec.Struct, frozen=True, tag="complete", kw_only=True):
     ``logprobs`` -1: off, else how many top ones. ``format``: empty, ``json``, a JSON Schema as text, or ``grammar:``,
     ``regex:``, ``choices:`` (a JSON list) and what belongs to it. ``shift``: discard old context when it is full.
     ``num_ctx``: this request's own limit, at most the loaded one (0: the loaded one). ``preserve``: special tokens that
-    stay visible in the text.
+    stay visible in the text. ``adapters``: what the model is changed by, for this request only.
     """
 
     id: int
@@ -44,6 +45,7 @@ class Request(msgspec.Struct, frozen=True, tag="complete", kw_only=True):
     format: str = ""
     return_tokens: bool = False
     preserve: tuple[str, ...] = ()
+    adapters: Adapters = ()
 
 
 class State(enum.Enum):
@@ -59,15 +61,24 @@ class Sequence:
     """Tokens, limits and place of one running request."""
 
     __slots__ = (
-        "cached", "dropped", "exact", "held", "id", "keep", "leader", "leader_at", "limit", "max_new", "n_new",
-        "n_past", "n_prompt", "shift", "slot", "state", "tokens",
+        "adapters", "cached", "dropped", "exact", "held", "id", "keep", "leader", "leader_at", "limit", "max_new",
+        "n_new", "n_past", "n_prompt", "shift", "slot", "state", "tokens",
     )  # fmt: skip
 
     def __init__(
-        self, id: int, tokens: list[int], *, limit: int, keep: int = 0, shift: bool = True, max_new: int = 1 << 30
+        self,
+        id: int,
+        tokens: list[int],
+        *,
+        limit: int,
+        keep: int = 0,
+        shift: bool = True,
+        max_new: int = 1 << 30,
+        adapters: Adapters = (),
     ) -> None:
         self.id = id
         self.tokens = tokens
+        self.adapters = adapters
         self.limit = limit
         """Window size: never more tokens than this."""
         self.keep = keep

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from ollama_nb.engine.adapters import Adapters
 from ollama_nb.engine.sequence import Sequence, State
 
 MIN_SHARED = 16
@@ -44,25 +45,31 @@ MemoryOp = Cut | Share | Shift
 
 @dataclass(slots=True)
 class Slot:
-    """One place. ``left`` are the tokens that an earlier tenant left in memory; ``used`` orders slots by last use."""
+    """One place. ``left`` are the tokens that an earlier tenant left in memory; ``used`` orders slots by last use.
+
+    ``adapters`` are those of the tenant or the earlier one: a sequence with others finds nothing here.
+    """
 
     index: int
     owner: Sequence | None = None
     left: list[int] = field(default_factory=list)
     used: int = 0
+    adapters: Adapters = ()
 
-    def common(self, prompt: list[int]) -> int:
+    def common(self, prompt: list[int], adapters: Adapters) -> int:
         """How many tokens of ``prompt`` lie in this slot's memory, ready for use."""
+        if self.adapters != adapters:
+            return 0
         if self.owner is None:
             return common_prefix(self.left, prompt)
         return min(common_prefix(self.owner.tokens, prompt), self.owner.reusable)
 
-    def promised(self, prompt: list[int]) -> int:
+    def promised(self, prompt: list[int], adapters: Adapters) -> int:
         """How many tokens of ``prompt`` this slot's tenant will have read once its prefill is done."""
         owner = self.owner
         if owner is None or owner.state is not State.PREFILL or owner.exact is not None:
             return 0
-        return common_prefix(owner.tokens, prompt)
+        return common_prefix(owner.tokens, prompt) if self.adapters == adapters else 0
 
 
 class SlotTable:
@@ -89,8 +96,8 @@ class SlotTable:
         prompt = seq.tokens[:-1]  # the last token is always read: its logits are needed
         if not self.cuttable:
             return self._extend_whole(seq, idle, prompt)
-        source = max(self.slots, key=lambda slot: (slot.common(prompt), slot.owner is None))
-        count = source.common(prompt)
+        source = max(self.slots, key=lambda slot: (slot.common(prompt, seq.adapters), slot.owner is None))
+        count = source.common(prompt, seq.adapters)
         if source.owner is None and count and (2 * count >= len(source.left) or len(idle) == 1):
             return self._settle(source, seq, count, [Cut(source.index, count)])
         shared = count >= MIN_SHARED
@@ -126,10 +133,10 @@ class SlotTable:
     def _follows(self, seq: Sequence) -> bool:
         if not self.cuttable:
             return False
-        prompt = seq.tokens[:-1]
-        ready = max(slot.common(prompt) for slot in self.slots)
-        leading = max(self.slots, key=lambda slot: slot.promised(prompt))
-        at = leading.promised(prompt)
+        prompt, adapters = seq.tokens[:-1], seq.adapters
+        ready = max(slot.common(prompt, adapters) for slot in self.slots)
+        leading = max(self.slots, key=lambda slot: slot.promised(prompt, adapters))
+        at = leading.promised(prompt, adapters)
         if at - ready < MIN_SHARED:
             return False
         seq.leader, seq.leader_at = leading.owner, at
@@ -137,7 +144,7 @@ class SlotTable:
 
     def _extend_whole(self, seq: Sequence, idle: list[Slot], prompt: list[int]) -> list[MemoryOp]:
         """Such memory can only be continued: a slot serves if all that it holds begins this prompt."""
-        fitting = [slot for slot in idle if slot.left and slot.common(prompt) == len(slot.left)]
+        fitting = [slot for slot in idle if slot.left and slot.common(prompt, seq.adapters) == len(slot.left)]
         if fitting:
             slot = max(fitting, key=lambda slot: len(slot.left))
             return self._settle(slot, seq, len(slot.left), [])
@@ -145,7 +152,7 @@ class SlotTable:
         return self._settle(slot, seq, 0, [Cut(slot.index, 0)])
 
     def _settle(self, slot: Slot, seq: Sequence, count: int, ops: list[MemoryOp]) -> list[MemoryOp]:
-        slot.owner, slot.left, slot.used = seq, [], self._tick()
+        slot.owner, slot.left, slot.used, slot.adapters = seq, [], self._tick(), seq.adapters
         seq.slot, seq.n_past, seq.cached, seq.leader = slot.index, count, count, None
         return ops
 

@@ -27,11 +27,12 @@ class Speculator:
         self._habit = Habit()
         self._price = self._plain = 0.0
         self._cuttable = cuttable
+        self._threads = 1
         self._tight = 0
 
     def use(self, threads: int) -> None:
         """From now on so many threads compute."""
-        self.times.use(threads)
+        self._threads = threads
         if self.drafter is not None:
             self.drafter.use(threads)
 
@@ -51,6 +52,7 @@ class Speculator:
         Only a batch of replies has room: beside prompts, blocks are full of prompt tokens already.
         """
         self.drafts, self._guessers = {}, {}
+        self.times.use(self._threads, adapted=bool(batch.adapters))
         tight = self._tight > 0
         self._tight -= tight
         if batch.replies < len(batch.chunks) or tight or not self._cuttable:

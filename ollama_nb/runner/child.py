@@ -109,7 +109,9 @@ class RunnerProcess:
         began = time.perf_counter()
         self._embedding = message.id
         try:
-            vectors, count = engine.embed(message.inputs, truncate=message.truncate, num_ctx=message.num_ctx)
+            vectors, count = engine.embed(
+                message.inputs, truncate=message.truncate, num_ctx=message.num_ctx, adapters=message.adapters
+            )
         finally:
             self._embedding = None
         data = vectors.astype("<f4", copy=False).tobytes()
@@ -118,7 +120,9 @@ class RunnerProcess:
     def _rank(self, engine: Engine, message: wire.Rank) -> wire.Ranked:
         self._embedding = message.id
         try:
-            scores, count = engine.rank(message.query, message.documents, num_ctx=message.num_ctx)
+            scores, count = engine.rank(
+                message.query, message.documents, num_ctx=message.num_ctx, adapters=message.adapters
+            )
         finally:
             self._embedding = None
         return wire.Ranked(message.id, tuple(scores.tolist()), count)

@@ -49,7 +49,6 @@ def place(model: Model, gguf: GGUF, options: Options, settings: Settings, machin
     n_seq = 1 if is_embedding(gguf) else sequences(settings, machine.free_memory - weights - work, n_ctx * cell)
     load = wire.Load(
         path=str(model.weights),
-        adapters=tuple(map(str, model.adapters)),
         draft="" if model.draft is None or options.draft_num_predict == 0 else str(model.draft),
         n_ctx=n_ctx,
         n_seq=n_seq,
@@ -69,7 +68,8 @@ def place(model: Model, gguf: GGUF, options: Options, settings: Settings, machin
 def serves(loaded: wire.Load, wanted: wire.Load, options: Options) -> bool:
     """Whether a runner that was loaded as ``loaded`` answers a request that by itself would load ``wanted``.
 
-    A smaller context is served by a larger one; what the options leave open is served by anything.
+    A smaller context is served by a larger one; what the options leave open is served by anything. Adapters are a
+    matter of each request.
     """
     asked = (
         (options.num_batch is not None and options.num_batch > 0, "n_batch"),
@@ -79,7 +79,7 @@ def serves(loaded: wire.Load, wanted: wire.Load, options: Options) -> bool:
         (options.num_thread > 0, "n_threads"),
     )
     return (
-        (loaded.path, loaded.adapters) == (wanted.path, wanted.adapters)
+        loaded.path == wanted.path
         and wanted.draft in ("", loaded.draft)
         and wanted.n_ctx <= loaded.n_ctx
         and all(getattr(loaded, field) == getattr(wanted, field) for is_asked, field in asked if is_asked)

@@ -18,7 +18,7 @@ from ollama_nb.errors import Busy, LoadError, OllamaError
 from ollama_nb.runner import machine, placement, wire
 from ollama_nb.runner.link import End
 from ollama_nb.runner.process import Runner
-from ollama_nb.runner.residency import Action, Grant, Refuse, Residency, Resident, Start, State, Stop, Ticket
+from ollama_nb.runner.residency import Action, Grant, Refuse, Residency, Resident, Start, State, Stay, Stop, Ticket
 from ollama_nb.settings import Settings
 
 DEFAULT_MODELS = 3
@@ -45,9 +45,11 @@ class Lease:
     ``load_seconds``: how long the request waited for the model. ``num_ctx``: the context that this request may fill.
     """
 
-    def __init__(self, pool: Pool, resident: Resident, runner: Runner, num_ctx: int, load_seconds: float) -> None:
+    def __init__(
+        self, pool: Pool, resident: Resident, model: Model, runner: Runner, num_ctx: int, load_seconds: float
+    ) -> None:
         self._pool: Pool | None = pool
-        self._resident = resident
+        self._resident, self._model = resident, model
         self.runner = runner
         self.num_ctx = num_ctx
         self.load_seconds = load_seconds
@@ -56,11 +58,16 @@ class Lease:
     def loaded(self) -> wire.Loaded:
         return self.runner.loaded
 
+    @property
+    def adapters(self) -> wire.Adapters:
+        """What requests to the runner must name: it serves other models with the same weights too."""
+        return tuple(wire.Adapter(str(path)) for path in self._model.adapters)
+
     def release(self) -> None:
         """Give the model back; a second time does nothing."""
         pool, self._pool = self._pool, None
         if pool is not None:
-            pool._released(self._resident)
+            pool._released(self._resident, self._model)
 
     async def __aenter__(self) -> Lease:
         return self
@@ -127,27 +134,29 @@ class Pool:
         finally:
             del self._waiting[ticket]
         num_ctx = min(place.load.n_ctx, resident.load.n_ctx)
-        return Lease(self, resident, runner, num_ctx, time.monotonic() - began)
+        return Lease(self, resident, model, runner, num_ctx, time.monotonic() - began)
 
     def running(self) -> list[Running]:
-        """The loaded models, latest expiry first."""
+        """The loaded models, latest expiry first. Those that share weights are each listed with all of their size."""
         to_wall = time.time() - self._now()
         found = [
             Running(
-                model=resident.model,
+                model=stay.model,
                 size=runner.loaded.size,
                 size_vram=runner.loaded.size_vram,
-                expires_at=self._expires_at(resident) + to_wall,
+                expires_at=self._expires_at(stay) + to_wall,
                 context_length=resident.load.n_ctx,
+                slots=resident.load.n_seq,
             )
             for resident, runner in self._runners.items()
             if resident.state is State.READY
+            for stay in resident.stays.values()
         ]
         return sorted(found, key=lambda running: -running.expires_at)
 
     def loaded(self, model: Model) -> Runner | None:
-        """The runner of a model that is in memory and stays there for now; no place in it is taken."""
-        resident = self._residency.residents.get((str(model.weights), tuple(map(str, model.adapters))))
+        """The runner that has a model's weights in memory, with whatever adapters; no place in it is taken."""
+        resident = self._residency.residents.get(str(model.weights))
         if resident is None or resident.state is not State.READY:
             return None
         return self._runners.get(resident)
@@ -157,11 +166,11 @@ class Pool:
 
         Returns whether it was loaded.
         """
-        key = (str(model.weights), tuple(map(str, model.adapters)))
+        key = str(model.weights)
         resident = self._residency.residents.get(key)
-        if resident is None:
+        if resident is None or model.adapters not in resident.stays:
             return False
-        self._act(self._residency.unload(key, self._now()))
+        self._act(self._residency.unload(key, self._now(), model.adapters))
         if resident.state is State.STOPPING:
             await self._gone([resident])
         return True
@@ -202,7 +211,7 @@ class Pool:
                 self._lives[resident].cancel()
             case Grant(ticket, resident):
                 if self._waiting[ticket].done():  # cancelled, but its task did not run yet
-                    self._released(resident)
+                    self._released(resident, ticket.model)
                 else:
                     self._waiting[ticket].set_result((resident, self._runners[resident]))
             case Refuse(ticket, error):
@@ -233,13 +242,13 @@ class Pool:
         elif error := life.exception():
             self._act(self._residency.failed(resident, _told(error), self._now()))
 
-    def _released(self, resident: Resident) -> None:
-        self._act(self._residency.released(resident, self._now()))
+    def _released(self, resident: Resident, model: Model) -> None:
+        self._act(self._residency.released(resident, self._now(), model.adapters))
 
     def _leave(self, ticket: Ticket, granted: asyncio.Future[tuple[Resident, Runner]]) -> None:
         """The caller went away: give back what it just got, or leave the queue."""
         if granted.done() and not granted.cancelled() and granted.exception() is None:
-            self._released(granted.result()[0])
+            self._released(granted.result()[0], ticket.model)
         else:
             granted.cancel()
             self._act(self._residency.forget(ticket, self._now()))
@@ -258,10 +267,10 @@ class Pool:
     def _now(self) -> float:
         return self._clock.time()
 
-    def _expires_at(self, resident: Resident) -> float:
-        if resident.idle and resident.expires_at is not None:
-            return resident.expires_at
-        return self._now() + resident.keep_alive
+    def _expires_at(self, stay: Stay) -> float:
+        if stay.leases == 0 and stay.expires_at is not None:
+            return stay.expires_at
+        return self._now() + stay.keep_alive
 
     def _set_timer(self) -> None:
         if self._timer is not None:

@@ -120,6 +120,7 @@ class Runner:
         format: str = "",
         return_tokens: bool = False,
         preserve: tuple[str, ...] = (),
+        adapters: wire.Adapters = (),
     ) -> AsyncIterator[wire.Text | wire.Finished]:
         """Stream a completion; the last item is Finished. Closing the generator cancels the request at once.
 
@@ -137,6 +138,7 @@ class Runner:
             format=format,
             return_tokens=return_tokens,
             preserve=preserve,
+            adapters=adapters,
         )
         request = self._begin(message)
         item: wire.Text | wire.Finished | None = None
@@ -147,15 +149,20 @@ class Runner:
         finally:
             self._end(message.id, request)
 
-    async def embed(self, inputs: Sequence[str], *, truncate: bool = True, num_ctx: int = 0) -> wire.Embedded:
+    async def embed(
+        self, inputs: Sequence[str], *, truncate: bool = True, num_ctx: int = 0, adapters: wire.Adapters = ()
+    ) -> wire.Embedded:
         """One vector per input; see ``wire.Embedded``. Too long with ``truncate`` false: BadRequest."""
         id = next(self._ids)
-        message = wire.Embed(id=id, inputs=tuple(inputs), truncate=truncate, num_ctx=num_ctx)
+        message = wire.Embed(id=id, inputs=tuple(inputs), truncate=truncate, num_ctx=num_ctx, adapters=adapters)
         return await self._ask(message, wire.Embedded)
 
-    async def rank(self, query: str, documents: Sequence[str], *, num_ctx: int = 0) -> wire.Ranked:
+    async def rank(
+        self, query: str, documents: Sequence[str], *, num_ctx: int = 0, adapters: wire.Adapters = ()
+    ) -> wire.Ranked:
         """One score per document; see ``wire.Rank``."""
-        message = wire.Rank(id=next(self._ids), query=query, documents=tuple(documents), num_ctx=num_ctx)
+        id = next(self._ids)
+        message = wire.Rank(id=id, query=query, documents=tuple(documents), num_ctx=num_ctx, adapters=adapters)
         return await self._ask(message, wire.Ranked)
 
     async def tokenize(

@@ -1,5 +1,6 @@
 """Which models stay in memory: events in, actions out. Pure but for a look at the free memory; ``pool`` acts.
 
+Models that differ only in adapters are one resident: they share its weights and its process, each for its own time.
 Rules: one load at a time; a model is never unloaded while somebody uses it; requests for one model are served in the
 order of asking, so a request that needs it loaded anew is not starved by those that do not; a request that waits is
 granted, refused or forgotten exactly once.
@@ -11,6 +12,7 @@ import enum
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from ollama_nb.api.models import Model
 from ollama_nb.api.options import Options
@@ -18,8 +20,8 @@ from ollama_nb.errors import Busy, OllamaError, RunnerCrashed
 from ollama_nb.runner import wire
 from ollama_nb.runner.placement import serves
 
-Key = tuple[str, tuple[str, ...]]
-"""What makes two models one in memory: the path of the weights and those of the adapters."""
+Key = str
+"""What makes two models one in memory: the path of the weights."""
 
 CRASHES = 3
 CRASH_WINDOW = 60.0
@@ -45,24 +47,48 @@ class Ticket:
 
     @property
     def key(self) -> Key:
-        return (self.wanted.path, self.wanted.adapters)
+        return self.wanted.path
+
+
+@dataclass(slots=True, eq=False)
+class Stay:
+    """How long one of a resident's models stays. Times are seconds of the pool's clock."""
+
+    model: Model
+    keep_alive: float
+    leases: int = 0
+    expires_at: float | None = None
+
+    def is_over(self, now: float) -> bool:
+        return self.leases == 0 and self.expires_at is not None and self.expires_at <= now
 
 
 @dataclass(slots=True, eq=False)
 class Resident:
-    """A model in memory, or on its way in or out. Times are seconds of the pool's clock."""
+    """Weights in memory, or on their way in or out. ``model`` is the one that they were loaded for.
+
+    ``stays``: the models that use them, by their adapters; ``life``: seconds for those that ask for none.
+    """
 
     model: Model
     load: wire.Load
-    keep_alive: float
+    life: float
     state: State = State.LOADING
-    leases: int = 0
-    expires_at: float | None = None
+    stays: dict[tuple[Path, ...], Stay] = field(default_factory=dict)
     leaving: bool = False
 
     @property
     def key(self) -> Key:
-        return (self.load.path, self.load.adapters)
+        return self.load.path
+
+    @property
+    def leases(self) -> int:
+        return sum(stay.leases for stay in self.stays.values())
+
+    @property
+    def keep_alive(self) -> float:
+        """The longest life that one of the models asked for."""
+        return max((stay.keep_alive for stay in self.stays.values()), default=self.life)
 
     @property
     def idle(self) -> bool:
@@ -161,18 +187,20 @@ class Residency:
         self._drop(resident)
         return self._settle(now)
 
-    def released(self, resident: Resident, now: float) -> list[Action]:
+    def released(self, resident: Resident, now: float, adapters: tuple[Path, ...] = ()) -> list[Action]:
         """A request is done with a model; when it was the last one, the time to live begins."""
-        resident.leases -= 1
-        if resident.leases == 0:
-            resident.expires_at = now + resident.keep_alive
+        stay = resident.stays[adapters]
+        stay.leases -= 1
+        if stay.leases == 0:
+            stay.expires_at = now + stay.keep_alive
         return self._settle(now)
 
-    def unload(self, key: Key, now: float) -> list[Action]:
+    def unload(self, key: Key, now: float, adapters: tuple[Path, ...] = ()) -> list[Action]:
         """Unload a model as soon as it is idle, unless a later request gives it a longer life."""
-        if resident := self.residents.get(key):
-            resident.keep_alive = 0.0
-            resident.expires_at = now
+        resident = self.residents.get(key)
+        if resident is not None and (stay := resident.stays.get(adapters)):
+            stay.keep_alive = 0.0
+            stay.expires_at = now
         return self._settle(now)
 
     def tick(self, now: float) -> list[Action]:
@@ -190,7 +218,8 @@ class Residency:
 
     def next_tick(self) -> float | None:
         """When the next model expires; None when none will."""
-        return min((r.expires_at for r in self.residents.values() if r.idle and r.expires_at is not None), default=None)
+        stays = (stay for resident in self.residents.values() for stay in resident.stays.values())
+        return min((s.expires_at for s in stays if s.leases == 0 and s.expires_at is not None), default=None)
 
     # decisions
 
@@ -251,7 +280,10 @@ class Residency:
 
     def _expire(self, now: float) -> Iterator[Action]:
         for resident in self.residents.values():
-            if resident.idle and resident.expires_at is not None and resident.expires_at <= now:
+            over = [adapters for adapters, stay in resident.stays.items() if stay.is_over(now)]
+            for adapters in over:
+                del resident.stays[adapters]
+            if over and not resident.stays and resident.state is State.READY:
                 resident.state = State.STOPPING
                 yield Stop(resident)
 
@@ -262,9 +294,10 @@ class Residency:
 
     def _grant(self, ticket: Ticket, resident: Resident) -> Grant:
         """The life that a request asks for stays in force for those who ask for none."""
+        stay = resident.stays.setdefault(ticket.model.adapters, Stay(ticket.model, resident.life))
         if ticket.keep_alive is not None:
-            resident.keep_alive = ticket.keep_alive
-        resident.leases += 1
+            stay.keep_alive = ticket.keep_alive
+        stay.leases += 1
         return Grant(ticket, resident)
 
     def _is_overtaking(self, ticket: Ticket) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from ollama_nb.api.chat import PromptJob
-from ollama_nb.engine import output
+from ollama_nb.engine import adapters, output
 from ollama_nb.engine.config import EngineConfig, EngineFacts
 from ollama_nb.engine.sequence import Request
 from ollama_nb.errors import RunnerCrashed
@@ -23,6 +23,8 @@ _LENGTH = struct.Struct("<I")
 
 
 # What the engine is told, finds and gives out goes over the wire as it is.
+Adapter = adapters.Adapter
+Adapters = adapters.Adapters
 Load = EngineConfig
 Complete = Request
 Loaded = EngineFacts
@@ -40,6 +42,7 @@ class Embed(msgspec.Struct, frozen=True, tag="embed", kw_only=True):
     inputs: tuple[str, ...]
     truncate: bool = True
     num_ctx: int = 0
+    adapters: Adapters = ()
 
 
 class Rank(msgspec.Struct, frozen=True, tag="rank", kw_only=True):
@@ -49,6 +52,7 @@ class Rank(msgspec.Struct, frozen=True, tag="rank", kw_only=True):
     query: str
     documents: tuple[str, ...]
     num_ctx: int = 0
+    adapters: Adapters = ()
 
 
 class Tokenize(msgspec.Struct, frozen=True, tag="tokenize", kw_only=True):

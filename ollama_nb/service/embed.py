@@ -49,7 +49,9 @@ async def _embed(rooms: Rooms, request: EmbedRequest, *, failed_status: int | No
             load_seconds = live.seconds
             try:
                 with live.interruptible():
-                    reply = await lease.runner.embed(request.inputs, truncate=request.truncate, num_ctx=lease.num_ctx)
+                    reply = await lease.runner.embed(
+                        request.inputs, truncate=request.truncate, num_ctx=lease.num_ctx, adapters=lease.adapters
+                    )
             except BadRequest as error:
                 raise type(error)(error.message, status=failed_status) from error
             return _result(reply, request.dimensions, load_seconds, live)

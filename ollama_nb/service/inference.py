@@ -129,6 +129,7 @@ def _ask(request: Inference, ready: Ready, plan: Plan, lease: Lease, prompt: Pro
         prompt=prompt.text,
         options=ready.options,
         num_ctx=lease.num_ctx,
+        adapters=lease.adapters,
         shift=shift,
         truncate=request.truncate and plan.cut_tokens,
         logprobs=request.top_logprobs if request.logprobs else -1,

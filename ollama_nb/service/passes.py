@@ -28,6 +28,7 @@ class Ask:
     prompt: str
     options: Options
     num_ctx: int = 0
+    adapters: wire.Adapters = ()
     shift: bool = True
     truncate: bool = True
     logprobs: int = -1
@@ -129,6 +130,7 @@ class Pass:
             prompt=ask.prompt,
             options=ask.options,
             num_ctx=ask.num_ctx,
+            adapters=ask.adapters,
             shift=ask.shift,
             truncate=ask.truncate,
             logprobs=ask.logprobs,

@@ -43,12 +43,13 @@ async def rerank(rooms: Rooms, request: RerankRequest) -> Ranking:
 
 
 async def _ranked(lease: Lease, request: RerankRequest) -> tuple[list[float], int]:
-    reply = await lease.runner.rank(request.query, request.documents, num_ctx=lease.num_ctx)
+    reply = await lease.runner.rank(request.query, request.documents, num_ctx=lease.num_ctx, adapters=lease.adapters)
     return list(reply.scores), reply.prompt_tokens
 
 
 async def _cosines(lease: Lease, request: RerankRequest) -> tuple[list[float], int]:
-    reply = await lease.runner.embed((request.query, *request.documents), num_ctx=lease.num_ctx)
+    texts = (request.query, *request.documents)
+    reply = await lease.runner.embed(texts, num_ctx=lease.num_ctx, adapters=lease.adapters)
     rows = np.frombuffer(reply.vectors, dtype="<f4").reshape(-1, reply.dimensions).astype(np.float64)
     lengths = np.linalg.norm(rows, axis=1)
     lengths[lengths == 0] = 1.0

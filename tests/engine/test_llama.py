@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ollama_nb.engine.llama import Context, Decoded, Model, library
-from ollama_nb.errors import LoadError
+from ollama_nb.errors import BadRequest, LoadError
 
 
 @pytest.fixture(scope="module")
@@ -70,8 +70,8 @@ def test_another_build_is_refused_with_what_to_do(monkeypatch: pytest.MonkeyPatc
 def test_an_adapter_that_is_none_is_named(model: Model, tmp_path: Path) -> None:
     path = tmp_path / "adapter.gguf"
     path.write_bytes(b"nothing")
-    with pytest.raises(LoadError, match=r"adapter adapter\.gguf"):
-        Context(model, cells=256, n_seq=1, n_batch=32, n_ubatch=32, n_threads=1, adapters=[str(path)])
+    with pytest.raises(BadRequest, match=r"cannot use the adapter adapter\.gguf: .*GGUF"):
+        model.adapter(str(path))
 
 
 def test_shared_cells_continue_like_the_original(model: Model, context: Context) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ollama_nb.engine.adapters import Adapter
 from ollama_nb.engine.prefix import Prefix
 from ollama_nb.engine.prefix_files import PrefixFiles, file_identity, identity
 from ollama_nb.store import fsops
@@ -207,6 +208,6 @@ def test_a_model_is_known_by_its_digest_or_its_file(tmp_path: Path) -> None:
     first = file_identity(str(path))
     path.write_text("another")
     assert file_identity(str(path)) != first and "model" not in first
-    assert identity("1", "sha256-1", ["sha256-2"], gpu=False) == {
-        "build": "1", "model": "sha256-1", "adapters": ["sha256-2"], "gpu": False
+    assert identity("1", "sha256-1", (Adapter("/store/sha256-2", 0.5),), gpu=False) == {
+        "build": "1", "model": "sha256-1", "adapters": [["sha256-2", 0.5]], "gpu": False
     }  # fmt: skip

@@ -111,7 +111,6 @@ LOADED = wire.Load(path="/m", draft="/d", n_ctx=4096, n_batch=512, n_gpu_layers=
         ({"n_ctx": 100}, {"num_ctx": 100}, True),
         ({"n_ctx": 8192}, {"num_ctx": 8192}, False),
         ({"path": "/other"}, {}, False),
-        ({"adapters": ("/lora",)}, {}, False),
         ({"n_seq": 3, "n_batch": 1024}, {}, True),
         ({"n_batch": 64}, {"num_batch": 64}, False),
         ({"n_batch": 512}, {"num_batch": 512}, True),
@@ -149,8 +148,6 @@ def test_need_grows_with_what_is_loaded() -> None:
     small = place(model, a_gguf(), Options(num_ctx=512), Settings(), machine).need
     large = place(model, a_gguf(), Options(num_ctx=8192), Settings(), machine).need
     assert 100 * MIB < small < large
-    with_adapter = replace(model, adapters=(Path("/lora"),))
-    assert place(with_adapter, a_gguf(), Options(), Settings(), machine).load.adapters == ("/lora",)
 
 
 def test_a_draft_model_is_loaded_unless_no_drafts_are_wanted() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from hypothesis import given, settings
@@ -30,7 +32,7 @@ def told(actions: list[Action]) -> list[tuple[str, str]]:
     """Actions as words: ("start", "a"), ("grant", "a"), …"""
     subjects = [action.ticket if isinstance(action, Grant | Refuse) else action.resident for action in actions]
     return [
-        (type(action).__name__.lower(), subject.key[0].removeprefix("/models/"))
+        (type(action).__name__.lower(), subject.key.removeprefix("/models/"))
         for action, subject in zip(actions, subjects, strict=True)
     ]
 
@@ -38,7 +40,7 @@ def told(actions: list[Action]) -> list[tuple[str, str]]:
 def loaded(core: Residency, name: str, **wish: Any) -> Resident:
     """A loaded model with one lease on it."""
     core.request(ticket(name, **wish), 0.0)
-    resident = core.residents[(f"/models/{name}", ())]
+    resident = core.residents[f"/models/{name}"]
     assert told(core.ready(resident, 0.0)) == [("grant", name)]
     return resident
 
@@ -63,7 +65,7 @@ def test_one_load_at_a_time() -> None:
     core = residency()
     core.request(ticket("a"), 0.0)
     assert core.request(ticket("b"), 0.0) == []
-    assert told(core.ready(core.residents[("/models/a", ())], 0.0)) == [("grant", "a"), ("start", "b")]
+    assert told(core.ready(core.residents["/models/a"], 0.0)) == [("grant", "a"), ("start", "b")]
 
 
 def test_it_expires_after_its_time_and_never_while_in_use() -> None:
@@ -87,7 +89,7 @@ def test_keep_alive_sticks_until_another_is_asked_for() -> None:
         core.request(ticket("a", keep_alive=asked), 0.0)
         assert resident.keep_alive == in_force
         core.released(resident, 0.0)
-        assert resident.expires_at == in_force
+        assert resident.stays[()].expires_at == in_force
     core.request(ticket("a", keep_alive=0.0), 1.0)
     assert told(core.released(resident, 1.0)) == [("stop", "a")]
 
@@ -127,7 +129,7 @@ def test_waits_for_a_busy_one_that_then_takes_nothing_new() -> None:
     assert core.request(ticket("a"), 0.0) == []
     assert told(core.released(busy, 0.0)) == [("stop", "a")]
     assert told(core.stopped(busy, 0.0)) == [("start", "b")]
-    b = core.residents[("/models/b", ())]
+    b = core.residents["/models/b"]
     assert told(core.ready(b, 0.0)) == [("grant", "b")]
     assert told(core.released(b, 0.0)) == [("stop", "b")]  # for the one that waits for a
     assert told(core.stopped(b, 0.0)) == [("start", "a")]
@@ -138,7 +140,7 @@ def test_another_one_that_becomes_idle_is_evicted_instead() -> None:
     loaded(core, "a"), loaded(core, "b")
     core.request(ticket("c"), 0.0)
     assert core.request(ticket("a"), 0.0) == []
-    b = core.residents[("/models/b", ())]
+    b = core.residents["/models/b"]
     assert told(core.released(b, 0.0)) == [("stop", "b"), ("grant", "a")]
     assert told(core.stopped(b, 0.0)) == [("start", "c")]
 
@@ -157,7 +159,7 @@ def test_the_queue_is_bounded_but_a_loaded_model_is_not() -> None:
     assert isinstance(refused, Refuse)
     assert isinstance(refused.error, Busy)
     assert refused.error.message == "server busy, please try again.  maximum pending requests exceeded"
-    core.ready(core.residents[("/models/a", ())], 0.0)
+    core.ready(core.residents["/models/a"], 0.0)
     assert all(told(core.request(ticket("a"), 0.0)) == [("grant", "a")] for _ in range(10))
 
 
@@ -166,7 +168,7 @@ def test_who_goes_away_leaves_the_queue_and_an_unwanted_load_stops() -> None:
     first, second, other = ticket("a"), ticket("a"), ticket("b")
     core.request(first, 0.0), core.request(second, 0.0), core.request(other, 0.0)
     assert core.forget(first, 0.0) == []
-    a = core.residents[("/models/a", ())]
+    a = core.residents["/models/a"]
     assert told(core.forget(second, 0.0)) == [("stop", "a")]
     assert told(core.stopped(a, 0.0)) == [("start", "b")]
 
@@ -175,7 +177,7 @@ def test_a_load_that_is_done_after_it_was_stopped_stays_stopped() -> None:
     core = residency()
     first = ticket("a")
     core.request(first, 0.0)
-    a = core.residents[("/models/a", ())]
+    a = core.residents["/models/a"]
     core.forget(first, 0.0)
     core.request(ticket("a"), 0.0)
     assert core.ready(a, 0.0) == []
@@ -192,24 +194,24 @@ def test_a_load_that_is_wanted_by_other_options_only_stops() -> None:
 def test_a_failed_load_is_told_to_all_who_waited_for_it() -> None:
     core = residency()
     core.request(ticket("a"), 0.0), core.request(ticket("a"), 0.0), core.request(ticket("b"), 0.0)
-    a = core.residents[("/models/a", ())]
+    a = core.residents["/models/a"]
     actions = core.failed(a, LoadError("no"), 0.0)
     assert told(actions) == [("refuse", "a"), ("refuse", "a"), ("start", "b")]
     assert told(core.request(ticket("a"), 0.0)) == []  # behind b's load
-    assert told(core.ready(core.residents[("/models/b", ())], 0.0)) == [("grant", "b"), ("start", "a")]
+    assert told(core.ready(core.residents["/models/b"], 0.0)) == [("grant", "b"), ("start", "a")]
 
 
 def test_three_deaths_within_a_minute_and_the_model_is_left_alone_for_one() -> None:
     core = residency()
     for second in (0.0, 20.0, 40.0):
         core.request(ticket("a"), second)
-        core.failed(core.residents[("/models/a", ())], RunnerCrashed("died by SIGSEGV"), second)
+        core.failed(core.residents["/models/a"], RunnerCrashed("died by SIGSEGV"), second)
     (refused,) = core.request(ticket("a"), 50.0)
     assert isinstance(refused, Refuse)
     assert "3 times within a minute" in refused.error.message
     assert "left alone for 50 s: died by SIGSEGV" in refused.error.message
     assert told(core.request(ticket("b"), 50.0)) == [("start", "b")]
-    core.ready(core.residents[("/models/b", ())], 50.0)
+    core.ready(core.residents["/models/b"], 50.0)
     assert told(core.request(ticket("a"), 100.1)) == [("start", "a")]
 
 
@@ -226,11 +228,41 @@ def test_slow_deaths_and_kills_from_outside_do_not_count() -> None:
 def test_unload_is_at_once_when_idle_and_else_when_idle() -> None:
     core = residency()
     idle(core, "a"), loaded(core, "b", keep_alive=math.inf)
-    assert told(core.unload(("/models/a", ()), 5.0)) == [("stop", "a")]
-    b = core.residents[("/models/b", ())]
+    assert told(core.unload("/models/a", 5.0)) == [("stop", "a")]
+    b = core.residents["/models/b"]
     assert core.unload(b.key, 5.0) == []
     assert told(core.released(b, 6.0)) == [("stop", "b")]
-    assert core.unload(("/models/unknown", ()), 5.0) == []
+    assert core.unload("/models/unknown", 5.0) == []
+
+
+def with_adapter(name: str, adapter: str, **wish: Any) -> Ticket:
+    """A request for a model with the weights of ``name`` and an adapter."""
+    plain = ticket(name, **wish)
+    return replace(plain, model=replace(plain.model, adapters=(Path(adapter),)))
+
+
+def test_models_that_differ_in_adapters_share_the_weights_each_for_its_own_time() -> None:
+    core = residency(models=1)
+    resident = loaded(core, "a", keep_alive=10.0)
+    assert told(core.request(with_adapter("a", "x", keep_alive=60.0), 0.0)) == [("grant", "a")]
+    assert (resident.leases, len(core.residents)) == (2, 1)
+    assert core.released(resident, 0.0) == []
+    assert core.tick(20.0) == [], "the one with the adapter is in use"
+    assert [*resident.stays] == [(Path("x"),)], "the plain one is over"
+    assert core.released(resident, 20.0, (Path("x"),)) == []
+    assert core.next_tick() == 80.0
+    assert told(core.tick(80.0)) == [("stop", "a")]
+
+
+def test_unloading_one_of_them_leaves_the_others() -> None:
+    core = residency()
+    resident = idle(core, "a")
+    core.request(with_adapter("a", "x"), 0.0)
+    core.released(resident, 0.0, (Path("x"),))
+    assert core.unload("/models/a", 1.0) == []
+    assert [*resident.stays] == [(Path("x"),)]
+    assert core.unload("/models/a", 1.0, (Path("y"),)) == []
+    assert told(core.unload("/models/a", 1.0, (Path("x"),))) == [("stop", "a")]
 
 
 def test_close_ends_everything() -> None:
@@ -308,7 +340,7 @@ class Schedule:
                 victim = alive[number % len(alive)]
                 self.take(core.died(victim, "crash", now))
         elif event == "unload":
-            self.take(core.unload((f"/models/{'abcd'[number % 4]}", ()), now))
+            self.take(core.unload(f"/models/{'abcd'[number % 4]}", now))
         elif event == "wait":
             self.now += number / 10
             self.take(core.tick(self.now))

@@ -92,10 +92,14 @@ class FakeRunner:
     async def detokenize(self, tokens: Sequence[int]) -> str:
         return "".join(f"<{token}>" for token in tokens)
 
-    async def rank(self, query: str, documents: Sequence[str], *, num_ctx: int = 0) -> wire.Ranked:
+    async def rank(
+        self, query: str, documents: Sequence[str], *, num_ctx: int = 0, adapters: wire.Adapters = ()
+    ) -> wire.Ranked:
         return wire.Ranked(1, tuple(len(text) / 10 for text in documents), len(query.split()))
 
-    async def embed(self, inputs: Sequence[str], *, truncate: bool = True, num_ctx: int = 0) -> wire.Embedded:
+    async def embed(
+        self, inputs: Sequence[str], *, truncate: bool = True, num_ctx: int = 0, adapters: wire.Adapters = ()
+    ) -> wire.Embedded:
         if not truncate and any(len(text.split()) > num_ctx for text in inputs):
             raise BadRequest("the input length exceeds the context length")
         rows = np.array([[3.0, 4.0, len(text), 0.1] for text in inputs], dtype="<f4")
@@ -107,7 +111,7 @@ class FakeLease:
 
     def __init__(self, pool: FakePool, num_ctx: int) -> None:
         self._pool, self.runner, self.num_ctx = pool, pool.runner, num_ctx
-        self.loaded = pool.runner.loaded
+        self.loaded, self.adapters = pool.runner.loaded, ()
 
     async def __aenter__(self) -> FakeLease:
         self._pool.leases += 1

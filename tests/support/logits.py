@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from ollama_nb.engine.adapters import Adapter
 from ollama_nb.engine.llama import Context, Decoded, Model
 
 Vector = npt.NDArray[np.float32]
@@ -43,7 +44,7 @@ def logits_of(path: Path, tokens: list[int], *, adapters: tuple[str, ...] = ()) 
     )  # fmt: skip
     try:
         if adapters:
-            context.use([(path, 1.0) for path in adapters])
+            context.use(tuple(map(Adapter, adapters)))
         _decode(context, tokens, [0] * (len(tokens) - 1) + [1])
         return context.logits()[0].copy()
     finally:

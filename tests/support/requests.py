@@ -18,6 +18,7 @@ class Answers:
     def __init__(self, server: RunningServer) -> None:
         self._server = server
         self.models: Path = server.models
+        self.pid = server.pid
 
     def request(self, method: str, path: str, body: bytes) -> tuple[int, list[dict[str, Any]]]:
         """Status and lines."""

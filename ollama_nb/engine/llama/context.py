@@ -7,13 +7,12 @@ import enum
 import math
 import time
 import weakref
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import llama_cpp.llama_cpp as L
 import numpy as np
 
+from ollama_nb.engine.adapters import Adapters
 from ollama_nb.engine.llama.library import KV_TYPES, Bytes, Floats, complaint, forget_log
 from ollama_nb.engine.llama.model import POOLING, Model
 from ollama_nb.errors import LoadError
@@ -61,7 +60,6 @@ class Context:
         flash_attention: bool | None = None,
         kv_type: str = "f16",
         pooling: str | None = None,
-        adapters: Sequence[str] = (),
     ) -> None:
         self.model, self.n_seq, self.n_batch = model, n_seq, n_batch
         self.pooled_width = max(1, model.n_scores) if pooling == "rank" else model.n_embd
@@ -100,7 +98,7 @@ class Context:
         self._make_batch(n_batch)
         self._logits: Floats = np.empty((0, 0), np.float32)
         self._logits_at = 0
-        self._adapt(adapters)
+        self._adapters: Adapters = ()
 
     def _make_batch(self, size: int) -> None:
         """Our own arrays; the native batch only points at them."""
@@ -118,17 +116,18 @@ class Context:
         ):
             setattr(batch, name, ctypes.cast(array.ctypes.data, type(getattr(batch, name))))
 
-    def _adapt(self, paths: Sequence[str]) -> None:
-        if not paths:
-            return
-        handles = (L.llama_adapter_lora_p_ctypes * len(paths))()
-        for at, path in enumerate(paths):
-            handles[at] = L.llama_adapter_lora_init(self.model.handle, path.encode())
-            if not handles[at]:
-                raise LoadError(f"cannot load the adapter {Path(path).name}: {complaint('it fits another model?')}")
-        scales = (ctypes.c_float * len(paths))(*[1.0] * len(paths))
-        if L.llama_set_adapters_lora(self.handle, handles, len(paths), scales):
-            raise LoadError("cannot apply the adapters to this model")
+    def use(self, adapters: Adapters) -> bool:
+        """Apply these LoRA adapters and no others from the next decode on. Raises BadRequest.
+
+        True: they are not those in use; llama.cpp then lays out its memory anew, some milliseconds.
+        """
+        if adapters == self._adapters:
+            return False
+        handles = (L.llama_adapter_lora_p_ctypes * len(adapters))(*[self.model.adapter(one.path) for one in adapters])
+        scales = (ctypes.c_float * len(adapters))(*[one.scale for one in adapters])
+        L.llama_set_adapters_lora(self.handle, handles, len(adapters), scales)
+        self._adapters = adapters
+        return True
 
     def decode(self, count: int) -> Decoded:
         """Read the first ``count`` rows of the batch arrays. After ABORTED or FAILED the caller cuts what it sent.

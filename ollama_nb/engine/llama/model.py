@@ -7,10 +7,12 @@ import re
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import llama_cpp.llama_cpp as L
 import numpy as np
 
+from ollama_nb.engine.adapters import look_over, unusable
 from ollama_nb.engine.llama.library import complaint, forget_log, log_text, start
 from ollama_nb.errors import LoadError
 
@@ -51,6 +53,7 @@ class Model:
         """Share of the layers that llama.cpp put on a GPU, 0 to 1, as its log said."""
         self.vocab = L.llama_model_get_vocab(self.handle)
         self.vocab_only = vocab_only
+        self._adapters: dict[str, Any] = {}
         self._read_vocabulary()
         self._read_facts()
 
@@ -87,6 +90,19 @@ class Model:
         """An embedding model: it has a pooling type, or nothing that could generate."""
         self.two_part = decodes and bool(L.llama_model_has_encoder(self.handle))
         """An encoder in front of a decoder, such as T5."""
+
+    def adapter(self, path: str) -> Any:
+        """The native half of a LoRA adapter, read once; it lives as long as the model. Raises BadRequest."""
+        handle = self._adapters.get(path)
+        if handle is None:
+            look_over(path, self.architecture)
+            forget_log()
+            handle = L.llama_adapter_lora_init(self.handle, path.encode())
+            if not handle:
+                reason = complaint("it does not fit this model").removeprefix("failed to apply lora adapter: ")
+                raise unusable(path, reason)
+            self._adapters[path] = handle
+        return handle
 
     def meta(self, key: str) -> str:
         """A metadata value as text; empty when the file has none."""

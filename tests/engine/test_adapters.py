@@ -1,0 +1,215 @@
+"""Requests with LoRA adapters beside others of the same model: each says what it says alone, and shares no prefix."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.adapters import random_lora
+from support.ggufs import F32, STRING, U32, gguf
+
+from ollama_nb.api.options import Options
+from ollama_nb.engine.adapters import Adapter, Adapters
+from ollama_nb.engine.config import EngineConfig
+from ollama_nb.engine.engine import Engine
+from ollama_nb.engine.output import FailOut, FinishOut, Output, TextOut
+from ollama_nb.engine.scheduler import Scheduler
+from ollama_nb.engine.sequence import Request, Sequence, State
+from ollama_nb.errors import BadRequest
+
+ids = itertools.count(1)
+EXACT: dict[str, Any] = {"n_ctx": 512, "n_threads": 1, "kv_cache_type": "f32", "flash_attention": False}
+STORY = "Lily saw a big red ball in the park. She wanted to play with the ball. "
+PROMPTS = "Once upon a time", STORY * 2 + "Lily", STORY * 2 + "Tom had a dog"
+
+
+@pytest.fixture(scope="module")
+def path(models: Path) -> Path:
+    return models / "stories260K-f32.gguf"
+
+
+@pytest.fixture(scope="module")
+def sets(path: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Adapters, ...]:
+    """None, one, another one, the first one half as strong, and both."""
+    folder = tmp_path_factory.mktemp("lora")
+    one, two = (Adapter(str(random_lora(path, folder / f"{seed}.gguf", seed))) for seed in (1, 2))
+    return (), (one,), (two,), (Adapter(one.path, 0.5),), (one, two)
+
+
+def load(path: Path, **config: Any) -> Engine:
+    return Engine(EngineConfig(path=str(path), **{"n_seq": 4, **EXACT, **config}))
+
+
+@pytest.fixture(scope="module")
+def expected(path: Path, sets: tuple[Adapters, ...]) -> Iterator[dict[tuple[str, Adapters], str]]:
+    """What each says in an engine that serves no other."""
+    found = {}
+    for adapters in sets:
+        engine = load(path, n_seq=1)
+        for prompt in PROMPTS:
+            found[prompt, adapters] = said(run(engine, ask(prompt, adapters))[0])
+        engine.close()
+    assert len({found[PROMPTS[0], adapters] for adapters in sets}) == len(sets), "each changes what is said"
+    yield found
+
+
+def ask(prompt: str, adapters: Adapters = (), **options: Any) -> Request:
+    chosen = Options(**{"temperature": 0.0, "num_predict": 40, "draft_num_predict": 0, **options})
+    return Request(id=next(ids), prompt=prompt, adapters=adapters, options=chosen)
+
+
+def run(engine: Engine, *requests: Request) -> list[list[Output]]:
+    for request in requests:
+        engine.submit(request)
+    outs: list[Output] = []
+    while engine.busy:
+        outs += engine.step()
+    return [[out for out in outs if out.id == request.id] for request in requests]
+
+
+def said(outs: list[Output]) -> str:
+    assert isinstance(outs[-1], FinishOut), outs[-1]
+    return "".join(out.text for out in outs if isinstance(out, TextOut))
+
+
+def failure(outs: list[Output]) -> FailOut:
+    (last,) = outs
+    assert isinstance(last, FailOut)
+    return last
+
+
+@pytest.mark.parametrize("drafts", [None, 0])
+def test_in_mixed_traffic_each_says_what_it_says_alone(
+    path: Path, sets: tuple[Adapters, ...], expected: dict[tuple[str, Adapters], str], drafts: int | None
+) -> None:
+    engine = load(path, n_batch=32)
+    for seed in range(4):
+        dice, asked, outs = random.Random(seed), {}, []
+        while len(asked) < 12 or engine.busy:
+            if len(asked) < 12 and dice.random() < 0.3:
+                request = ask(dice.choice(PROMPTS), dice.choice(sets), draft_num_predict=drafts)
+                asked[request.id] = request
+                engine.submit(request)
+            outs += engine.step()
+        for id, request in asked.items():
+            text = said([out for out in outs if out.id == id])
+            assert text == expected[request.prompt, request.adapters]
+    assert engine.counters["cached_tokens"] > 0, "within one set prefixes are shared"
+    engine.close()
+
+
+def test_a_prefix_is_for_its_adapters_only(path: Path, sets: tuple[Adapters, ...]) -> None:
+    engine = load(path)
+    cached = []
+    for adapters in (*sets, *sets):
+        (outs,) = run(engine, ask(PROMPTS[1], adapters, num_predict=2))
+        assert isinstance(outs[-1], FinishOut)
+        cached.append(outs[-1].cached_tokens)
+    assert cached[: len(sets)] == [0] * len(sets)
+    assert sum(map(bool, cached[len(sets) :])) == 0, "four slots hold the last four of five sets"
+    assert run(engine, ask(PROMPTS[1], sets[-1]))[0][-1].cached_tokens > 20  # type: ignore[union-attr]
+    engine.close()
+
+
+def test_a_prefix_on_disk_is_for_its_adapters_only(path: Path, sets: tuple[Adapters, ...], tmp_path: Path) -> None:
+    disk: dict[str, Any] = {"prefix_folder": str(tmp_path), "prefix_bytes": 1 << 28, "prefix_gain": 0.0}
+    prompt = STORY * 8
+    first = load(path, **disk)
+    whole = {adapters: said(run(first, ask(prompt, adapters))[0]) for adapters in sets[:2]}
+    first.close()
+    assert len({file.name.partition("-")[0] for file in tmp_path.glob("*.prefix")}) == 2
+    second = load(path, **disk)
+    hits = []
+    for adapters in sets[:4]:
+        text = said(run(second, ask(prompt, adapters))[0])
+        assert text == whole.get(adapters, text)
+        hits.append(second.counters["disk_hits"])
+    assert hits == [1, 2, 2, 2]
+    second.close()
+
+
+def test_embeddings_are_those_of_their_adapters(path: Path, sets: tuple[Adapters, ...]) -> None:
+    engine = load(path)
+    vectors = {adapters: engine.embed(["Once upon a time"], adapters=adapters)[0] for adapters in sets}
+    again = {adapters: engine.embed(["Once upon a time"], adapters=adapters)[0] for adapters in reversed(sets)}
+    assert all((vectors[adapters] == again[adapters]).all() for adapters in sets)
+    assert len({vector.tobytes() for vector in vectors.values()}) == len(sets)
+    engine.close()
+
+
+def test_sets_of_adapters_take_turns() -> None:
+    """And a prompt of one set does not hold up the replies of another for a whole batch."""
+    scheduler = Scheduler(4, 512)
+    one, two = (Adapter("/1"),), (Adapter("/2"),)
+    talking = [Sequence(number, [5, 6, 7], limit=4096, adapters=adapters) for number, adapters in ((1, ()), (2, one))]
+    for seq in talking:
+        scheduler.add(seq)
+    scheduler.admit()
+    for _ in talking:
+        scheduler.commit(scheduler.plan())
+    assert [seq.state for seq in talking] == [State.DECODE] * 2
+    scheduler.add(Sequence(3, [8] * 2000, limit=4096, adapters=two))
+    scheduler.admit()
+    served = []
+    for _ in range(9):
+        batch = scheduler.plan()
+        assert {chunk.seq.adapters for chunk in batch.chunks} == {batch.adapters}
+        served.append((batch.adapters, batch.size))
+        scheduler.commit(batch)
+        for chunk in batch.chunks[: batch.replies]:
+            chunk.seq.append(9)
+    assert [Counter(served[at : at + 3]) for at in (0, 3, 6)] == [Counter([((), 1), (one, 1), (two, 128)])] * 3
+
+
+ARCH = ("general.architecture", STRING, "llama")
+TYPED = (("general.type", STRING, "adapter"), ("adapter.type", STRING, "lora"), ("adapter.lora.alpha", F32, 4.0))
+HALVES = (("blk.0.attn_q.weight.lora_a", (64, 4), 0, 0), ("blk.0.attn_q.weight.lora_b", (4, 64), 0, 1024))
+
+
+def broken() -> dict[str, tuple[bytes, str]]:
+    data = bytes(2048)
+    return {
+        "nothing": (b"", "GGUF"),
+        "model": (gguf((ARCH,)), "no LoRA adapter"),
+        "other.architecture": (gguf((("general.architecture", STRING, "bert"), *TYPED), HALVES, data=data), '"bert"'),
+        "cut.off": (gguf((ARCH, *TYPED), HALVES, data=data)[:-9], "beyond the end"),
+        "no.tensors": (gguf((ARCH, *TYPED), ()), "changes no weights"),
+        "whole.alpha": (gguf((ARCH, *TYPED[:2], ("adapter.lora.alpha", U32, 4)), HALVES, data=data), "alpha"),
+        "one.half": (gguf((ARCH, *TYPED), HALVES[:1], data=data), "missing one component"),
+        "no.such.tensor": (
+            gguf((ARCH, *TYPED), [(f"x{name}", *rest) for name, *rest in HALVES], data=data), "does not exist"
+        ),
+        "wrong.shape": (
+            gguf((ARCH, *TYPED), ((HALVES[0][0], (128, 2), 0, 0), HALVES[1]), data=data), "incorrect shape"
+        ),
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def engine(path: Path) -> Iterator[Engine]:
+    engine = load(path)
+    yield engine
+    assert said(run(engine, ask("Once upon a time"))[0]).startswith(", there was")
+    engine.close()
+
+
+@pytest.mark.parametrize("name", broken())
+def test_an_adapter_that_cannot_be_used_is_named_with_the_reason(engine: Engine, tmp_path: Path, name: str) -> None:
+    data, reason = broken()[name]
+    file = tmp_path / f"{name}.gguf"
+    file.write_bytes(data)
+    failed = failure(run(engine, ask("Once upon a time", (Adapter(str(file)),)))[0])
+    assert failed.status == 400
+    assert failed.message.startswith(f"cannot use the adapter {name}.gguf: ") and reason in failed.message
+    with pytest.raises(BadRequest, match=name):
+        engine.embed(["a"], adapters=(Adapter(str(file)),))
+
+
+def test_an_adapter_that_is_gone_is_named(engine: Engine, tmp_path: Path) -> None:
+    failed = failure(run(engine, ask("Once upon a time", (Adapter(str(tmp_path / "gone.gguf")),)))[0])
+    assert "gone.gguf" in failed.message
