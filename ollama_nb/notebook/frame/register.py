@@ -6,19 +6,21 @@ Rule: nothing is loaded for it: pandas comes when somebody imports it, the acces
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
-from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec, PathFinder
-from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from importlib.abc import Loader
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
+
+    Factory = Callable[[Any], Any]
 
 NAME = "ollama"
-Factory = Callable[[Any], Any]
-"""A pandas object → its accessor."""
 
 
 def watch(factory: Factory) -> None:
-    """Register ``factory`` now if pandas is loaded, else as soon as it is."""
+    """Register ``factory`` (a pandas object → its accessor) now if pandas is loaded, else as soon as it is."""
     if hasattr(sys.modules.get("pandas"), "DataFrame"):
         register(factory)
     else:
@@ -33,8 +35,8 @@ def register(factory: Factory) -> None:
         pandas.api.extensions.register_series_accessor(NAME)(factory)
 
 
-class _Watcher(MetaPathFinder):
-    """Stands before Python's own finders until pandas is imported, then is gone."""
+class _Watcher:
+    """Stands before the other finders until pandas is imported, then is gone."""
 
     def __init__(self, factory: Factory) -> None:
         self._factory = factory
@@ -45,13 +47,14 @@ class _Watcher(MetaPathFinder):
         if fullname != "pandas":
             return None
         sys.meta_path.remove(self)
-        spec = PathFinder.find_spec(fullname, path, target)
+        found = (finder.find_spec(fullname, path, target) for finder in sys.meta_path)
+        spec = next((spec for spec in found if spec is not None), None)
         if spec is not None and spec.loader is not None:
-            spec.loader = _Registering(spec.loader, self._factory)
+            spec.loader = _Registering(spec.loader, self._factory)  # type: ignore[assignment]
         return spec
 
 
-class _Registering(Loader):
+class _Registering:
     """Loads as the real loader does, then registers."""
 
     def __init__(self, loader: Loader, factory: Factory) -> None:
