@@ -126,9 +126,20 @@ def waiting() -> Iterator[Progress]:
 
 
 def tell_end(final: Mapping[str, Any], *, verbose: bool) -> None:
-    """The server's warnings, and the figures where they are wanted; both on standard error."""
-    for warning in final.get("warnings") or ():
+    """The server's warnings, what was left out, and the figures where they are wanted; all on standard error."""
+    for warning in [*(final.get("warnings") or ()), *_left_out(final)]:
         print(f"warning: {warning}", file=sys.stderr)
     if verbose:
         sys.stderr.write(summary(final))
     sys.stderr.flush()
+
+
+def _left_out(final: Mapping[str, Any]) -> list[str]:
+    """A conversation that outgrew the context is told, not silently forgotten."""
+    truncated = final.get("truncated") or {}
+    messages, tokens = truncated.get("messages_dropped"), truncated.get("prompt_tokens_dropped")
+    if not messages and not tokens:
+        return []
+    what = f"the oldest messages ({messages})" if messages else f"{tokens} tokens of the prompt"
+    context = f" of {final['context_length']} tokens" if final.get("context_length") else ""
+    return [f"{what} did not fit into the context{context} and were left out; `num_ctx` widens it"]

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from ollama_nb.api.chat import PromptJob
 from ollama_nb.api.messages import Message
+from ollama_nb.errors import TemplateError
 from ollama_nb.runner.pool import Lease
 from ollama_nb.service.conversation import cuts, really_dropped
 from ollama_nb.service.rooms import Rooms
@@ -52,7 +53,7 @@ async def fit(rooms: Rooms, lease: Lease, job: PromptJob, limit: int, *, image_t
     allowed = cuts(job.messages)
     if whole.tokens <= limit or not allowed:
         return Prompt(text, whole.tokens, image_count=images)
-    best = await _shortest_cut(rooms, lease, job, allowed, limit, image_tokens)
+    best = await _best_cut(rooms, lease, job, allowed, limit, image_tokens)
     kept = job.messages[best.cut :]
     return Prompt(
         best.text,
@@ -65,6 +66,19 @@ async def fit(rooms: Rooms, lease: Lease, job: PromptJob, limit: int, *, image_t
 
 def count_images(messages: Sequence[Message]) -> int:
     return sum(len(message.images) for message in messages)
+
+
+async def _best_cut(
+    rooms: Rooms, lease: Lease, job: PromptJob, allowed: Sequence[int], limit: int, image_tokens: int
+) -> _Probe:
+    """The smallest cut that fits. Templates that want user and assistant to take turns are cut between whole turns."""
+    try:
+        return await _shortest_cut(rooms, lease, job, allowed, limit, image_tokens)
+    except TemplateError:
+        turns = [cut for cut in allowed if job.messages[cut].role == "user"]
+        if not turns or turns == list(allowed):
+            raise
+        return await _shortest_cut(rooms, lease, job, turns, limit, image_tokens)
 
 
 async def _shortest_cut(

@@ -95,6 +95,25 @@ def test_verbose_figures_are_on_stderr(talker: ScriptedServer, ollama: Ollama) -
     assert "eval rate:            2.00 tokens/s\n" in ollama("run", "m", "--verbose", "hi").err
 
 
+@pytest.mark.parametrize(
+    ("truncated", "told"),
+    [
+        ({"messages_dropped": 3, "prompt_tokens_dropped": 90}, "the oldest messages (3)"),
+        ({"prompt_tokens_dropped": 90}, "90 tokens of the prompt"),
+    ],
+)
+def test_what_was_left_out_is_told(
+    talker: ScriptedServer, ollama: Ollama, truncated: dict[str, int], told: str
+) -> None:
+    talker.routes["POST /api/generate"] = ndjson(
+        {"response": "Yes.", "done": False},
+        {"response": "", "done": True, "truncated": truncated, "context_length": 64},
+    )
+    result = ollama("run", "m", "hi")
+    warning = f"warning: {told} did not fit into the context of 64 tokens and were left out; `num_ctx` widens it\n"
+    assert (result.out, result.err) == ("Yes.\n\n", warning)
+
+
 def test_a_missing_model_is_pulled(talker: ScriptedServer, ollama: Ollama) -> None:
     talker.routes["POST /api/show"] = [error(404, "model 'pip://x' not found"), PLAIN]
     talker.routes["POST /api/pull"] = ndjson({"status": "pulling manifest"}, {"status": "success"})

@@ -1,0 +1,134 @@
+"""A conversation is made to fit as if one message were left out at a time, in few round trips, and it is told."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.fake_pool import FakeLease
+from support.kitchen import Kitchen
+
+from ollama_nb.api.chat import PromptJob
+from ollama_nb.api.messages import Message
+from ollama_nb.errors import TemplateError
+from ollama_nb.service.conversation import cuts, really_dropped
+from ollama_nb.service.prompt import PROBES, Prompt, fit, spread
+
+GO = "{{ range .Messages }}{{ .Role }} {{ .Content }} {{ end }}"
+LEGACY = "{{ if .System }}system {{ .System }} {{ end }}{{ .Prompt }} asked {{ .Response }} answered "
+JINJA = "{% for m in messages %}{{ m.role + ' ' + m.content + ' ' }}{% endfor %}"
+TURNS = (
+    "{% for m in messages if m.role != 'system' %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('take turns') }}{% endif %}{{ m.role + ' ' + m.content + ' ' }}{% endfor %}"
+)
+
+
+def fitted(kitchen: Kitchen, job: PromptJob, limit: int, image_tokens: int = 0) -> Prompt:
+    lease = FakeLease(kitchen.pool, limit + 1)
+    kitchen.renderer.jobs.clear()
+    fitting = fit(kitchen.service._rooms, lease, job, limit, image_tokens=image_tokens)  # type: ignore[arg-type]
+    return asyncio.run(fitting)
+
+
+def rendered(kitchen: Kitchen, job: PromptJob, cut: int) -> str | None:
+    """The prompt without the ``cut`` oldest messages; None where the template refuses that."""
+    try:
+        return asyncio.run(kitchen.renderer.render(replace(job, drops=(cut,))))[0]
+    except TemplateError:
+        return None
+
+
+def one_at_a_time(kitchen: Kitchen, job: PromptJob, limit: int) -> tuple[int, str]:
+    """The plain way: leave out the oldest message until it fits, or only the last one is left."""
+    last = (0, "")
+    for cut in [0, *cuts(job.messages)]:
+        text = rendered(kitchen, job, cut)
+        if text is not None:
+            last = (cut, text)
+            if len(text.split()) <= limit:
+                break
+    return last
+
+
+roles = st.sampled_from(["user", "assistant", "tool", "system"])
+talks = st.lists(st.tuples(roles, st.integers(0, 30)), min_size=1, max_size=60)
+
+
+@pytest.mark.parametrize(("path", "template"), [("go", GO), ("go", LEGACY), ("jinja", JINJA)])
+@settings(max_examples=100, deadline=None)
+@given(talks, st.integers(1, 400))
+def test_as_if_one_message_at_a_time_were_left_out(
+    path: str, template: str, talk: list[tuple[str, int]], limit: int
+) -> None:
+    kitchen = Kitchen(Path("/nowhere"))
+    messages = tuple(Message(role, "w " * words) for role, words in talk)
+    job = PromptJob(path=path, template=template, messages=messages)
+    cut, text = one_at_a_time(kitchen, job, limit)
+    prompt = fitted(kitchen, job, limit)
+    assert prompt.text == text
+    assert len(kitchen.renderer.jobs) <= 2 + math.ceil(math.log(1 + len(cuts(messages)), PROBES))
+    if template != LEGACY:  # where it does not show which messages are there, equal prompts may have lost more or less
+        assert prompt.messages_dropped == really_dropped(messages, cut)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.integers(0, 30), min_size=1, max_size=40), st.booleans(), st.integers(1, 300))
+def test_templates_that_want_turns_lose_whole_turns(lengths: list[int], system: bool, limit: int) -> None:
+    kitchen = Kitchen(Path("/nowhere"))
+    talk = [Message("assistant" if at % 2 else "user", "w " * words) for at, words in enumerate(lengths)]
+    messages = tuple(
+        ([Message("system", "s")] if system else []) + talk + [Message("user", "w")] * (len(talk) % 2 == 0)
+    )
+    job = PromptJob(path="jinja", template=TURNS, messages=messages)
+    cut, text = one_at_a_time(kitchen, job, limit)
+    prompt = fitted(kitchen, job, limit)
+    assert (prompt.text, prompt.messages_dropped) == (text, really_dropped(messages, cut))
+    assert len(kitchen.renderer.jobs) <= 2 + 2 * math.ceil(math.log(1 + len(messages), PROBES))
+
+
+def test_a_template_that_refuses_every_cut_says_why() -> None:
+    refusing = "{% if messages | length < 5 %}{{ raise_exception('too short') }}{% endif %}" + JINJA
+    messages = tuple(Message("user" if at % 2 == 0 else "assistant", "w " * 30) for at in range(5))
+    with pytest.raises(TemplateError, match="too short"):
+        fitted(Kitchen(Path("/nowhere")), PromptJob(path="jinja", template=refusing, messages=messages), 40)
+
+
+def test_images_count_as_long_as_their_message_stays() -> None:
+    kitchen = Kitchen(Path("/nowhere"))
+    look = [Message("user", "look", images=(b"a", b"b")), Message("assistant", "a cat"), Message("user", "sure?")]
+    job = PromptJob(path="go", template=GO, messages=tuple(look))
+    whole = fitted(kitchen, job, 300, image_tokens=100)
+    assert (whole.messages_dropped, whole.image_count) == (0, 2) and whole.text.count("[img-") == 2
+    cut = fitted(kitchen, job, 150, image_tokens=100)
+    assert (cut.messages_dropped, cut.image_count) == (1, 0) and "[img-" not in cut.text
+    assert cut.tokens == 5 and cut.tokens_dropped == (whole.tokens or 0) - 5
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 0), (3, 5), (0, 7), (0, 100), (17, 1000)])
+def test_probes_are_spread_up_to_the_end(low: int, high: int) -> None:
+    places = spread(low, high)
+    assert places == sorted(set(places))
+    assert len(places) == min(PROBES, high - low + 1)
+    assert places[0] >= low
+    assert places[-1] == high
+
+
+def test_a_thousand_messages_need_few_round_trips() -> None:
+    kitchen = Kitchen(Path("/nowhere"))
+    messages = tuple(Message("user" if at % 2 else "assistant", f"word{at} " * 10) for at in range(1000))
+    job = PromptJob(path="jinja", template="{% for m in messages %}{{ m.content }}{% endfor %}", messages=messages)
+
+    async def run() -> Prompt:
+        return await fit(kitchen.service._rooms, FakeLease(kitchen.pool, 4096), job, 4095)  # type: ignore[arg-type]
+
+    prompt = asyncio.run(run())
+    assert prompt.messages_dropped == 1000 - 409
+    assert prompt.tokens == 4090
+    assert prompt.tokens_dropped == 10_000 - 4090
+    assert len(kitchen.renderer.jobs) <= 5
+    assert len(kitchen.pool.runner.counted) <= 5
