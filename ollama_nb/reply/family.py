@@ -11,14 +11,10 @@ from typing import Protocol
 
 from ollama_nb.api.events import Delta, ToolCalls
 from ollama_nb.api.messages import Message, Think, Tool
+from ollama_nb.reply.regions import RegionReader
 
 
 class ReplyReader(Protocol):
-    answer_at: int | None
-
-    @property
-    def to_answer(self) -> str: ...
-
     def feed(self, text: str) -> list[Delta | ToolCalls]: ...
 
     def end(self) -> list[Delta | ToolCalls]: ...
@@ -52,7 +48,7 @@ class Family:
     ``offered`` gives the tools as the prompt names them.
     """
 
-    reader: Callable[[Turn], ReplyReader]
+    reader: Callable[[Turn], RegionReader]
     tools: bool = True
     thinking: bool = False
     preserve: tuple[str, ...] = ()

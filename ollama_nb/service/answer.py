@@ -29,7 +29,9 @@ class Answer:
     async def events(self) -> AsyncGenerator[Delta | ToolCalls, None]:
         """Everything that the model says. A cancelled request ends with ``reason`` "cancelled", not with an error."""
         ask: Ask | None = self._ask
-        if self._ask.format and self._ask.thinking:
+        if self._ask.format and not self._ask.thinks:
+            ask = bound(self._ask)
+        elif self._ask.format:
             thoughts = Pass(self._runner, self._live, replace(self._ask, format=""))
             answering = called = False
             async with aclosing(thoughts.events()) as events:
@@ -71,6 +73,13 @@ class Answer:
             self.context = figures.tokens
 
 
+def bound(ask: Ask) -> Ask:
+    """An answer without thoughts, where the family's answers stand, the constraint in force from its first token."""
+    if ask.family is None:
+        return ask
+    return replace(ask, prompt=ask.prompt + ask.family.reader(ask.turn).to_answer, family=None, tools=())
+
+
 def bound_part(ask: Ask, thoughts: Pass, *, answering: bool, called: bool) -> Ask | None:
     """The second run: the prompt and the thoughts, the constraint in force. None: nothing is left to say.
 
@@ -81,19 +90,6 @@ def bound_part(ask: Ask, thoughts: Pass, *, answering: bool, called: bool) -> As
     options = ask.options
     if options.num_predict > 0:
         options = replace(options, num_predict=max(1, options.num_predict - thoughts.output_tokens))
-    prompt = ask.prompt + _thoughts_text(ask, thoughts.raw)
+    prompt = ask.prompt + thoughts.up_to_answer()
     # Thoughts that filled the context lose their middle: an answer is wanted, not an error after all that thinking.
-    return replace(ask, prompt=prompt, options=options, thinking=None, truncate=True)
-
-
-def _thoughts_text(ask: Ask, raw: str) -> str:
-    """What was said up to where the answer begins, the closing tag and the blanks after it included."""
-    assert ask.thinking is not None
-    opening, closing = ask.thinking
-    if not ask.inside_thinking and not raw.lstrip().startswith(opening):
-        return ""
-    thoughts, closed, after = raw.partition(closing)
-    if not closed:
-        return f"{raw.rstrip()}\n{closing}\n\n"
-    blanks = after[: len(after) - len(after.lstrip())]
-    return thoughts + closed + (blanks or "\n\n")
+    return replace(ask, prompt=prompt, options=options, thinking=None, family=None, truncate=True)

@@ -11,7 +11,7 @@ from ollama_nb.api.events import Done, Event
 from ollama_nb.errors import BadRequest
 from ollama_nb.runner import wire
 from ollama_nb.runner.pool import Lease
-from ollama_nb.service.capabilities import JINJA
+from ollama_nb.service.capabilities import JINJA, RENDERER
 from ollama_nb.service.conversation import chat_messages
 from ollama_nb.service.inference import (
     Plan,
@@ -56,7 +56,7 @@ async def chat(rooms: Rooms, request: ChatRequest) -> AsyncGenerator[Event, None
 
 
 def _reply(rooms: Rooms, request: ChatRequest, ready: Ready, live: LiveRequest) -> AsyncGenerator[Event, None]:
-    if not ready.prompting.template and not ready.options.stop:
+    if not ready.prompting.template and ready.prompting.path != RENDERER and not ready.options.stop:
         # The renderer's stand-in for a missing template is ChatML: end where its turns end.
         ready = replace(ready, options=replace(ready.options, stop=CHATML_STOPS))
 
@@ -65,7 +65,7 @@ def _reply(rooms: Rooms, request: ChatRequest, ready: Ready, live: LiveRequest) 
 
     # A chat that Jinja renders is refused when its last message is too long, as it is by Ollama: cutting tokens out of
     # the middle would take the template apart.
-    plan = Plan(write, cut_tokens=ready.prompting.path != JINJA, tools=request.tools)
+    plan = Plan(write, cut_tokens=ready.prompting.path != JINJA, tools=request.tools, last=request.messages[-1])
     return run(rooms, request, ready, plan, live)
 
 
@@ -80,11 +80,13 @@ async def write_chat(rooms: Rooms, lease: Lease, request: ChatRequest, ready: Re
 
 def chat_job(request: ChatRequest, ready: Ready, loaded: wire.Loaded) -> PromptJob:
     """The whole conversation, to be rendered."""
+    family = ready.prompting.family
     return PromptJob(
         path=ready.prompting.path,
         template=ready.prompting.template,
+        renderer=ready.prompting.renderer,
         messages=chat_messages(ready.model, request.messages),
-        tools=request.tools,
+        tools=family.offered(request.tools) if family is not None else request.tools,
         think=ready.think,
         bos=loaded.bos,
         eos=loaded.eos,

@@ -79,6 +79,7 @@ def _job(lease: Lease, request: GenerateRequest, ready: Ready) -> PromptJob | No
     job = PromptJob(
         path=ready.prompting.path,
         template=ready.prompting.template,
+        renderer=ready.prompting.renderer,
         messages=generate_messages(ready.model, request),
         think=ready.think,
         bos=loaded.bos,
@@ -87,8 +88,15 @@ def _job(lease: Lease, request: GenerateRequest, ready: Ready) -> PromptJob | No
     if request.suffix:
         template = request.template or ready.model.template or ""
         return replace(
-            job, path=GO, template=template, messages=(), direct=True, prompt=request.prompt, suffix=request.suffix
+            job,
+            path=GO,
+            template=template,
+            renderer="",
+            messages=(),
+            direct=True,
+            prompt=request.prompt,
+            suffix=request.suffix,
         )
     if request.template:
-        return replace(job, path=GO, template=request.template)
-    return job if job.template else None
+        return replace(job, path=GO, template=request.template, renderer="")
+    return job if job.template or job.renderer else None

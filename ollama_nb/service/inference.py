@@ -50,13 +50,14 @@ class Plan:
     """How a request that passed its checks goes on.
 
     ``write`` makes the prompt once the model is loaded. ``cut_tokens``: a prompt that is still too long loses tokens
-    in its middle, instead of being refused.
+    in its middle, instead of being refused. ``last``: the message that the reply follows or goes on with.
     """
 
     write: Callable[[Lease], Awaitable[Prompt]]
     cut_tokens: bool = True
     parse: bool = True
     tools: tuple[Tool, ...] = ()
+    last: Message | None = None
     return_tokens: bool = False
 
 
@@ -83,6 +84,8 @@ async def get_ready(
         _refuse_images(request.model, has)
     options, warnings = options_in_force(model, request.options, request.ignored, strict=request.strict)
     prompting = caps.prompting(model, gguf, go_template)
+    if prompting.harmony and think == "max":
+        think = "high"  # the most that these models know
     return Ready(model, gguf, prompting, think, seeded(options), constraint_text(request), warnings)
 
 
@@ -138,6 +141,9 @@ def _ask(request: Inference, ready: Ready, plan: Plan, lease: Lease, prompt: Pro
         thinking=ready.prompting.thinking if ready.think and plan.parse else None,
         tools=plan.tools,
         tool_marker=ready.prompting.tool_marker,
+        family=ready.prompting.family if plan.parse else None,
+        think=ready.think,
+        last=plan.last,
     )
 
 

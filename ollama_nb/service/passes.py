@@ -10,10 +10,12 @@ from dataclasses import dataclass, replace
 from typing import cast
 
 from ollama_nb.api.events import Delta, TokenLogprob, ToolCalls
-from ollama_nb.api.messages import Tool
+from ollama_nb.api.messages import Message, Think, Tool
 from ollama_nb.api.options import Options
 from ollama_nb.errors import Cancelled, OllamaError
+from ollama_nb.reply.family import Family, ReplyReader, Turn
 from ollama_nb.reply.reader import Reader
+from ollama_nb.reply.regions import RegionReader
 from ollama_nb.runner import wire
 from ollama_nb.runner.process import Runner
 from ollama_nb.service.requests import PROMPT, LiveRequest
@@ -23,7 +25,11 @@ _SPECIAL_PIECE = re.compile(r"<[^<>]*>|\[[^\[\]]*\]")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ask:
-    """What the runner is asked, and how its text is to be read. ``thinking`` None: no thinking is looked for."""
+    """What the runner is asked, and how its text is to be read.
+
+    A ``family`` reads by itself, given the ``think`` and the ``last`` message of the request. Without one, ``thinking``
+    are the tags to look for, and None means that no thinking is looked for.
+    """
 
     prompt: str
     options: Options
@@ -37,10 +43,15 @@ class Ask:
     thinking: tuple[str, str] | None = None
     tools: tuple[Tool, ...] = ()
     tool_marker: str | None = None
+    family: Family | None = None
+    think: Think = None
+    last: Message | None = None
 
     @property
     def preserve(self) -> tuple[str, ...]:
         """Special tokens that must stay visible in the output because the reader looks for them."""
+        if self.family is not None:
+            return self.family.preserve
         piece = _SPECIAL_PIECE.search(self.tool_marker) if self.tools and self.tool_marker else None
         return (self.thinking or ()) + ((piece[0],) if piece else ())
 
@@ -49,7 +60,18 @@ class Ask:
         """The prompt itself has opened the thinking."""
         return self.thinking is not None and self.prompt.rstrip().endswith(self.thinking[0])
 
-    def reader(self) -> Reader:
+    @property
+    def thinks(self) -> bool:
+        """Thinking comes before the answer."""
+        return self.thinking is not None if self.family is None else self.family.thinking and bool(self.think)
+
+    @property
+    def turn(self) -> Turn:
+        return Turn(self.tools, self.think, self.last)
+
+    def reader(self) -> ReplyReader:
+        if self.family is not None:
+            return self.family.reader(self.turn)
         return Reader(
             thinking=self.thinking,
             inside_thinking=self.inside_thinking,
@@ -59,7 +81,7 @@ class Ask:
 
 
 class Pass:
-    """Iterate ``events()`` to its end or close it, then read ``reason``, ``raw`` and ``figures()``."""
+    """Iterate ``events()`` to its end or close it, then read ``reason``, ``up_to_answer()`` and ``figures()``."""
 
     def __init__(self, runner: Runner, live: LiveRequest, ask: Ask) -> None:
         self.ask = ask
@@ -74,6 +96,17 @@ class Pass:
     def raw(self) -> str:
         """Everything that was said, unread."""
         return "".join(self._pieces)
+
+    def up_to_answer(self) -> str:
+        """What was said up to where the answer begins, and what is missing for it to begin."""
+        if not isinstance(self._reader, RegionReader):
+            return _thoughts_text(self.ask, self.raw)
+        raw, at = self.raw, self._reader.answer_at
+        if at is None:
+            missing = self._reader.to_answer
+            return (raw.rstrip() if missing else raw) + missing
+        after = raw[at:]
+        return raw[:at] + after[: len(after) - len(after.lstrip())]
 
     @property
     def output_tokens(self) -> int:
@@ -145,6 +178,19 @@ class Pass:
             return (await self._runner.count_tokens((self.ask.prompt,)))[0]
         except OllamaError:
             return 0  # The runner is gone; the reply ends all the same.
+
+
+def _thoughts_text(ask: Ask, raw: str) -> str:
+    """What was said up to where the answer begins, the closing tag and the blanks after it included."""
+    assert ask.thinking is not None
+    opening, closing = ask.thinking
+    if not ask.inside_thinking and not raw.lstrip().startswith(opening):
+        return ""
+    thoughts, closed, after = raw.partition(closing)
+    if not closed:
+        return f"{raw.rstrip()}\n{closing}\n\n"
+    blanks = after[: len(after) - len(after.lstrip())]
+    return thoughts + closed + (blanks or "\n\n")
 
 
 def with_logprobs(events: Sequence[Delta | ToolCalls], probs: Sequence[wire.TokenProb]) -> list[Delta | ToolCalls]:

@@ -48,10 +48,10 @@ class Reply:
 
     def chunk(self, event: Event) -> bytes:
         match event:
-            case Delta(content, thinking, ()):
+            case Delta(content, thinking, (), ""):
                 return f'{self._head}{utc_now()}",{self._text(content, thinking)},"done":false}}'.encode()
-            case Delta(content, thinking, logprobs):
-                return self._object(content, thinking, (), logprobs=logprobs)
+            case Delta(content, thinking, logprobs, tool_error):
+                return self._object(content, thinking, (), logprobs=logprobs, tool_error=tool_error)
             case ToolCalls(calls):
                 return self._object("", "", calls)
             case Done():
@@ -70,6 +70,7 @@ class Reply:
             last if isinstance(last, Done) else None,
             last if isinstance(last, Rendered) else None,
             tuple(entry for delta in deltas for entry in delta.logprobs),
+            "\n".join(delta.tool_error for delta in deltas if delta.tool_error),
         )
 
     def _text(self, content: str, thinking: str) -> str:
@@ -83,6 +84,7 @@ class Reply:
         done: Done | None = None,
         rendered: Rendered | None = None,
         logprobs: tuple[TokenLogprob, ...] = (),
+        tool_error: str = "",
     ) -> bytes:
         raise NotImplementedError
 
@@ -113,6 +115,7 @@ class ChatReply(Reply):
         done: Done | None = None,
         rendered: Rendered | None = None,
         logprobs: tuple[TokenLogprob, ...] = (),
+        tool_error: str = "",
     ) -> bytes:
         answer = message(Message("assistant", content, thinking, tool_calls=calls))
         return encode(
@@ -124,6 +127,7 @@ class ChatReply(Reply):
                 **_debug(rendered),
                 **_filled({"logprobs": [_logprob(entry) for entry in logprobs]}),
                 **_metrics(done),
+                **_filled({"tool_error": tool_error}),
                 **self._ours(done),
             }
         )
@@ -141,6 +145,7 @@ class GenerateReply(Reply):
         done: Done | None = None,
         rendered: Rendered | None = None,
         logprobs: tuple[TokenLogprob, ...] = (),
+        tool_error: str = "",
     ) -> bytes:
         return encode(
             {
@@ -153,6 +158,7 @@ class GenerateReply(Reply):
                 **_filled({"tool_calls": [tool_call(call) for call in calls]}),
                 **_debug(rendered),
                 **_filled({"logprobs": [_logprob(entry) for entry in logprobs]}),
+                **_filled({"tool_error": tool_error}),
                 **self._ours(done),
             }
         )
