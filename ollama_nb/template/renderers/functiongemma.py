@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ollama_nb.api.messages import Message, Think, Tool
+from ollama_nb.api.messages import Message, Think, Tool, ToolCall
 from ollama_nb.template.renderers.gemma import Values
 from ollama_nb.template.renderers.schema import function_of, types
 from ollama_nb.template.renderers.spelling import Struct, by_name, trim
@@ -21,8 +21,8 @@ def render(messages: Sequence[Message], tools: Sequence[Tool], think: Think) -> 
         system, talk = messages[0].content, messages[1:]
     out = ["<bos>", _header(system, tools)]
     state = ""
-    for at in range(len(talk)):
-        text, state = _turn(talk, at, state)
+    for at, called in enumerate(_called(talk)):
+        text, state = _turn(talk, at, called, state)
         out.append(text)
     if state != _ANSWERED:
         out.append("<start_of_turn>model\n")
@@ -62,13 +62,12 @@ def _property(schema: Struct) -> str:
     return f"description:{_VALUES.text(schema.get('description', ''))}{kind}"
 
 
-def _turn(talk: Sequence[Message], at: int, state: str) -> tuple[str, str]:
+def _turn(talk: Sequence[Message], at: int, called: str, state: str) -> tuple[str, str]:
     """One message, and whether it called or answered; what follows an answer goes on in its turn."""
     message = talk[at]
     if message.role == "tool":
         opened = "" if state == _CALLED else "<start_function_response>"
-        name, value = _called(talk, at), _VALUES.text(message.content)
-        return f"{opened}response:{name}{{{value}}}<end_function_response>", _ANSWERED
+        return f"{opening}response:{called}{{{_VALUES.text(message.content)}}}<end_function_response>", _ANSWERED
     if message.role not in ("user", "assistant"):
         return f"<start_of_turn>{message.role}\n{trim(message.content)}<end_of_turn>\n", state
     role = "model" if message.role == "assistant" else "user"
@@ -81,15 +80,18 @@ def _turn(talk: Sequence[Message], at: int, state: str) -> tuple[str, str]:
     return f"{out}<end_of_turn>\n", ""
 
 
-def _called(talk: Sequence[Message], at: int) -> str:
-    """The name of the function whose result stands at ``at``: results come in the order of the calls."""
+def _called(talk: Sequence[Message]) -> list[str]:
+    """For each place, the name of the function whose result stands there: results come in the order of the calls."""
+    names: list[str] = []
+    calls: tuple[ToolCall, ...] = ()
     results = 0
-    for place in range(at - 1, -1, -1):
-        message = talk[place]
+    for message in talk:
         if message.role == "assistant" and message.tool_calls:
-            return message.tool_calls[results].name if results < len(message.tool_calls) else ""
-        results += message.role == "tool"
-    return ""
+            calls, results = message.tool_calls, 0
+        is_result = message.role == "tool"
+        names.append(calls[results].name if is_result and results < len(calls) else "")
+        results += is_result
+    return names
 
 
 RENDERERS = {"functiongemma": render}

@@ -69,7 +69,7 @@ def _turn(groups: Sequence[_Group], at: int, images: Images, *, keep_thought: bo
     if is_model and message.thinking and keep_thought:
         out += f"<|channel>thought\n{message.thinking}\n<channel|>"
     out += "".join(f"<|tool_call>{VALUES.call(call)}<tool_call|>" for call in message.tool_calls)
-    out += "".join(_result(result, message, images) for result in results)
+    out += _results(message, results, images)
     content = trim(_THOUGHT.sub("", message.content) if is_model else message.content)
     out += images.tagged(message, content)
     if state == _CALLING:
@@ -79,10 +79,16 @@ def _turn(groups: Sequence[_Group], at: int, images: Images, *, keep_thought: bo
     return out + ("" if goes_on else "<turn|>\n"), state
 
 
-def _result(result: Message, caller: Message, images: Images) -> str:
-    called = (call.name for call in caller.tool_calls if result.tool_call_id and call.id == result.tool_call_id)
-    name = next(called, result.tool_name or "unknown")
-    return f"<|tool_response>response:{name}{{value:{VALUES.text(images.tagged(result))}}}<tool_response|>"
+def _results(caller: Message, results: Sequence[Message], images: Images) -> str:
+    called: dict[str, str] = {}
+    for call in caller.tool_calls:
+        called.setdefault(call.id, call.name)
+    called.pop("", None)
+    out = ""
+    for result in results:
+        name = called.get(result.tool_call_id, result.tool_name or "unknown")
+        out += f"<|tool_response>response:{name}{{value:{VALUES.text(images.tagged(result))}}}<tool_response|>"
+    return out
 
 
 RENDERERS = {

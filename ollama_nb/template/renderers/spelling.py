@@ -16,6 +16,7 @@ from ollama_nb.template.printing import quote, show
 
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 SPACE = "\t\n\v\f\r \x85\xa0\u1680" + "".join(map(chr, range(0x2000, 0x200B))) + "\u2028\u2029\u202f\u205f\u3000"
+"""White space as Go understands it, which is not quite Python's."""
 
 
 class Struct(dict[str, Any]):
