@@ -122,6 +122,11 @@ async def start(command: Sequence[str]) -> Child:
         raise
 
 
+def start_blocking(command: Sequence[str]) -> Child:
+    """``start`` for threads without an event loop. Raises OSError."""
+    return _submit(lambda: _start(command)).result()
+
+
 def _kill_unwanted(started: asyncio.Future[Child]) -> None:
     if started.exception() is None:
         started.result().channel.close()

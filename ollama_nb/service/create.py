@@ -13,10 +13,12 @@ from ollama_nb.api.models import Model
 from ollama_nb.api.names import Digest
 from ollama_nb.errors import BadRequest, ModelNotFound
 from ollama_nb.service.capabilities import check_template
+from ollama_nb.service.making import tools
 from ollama_nb.service.progress import Report, in_thread
 from ollama_nb.service.resolve import find, parse_name
 from ollama_nb.service.rooms import Rooms
 from ollama_nb.service.transfer import PullPlan, run_pull
+from ollama_nb.store import quantization
 from ollama_nb.store.assemble import assemble
 from ollama_nb.store.packages import is_package
 
@@ -31,6 +33,8 @@ async def create(rooms: Rooms, request: CreateRequest) -> AsyncGenerator[Progres
     _digests(request.adapters)
     _digests(request.draft_files)
     check_template(request.template)
+    if request.quantize:
+        quantization.parse(request.quantize)
     if not request.from_ and not files:
         raise BadRequest("neither 'from' or 'files' was specified")
     base, plan = await _base(rooms, request.from_) if request.from_ else (None, None)
@@ -39,7 +43,7 @@ async def create(rooms: Rooms, request: CreateRequest) -> AsyncGenerator[Progres
         found = base
         if plan is not None:
             found = rooms.store.resolve(run_pull(rooms, plan, report, cancelled))
-        assemble(rooms.store, request, base=found, files=files, report=report)
+        assemble(rooms.store, request, base=found, files=files, report=report, tools=tools(rooms, cancelled))
 
     with rooms.requests.enter(request.request_id, request.model, "create") as live:
         async with aclosing(in_thread(work, live)) as lines:

@@ -5,21 +5,21 @@ The blobs of all files are stored before this begins, and templates were parsed 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any
 
 from ollama_nb.api.chat import CreateRequest
 from ollama_nb.api.events import Progress
-from ollama_nb.api.models import GGUF, Layer, Model, ModelConfig
+from ollama_nb.api.models import GGUF, Model, ModelConfig
 from ollama_nb.api.names import Digest, ModelName
 from ollama_nb.api.units import human_number
-from ollama_nb.errors import BadRequest, NotFound
-from ollama_nb.store import manifest
-from ollama_nb.store.blobs import digest_of
+from ollama_nb.errors import BadRequest
 from ollama_nb.store.ggml import FILE_TYPES
-from ollama_nb.store.gguf import is_gguf
+from ollama_nb.store.layers import Header, Layers
+from ollama_nb.store.quantization import parse as parse_type
+from ollama_nb.store.sources import Sources, Tools
 from ollama_nb.store.store import Store
 
 Report = Callable[[Progress], None]
@@ -33,34 +33,60 @@ _FAMILY_DEFAULTS = {
 }
 """Architecture → renderer and parser for models that come from files and name none."""
 
-_NOT_YET = "is not supported by this version yet"
-
 
 def assemble(
-    store: Store, request: CreateRequest, *, base: Model | None, files: Mapping[str, Digest], report: Report
+    store: Store,
+    request: CreateRequest,
+    *,
+    base: Model | None,
+    files: Mapping[str, Digest],
+    report: Report,
+    tools: Tools | None = None,
 ) -> None:
     """Make the model ``request.model`` from ``base``, from stored ``files`` (path → digest), or from both.
 
     Blocking. Raises BadRequest, CorruptModel or NotFound for what the request asks wrongly; the store then keeps at
-    most blobs that no model uses.
+    most blobs that no model uses. Without ``tools`` nothing is converted and no template recognised.
     """
     name = ModelName.parse(request.model)
     _check(request, base, files)
-    maker = _Maker(store, report)
-    if base is not None:
-        maker.inherit(base)
-    maker.add_files(files)
-    for path, text in request.adapters.items():
-        maker.add_gguf(path, Digest.parse(text), adapter=True)
-    for path, text in request.draft_files.items():
-        maker.add_draft(path, Digest.parse(text))
-    config = _config(request, base, maker.headers)
-    maker.add_texts(request, _parameters(request, config, base))
-    for status in maker.statuses():
+    layers = _gather(store, request, base, files, report, tools or Tools())
+    config = _config(request, base, layers.headers)
+    layers.add_texts(request, _parameters(request, config, base, layers.parameters))
+    for status in layers.statuses():
         report(Progress(status))
     report(Progress("writing manifest"))
-    store.write_manifest(name, maker.config(config), maker.layers)
+    store.write_manifest(name, layers.config(config), layers.layers)
     report(Progress("success"))
+
+
+def _gather(
+    store: Store, request: CreateRequest, base: Model | None, files: Mapping[str, Digest], report: Report, tools: Tools
+) -> Layers:
+    """The layers that are files, in Ollama's order: what was inherited, models, their template, adapter, draft."""
+    wanted = parse_type(request.quantize) if request.quantize else ""
+    sources, layers = Sources(store, tools, report), Layers(store)
+    if base is not None:
+        layers.inherit(base)
+    if files:
+        for source in sources.model(files, wanted):
+            layers.add(source)
+        layers.detect_template(tools.recognise)
+    if request.adapters:
+        for source in sources.adapter(_parsed(request.adapters), layers.weights):
+            layers.add(source, adapter=True)
+    if request.draft_files:
+        drafts = sources.model(_parsed(request.draft_files))
+        if len(drafts) > 1:
+            raise BadRequest("only one draft model is supported")
+        layers.add_draft(drafts[0])
+    if wanted:
+        layers.quantize(sources, wanted)
+    return layers
+
+
+def _parsed(files: Mapping[str, str]) -> dict[str, Digest]:
+    return {path: Digest.parse(text) for path, text in files.items()}
 
 
 def _check(request: CreateRequest, base: Model | None, files: Mapping[str, Digest]) -> None:
@@ -70,134 +96,17 @@ def _check(request: CreateRequest, base: Model | None, files: Mapping[str, Diges
         clean = PurePosixPath(path)
         if clean.is_absolute() or ".." in clean.parts or str(clean) != path or path == ".":
             raise BadRequest("file path must be relative")
-        if path.endswith(".safetensors"):
-            raise BadRequest(f"{path}: importing safetensors {_NOT_YET}; convert the model to GGUF first")
-    if len(request.adapters) > 1:
+    if len(request.adapters) > 1 and not any(path.endswith(".safetensors") for path in request.adapters):
         raise BadRequest("only one adapter is currently supported")
-    if len(request.draft_files) > 1:
-        raise BadRequest("only one draft model is supported")
-    if request.quantize:
-        raise BadRequest(f"quantizing {_NOT_YET}; create the model without it")
-
-
-@dataclass(frozen=True, slots=True)
-class _Header:
-    """A GGUF among the layers."""
-
-    kind: str
-    gguf: GGUF
-
-
-class _Maker:
-    """The layers as they come together, each with the status line that it gets."""
-
-    def __init__(self, store: Store, report: Report) -> None:
-        self._store = store
-        self._report = report
-        self._new: set[Digest] = set()
-        self.layers: list[Layer] = []
-        self.headers: list[_Header] = []
-
-    def inherit(self, base: Model) -> None:
-        """Take over all layers of a model; each notes where it is from."""
-        for layer in base.manifest.layers:
-            self.layers.append(replace(layer, from_=base.name.short))
-            if layer.kind in ("model", "projector"):
-                self.headers.append(_Header(layer.kind, self._store.gguf_at(self._store.blobs.path(layer.digest))))
-
-    def add_files(self, files: Mapping[str, Digest]) -> None:
-        if files and not any(path.endswith(".gguf") or self._is_gguf(digest) for path, digest in files.items()):
-            raise BadRequest("unknown type")
-        for path, digest in files.items():
-            self.add_gguf(path, digest)
-
-    def add_gguf(self, path: str, digest: Digest, *, adapter: bool = False) -> None:
-        """Add a stored GGUF file in the role that its header names."""
-        if not self._is_gguf(digest):
-            raise BadRequest("supplied file was not in GGUF format")
-        self._report(Progress("parsing GGUF"))
-        gguf = self._store.gguf_at(self._store.blobs.path(digest))
-        kind = gguf_kind(gguf)
-        if adapter and kind != "adapter":
-            raise BadRequest(f"{path} is no adapter: its general.type is not 'adapter'")
-        if _number(gguf.metadata.get("split.count")) > 1:
-            raise BadRequest(f"{path}: a GGUF in several parts {_NOT_YET}; merge it with llama-gguf-split --merge")
-        if kind == "adapter" and any(layer.kind == "adapter" and not layer.from_ for layer in self.layers):
-            raise BadRequest("only one adapter is currently supported")
-        self.layers.append(manifest.layer(kind, digest, self._store.blobs.size(digest) or 0))
-        self.headers.append(_Header(kind, gguf))
-
-    def add_draft(self, path: str, digest: Digest) -> None:
-        """Add a stored GGUF file as the model that guesses for this one; it replaces an inherited one."""
-        self.layers = [layer for layer in self.layers if layer.kind != "draft"]
-        self.add_gguf(path, digest)
-        layer, header = self.layers.pop(), self.headers.pop()
-        if header.kind != "model":
-            raise BadRequest(f"{path} is no model that could draft: it is a GGUF of the kind '{header.kind}'")
-        self.layers.append(manifest.layer("draft", digest, layer.size))
-        self.headers.append(_Header("draft", header.gguf))
-
-    def add_texts(self, request: CreateRequest, parameters: Mapping[str, Any]) -> None:
-        """Add template, system, licences, parameters and messages; all but licences replace what was inherited."""
-        if request.template:
-            self._replace("template", request.template.encode())
-        if request.system:
-            self._replace("system", request.system.encode())
-        for text in request.licenses:
-            if text:
-                self.layers.append(self._text("license", text.encode()))
-        if parameters:
-            self._replace("params", manifest.encode_params(parameters))
-        if request.messages:
-            self._replace("messages", manifest.encode_messages(request.messages))
-
-    def config(self, config: ModelConfig) -> Layer:
-        data = manifest.encode_config(config)
-        return manifest.config_layer(self._store.blobs.add(data), len(data))
-
-    def statuses(self) -> Iterable[str]:
-        """One line per layer, in the order of the manifest."""
-        for layer in self.layers:
-            yield f"{'creating new' if layer.digest in self._new else 'using existing'} layer {layer.digest}"
-
-    def _is_gguf(self, digest: Digest) -> bool:
-        if not self._store.blobs.has(digest):
-            raise NotFound(f'blob "{digest}" not found')
-        return is_gguf(self._store.blobs.path(digest))
-
-    def _replace(self, kind: str, data: bytes) -> None:
-        old = ("template", "prompt") if kind == "template" else (kind,)
-        self.layers = [layer for layer in self.layers if layer.kind not in old]
-        self.layers.append(self._text(kind, data))
-
-    def _text(self, kind: str, data: bytes) -> Layer:
-        digest = digest_of(data)
-        if not self._store.blobs.has(digest):
-            self._new.add(digest)
-        return manifest.layer(kind, self._store.blobs.add(data), len(data))
-
-
-def gguf_kind(gguf: GGUF) -> str:
-    """``model``, ``adapter`` or ``projector``."""
-    named = gguf.metadata.get("general.type")
-    if named == "adapter":
-        return "adapter"
-    if named in ("projector", "mmproj"):
-        return "projector"
-    if gguf.arch("block_count") is None:
-        encoders = (gguf.arch("has_vision_encoder"), gguf.arch("has_audio_encoder"))
-        if gguf.arch("vision.block_count") or (gguf.architecture == "clip" and any(encoders)):
-            return "projector"
-    return "model"
 
 
 def file_type(gguf: GGUF) -> str:
     """The quantisation as configs name it. F32 is number 0, which Ollama reads as unknown."""
-    number = _number(gguf.metadata.get("general.file_type"))
-    return FILE_TYPES.get(number, "unknown") if number else "unknown"
+    number = gguf.metadata.get("general.file_type")
+    return FILE_TYPES.get(number, "unknown") if type(number) is int and number else "unknown"
 
 
-def _config(request: CreateRequest, base: Model | None, headers: list[_Header]) -> ModelConfig:
+def _config(request: CreateRequest, base: Model | None, headers: list[Header]) -> ModelConfig:
     old = base.config if base is not None else ModelConfig()
     weights = [header.gguf for header in headers if header.kind == "model"]
     families = tuple(header.gguf.architecture for header in headers if header.kind not in ("adapter", "draft"))
@@ -264,13 +173,11 @@ def _info_length(info: Mapping[str, Any], key: str) -> int:
     return int(value)
 
 
-def _parameters(request: CreateRequest, config: ModelConfig, base: Model | None) -> dict[str, Any]:
-    """Inherited parameters, the request's own over them."""
-    parameters = {**(base.params if base is not None else {}), **request.parameters}
+def _parameters(
+    request: CreateRequest, config: ModelConfig, base: Model | None, found: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Parameters that were inherited or belong to a recognised template, the request's own over them."""
+    parameters = {**found, **request.parameters}
     if base is None and config.parser == "gemma4" and not request.parser:
         parameters.setdefault("stop", ["<turn|>"])
     return parameters
-
-
-def _number(value: Any) -> int:
-    return value if type(value) is int else 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 
@@ -58,6 +58,20 @@ class BlobStore:
             while chunk := file.read(CHUNK):
                 writer.write(chunk)
             return writer.commit(None)
+
+    def make(self, fill: Callable[[Path], None], made: Callable[[], None]) -> Digest:
+        """Store what ``fill`` writes into the unfinished file of the path that it gets, in whatever process.
+
+        ``made`` is called before the result is hashed. Nothing is left when either raises.
+        """
+        with self.tree.temp() as temp:
+            fill(temp.path)
+            made()
+            with fsops.clear_errors("read", temp.path), temp.path.open("rb") as file:
+                digest = Digest(hashlib.file_digest(file, "sha256").hexdigest())
+            if not self.has(digest) or not self.touch(digest):
+                temp.commit(self.tree, self.path(digest))
+            return digest
 
     def writer(self) -> BlobWriter:
         """A blob that arrives piece by piece."""

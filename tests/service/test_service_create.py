@@ -80,7 +80,9 @@ def test_over_an_old_one_unused_layers_go(tmp_path: Path) -> None:
         ({"from_": "a b"}, 400, "invalid model name"),
         ({"from_": "127.0.0.1:1/a/ghost"}, 500, "pull model manifest: cannot reach 127.0.0.1:1: Connection refused"),
         ({"from_": "pip://--index-url=x"}, 400, "invalid package reference"),
-        ({"from_": "base", "quantize": "Q4_0"}, 400, "quantizing is not supported"),
+        ({"from_": "base", "quantize": "Q8_0"}, 400, "quantization is only supported for F16, BF16 and F32 models"),
+        ({"from_": "base", "quantize": "Q9"}, 400, "unsupported quantization type Q9 - supported types are F32, F16"),
+        ({"from_": "base", "quantize": "iq1_s"}, 400, "IQ1_S needs an importance matrix"),
         ({"from_": "base", "info": {"context_length": -1}}, 400, 'info field "context_length" must be a non-negative'),
     ],
 )

@@ -186,14 +186,16 @@ def test_info_overrides(store: Store) -> None:
         ({"files": {"/x.gguf": gguf()}}, BadRequest, "file path must be relative"),
         ({"files": {"../x.gguf": gguf()}}, BadRequest, "file path must be relative"),
         ({"files": {"a//x.gguf": gguf()}}, BadRequest, "file path must be relative"),
-        ({"files": {"model.safetensors": b"x"}}, BadRequest, "safetensors is not supported by this version yet"),
-        ({"quantize": "Q4_K_M"}, BadRequest, "quantizing is not supported by this version yet"),
+        ({"files": {"model.safetensors": b"x"}}, BadRequest, "nothing can be converted here"),
+        ({"quantize": "Q4_K_M"}, BadRequest, "nothing can be converted here"),
+        ({"quantize": "q9"}, BadRequest, "unsupported quantization type q9 - supported types are F32, F16, Q4_0, "),
+        ({"quantize": "iq2_xxs"}, BadRequest, "IQ2_XXS needs an importance matrix"),
         ({"model": "a/b/c/d"}, BadRequest, "invalid model name"),
         ({"adapters": {"a.gguf": str(Digest("1" * 64))}}, NotFound, "blob \"sha256:1+\" not found"),
         ({"adapters": {"a.gguf": "x"}}, BadRequest, "invalid digest format"),
         ({"adapters": {"a": "x", "b": "x"}}, BadRequest, "only one adapter is currently supported"),
         ({"files": {"a.gguf": ADAPTER, "b.gguf": ADAPTER}}, BadRequest, "only one adapter is currently supported"),
-        ({"files": {"m.gguf": gguf((*TINY, ("split.count", U32, 3)))}}, BadRequest, "in several parts is not"),
+        ({"files": {"m.gguf": gguf((*TINY, ("split.count", U32, 3)))}}, BadRequest, "must use llama.cpp split"),
         ({"info": {"base_name": 1}}, BadRequest, 'info field "base_name" must be a string'),
         ({"info": {"context_length": "x"}}, BadRequest, 'info field "context_length" must be a number'),
         ({"info": {"context_length": -1}}, BadRequest, 'info field "context_length" must be a non-negative integer'),
@@ -236,4 +238,5 @@ def test_what_cannot_draft(store: Store) -> None:
     with pytest.raises(BadRequest, match=r"d\.gguf is no model that could draft"):
         create(store, "m", files={"tiny.gguf": gguf()}, draft_files={"d.gguf": str(digest_of(ADAPTER))})
     with pytest.raises(BadRequest, match="only one draft model"):
-        create(store, "m", files={"tiny.gguf": gguf()}, draft_files={"a.gguf": "sha256:0", "b.gguf": "sha256:0"})
+        drafts = {name: str(store.blobs.add(gguf())) for name in ("a.gguf", "b.gguf")}
+        create(store, "m", files={"tiny.gguf": gguf()}, draft_files=drafts)

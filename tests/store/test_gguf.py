@@ -47,12 +47,17 @@ def test_type_table_agrees_with_the_gguf_library() -> None:
     for kind, sizes in library.GGML_QUANT_SIZES.items():
         if kind.name != "Q8_1":  # an intermediate type, never in files; the library keeps its old layout
             assert (TENSOR_TYPES[kind].name, TENSOR_TYPES[kind].block, TENSOR_TYPES[kind].size) == (kind.name, *sizes)
-    assert len(TENSOR_TYPES) == len(library.GGML_QUANT_SIZES)
+    newer = {42: "Q2_0"}  # in llama.cpp, but not in every release of the library
+    assert {
+        n: t.name for n, t in TENSOR_TYPES.items() if n not in set(library.GGML_QUANT_SIZES)
+    }.items() <= newer.items()
 
 
 def test_file_types_agree_with_the_gguf_library() -> None:
     known = {kind.value: kind.name for kind in library.LlamaFileType}
     for number, name in FILE_TYPES.items():
+        if name == "Q2_0" and number not in known:
+            continue  # newer than this release of the library
         assert known[number].removeprefix("ALL_").removeprefix("MOSTLY_") in (name, "MXFP4_MOE")
 
 

@@ -26,7 +26,7 @@ _log: deque[str] = deque(maxlen=400)
 
 
 @L.llama_log_callback  # type: ignore[untyped-decorator]
-def _keep_log(level: int, text: bytes, _: object) -> None:
+def keep_log(level: int, text: bytes, _: object) -> None:
     """Nothing goes to stderr; the last lines stay, so that a failed load can be explained."""
     _log.append(f"{level}{text.decode('utf-8', 'replace')}")
 
@@ -39,7 +39,7 @@ def start() -> None:
             f"llama-cpp-python {llama_cpp.__version__} is installed, this release needs exactly {PINNED}: "
             f"run `pip install llama-cpp-python=={PINNED}`"
         )
-    L.llama_log_set(_keep_log, None)
+    L.llama_log_set(keep_log, None)
     L.llama_backend_init()
 
 

@@ -1,0 +1,231 @@
+"""Files that a model is made from, brought to GGUF: checkpoints converted, parts merged, weights quantised.
+
+The work itself is done elsewhere (``Converter``); here it is decided what is needed, and the results become blobs.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any, Protocol
+
+from ollama_nb.api.events import Progress
+from ollama_nb.api.models import GGUF
+from ollama_nb.api.names import Digest
+from ollama_nb.errors import BadRequest, NotFound
+from ollama_nb.store import fsops, quantization
+from ollama_nb.store.gguf import is_gguf
+from ollama_nb.store.store import Store
+
+Report = Callable[[Progress], None]
+Count = Callable[[int, int], None]
+
+WORK_DIGEST = "0000000000000000000"
+"""What stands for a digest in the progress of work whose result has none yet."""
+
+_PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")
+
+
+class Converter(Protocol):
+    """Writes one GGUF file; each method blocks, and tells how far it is."""
+
+    def convert(self, folder: Path, target: Path, output: str, report: Count) -> None: ...
+
+    def adapt(self, folder: Path, target: Path, base: Mapping[str, Any], report: Count) -> None: ...
+
+    def quantize(
+        self, source: Path, target: Path, file_type: int | None, report: Count, kept: Mapping[str, int] | None = None
+    ) -> None: ...
+
+
+class Recognised(Protocol):
+    """A prompt template that is known by name, with the parameters that belong to it."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def text(self) -> str: ...
+    @property
+    def parameters(self) -> Mapping[str, Any]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """What making a model needs from other rooms. ``recognise``: a GGUF's chat template → the known one that it is.
+
+    ``temp``: where links to blobs may lie for the time of a conversion.
+    """
+
+    converter: Converter | None = None
+    recognise: Callable[[str], Recognised | None] = lambda text: None
+    temp: Path = field(default_factory=lambda: Path(tempfile.gettempdir()))
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A GGUF in the store, and the name that it came by."""
+
+    path: str
+    digest: Digest
+    gguf: GGUF
+
+
+class Sources:
+    """Brings the files of one create request to GGUF."""
+
+    def __init__(self, store: Store, tools: Tools, report: Report) -> None:
+        self._store = store
+        self._tools = tools
+        self._report = report
+
+    def model(self, files: Mapping[str, Digest], quantize: str = "") -> list[Source]:
+        """What a FROM means: the GGUFs of a checkpoint, of parts, or as they are. Raises BadRequest, CorruptModel."""
+        if any(path.endswith(".safetensors") for path in files):
+            output = quantize if quantize in quantization.FLOATS else "F16"
+            return [self._converted("converting model", files, lambda folder, target, count: self._converter.convert(
+                folder, target, output, count))]  # fmt: skip
+        return self._merged(self._ggufs(files))
+
+    def adapter(self, files: Mapping[str, Digest], base: GGUF | None) -> list[Source]:
+        """What an ADAPTER means: one GGUF, or a LoRA checkpoint for the model ``base``."""
+        if not any(path.endswith(".safetensors") for path in files):
+            return self._ggufs(files)
+        if base is None:
+            raise BadRequest("no base model was found")
+        metadata = base.metadata
+        return [self._converted("converting adapter", files, lambda folder, target, count: self._converter.adapt(
+            folder, target, metadata, count))]  # fmt: skip
+
+    def quantized(self, source: Source, wanted: str) -> Source:
+        """The weights in another type. Raises BadRequest for weights that are quantised already."""
+        found = quantization.type_of(source.gguf)
+        if found not in quantization.FLOATS:
+            raise BadRequest("quantization is only supported for F16, BF16 and F32 models")
+        if found == wanted:
+            return source
+        kept = quantization.kept(wanted, source.gguf.architecture)
+        blob = self._store.blobs.path(source.digest)
+        return self._rewritten(source.path, blob, f"quantizing {found} model to {wanted}", wanted, kept)
+
+    @property
+    def _converter(self) -> Converter:
+        if self._tools.converter is None:
+            raise BadRequest("nothing can be converted here")
+        return self._tools.converter
+
+    # -- inside ----------------------------------------------------------------------------------------------------
+
+    def _ggufs(self, files: Mapping[str, Digest]) -> list[Source]:
+        if files and not any(path.endswith(".gguf") or self._is_gguf(digest) for path, digest in files.items()):
+            raise BadRequest("unknown type")
+        return [self._source(path, digest) for path, digest in sorted(files.items())]
+
+    def _source(self, path: str, digest: Digest) -> Source:
+        if not self._is_gguf(digest):
+            raise BadRequest("supplied file was not in GGUF format")
+        self._report(Progress("parsing GGUF"))
+        return Source(path, digest, self._store.gguf_at(self._store.blobs.path(digest)))
+
+    def _is_gguf(self, digest: Digest) -> bool:
+        if not self._store.blobs.has(digest):
+            raise NotFound(f'blob "{digest}" not found')
+        return is_gguf(self._store.blobs.path(digest))
+
+    def _merged(self, sources: list[Source]) -> list[Source]:
+        """Parts of split files together as one, behind the files that are whole."""
+        whole = [source for source in sources if _parts(source) <= 1]
+        groups: dict[str, list[Source]] = {}
+        for source in sources:
+            if _parts(source) > 1:
+                groups.setdefault(_stem(source), []).append(source)
+        return whole + [self._merge(stem, group) for stem, group in groups.items()]
+
+    def _merge(self, stem: str, group: list[Source]) -> Source:
+        group.sort(key=lambda source: PurePosixPath(source.path).name)
+        count, first = _parts(group[0]), group[0]
+        if len(group) != count or any(_parts(source) != count for source in group):
+            raise BadRequest(f'split GGUF "{first.path}" has {len(group)} shards, expected {count}')
+        names = {PurePosixPath(source.path).name: source.digest for source in group}
+        expected = [f"{PurePosixPath(stem).name}-{at + 1:05d}-of-{count:05d}.gguf" for at in range(count)]
+        for at, name in enumerate(expected):
+            if name not in names:
+                raise BadRequest(f'split GGUF "{first.path}" is missing shard {at}')
+        with self._laid_out(names) as folder:
+            return self._rewritten(f"{stem}.gguf", folder / expected[0], "validating GGUF model", None, {})
+
+    def _rewritten(self, path: str, source: Path, status: str, wanted: str | None, kept: Mapping[str, int]) -> Source:
+        size = sum(part.stat().st_size for part in source.parent.iterdir()) if wanted is None else source.stat().st_size
+        self._store.blobs.need(size)
+        number = None if wanted is None else quantization.number(wanted)
+
+        def fill(target: Path) -> None:
+            count(0, 1)
+            self._converter.quantize(source, target, number, count, kept)
+            count(1, 1)
+
+        def count(done: int, total: int) -> None:
+            self._report(Progress(status, WORK_DIGEST, size, done * size // max(1, total)))
+
+        return self._made(path, fill)
+
+    def _converted(self, status: str, files: Mapping[str, Digest], work: Callable[[Path, Path, Count], None]) -> Source:
+        for digest in files.values():
+            if not self._store.blobs.has(digest):
+                raise NotFound(f'blob "{digest}" not found')
+        self._report(Progress(status))
+        self._store.blobs.need(sum(self._store.blobs.size(digest) or 0 for digest in files.values()))
+
+        def count(done: int, total: int) -> None:
+            self._report(Progress(status, WORK_DIGEST, total, done))
+
+        with self._laid_out(_without_common_folder(files)) as folder:
+            return self._made("model.gguf", lambda target: work(folder, target, count))
+
+    def _made(self, path: str, fill: Callable[[Path], None]) -> Source:
+        blobs = self._store.blobs
+        digest = blobs.make(fill, lambda: self._report(Progress("verifying conversion")))
+        return Source(path, digest, self._store.gguf_at(blobs.path(digest)))
+
+    @contextmanager
+    def _laid_out(self, files: Mapping[str, Digest]) -> Iterator[Path]:
+        """A folder with links to blobs under the names that converters look for."""
+        with fsops.clear_errors("work in", self._tools.temp):
+            self._tools.temp.mkdir(0o700, parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix="ollama-nb-convert-", dir=self._tools.temp) as name:
+            for path, digest in files.items():
+                link = Path(name) / path
+                try:
+                    link.parent.mkdir(parents=True, exist_ok=True)
+                    link.symlink_to(self._store.blobs.path(digest).absolute())
+                except OSError as error:
+                    raise BadRequest(f"{path}: a file and a folder have the same name") from error
+            yield Path(name)
+
+
+def _parts(source: Source) -> int:
+    count = source.gguf.metadata.get("split.count")
+    return count if type(count) is int else 0
+
+
+def _stem(source: Source) -> str:
+    """What the parts of one file have in common. Raises BadRequest for a name that is not a part's."""
+    found = _PART.fullmatch(source.path)
+    if found is None:
+        raise BadRequest(f'split GGUF "{source.path}" must use llama.cpp split filename pattern')
+    if int(found[3]) != _parts(source):
+        counts = f"filename count {int(found[3])} does not match metadata count {_parts(source)}"
+        raise BadRequest(f'split GGUF "{source.path}" {counts}')
+    if source.gguf.metadata.get("split.no") != int(found[2]) - 1:
+        numbers = f"filename index {int(found[2]) - 1} does not match metadata index"
+        raise BadRequest(f'split GGUF "{source.path}" {numbers} {source.gguf.metadata.get("split.no")}')
+    return found[1]
+
+
+def _without_common_folder(files: Mapping[str, Digest]) -> dict[str, Digest]:
+    common = posixpath.commonpath([posixpath.dirname(path) for path in files])
+    return {str(PurePosixPath(path).relative_to(common)): digest for path, digest in files.items()}
