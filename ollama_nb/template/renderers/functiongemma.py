@@ -67,7 +67,7 @@ def _turn(talk: Sequence[Message], at: int, called: str, state: str) -> tuple[st
     message = talk[at]
     if message.role == "tool":
         opened = "" if state == _CALLED else "<start_function_response>"
-        return f"{opening}response:{called}{{{_VALUES.text(message.content)}}}<end_function_response>", _ANSWERED
+        return f"{opened}response:{called}{{{_VALUES.text(message.content)}}}<end_function_response>", _ANSWERED
     if message.role not in ("user", "assistant"):
         return f"<start_of_turn>{message.role}\n{trim(message.content)}<end_of_turn>\n", state
     role = "model" if message.role == "assistant" else "user"
