@@ -11,7 +11,9 @@ MAX_BYTES = 64 << 10
 MAX_DEPTH = 64
 MAX_CHOICES = 5000
 MAX_REPEAT = 2000
-_NO_GROUP = re.compile(r"\\[xuUpP]\{[^{}]*\}|\\.|\[\^?\]?(?:\\.|[^\]\\])*\]", re.DOTALL)
+MAX_SIZE = 100_000
+"""Parts of a pattern with its repeats written out."""
+_ATOM = re.compile(r"\\[xuUpP]\{[^{}]*\}|\\.|\[\^?\]?(?:\\.|[^\]\\])*\]", re.DOTALL)
 _BRACES = re.compile(r"\{(\d+)(?:,(\d*))?\}")
 _PLAIN = re.compile(r"[A-Za-z0-9]|[^\x00-\x7f]")
 
@@ -23,7 +25,7 @@ def read_regex(text: str) -> str:
     """
     if len(text.encode("utf-8", "replace")) > MAX_BYTES:
         raise BadRequest(f"invalid regex: it may have {MAX_BYTES >> 10} KiB of text at most")
-    bare = _NO_GROUP.sub("", text)
+    bare = _ATOM.sub("x", text)
     if any(int(count[:9]) > MAX_REPEAT for braces in _BRACES.findall(bare) for count in braces if count):
         raise BadRequest(f"invalid regex: a part may be repeated {MAX_REPEAT} times at most")
     depth = 0
@@ -31,7 +33,29 @@ def read_regex(text: str) -> str:
         depth += (mark == "(") - (mark == ")")
         if depth > MAX_DEPTH:
             raise BadRequest(f"invalid regex: groups may be nested {MAX_DEPTH} levels deep at most")
+    if written_out(bare) > MAX_SIZE:
+        raise BadRequest(f"invalid regex: repeats within repeats come to more than {MAX_SIZE} parts")
     return text
+
+
+def written_out(pattern: str) -> int:
+    """How many parts a pattern has when its repeats are written out. Escapes and classes are single letters in it."""
+    outer: list[int] = []
+    size = last = at = 0
+    while at < len(pattern):
+        mark, repeat = pattern[at], _BRACES.match(pattern, at)
+        at = repeat.end() if repeat else at + 1
+        if repeat:
+            times = max(1, int((repeat[2] or repeat[1])[:9]))
+            size, last = size + last * (times - 1), last * times
+        elif mark == "(":
+            outer.append(size)
+            size = last = 0
+        elif mark == ")" and outer:
+            size, last = outer.pop() + size, size
+        elif mark not in "*+?|":
+            size, last = size + 1, 1
+    return size
 
 
 def read_choices(text: str) -> str:

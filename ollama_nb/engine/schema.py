@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from ollama_nb.engine.patterns import read_regex
+from ollama_nb.engine.recursion import endless
 from ollama_nb.errors import BadRequest
 
 MAX_BYTES = 256 << 10
@@ -92,6 +93,8 @@ class _Lint:
         for schema in self._seen.values():
             if self._count_patterns(schema, 0) > MAX_PATTERNS:
                 raise _refused("pattern", f"at most {MAX_PATTERNS} can hold for one value")
+        if (reference := endless(self._seen.values(), self._target)) is not None:
+            raise _refused("$ref", f'"{reference[:100]}" is required within itself without end; make it optional')
         for schema in self._seen.values():
             _narrow(schema)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -137,4 +138,12 @@ def explain(code: int, last_line: str) -> str:
         return "died by SIGILL: llama-cpp-python was built for another processor, reinstall it on this machine"
     if name == "SIGKILL":
         return "killed by SIGKILL, perhaps because memory ran out"
-    return f"died by {name}" + (f": {last_line}" if last_line else "")
+    return f"died by {name}" + (f": {_BUILD_PATH.sub(_place_last, last_line)}" if last_line else "")
+
+
+_BUILD_PATH = re.compile(r"^\S*[/\\](?P<place>[^/\\\s:]+:\d+): (?P<reason>.+)")
+"""How llama.cpp begins its last words: with the path of the source file on the machine that built it."""
+
+
+def _place_last(found: re.Match[str]) -> str:
+    return f"{found['reason']} ({found['place']})"

@@ -18,6 +18,7 @@ from ollama_nb.engine.config import EngineConfig
 from ollama_nb.engine.engine import Engine
 from ollama_nb.engine.llama import Model
 from ollama_nb.engine.output import FailOut, FinishOut, TextOut
+from ollama_nb.engine.patterns import written_out
 from ollama_nb.engine.sequence import Request
 from ollama_nb.errors import BadRequest
 
@@ -82,7 +83,9 @@ def test_choices_match_themselves_only(judge: Judge, choices: list[str], other: 
         (r"regex:(a)\1", "invalid regex: "),
         ("regex:" + "(" * 60_000 + "a" + ")" * 60_000, "invalid regex: it may have 64 KiB"),
         ("regex:" + "(" * 6_000 + "a" + ")" * 6_000, "invalid regex: groups may be nested 64 levels"),
-        ("regex:(((a{1000}){1000}){1000})", "invalid regex: it is too large"),
+        ("regex:(((a{1000}){1000}){1000})", "invalid regex: repeats within repeats come to more than 100000"),
+        ("regex:" + "(a{2}" * 60 + "){2}" * 60, "invalid regex: repeats within repeats"),
+        ("regex:" + "(x{5}){5}" * 6000, "invalid regex: repeats within repeats"),
         ("regex:a{1000000000}", "invalid regex: a part may be repeated 2000 times"),
         ("regex:a{2,3000}", "invalid regex: a part may be repeated 2000 times"),
         (r"regex:[^\x00-\x{10FFFF}]", "nothing that this model can write matches it"),
@@ -92,6 +95,17 @@ def test_what_is_refused(engine: Engine, format: str, reason: str) -> None:
     text, last = reply(engine, format)
     assert isinstance(last, FailOut) and last.status == 400 and not text
     assert reason in last.message and len(last.message) < 200
+
+
+@pytest.mark.parametrize(
+    ("pattern", "parts"),
+    [
+        ("", 0), ("abc", 3), ("a{3}", 3), ("a{2,}", 2), ("a{0,7}b", 8), ("a{0}", 1), ("(ab){3}c", 7), ("(a{3}b){2}", 8),
+        ("((a{10}){10}){10}", 1000), ("a|b{4}", 5), ("(a|bc)*", 3), ("(a{2}){3}{4}", 24), (")a{2}", 3), ("(a", 1),
+    ],
+)  # fmt: skip
+def test_parts_with_repeats_written_out(pattern: str, parts: int) -> None:
+    assert written_out(pattern) == parts
 
 
 def test_a_reply_that_cannot_go_on_fails_and_says_so(engine: Engine) -> None:
