@@ -58,6 +58,17 @@ async def test_renders_go_and_jinja() -> None:
 
 
 @in_loop
+async def test_renders_by_name() -> None:
+    messages = (Message("user", "你好", images=(b"png",)),)
+    job = PromptJob(path="renderer", template="", renderer="qwen3-vl-instruct", messages=messages)
+    async with a_renderer() as renderer:
+        prompt = "<|im_start|>user\n[img-0] 你好<|im_end|>\n<|im_start|>assistant\n"
+        assert await renderer.render(job) == (prompt,)
+        with pytest.raises(TemplateError, match="no user message"):
+            await renderer.render(PromptJob(path="renderer", template="", renderer="qwen3.8", messages=()))
+
+
+@in_loop
 async def test_many_callers_get_their_own_answers_from_one_process() -> None:
     async with a_renderer() as renderer:
         answers = await asyncio.gather(*(renderer.render(echo(str(n))) for n in range(30)))
