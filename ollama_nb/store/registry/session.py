@@ -177,6 +177,7 @@ class Response:
     _raw: http.client.HTTPResponse
     _connection: _Connection
     _session: Session
+    _over: bool = False
 
     def read(self, most: int) -> bytes:
         """What has arrived, at least a byte; empty at the end. Raises Broken when the end comes too early."""
@@ -200,7 +201,10 @@ class Response:
         return bytes(data)
 
     def close(self) -> None:
-        """Keep the connection when little is left to read, else end it."""
+        """Keep the connection when little is left to read, else end it. Nothing happens the second time."""
+        if self._over:
+            return
+        self._over = True
         with contextlib.suppress(OSError, http.client.HTTPException, ValueError, AttributeError):
             if not self._raw.isclosed() and (self._raw.length or 0) <= _DRAINED:
                 self._raw.read(_DRAINED)

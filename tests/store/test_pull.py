@@ -1,0 +1,318 @@
+"""Pulling from a registry that does what registries do, well and badly: the right bytes arrive, or nothing does."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from support.chaos_registry import (
+    ChaosRegistry,
+    Fault,
+    Handler,
+    chaos_registry,
+    corrupt,
+    cut_after,
+    etag,
+    held,
+    ignore_range,
+    page,
+    slow,
+    sound,
+    stall,
+    status,
+    wrong_range,
+)
+from support.processes import until
+from support.stores import check_sound, digest_of
+from support.transfers import QUICK, left_over, never_back, noise, pull, statuses
+
+from ollama_nb.api.events import Progress
+from ollama_nb.api.names import ModelName
+from ollama_nb.errors import BadRequest, Cancelled, CorruptModel, OllamaError, SourceError, StoreError
+from ollama_nb.store.registry.errors import Unreachable
+from ollama_nb.store.store import Store
+from ollama_nb.store.transfer import plan
+from ollama_nb.store.transfer.pace import Limits
+from ollama_nb.store.transfer.plan import Part
+
+CHUNK = 64 << 10
+WEIGHTS = noise(1_100_000)
+DIGEST = digest_of(WEIGHTS)
+
+
+@pytest.fixture
+def registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[ChaosRegistry]:
+    monkeypatch.setattr(plan, "LEAST", 200_000)
+    with chaos_registry() as found:
+        found.publish("a/m:latest", model=WEIGHTS, template=b"{{ .Prompt }}")
+        yield found
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "models")
+
+
+def weights(store: Store, registry: ChaosRegistry, name: str = "a/m") -> bytes:
+    """The bytes that a finished pull left, which nothing unfinished lies beside."""
+    check_sound(store.root)
+    assert left_over(store) == []
+    path = store.resolve(ModelName.parse(f"{registry.host}/{name}")).weights
+    assert path is not None
+    return path.read_bytes()
+
+
+def test_lines_and_requests(registry: ChaosRegistry, store: Store, tmp_path: Path) -> None:
+    lines = pull(store, f"{registry.host}/a/m", tmp_path)
+    assert weights(store, registry) == WEIGHTS
+    assert statuses(lines) == [
+        "pulling manifest",
+        f"pulling {DIGEST.short}",
+        f"pulling {digest_of(b'{{ .Prompt }}').short}",
+        *(line.status for line in lines[-3:-2]),
+        "verifying sha256 digest",
+        "writing manifest",
+    ]
+    assert never_back(lines)
+    assert {line.total for line in lines if line.digest == str(DIGEST)} == {len(WEIGHTS)}
+    asked = sorted(one.headers["Range"] for one in registry.of("GET", str(DIGEST)))
+    assert asked == sorted(
+        f"bytes={at}-{min(at + 200_000, len(WEIGHTS)) - 1}" for at in range(0, len(WEIGHTS), 200_000)
+    )
+    assert not any("Authorization" in one.headers for one in registry.asked)
+    raw = registry.manifests["/v2/a/m/manifests/latest"]
+    assert (store.root / "manifests" / registry.host / "a/m/latest").read_bytes() == raw
+
+    registry.asked.clear()
+    again = pull(store, f"{registry.host}/a/m", tmp_path)
+    assert [one.path for one in registry.asked] == ["/v2/a/m/manifests/latest"]
+    assert [line.completed == line.total for line in again if line.digest] == [True] * 3
+
+
+def test_unused_layers_go(registry: ChaosRegistry, store: Store, tmp_path: Path) -> None:
+    pull(store, f"{registry.host}/a/m", tmp_path)
+    registry.publish("a/m:latest", model=WEIGHTS, template=b"other")
+    lines = pull(store, f"{registry.host}/a/m", tmp_path)
+    assert lines[-1].status == "removing unused layers"
+    assert not store.blobs.has(digest_of(b"{{ .Prompt }}"))
+    assert weights(store, registry) == WEIGHTS
+
+
+@pytest.mark.parametrize(
+    ("faults", "always"),
+    [
+        pytest.param([cut_after(50_000), cut_after(0), cut_after(70_001)], None, id="cut"),
+        pytest.param([status(503), status(429, Retry_After="0"), status(500)], None, id="errors that pass"),
+        pytest.param([], ignore_range, id="no ranges"),
+        pytest.param([], wrong_range, id="wrong ranges"),
+        pytest.param([sound, sound, ignore_range, cut_after(300_000)], ignore_range, id="ranges stop working"),
+        pytest.param([etag('"one"'), etag('"two"'), etag('"two"')], etag('"two"'), id="another file in the middle"),
+        pytest.param([etag(f'"{n}"') for n in range(20)], None, id="servers that take turns"),
+        pytest.param([corrupt], None, id="a flipped bit, once"),
+        pytest.param([stall], None, id="silence"),
+    ],
+)
+def test_troubles_that_end_well(
+    registry: ChaosRegistry, store: Store, tmp_path: Path, faults: list[Fault], always: Fault | None
+) -> None:
+    registry.faults.extend(faults)
+    registry.always = always
+    lines = pull(store, f"{registry.host}/a/m", tmp_path)
+    assert weights(store, registry) == WEIGHTS
+    assert never_back(lines)
+
+
+@pytest.mark.parametrize(
+    ("always", "message"),
+    [
+        (corrupt, "digest mismatch, file must be downloaded again: want sha256:"),
+        (page, "has 25 bytes under sha256:"),
+        (status(403), "403: status 403"),
+        (status(404), "file does not exist"),
+        (status(503), "503: status 503"),
+        (status(429, Retry_After="100000"), "429: status 429"),
+        (cut_after(0), "early"),
+    ],
+)
+def test_troubles_that_do_not(
+    registry: ChaosRegistry, store: Store, tmp_path: Path, always: Fault, message: str
+) -> None:
+    registry.always = lambda handler: always(handler) if str(DIGEST) in handler.path else False
+    with pytest.raises(SourceError) as caught:
+        pull(store, f"{registry.host}/a/m", tmp_path)
+    assert message in caught.value.message
+    assert not store.blobs.has(DIGEST)
+    assert store.names() == ()
+    if always is corrupt:
+        assert str(DIGEST) in caught.value.message
+        assert left_over(store) == []
+    registry.always = None
+    pull(store, f"{registry.host}/a/m", tmp_path)
+    assert weights(store, registry) == WEIGHTS
+
+
+def test_goes_on_where_it_was(registry: ChaosRegistry, store: Store, tmp_path: Path) -> None:
+    registry.always = slow(0.02)
+    cancelled = threading.Event()
+    lines: list[Progress] = []
+
+    def work() -> None:
+        with pytest.raises(Cancelled):
+            pull(store, f"{registry.host}/a/m", tmp_path, lines=lines, cancelled=cancelled)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    until(lambda: any(line.completed > 300_000 for line in lines))
+    cancelled.set()
+    thread.join(5)
+    assert not thread.is_alive()
+    there = store.blobs.root / f"{DIGEST.filename}-partial"
+    assert there.stat().st_size == len(WEIGHTS)
+    registry.always, registry.sent = None, 0
+    again = pull(store, f"{registry.host}/a/m", tmp_path)
+    assert weights(store, registry) == WEIGHTS
+    assert registry.sent <= len(WEIGHTS) - 200_000
+    assert next(line.completed for line in again if line.digest == str(DIGEST)) >= 300_000
+
+
+def test_takes_over_from_a_real_ollama(registry: ChaosRegistry, store: Store, tmp_path: Path) -> None:
+    """Its parts have other sizes; one was never begun, one file is missing, one is nonsense."""
+    half = len(WEIGHTS) // 2
+    partial = store.blobs.root / f"{DIGEST.filename}-partial"
+    store.blobs.tree.make()
+    partial.write_bytes(WEIGHTS[:half] + bytes(len(WEIGHTS) - half))
+    partial.with_name(f"{partial.name}-0").write_bytes(plan.encode(Part(0, 0, half, half)))
+    partial.with_name(f"{partial.name}-1").write_bytes(plan.encode(Part(1, half, 1000, 0)))
+    partial.with_name(f"{partial.name}-2").write_bytes(b"{")
+    pull(store, f"{registry.host}/a/m", tmp_path)
+    assert weights(store, registry) == WEIGHTS
+    assert min(int(one.headers["Range"][6:].partition("-")[0]) for one in registry.of("GET", str(DIGEST))) == half
+
+
+def test_a_false_partial_costs_one_more_download(registry: ChaosRegistry, store: Store, tmp_path: Path) -> None:
+    partial = store.blobs.root / f"{DIGEST.filename}-partial"
+    store.blobs.tree.make()
+    partial.write_bytes(bytes(len(WEIGHTS)))
+    partial.with_name(f"{partial.name}-0").write_bytes(plan.encode(Part(0, 0, len(WEIGHTS), len(WEIGHTS))))
+    pull(store, f"{registry.host}/a/m", tmp_path)
+    assert weights(store, registry) == WEIGHTS
+
+
+def test_many_at_once_are_one_transfer(registry: ChaosRegistry, store: Store, tmp_path: Path) -> None:
+    """The one that fetches is cancelled: the others do not notice, but for one of them that goes on."""
+    go_on, cancelled = threading.Event(), threading.Event()
+    registry.always = held(go_on)
+    lines: list[list[Progress]] = [[] for _ in range(6)]
+    ends: list[BaseException | None] = [None] * 6
+
+    def work(number: int) -> None:
+        try:
+            event = cancelled if number == 0 else threading.Event()
+            patience = replace(QUICK, stall=60.0)
+            name = f"{registry.host}/a/m"
+            pull(store, name, tmp_path, lines=lines[number], cancelled=event, patience=patience)
+        except OllamaError as error:
+            ends[number] = error
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(6)]
+    threads[0].start()
+    until(lambda: any(line.completed >= 4 * CHUNK for line in lines[0]))
+    for thread in threads[1:]:
+        thread.start()
+    until(lambda: all(any(line.completed >= 4 * CHUNK for line in said) for said in lines[1:]))
+    assert registry.sent == 4 * CHUNK
+    cancelled.set()
+    threads[0].join(5)
+    assert isinstance(ends[0], Cancelled)
+    go_on.set()
+    for thread in threads[1:]:
+        thread.join(30)
+    assert ends[1:] == [None] * 5
+    assert weights(store, registry) == WEIGHTS
+    assert all(never_back(said) for said in lines[1:])
+    assert {one.headers["Range"] for one in registry.of("GET", str(DIGEST))} == {
+        *(f"bytes={at}-{min(at + 200_000, len(WEIGHTS)) - 1}" for at in range(0, len(WEIGHTS), 200_000)),
+        *(f"bytes={at + CHUNK}-{at + 199_999}" for at in range(0, 800_000, 200_000)),
+    }
+    assert list((tmp_path / "locks").iterdir()) == []
+
+
+def test_slower_if_asked(registry: ChaosRegistry, store: Store, tmp_path: Path) -> None:
+    """A rate that would take hours is not exceeded by more than what one tick lets through."""
+    cancelled = threading.Event()
+    lines: list[Progress] = []
+    limits = Limits(streams=2, rate=10_000)
+
+    def work() -> None:
+        with pytest.raises(Cancelled):
+            pull(store, f"{registry.host}/a/m", tmp_path, lines=lines, cancelled=cancelled, limits=limits)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    until(lambda: any(line.completed for line in lines))
+    cancelled.set()
+    thread.join(5)
+    assert not thread.is_alive()
+    assert max(line.completed for line in lines) < 100_000
+
+
+@pytest.mark.parametrize("fields", [{"streams": 0}, {"streams": 65}, {"rate": -1}])
+def test_limits_that_cannot_be(fields: dict[str, int]) -> None:
+    with pytest.raises(BadRequest):
+        Limits(**fields)
+
+
+def test_too_little_room(
+    registry: ChaosRegistry, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 1_000_000}))
+    with pytest.raises(StoreError, match=r"need 1\.1 MB, have 1 MB"):
+        pull(store, f"{registry.host}/a/m", tmp_path)
+    assert registry.of("GET", "blobs") == []
+
+
+@pytest.mark.parametrize(
+    ("path", "raw", "error", "message"),
+    [
+        ("a/none:latest", None, SourceError, "pull model manifest: file does not exist"),
+        ("a/x:latest", b"<html>", CorruptModel, "the manifest is not valid JSON"),
+        ("a/x:latest", b'{"config":{"digest":"sha256:../../x"}}', CorruptModel, "no valid digest"),
+        ("a/x:latest", b"{}", CorruptModel, "a layer of the manifest is not a JSON object"),
+        ("a/x:latest", b" " * (5 << 20), SourceError, "answers with more than 4194304 bytes"),
+    ],
+)
+def test_manifests_that_are_none(
+    registry: ChaosRegistry, store: Store, tmp_path: Path, path: str, raw: bytes | None, error: type, message: str
+) -> None:
+    if raw is not None:
+        registry.manifests["/v2/a/x/manifests/latest"] = raw
+    with pytest.raises(error, match=message):
+        pull(store, f"{registry.host}/{path}", tmp_path)
+    assert not store.root.exists() or store.names() == ()
+
+
+def test_models_that_another_runtime_is_for(registry: ChaosRegistry, store: Store, tmp_path: Path) -> None:
+    registry.publish("a/t:latest", tensor=b"x")
+    with pytest.raises(SourceError, match="this model requires MLX support, but the MLX runtime is not available"):
+        pull(store, f"{registry.host}/a/t", tmp_path)
+
+
+def test_the_manifest_is_asked_for_again(registry: ChaosRegistry, store: Store, tmp_path: Path) -> None:
+    left = [status(429, Retry_After="0"), status(502)]
+
+    def gate(handler: Handler) -> bool:
+        return bool(left) and left.pop()(handler)
+
+    registry.gate = gate
+    pull(store, f"{registry.host}/a/m", tmp_path)
+    assert weights(store, registry) == WEIGHTS
+
+
+def test_nobody_there(store: Store, tmp_path: Path) -> None:
+    with pytest.raises(Unreachable, match=r"^pull model manifest: cannot reach 127\.0\.0\.1:1: Connection refused$"):
+        pull(store, "127.0.0.1:1/a/m", tmp_path)
+    with pytest.raises(SourceError, match=r"^insecure protocol http$"):
+        pull(store, "http://127.0.0.1:1/a/m", tmp_path, insecure=False)

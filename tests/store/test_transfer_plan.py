@@ -1,0 +1,101 @@
+"""Parts tile a blob exactly, whatever the journal says; headers are read or refused."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ollama_nb.store.transfer import plan
+from ollama_nb.store.transfer.plan import Part
+
+sizes = st.integers(0, 20_000_000_000)
+small = st.integers(-5, 120)
+anything = st.builds(Part, small, small, small, small)
+
+
+def tiles(parts: tuple[Part, ...], total: int) -> bool:
+    at = 0
+    for part in parts:
+        if part.offset != at or part.size <= 0 or not 0 <= part.completed <= part.size:
+            return False
+        at = part.end
+    return at == total and len({part.number for part in parts}) == len(parts)
+
+
+@given(sizes)
+@settings(max_examples=200)
+def test_a_split_tiles(total: int) -> None:
+    parts = plan.split(total)
+    assert tiles(parts, total)
+    assert all(plan.LEAST <= part.size <= plan.MOST for part in parts[:-1])
+    assert len(parts) <= max(plan.PARTS, -(-total // plan.MOST))
+
+
+@given(st.lists(anything, max_size=8), st.integers(0, 100), st.integers(0, 100))
+@settings(max_examples=200)
+def test_a_mended_journal_tiles_and_invents_nothing(found: list[Part], total: int, on_disk: int) -> None:
+    parts = plan.mend(found, total, on_disk)
+    assert tiles(parts, total)
+    known = {(part.number, part.offset, part.size): part.completed for part in found}
+    for part in parts:
+        assert part.completed <= max(0, on_disk - part.offset)
+        assert part.completed <= known.get((part.number, part.offset, part.size), part.completed)
+        assert not part.completed or (part.number, part.offset, part.size) in known
+
+
+@given(st.integers(1, 100).flatmap(lambda total: st.tuples(st.just(total), st.sets(st.integers(1, 99), max_size=6))))
+@settings(max_examples=100)
+def test_what_is_lost_of_a_journal_is_fetched_again(case: tuple[int, set[int]]) -> None:
+    """Any subset of the parts of a whole journal keeps its state; the rest starts at nothing."""
+    total, cuts = case
+    edges = [0, *sorted(cut for cut in cuts if cut < total), total]
+    whole = [Part(n, a, b - a, b - a) for n, (a, b) in enumerate(pairwise(edges))]
+    assert plan.mend(whole, total, total) == tuple(whole)
+    kept = whole[::2]
+    parts = plan.mend(kept, total, total)
+    assert tiles(parts, total)
+    assert sum(part.completed for part in parts) == sum(part.size for part in kept)
+
+
+@given(st.binary(max_size=200))
+def test_bytes_are_a_state_or_none(raw: bytes) -> None:
+    part = plan.decode(raw)
+    assert part is None or plan.decode(plan.encode(part)) == part
+
+
+def test_the_journal_is_the_one_of_a_real_ollama() -> None:
+    assert plan.encode(Part(3, 100, 50, 7)) == b'{"N":3,"Offset":100,"Size":50,"Completed":7}\n'
+    assert plan.decode(b'{"N":0,"Offset":0,"Size":100000000,"Completed":123}\n') == Part(0, 0, 100_000_000, 123)
+    assert json.loads(plan.encode(Part(0, 0, 1, 1, '"x"')))["ETag"] == '"x"'
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        *(b"", b"[]", b"null", b"{}", b"\xff", b"[" * 5000, b'{"N":"0"}'),
+        b'{"N":0,"Offset":-1,"Size":1,"Completed":0}',
+        b'{"N":0,"Offset":0,"Size":1,"Completed":true}',
+    ],
+)
+def test_what_is_no_state(raw: bytes) -> None:
+    assert plan.decode(raw) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "range_"),
+    [
+        ("bytes 0-9/10", (0, 9, 10)),
+        (" bytes 5-5/* ", (5, 5, None)),
+        ("bytes 9-5/10", None),
+        ("bytes 0-10/10", None),
+        ("bytes */10", None),
+        ("0-9", None),
+        ("", None),
+    ],
+)
+def test_content_range(text: str, range_: tuple[int, int, int | None] | None) -> None:
+    assert plan.content_range(text) == range_

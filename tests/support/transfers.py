@@ -1,0 +1,84 @@
+"""Pulls and pushes against registries of tests: little patience, small parts, everything reported."""
+
+from __future__ import annotations
+
+import random
+import threading
+from pathlib import Path
+from typing import Any
+
+from ollama_nb.api.events import Progress
+from ollama_nb.api.names import Digest, ModelName
+from ollama_nb.store.registry.client import Access
+from ollama_nb.store.registry.patience import Patience
+from ollama_nb.store.store import Store
+from ollama_nb.store.transfer.pace import Limits
+from ollama_nb.store.transfer.pull import Pull
+from ollama_nb.store.transfer.push import Push
+
+QUICK = Patience(connect=5.0, stall=0.5, tries=3, first=0.01, longest=0.02)
+
+
+def noise(size: int, seed: int = 1) -> bytes:
+    return random.Random(seed).randbytes(size)
+
+
+def access(folder: Path, **fields: Any) -> Access:
+    return Access(**{"key": folder / "id_ed25519", "patience": QUICK, **fields})
+
+
+def pull(
+    store: Store,
+    name: str,
+    folder: Path,
+    *,
+    lines: list[Progress] | None = None,
+    cancelled: threading.Event | None = None,
+    limits: Limits | None = None,
+    insecure: bool = True,
+    **fields: Any,
+) -> list[Progress]:
+    """Pull under its own name; ``lines`` are filled while it goes on."""
+    said: list[Progress] = [] if lines is None else lines
+    parsed = ModelName.parse(name)
+    job = Pull(store, parsed, parsed, access(folder, **fields), folder / "locks", limits or Limits(), insecure)
+    job.run(said.append, cancelled or threading.Event())
+    return said
+
+
+def push(
+    store: Store,
+    name: str,
+    folder: Path,
+    *,
+    lines: list[Progress] | None = None,
+    cancelled: threading.Event | None = None,
+    insecure: bool = True,
+    **fields: Any,
+) -> list[Progress]:
+    said: list[Progress] = [] if lines is None else lines
+    job = Push(store, ModelName.parse(name), access(folder, **fields), Limits(), insecure)
+    job.run(said.append, cancelled or threading.Event())
+    return said
+
+
+def statuses(lines: list[Progress]) -> list[str]:
+    """Each status once, in order."""
+    return list(dict.fromkeys(line.status for line in lines))
+
+
+def never_back(lines: list[Progress]) -> bool:
+    """Whether no blob's progress ever fell, and each ended at its total."""
+    seen: dict[str, int] = {}
+    for line in lines:
+        if line.digest:
+            if line.completed < seen.get(line.digest, 0):
+                return False
+            seen[line.digest] = line.completed
+    totals = {line.digest: line.total for line in lines if line.digest}
+    return seen == totals
+
+
+def left_over(store: Store) -> list[str]:
+    """Files in ``blobs`` that are no blobs."""
+    return sorted(path.name for path in store.blobs.root.iterdir() if len(path.name) != len(Digest("0" * 64).filename))
