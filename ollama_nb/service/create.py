@@ -12,7 +12,7 @@ from ollama_nb.api.events import Progress
 from ollama_nb.api.models import Model
 from ollama_nb.api.names import Digest
 from ollama_nb.errors import BadRequest, ModelNotFound
-from ollama_nb.service.capabilities import check_template
+from ollama_nb.service.capabilities import check_names, check_template
 from ollama_nb.service.making import tools
 from ollama_nb.service.progress import Report, in_thread
 from ollama_nb.service.resolve import find, parse_name
@@ -33,6 +33,7 @@ async def create(rooms: Rooms, request: CreateRequest) -> AsyncGenerator[Progres
     _digests(request.adapters)
     _digests(request.draft_files)
     check_template(request.template)
+    check_names(request.renderer, request.parser)
     if request.quantize:
         quantization.parse(request.quantize)
     if not request.from_ and not files:

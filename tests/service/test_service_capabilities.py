@@ -8,7 +8,7 @@ from support.kitchen import INSERTS, PLAIN, THINKS, TOOLS
 from ollama_nb.api.models import GGUF, Layer, Manifest, Model, ModelConfig
 from ollama_nb.api.names import Digest, ModelName
 from ollama_nb.errors import BadRequest
-from ollama_nb.service.capabilities import capabilities, check, check_thinking, prompting
+from ollama_nb.service.capabilities import capabilities, check, check_thinking, parser_name, prompting, renderer_name
 
 CONFIG = Layer("", Digest("0" * 64), 0)
 JINJA = "{% for m in messages %}{{ m.content }}{% endfor %}"
@@ -64,6 +64,46 @@ def test_other_sources() -> None:
     assert capabilities(model(), gguf(**{"vision.block_count": 3}), None) == ("completion", "vision")
     assert capabilities(model(capabilities=("zebra", "tools")), gguf(), None) == ("completion", "tools", "zebra")
     assert capabilities(model(), None, None) == ()
+
+
+@pytest.mark.parametrize(
+    ("template", "config", "path", "words"),
+    [
+        (None, {"renderer": "qwen3.5", "parser": "qwen3.5"}, "renderer", {"completion", "tools", "thinking"}),
+        (None, {"renderer": "olmo3-think", "parser": "olmo3-think"}, "renderer", {"completion", "thinking"}),
+        (None, {"renderer": "glm-4.7"}, "renderer", {"completion"}),
+        (TOOLS, {"renderer": "glm-4.7"}, "renderer", {"completion", "tools"}),
+        (PLAIN, {"parser": "ministral"}, "go", {"completion", "tools"}),
+        (None, {"parser": "passthrough"}, "go", {"completion"}),
+        (INSERTS, {"parser": "qwen3-coder"}, "go", {"completion", "tools", "insert"}),
+        ("<|start|><|end|>", {"model_family": "gptoss"}, "go", {"completion", "tools", "thinking"}),
+        (PLAIN, {"model_family": "gpt-oss"}, "go", {"completion", "thinking"}),
+    ],
+)
+def test_a_renderer_or_parser_rules(template: str | None, config: dict[str, str], path: str, words: set[str]) -> None:
+    assert prompting(model(template, **config), gguf(JINJA_TOOLS), True).path == path
+    assert set(capabilities(model(template, **config), gguf(JINJA_TOOLS), True)) == words
+
+
+def test_the_parser_of_gpt_oss_is_known_by_its_template() -> None:
+    assert parser_name(model("<|start|>x<|end|>", model_family="gptoss")) == "harmony"
+    assert parser_name(model("<|start|>x<|end|>", model_family="gptoss", parser="passthrough")) == "passthrough"
+    assert parser_name(model("<|start|>x", model_family="gptoss")) == ""
+    assert parser_name(model("<|start|>x<|end|>")) == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "renderer"),
+    [
+        ("gemma4", "27B", "gemma4-large"),
+        ("gemma4", "4.3B", "gemma4-small"),
+        ("gemma4", "", "gemma4-small"),
+        ("my-e4b", "31B", "gemma4-small"),
+        ("my-31b", "1B", "gemma4-large"),
+    ],
+)
+def test_gemma4_is_prompted_by_its_size(name: str, size: str, renderer: str) -> None:
+    assert renderer_name(model(name=name, renderer="gemma4", model_type=size)) == renderer
 
 
 def test_error_texts() -> None:
