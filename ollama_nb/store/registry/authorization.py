@@ -43,10 +43,10 @@ class Authorization:
 
     def answer(self, header: str, tried: str) -> None:
         """Take a challenge. ``tried``: the header that was not good enough. Raises SourceError when there is no way."""
+        self._require_safe()
         with self._lock:
             if self._header != tried:
                 return  # another thread has been here meanwhile
-            self._require_safe()
             self._header = self._new_header(challenges.parse(header))
 
     def _may_see(self, origin: Origin) -> bool:

@@ -95,7 +95,8 @@ def dial(
 
 def _refused(origin: Origin) -> SourceError:
     return SourceError(
-        f"refused to go to {origin.address}: a registry may not send this server to an address in a private network"
+        f"refused to go to {origin.address}: a registry may not send us into a private network "
+        '(~/.ollama/nb/registries.json can allow it: {"hosts": {REGISTRY: {"may_use": [HOST]}}})'
     )
 
 

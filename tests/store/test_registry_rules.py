@@ -1,0 +1,372 @@
+"""Who may be reached, and who gets to see what: addresses, redirects, challenges, tokens."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import load_ssh_public_key
+from hypothesis import given
+from hypothesis import strategies as st
+from support.chaos_registry import ChaosRegistry, Handler, chaos_registry, redirect
+from support.transfers import noise, pull
+
+from ollama_nb.api.names import ModelName
+from ollama_nb.errors import Cancelled, SourceError
+from ollama_nb.store.auth import Credential, Credentials
+from ollama_nb.store.registry import challenge, network
+from ollama_nb.store.registry.urls import Origin, redirected
+from ollama_nb.store.store import Store
+
+WEIGHTS = noise(5000)
+
+
+@pytest.fixture
+def registry() -> Iterator[ChaosRegistry]:
+    with chaos_registry() as found:
+        found.publish("a/m:latest", model=WEIGHTS)
+        yield found
+
+
+@pytest.fixture
+def other() -> Iterator[ChaosRegistry]:
+    """A second server, which must not be reached unless it is allowed."""
+    with chaos_registry() as found:
+        yield found
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "models")
+
+
+def to_this_machine(host: str, port: int) -> list[str]:
+    return ["127.0.0.1"]
+
+
+# -- addresses ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *(
+            "127.0.0.1",
+            "10.1.2.3",
+            "172.16.0.1",
+            "192.168.1.1",
+            "169.254.169.254",
+            "0.0.0.0",
+            "100.64.0.1",
+            "224.0.0.1",
+        ),
+        *("255.255.255.255", "198.18.0.1", "::1", "::", "fe80::1", "fe80::1%eth0", "fc00::1", "ff02::1"),
+        *("::ffff:127.0.0.1", "::ffff:10.0.0.1", "2002:7f00:0001::", "64:ff9b::7f00:1", "64:ff9b::a00:1"),
+    ],
+)
+def test_private_addresses(address: str) -> None:
+    assert not network.is_public(address)
+
+
+@pytest.mark.parametrize("address", ["8.8.8.8", "1.1.1.1", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808"])
+def test_public_addresses(address: str) -> None:
+    assert network.is_public(address)
+
+
+def test_only_checked_addresses_are_connected_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One look-up, and only what it found public is tried: a second answer of the name server changes nothing."""
+    tried: list[str] = []
+    asked: list[str] = []
+
+    def connected(address: str, *rest: Any) -> socket.socket:
+        tried.append(address)
+        raise OSError("not here")
+
+    def resolver(host: str, port: int) -> list[str]:
+        asked.append(host)
+        return ["127.0.0.1", "8.8.8.8", "::1", "10.0.0.1", "8.8.4.4"]
+
+    monkeypatch.setattr(network, "_connected", connected)
+    with pytest.raises(SourceError, match=r"^cannot reach evil\.example: not here$"):
+        network.dial(
+            Origin.of("https://evil.example"), named=False, seconds=5, stopped=threading.Event(), resolver=resolver
+        )
+    assert (tried, asked) == (["8.8.8.8", "8.8.4.4"], ["evil.example"])
+
+
+def test_nothing_is_waited_for_after_a_stop() -> None:
+    stopped = threading.Event()
+    stopped.set()
+    silent = threading.Event()
+    with pytest.raises(Cancelled):
+        network.dial(
+            Origin.of("https://x.example"),
+            named=True,
+            seconds=60,
+            stopped=stopped,
+            resolver=lambda host, port: ["127.0.0.1"] * silent.wait(60),
+        )
+    silent.set()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *(
+            "ftp://x/",
+            "file:///etc/passwd",
+            "gopher://x",
+            "https://",
+            "https:///x",
+            "x",
+            "",
+            "https://a b/",
+            "https://a\tb",
+        ),
+        *(
+            "https://user:pw@x/",
+            "https://user@x/",
+            "https://x:99999/",
+            "https://x:port/",
+            "https://[::1/",
+            "https://é.fr/",
+        ),
+        *("https://x\r\nHost: y/", "https://x/\r\nA: b", "javascript:alert(1)"),
+    ],
+)
+def test_addresses_that_are_none(url: str) -> None:
+    with pytest.raises(SourceError):
+        Origin.of(url)
+
+
+@given(st.text(max_size=60))
+def test_any_location_is_an_address_or_refused(text: str) -> None:
+    try:
+        found = redirected("https://registry.example/v2/", text)
+    except SourceError:
+        return
+    assert Origin.of(found).scheme == "https"
+
+
+def test_origins() -> None:
+    assert Origin.of("https://HF.co/x").party == Origin.of("https://huggingface.co:443/y").party
+    assert Origin.of("https://hf.co").party != Origin.of("http://huggingface.co").party
+    assert str(Origin.of("http://[::1]:5000/x")) == "http://[::1]:5000"
+    assert [Origin.of(f"http://{host}").is_loopback for host in ("localhost", "a.localhost", "127.9.9.9", "[::1]")] == [
+        True
+    ] * 4
+    assert not Origin.of("http://localhost.evil.example").is_loopback
+
+
+# -- redirects ---------------------------------------------------------------------------------------------------------
+
+
+def location(other: ChaosRegistry, host: str) -> Any:
+    return redirect(lambda handler: f"http://{host}:{other.port}/v2/a/m/blobs/{handler.path.rpartition('/')[2]}", 302)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.2", "localhost", "cdn.example", "[::ffff:127.0.0.1]", "0x7f.1"])
+def test_a_registry_cannot_send_us_into_this_network(
+    registry: ChaosRegistry, other: ChaosRegistry, store: Store, tmp_path: Path, host: str
+) -> None:
+    other.blobs.update(registry.blobs)
+    registry.always = location(other, host)
+    with pytest.raises(SourceError, match="may not send us into a private network"):
+        pull(store, f"{registry.host}/a/m", tmp_path, resolver=to_this_machine)
+    assert other.asked == []
+
+
+def test_where_it_may_by_the_users_word(
+    registry: ChaosRegistry, other: ChaosRegistry, store: Store, tmp_path: Path
+) -> None:
+    """And then our credentials do not go along."""
+    other.blobs.update(registry.blobs)
+    registry.always = location(other, "cdn.example")
+    registry.gate = basic
+    known = Credentials({registry.host: Credential("mia", "geheim")}, {registry.host: (f"cdn.example:{other.port}",)})
+    pull(store, f"{registry.host}/a/m", tmp_path, resolver=to_this_machine, credentials=known)
+    assert store.resolve(ModelName.parse(f"{registry.host}/a/m")).weights is not None
+    assert len(other.of("GET", "blobs")) == 2
+    assert not any("Authorization" in one.headers for one in other.asked)
+    assert {one.headers["Host"] for one in other.asked} == {f"cdn.example:{other.port}"}
+
+
+@pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
+def test_redirects_at_home(registry: ChaosRegistry, store: Store, tmp_path: Path, code: int) -> None:
+    registry.always = lambda h: "?" not in h.path and redirect(lambda handler: f"{handler.path}?signed", code)(h)
+    pull(store, f"{registry.host}/a/m", tmp_path)
+    assert all("Range" in one.headers for one in registry.of("GET", "?signed"))
+
+
+def test_redirects_without_end(registry: ChaosRegistry, store: Store, tmp_path: Path) -> None:
+    registry.always = redirect(lambda handler: handler.path)
+    with pytest.raises(SourceError, match="redirects more than 5 times"):
+        pull(store, f"{registry.host}/a/m", tmp_path)
+    assert len(registry.of("GET", "blobs")) == 6
+
+
+@pytest.mark.parametrize(
+    "to", ["file:///etc/passwd", "gopher://127.0.0.1/", "ftp://x.example/", "http://u:p@x.example/"]
+)
+def test_redirects_elsewhere(registry: ChaosRegistry, store: Store, tmp_path: Path, to: str) -> None:
+    registry.always = redirect(lambda handler: to)
+    with pytest.raises(SourceError, match=r"address"):
+        pull(store, f"{registry.host}/a/m", tmp_path)
+
+
+def test_never_from_https_to_http() -> None:
+    with pytest.raises(SourceError, match="redirects from https to plain http"):
+        redirected("https://registry.example/v2/x", "http://registry.example/v2/x")
+
+
+# -- challenges --------------------------------------------------------------------------------------------------------
+
+
+def basic(handler: Handler) -> bool:
+    wanted = "Basic " + base64.b64encode(b"mia:geheim").decode()
+    if handler.headers.get("Authorization") == wanted:
+        return False
+    handler.answer(401, b"", {"WWW-Authenticate": 'Basic realm="models"'})
+    return True
+
+
+def bearer(realm: str) -> Any:
+    """Wants the token ``good``; gives it at ``/token`` to whom it may concern."""
+
+    def gate(handler: Handler) -> bool:
+        if handler.path.startswith("/token"):
+            handler.answer(200, b'{"token":"good"}')
+            return True
+        if handler.headers.get("Authorization") == "Bearer good":
+            return False
+        host = handler.headers["Host"]
+        text = f'Bearer realm="{realm.format(host=host)}",service="svc",scope="repository:a/m:pull other:x:y"'
+        handler.answer(401, b"", {"WWW-Authenticate": text})
+        return True
+
+    return gate
+
+
+def test_our_signature_for_a_token(registry: ChaosRegistry, store: Store, tmp_path: Path) -> None:
+    registry.gate = bearer("http://{host}/token")
+    pull(store, f"{registry.host}/a/m", tmp_path)
+    (asked,) = registry.of("GET", "/token")
+    query = parse_qsl(urlsplit(asked.path).query)
+    assert [key for key, _ in query] == ["nonce", "scope", "scope", "service", "ts"]
+    assert dict(query)["service"] == "svc"
+    assert len(base64.urlsafe_b64decode(dict(query)["nonce"] + "==")) == 16
+    blob, _, signature = asked.headers["Authorization"].partition(":")
+    public = load_ssh_public_key(f"ssh-ed25519 {blob}".encode())
+    assert isinstance(public, Ed25519PublicKey)
+    nothing = "ZTNiMGM0NDI5OGZjMWMxNDlhZmJmNGM4OTk2ZmI5MjQyN2FlNDFlNDY0OWI5MzRjYTQ5NTk5MWI3ODUyYjg1NQ=="
+    public.verify(base64.b64decode(signature), f"GET,http://{registry.host}{asked.path},{nothing}".encode())
+    assert (tmp_path / "id_ed25519.pub").read_text() == f"ssh-ed25519 {blob}\n"
+
+
+def test_a_token_service_gets_the_name_and_the_password(registry: ChaosRegistry, store: Store, tmp_path: Path) -> None:
+    registry.gate = bearer("http://{host}/token")
+    known = Credentials({registry.host: Credential("mia", "geheim")})
+    pull(store, f"{registry.host}/a/m", tmp_path, credentials=known)
+    (asked,) = registry.of("GET", "/token")
+    assert asked.headers["Authorization"] == known.of(Origin.of(f"http://{registry.host}")).header  # type: ignore[union-attr]
+    assert not (tmp_path / "id_ed25519").exists()
+
+
+@pytest.mark.parametrize(
+    "realm",
+    [
+        "http://127.0.0.2:{port}/token",
+        "http://localhost:{port}/token",
+        "http://evil.example:{port}/token",
+        "http://127.0.0.1:{port}/token",
+        "https://127.0.0.1:{port}/token",
+        "http://mia@127.0.0.1:{own}/token",
+        "http://127.0.0.1.evil.example:{port}/token",
+        "ftp://127.0.0.1:{own}/token",
+        "//x",
+        "",
+    ],
+)
+@pytest.mark.parametrize("known", [True, False])
+def test_realms_elsewhere_get_nothing(
+    registry: ChaosRegistry, other: ChaosRegistry, store: Store, tmp_path: Path, realm: str, known: bool
+) -> None:
+    registry.gate = bearer(realm.format(port=other.port, own=registry.port))
+    other.gate = bearer("unused")
+    credentials = Credentials({registry.host: Credential("mia", "geheim")} if known else {})
+    with pytest.raises(SourceError):
+        pull(store, f"{registry.host}/a/m", tmp_path, resolver=to_this_machine, credentials=credentials)
+    assert other.asked == []
+    assert not registry.of("GET", "/token")
+    assert not (tmp_path / "id_ed25519").exists()
+
+
+def test_basic(registry: ChaosRegistry, store: Store, tmp_path: Path) -> None:
+    registry.gate = basic
+    with pytest.raises(SourceError) as caught:
+        pull(store, f"{registry.host}/a/m", tmp_path)
+    assert caught.value.message.startswith("pull model manifest: unauthorized: access denied: ")
+    assert f"`docker login {registry.host}`" in caught.value.message
+    wrong = Credentials({registry.host: Credential("mia", "falsch")})
+    with pytest.raises(SourceError, match=r"^pull model manifest: unauthorized: access denied$"):
+        pull(store, f"{registry.host}/a/m", tmp_path, credentials=wrong)
+    pull(store, f"{registry.host}/a/m", tmp_path, credentials=Credentials({registry.host: Credential("mia", "geheim")}))
+
+
+def test_no_credentials_over_plain_http(tmp_path: Path, registry: ChaosRegistry, store: Store) -> None:
+    """But on this machine: here the name means it, but could mean any."""
+    registry.gate = basic
+    name = f"registry.example:{registry.port}/a/m"
+    known = Credentials({f"registry.example:{registry.port}": Credential("mia", "geheim")})
+    with pytest.raises(SourceError, match="never sent over plain http"):
+        pull(store, name, tmp_path, credentials=known, resolver=to_this_machine)
+    assert not any("Authorization" in one.headers for one in registry.asked)
+    token = Credentials({f"registry.example:{registry.port}": Credential(token="t")})
+    with pytest.raises(SourceError, match="never sent over plain http"):
+        pull(store, name, tmp_path, credentials=token, resolver=to_this_machine)
+    assert not any("Authorization" in one.headers for one in registry.asked)
+
+
+def test_plain_http_is_told(tmp_path: Path, registry: ChaosRegistry, store: Store) -> None:
+    lines = pull(store, f"registry.example:{registry.port}/a/m", tmp_path, resolver=to_this_machine)
+    assert lines[0].status.startswith(f"using plain http to registry.example:{registry.port}")
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b"{}", b'{"token":1}', b'{"token":"a\\r\\nX: y"}', b"x" * 70_000])
+def test_tokens_that_are_none(registry: ChaosRegistry, store: Store, tmp_path: Path, body: bytes) -> None:
+    def gate(handler: Handler) -> bool:
+        if handler.path.startswith("/token"):
+            handler.answer(200, body)
+            return True
+        return bool(bearer("http://{host}/token")(handler))
+
+    registry.gate = gate
+    with pytest.raises(SourceError, match="answers with"):
+        pull(store, f"{registry.host}/a/m", tmp_path)
+
+
+def test_several_challenges() -> None:
+    found = challenge.parse(
+        'Basic realm="a, b", Bearer realm="https://x/t?y=1",scope="s:\\"q\\"" ,service=z, Negotiate'
+    )
+    assert [one.scheme for one in found] == ["basic", "bearer", "negotiate"]
+    assert found[0].get("realm") == "a, b"
+    assert dict(found[1].parameters) == {"realm": "https://x/t?y=1", "scope": 's:"q"', "service": "z"}
+    assert challenge.token_url(found[1]) == "https://x/t?y=1&scope=s%3A%22q%22&service=z"
+
+
+@given(st.text(max_size=80))
+def test_any_text_is_challenges_or_none(text: str) -> None:
+    for found in challenge.parse(text):
+        assert found.scheme and isinstance(json.dumps(dict(found.parameters)), str)
+        with contextlib.suppress(SourceError):
+            Origin.of(challenge.token_url(found))
