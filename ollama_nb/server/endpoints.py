@@ -11,6 +11,7 @@ from ollama_nb.api.names import Digest
 from ollama_nb.errors import Forbidden, NotFound, OllamaError, Unauthorized
 from ollama_nb.server.dialects import native, native_models, native_reply
 from ollama_nb.server.handlers import MIB, Discarded, Endpoint, Route, Sink
+from ollama_nb.server.metrics import CONTENT_TYPE
 from ollama_nb.store.blobs import BlobWriter
 
 OLLAMA_API_VERSION = "0.17.0"
@@ -18,6 +19,7 @@ OLLAMA_API_VERSION = "0.17.0"
 
 _IMAGES = 256 * MIB
 _WRITTEN_AT_ONCE = 4 * MIB
+_READY_SECONDS = 2.0
 _TEXT = "text/plain; charset=utf-8"
 
 
@@ -201,13 +203,24 @@ async def livez(call: Endpoint) -> None:
 
 
 async def readyz(call: Endpoint) -> None:
-    """Ready when the store can be read."""
+    """Ready when the store can be read, without much waiting: a read-only one serves its models, too."""
     try:
-        await asyncio.to_thread(call.service.store.names)
+        async with asyncio.timeout(_READY_SECONDS):
+            await asyncio.to_thread(call.service.store.names)
     except OllamaError as error:
         await call.send(error.message.encode(), _TEXT, 503)
+    except TimeoutError:
+        await call.send(b"the disk of the model store does not answer", _TEXT, 503)
     else:
         await call.send(b"ok", _TEXT)
+
+
+async def metrics(call: Endpoint) -> None:
+    service = call.service
+    text = await call.state.metrics.text(
+        busy=call.state.busy, queue=service.requests.queue(), running=service.running(), store=service.store
+    )
+    await call.send(text, CONTENT_TYPE)
 
 
 def refuse(error: OllamaError) -> Callable[[Endpoint], Awaitable[None]]:
@@ -269,4 +282,5 @@ ROUTES: dict[str, Mapping[str, Route]] = {
     "/api/queue": {"GET": Route(queue)},
     "/livez": {"GET": Route(livez)},
     "/readyz": {"GET": Route(readyz)},
+    "/metrics": {"GET": Route(metrics)},
 }

@@ -7,6 +7,7 @@ The body is read after ``admit``, so that nobody unknown can fill the memory.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import re
 import secrets
@@ -72,6 +73,7 @@ class Endpoint(web.RequestHandler):
     """One path. A host's subclass says who is admitted, ``methods`` what is done."""
 
     methods: ClassVar[Mapping[str, Route]] = {}
+    route: ClassVar[str] = "other"
 
     sink: Sink
     _gone = False
@@ -79,6 +81,7 @@ class Endpoint(web.RequestHandler):
     _outlet: Outlet | None = None
     _task: asyncio.Task[None] | None = None
     _request_id = ""
+    _model = ""
 
     # For the bodies in ``endpoints``
 
@@ -100,7 +103,10 @@ class Endpoint(web.RequestHandler):
 
     def fields(self, struct: str) -> Fields:
         """The JSON body, read as that Go struct. Raises BadRequest."""
-        return native.fields(cast(Collected, self.sink).body(), struct)
+        found = native.fields(cast(Collected, self.sink).body(), struct)
+        with contextlib.suppress(OllamaError):  # whether it must be a text is for the route to say
+            self._model = found.text("model")
+        return found
 
     def wants(self, what: str) -> bool:
         """Whether the header ``X-Ollama-<what>`` says yes."""
@@ -216,7 +222,13 @@ class Endpoint(web.RequestHandler):
 
     get = head = post = put = patch = delete = options = respond
 
+    def on_finish(self) -> None:
+        super().on_finish()
+        self.state.metrics.request(self.route, self._model, self.get_status(), self.request.request_time())
+
     def on_connection_close(self) -> None:
+        if not self._finished:
+            self.state.metrics.request(self.route, "", 499, self.request.request_time())
         self._gone = True
         super().on_connection_close()
         if self._task is not None:

@@ -26,7 +26,9 @@ class Missing(Endpoint):
 
 def routes(prefix: str, base: type[Endpoint]) -> list[tuple[str, type[Any]]]:
     """``(pattern, handler)`` for every path below ``prefix`` (``""``: the root), the catch-all last."""
-    table = [(_pattern(prefix, path), _handler(_name(path), (base,), methods=ROUTES[path])) for path in ROUTES]
+    table = [
+        (_pattern(prefix, path), _handler(_name(path), (base,), methods=ROUTES[path], route=path)) for path in ROUTES
+    ]
     return [*table, (f"{prefix}((?:/.*)?)", _handler("Missing", (Missing, base)))]
 
 

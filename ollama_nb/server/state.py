@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 
+from ollama_nb.server.metrics import Metrics
 from ollama_nb.service.service import Service
 
 
@@ -13,6 +14,7 @@ class ServerState:
 
     def __init__(self, service: Service) -> None:
         self.service = service
+        self.metrics = service.meter = Metrics()
         self.draining = False
         self._live: set[asyncio.Task[None]] = set()
         self._last_end = time.monotonic()
@@ -45,6 +47,7 @@ class ServerState:
         self.cut()
         if self._live:
             await asyncio.wait(self._live)
+        await self.metrics.close()
 
     def cut(self) -> None:
         """Cancel what is in flight; each stream ends with an error line."""

@@ -30,6 +30,7 @@ from ollama_nb.service.chat import chat
 from ollama_nb.service.create import create
 from ollama_nb.service.embed import embed, embeddings
 from ollama_nb.service.generate import generate
+from ollama_nb.service.metering import Meter, NoMeter, metered
 from ollama_nb.service.models import copy, delete, list_models, show
 from ollama_nb.service.requests import Requests
 from ollama_nb.service.rerank import rerank
@@ -48,6 +49,7 @@ class Service:
 
     def __init__(self, settings: Settings, *, pool: Pool | None = None, renderer: Renderer | None = None) -> None:
         self.requests = Requests()
+        self.meter: Meter = NoMeter()
         self._rooms = Rooms(
             settings,
             Store(settings.models, noprune=settings.noprune),
@@ -78,10 +80,10 @@ class Service:
         return self._rooms.store
 
     def chat(self, request: ChatRequest) -> AsyncGenerator[Event, None]:
-        return chat(self._rooms, request)
+        return metered(chat(self._rooms, request), self.meter, request.model)
 
     def generate(self, request: GenerateRequest) -> AsyncGenerator[Event, None]:
-        return generate(self._rooms, request)
+        return metered(generate(self._rooms, request), self.meter, request.model)
 
     async def embed(self, request: EmbedRequest) -> Embeddings:
         return await embed(self._rooms, request)

@@ -162,7 +162,7 @@ def test_every_route_has_its_scope() -> None:
     refusals = {"/api/signout", "/api/user/keys/([^/]+)", "/api/experimental/web_search", "/api/experimental/web_fetch"}
     assert {line.partition(" ")[2] for line in needs["admin"]} == refusals
     assert {"POST /api/pull", "DELETE /api/delete", "POST /api/blobs/([^/]+)", "POST /api/create"} <= needs["write"]
-    assert {"GET /api/tags", "POST /api/show", "HEAD /api/blobs/([^/]+)", "GET /livez"} <= needs["read"]
+    assert {"GET /api/tags", "POST /api/show", "HEAD /api/blobs/([^/]+)", "GET /livez", "GET /metrics"} <= needs["read"]
     assert {"POST /api/chat", "POST /api/embed", "POST /v1/rerank"} <= needs["infer"]
     assert scope_of("POST", "/api/shutdown") == "admin"
     assert scope_of("POST", "/api/pull/") == "write"

@@ -1,0 +1,160 @@
+"""What a scrape says, and what it never says."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from support.aio import in_loop
+from support.kitchen import PLAIN, Kitchen, collect
+from tornado import netutil
+
+from ollama_nb.api.events import Delta, Done, Event, Stats
+from ollama_nb.errors import BadRequest
+from ollama_nb.server.access import Keys
+from ollama_nb.server.metrics import MOST_MODELS, Metrics
+from ollama_nb.server.standalone import listen
+from ollama_nb.server.state import ServerState
+from ollama_nb.service.metering import metered
+
+Figures = dict[tuple[str, frozenset[tuple[str, str]]], float]
+
+
+def figures(text: str) -> Figures:
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def value(found: Figures, name: str, **labels: str) -> float:
+    return found[(name, frozenset(labels.items()))]
+
+
+@contextlib.asynccontextmanager
+async def served(kitchen: Kitchen) -> AsyncIterator[httpx.AsyncClient]:
+    state = ServerState(kitchen.service)
+    sockets = netutil.bind_sockets(0, "127.0.0.1")
+    server = listen(state, sockets, keys=Keys())
+    url = f"http://127.0.0.1:{sockets[0].getsockname()[1]}"
+    try:
+        async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=30) as client:
+            yield client
+    finally:
+        server.stop()
+        await state.drain(0)
+        await server.close_all_connections()
+        await kitchen.service.close()
+
+
+@in_loop
+async def test_a_scrape(tmp_path: Path) -> None:
+    kitchen = Kitchen(tmp_path, lambda prompt, format: ["Once", " upon"])
+    kitchen.make("tales", template=PLAIN)
+    async with served(kitchen) as client:
+        secret = "a prompt that nobody may read"
+        for _ in range(2):
+            reply = await client.post("/api/generate", json={"model": "tales", "prompt": secret, "stream": False})
+            assert reply.status_code == 200, reply.text
+        await client.post("/api/generate", json={"model": secret, "prompt": "x"})
+        await client.get(f"/api/{secret}")
+        scraped = await client.get("/metrics")
+        assert scraped.headers["content-type"].startswith("text/plain; version=")
+        found = figures(scraped.text)
+        assert value(found, "ollama_nb_requests_total", route="/api/generate", model="tales", code="200") == 2
+        assert value(found, "ollama_nb_requests_total", route="/api/generate", model="", code="400") == 1
+        assert value(found, "ollama_nb_requests_total", route="other", model="", code="404") == 1
+        assert value(found, "gen_ai_server_time_to_first_token_seconds_count", gen_ai_request_model="tales") == 2
+        assert value(found, "ollama_nb_output_tokens_total", model="tales") > 0
+        assert value(found, "ollama_nb_replies_total", model="tales", reason="stop") == 2
+        assert value(found, "ollama_nb_requests_in_flight") == 1, "the scrape itself"
+        assert value(found, "ollama_nb_store_bytes", kind="used") > 100_000
+        assert value(found, "ollama_nb_disk_free_bytes") > 0
+        assert value(found, "ollama_nb_process_memory_bytes") > 1 << 20
+        assert value(found, "ollama_nb_queue_depth", state="queued") == 0
+        assert secret not in scraped.text and "nobody" not in scraped.text
+        assert str(tmp_path) not in scraped.text
+        assert not re.search(r"_created\b.*nan", scraped.text)
+
+
+@in_loop
+async def test_a_reply_that_is_left(tmp_path: Path) -> None:
+    """Left while it waits, left while it is written, and one that fails: only the first two were left."""
+    metrics = Metrics()
+
+    async def reply(*events: Event | Exception) -> AsyncIterator[Event]:
+        for event in events:
+            if isinstance(event, Exception):
+                raise event
+            yield event
+        await asyncio.Event().wait()
+
+    for events in ((), (Delta("a"),)):
+        task = asyncio.ensure_future(collect(metered(reply(*events), metrics, "m")))  # type: ignore[arg-type]
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait({task})
+    with pytest.raises(BadRequest):
+        await collect(metered(reply(BadRequest("no")), metrics, "m"))  # type: ignore[arg-type]
+    kitchen = Kitchen(tmp_path)
+    text = await metrics.text(busy=0, queue=(), running=(), store=kitchen.service.store)
+    await metrics.close()
+    found = figures(text.decode())
+    assert value(found, "ollama_nb_cancelled_total", phase="waiting") == 1
+    assert value(found, "ollama_nb_cancelled_total", phase="generating") == 1
+
+
+@in_loop
+async def test_closing_the_outer_closes_the_inner() -> None:
+    closed = asyncio.Event()
+
+    async def reply() -> AsyncIterator[Event]:
+        try:
+            yield Delta("a")
+            yield Done("stop", Stats())
+        finally:
+            closed.set()
+
+    outer = metered(reply(), Metrics(), "m")  # type: ignore[arg-type]
+    await anext(outer)
+    await outer.aclose()
+    assert closed.is_set()
+
+
+@in_loop
+async def test_the_number_of_labels_is_bounded(tmp_path: Path) -> None:
+    metrics = Metrics()
+    for number in range(MOST_MODELS + 30):
+        metrics.done(f"model{number}", "stop", Stats(output_tokens=1, prompt_tokens_dropped=number % 2))
+    text = (await metrics.text(busy=0, queue=(), running=(), store=Kitchen(tmp_path).service.store)).decode()
+    await metrics.close()
+    found = figures(text)
+    models = {dict(labels)["model"] for name, labels in found if name == "ollama_nb_output_tokens_total"}
+    assert len(models) == MOST_MODELS + 1
+    assert value(found, "ollama_nb_output_tokens_total", model="other") == 30
+    assert value(found, "ollama_nb_truncations_total", model="other") == 15
+
+
+@in_loop
+async def test_a_store_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kitchen = Kitchen(tmp_path)
+    never = asyncio.Event()
+    monkeypatch.setattr("ollama_nb.server.endpoints._READY_SECONDS", 0.01)
+
+    async def stuck(*_: object) -> None:
+        await never.wait()
+
+    async with served(kitchen) as client:
+        with monkeypatch.context() as patch:
+            patch.setattr("ollama_nb.server.endpoints.asyncio.to_thread", stuck)
+            late = await client.get("/readyz")
+        assert (late.status_code, late.text) == (503, "the disk of the model store does not answer")
+        assert (await client.get("/livez")).text == "ok"
