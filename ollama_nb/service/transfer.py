@@ -221,7 +221,8 @@ def _only(report: Report) -> Report:
     """Of what making a model reports, a pull shows the lines that clients of a pull know."""
 
     def chosen(progress: Progress) -> None:
-        if progress.status in _PULL_LINES:
+        # How far a conversion is stands under no digest, and clients of a pull take every bar for a download.
+        if progress.status in _PULL_LINES and not progress.total:
             report(progress)
 
     return chosen

