@@ -5,6 +5,7 @@ Rule: an argument that does not fit raises TemplateFailure, never anything else.
 
 from __future__ import annotations
 
+import base64
 import datetime
 import urllib.parse
 from collections.abc import Callable, Mapping, Sequence
@@ -150,6 +151,8 @@ def plain(value: Any) -> Any:
         return {str(key): plain(item) for key, item in sorted_items(value)}
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
     return value
 
 

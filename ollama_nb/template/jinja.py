@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any, NoReturn, TypeVar
@@ -118,7 +119,9 @@ _ENVIRONMENT = _environment()
 def _compiled(text: str) -> jinja2.Template:
     if len(text) > MAX_TEXT:
         raise TemplateError(f"chat template of {len(text)} characters: at most {MAX_TEXT} are read")
-    return _guarded(lambda: _ENVIRONMENT.from_string(text))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Python's about the code that a template becomes: nobody can act on them
+        return _guarded(lambda: _ENVIRONMENT.from_string(text))
 
 
 def render(text: str, variables: Mapping[str, Any]) -> str:

@@ -66,6 +66,11 @@ def test_images_are_numbered_over_the_whole_request() -> None:
 THINK_KEYS = "{{ .Think }} {{ .ThinkLevel }} {{ .IsThinkSet }}"
 
 
+def test_images_in_json_are_base64() -> None:
+    image = Message("user", "look", images=(b"\x00png",))
+    assert go("{{ range .Messages }}{{ json .Images }}{{ json . }}{{ end }}", image).count('["AHBuZw=="]') == 2
+
+
 @pytest.mark.parametrize(
     ("think", "expected"),
     [
