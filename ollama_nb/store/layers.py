@@ -44,7 +44,7 @@ class Layers:
         for layer in base.manifest.layers:
             self.layers.append(replace(layer, from_=base.name.short))
             if layer.kind in ("model", "projector"):
-                self.headers.append(Header(layer.kind, self._store.gguf_at(self._store.blobs.path(layer.digest))))
+                self.headers.append(Header(layer.kind, self._store.gguf_at(self._store.blobs.find(layer.digest))))
         self.parameters = dict(base.params)
 
     def add(self, source: Source, *, adapter: bool = False) -> None:
@@ -72,7 +72,7 @@ class Layers:
                 header = next(headers)
                 made = sources.quantized(Source("", layer.digest, header.gguf), wanted)
                 if made.digest != layer.digest:
-                    self.layers[at] = self._layer("model", made.digest)
+                    self.layers[at] = self._layer("model", made)
                     self.headers[self.headers.index(header)] = Header("model", made.gguf)
 
     def detect_template(self, recognise: Callable[[str], Recognised | None]) -> None:
@@ -113,11 +113,13 @@ class Layers:
             yield self._statuses.get(layer.digest, f"using existing layer {layer.digest}")
 
     def _add(self, kind: str, source: Source) -> None:
-        self.layers.append(self._layer(kind, source.digest))
+        self.layers.append(self._layer(kind, source))
         self.headers.append(Header(kind, source.gguf))
 
-    def _layer(self, kind: str, digest: Digest) -> Layer:
-        return manifest.layer(kind, digest, self._store.blobs.size(digest) or 0)
+    def _layer(self, kind: str, source: Source) -> Layer:
+        if source.fresh:
+            self._statuses[source.digest] = f"creating new layer {source.digest}"
+        return manifest.layer(kind, source.digest, self._store.blobs.size(source.digest) or 0)
 
     def _replace(self, kind: str, data: bytes) -> None:
         old = ("template", "prompt") if kind == "template" else (kind,)

@@ -25,8 +25,8 @@ from ollama_nb.store.store import Store
 Report = Callable[[Progress], None]
 Count = Callable[[int, int], None]
 
-WORK_DIGEST = "0000000000000000000"
-"""What stands for a digest in the progress of work whose result has none yet."""
+QUANTIZING, CONVERTING = "0000000000000000000", "0000000000000000001"
+"""What stands for a digest in the progress of work whose result has none yet; clients draw a bar for each digest."""
 
 _PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")
 
@@ -68,11 +68,12 @@ class Tools:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A GGUF in the store, and the name that it came by."""
+    """A GGUF in the store, and the name that it came by. ``fresh``: made by this request."""
 
     path: str
     digest: Digest
     gguf: GGUF
+    fresh: bool = False
 
 
 class Sources:
@@ -109,7 +110,7 @@ class Sources:
         if found == wanted:
             return source
         kept = quantization.kept(wanted, source.gguf.architecture)
-        blob = self._store.blobs.path(source.digest)
+        blob = self._store.blobs.find(source.digest)
         return self._rewritten(source.path, blob, f"quantizing {found} model to {wanted}", wanted, kept)
 
     @property
@@ -129,12 +130,12 @@ class Sources:
         if not self._is_gguf(digest):
             raise BadRequest("supplied file was not in GGUF format")
         self._report(Progress("parsing GGUF"))
-        return Source(path, digest, self._store.gguf_at(self._store.blobs.path(digest)))
+        return Source(path, digest, self._store.gguf_at(self._store.blobs.find(digest)))
 
     def _is_gguf(self, digest: Digest) -> bool:
         if not self._store.blobs.has(digest):
             raise NotFound(f'blob "{digest}" not found')
-        return is_gguf(self._store.blobs.path(digest))
+        return is_gguf(self._store.blobs.find(digest))
 
     def _merged(self, sources: list[Source]) -> list[Source]:
         """Parts of split files together as one, behind the files that are whole."""
@@ -169,7 +170,7 @@ class Sources:
             count(1, 1)
 
         def count(done: int, total: int) -> None:
-            self._report(Progress(status, WORK_DIGEST, size, done * size // max(1, total)))
+            self._report(Progress(status, QUANTIZING, size, done * size // max(1, total)))
 
         return self._made(path, fill)
 
@@ -181,7 +182,7 @@ class Sources:
         self._store.blobs.need(sum(self._store.blobs.size(digest) or 0 for digest in files.values()))
 
         def count(done: int, total: int) -> None:
-            self._report(Progress(status, WORK_DIGEST, total, done))
+            self._report(Progress(status, CONVERTING, total, done))
 
         with self._laid_out(_without_common_folder(files)) as folder:
             return self._made("model.gguf", lambda target: work(folder, target, count))
@@ -189,7 +190,7 @@ class Sources:
     def _made(self, path: str, fill: Callable[[Path], None]) -> Source:
         blobs = self._store.blobs
         digest = blobs.make(fill, lambda: self._report(Progress("verifying conversion")))
-        return Source(path, digest, self._store.gguf_at(blobs.path(digest)))
+        return Source(path, digest, self._store.gguf_at(blobs.find(digest)), fresh=True)
 
     @contextmanager
     def _laid_out(self, files: Mapping[str, Digest]) -> Iterator[Path]:
@@ -201,7 +202,7 @@ class Sources:
                 link = Path(name) / path
                 try:
                     link.parent.mkdir(parents=True, exist_ok=True)
-                    link.symlink_to(self._store.blobs.path(digest).absolute())
+                    link.symlink_to(self._store.blobs.find(digest).absolute())
                 except OSError as error:
                     raise BadRequest(f"{path}: a file and a folder have the same name") from error
             yield Path(name)

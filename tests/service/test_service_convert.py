@@ -56,12 +56,12 @@ def test_a_checkpoint_becomes_a_model(kitchen: Kitchen, tmp_path: Path) -> None:
     files = uploaded(kitchen, make_checkpoint("qwen3", tmp_path / "c", kind="BF16", files=2))
     lines = create(kitchen, files={f"deep/{name}": digest for name, digest in files.items()}, system="你好")
     assert statuses(lines) == [
-        "converting model", "verifying conversion", "using autodetected template chatml",
-        "using existing layer", "creating new layer", "writing manifest", "success",
-    ] or statuses(lines) == [
-        "converting model", "verifying conversion", "using existing layer", "creating new layer", "writing manifest",
+        "converting model",
+        "verifying conversion",
+        "creating new layer",
+        "writing manifest",
         "success",
-    ]  # fmt: skip
+    ]
     model = made(kitchen)
     assert (model.config.model_family, model.config.file_type, model.system) == ("qwen3", "F16", "你好")
     assert model.weights is not None and np.isfinite(logits_of(model.weights, PROMPT)).all()

@@ -19,7 +19,7 @@ from ollama_nb.store.convert.safetensors import Array, Tensor
 MAX_BLOCKS = 4096
 _LEFT_OUT = (".attention.masked_bias", ".attention.bias", ".rotary_emb.inv_freq", ".position_ids")
 _OTHER_SENSES = ("vision_tower.", "multi_modal_projector.", "vision_model.", "audio_tower.", "visual.")
-_KEPT_FLOAT = ("ffn_gate_inp.weight", "position_embd.weight", "token_types.weight")
+_KEPT_FLOAT = ("ffn_gate_inp.weight", "ffn_gate_inp_shexp.weight", "position_embd.weight", "token_types.weight")
 
 
 class Family:
