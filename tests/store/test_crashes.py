@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from support.crashes import OPERATIONS, Operation, prepare, random_scenario
 from support.ggufs import gguf
-from support.stores import create, tiny
+from support.powercuts import crash_states, record
+from support.stores import check_sound_files, create, published, published_in, snapshot, tiny
 
 from ollama_nb.api.names import ModelName
 from ollama_nb.store import fsops
@@ -18,14 +23,70 @@ from ollama_nb.store.store import Store
 TESTS = Path(__file__).parent.parent
 
 
-def test_killed_at_every_system_call(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "support.crashes", tmp_path]
+def killed_everywhere(folder: Path, least: int = 0) -> dict[str, Any]:
+    command = [sys.executable, "-m", "support.crashes", str(folder), str(least)]
     done = subprocess.run(command, cwd=TESTS, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    points = json.loads(done.stdout)
-    assert points.keys() == {"create", "create over", "copy", "copy over", "delete", "prune"}
-    assert sum(points.values()) > 70
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def test_killed_at_every_system_call(tmp_path: Path) -> None:
+    points = killed_everywhere(tmp_path)["points"]
+    assert points.keys() == OPERATIONS.keys()
+    assert sum(points.values()) > 90
     assert all(count > 3 for count in points.values())
+
+
+@pytest.mark.slow
+def test_killed_at_thousands_of_points(tmp_path: Path) -> None:
+    found = killed_everywhere(tmp_path, least=2500)
+    assert found["random scenarios"] > 50
+    assert sum(found["points"].values()) + found["random points"] >= 2500
+
+
+def power_cuts(folder: Path, make: Operation, operation: Operation, monkeypatch: pytest.MonkeyPatch) -> int:
+    """How many states the disk may be in; each is sound, and shows the operation wholly or not at all."""
+    store = Store(folder / "models")
+    make(store)
+    start = snapshot(store.root)
+    log = record(store.root, lambda: operation(Store(store.root)), monkeypatch)
+    allowed = (published_in(start), published(store.root))
+    count = 0
+    for count, state in enumerate(crash_states(start, log), 1):  # noqa: B007
+        check_sound_files(state)
+        assert published_in(state) in allowed
+    return count
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_power_cut_at_every_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    assert power_cuts(tmp_path, prepare, OPERATIONS[name], monkeypatch) > 6
+
+
+@pytest.mark.slow
+def test_power_cuts_in_thousands_of_states(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    states, seed = 0, 0
+    while states < 5000:
+        make, operation, _ = random_scenario(seed)
+        states += power_cuts(tmp_path / str(seed), make, operation, monkeypatch)
+        seed += 1
+    assert seed > 20
+
+
+def test_power_cuts_find_a_missing_sync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model has teeth: without any one kind of sync, some state is unsound."""
+    for kind in ("file", "folder"):
+        sync = fsops._sync
+
+        def forgetful(descriptor: int, name: str, kind: str = kind, sync: Any = sync) -> None:
+            if stat.S_ISDIR(os.fstat(descriptor).st_mode) != (kind == "folder"):
+                sync(descriptor, name)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(fsops, "_sync", forgetful)
+            with pytest.raises(AssertionError):
+                power_cuts(tmp_path / kind, prepare, OPERATIONS["create"], patch)
 
 
 def test_the_disk_may_reorder_what_was_not_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

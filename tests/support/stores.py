@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,24 +42,31 @@ def snapshot(root: Path) -> dict[str, bytes]:
 
 def published(root: Path) -> dict[str, str]:
     """Manifest path → digest of its bytes."""
-    files = snapshot(root)
+    return published_in(snapshot(root))
+
+
+def published_in(files: Mapping[str, bytes]) -> dict[str, str]:
     return {name: hashlib.sha256(raw).hexdigest() for name, raw in files.items() if name.startswith("manifests/")}
 
 
 def check_sound(root: Path) -> None:
     """Every manifest readable, all that it names there and right, no blob under a wrong digest."""
-    blobs = root / "blobs"
-    for path in blobs.iterdir() if blobs.exists() else ():
-        digest = named(path.name)
-        assert digest is None or hashlib.sha256(path.read_bytes()).hexdigest() == digest.hex, path.name
-    for name, raw in snapshot(root).items():
+    check_sound_files(snapshot(root))
+
+
+def check_sound_files(files: Mapping[str, bytes]) -> None:
+    for name, data in files.items():
+        digest = named(Path(name).name) if name.startswith("blobs/") else None
+        assert digest is None or hashlib.sha256(data).hexdigest() == digest.hex, name
+    for name, raw in files.items():
         if not name.startswith("manifests/"):
             continue
         assert len(Path(name).parts) == 5, name
         manifest = parse_manifest(raw)
         for layer in (manifest.config, *manifest.layers):
-            assert (blobs / layer.digest.filename).stat().st_size == layer.size, f"{name}: {layer.digest}"
-        parse_config((blobs / manifest.config.digest.filename).read_bytes())
+            blob = files.get(f"blobs/{layer.digest.filename}")
+            assert blob is not None and len(blob) == layer.size, f"{name}: {layer.digest}"
+        parse_config(files[f"blobs/{manifest.config.digest.filename}"])
 
 
 def digest_of(data: bytes) -> Digest:
