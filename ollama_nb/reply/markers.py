@@ -41,24 +41,88 @@ class Markers:
 
 
 class MarkerMatcher:
-    """Streams text through until a marker is seen."""
+    """Streams text through until a marker is seen.
+
+    Each character costs a step per marker, however long and alike the markers are: clients choose some of them.
+    """
 
     def __init__(self, markers: Iterable[str]) -> None:
-        self._markers = Markers(markers)
+        self._markers = frozenset(marker for marker in markers if marker)
+        self._starts = frozenset(marker[0] for marker in self._markers)
+        self._progress = [_Progress(marker) for marker in self._markers]
+        self._found: tuple[int, str] | None = None
         self._held = ""
 
     def feed(self, text: str) -> tuple[str, str | None, str]:
         """Return text that is safe to give out, the marker found (or None), and what follows that marker."""
+        if not self._held and self._starts.isdisjoint(text):
+            return text, None, ""
+        seen = len(self._held)
         text = self._held + text
-        at, marker = self._markers.search(text)
-        if marker is not None:
-            self._held = ""
-            return text[:at], marker, text[at + len(marker) :]
-        self._held = text[at:]
-        return text[:at], None, ""
+        for at in range(seen, len(text)):
+            for progress in self._progress:
+                if progress.step(text[at]):
+                    self._note(at + 1 - len(progress.marker), progress.marker)
+            if self._found is not None and not self._may_improve(at + 1):
+                return self._split(text)
+        undecided = min((len(text) - progress.length for progress in self._progress), default=len(text))
+        if self._found is not None:
+            undecided = min(undecided, self._found[0])
+            self._found = (self._found[0] - undecided, self._found[1])
+        self._held = text[undecided:]
+        return text[:undecided], None, ""
 
     def end(self) -> tuple[str, str | None, str]:
         """No more text comes: decide on what was held back, as ``feed`` would."""
-        text, self._held = self._held, ""
-        at, marker = self._markers.search(text, final=True)
-        return text[:at], marker, text[at + len(marker) :] if marker else ""
+        return self._split(self._held)
+
+    def _note(self, start: int, marker: str) -> None:
+        if self._found is None or (start, -len(marker)) < (self._found[0], -len(self._found[1])):
+            self._found = (start, marker)
+
+    def _may_improve(self, read: int) -> bool:
+        """A marker that starts earlier than the one found, or there and is longer, may still be completed."""
+        assert self._found is not None
+        start, marker = self._found
+        return any(
+            read - progress.length < start or (read - progress.length == start and len(progress.marker) > len(marker))
+            for progress in self._progress
+            if progress.length
+        )
+
+    def _split(self, text: str) -> tuple[str, str | None, str]:
+        found = self._found
+        self._held, self._found = "", None
+        self._progress = [_Progress(marker) for marker in self._markers]
+        if found is None:
+            return text, None, ""
+        start, marker = found
+        return text[:start], marker, text[start + len(marker) :]
+
+
+class _Progress:
+    """How much of one marker the text ends with (Knuth, Morris and Pratt), its table made as far as it is needed."""
+
+    def __init__(self, marker: str) -> None:
+        self.marker = marker
+        self.length = 0
+        self._borders: list[int] = []
+
+    def step(self, char: str) -> bool:
+        """Read one character; True when it completes the marker."""
+        marker, length = self.marker, self.length
+        while length and marker[length] != char:
+            length = self._borders[length - 1]
+        length += marker[length] == char
+        if length > len(self._borders):
+            self._add_border()
+        complete = length == len(marker)
+        self.length = self._borders[-1] if complete else length
+        return complete
+
+    def _add_border(self) -> None:
+        marker, at = self.marker, len(self._borders)
+        border = self._borders[-1] if at else 0
+        while border and marker[border] != marker[at]:
+            border = self._borders[border - 1]
+        self._borders.append(border + 1 if at and marker[border] == marker[at] else 0)

@@ -19,11 +19,13 @@ THINKING, CONTENT, HIDDEN = "thinking", "content", "hidden"
 
 
 class Exit(NamedTuple):
-    """Where a marker leads; whether the white space before and after it goes with it."""
+    """Where a marker leads; whether the white space before and after it goes with it; whether it ends a call's text
+    or only begins what comes next."""
 
     to: str
     before: bool = True
     after: bool = True
+    closes: bool = True
 
 
 class Step(NamedTuple):
@@ -226,10 +228,9 @@ class Call:
             self._body.append(marker)
             return self._in_object(text, start + 1, final, out)
         exit = self._exits[marker]
-        reopened = marker == self._opening.lstrip()
-        read = (reopened and not "".join(self._body).strip()) or self._finish(
-            "".join(self._body), "" if reopened else marker, out
-        )
+        body = "".join(self._body)
+        repeated = marker == self._opening.lstrip() and not body.strip()
+        read = repeated or self._finish(body, marker if exit.closes else "", out)
         return Step(start + len(marker), exit.to, exit.after and read, marker)
 
     def _in_object(self, text: str, at: int, final: bool, out: Output) -> Step:

@@ -29,7 +29,7 @@ def _reader(turn: Turn) -> RegionReader:
         "between": Fork({**starts, _END_TURN: end}, "stray", "dropped", _TEXT),
         "stray": Text(CONTENT, starts | ends),
         "text": Text(CONTENT, {**ends, _ACTION: Exit("action")}),
-        "action": Call(_actions, {_END_ACTION: end, _ACTION: Exit("action")}),
+        "action": Call(_actions, {_END_ACTION: end, _ACTION: Exit("action", closes=False)}),
     }
     start = "text" if turn.continues else "thinking" if thinks else "between"
     return RegionReader(regions, start)

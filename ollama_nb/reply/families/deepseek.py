@@ -24,7 +24,9 @@ def _regions(reading: Reading) -> dict[str, Region]:
     return {
         "thinking": Text(THINKING, {_END_THINK: Exit("content")}, _END_THINK),
         "calls": Text(CONTENT, {_CALL: Exit("call"), _END_CALLS: Exit("content")}),
-        "call": Call(reading, {_END_CALL: Exit("calls"), _CALL: Exit("call"), _END_CALLS: Exit("content")}),
+        "call": Call(
+            reading, {_END_CALL: Exit("calls"), _CALL: Exit("call", closes=False), _END_CALLS: Exit("content")}
+        ),
     }
 
 

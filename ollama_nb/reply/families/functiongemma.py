@@ -18,7 +18,7 @@ def _reader(turn: Turn) -> RegionReader:
     verbatim = Exit("content", before=False, after=False)
     regions: dict[str, Region] = {
         "content": Text(CONTENT, {_CALL: verbatim._replace(to="call")}),
-        "call": Call(_call, {_END_CALL: verbatim, _CALL: verbatim._replace(to="call")}),
+        "call": Call(_call, {_END_CALL: verbatim, _CALL: verbatim._replace(to="call", closes=False)}),
     }
     return RegionReader(regions, "content")
 

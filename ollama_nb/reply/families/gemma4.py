@@ -26,7 +26,9 @@ def _reader(turn: Turn, *, can_think: bool) -> RegionReader:
         "content": Text(CONTENT, {_CHANNEL: Exit("channel", after=False), _CALL: Exit("call")}),
         "channel": Fork({_NAME_OF_CHANNEL: Exit("thinking", after=False)}, "thinking", "none", _END_CHANNEL),
         "thinking": Text(THINKING if thinks else HIDDEN, {_END_CHANNEL: Exit("content")}, _END_CHANNEL),
-        "call": Call(partial(_call, Schemas(turn.tools)), {_END_CALL: Exit("noise"), _CALL: Exit("call")}),
+        "call": Call(
+            partial(_call, Schemas(turn.tools)), {_END_CALL: Exit("noise"), _CALL: Exit("call", closes=False)}
+        ),
         "noise": Fork({_END_CALL: Exit("noise"), _RESPONSE: Exit("noise")}, "content", "dropped"),
     }
     answers_tool = turn.last is not None and turn.last.role == "tool"

@@ -26,7 +26,8 @@ def _reader(turn: Turn) -> RegionReader:
     recipients = ("self", "user", *schemas.names())
     verbatim = Exit("header", before=False, after=False)
     ends = {_END: verbatim, _END_TURN: verbatim} | {
-        header + _MESSAGE: verbatim._replace(to=region) for header, region in _headers(recipients, schemas)
+        header + _MESSAGE: verbatim._replace(to=region, closes=False)
+        for header, region in _headers(recipients, schemas)
     }
     tail = {marker: exit._replace(before=True) for marker, exit in ends.items()}
     called = {_END_CALLS: Exit("tail")}

@@ -19,7 +19,9 @@ def _reader(turn: Turn, *, starts_thinking: bool) -> RegionReader:
         "start": Fork({_THINK: Exit("thinking")}, "content"),
         "thinking": Text(THINKING, {_END_THINK: Exit("content")}, _END_THINK),
         "content": Text(CONTENT, {_TOOL: Exit("call")}),
-        "call": Call(partial(_call, Schemas(turn.tools)), {_END_TOOL: Exit("content"), _TOOL: Exit("call")}),
+        "call": Call(
+            partial(_call, Schemas(turn.tools)), {_END_TOOL: Exit("content"), _TOOL: Exit("call", closes=False)}
+        ),
     }
     return RegionReader(regions, "thinking" if starts_thinking else "start")
 

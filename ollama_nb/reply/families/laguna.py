@@ -31,7 +31,7 @@ def _reader(turn: Turn, *, goes_on: bool) -> RegionReader:
         ),
         "start": Fork({_END_THINK: Exit("start")}, "content", "dropped"),
         "content": Text(CONTENT, exits),
-        "call": Call(partial(_call, schemas), {_END_TOOL: Exit("content"), _TOOL: Exit("call")}),
+        "call": Call(partial(_call, schemas), {_END_TOOL: Exit("content"), _TOOL: Exit("call", closes=False)}),
         "user": Call(partial(_known_call, schemas), {_END_USER: Exit("content")}),
         "maybe call": _MaybeCall(),
         "object": Call(partial(_known_call, schemas), {}, whole=True, by_object="content"),
@@ -66,22 +66,30 @@ class _MaybeCall:
 
 
 def _call(schemas: Schemas, body: str, closed: bool) -> Sequence[Found | Malformed]:
+    """Without its closing tag, only a tool that was offered is called: half a text is easily taken for a name."""
+    item = _read_call(schemas, body, closed)
+    if isinstance(item, Found) and not closed and item.name not in schemas:
+        return [Malformed(body, f"incomplete tool call: tool '{item.name}' is not declared")]
+    return [item]
+
+
+def _read_call(schemas: Schemas, body: str, closed: bool) -> Found | Malformed:
     text = body.strip()
     name, braced, rest = text.partition("{")
     if not name:
-        return [_json_call(schemas, text)]
+        return _json_call(schemas, text)
     if braced and KEY not in name:
         arguments = read_object(braced + rest)
         name = _declared(schemas, name.strip())
         if arguments is None:
-            return [Malformed(body, f"the arguments for {name} are no JSON object")]
-        return [Found(name, arguments)]
+            return Malformed(body, f"the arguments for {name} are no JSON object")
+        return Found(name, arguments)
     try:
         name, pairs = read_tagged(text, strict=not closed)
     except NotTagged as error:
-        return [Malformed(body, str(error))]
+        return Malformed(body, str(error))
     name = _declared(schemas, name)
-    return [Found(name, {key: schemas.typed(name, key, value) for key, value in pairs})]
+    return Found(name, {key: schemas.typed(name, key, value) for key, value in pairs})
 
 
 def _known_call(schemas: Schemas, body: str, closed: bool) -> Sequence[Found | Malformed]:

@@ -23,9 +23,9 @@ def _reader(turn: Turn, *, can_think: bool) -> RegionReader:
         "start": Fork({_THINK: Exit("thinking")}, "answer", "dropped"),
         "thinking": Text(THINKING, {_END_THINK: Exit("answer")}, "\n</think>\n\n"),
         "answer": Fork(bare, "content"),
-        "bare": Call(partial(_bare_calls, names), {_CALLS: Exit("calls")}, whole=True),
+        "bare": Call(partial(_bare_calls, names), {_CALLS: Exit("calls", closes=False)}, whole=True),
         "content": Text(CONTENT, {_CALLS: Exit("calls")}),
-        "calls": Call(python_calls, {_END_CALLS: Exit("content"), _CALLS: Exit("calls")}),
+        "calls": Call(python_calls, {_END_CALLS: Exit("content"), _CALLS: Exit("calls", closes=False)}),
     }
     thinks = can_think and turn.thinks(by_default=False) and not turn.continues
     return RegionReader(regions, "start" if thinks else "answer")

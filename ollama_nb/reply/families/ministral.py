@@ -18,7 +18,7 @@ def _reader(turn: Turn) -> RegionReader:
     regions: dict[str, Region] = {
         "content": Text(CONTENT, {_CALLS: Exit("call"), _THINK: Exit("thinking", after=False)}),
         "thinking": Text(THINKING, {_END_THINK: Exit("content", before=False)}, _END_THINK),
-        "call": Call(partial(_call, Schemas(turn.tools)), {_CALLS: Exit("call")}, by_object="content"),
+        "call": Call(partial(_call, Schemas(turn.tools)), {_CALLS: Exit("call", closes=False)}, by_object="content"),
     }
     return RegionReader(regions, "content")
 

@@ -24,7 +24,7 @@ def python_calls(body: str, closed: bool) -> Sequence[Found | Malformed]:
 def _olmo3(turn: Turn) -> RegionReader:
     regions: dict[str, Region] = {
         "content": Text(CONTENT, {_CALLS: _VERBATIM._replace(to="calls")}),
-        "calls": Call(python_calls, {_END_CALLS: _VERBATIM, _CALLS: _VERBATIM._replace(to="calls")}),
+        "calls": Call(python_calls, {_END_CALLS: _VERBATIM, _CALLS: _VERBATIM._replace(to="calls", closes=False)}),
     }
     return RegionReader(regions, "content")
 

@@ -23,7 +23,7 @@ def qwen_reader(reading: Reading, *, thinking: bool, echo: bool = True) -> Regio
         "echo": Fork({THINK: Exit("thinking")}, "thinking", to_answer="\n</think>\n\n"),
         "thinking": Text(THINKING, {END_THINK: Exit("content"), TOOL: Exit("call")}, "\n</think>\n\n"),
         "content": Text(CONTENT, {TOOL: Exit("call")}),
-        "call": Call(reading, {END_TOOL: Exit("content"), TOOL: Exit("call")}),
+        "call": Call(reading, {END_TOOL: Exit("content"), TOOL: Exit("call", closes=False)}),
     }
     start = ("echo" if echo else "thinking") if thinking else "content"
     return RegionReader(regions, start)
