@@ -11,7 +11,7 @@ from ollama_nb.client import question
 from ollama_nb.client.answer import Answer, Pieces, answer_of
 from ollama_nb.client.client import Client
 from ollama_nb.client.question import Image, Overflow
-from ollama_nb.client.shape import bound, value
+from ollama_nb.client.shape import Shape, bound, value, with_fields
 from ollama_nb.errors import ContextOverflow
 
 T = TypeVar("T")
@@ -52,7 +52,7 @@ class Chat:
         shape, extras = bound(returns, extras)
         said = _said(text, images)
         with question.told():
-            reply = self._client.chat(self.model, self._with(said), stream=False, **self._fields(extras))
+            reply = self._client.chat(self.model, self._with(said, shape), stream=False, **self._fields(extras))
         answer = self._heard(said, answer_of(self.model, reply))
         return answer if shape is None else value(shape, answer)
 
@@ -82,8 +82,9 @@ class Chat:
         """Forget the last question and its answer."""
         del self.messages[-2:]
 
-    def _with(self, said: Message) -> list[Message]:
-        system = [{"role": "system", "content": self.system}] if self.system else []
+    def _with(self, said: Message, shape: Shape[Any] | None = None) -> list[Message]:
+        told = with_fields(self.system, shape)
+        system = [{"role": "system", "content": told}] if told else []
         return [*system, *self.messages, said]
 
     def _fields(self, extras: dict[str, Any]) -> dict[str, Any]:

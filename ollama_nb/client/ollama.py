@@ -18,7 +18,7 @@ from ollama_nb.client.chat import Chat
 from ollama_nb.client.client import Client
 from ollama_nb.client.connect import connect as find_server
 from ollama_nb.client.question import Image, Overflow
-from ollama_nb.client.shape import bound, value
+from ollama_nb.client.shape import bound, value, with_fields
 from ollama_nb.errors import BadRequest
 
 T = TypeVar("T")
@@ -120,11 +120,11 @@ class Ollama:
         """One question, one answer, nothing remembered.
 
         ``returns``: a Pydantic model, dataclass, TypedDict, Enum, ``Literal``, ``list[int]``, … or a dict of fields;
-        the answer is then a value of that type. A prompt that does not fit the context raises ContextOverflow, unless
-        ``on_overflow="truncate"``.
+        the answer is then a value of that type, and the system message tells the model its fields. A prompt that does
+        not fit the context raises ContextOverflow, unless ``on_overflow="truncate"``.
         """
         shape, extras = bound(returns, extras)
-        body = self._body(prompt, system, images, on_overflow, extras)
+        body = self._body(prompt, with_fields(system, shape), images, on_overflow, extras)
         with question.told():
             answer = answer_of(model, self.client.generate(model, stream=False, **body))
         return answer if shape is None else value(shape, answer)

@@ -63,6 +63,12 @@ def bound(returns: Any, extras: dict[str, Any]) -> tuple[Shape[Any] | None, dict
     return shape, {**extras, "format": shape.schema}
 
 
+def with_fields(system: str | None, shape: Shape[Any] | None) -> str | None:
+    """The system message, with the names and types of the fields: the model should not have to guess them."""
+    told = fields_told(shape.schema) if shape else ""
+    return "\n\n".join(filter(None, (system, told))) if told else system
+
+
 def value(shape: Shape[T], answer: Answer) -> T:
     """The answer as a value. Raises OllamaError where it was cut off or does not fit."""
     if answer.reason == "length":
@@ -143,3 +149,46 @@ def _closed(part: Any) -> Any:
     if isinstance(properties := part.get("properties"), Mapping) and part.get("type") == "object":
         closed = {"additionalProperties": False, **closed, "required": [*properties]}
     return closed
+
+
+# in words
+
+
+def fields_told(schema: Mapping[str, Any]) -> str:
+    """What a model is told of the object that it must answer with; nothing for a shape that has no fields."""
+    parts = resolved(schema, schema).get("properties", {})
+    if not parts:
+        return ""
+    return "\n".join(
+        ["Answer with one JSON object:", *(f"- {_told(name, part, schema)}" for name, part in parts.items())]
+    )
+
+
+def properties(schema: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The object's properties. Raises BadRequest for a schema of anything else."""
+    found = resolved(schema, schema).get("properties")
+    if not found:
+        raise BadRequest("fields need names: give a Pydantic model, a dataclass, a TypedDict or a dict of fields")
+    return dict(found)
+
+
+def resolved(part: Mapping[str, Any], schema: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A part of a schema without what stands around its type: a reference, or "may be null"."""
+    if reference := part.get("$ref"):
+        return resolved(schema["$defs"][reference.rpartition("/")[2]], schema)
+    choices = [choice for choice in part.get("anyOf", ()) if choice.get("type") != "null"]
+    return resolved(choices[0], schema) if len(choices) == 1 else part
+
+
+def _told(name: str, part: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
+    """``name (integer or null): what it is``."""
+    real = resolved(part, schema)
+    if "enum" in real:
+        kind = "one of " + ", ".join(map(str, real["enum"]))
+    else:
+        kind = str(real.get("format") or real.get("type") or "any")
+        if kind == "array":
+            kind = f"list of {resolved(real.get('items') or {}, schema).get('type', 'any')}s"
+    optional = any(choice.get("type") == "null" for choice in part.get("anyOf", ()))
+    meaning = part.get("description") or real.get("description")
+    return f"{name} ({kind}{' or null' if optional else ''})" + (f": {meaning}" if meaning else "")

@@ -101,9 +101,25 @@ class City:
 def test_an_answer_of_a_type(server: ScriptedServer, ollama: Ollama) -> None:
     server.routes["POST /api/generate"] = generated('{"name": "北京", "people": 22}')
     assert ollama.ask("m", "Biggest city?", returns=City) == City("北京", 22)
-    schema = server.asked("POST /api/generate")[0]["format"]
-    assert schema["required"] == ["name", "people"]
-    assert schema["additionalProperties"] is False
+    asked = server.asked("POST /api/generate")[0]
+    assert asked["format"]["required"] == ["name", "people"]
+    assert asked["system"] == "Answer with one JSON object:\n- name (string)\n- people (integer)"
+
+
+def test_a_type_without_fields_leaves_the_system_message_alone(server: ScriptedServer, ollama: Ollama) -> None:
+    server.routes["POST /api/generate"] = generated("[1, 2]")
+    assert ollama.ask("m", "Numbers?", returns=list[int]) == [1, 2]
+    assert "system" not in server.asked("POST /api/generate")[0]
+
+
+def test_a_conversation_tells_the_fields_where_they_are_wanted(server: ScriptedServer, ollama: Ollama) -> None:
+    server.routes["POST /api/chat"] = said('{"name": "Ann", "people": 1}')
+    chat = ollama.chat_session("m", system="Be short.")
+    assert chat.ask("I am Ann.", returns=City) == City("Ann", 1)
+    assert chat.ask("Again.", returns={"name": str, "people": int}) == {"name": "Ann", "people": 1}
+    first = server.asked("POST /api/chat")[0]["messages"][0]["content"]
+    assert first.startswith("Be short.\n\nAnswer with one JSON object:\n- name")
+    assert len(chat.messages) == 4
 
 
 def test_an_answer_of_a_type_that_was_cut_off_is_an_error(server: ScriptedServer, ollama: Ollama) -> None:

@@ -14,7 +14,7 @@ import msgspec
 from ollama_nb.client import question
 from ollama_nb.client.answer import Answer, answer_of
 from ollama_nb.client.client import Client
-from ollama_nb.client.shape import Shape, value
+from ollama_nb.client.shape import Shape, fields_told, properties, value
 from ollama_nb.errors import BadRequest, Cancelled, OllamaError
 from ollama_nb.notebook.frame.crew import Task
 from ollama_nb.notebook.frame.ledger import Entry
@@ -116,25 +116,9 @@ def classifying(labels: Mapping[str, str]) -> str:
 
 
 def extracting(schema: Mapping[str, Any]) -> str:
-    """Instructions for an object of ``schema``."""
-    parts = [f"- {_told(name, part, schema)}" for name, part in properties(schema).items()]
-    return "\n".join(["Extract these fields from the text. Answer with one JSON object.", *parts])
-
-
-def properties(schema: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The object's properties. Raises BadRequest for a schema of anything else."""
-    found = resolved(schema, schema).get("properties")
-    if not found:
-        raise BadRequest("fields need names: give a Pydantic model, a dataclass, a TypedDict or a dict of fields")
-    return dict(found)
-
-
-def resolved(part: Mapping[str, Any], schema: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A part of a schema without what stands around its type: a reference, or "may be null"."""
-    if reference := part.get("$ref"):
-        return resolved(schema["$defs"][reference.rpartition("/")[2]], schema)
-    choices = [choice for choice in part.get("anyOf", ()) if choice.get("type") != "null"]
-    return resolved(choices[0], schema) if len(choices) == 1 else part
+    """Instructions for an object of ``schema``. Raises BadRequest for a schema of anything else."""
+    properties(schema)
+    return f"Extract these fields from the text. {fields_told(schema)}"
 
 
 def checked(shape: Shape[Any]) -> Check:
@@ -156,17 +140,3 @@ def as_json(found: Any, shape: Shape[Any]) -> str:
     except OllamaError as error:
         raise BadRequest(f"examples: {error.message}") from None
     return text
-
-
-def _told(name: str, part: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
-    """``name (integer or null): what it is``."""
-    real = resolved(part, schema)
-    if "enum" in real:
-        kind = "one of " + ", ".join(map(str, real["enum"]))
-    else:
-        kind = str(real.get("format") or real.get("type") or "any")
-        if kind == "array":
-            kind = f"list of {resolved(real.get('items') or {}, schema).get('type', 'any')}s"
-    optional = any(choice.get("type") == "null" for choice in part.get("anyOf", ()))
-    meaning = part.get("description") or real.get("description")
-    return f"{name} ({kind}{' or null' if optional else ''})" + (f": {meaning}" if meaning else "")

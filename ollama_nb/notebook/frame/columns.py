@@ -7,8 +7,8 @@ from typing import Any
 
 import pandas as pd
 
+from ollama_nb.client.shape import properties, resolved
 from ollama_nb.errors import OllamaError
-from ollama_nb.notebook.frame.asking import properties, resolved
 from ollama_nb.notebook.frame.run import Outcome
 
 ERROR = "error"
