@@ -17,6 +17,8 @@ from ollama_nb.errors import BadRequest
 
 DEFAULT_PORT = 11434
 FOREVER = math.inf
+SYSTEM_MODELS = (Path("/usr/share/ollama/.ollama/models"), Path("/var/lib/ollama/models"))
+"""Where an Ollama that runs as a system service keeps its models."""
 
 _DURATION_UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _DURATION_PART = re.compile(r"(\d+\.?\d*|\.\d+)([^\d.]*)")
@@ -122,6 +124,7 @@ class Settings:
     require_key: bool = False
     prefix_cache: int = 2 << 30
     stream_in_notebook: bool = True
+    extra_models: tuple[Path, ...] = ()
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None) -> Settings:
@@ -149,6 +152,7 @@ class Settings:
             no_history=read.flag("OLLAMA_NOHISTORY") or False,
             require_key=read.flag("OLLAMA_NB_REQUIRE_KEY") or False,
             prefix_cache=read.whole("OLLAMA_NB_PREFIX_CACHE", 2 << 30),
+            extra_models=read.folders("OLLAMA_NB_EXTRA_MODELS", SYSTEM_MODELS),
             stream_in_notebook=read.flag("OLLAMA_NB_STREAM") is not False,
         )
 
@@ -159,6 +163,12 @@ class _Reader:
 
     def text(self, name: str) -> str:
         return self._env.get(name, "").strip().strip("\"'")
+
+    def folders(self, name: str, default: tuple[Path, ...]) -> tuple[Path, ...]:
+        """Paths with the system's separator between them; those of the default only where they can be read."""
+        if name not in self._env:
+            return tuple(path for path in default if os.access(path / "manifests", os.R_OK | os.X_OK))
+        return tuple(Path(part).expanduser() for part in self.text(name).split(os.pathsep) if part)
 
     def flag(self, name: str) -> bool | None:
         """Go's ParseBool; unset gives None, text that is no boolean gives True."""

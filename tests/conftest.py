@@ -34,4 +34,5 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     folder = tmp_path / "home"
     folder.mkdir()
     monkeypatch.setenv("HOME", str(folder))
+    monkeypatch.setenv("OLLAMA_NB_EXTRA_MODELS", "")  # a system Ollama's models are not ours to test
     yield folder

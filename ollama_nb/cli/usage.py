@@ -33,6 +33,7 @@ _ENVIRONMENT: dict[str, tuple[tuple[str, str], ...]] = {
         ("OLLAMA_KV_CACHE_TYPE", "Quantization type for the K/V cache (default: f16)"),
         ("OLLAMA_LOAD_TIMEOUT", 'How long to allow model loads to stall before giving up (default "5m")'),
         _HOME,
+        ("OLLAMA_NB_EXTRA_MODELS", "Further models directories, only read (default: the system Ollama's)"),
         ("OLLAMA_NB_REQUIRE_KEY", "Refuse to start without an API key"),
     ),
 }

@@ -52,7 +52,7 @@ class Service:
         self.meter: Meter = NoMeter()
         self._rooms = Rooms(
             settings,
-            Store(settings.models, noprune=settings.noprune),
+            Store(settings.models, noprune=settings.noprune, others=settings.extra_models),
             pool or Pool(settings),
             renderer or Renderer(),
             self.requests,

@@ -44,7 +44,7 @@ class Room:
 
 
 def open_store(settings: Settings) -> Store:
-    return Store(settings.models)
+    return Store(settings.models, others=settings.extra_models)
 
 
 def fsck(settings: Settings, *, repair: bool, report: Report, cancelled: threading.Event) -> check.Checked:

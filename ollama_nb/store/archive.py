@@ -212,7 +212,7 @@ class _Hashed:
         if blobs.size(layer.digest) != layer.size:
             raise _damaged(layer.digest)
         self._digest = layer.digest
-        self._file = blobs.path(layer.digest).open("rb")
+        self._file = blobs.find(layer.digest).open("rb")
         self._hash = hashlib.sha256()
         self._cancelled = cancelled
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -17,21 +17,33 @@ CHUNK = 1 << 20
 
 
 class BlobStore:
-    """The ``blobs`` folder of a model store. Links to blobs are read; they are never written or removed through."""
+    """The ``blobs`` folder of a model store. Links to blobs are read; they are never written or removed through.
 
-    def __init__(self, root: Path) -> None:
+    ``others`` are only read: what one of them has is found, and comes here when something here begins to use it.
+    """
+
+    def __init__(self, root: Path, others: Sequence[BlobStore] = ()) -> None:
         self.root = root
         self.tree = fsops.Tree(root)
+        self._others = others
 
     def path(self, digest: Digest) -> Path:
+        """Where the blob belongs in this store."""
         return self.root / digest.filename
+
+    def find(self, digest: Digest) -> Path:
+        """Where the blob can be read; where it belongs, if it is nowhere."""
+        here = self.path(digest)
+        if self._others and fsops.regular_size(here) is None:
+            return next((other.path(digest) for other in self._others if other.has(digest)), here)
+        return here
 
     def has(self, digest: Digest) -> bool:
         return self.size(digest) is not None
 
     def size(self, digest: Digest) -> int | None:
         """Bytes, or None when the blob is not there."""
-        return fsops.regular_size(self.path(digest))
+        return fsops.regular_size(self.find(digest))
 
     def read(self, digest: Digest, limit: int) -> bytes:
         """The whole blob. Raises NotFound when it is not there, StoreError when it has more than ``limit`` bytes."""
@@ -40,8 +52,9 @@ class BlobStore:
             raise NotFound(f'blob "{digest}" not found')
         if size > limit:
             raise StoreError(f'blob "{digest}" has {size} bytes, more than the {limit} allowed here')
-        with fsops.clear_errors("read", self.path(digest)):
-            return self.path(digest).read_bytes()
+        path = self.find(digest)
+        with fsops.clear_errors("read", path):
+            return path.read_bytes()
 
     def add(self, data: bytes) -> Digest:
         """Store bytes; a blob that is already there is only marked as used now."""
@@ -69,8 +82,9 @@ class BlobStore:
             made()
             with fsops.clear_errors("read", temp.path), temp.path.open("rb") as file:
                 digest = Digest(hashlib.file_digest(file, "sha256").hexdigest())
-            if not self.has(digest) or not self.touch(digest):
-                temp.commit(self.tree, self.path(digest))
+            path = self.path(digest)
+            if fsops.regular_size(path) is None or not self.tree.touch(path):
+                temp.commit(self.tree, path)
             return digest
 
     def writer(self) -> BlobWriter:
@@ -86,8 +100,28 @@ class BlobStore:
             raise StoreError(f"not enough disk space for the model: need {human_bytes(size)}, have {human_bytes(free)}")
 
     def touch(self, digest: Digest) -> bool:
-        """Mark a blob as used now, which keeps every clean-up away for an hour; False when it is not there."""
-        return self.tree.touch(self.path(digest))
+        """Mark a blob as used now, which keeps every clean-up away for an hour; False when it is not there.
+
+        One that only another store has is copied from there, if its bytes are right.
+        """
+        return self.tree.touch(self.path(digest)) or any(self._adopt(other.path(digest)) for other in self._others)
+
+    def _adopt(self, path: Path) -> bool:
+        """Copy another store's blob, without taking room where the file system can share it."""
+        size = fsops.regular_size(path)
+        if size is None:
+            return False
+        with fsops.clear_errors("copy", path), path.open("rb") as source, self.tree.temp() as temp:
+            if not temp.clone(source):
+                self.need(size)
+                while chunk := source.read(CHUNK):
+                    temp.write(chunk)
+            with temp.path.open("rb") as copy:
+                digest = Digest(hashlib.file_digest(copy, "sha256").hexdigest())
+            if digest.filename != path.name:
+                return False
+            temp.commit(self.tree, self.path(digest))
+        return True
 
     def remove(self, digest: Digest) -> bool:
         return self.tree.remove(self.path(digest))
@@ -132,10 +166,11 @@ class BlobWriter:
         if expected is not None and digest != expected:
             self.abort()
             raise BadRequest(f'digest mismatch, expected "{expected}", got "{digest}"')
-        if self._store.size(digest) == self.size and self._store.touch(digest):
+        path = self._store.path(digest)
+        if fsops.regular_size(path) == self.size and self._store.tree.touch(path):
             self.abort()
         else:
-            self._temp.commit(self._store.tree, self._store.path(digest))
+            self._temp.commit(self._store.tree, path)
         return digest
 
     def abort(self) -> None:

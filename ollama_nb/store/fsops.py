@@ -28,6 +28,7 @@ TEMP_PREFIX = "sha256-"
 """With digits behind it: how Ollama names unfinished blobs, which its own clean-up therefore removes too."""
 
 _COPY_BYTES = 1 << 20
+_FICLONE = 0x40049409
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _REASONS = {
     errno.ENOSPC: "no space left on the disk",
@@ -275,6 +276,15 @@ class Temp:
             while view:
                 _step("write", self.path.name)
                 view = view[os.write(self._file, view) :]
+
+    def clone(self, source: BinaryIO) -> bool:
+        """Share the bytes of another file of this disk; False, and nothing is changed, where that cannot be."""
+        _step("clone", self.path.name)
+        try:
+            fcntl.ioctl(self._file, _FICLONE, source.fileno())
+        except OSError:
+            return False
+        return True
 
     def commit_new(self, path: Path) -> None:
         """Like ``commit`` into the same folder, but FileExistsError is raised when the name is taken."""

@@ -190,7 +190,7 @@ class Sources:
     def _made(self, path: str, fill: Callable[[Path], None]) -> Source:
         blobs = self._store.blobs
         digest = blobs.make(fill, lambda: self._report(Progress("verifying conversion")))
-        return Source(path, digest, self._store.gguf_at(blobs.find(digest)), fresh=True)
+        return Source(path, digest, self._store.gguf_at(blobs.path(digest)), fresh=True)
 
     @contextmanager
     def _laid_out(self, files: Mapping[str, Digest]) -> Iterator[Path]:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from ollama_nb.api.models import GGUF, Layer, Manifest, Model
 from ollama_nb.api.names import Digest, ModelName
-from ollama_nb.errors import InvalidName, ModelNotFound, OllamaError, StoreError
+from ollama_nb.errors import Forbidden, InvalidName, ModelNotFound, OllamaError, StoreError
 from ollama_nb.store import fsops
 from ollama_nb.store.blobs import BlobStore, named
 from ollama_nb.store.gguf import read_gguf
@@ -51,12 +51,16 @@ class Surveyed:
 
 
 class Store:
-    """The models below ``root``. Folders are made when something is first written, so a read-only store lists."""
+    """The models below ``root``. Folders are made when something is first written, so a read-only store lists.
 
-    def __init__(self, root: Path, *, noprune: bool = False) -> None:
+    ``others`` are stores that are only read: their models are there, too, where ``root`` has none of that name.
+    """
+
+    def __init__(self, root: Path, *, noprune: bool = False, others: Iterable[Path] = ()) -> None:
         self.root = root
         self.noprune = noprune
-        self.blobs = BlobStore(root / "blobs")
+        self.others: tuple[Store, ...] = tuple(Store(path) for path in others if path.resolve() != root.resolve())
+        self.blobs: BlobStore = BlobStore(root / "blobs", [other.blobs for other in self.others])
         self._manifests = fsops.Tree(root / "manifests")
         # Unfinished manifests lie beside the two folders: in manifests/ Ollama would take them for models.
         self._temps = fsops.Tree(root)
@@ -91,7 +95,12 @@ class Store:
 
     def resolve(self, name: ModelName) -> Model:
         """The model of that name. Raises ModelNotFound, or StoreError when its files are missing or broken."""
-        return self._load(self.canonical(name))
+        try:
+            return self._load(self.canonical(name))
+        except ModelNotFound:
+            if other := self._other(name):
+                return other.resolve(name)
+            raise
 
     def models(self) -> list[Model]:
         """Every readable model, newest first."""
@@ -101,6 +110,11 @@ class Store:
                 found.append(self._load(name))
             except OllamaError as error:
                 self._warn(f"skipping: {error.message}")
+        seen = {model.name.key for model in found}
+        for other in self.others:
+            with contextlib.suppress(OllamaError):  # what cannot be read is nobody's business here
+                found += [model for model in other.models() if model.name.key not in seen]
+            seen = {model.name.key for model in found}
         return sorted(found, key=lambda model: (-int(model.modified_at), model.name))
 
     def gguf(self, model: Model, *, arrays: bool = False) -> GGUF | None:
@@ -128,11 +142,14 @@ class Store:
         StoreError, and publishes nothing, when a blob is missing.
         """
         manifest = parse_manifest(raw)
+        if self.others:
+            for digest in _digests(manifest):
+                self.blobs.touch(digest)  # what another store has comes here before the lock is taken
         with fsops.locked(self.root):
             name = self.canonical(name)
             replaced = self._digests_of(name)
             for digest in _digests(manifest):
-                if not self.blobs.touch(digest) or not self.blobs.has(digest):
+                if not self.blobs.touch(digest) or fsops.regular_size(self.blobs.path(digest)) is None:
                     raise StoreError(f'blob "{digest}" is missing, so model {name.short} was not written; try again')
             self._manifests.write(self._path(name), raw, temps=self._temps)
             return () if self.noprune else self._remove_unused(replaced)
@@ -140,9 +157,16 @@ class Store:
     def copy(self, source: ModelName, destination: ModelName) -> None:
         """Give a model a second name, byte for byte the same."""
         source, destination = self.canonical(source), self.canonical(destination)
-        raw, _ = self._read_manifest(source)
-        if source.parts != destination.parts:
-            self.put_manifest(destination, raw)
+        try:
+            raw, _ = self._read_manifest(source)
+        except ModelNotFound:
+            if not (other := self._other(source)):
+                raise
+            raw, _ = other._read_manifest(other.canonical(source))
+        else:
+            if source.parts == destination.parts:
+                return
+        self.put_manifest(destination, raw)
 
     def delete(self, name: ModelName) -> None:
         """Remove a model, then the folders and blobs that nothing uses any more."""
@@ -150,6 +174,10 @@ class Store:
             name = self.canonical(name)
             digests = self._digests_of(name)
             if not self._manifests.remove(self._path(name)):
+                if other := self._other(name):
+                    raise Forbidden(
+                        f"model '{name.short}' lies in {fsops.shown(other.root)}, which this program only reads"
+                    )
                 raise _not_found(name)
             folder = self._path(name).parent
             while folder != self.root and self._remove_empty(folder):
@@ -209,6 +237,14 @@ class Store:
 
     # -- inside ----------------------------------------------------------------------------------------------------
 
+    def _other(self, name: ModelName) -> Store | None:
+        """The first of the other stores that has a model of that name."""
+        for other in self.others:
+            with contextlib.suppress(OllamaError):
+                if other.exists(name):
+                    return other
+        return None
+
     def _path(self, name: ModelName) -> Path:
         return self._manifests.root.joinpath(*name.parts)
 
@@ -261,7 +297,7 @@ class Store:
             by_kind.setdefault("template" if layer.kind == "prompt" else layer.kind, []).append(layer)
 
         def paths(kind: str) -> tuple[Path, ...]:
-            return tuple(self.blobs.path(layer.digest) for layer in by_kind.get(kind, ()))
+            return tuple(self.blobs.find(layer.digest) for layer in by_kind.get(kind, ()))
 
         def texts(kind: str) -> tuple[str, ...]:
             return tuple(self._blob(layer).decode("utf-8", "replace") for layer in by_kind.get(kind, ()))
@@ -278,7 +314,7 @@ class Store:
             config=parse_config(self._blob(manifest.config)),
             modified_at=modified_at,
             size=sum(layer.size for layer in (*manifest.layers, manifest.config)),
-            weights=None if weights is None else self.blobs.path(weights),
+            weights=None if weights is None else self.blobs.find(weights),
             weights_digest=weights,
             adapters=paths("adapter"),
             projectors=paths("projector"),

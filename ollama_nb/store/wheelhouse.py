@@ -119,7 +119,7 @@ class _Packer:
         """The part wheels of one file; their paths are added to ``made``."""
         found = []
         whole = hashlib.sha256()
-        with self._blobs.path(digest).open("rb") as blob:
+        with self._blobs.find(digest).open("rb") as blob:
             for start in range(0, size, most):
                 length = min(most, size - start)
                 distribution = pieces.part_name(self._content.distribution, len(made) + 1)
@@ -141,7 +141,7 @@ class _Packer:
         with self._wheel(content.distribution) as (path, wheel):
             for file in files if inside else ():
                 whole = hashlib.sha256()
-                with self._blobs.path(file.digest).open("rb") as blob:
+                with self._blobs.find(file.digest).open("rb") as blob:
                     wheel.stream(f"{wheel.package}/{file.name}", file.size, self._bytes(blob, file.size, whole))
                 _same(file.digest, Digest(whole.hexdigest()))
             description = Description(content.model, content.version, files)

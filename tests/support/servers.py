@@ -60,6 +60,7 @@ def clean_env(home: Path, **more: str) -> dict[str, str]:
     env = {name: value for name, value in os.environ.items() if not name.startswith(_DROPPED)}
     jupyter = {name: str(home / name.lower()) for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR",
                "JUPYTER_DATA_DIR", "IPYTHONDIR")}  # fmt: skip
+    env["OLLAMA_NB_EXTRA_MODELS"] = ""
     return {**env, "HOME": str(home), "NO_PROXY": "127.0.0.1,localhost", "PYTHONUNBUFFERED": "1", **jupyter, **more}
 
 

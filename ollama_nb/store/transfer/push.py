@@ -66,7 +66,7 @@ class Push:
     def _send(self, registry: Registry, layer: Layer, report: Report) -> None:
         status, digest = f"pushing {layer.digest.short}", str(layer.digest)
         show = meter(lambda done: report(Progress(status, digest, layer.size, done)), layer.size)
-        Upload(registry, self.store.blobs.path(layer.digest), layer, self.limits, show).run()
+        Upload(registry, self.store.blobs.find(layer.digest), layer, self.limits, show).run()
 
 
 def _media_type(manifest: Manifest) -> str:
