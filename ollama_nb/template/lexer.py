@@ -12,6 +12,8 @@ from enum import StrEnum
 from ollama_nb.errors import TemplateError
 
 MAX_TEXT = 1 << 20
+MAX_TOKENS = 50_000
+"""Half a second's reading; templates that are in use have hundreds."""
 _SPACE = " \t\r\n"
 
 
@@ -163,6 +165,8 @@ class _Lexer:
         self._at = end
 
     def _add(self, kind: Kind, text: str, at: int, spaced: bool = False) -> None:
+        if len(self._tokens) >= MAX_TOKENS:
+            raise self._error(f"more than {MAX_TOKENS} words: no more are read", at)
         self._tokens.append(Token(kind, text, self._line_of(at), spaced))
 
     def _line_of(self, at: int) -> int:

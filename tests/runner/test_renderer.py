@@ -94,6 +94,26 @@ async def test_a_bomb_costs_only_its_own_request(bomb: str, message: str) -> Non
 
 
 @in_loop
+async def test_texts_of_gigabytes_are_refused_by_a_process_that_lives_on() -> None:
+    bombs = (
+        "{{ 'a' | center(2000000000) }}",
+        "{{ '%2000000000d' % 1 }}",
+        "{{ '%2000000000d' | format(1) }}",
+        "{{ '{:>2000000000}'.format(1) }}",
+        "{{ 'a'.ljust(2000000000) }}",
+        "{% macro m() %}{{ caller() }}{{ m() }}{% endmacro %}{{ m() }}",
+    )
+    async with a_renderer() as renderer:
+        await renderer.prestart()
+        pid = pid_of(renderer)
+        for bomb in bombs:
+            with pytest.raises(TemplateError):
+                await renderer.render(jinja(bomb))
+            assert await renderer.render(echo("on")) == ("<on>",)
+        assert pid_of(renderer) == pid
+
+
+@in_loop
 async def test_an_error_of_a_template_says_what_is_wrong() -> None:
     async with a_renderer() as renderer:
         with pytest.raises(TemplateError):

@@ -35,6 +35,7 @@ DATA = {"name": "Ada", "n": 3, "list": ["a", "b", "c"], "map": {"a": 1}, "zh": "
         ("{{ " + "(" * 5000 + ".x" + ")" * 5000 + " }}", "levels of nesting"),
         ("{{ if .x }}" + "{{ else if .x }}" * 5000 + "{{ end }}", "levels of nesting"),
         ("x" * (2 << 20), "at most"),
+        ("{{ .x }}" * 100_000, "more than 50000 words"),
     ],
 )
 def test_bounded(template: str, words: str) -> None:
