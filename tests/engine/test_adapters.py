@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from support.adapters import random_lora
-from support.ggufs import F32, STRING, U32, gguf
+from support.ggufs import F32, F64, STRING, U32, gguf
 
 from ollama_nb.api.options import Options
 from ollama_nb.engine.adapters import Adapter, Adapters
@@ -180,6 +180,7 @@ def broken() -> dict[str, tuple[bytes, str]]:
         "cut.off": (gguf((ARCH, *TYPED), HALVES, data=data)[:-9], "beyond the end"),
         "no.tensors": (gguf((ARCH, *TYPED), ()), "changes no weights"),
         "whole.alpha": (gguf((ARCH, *TYPED[:2], ("adapter.lora.alpha", U32, 4)), HALVES, data=data), "alpha"),
+        "double.alpha": (gguf((ARCH, *TYPED[:2], ("adapter.lora.alpha", F64, 4.0)), HALVES, data=data), "float32"),
         "one.half": (gguf((ARCH, *TYPED), HALVES[:1], data=data), "missing one component"),
         "no.such.tensor": (
             gguf((ARCH, *TYPED), [(f"x{name}", *rest) for name, *rest in HALVES], data=data), "does not exist"
