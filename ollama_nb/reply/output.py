@@ -70,6 +70,14 @@ class Output:
         else:
             self._events.append(ToolCalls((call,)))
 
+    def add(self, item: str | Found | Malformed) -> None:
+        if isinstance(item, Found):
+            self.call(item)
+        elif isinstance(item, Malformed):
+            self.malformed(item.text, item.why)
+        else:
+            self.content(item)
+
     def malformed(self, text: str, why: str) -> None:
         """Text of a call that cannot be read: content, and the reason beside it."""
         if not why:

@@ -6,11 +6,10 @@ Rule: no text is ever lost, and how the text was cut into pieces changes nothing
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from itertools import groupby
 
 from ollama_nb.api.events import Delta, ToolCalls
-from ollama_nb.api.messages import Tool, ToolCall
+from ollama_nb.api.messages import Tool
+from ollama_nb.reply.output import Output
 from ollama_nb.reply.thinking import ThinkingSplitter
 from ollama_nb.reply.tools import ToolParser
 
@@ -31,36 +30,22 @@ class Reader:
     ) -> None:
         self._thinking = ThinkingSplitter(*thinking, inside=inside_thinking) if thinking else None
         self._tools = ToolParser(tools, tool_marker) if tools and tool_marker else None
+        self._out = Output()
 
     def feed(self, text: str) -> list[Delta | ToolCalls]:
         """The events that ``text`` makes certain; none when all of it must be held back."""
         thinking, content = self._thinking.feed(text) if self._thinking else ("", text)
-        return _events(thinking, self._content(content))
+        self._tell(thinking, content)
+        return self._out.take()
 
     def end(self) -> list[Delta | ToolCalls]:
         """No more text comes: everything held back comes out."""
-        thinking, content = self._thinking.end() if self._thinking else ("", "")
-        items = self._content(content)
-        if self._tools:
-            items += self._tools.end()
-        return _events(thinking, items)
+        self._tell(*(self._thinking.end() if self._thinking else ("", "")))
+        for item in self._tools.end() if self._tools else ():
+            self._out.add(item)
+        return self._out.take()
 
-    def _content(self, text: str) -> list[str | ToolCall]:
-        if not text:
-            return []
-        return self._tools.feed(text) if self._tools else [text]
-
-
-def _events(thinking: str, items: Sequence[str | ToolCall]) -> list[Delta | ToolCalls]:
-    """Join neighbours: one delta for text that follows thinking or text, one event for calls in a row."""
-    events: list[Delta | ToolCalls] = []
-    for calls, run in groupby(items, lambda item: isinstance(item, ToolCall)):
-        if calls:
-            events.append(ToolCalls(tuple(item for item in run if isinstance(item, ToolCall))))
-        else:
-            events.append(Delta("".join(item for item in run if isinstance(item, str))))
-    if not thinking:
-        return events
-    if events and isinstance(events[0], Delta):
-        return [replace(events[0], thinking=thinking), *events[1:]]
-    return [Delta(thinking=thinking), *events]
+    def _tell(self, thinking: str, content: str) -> None:
+        self._out.thinking(thinking)
+        for item in self._tools.feed(content) if self._tools else (content,):
+            self._out.add(item)

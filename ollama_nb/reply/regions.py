@@ -260,12 +260,7 @@ class Call:
             out.malformed(self._opening + body + closing, why)
             return False
         for item in items:
-            if isinstance(item, Found):
-                out.call(item)
-            elif isinstance(item, Malformed):
-                out.malformed(item.text, item.why)
-            else:
-                out.content(item)
+            out.add(item)
         return True
 
 

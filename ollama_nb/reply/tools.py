@@ -9,10 +9,10 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from ollama_nb.api.messages import Tool, ToolCall
+from ollama_nb.api.messages import Tool
 from ollama_nb.reply.markers import MarkerMatcher
 from ollama_nb.reply.objects import ObjectEnd, as_object, read_object
-from ollama_nb.reply.output import new_call_id
+from ollama_nb.reply.output import Found, Malformed
 from ollama_nb.reply.schema import tool_name
 
 _NAME_KEYS = ("name", "function", "tool", "tool_name")
@@ -39,9 +39,9 @@ class ToolParser:
         self._inside: ObjectEnd | None = None
         self._brackets = 0
 
-    def feed(self, text: str) -> list[str | ToolCall]:
+    def feed(self, text: str) -> list[str | Found | Malformed]:
         """Text and calls, in order, that are now certain."""
-        out: list[str | ToolCall] = []
+        out: list[str | Found | Malformed] = []
         if self._state is _SEARCH:
             text = self._search(text, out)
         if self._state is _CALLS:
@@ -50,19 +50,26 @@ class ToolParser:
             out.append(text)
         return out
 
-    def end(self) -> list[str | ToolCall]:
-        """No more text comes: everything that is still held and is more than markup is text."""
+    def end(self) -> list[str | Found | Malformed]:
+        """No more text comes: everything that is still held and is more than markup is text.
+
+        Behind a marker that can stand for nothing else, it was meant as a call.
+        """
+        begun = self._state is _CALLS and not self._bracket and (self._inside is not None or not self._found)
         held = "".join(self._pending())
         if self._state is _SEARCH:
             held = self._matcher.end()[0]
         elif self._found:
             held = self._without_markup(held)
         self._state = _OFF
+        if begun and held:
+            why = "the tool call does not end" if self._inside else "no call of an offered tool can be read"
+            return [Malformed(held, why)]
         return [held] if held else []
 
     # Looking for the marker
 
-    def _search(self, text: str, out: list[str | ToolCall]) -> str:
+    def _search(self, text: str, out: list[str | Found | Malformed]) -> str:
         before, marker, rest = self._matcher.feed(text)
         if before:
             out.append(before)
@@ -76,7 +83,7 @@ class ToolParser:
 
     # Reading objects behind it
 
-    def _scan(self, text: str, out: list[str | ToolCall]) -> str:
+    def _scan(self, text: str, out: list[str | Found | Malformed]) -> str:
         """Read on; return what is left when the reading is given up."""
         at = 0
         while at < len(text):
@@ -114,7 +121,7 @@ class ToolParser:
         self._inside = None
         return end, True
 
-    def _complete(self, out: list[str | ToolCall]) -> bool:
+    def _complete(self, out: list[str | Found | Malformed]) -> bool:
         """An object (or a list without calls) has ended. False: this reply holds no calls."""
         body, head = "".join(self._object), "".join(self._head)
         lead, _, near = ("", "", head) if self._bracket else head.rpartition(self._marker)
@@ -129,7 +136,7 @@ class ToolParser:
         if text:
             out.append(text)
         for name, arguments in calls:
-            out.append(ToolCall(name, arguments, new_call_id(), self._found))
+            out.append(Found(name, arguments))
             self._found += 1
         self._before, self._head, self._object = [], [], []
         return True

@@ -6,17 +6,19 @@ held between pieces. ``t12``: stop strings. Any pieces give what a search over t
 
 from __future__ import annotations
 
+import os
 import random
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 if __name__ == "__main__":
     sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 
-from support.replies import in_order, read_all
+from support.replies import in_order, in_pieces, read_all
 
 from ollama_nb.api.events import Delta, ToolCalls
 from ollama_nb.api.messages import Message, Tool
@@ -211,6 +213,42 @@ def _route(route: Callable[[str], tuple[str, str]], told: list[str]) -> Callable
     return log
 
 
+def check_work(make: Callable[[], Any], start: str, word: str, size: int) -> None:
+    """Twice the text is at most about twice the work: lines run, and characters searched for markers."""
+    text = start + word * (LONG // len(word))
+    once, twice = (work_of(make(), in_pieces(part, size)) for part in (text, text + text[len(start) :]))
+    assert twice <= 2.4 * once + 2000, (start, word, size, once, twice)
+
+
+LONG = 1500
+
+
+def work_of(reader: Any, pieces: Pieces) -> int:
+    count = 0
+
+    def line(frame: FrameType, event: str, arg: Any) -> Any:
+        nonlocal count
+        count += event == "line"
+        return line
+
+    def enter(frame: FrameType, event: str, arg: Any) -> Any:
+        nonlocal count
+        code = frame.f_code
+        if code.co_name == "search" and "markers" in code.co_filename:
+            count += len(frame.f_locals["text"]) - frame.f_locals.get("at", 0) if len(pieces) > 1 else 0
+        return line if f"{os.sep}reply{os.sep}" in code.co_filename else None
+
+    before = sys.gettrace()
+    sys.settrace(enter)
+    try:
+        for piece in pieces:
+            reader.feed(piece)
+        reader.end()
+    finally:
+        sys.settrace(before)
+    return count
+
+
 def check_generic(rng: random.Random) -> None:
     marker = rng.choice(("<tool_call>", "[TOOL_CALLS]", "[TOOL_CALLS] [", "{", "[", "Action: ```json", "get"))
     text = random_text([*COMMON, *[marker] * 6, f"{marker}{COMMON[-9]}", "[/TOOL_CALLS]"], rng)
@@ -237,6 +275,8 @@ def run_t11(seconds: float, seed: int) -> int:
             check_generic(rng)
             continue
         name, turn = rng.choice(NAMES), rng.choice(TURNS)
+        if count % 200 == 1:
+            check_work(_maker(name, turn), rng.choice(words[name]), rng.choice(words[name]), rng.choice((0, 3, 7)))
         text = random_text(words[name], rng)
         make = _maker(name, turn)
         check_reply(make, text, [random_pieces(text, rng), list(text)])

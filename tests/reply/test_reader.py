@@ -190,6 +190,26 @@ def test_tools(marker: str, reply: str, content: str, calls: list[Call]) -> None
         assert read(*in_pieces(reply, size), tools=TOOLS, tool_marker=marker) == ("", content, calls)
 
 
+@pytest.mark.parametrize(
+    ("marker", "reply", "error"),
+    [
+        ("<tool_call>", "a <tool_call>{bad}</tool_call>", "no call of an offered tool can be read"),
+        ("<tool_call>", '<tool_call>{"name": "unknown", "arguments": {}}', "no call of an offered tool can be read"),
+        ("<tool_call>", '<tool_call>{"name": "get", "argu', "the tool call does not end"),
+        ("<tool_call>", f'<tool_call>{WEATHER}</tool_call><tool_call>{{"name": "ge', "the tool call does not end"),
+        ("<tool_call>", f"<tool_call>{WEATHER}</tool_call> and more", ""),
+        ("<tool_call>", "a <tool", ""),
+        ("{", '{"answer": 42} is it', ""),
+        ("[", "[1, 2", ""),
+    ],
+)
+def test_a_call_that_cannot_be_read_is_content_with_an_error(marker: str, reply: str, error: str) -> None:
+    events = all_events(*in_pieces(reply, 3), tools=TOOLS, tool_marker=marker)
+    assert [event.tool_error for event in events if isinstance(event, Delta) and event.tool_error] == [error][
+        : bool(error)
+    ]
+
+
 def test_content_and_call_of_one_piece_come_in_order() -> None:
     reply = f"First. <tool_call>{WEATHER}</tool_call>\nThen. <tool_call>{WEATHER}</tool_call>"
     kinds = [event if isinstance(event, Delta) else len(event.calls) for event in all_events(
