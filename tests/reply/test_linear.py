@@ -1,0 +1,49 @@
+"""Reading a reply takes work in proportion to its length, whatever it repeats. Work is counted, not timed."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from fuzz.fuzz_reply import TOOLS, TURNS, check_work, words_for, work_of
+from support.replies import in_pieces
+
+from ollama_nb.reply.families import NAMES, family
+from ollama_nb.reply.markers import MarkerMatcher
+from ollama_nb.reply.reader import Reader
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_family_reads_in_linear_time(name: str) -> None:
+    rng = random.Random(name)
+    words = words_for(name)
+    for _ in range(10):
+        check_work(lambda: family(name).reader(TURNS[0]), rng.choice(words), rng.choice(words), rng.choice((0, 7)))
+
+
+@pytest.mark.parametrize("marker", ["<tool_call>", "{", "["])
+@pytest.mark.parametrize(
+    "word", ["{", "{}", '{"', "\\", "[", "<tool_call>", "<tool", " ", "get", '{"name": "now"}', "<"]
+)
+def test_the_generic_reader_reads_in_linear_time(marker: str, word: str) -> None:
+    setup = {"thinking": ("<think>", "</think>"), "tools": TOOLS, "tool_marker": marker}
+    check_work(lambda: Reader(**setup), marker, word, 7)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("word", ["a", "ab", "a" * 299 + "z", "b"])
+def test_stop_strings_cost_a_step_a_character(word: str) -> None:
+    """Also long ones that are all alike, begin everywhere and never come."""
+    stops = ["a" * 300 + end for end in "bcdef"] + ["ab" * 150 + "c"]
+
+    class Stream:
+        def __init__(self) -> None:
+            self._matcher = MarkerMatcher(stops)
+
+        def feed(self, text: str) -> list[object]:
+            return [self._matcher.feed(text)]
+
+        def end(self) -> list[object]:
+            return [self._matcher.end()]
+
+    text = word * (1800 // len(word))
+    assert work_of(Stream(), in_pieces(text, 5)) <= 14 * len(stops) * len(text)
