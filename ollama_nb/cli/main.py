@@ -242,9 +242,28 @@ def df(json: PrintJson = False) -> None:
     show_room(json=json)
 
 
-@app.command(name="help", help="Help about any command")
-def help_(topic: Annotated[list[str] | None, typer.Argument(metavar="[command]")] = None) -> None:
-    from ollama_nb.cli import usage
+@app.command(help="Find models of other programs on this disk, and create them here")
+def discover(
+    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME...]")] = None,
+    as_: Annotated[str, typer.Option("--as", help="Local name to give to the model")] = "",
+    json: PrintJson = False,
+) -> None:
+    from ollama_nb.cli.local.find import show_discovered
+
+    show_discovered(names or (), as_=as_, json=json)
+
+
+@app.command(help="Ask registries for newer versions of models")
+def outdated(
+    models: Annotated[list[str] | None, typer.Argument(metavar="[MODEL...]")] = None,
+    insecure: Insecure = False,
+    json: PrintJson = False,
+) -> None:
+    from ollama_nb.cli.local.find import show_outdated
+
+    show_outdated(models or (), insecure=insecure, json=json)
+
+
 @app.command(help="Manage the API keys of this machine's server")
 def keys(
     action: Annotated[str, typer.Argument(metavar="add|list|rm")],

@@ -11,7 +11,7 @@ _MODELS = ("OLLAMA_MODELS", "The path to the models directory")
 _HOME = ("OLLAMA_NB_HOME", "Where locks, keys and logs are kept (default ~/.ollama/nb)")
 _ENVIRONMENT: dict[str, tuple[tuple[str, str], ...]] = {
     **dict.fromkeys(("create", "show", "stop", "pull", "push", "list", "ps", "cp", "rm"), (_HOST,)),
-    **dict.fromkeys(("wheel", "export", "import", "fsck", "prune", "df"), (_MODELS,)),
+    **dict.fromkeys(("wheel", "export", "import", "fsck", "prune", "df", "discover", "outdated"), (_MODELS,)),
     "keys": (_HOME,),
     "run": (
         ("OLLAMA_EDITOR", "Path to editor for interactive prompt editing (Ctrl+G)"),

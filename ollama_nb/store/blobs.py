@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import BinaryIO
 
 from ollama_nb.api.names import Digest
 from ollama_nb.api.units import human_bytes
@@ -66,11 +68,11 @@ class BlobStore:
             return writer.commit(digest)
 
     def add_file(self, path: Path) -> Digest:
-        """Store a copy of a file."""
-        with fsops.clear_errors("read", path), path.open("rb") as file, self.writer() as writer:
-            while chunk := file.read(CHUNK):
-                writer.write(chunk)
-            return writer.commit(None)
+        """Store a copy of a file, without taking room where the file system can share its bytes."""
+        with fsops.clear_errors("read", path), path.open("rb") as source, self.tree.temp() as temp:
+            digest = self._filled(temp, source)
+            self._publish(temp, digest)
+            return digest
 
     def make(self, fill: Callable[[Path], None], made: Callable[[], None]) -> Digest:
         """Store what ``fill`` writes into the unfinished file of the path that it gets, in whatever process.
@@ -82,10 +84,13 @@ class BlobStore:
             made()
             with fsops.clear_errors("read", temp.path), temp.path.open("rb") as file:
                 digest = Digest(hashlib.file_digest(file, "sha256").hexdigest())
-            path = self.path(digest)
-            if fsops.regular_size(path) is None or not self.tree.touch(path):
-                temp.commit(self.tree, path)
+            self._publish(temp, digest)
             return digest
+
+    def _publish(self, temp: fsops.Temp, digest: Digest) -> None:
+        path = self.path(digest)
+        if fsops.regular_size(path) is None or not self.tree.touch(path):
+            temp.commit(self.tree, path)
 
     def writer(self) -> BlobWriter:
         """A blob that arrives piece by piece."""
@@ -112,16 +117,20 @@ class BlobStore:
         if size is None:
             return False
         with fsops.clear_errors("copy", path), path.open("rb") as source, self.tree.temp() as temp:
-            if not temp.clone(source):
-                self.need(size)
-                while chunk := source.read(CHUNK):
-                    temp.write(chunk)
-            with temp.path.open("rb") as copy:
-                digest = Digest(hashlib.file_digest(copy, "sha256").hexdigest())
+            digest = self._filled(temp, source)
             if digest.filename != path.name:
                 return False
             temp.commit(self.tree, self.path(digest))
         return True
+
+    def _filled(self, temp: fsops.Temp, source: BinaryIO) -> Digest:
+        """Give a temporary file the bytes of a file, and say which they are."""
+        if not temp.clone(source):
+            self.need(os.fstat(source.fileno()).st_size)
+            while chunk := source.read(CHUNK):
+                temp.write(chunk)
+        with temp.path.open("rb") as copy:
+            return Digest(hashlib.file_digest(copy, "sha256").hexdigest())
 
     def remove(self, digest: Digest) -> bool:
         return self.tree.remove(self.path(digest))

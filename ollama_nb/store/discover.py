@@ -1,0 +1,104 @@
+"""GGUF files that other programs have on this disk: the cache of Hugging Face's tools, LM Studio's folders."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ollama_nb.store.gguf import is_gguf
+
+MOST_FILES = 20_000
+_PART = re.compile(r"(.+)-(\d{5})-of-(\d{5})")
+_QUANT = re.compile(r"(?:^|[-._])((?:UD-)?(?:I?Q\d\w*|TQ\d\w*|MXFP4\w*|BF16|F16|F32))$", re.IGNORECASE)
+_NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.-]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A model that can be created here. ``paths``: all its files, its weights first; ``size``: their bytes."""
+
+    name: str
+    source: str
+    paths: tuple[Path, ...]
+    size: int
+
+
+def discover(env: Mapping[str, str]) -> list[Found]:
+    """What the environment's usual places hold, by source and name. Broken files and other formats are left out."""
+    home = Path(env.get("HOME") or Path.home())
+    hub = env.get("HF_HUB_CACHE") or Path(env.get("HF_HOME") or home / ".cache" / "huggingface") / "hub"
+    places = [
+        *((place, "Hugging Face", _repository(place.name)) for place in _below(Path(hub), "models--*--*")),
+        *(
+            (place, "LM Studio", place.name)
+            for root in (home / ".lmstudio" / "models", home / ".cache" / "lm-studio" / "models")
+            for place in _below(root, "*/*")
+        ),
+    ]
+    found: dict[tuple[Path, ...], Found] = {}
+    names: set[str] = set()
+    for place, source, repository in places:
+        for model in _models(place, source, repository, names):
+            found.setdefault(tuple(path.resolve() for path in model.paths), model)
+            names.add(model.name)
+    return sorted(found.values(), key=lambda model: (model.source, model.name))
+
+
+def _models(place: Path, source: str, repository: str, taken: set[str]) -> Iterator[Found]:
+    """The models of one repository, newest snapshot last; parts of one model are one."""
+    files = [path for path in _ggufs(place) if is_gguf(path)]
+    projectors = {path.parent: path for path in reversed(files) if path.name.lower().startswith("mmproj")}
+    weights = [path for path in files if not path.name.lower().startswith("mmproj")]
+    for path in weights:
+        part = _PART.fullmatch(path.stem)
+        if part and part[2] != "00001":
+            continue
+        parts = [other for other in weights if _belongs(other, path, part)] if part else [path]
+        if part and len(parts) != int(part[3]):
+            continue  # a download that is not finished
+        companion = projectors.get(path.parent)
+        paths = (*parts, *([companion] if companion else ()))
+        name = _name(part[1] if part else path.stem, repository)
+        unique = next(text for text in (name, *(f"{name}-{n}" for n in range(2, 1000))) if text not in taken)
+        yield Found(unique, source, paths, sum(file.stat().st_size for file in paths))
+
+
+def _belongs(other: Path, first: Path, part: re.Match[str]) -> bool:
+    found = _PART.fullmatch(other.stem)
+    return other.parent == first.parent and found is not None and (found[1], found[3]) == (part[1], part[3])
+
+
+def _name(stem: str, repository: str) -> str:
+    """``model:quantisation`` in lower case, from the file's name, or the repository's where that says nothing."""
+    quant = _QUANT.search(stem)
+    model = stem[: quant.start()] if quant else stem
+    if not model or model.lower() in ("model", "ggml-model"):
+        model = re.sub(r"[-_.]gguf$", "", repository, flags=re.IGNORECASE)
+    model = _NOT_IN_NAMES.sub("-", model).strip("-._").lower()[:80] or "model"
+    tag = _NOT_IN_NAMES.sub("-", quant[1]).lower() if quant else "latest"
+    return f"{model}:{tag}"
+
+
+def _repository(folder: str) -> str:
+    """``models--ORG--NAME`` → ``NAME``."""
+    return folder.split("--", 2)[-1]
+
+
+def _below(root: Path, pattern: str) -> list[Path]:
+    try:
+        return sorted(path for path in root.glob(pattern) if path.is_dir())
+    except OSError:
+        return []
+
+
+def _ggufs(place: Path) -> list[Path]:
+    """GGUF files by name, older snapshots first; the walk ends at some number of files."""
+    found = []
+    for number, (folder, _, names) in enumerate(os.walk(place)):
+        if number > MOST_FILES:
+            break
+        found += [Path(folder, name) for name in names if name.lower().endswith(".gguf")]
+    return sorted(path for path in found if path.is_file())[:MOST_FILES]

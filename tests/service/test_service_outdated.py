@@ -1,0 +1,80 @@
+"""Which models are newer elsewhere, asked of a registry that is really there."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.chaos_registry import ChaosRegistry, chaos_registry, status
+from support.ggufs import gguf
+from support.kitchen import Kitchen
+from support.servers import free_port
+
+from ollama_nb.api.names import ModelName
+from ollama_nb.errors import ModelNotFound
+from ollama_nb.service import bundled
+from ollama_nb.service.outdated import CURRENT, LOCAL, OUTDATED, UNKNOWN, Compared, outdated
+
+
+@pytest.fixture
+def registry() -> Iterator[ChaosRegistry]:
+    with chaos_registry() as found:
+        yield found
+
+
+def take(kitchen: Kitchen, registry: ChaosRegistry, name: str) -> str:
+    """Put a model of the registry into the store, byte for byte; return the digest of its manifest."""
+    store = kitchen.service.store
+    for data in registry.blobs.values():
+        store.blobs.add(data)
+    raw = registry.manifests[f"/v2/{name.replace(':', '/manifests/')}"]
+    store.put_manifest(ModelName.parse(f"{registry.host}/{name}"), raw)
+    return hashlib.sha256(raw).hexdigest()
+
+
+def test_compared(tmp_path: Path, registry: ChaosRegistry) -> None:
+    kitchen = Kitchen(tmp_path)
+    for name in ("a/same:latest", "a/newer:q4", "a/gone:latest"):
+        registry.publish(name, model=gguf(), system=name.encode())
+    digests = {name: take(kitchen, registry, name) for name in ("a/same:latest", "a/newer:q4", "a/gone:latest")}
+    registry.publish("a/newer:q4", model=gguf(data=bytes(64)))
+    registry.manifests.pop("/v2/a/gone/manifests/latest")
+    bundled.register(kitchen.service.store)
+    before = len(registry.asked)
+    found = {c.name: c for c in outdated(kitchen.settings, kitchen.service.store, (), insecure=True)}
+    there = hashlib.sha256(registry.manifests["/v2/a/newer/manifests/q4"]).hexdigest()
+    host = registry.host
+    assert found == {
+        f"{host}/a/gone:latest": Compared(f"{host}/a/gone:latest", digests["a/gone:latest"], "", LOCAL),
+        f"{host}/a/newer:q4": Compared(f"{host}/a/newer:q4", digests["a/newer:q4"], there, OUTDATED),
+        f"{host}/a/same:latest": Compared(
+            f"{host}/a/same:latest", digests["a/same:latest"], digests["a/same:latest"], CURRENT
+        ),
+        "sprout:latest": Compared("sprout:latest", found["sprout:latest"].here, "", LOCAL),
+    }
+    assert len(registry.asked) == before + 3
+    (one,) = outdated(kitchen.settings, kitchen.service.store, [f"{host}/a/newer:q4"], insecure=True)
+    assert one.state == OUTDATED
+    with pytest.raises(ModelNotFound):
+        list(outdated(kitchen.settings, kitchen.service.store, ["none"]))
+
+
+def test_a_registry_in_trouble(tmp_path: Path, registry: ChaosRegistry) -> None:
+    kitchen = Kitchen(tmp_path)
+    registry.publish("a/m:latest", model=gguf())
+    take(kitchen, registry, "a/m:latest")
+    registry.gate = status(500)
+    (found,) = outdated(kitchen.settings, kitchen.service.store, (), insecure=True)
+    assert found.state == UNKNOWN and found.why
+
+
+def test_a_registry_that_cannot_be_reached_is_asked_once(tmp_path: Path) -> None:
+    kitchen = Kitchen(tmp_path)
+    host = f"127.0.0.1:{free_port()}"
+    for name in ("a/m", "a/n"):
+        kitchen.make(f"{host}/{name}")
+    found = list(outdated(kitchen.settings, kitchen.service.store, (), insecure=True))
+    assert [compared.state for compared in found] == [UNKNOWN, UNKNOWN]
+    assert found[0].why == found[1].why != ""
