@@ -154,14 +154,10 @@ def _closed(part: Any) -> Any:
 # in words
 
 
-def fields_told(schema: Mapping[str, Any]) -> str:
+def fields_told(schema: Mapping[str, Any], head: str = "Answer with one JSON object that has these fields:") -> str:
     """What a model is told of the object that it must answer with; nothing for a shape that has no fields."""
     parts = resolved(schema, schema).get("properties", {})
-    if not parts:
-        return ""
-    return "\n".join(
-        ["Answer with one JSON object:", *(f"- {_told(name, part, schema)}" for name, part in parts.items())]
-    )
+    return "\n".join([head, *(f"- {_told(name, part, schema)}" for name, part in parts.items())]) if parts else ""
 
 
 def properties(schema: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -103,7 +103,7 @@ def test_an_answer_of_a_type(server: ScriptedServer, ollama: Ollama) -> None:
     assert ollama.ask("m", "Biggest city?", returns=City) == City("北京", 22)
     asked = server.asked("POST /api/generate")[0]
     assert asked["format"]["required"] == ["name", "people"]
-    assert asked["system"] == "Answer with one JSON object:\n- name (string)\n- people (integer)"
+    assert asked["system"] == "Answer with one JSON object that has these fields:\n- name (string)\n- people (integer)"
 
 
 def test_a_type_without_fields_leaves_the_system_message_alone(server: ScriptedServer, ollama: Ollama) -> None:
@@ -118,7 +118,7 @@ def test_a_conversation_tells_the_fields_where_they_are_wanted(server: ScriptedS
     assert chat.ask("I am Ann.", returns=City) == City("Ann", 1)
     assert chat.ask("Again.", returns={"name": str, "people": int}) == {"name": "Ann", "people": 1}
     first = server.asked("POST /api/chat")[0]["messages"][0]["content"]
-    assert first.startswith("Be short.\n\nAnswer with one JSON object:\n- name")
+    assert first.startswith("Be short.\n\nAnswer with one JSON object that has these fields:\n- name")
     assert len(chat.messages) == 4
 
 

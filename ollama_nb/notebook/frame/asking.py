@@ -118,7 +118,7 @@ def classifying(labels: Mapping[str, str]) -> str:
 def extracting(schema: Mapping[str, Any]) -> str:
     """Instructions for an object of ``schema``. Raises BadRequest for a schema of anything else."""
     properties(schema)
-    return f"Extract these fields from the text. {fields_told(schema)}"
+    return fields_told(schema, "Extract these fields from the text. Answer with one JSON object:")
 
 
 def checked(shape: Shape[Any]) -> Check:
