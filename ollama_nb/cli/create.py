@@ -13,12 +13,16 @@ from ollama_nb.cli.transfer import draw, push_message, with_status
 from ollama_nb.client import files
 from ollama_nb.client.client import Client
 from ollama_nb.client.connect import connect
+from ollama_nb.client.shared import SharedStore
 from ollama_nb.errors import BadRequest, InvalidName
 from ollama_nb.modelfile import Modelfile, Parts, parse
 
 
-def create_model(model: str, file: str, quantize: str) -> None:
-    """Raises OllamaError for a bad name, a Modelfile that does not parse, files that are not there."""
+def create_model(model: str, file: str, quantize: str, *, link: bool = False) -> None:
+    """Raises OllamaError for a bad name, a Modelfile that does not parse, files that are not there.
+
+    ``link``: files become hard links in the store of a server on this machine.
+    """
     try:
         ModelName.parse(model)
     except InvalidName:
@@ -29,7 +33,7 @@ def create_model(model: str, file: str, quantize: str) -> None:
         print(warning, file=sys.stderr)
     client = connect()
     with Progress() as progress:
-        found, digests = _send_files(client, parts, folder, progress)
+        found, digests = _send_files(client, parts, folder, progress, link)
         fields = files.create_fields(parts, found, digests)
         if quantize:
             fields["quantize"] = quantize
@@ -52,15 +56,18 @@ def read_modelfile(file: str) -> tuple[Modelfile, Path]:
 
 
 def _send_files(
-    client: Client, parts: Parts, folder: Path, progress: Progress
+    client: Client, parts: Parts, folder: Path, progress: Progress, link: bool
 ) -> tuple[files.Sources, dict[Path, str]]:
     gathering = progress.spinner("gathering model components")
     found = files.sources(parts, folder)
     digests = {path: files.file_digest(path) for path in found.paths()}
     gathering.stop()
+    shared = SharedStore.find(client) if digests else None
+    if link and digests and shared is None:
+        raise BadRequest("--link: the server does not keep its models where this user can write")
     for path, digest in digests.items():
         copying = progress.spinner(f"copying file {digest}")
-        files.upload(client, path, digest, functools.partial(_sent, progress, copying))
+        files.send(client, shared, path, digest, functools.partial(_sent, progress, copying), link=link)
         copying.percent = 100
         copying.stop()
     return found, digests

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ollama_nb.client.client import Client
+from ollama_nb.client.shared import SharedStore
 from ollama_nb.errors import BadRequest
 from ollama_nb.modelfile import Parts
 
@@ -103,6 +104,22 @@ def file_digest(path: Path) -> str:
     """``sha256:…`` of a file's content."""
     with path.open("rb") as file:
         return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+
+
+def send(
+    client: Client,
+    shared: SharedStore | None,
+    path: Path,
+    digest: str,
+    report: Callable[[int, int], None],
+    *,
+    link: bool = False,
+) -> None:
+    """Have the server hold a file: straight in the store that is shared with it, else by an upload."""
+    if shared is None:
+        upload(client, path, digest, report)
+    elif not client.has_blob(digest):
+        shared.take(path, digest, report, link=link)
 
 
 def upload(client: Client, path: Path, digest: str, report: Callable[[int, int], None]) -> None:

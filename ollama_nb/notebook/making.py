@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ollama_nb.client import files
+from ollama_nb.client.shared import SharedStore
 from ollama_nb.errors import BadRequest
 from ollama_nb.modelfile import parse
 from ollama_nb.notebook.display import follow, screen_for
@@ -36,10 +37,11 @@ def create(session: Session, line: Line, cell: str | None) -> None:
 
     def steps() -> Iterator[Mapping[str, Any]]:
         digests = {}
+        shared = SharedStore.find(client) if found.paths() else None
         for path in found.paths():
             yield {"status": f"reading {path.name}"}
             digests[path] = files.file_digest(path)
-            files.upload(client, path, digests[path], functools.partial(show, f"copying {path.name}"))
+            files.send(client, shared, path, digests[path], functools.partial(show, f"copying {path.name}"))
         with client.create(name, **files.create_fields(parts, found, digests), **fields) as stream:
             yield from stream
 

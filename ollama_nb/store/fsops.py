@@ -214,6 +214,12 @@ class Tree:
                 return False
         return True
 
+    def link(self, source: Path, path: Path) -> None:
+        """Give a file of this disk, wherever it is, a second name in this tree."""
+        with clear_errors("link", source), self.folder_of(path, create=True) as folder:
+            _step("link", path.name)
+            os.link(source, path.name, dst_dir_fd=folder)
+
     def rename(self, path: Path, name: str) -> None:
         """Give a file another name in its folder."""
         with clear_errors("rename", path), self.folder_of(path) as folder:
