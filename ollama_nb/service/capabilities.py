@@ -141,8 +141,8 @@ def _speaks_harmony(model: Model) -> bool:
 def _named_prompting(model: Model) -> Prompting:
     renderer, parser = renderer_name(model), parser_name(model)
     check_names(model.config.renderer, parser)
-    template = model.template or (_BARE if not renderer else "")
-    go = facts(model.template or _BARE)
+    template = model.template or _BARE
+    go = facts(template)
     return Prompting(
         path=RENDERER if renderer else GO,
         template=template,
@@ -155,7 +155,7 @@ def _named_prompting(model: Model) -> Prompting:
 
 
 _BARE = "{{ .Prompt }}"
-"""Stands in for the template of a model that has none and names a parser."""
+"""Stands in for the template of a model that has none and names a renderer or a parser."""
 
 
 def chat_template(gguf: GGUF | None) -> str:

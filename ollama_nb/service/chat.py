@@ -11,7 +11,7 @@ from ollama_nb.api.events import Done, Event
 from ollama_nb.errors import BadRequest
 from ollama_nb.runner import wire
 from ollama_nb.runner.pool import Lease
-from ollama_nb.service.capabilities import JINJA, RENDERER
+from ollama_nb.service.capabilities import JINJA
 from ollama_nb.service.conversation import chat_messages
 from ollama_nb.service.inference import (
     Plan,
@@ -56,7 +56,7 @@ async def chat(rooms: Rooms, request: ChatRequest) -> AsyncGenerator[Event, None
 
 
 def _reply(rooms: Rooms, request: ChatRequest, ready: Ready, live: LiveRequest) -> AsyncGenerator[Event, None]:
-    if not ready.prompting.template and ready.prompting.path != RENDERER and not ready.options.stop:
+    if not ready.prompting.template and not ready.options.stop:
         # The renderer's stand-in for a missing template is ChatML: end where its turns end.
         ready = replace(ready, options=replace(ready.options, stop=CHATML_STOPS))
 

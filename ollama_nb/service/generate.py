@@ -99,4 +99,4 @@ def _job(lease: Lease, request: GenerateRequest, ready: Ready) -> PromptJob | No
         )
     if request.template:
         return replace(job, path=GO, template=request.template, renderer="")
-    return job if job.template or job.renderer else None
+    return job if job.template else None

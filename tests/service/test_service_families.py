@@ -47,6 +47,7 @@ def test_a_renderer_writes_the_prompt_and_the_parser_reads(tmp_path: Path) -> No
     assert asked["prompt"].endswith("<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n")
     assert asked["preserve"] == family("qwen3-coder").preserve
     assert asked["options"].stop == ()
+    assert asyncio.run(kitchen.service.show("m")).template == "{{ .Prompt }}"
 
 
 def test_generate_goes_the_same_way(tmp_path: Path) -> None:
