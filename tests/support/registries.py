@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import socket
 import subprocess
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,7 +52,7 @@ def docker_registry(folder: Path, *, tls: Path | None = None, password: bool = F
     with log.open("wb") as output:
         process = subprocess.Popen([PROGRAM, "serve", str(folder / "config.yml")], stdout=output, stderr=output)
     try:
-        until(lambda: _answers(port, process, log))
+        until(lambda: _listens(port, process, log))
         yield Registry(f"127.0.0.1:{port}", folder, log)
     finally:
         end(process)
@@ -63,12 +62,10 @@ def _tls(folder: Path) -> str:
     return f", tls: {{certificate: {folder / 'cert.pem'}, key: {folder / 'key.pem'}}}"
 
 
-def _answers(port: int, process: subprocess.Popen[bytes], log: Path) -> bool:
+def _listens(port: int, process: subprocess.Popen[bytes], log: Path) -> bool:
     assert process.poll() is None, log.read_text("utf-8", "replace")
     try:
-        urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5).close()
-    except urllib.error.HTTPError:
-        return True
+        socket.create_connection(("127.0.0.1", port), timeout=5).close()
     except OSError:
         return False
     return True

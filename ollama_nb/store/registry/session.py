@@ -270,7 +270,15 @@ class _Connection(http.client.HTTPConnection):
 
     def _handshake(self, host: str) -> None:
         self.sock = secured = self._session.secure(self.sock, host)
-        secured.do_handshake()
+        try:
+            secured.do_handshake()
+        except ssl.SSLCertVerificationError:
+            raise
+        except ssl.SSLError as error:
+            raise Unreachable(
+                f"no secure connection to {self.origin.address}: {error.reason or error} "
+                "(if it speaks plain http only, `--insecure` allows that)"
+            ) from error
 
     def _tunnel_through(self) -> None:
         at = f"{self.origin.host}:{self.origin.port}" if ":" not in self.origin.host else f"[{self.origin.host}]:443"

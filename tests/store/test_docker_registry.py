@@ -1,0 +1,95 @@
+"""The registry that everybody runs: pushed to it, removed here, pulled from it, byte for byte the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from support.registries import NAME, PASSWORD, Registry, certificate, docker_registry, needs_registry
+from support.stores import check_sound, published, snapshot, tiny
+from support.transfers import never_back, pull, push, statuses
+
+from ollama_nb.api.names import ModelName
+from ollama_nb.errors import SourceError
+from ollama_nb.store.auth import Credential, Credentials
+from ollama_nb.store.store import Store
+from ollama_nb.store.transfer import plan, upload
+
+pytestmark = needs_registry
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "models")
+
+
+def there_and_back(registry: Registry, store: Store, folder: Path, name: str, **fields: object) -> None:
+    full = f"{registry.host}/{name}"
+    tiny(store, full, template="{{ .Prompt }}", system="说中文", licenses=("MIT",))
+    before = published(store.root)
+    blobs = {path for path in snapshot(store.root) if path.startswith("blobs/")}
+    pushed = push(store, full, folder, **fields)
+    assert never_back(pushed)
+    assert len(registry.blob_files()) == len(blobs) + 1
+    store.delete(ModelName.parse(full))
+    assert snapshot(store.root) == {}
+    pulled = pull(store, full, folder, **fields)
+    assert never_back(pulled)
+    assert statuses(pulled)[-2:] == ["verifying sha256 digest", "writing manifest"]
+    assert published(store.root) == before
+    assert set(snapshot(store.root)) == blobs | before.keys()
+    check_sound(store.root)
+
+
+def test_over_http(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In several parts and chunks."""
+    monkeypatch.setattr(plan, "LEAST", 100)
+    monkeypatch.setattr(upload, "LEAST_CHUNK", 100)
+    monkeypatch.setattr(upload, "MOST_CHUNK", 100)
+    with docker_registry(tmp_path / "registry") as registry:
+        there_and_back(registry, store, tmp_path, "team/m:v1.0")
+        assert registry.log.read_text("utf-8").count('"PATCH /v2/team/m/blobs/uploads/') > 5
+
+
+def test_mounting(store: Store, tmp_path: Path) -> None:
+    with docker_registry(tmp_path / "registry") as registry:
+        there_and_back(registry, store, tmp_path, "a/base")
+        base = f"{registry.host}/a/base:latest"
+        raw = store.resolve(ModelName.parse(base)).manifest.raw
+        raw = raw.replace(b'"size":', f'"from":"{base}","size":'.encode())
+        store.put_manifest(ModelName.parse(f"{registry.host}/b/child"), raw)
+        push(store, f"{registry.host}/b/child", tmp_path)
+        log = registry.log.read_text("utf-8")
+        assert "PATCH /v2/a/base/blobs/uploads/" in log
+        assert "PATCH /v2/b/child/blobs/uploads/" not in log
+        assert "mount=sha256" in log
+        store.delete(ModelName.parse(f"{registry.host}/b/child"))
+        pull(store, f"{registry.host}/b/child", tmp_path)
+
+
+def test_with_a_password_and_tls(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tls = certificate(tmp_path / "tls")
+    with docker_registry(tmp_path / "registry", tls=tls, password=True) as registry:
+        tiny(store, f"{registry.host}/a/m")
+        with pytest.raises(SourceError, match="has a certificate that is not trusted here: self-signed certificate"):
+            push(store, f"{registry.host}/a/m", tmp_path, insecure=False)
+        monkeypatch.setenv("SSL_CERT_FILE", str(tls / "cert.pem"))
+        with pytest.raises(SourceError, match=r"unauthorized: access denied: .* asks for a name and a password"):
+            push(store, f"{registry.host}/a/m", tmp_path, insecure=False)
+        wrong = Credentials({registry.host: Credential(NAME, "falsch")})
+        with pytest.raises(SourceError, match="unauthorized: access denied"):
+            push(store, f"{registry.host}/a/m", tmp_path, insecure=False, credentials=wrong)
+        with pytest.raises(SourceError, match="unauthorized: access denied"):
+            pull(store, f"{registry.host}/a/m", tmp_path, insecure=False)
+        assert registry.blob_files() == []
+        store.delete(ModelName.parse(f"{registry.host}/a/m"))
+        known = Credentials({registry.host: Credential(NAME, PASSWORD)})
+        there_and_back(registry, store, tmp_path, "a/m", insecure=False, credentials=known)
+
+
+def test_what_is_not_there(store: Store, tmp_path: Path) -> None:
+    with docker_registry(tmp_path / "registry") as registry:
+        with pytest.raises(SourceError, match=r"^pull model manifest: file does not exist$"):
+            pull(store, f"{registry.host}/a/none", tmp_path)
+        with pytest.raises(SourceError, match=r"no secure connection to .*`--insecure` allows that"):
+            pull(store, f"{registry.host}/a/none", tmp_path, insecure=False)
