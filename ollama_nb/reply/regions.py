@@ -89,6 +89,8 @@ class RegionReader:
                 break
             text, at = (step.again + text[step.at :], 0) if step.again else (text, step.at)
             self._region, self._entered = self._regions[step.to], self._read
+            if isinstance(self._region, Call):  # what cannot be read as a call is an answer from its marker on
+                self._entered -= len(step.space) + len(step.marker)
             self._region.enter(step)
         self._rest = text[step.at :]
 

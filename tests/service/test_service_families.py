@@ -109,6 +109,7 @@ def test_a_call_that_cannot_be_read_is_told_and_ends_nothing(tmp_path: Path) -> 
         ("qwen3-thinking", ("why</think>so",), ("why</think>",)),
         ("qwen3-thinking", ("why",), ("why\n</think>\n\n",)),
         ("qwen3-thinking", ("why</think>\n",), ("why</think>\n",)),
+        ("qwen3-thinking", ("why</think>\n<tool_call>{bad}</tool_call>",), ("why</think>\n",)),
         ("deepseek3", ("a</think>b",), ("a</think>",)),
         ("gemma4", ("<|channel>thought\nwhy<channel|>so",), ("<|channel>thought\nwhy<channel|>",)),
         ("gemma4", ("so",), ("",)),
