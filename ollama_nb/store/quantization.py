@@ -11,7 +11,7 @@ from ollama_nb.store.ggml import FILE_TYPES
 FLOATS = ("F32", "F16", "BF16")
 """The types that other types are made from."""
 
-NEED_IMPORTANCE = frozenset({"IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ2_M", "IQ3_XXS", "Q2_K_S"})
+NEED_IMPORTANCE = frozenset({"IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ2_M", "IQ3_XXS", "IQ3_XS", "Q2_K_S"})
 """Types so coarse that they need to know which weights matter: an importance matrix, measured on text."""
 
 _SHORT = {"Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M"}
