@@ -324,6 +324,15 @@ class Engine:
         del self._streams[stream.id]
         stream.close()
         out.append(last)
+        if stream.seq.adapters:
+            self._forget_adapters()
+
+    def _forget_adapters(self) -> None:
+        contexts = (self._context, self._embedder.context if self._embedder is not None else None)
+        used = [context.adapters for context in contexts if context is not None]
+        used += [stream.seq.adapters for stream in self._streams.values()]
+        waiting = (item.seq.adapters for item in tuple(self._inbox) if isinstance(item, Stream))
+        self._model.forget_adapters({one.path for adapters in (*used, *waiting) for one in adapters})
 
     def _undo(self, batch: Batch, rows: int, status: Decoded, out: list[Output]) -> None:
         """A decode that was not done: memory goes back to where the batch began; who is to blame fails."""

@@ -17,6 +17,7 @@ from ollama_nb.api.options import Options
 from ollama_nb.engine.adapters import Adapter, Adapters
 from ollama_nb.engine.config import EngineConfig
 from ollama_nb.engine.engine import Engine
+from ollama_nb.engine.llama.model import MOST_ADAPTERS
 from ollama_nb.engine.output import FailOut, FinishOut, Output, TextOut
 from ollama_nb.engine.scheduler import Scheduler
 from ollama_nb.engine.sequence import Request, Sequence, State
@@ -131,6 +132,19 @@ def test_a_prefix_on_disk_is_for_its_adapters_only(path: Path, sets: tuple[Adapt
         hits.append(second.counters["disk_hits"])
     assert hits == [1, 2, 2, 2]
     second.close()
+
+
+def test_adapters_that_nobody_uses_do_not_pile_up(
+    path: Path, tmp_path: Path, sets: tuple[Adapters, ...], expected: dict[tuple[str, Adapters], str]
+) -> None:
+    engine = load(path)
+    many = [(Adapter(str(random_lora(path, tmp_path / f"{n}.gguf", n))),) for n in range(MOST_ADAPTERS + 4)]
+    requests = [ask(PROMPTS[0], adapters, num_predict=3) for adapters in (*many, *many)]
+    assert all(said(outs) for outs in run(engine, *requests))
+    assert len(engine._model._adapters) <= MOST_ADAPTERS + 1
+    for adapters in sets:
+        assert said(run(engine, ask(PROMPTS[0], adapters))[0]) == expected[PROMPTS[0], adapters]
+    engine.close()
 
 
 def test_embeddings_are_those_of_their_adapters(path: Path, sets: tuple[Adapters, ...]) -> None:

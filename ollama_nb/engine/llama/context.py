@@ -98,7 +98,8 @@ class Context:
         self._make_batch(n_batch)
         self._logits: Floats = np.empty((0, 0), np.float32)
         self._logits_at = 0
-        self._adapters: Adapters = ()
+        self.adapters: Adapters = ()
+        """Those that decodes have; see ``use``."""
 
     def _make_batch(self, size: int) -> None:
         """Our own arrays; the native batch only points at them."""
@@ -121,12 +122,12 @@ class Context:
 
         True: they are not those in use; llama.cpp then lays out its memory anew, some milliseconds.
         """
-        if adapters == self._adapters:
+        if adapters == self.adapters:
             return False
         handles = (L.llama_adapter_lora_p_ctypes * len(adapters))(*[self.model.adapter(one.path) for one in adapters])
         scales = (ctypes.c_float * len(adapters))(*[one.scale for one in adapters])
         L.llama_set_adapters_lora(self.handle, handles, len(adapters), scales)
-        self._adapters = adapters
+        self.adapters = adapters
         return True
 
     def decode(self, count: int) -> Decoded:

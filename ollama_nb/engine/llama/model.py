@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import re
 import weakref
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from ollama_nb.engine.llama.library import complaint, forget_log, log_text, star
 from ollama_nb.errors import LoadError
 
 POOLING = {-1: "none", 0: "none", 1: "mean", 2: "cls", 3: "last", 4: "rank"}
+MOST_ADAPTERS = 8
+"""LoRA adapters that stay in memory although nobody uses them."""
 _KV_BITS = {"f32": 32.0, "f16": 16.0, "bf16": 16.0, "q8_0": 8.5, "q5_1": 6.0, "q5_0": 5.5, "q4_1": 5.0, "q4_0": 4.5}
 _CONTROL, _USER_DEFINED = 1 << 3, 1 << 4  # of enum llama_token_attr
 _PIECE_BYTES = 512
@@ -92,8 +94,8 @@ class Model:
         """An encoder in front of a decoder, such as T5."""
 
     def adapter(self, path: str) -> Any:
-        """The native half of a LoRA adapter, read once; it lives as long as the model. Raises BadRequest."""
-        handle = self._adapters.get(path)
+        """The native half of a LoRA adapter, read once and kept until ``forget_adapters``. Raises BadRequest."""
+        handle = self._adapters.pop(path, None)
         if handle is None:
             look_over(path, self.architecture)
             forget_log()
@@ -101,8 +103,14 @@ class Model:
             if not handle:
                 reason = complaint("it does not fit this model").removeprefix("failed to apply lora adapter: ")
                 raise unusable(path, reason)
-            self._adapters[path] = handle
+        self._adapters[path] = handle  # the last one is the one used last
         return handle
+
+    def forget_adapters(self, needed: Collection[str]) -> None:
+        """Free those used longest ago, beyond ``MOST_ADAPTERS``; ``needed``: in use, by whatever context."""
+        spare = len(self._adapters) - MOST_ADAPTERS
+        for path in [path for path in self._adapters if path not in needed][: max(0, spare)]:
+            L.llama_adapter_lora_free(self._adapters.pop(path))
 
     def meta(self, key: str) -> str:
         """A metadata value as text; empty when the file has none."""
