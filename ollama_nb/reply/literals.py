@@ -13,7 +13,7 @@ from ollama_nb.reply.output import Found
 
 DEPTH = 64
 _WORDS = {"true": True, "True": True, "false": False, "False": False, "null": None, "None": None, "nil": None}
-_ESCAPES = {"n": "\n", "t": "\t", "r": "\r"}
+_ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f"}
 _NUMBER = re.compile(r"-?[0-9]+(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?")
 _NAME = re.compile(r"\w[\w.\-]*")
 _BETWEEN = re.compile(r"[\s,]*")

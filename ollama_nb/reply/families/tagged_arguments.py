@@ -80,7 +80,7 @@ class _Reading:
             raise NotTagged("the tool call has an argument without a name")
 
     def _in_key(self, before: str, tag: str) -> None:
-        if tag in (END_VALUE, KEY):
+        if tag in (END_VALUE, KEY, ""):
             raise NotTagged("the tool call has an argument without a value")
         self._key, self._place = before.strip(), _IN_VALUE if tag == VALUE else _BETWEEN
 
