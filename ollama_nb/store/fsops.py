@@ -41,6 +41,8 @@ _REASONS = {
     errno.EXDEV: "the folder lies on another disk than its parent",
 }
 
+_REFUSALS = {errno.EROFS, errno.EACCES, errno.EPERM}
+
 
 def write(path: Path, data: bytes, mode: int = 0o644) -> None:
     """Replace one file of an existing or new folder, durably and at once; for trees see ``Tree.write``."""
@@ -89,7 +91,8 @@ def clear_errors(doing: str, path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         reason = _REASONS.get(error.errno or 0, error.strerror or str(error))
-        raise StoreError(f"cannot {doing} {shown(path)}: {reason}") from error
+        refused = error.errno in _REFUSALS and not doing.startswith(("read", "look"))
+        raise StoreError(f"cannot {doing} {shown(path)}: {reason}", status=403 if refused else None) from error
 
 
 @contextlib.contextmanager

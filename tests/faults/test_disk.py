@@ -1,0 +1,47 @@
+"""Disks that are full or read-only, for real: a tmpfs of 8 MiB in a namespace of the test's own."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+TESTS = Path(__file__).parent.parent
+
+
+def on_a_small_disk(what: str, folder: Path) -> dict[str, Any]:
+    disk = folder / "disk"
+    disk.mkdir()
+    shell = 'mount -t tmpfs -o size=8m tmpfs "$2" && exec "$3" -m support.small_disk "$1" "$2"'
+    command = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", shell, "sh", what, disk, sys.executable]
+    done = subprocess.run(command, cwd=TESTS, capture_output=True, text=True, check=False)
+    if done.returncode and re.search("unshare: |mount: .*(permission|denied|must be)", done.stderr):
+        pytest.skip(f"no namespaces here: {done.stderr.strip()}")
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def test_full_at_every_stage(tmp_path: Path) -> None:
+    found = on_a_small_disk("full", tmp_path)
+    for stage in ("upload", "copy", "texts", "key"):
+        assert "no space left on the disk" in found[stage]["error"], stage
+        assert found[stage]["seconds"] < 5
+    assert re.search(r"need 1.* MB, have \d+ KB", found["import"]["error"]), "known before anything is written"
+    assert found["while full"] == {"reply": "still served", "listed": ["tales:latest"], "shown": True}
+    assert found["left over"] == []
+    assert found["freed"] == {} == found["imported"], "as soon as there is room, without a restart"
+
+
+def test_read_only(tmp_path: Path) -> None:
+    found = on_a_small_disk("readonly", tmp_path)
+    for stage in ("create", "texts", "copy", "delete"):
+        assert found[stage]["status"] == 403, (stage, found[stage])
+        assert found[stage]["error"].endswith("the disk is read-only"), stage
+    assert found["works"] == {"reply": "still served", "listed": ["tales:latest"], "shown": True}
+    assert found["start"] == found["fsck"] == found["df"] == {}

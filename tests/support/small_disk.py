@@ -1,0 +1,143 @@
+"""A program in a user's own mount namespace: what the service does on a disk of 8 MiB that fills up or is read-only.
+
+``python -m support.small_disk full|readonly FOLDER`` with a tmpfs at FOLDER; prints a JSON object of what happened.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+from support.ggufs import gguf
+from support.kitchen import PLAIN, Kitchen, collect, content
+from support.stores import check_sound, digest_of
+
+from ollama_nb.api.chat import CreateRequest, GenerateRequest
+from ollama_nb.errors import OllamaError
+from ollama_nb.server.keys import KeyFile
+from ollama_nb.service import shelf, upkeep
+from ollama_nb.store.blobs import named
+
+BIG = gguf(data=bytes(6 << 20))
+
+
+def told(work: Callable[[], object]) -> dict[str, Any]:
+    """How it ended: the error with its status and how long that took, or nothing of these."""
+    began = time.monotonic()
+    try:
+        work()
+    except OllamaError as error:
+        return {"error": error.message, "status": error.status, "seconds": time.monotonic() - began}
+    return {}
+
+
+def drained(lines: AsyncIterator[Any]) -> list[Any]:
+    async def run() -> list[Any]:
+        return await collect(lines)
+
+    return asyncio.run(run())
+
+
+class Program:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.kitchen = Kitchen(folder, lambda prompt, format: ["still", " served"])
+        self.kitchen.make("tales", template=PLAIN)
+        self.service = self.kitchen.service
+
+    def still_works(self) -> dict[str, Any]:
+        async def look() -> dict[str, Any]:
+            reply = await collect(self.service.generate(GenerateRequest(model="tales", prompt="x")))
+            listed = [listed.model.name.short for listed in await self.service.list()]
+            shown = await self.service.show("tales")
+            return {"reply": content(reply), "listed": listed, "shown": shown.template == PLAIN}
+
+        return asyncio.run(look())
+
+    def create(self, data: bytes = BIG, name: str = "big") -> dict[str, Any]:
+        """Upload and create, as a client does."""
+        blobs = self.service.blobs
+
+        def work() -> None:
+            with blobs.writer() as writer:
+                for start in range(0, len(data), 1 << 20):
+                    writer.write(data[start : start + (1 << 20)])
+                writer.commit(digest_of(data))
+            request = CreateRequest(model=name, files={"m.gguf": str(digest_of(data))}, system=name)
+            drained(self.service.create(request))
+
+        return told(work)
+
+    def check(self) -> None:
+        never = threading.Event()
+        upkeep.fsck(self.kitchen.settings, repair=False, report=lambda line: None, cancelled=never)
+
+    def pad(self, leave: int) -> Path:
+        """Fill the disk up to some bytes."""
+        filler = self.folder / "filler"
+        with filler.open("wb") as file:
+            free = shutil.disk_usage(self.folder).free
+            file.write(bytes(max(0, free - leave)))
+        return filler
+
+    def full(self) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        filler = self.pad(leave=3 << 20)
+        found["upload"] = self.create()
+        outside = self.folder.parent / "models.tar"
+        filler.unlink()
+        small = gguf(data=bytes(1 << 20))
+        self.create(small, "small")
+        shelf.export_models(self.service.store, ["small"], outside, report=lambda line: None)
+        asyncio.run(self.service.delete("small"))
+        filler = self.pad(leave=64 << 10)
+        found["import"] = told(lambda: shelf.import_models(self.service.store, outside, report=lambda line: None))
+        filler.unlink()
+        filler = self.pad(leave=0)
+        found["copy"] = told(lambda: asyncio.run(self.service.copy("tales", "twin")))
+        found["texts"] = told(
+            lambda: drained(self.service.create(CreateRequest(model="new", from_="tales", system="你" * 30_000)))
+        )
+        found["key"] = told(lambda: KeyFile(self.kitchen.settings.home).add("a"))
+        found["while full"] = self.still_works()
+        check_sound(self.service.store.root)
+        names = [path.name for path in self.service.store.root.rglob("sha256-*")]
+        found["left over"] = [name for name in names if named(name) is None]
+        filler.unlink()
+        found["freed"] = self.create()
+        found["imported"] = told(
+            lambda: (
+                asyncio.run(self.service.delete("big"))
+                or shelf.import_models(self.service.store, outside, report=lambda line: None)
+            )
+        )
+        check_sound(self.service.store.root)
+        return found
+
+    def readonly(self) -> dict[str, Any]:
+        subprocess.run(["mount", "-o", "remount,ro", str(self.folder)], check=True)
+        found = {
+            "create": self.create(),
+            "texts": told(lambda: drained(self.service.create(CreateRequest(model="n", from_="tales", system="s")))),
+            "copy": told(lambda: asyncio.run(self.service.copy("tales", "twin"))),
+            "delete": told(lambda: asyncio.run(self.service.delete("tales"))),
+            "start": told(lambda: asyncio.run(self.service.start())),
+            "works": self.still_works(),
+            "fsck": told(self.check),
+            "df": told(lambda: upkeep.df(self.kitchen.settings)),
+        }
+        check_sound(self.service.store.root)
+        return found
+
+
+if __name__ == "__main__":
+    program = Program(Path(sys.argv[2]))
+    print(json.dumps(getattr(program, sys.argv[1])()))
