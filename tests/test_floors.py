@@ -22,6 +22,7 @@ ONLY_IN = {
     "tornado": {"ollama_nb/server/", "server_ext/"},
     "jupyter_server": {"server_ext/"},
     "jinja2": {"ollama_nb/template/jinja.py"},
+    "gguf": {"ollama_nb/store/convert/"},
     "httpx": {"ollama_nb/store/registry.py", "ollama_nb/store/transfer.py", "ollama_nb/client/"},
     "ray": {"ollama_nb/runner/ray.py"},
 }

@@ -28,6 +28,8 @@ Count = Callable[[int, int], None]
 QUANTIZING, CONVERTING = "0000000000000000000", "0000000000000000001"
 """What stands for a digest in the progress of work whose result has none yet; clients draw a bar for each digest."""
 
+PICKLED = "unknown type: checkpoints in PyTorch's own format may hold any code; save the model as safetensors"
+_PICKLES = (".bin", ".pt", ".pth")
 _PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")
 
 
@@ -123,7 +125,7 @@ class Sources:
 
     def _ggufs(self, files: Mapping[str, Digest]) -> list[Source]:
         if files and not any(path.endswith(".gguf") or self._is_gguf(digest) for path, digest in files.items()):
-            raise BadRequest("unknown type")
+            raise BadRequest(PICKLED if any(path.endswith(_PICKLES) for path in files) else "unknown type")
         return [self._source(path, digest) for path, digest in sorted(files.items())]
 
     def _source(self, path: str, digest: Digest) -> Source:

@@ -65,10 +65,11 @@ def test_a_folder_of_safetensors_brings_what_belongs_to_it(tmp_path: Path) -> No
         config_DOT_json=b"{}",
         sub__more_DOT_json=b"{}",
         tokenizer_DOT_model=b"\x00\x01",
+        vocab_DOT_txt=b"a\n",
         README_DOT_md=b"x",
         a_DOT_gguf=BINARY,
     )
-    assert names(tmp_path) == ["model.safetensors", "config.json", "sub/more.json", "tokenizer.model"]
+    assert names(tmp_path) == ["model.safetensors", "config.json", "sub/more.json", "vocab.txt", "tokenizer.model"]
 
 
 def test_a_folder_without_weights(tmp_path: Path) -> None:

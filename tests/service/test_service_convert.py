@@ -210,6 +210,15 @@ def test_adapters_that_are_refused(kitchen: Kitchen, tmp_path: Path, settings: d
         create(kitchen, from_="base", adapters=files)
 
 
+def test_a_checkpoint_drafts(kitchen: Kitchen, tmp_path: Path) -> None:
+    kitchen.make("base", "stories260K-f32.gguf")
+    lines = create(kitchen, from_="base", draft_files=uploaded(kitchen, make_checkpoint("llama", tmp_path / "c")))
+    assert "converting model" in statuses(lines)
+    model = made(kitchen)
+    assert model.draft is not None
+    assert kitchen.service.store.gguf_at(model.draft).metadata["general.file_type"] == 1
+
+
 def test_who_goes_away_ends_the_work(kitchen: Kitchen, tmp_path: Path) -> None:
     """The process is gone, nothing half made is left, and the store is as it was."""
     files = uploaded(kitchen, make_checkpoint("llama", tmp_path / "c"))

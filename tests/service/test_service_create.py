@@ -102,6 +102,7 @@ def test_errors_change_nothing(tmp_path: Path, fields: dict[str, Any], status: i
     [
         ("x.gguf", b"not at all", "supplied file was not in GGUF format"),
         ("x", b"not at all", "unknown type"),
+        ("pytorch_model.bin", b"PK\x03\x04", "save the model as safetensors"),
         ("x", b"GGUF? no", ""),
     ],
 )
