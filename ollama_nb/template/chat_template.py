@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -43,16 +44,26 @@ def render(job: PromptJob, messages: Sequence[Message]) -> str:
     """The prompt for the model's next turn; a last message of the assistant is gone on with. Raises TemplateError."""
     text = job.template or CHATML
     begun = messages[-1] if messages and messages[-1].role == "assistant" and not messages[-1].tool_calls else None
-    told = _told(text, messages[:-1] if begun else messages)
-    variables = _variables(job)
+    if begun is None:
+        return _written(text, job, messages)
+    if begun.content:
+        # The template itself writes what stands before an answer; a mark shows where that begins.
+        with suppress(TemplateError):
+            marked = _written(text, job, [*messages[:-1], replace(begun, content=_PROBE)], next_turn=False)
+            before, mark, _ = marked.rpartition(_PROBE)
+            if mark:
+                return before + begun.content
+    return _written(text, job, messages[:-1]) + (begun.content or begun.thinking)
+
+
+def _written(text: str, job: PromptJob, messages: Sequence[Message], *, next_turn: bool = True) -> str:
+    variables = {**_variables(job), "add_generation_prompt": next_turn}
     failed: TemplateError | None = None
-    for views in _variants(text, told):
+    for views in _variants(text, _told(text, messages)):
         try:
-            prompt = jinja.render(text, {**variables, "messages": views})
+            return jinja.render(text, {**variables, "messages": views})
         except TemplateError as error:
             failed = failed or error
-        else:
-            return _begun(prompt, begun) if begun else prompt
     raise failed or TemplateError("chat template: nothing to render")
 
 
@@ -66,20 +77,10 @@ def _variants(text: str, messages: Sequence[Message]) -> Iterator[list[dict[str,
         yield _views(text, [replace(message, thinking="") for message in messages])  # some want one kind of text
 
 
-def _begun(prompt: str, answer: Message) -> str:
-    """The prompt with the beginning of an answer; thinking that the prompt has opened is closed first."""
-    if not prompt.rstrip().endswith("<think>"):
-        return prompt + answer.content
-    if not answer.content:
-        return prompt + answer.thinking
-    return f"{prompt.rstrip()}\n{answer.thinking}\n</think>\n\n{answer.content}"
-
-
 def _variables(job: PromptJob) -> dict[str, Any]:
     """All but the messages. Without tools there is no such variable: some templates ask only whether there is one."""
     today = datetime.date.today()
     variables: dict[str, Any] = {
-        "add_generation_prompt": True,
         "bos_token": job.bos,
         "eos_token": job.eos,
         "date_string": today.strftime("%d %b %Y"),
@@ -110,7 +111,7 @@ def _tool(tool: Tool) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Wants:
-    """``parts``: content is a list of typed parts. ``system``: a system message is read. ``developer``: so is that role.
+    """``parts``: content is a list of typed parts. ``system``, ``developer``: messages in that role are read.
 
     ``thoughts``: an assistant's thoughts are looked for under ``thinking``. ``thought_parts``: they are a part of its
     content.

@@ -164,13 +164,23 @@ def test_dates() -> None:
 # An answer that is begun
 
 
-@pytest.mark.parametrize(
-    ("begun", "expected"),
-    [
-        (Message("assistant", "Yes"), "<user>hi<assistant><think>\n\n</think>\n\nYes"),
-        (Message("assistant", "Yes", thinking="hm"), "<user>hi<assistant><think>\nhm\n</think>\n\nYes"),
-        (Message("assistant", "", thinking="hm"), "<user>hi<assistant><think>\nhm"),
-    ],
+THINKER = (
+    "{% for m in messages %}<{{ m.role }}>{% if m.role == 'assistant' %}<think>{{ m.reasoning_content }}</think>"
+    "{% endif %}{{ m.content | trim }}</s>{% endfor %}{% if add_generation_prompt %}<assistant><think>{% endif %}"
 )
-def test_a_begun_answer_stands_behind_the_thinking_that_the_prompt_opens(begun: Message, expected: str) -> None:
-    assert chat(TURNS + "<think>{{ '\\n' }}", USER, begun) == expected
+
+
+@pytest.mark.parametrize(
+    ("template", "begun", "expected"),
+    [
+        (THINKER, Message("assistant", "Yes "), "<assistant><think></think>Yes "),
+        (THINKER, Message("assistant", "Yes", thinking="hm"), "<assistant><think>hm</think>Yes"),
+        (THINKER, Message("assistant", "", thinking="hm"), "<assistant><think>hm"),
+        (TURNS, Message("assistant", "a"), "<assistant>a"),
+        ("{% if messages[-1].role == 'assistant' %}{{ raise_exception('no') }}{% endif %}" + THINKER, ANSWER,
+         "<assistant><think>Yes"),
+    ],
+)  # fmt: skip
+def test_an_answer_is_begun_where_the_template_would_have_it(template: str, begun: Message, expected: str) -> None:
+    text = chat(template, USER, begun)
+    assert text.startswith("<user>hi") and text.removeprefix("<user>hi").removeprefix("</s>") == expected
