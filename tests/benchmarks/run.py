@@ -31,6 +31,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import lines_decode
+import lines_frame
 import lines_prompt
 import table
 from line import Line, Round
@@ -42,7 +43,7 @@ from support.servers import clean_env
 
 from ollama_nb.engine.hardware import default_threads
 
-LINES = {line.name: line for line in (*lines_decode.LINES, *lines_prompt.LINES)}
+LINES = {line.name: line for line in (*lines_decode.LINES, *lines_prompt.LINES, *lines_frame.LINES)}
 RESULTS = Path("bench") / "last.json"
 Start = Callable[[Stage], contextlib.AbstractContextManager[Server]]
 
