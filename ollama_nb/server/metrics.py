@@ -17,6 +17,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, G
 
 from ollama_nb.api.events import Stats
 from ollama_nb.api.models import Running
+from ollama_nb.api.names import ModelName
 from ollama_nb.errors import OllamaError
 from ollama_nb.service.requests import QueueEntry
 from ollama_nb.store.store import Store
@@ -154,6 +155,11 @@ class Metrics:
             self._late.observe(max(0.0, time.monotonic() - due))
 
     def _bounded(self, model: str) -> str:
+        """A model's label: its name with its tag, however it was written."""
+        try:
+            model = ModelName.parse(model).short
+        except OllamaError:
+            return "other"
         if model in self._models:
             return model
         if len(self._models) >= MOST_MODELS:

@@ -68,12 +68,12 @@ async def test_a_scrape(tmp_path: Path) -> None:
         scraped = await client.get("/metrics")
         assert scraped.headers["content-type"].startswith("text/plain; version=")
         found = figures(scraped.text)
-        assert value(found, "ollama_nb_requests_total", route="/api/generate", model="tales", code="200") == 2
+        assert value(found, "ollama_nb_requests_total", route="/api/generate", model="tales:latest", code="200") == 2
         assert value(found, "ollama_nb_requests_total", route="/api/generate", model="", code="400") == 1
         assert value(found, "ollama_nb_requests_total", route="other", model="", code="404") == 1
-        assert value(found, "gen_ai_server_time_to_first_token_seconds_count", gen_ai_request_model="tales") == 2
-        assert value(found, "ollama_nb_output_tokens_total", model="tales") > 0
-        assert value(found, "ollama_nb_replies_total", model="tales", reason="stop") == 2
+        assert value(found, "gen_ai_server_time_to_first_token_seconds_count", gen_ai_request_model="tales:latest") == 2
+        assert value(found, "ollama_nb_output_tokens_total", model="tales:latest") > 0
+        assert value(found, "ollama_nb_replies_total", model="tales:latest", reason="stop") == 2
         assert value(found, "ollama_nb_requests_in_flight") == 1, "the scrape itself"
         assert value(found, "ollama_nb_store_bytes", kind="used") > 100_000
         assert value(found, "ollama_nb_disk_free_bytes") > 0
