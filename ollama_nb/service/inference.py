@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ollama_nb.api.chat import Inference
-from ollama_nb.api.events import Done, Event, Rendered, Stats
+from ollama_nb.api.events import Delta, Done, Event, Rendered, Stats
 from ollama_nb.api.messages import Message, Think, Tool
 from ollama_nb.api.models import GGUF, Model
 from ollama_nb.api.options import Options
@@ -118,12 +118,15 @@ async def run(
             yield Rendered(prompt.text, prompt.image_count)
             return
         answer = Answer(lease.runner, live, _ask(request, ready, plan, lease, prompt))
+        warnings = [*ready.warnings]
         async with aclosing(answer.events()) as events:
             async for event in events:
+                if isinstance(event, Delta) and event.tool_error:
+                    warnings.append(f"a tool call could not be read and is shown as text: {event.tool_error}")
                 yield event
         stats = _complete(answer.stats(), prompt, lease, load_seconds, live)
         record = _record(ready, lease, prompt) if request.run_record else None
-        yield Done(answer.reason, stats, answer.context, ready.warnings, record)
+        yield Done(answer.reason, stats, answer.context, tuple(warnings), record)
 
 
 def _ask(request: Inference, ready: Ready, plan: Plan, lease: Lease, prompt: Prompt) -> Ask:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.kitchen import PLAIN, THINKS, WEATHER, Kitchen, calls, collect, content, thinking
+from support.kitchen import PLAIN, THINKS, WEATHER, Kitchen, calls, collect, content, done, thinking
 
 from ollama_nb.api.chat import ChatRequest, CreateRequest, GenerateRequest
 from ollama_nb.api.events import Delta, Event, ToolCalls
@@ -99,6 +99,9 @@ def test_a_call_that_cannot_be_read_is_told_and_ends_nothing(tmp_path: Path) -> 
     assert [event.tool_error for event in events if isinstance(event, Delta) and event.tool_error] == [
         "the tool call is not valid JSON"
     ]
+    assert done(events).warnings == (
+        "a tool call could not be read and is shown as text: the tool call is not valid JSON",
+    )
     assert not any(isinstance(event, ToolCalls) for event in events)
 
 

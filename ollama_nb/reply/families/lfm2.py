@@ -28,7 +28,7 @@ def _reader(turn: Turn, *, can_think: bool) -> RegionReader:
         "calls": Call(python_calls, {_END_CALLS: Exit("content"), _CALLS: Exit("calls", closes=False)}),
     }
     thinks = can_think and turn.thinks(by_default=False) and not turn.continues
-    return RegionReader(regions, "start" if thinks else "answer")
+    return RegionReader(regions, "start" if thinks else "content" if turn.continues else "answer")
 
 
 def _bare_calls(names: Sequence[str], body: str, closed: bool) -> Sequence[Found | Malformed]:
