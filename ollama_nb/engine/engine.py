@@ -12,12 +12,11 @@ from collections.abc import Iterable
 from collections.abc import Sequence as Items
 from typing import Any
 
-import numpy as np
-
 from ollama_nb.engine import loading
 from ollama_nb.engine.adapters import Adapters
 from ollama_nb.engine.config import Counters, EngineConfig
 from ollama_nb.engine.embedder import Embedder
+from ollama_nb.engine.filling import fill
 from ollama_nb.engine.intake import Intake
 from ollama_nb.engine.llama import Context, Decoded, Floats
 from ollama_nb.engine.output import FailOut, FinishOut, Output
@@ -59,7 +58,6 @@ class Engine:
         self._inbox: deque[Stream | FailOut | int] = deque()
         self._streams: dict[int, Stream] = {}
         self._reading: frozenset[int] = frozenset()
-        self._iota = np.arange(shape.n_ctx + 1, dtype=np.int32)
         self._counts = Counters()
         if context is not None:
             loading.warm_up(context, self._team, self._watchdog)
@@ -168,7 +166,9 @@ class Engine:
             return out
         streams = [self._streams[chunk.seq.id] for chunk in batch.chunks]
         rows = self._speculator.plan(batch, streams)
-        count = self._fill(batch)
+        count = fill(context, batch, self._speculator.drafts)
+        if len(batch.chunks) > batch.replies:
+            self._reading = frozenset(chunk.seq.id for chunk in batch.chunks[batch.replies :])
         if count < rows:
             context.pad(count, rows)
         changed = context.use(batch.adapters)
@@ -241,33 +241,6 @@ class Engine:
                 return context.share(source, target, count)
             case Shift(slot, start, count):
                 return context.shift(slot, start, count)
-
-    def _fill(self, batch: Batch) -> int:
-        """Write the batch and its drafts into the native arrays; return the number of rows."""
-        context = self._context
-        assert context is not None
-        tokens, positions, sequences, outputs = context.tokens, context.positions, context.sequences, context.outputs
-        row = 0
-        for seq, start, size, output in batch.chunks:
-            if size == 1:
-                tokens[row], positions[row], sequences[row], outputs[row] = seq.tokens[start], start, seq.slot, output
-                row += 1
-                if (draft := self._speculator.drafts.get(seq.id)) is not None:
-                    end = row + len(draft)
-                    tokens[row:end], positions[row:end] = draft, self._iota[start + 1 : start + 1 + len(draft)]
-                    sequences[row:end], outputs[row:end] = seq.slot, 1
-                    row = end
-                continue
-            end = row + size
-            tokens[row:end] = seq.tokens[start : start + size]
-            positions[row:end] = self._iota[start : start + size]
-            sequences[row:end] = seq.slot
-            outputs[row:end] = 0
-            outputs[end - 1] = output
-            row = end
-        if len(batch.chunks) > batch.replies:
-            self._reading = frozenset(chunk.seq.id for chunk in batch.chunks[batch.replies :])
-        return row
 
     def _count(self, batch: Batch, rows: int, seconds: float) -> None:
         counts, size = self._counts, batch.size
