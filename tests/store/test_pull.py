@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -32,6 +34,7 @@ from support.transfers import QUICK, left_over, never_back, noise, pull, statuse
 from ollama_nb.api.events import Progress
 from ollama_nb.api.names import ModelName
 from ollama_nb.errors import BadRequest, Cancelled, CorruptModel, OllamaError, SourceError, StoreError
+from ollama_nb.store import fsops
 from ollama_nb.store.registry.errors import Unreachable
 from ollama_nb.store.store import Store
 from ollama_nb.store.transfer import plan
@@ -272,6 +275,33 @@ def test_too_little_room(
     with pytest.raises(StoreError, match=r"need 1\.1 MB, have 1 MB"):
         pull(store, f"{registry.host}/a/m", tmp_path)
     assert registry.of("GET", "blobs") == []
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EROFS, errno.EACCES])
+@pytest.mark.parametrize("call", ["create", "truncate", "write", "fsync", "rename"])
+def test_disks_that_fail(
+    registry: ChaosRegistry, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, code: int
+) -> None:
+    """An error that says so, without a second try; once the disk is well, what had arrived is not fetched again."""
+    store.blobs.tree.make()
+
+    def before(what: str, subject: str) -> None:
+        if what == call:
+            raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fsops, "before", before)
+    with pytest.raises(StoreError, match=r"cannot (write|rename)"):
+        pull(store, f"{registry.host}/a/m", tmp_path)
+    fetched = [one.headers["Range"] for one in registry.of("GET", str(DIGEST))]
+    assert len(set(fetched)) == len(fetched)
+    monkeypatch.setattr(fsops, "before", None)
+    assert store.names() == ()
+    check_sound(store.root)
+    registry.sent = 0
+    pull(store, f"{registry.host}/a/m", tmp_path)
+    assert weights(store, registry) == WEIGHTS
+    if call == "fsync":
+        assert registry.sent < len(WEIGHTS)
 
 
 @pytest.mark.parametrize(
