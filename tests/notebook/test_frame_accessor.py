@@ -216,6 +216,12 @@ def test_labels_may_have_meanings_and_examples(server: EchoServer) -> None:
     assert [message["content"] for message in messages[1:]] == ["y", "bad", "<x>"]
 
 
+def test_an_answer_that_is_no_label_is_an_error(server: EchoServer) -> None:
+    server.say = lambda text: "I think it is good."
+    with pytest.raises(OllamaError, match=r'row 0: "I think it is good\." is none of the labels'):
+        pd.Series(["x"]).ollama.classify(MODEL, ["good", "bad"])
+
+
 @pytest.mark.parametrize("labels", ["good", ["good"], ["good", ""], [1, 2]])
 def test_labels_must_be_texts(server: EchoServer, labels: Any) -> None:
     with pytest.raises(BadRequest, match="labels"):

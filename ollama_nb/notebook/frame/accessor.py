@@ -97,7 +97,7 @@ class Accessor:
             *asking.system_message(asking.classifying(meanings) if system is None else system),
             *asking.examples_messages(pairs),
         ]
-        job = asking.chatting("classified", model, fields, before)
+        job = asking.chatting("classified", model, fields, before, asking.one_of(meanings))
 
         def result(outcomes: list[Outcome]) -> Result:
             return columns.label_column(outcomes, self._rows.index, "label", [*meanings])

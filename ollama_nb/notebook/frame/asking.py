@@ -112,6 +112,17 @@ def classifying(labels: Mapping[str, str]) -> str:
     return f"Classify the text. Answer with one of these labels: {', '.join(labels)}."
 
 
+def one_of(labels: Iterable[str]) -> Check:
+    """Refuses any other answer: only servers that know ``choices`` are bound by it."""
+    known = frozenset(labels)
+
+    def check(answer: Answer) -> None:
+        if str(answer) not in known:
+            raise OllamaError(f'"{answer[:40]}" is none of the labels: this server does not bind a model to choices')
+
+    return check
+
+
 # fields
 
 
