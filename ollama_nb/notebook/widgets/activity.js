@@ -1,0 +1,60 @@
+// The live view of the server's queue.
+
+function render({ model, el }) {
+  const page = startPage(model, el, "activity", "Activity", (content) => hear[content.kind]?.(content));
+  const sum = make("span", { class: "onb-figures", role: "status" });
+  const notice = make("div", { class: "onb-notice", role: "alert", hidden: true });
+  const list = make("ul", { class: "onb-list", "aria-label": "Requests" });
+  const rows = new Map();
+  const asking = keepAsking(page, "look", 500);
+
+  page.root.append(make("header", { class: "onb-title" }, make("strong", {}, "Activity"), sum), notice, page.slow, list, page.gone);
+
+  const hear = {
+    queue({ requests }) {
+      asking.answered();
+      notice.hidden = true;
+      const ids = new Set(requests.map((one) => one.id));
+      for (const [id, row] of rows) if (!ids.has(id)) { row.element.remove(); rows.delete(id); }
+      for (const one of requests) {
+        if (!rows.has(one.id)) {
+          rows.set(one.id, makeRow(one, page));
+          list.append(rows.get(one.id).element);
+        }
+        rows.get(one.id).show(one);
+      }
+      list.querySelector(".onb-none")?.remove();
+      if (!requests.length) list.append(make("li", { class: "onb-none" }, "Nothing runs, nothing waits."));
+      const speed = requests.reduce((all, one) => all + one.tokens_per_second, 0);
+      sum.textContent = requests.length ? `${requests.length} request${requests.length > 1 ? "s" : ""} · ${speed.toFixed(1)} tok/s` : "";
+    },
+    problem(told) {
+      asking.answered();
+      notice.replaceChildren(make("span", {}, told.text));
+      notice.hidden = false;
+    },
+  };
+  page.send("hello");
+  return () => { page.stop(); asking.stop(); };
+}
+
+function makeRow(request, page) {
+  const state = make("span", { class: "onb-fit" });
+  const about = make("div", { class: "onb-row-about onb-figures" });
+  const cancel = async () => { if (!(await cancelOnServer(request.id))) page.send("cancel", { id: request.id }); };
+  const element = make("li", { class: "onb-row", "data-id": request.id },
+    make("div", { class: "onb-row-main" }, make("div", { class: "onb-row-head" }, make("span", { class: "onb-row-name" }, request.model), state), about),
+    make("div", { class: "onb-row-acts" }, iconButton("stop", `Cancel this ${request.kind} request`, cancel)));
+  return {
+    element,
+    show(now) {
+      state.textContent = now.position ? `${now.state}, place ${now.position}` : now.state;
+      state.dataset.fit = now.state === "generating" ? "" : "tight";
+      const seconds = Math.max(0, (Date.now() - Date.parse(now.created_at)) / 1000);
+      about.textContent = [now.kind, `${seconds.toFixed(0)} s`, now.prompt_tokens && `prompt ${now.prompt_tokens}`, now.output_tokens && `${now.output_tokens} tokens`,
+        now.tokens_per_second && `${now.tokens_per_second.toFixed(1)} tok/s`].filter(Boolean).join(" · ");
+    },
+  };
+}
+
+export default { render };

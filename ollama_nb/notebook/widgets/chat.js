@@ -1,0 +1,190 @@
+// The chat: header with picker and settings, messages, composer. What the kernel says is drawn; what one does is sent.
+
+const EMPTY_SETTINGS = { system: "", temperature: null, num_ctx: null, think: "auto", format: "text", schema: "" };
+
+function render({ model, el }) {
+  const page = startPage(model, el, "chat", "Chat", (content) => hear[content.kind]?.(content));
+  const exchanges = new Map();
+  let settings = EMPTY_SETTINGS, models = [], current = "", request = "", offered = null;
+
+  const log = make("div", { class: "onb-log", role: "log", "aria-label": "Conversation", tabindex: "0" });
+  const jump = iconButton("down", "To the newest", () => { log.scrollTop = log.scrollHeight; }, { class: "onb-icon onb-jump", hidden: true });
+  const notice = make("div", { class: "onb-notice", role: "alert", hidden: true });
+  const offer = make("div", { class: "onb-offer", hidden: true });
+  const pulls = makePulls(page);
+  const composer = makeComposer({ send, stop, complain });
+  const picker = makePicker({ choose, opened: () => { panel.element.hidden = true; page.send("look"); } });
+  const panel = makeSettings((changed) => { settings = { ...settings, ...changed }; page.send("settings", changed); });
+  const settingsButton = iconButton("settings", "Settings", () => panel.toggle(settingsButton), { "aria-expanded": "false" });
+  const menu = makeMenu([["Download as a notebook", () => page.send("export", { as: "notebook" })], ["Copy as code", () => page.send("export", { as: "code" })]]);
+
+  page.root.append(
+    make("header", { class: "onb-head" }, picker.element, make("div", { class: "onb-space" }), settingsButton, menu.element,
+      iconButton("fresh", "New conversation", () => { page.send("clear"); composer.area.focus(); })),
+    panel.element, make("div", { class: "onb-middle" }, log, jump), notice, offer, pulls.element, page.slow, composer.element, page.gone);
+
+  const hear = {
+    all(told) {
+      settings = told.settings;
+      request = told.request;
+      panel.show(settings);
+      showModels(told.models.length ? told.models : models, told.model);
+      exchanges.clear();
+      log.replaceChildren();
+      for (const shown of told.exchanges) add(shown);
+      if (!told.exchanges.length) log.append(welcome());
+      setBusy(Boolean(request));
+      hear.pulls(told);
+      toEnd();
+    },
+    news(told) {
+      const below = atEnd();
+      exchanges.get(told.id)?.grow(told);
+      if (below) toEnd();
+    },
+    ended(told) {
+      const below = atEnd();
+      request = "";
+      exchanges.get(told.exchange.id)?.show(told.exchange);
+      setBusy(false);
+      if (below) toEnd();
+    },
+    models: (told) => showModels(told.models, told.model),
+    problem: (told) => complain(told.text),
+    copy: (told) => copyText(told.text).then(() => complain("Copied. Paste it into a cell.", 3000)),
+    save: (told) => saveFile(told.name, told.text),
+    pulls(told) {
+      if (told.pulls.some((pull) => pull.name === offered)) hide(offer);
+      pulls.show(told.pulls);
+    },
+    pulled(told) {
+      if (told.error) complain(`${told.name} could not be pulled: ${told.error}`);
+      else if (told.error === "") { complain(`${told.name} is here.`, 3000); composer.area.focus(); }
+    },
+  };
+
+  function add(shown) {
+    const exchange = makeExchange(shown, (act, fields) => page.send(act, fields));
+    exchanges.set(shown.id, exchange);
+    log.append(exchange.element);
+  }
+  function welcome() {
+    return make("div", { class: "onb-welcome" }, make("strong", {}, current ? `Ask ${current}` : "Pick a model to begin"),
+      make("span", {}, "Everything stays on your server. Pictures can be pasted or dropped here."));
+  }
+  function send(text, images) {
+    log.querySelector(".onb-welcome")?.remove();
+    add({ id: -1, pending: true, text, images, model: current, thinking: "", html: "", raw: "", notes: [], footer: "", done: false, error: "" });
+    setBusy(true);
+    toEnd();
+    page.send("send", { text, images });
+  }
+  async function stop() {
+    if (!(await cancelOnServer(request))) page.send("stop");
+  }
+  function choose(chosen) {
+    if (chosen.here) return hide(offer), page.send("model", { name: chosen.name }), composer.area.focus();
+    offered = chosen.name;
+    const pull = textButton("Pull", () => { page.send("pull", { name: chosen.name, pull: chosen.pull }); }, "onb-primary");
+    const size = chosen.size ? `${chosen.size} to fetch, about ${chosen.memory} of memory` : "its size is not known yet";
+    const warning = { tight: ": it fits, if little else runs.", "too big": ": too much for this machine.", fits: ": it fits here." }[chosen.fit] ?? ".";
+    offer.replaceChildren(make("div", { class: "onb-offer-text" }, make("strong", {}, chosen.name), ` is not on this machine yet — ${size}${warning}`),
+      make("div", { class: "onb-edit-actions" }, textButton("Not now", () => { hide(offer); composer.area.focus(); }), pull));
+    offer.hidden = false;
+    pull.focus();
+  }
+  function hide(part) { part.hidden = true; offered = null; }
+  function showModels(all, name) {
+    models = all;
+    current = name;
+    picker.show(all, name);
+    const chosen = all.find((one) => one.name === name);
+    composer.setModel(name, chosen ? chosen.vision : true);
+    if (log.querySelector(".onb-welcome")) log.replaceChildren(welcome());
+  }
+  function setBusy(now) { composer.setBusy(now); page.root.toggleAttribute("data-busy", now); }
+  let quiet = 0;
+  function complain(text, milliseconds = 0) {
+    clearTimeout(quiet);
+    notice.replaceChildren(make("span", {}, text), iconButton("close", "Close", () => { notice.hidden = true; }));
+    notice.toggleAttribute("data-good", milliseconds > 0);
+    notice.hidden = false;
+    if (milliseconds) quiet = setTimeout(() => { notice.hidden = true; }, milliseconds);
+    else if (!request) { setBusy(false); log.querySelector('[data-id="-1"]')?.remove(); }
+  }
+  const atEnd = () => log.scrollHeight - log.scrollTop - log.clientHeight < 48;
+  const toEnd = () => { log.scrollTop = log.scrollHeight; };
+
+  log.addEventListener("scroll", () => { jump.hidden = atEnd(); });
+  page.root.addEventListener("keydown", (event) => {
+    if (event.key !== "Escape" || event.isComposing) return;
+    if (!panel.element.hidden) panel.toggle(settingsButton);
+    else if (page.root.hasAttribute("data-busy")) stop();
+  });
+  page.root.addEventListener("dragover", (event) => { event.preventDefault(); event.stopPropagation(); page.root.setAttribute("data-drop", ""); });
+  page.root.addEventListener("dragleave", (event) => { if (!page.root.contains(event.relatedTarget)) page.root.removeAttribute("data-drop"); });
+  page.root.addEventListener("drop", (event) => {
+    event.preventDefault();
+    event.stopPropagation();
+    page.root.removeAttribute("data-drop");
+    composer.add([...event.dataTransfer.files]);
+  });
+  page.send("hello");
+  return page.stop;
+}
+
+/** What the next question is asked with. */
+function makeSettings(changed) {
+  const number = (text) => (text.trim() === "" || Number.isNaN(Number(text)) ? null : Number(text));
+  const field = (label, control, help = "") => make("label", { class: "onb-field" }, make("span", {}, label), control, help && make("small", {}, help));
+  const select = (name, options) => make("select", { onchange: (event) => { changed({ [name]: event.target.value }); draw(); } },
+    Object.entries(options).map(([value, label]) => make("option", { value }, label)));
+  const system = make("textarea", { rows: "3", placeholder: "How the model should behave", dir: "auto", onchange: () => changed({ system: system.value }) });
+  const temperature = make("input", { type: "number", min: "0", max: "2", step: "0.1", placeholder: "the model's", onchange: () => changed({ temperature: number(temperature.value) }) });
+  const context = make("input", { type: "number", min: "128", step: "1024", placeholder: "automatic", onchange: () => changed({ num_ctx: number(context.value) }) });
+  const think = select("think", { auto: "as the model does", on: "on", off: "off", low: "low", medium: "medium", high: "high" });
+  const format = select("format", { text: "text", json: "JSON", schema: "JSON that keeps to a schema" });
+  const schema = make("textarea", { rows: "4", class: "onb-code", placeholder: '{"type": "object", …}', spellcheck: "false", onchange: () => changed({ schema: schema.value }) });
+  const schemaField = field("Schema", schema);
+  schemaField.classList.add("onb-wide");
+  const systemField = field("System prompt", system);
+  systemField.classList.add("onb-wide");
+  const element = make("div", { class: "onb-settings", hidden: true, role: "group", "aria-label": "Settings" },
+    systemField, field("Temperature", temperature), field("Context (tokens)", context), field("Thinking", think), field("Answer as", format), schemaField);
+  const draw = () => { schemaField.hidden = format.value !== "schema"; };
+  return {
+    element,
+    toggle(button) {
+      element.hidden = !element.hidden;
+      button.setAttribute("aria-expanded", String(!element.hidden));
+      (element.hidden ? button : system).focus();
+    },
+    show(settings) {
+      for (const [control, value] of [[system, settings.system], [temperature, settings.temperature], [context, settings.num_ctx], [think, settings.think], [format, settings.format], [schema, settings.schema]])
+        if (control !== document.activeElement) control.value = value ?? "";
+      draw();
+    },
+  };
+}
+
+function makeMenu(entries) {
+  const items = make("div", { class: "onb-popup onb-menu", role: "menu", hidden: true },
+    entries.map(([label, act]) => make("button", { type: "button", role: "menuitem", onclick: () => { close(); act(); } }, label)));
+  const button = iconButton("save", "Export", () => { items.hidden ? open() : close(); }, { "aria-haspopup": "menu", "aria-expanded": "false" });
+  const element = make("div", { class: "onb-picker-place" }, button, items);
+  const open = () => { items.hidden = false; button.setAttribute("aria-expanded", "true"); items.firstChild.focus(); };
+  const close = () => { items.hidden = true; button.setAttribute("aria-expanded", "false"); button.focus(); };
+  element.addEventListener("keydown", (event) => {
+    if (items.hidden) return;
+    const all = [...items.children], at = all.indexOf(document.activeElement);
+    if (event.key === "Escape") { close(); event.stopPropagation(); }
+    else if (event.key === "ArrowDown") all[(at + 1) % all.length].focus();
+    else if (event.key === "ArrowUp") all[(at + all.length - 1) % all.length].focus();
+    else return;
+    event.preventDefault();
+  });
+  element.addEventListener("focusout", (event) => { if (!items.hidden && !element.contains(event.relatedTarget)) { items.hidden = true; button.setAttribute("aria-expanded", "false"); } });
+  return { element };
+}
+
+export default { render };

@@ -1,0 +1,177 @@
+// What all widgets of this package share: elements, icons, the clipboard, and ways to the server and the kernel.
+
+const ICONS = {
+  send: "M12 19V5M6 11l6-6 6 6",
+  stop: "M7 7h10v10H7z",
+  image: "M4 5h16v14H4zM4 16l5-5 4 4 3-3 4 4M15.5 9.5h.01",
+  copy: "M9 9h10v10H9zM5 15V5h10",
+  check: "M5 12.5l4.5 4.5L19 7.5",
+  edit: "M5 19h3.5L19 8.5 15.5 5 5 15.5z",
+  again: "M19 12a7 7 0 1 1-2.2-5.1M19 4v4h-4",
+  settings: "M4 8h9M17 8h3M4 16h3M11 16h9M15 6v4M9 14v4",
+  fresh: "M12 5v14M5 12h14",
+  save: "M12 4v11M7 11l5 5 5-5M5 20h14",
+  down: "M6 10l6 6 6-6",
+  close: "M6 6l12 12M18 6L6 18",
+  remove: "M5 7h14M10 7V4h4v3M7 7l1 13h8l1-13",
+  info: "M12 11v6M12 7.5h.01M12 3a9 9 0 1 0 0 18 9 9 0 0 0 0-18",
+  eject: "M6 14l6-7 6 7zM6 18h12",
+};
+
+/** An element with attributes, event listeners (`onclick`) and children; text never becomes markup. */
+function make(tag, attributes = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    else if (value === true) element.setAttribute(name, "");
+    else if (value !== false && value != null) element.setAttribute(name, value);
+  }
+  element.append(...children.flat().filter((child) => child != null && child !== false));
+  return element;
+}
+
+function icon(name) {
+  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+  svg.setAttribute("viewBox", "0 0 24 24");
+  svg.setAttribute("aria-hidden", "true");
+  const path = document.createElementNS("http://www.w3.org/2000/svg", "path");
+  path.setAttribute("d", ICONS[name]);
+  svg.append(path);
+  return svg;
+}
+
+/** A button that is an icon; its label is what screen readers say and what its tooltip shows. */
+function iconButton(name, label, onclick, attributes = {}) {
+  return make("button", { type: "button", class: "onb-icon", "aria-label": label, title: label, onclick, ...attributes }, icon(name));
+}
+
+function textButton(label, onclick, kind = "") {
+  return make("button", { type: "button", class: `onb-button ${kind}`, onclick }, label);
+}
+
+async function copyText(text) {
+  try {
+    await navigator.clipboard.writeText(text);
+  } catch {
+    // Pages that came over plain HTTP from another machine have no clipboard of their own.
+    const area = make("textarea", { class: "onb-offscreen" });
+    area.value = text;
+    document.body.append(area);
+    area.select();
+    document.execCommand("copy");
+    area.remove();
+  }
+}
+
+/** Copy, and say so on the button for a moment. */
+async function copyFrom(button, text) {
+  await copyText(text);
+  const before = [...button.childNodes];
+  button.replaceChildren(icon("check"));
+  setTimeout(() => button.replaceChildren(...before), 1200);
+}
+
+function saveFile(name, text) {
+  const link = make("a", { href: URL.createObjectURL(new Blob([text], { type: "application/json" })), download: name });
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
+}
+
+/** Cancel a request on the Jupyter server that this page came from. False: it is not that server's request.
+ *  This way is open while the kernel is busy, whatever keeps it so. */
+async function cancelOnServer(id) {
+  const data = document.getElementById("jupyter-config-data");
+  if (!data || !id) return false;
+  try {
+    const config = JSON.parse(data.textContent);
+    const xsrf = document.cookie.match(/(?:^|; )_xsrf=([^;]*)/);
+    const headers = { ...(xsrf && { "X-XSRFToken": decodeURIComponent(xsrf[1]) }), ...(config.token && { Authorization: `token ${config.token}` }) };
+    const url = new URL(`${config.baseUrl}ollama/api/requests/${encodeURIComponent(id)}`, location.href);
+    return (await fetch(url, { method: "DELETE", headers, credentials: "same-origin" })).ok;
+  } catch {
+    return false;
+  }
+}
+
+/** The root of a widget: keys stay in it (the notebook has shortcuts of its own), and it says when its kernel is gone. */
+function startPage(model, el, name, label, hear) {
+  const gone = make("div", { class: "onb-gone", role: "alert", hidden: true }, "This kernel is gone. Run the cell again to go on.");
+  const slow = make("div", { class: "onb-slow", role: "status", hidden: true }, "Waiting for the kernel: a cell is running.");
+  const root = make("section", { class: `onb onb-${name}`, "aria-label": label, "data-lm-suppress-shortcuts": "true" });
+  let waiting = 0;
+
+  const listen = (content) => {
+    clearTimeout(waiting);
+    slow.hidden = true;
+    hear(content);
+  };
+  const live = () => {
+    const dead = el.closest(".jupyter-widgets-disconnected") !== null;
+    gone.hidden = !dead;
+    root.toggleAttribute("data-gone", dead);
+    for (const part of root.children) if (part !== gone) part.inert = dead;
+    if (!dead) send("hello");
+  };
+  const send = (act, fields = {}, { patient = false } = {}) => {
+    clearTimeout(waiting);
+    if (!patient) waiting = setTimeout(() => { slow.hidden = !gone.hidden; }, 1500);
+    model.send({ do: act, ...fields });
+  };
+  const liveChanged = () => { clearTimeout(waiting); slow.hidden = true; setTimeout(live); };
+
+  for (const type of ["keydown", "keyup", "keypress"]) root.addEventListener(type, (event) => event.stopPropagation());
+  model.on("msg:custom", listen);
+  model.on("comm_live_update", liveChanged);
+  el.append(root);
+  const stop = () => {
+    clearTimeout(waiting);
+    model.off("msg:custom", listen);
+    model.off("comm_live_update", liveChanged);
+  };
+  return { root, gone, slow, send, stop };
+}
+
+/** Models on their way: a bar, figures and a way to cancel each. Rows are kept, so that a button can be pressed. */
+function makePulls(page) {
+  const element = make("div", { class: "onb-pulls", hidden: true });
+  const rows = new Map();
+
+  function row(pull) {
+    const figures = make("span", { class: "onb-figures" });
+    const bar = make("progress", { "aria-label": `Pulling ${pull.name}` });
+    const cancel = async () => page.send("stop_pull", { name: pull.name, told: await cancelOnServer(pull.id) });
+    const line = make("div", { class: "onb-pull" }, make("div", { class: "onb-pull-head" }, make("strong", {}, pull.name), figures), bar,
+      iconButton("close", `Cancel pulling ${pull.name}`, cancel));
+    return { line, show(now) {
+      figures.textContent = now.figures || now.status;
+      if (now.total) { bar.max = now.total; bar.value = now.completed; }
+      else bar.removeAttribute("value");
+    } };
+  }
+  return {
+    element,
+    show(pulls) {
+      const ids = new Set(pulls.map((pull) => pull.id));
+      for (const [id, { line }] of rows) if (!ids.has(id)) { line.remove(); rows.delete(id); }
+      for (const pull of pulls) {
+        if (!rows.has(pull.id)) { rows.set(pull.id, row(pull)); element.append(rows.get(pull.id).line); }
+        rows.get(pull.id).show(pull);
+      }
+      element.hidden = !pulls.length;
+    },
+  };
+}
+
+/** Ask again and again while someone looks, never twice at once; call `answered` when an answer has come. */
+function keepAsking(page, act, milliseconds) {
+  let seen = true, asked = 0;
+  const watcher = new IntersectionObserver(([entry]) => { seen = entry.isIntersecting; });
+  watcher.observe(page.root);
+  const timer = setInterval(() => {
+    // An answer may get lost when a page sleeps: after a while it is asked for again.
+    if (!seen || document.hidden || !page.gone.hidden || (asked && Date.now() - asked < 15_000)) return;
+    asked = Date.now();
+    page.send(act, {}, { patient: true });
+  }, milliseconds);
+  return { answered: () => { asked = 0; }, stop: () => { clearInterval(timer); watcher.disconnect(); } };
+}
