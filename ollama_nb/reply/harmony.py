@@ -89,14 +89,14 @@ def renamed(tools: Sequence[Tool]) -> tuple[Tool, ...]:
 
 def _reader(turn: Turn) -> RegionReader:
     """The prompt ends with an assistant's header begun, or inside its answer or its thinking."""
-    verbatim = Exit("between", before=False, after=False)
-    call = _CallRegion(ToolNames(turn.tools), {END: verbatim, _CALL: verbatim})
+    end = Exit("between", before=False)
+    call = _CallRegion(ToolNames(turn.tools), {END: end, _CALL: end})
     regions: dict[str, Region] = {
         "first": Header(MESSAGE, partial(_route, call, "assistant"), _plausible, "content", _FINAL),
         "header": Header(MESSAGE, partial(_route, call, ""), _anything, "content", "assistant" + _FINAL),
-        "between": Text(CONTENT, {START: Exit("header", after=False)}, f"{START}assistant{_FINAL}", eats_space=True),
-        "thinking": Text(THINKING, {END: verbatim}, f"{END}{START}assistant{_FINAL}"),
-        "content": Text(CONTENT, {END: verbatim}),
+        "between": Text(CONTENT, {START: Exit("header", after=False)}, f"{START}assistant{_FINAL}"),
+        "thinking": Text(THINKING, {END: end}, f"{END}{START}assistant{_FINAL}"),
+        "content": Text(CONTENT, {END: end}),
         "call": call,
     }
     last = turn.last

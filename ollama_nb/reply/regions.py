@@ -101,12 +101,12 @@ class Text:
     White space at its end is held back until it is known whether it stands before a marker that takes it along.
     """
 
-    def __init__(self, kind: str, exits: Mapping[str, Exit], to_answer: str = "", *, eats_space: bool = False) -> None:
+    def __init__(self, kind: str, exits: Mapping[str, Exit], to_answer: str = "") -> None:
         self._kind, self._exits, self.to_answer = kind, exits, to_answer
         self._markers = Markers(exits)
         self._holds = any(exit.before for exit in exits.values())
         self._space: list[str] = []
-        self._eat = eats_space
+        self._eat = False
 
     def enter(self, step: Step) -> None:
         self._eat, self._space = step.eat_space, []

@@ -39,7 +39,7 @@ def _reader(turn: Turn) -> RegionReader:
         "tool": Fork({_CALLS: Exit("call")}, "odd"),
         "odd": Call(_odd, ends),
         "call": Call(partial(_call, schemas), called),
-        "tail": Text(CONTENT, tail, eats_space=True),
+        "tail": Text(CONTENT, tail),
     }
     return RegionReader(regions, "header")
 
