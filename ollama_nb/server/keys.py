@@ -116,6 +116,7 @@ class KeyRing:
         self._file = file
         self._closed = bool(own) and file is None
         self._last: tuple[Key, ...] = ()
+        self._told = ""
 
     def check(self, headers: Mapping[str, str], scope: str) -> None:
         """Raises Unauthorized without a key that is good, Forbidden when it does not reach as far as ``scope``."""
@@ -141,7 +142,9 @@ class KeyRing:
         try:
             self._last = self._file.read()
         except OllamaError as error:
-            _log.error("%s; the keys that were good before go on", error.message)
+            if error.message != self._told:
+                self._told = error.message
+                _log.error("%s; the keys that were good before go on", error.message)
             self._closed = True
         self._closed = self._closed or bool(self._last)
         return self._last

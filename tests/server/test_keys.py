@@ -124,7 +124,7 @@ def test_a_broken_file_keeps_the_old_keys(file: KeyFile, broken: str, caplog: py
     ring.check(bearer(text), "infer")
     with pytest.raises(Unauthorized):
         ring.check({}, "infer")
-    assert "keys.json is broken" in caplog.text
+    assert caplog.text.count("keys.json is broken") == 1
     fresh = KeyRing(None, KeyFile(file.path.parent))
     with pytest.raises(Unauthorized):
         fresh.check({}, "infer")
