@@ -20,6 +20,7 @@ from ollama_nb.api.chat import PromptJob
 from ollama_nb.api.messages import Message, Tool, ToolCall
 from ollama_nb.errors import TemplateError
 from ollama_nb.template import jinja
+from ollama_nb.template.tool_turns import one_call_each, with_ids
 
 CHATML = """\
 {%- for message in messages %}
@@ -75,6 +76,9 @@ def _variants(text: str, messages: Sequence[Message]) -> Iterator[list[dict[str,
     yield _views(text, messages, as_text=True)  # some paste a call's arguments into text
     if any(message.tool_calls and message.thinking for message in messages):
         yield _views(text, [replace(message, thinking="") for message in messages])  # some want one kind of text
+    strict = with_ids(messages)
+    yield _views(text, strict)  # some look at the form of ids
+    yield _views(text, one_call_each(strict))  # some allow one call in a turn
 
 
 def _variables(job: PromptJob) -> dict[str, Any]:
