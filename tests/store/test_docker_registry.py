@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from support.proxies import proxy_to
 from support.registries import NAME, PASSWORD, Registry, certificate, docker_registry, needs_registry
 from support.stores import check_sound, published, snapshot, tiny
 from support.transfers import never_back, pull, push, statuses
@@ -85,6 +87,27 @@ def test_with_a_password_and_tls(store: Store, tmp_path: Path, monkeypatch: pyte
         store.delete(ModelName.parse(f"{registry.host}/a/m"))
         known = Credentials({registry.host: Credential(NAME, PASSWORD)})
         there_and_back(registry, store, tmp_path, "a/m", insecure=False, credentials=known)
+
+
+def test_through_a_proxy(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tunnel: the proxy sees the host, and nothing of what is said to it."""
+    tls = certificate(tmp_path / "tls")
+    monkeypatch.setenv("SSL_CERT_FILE", str(tls / "cert.pem"))
+    with docker_registry(tmp_path / "registry", tls=tls) as registry, proxy_to(int(registry.host[10:])) as proxy:
+        monkeypatch.setenv("https_proxy", f"http://mia:geheim@127.0.0.1:{proxy.port}")
+        there_and_back(replace(registry, host="registry.example:4443"), store, tmp_path, "a/m", insecure=False)
+    assert {asked.partition("\r\n")[0] for asked in proxy.asked} == {"CONNECT registry.example:4443 HTTP/1.1"}
+    assert all("Proxy-Authorization: Basic bWlhOmdlaGVpbQ==" in asked for asked in proxy.asked)
+
+
+def test_through_a_proxy_in_plain(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with docker_registry(tmp_path / "registry") as registry, proxy_to(int(registry.host[10:])) as proxy:
+        monkeypatch.setenv("http_proxy", f"127.0.0.1:{proxy.port}")
+        there_and_back(replace(registry, host="registry.example"), store, tmp_path, "a/m")
+        assert proxy.asked[0].startswith("HEAD http://registry.example/v2/a/m/blobs/sha256:")
+        monkeypatch.setenv("no_proxy", "registry.example")
+        with pytest.raises(SourceError, match=r"cannot reach registry\.example"):
+            pull(store, "registry.example/a/m", tmp_path)
 
 
 def test_what_is_not_there(store: Store, tmp_path: Path) -> None:

@@ -24,6 +24,8 @@ from ollama_nb.api.names import ModelName
 from ollama_nb.errors import Cancelled, SourceError
 from ollama_nb.store.auth import Credential, Credentials
 from ollama_nb.store.registry import challenge, network
+from ollama_nb.store.registry.authorization import Authorization
+from ollama_nb.store.registry.session import Session
 from ollama_nb.store.registry.urls import Origin, redirected
 from ollama_nb.store.store import Store
 
@@ -352,6 +354,24 @@ def test_tokens_that_are_none(registry: ChaosRegistry, store: Store, tmp_path: P
     registry.gate = gate
     with pytest.raises(SourceError, match="answers with"):
         pull(store, f"{registry.host}/a/m", tmp_path)
+
+
+def test_hugging_faces_token_goes_to_hugging_face_only(tmp_path: Path) -> None:
+    hub = Origin.of("https://hf.co")
+    known = Credentials.load((), {"HF_TOKEN": "hf_1"})
+    with Session(threading.Event()) as session:
+        ours = Authorization(hub, session, tmp_path / "k", known)
+        assert ours.header("https://hf.co/v2/a/b/manifests/Q8_0") == "Bearer hf_1"
+        assert ours.header("https://huggingface.co/v2/a/b/blobs/x") == "Bearer hf_1"
+        for url in (
+            "https://cdn.hf.co/x",
+            "http://hf.co/x",
+            "https://hf.co:444/x",
+            "https://huggingface.co.evil.example/",
+        ):
+            assert ours.header(url) == ""
+        other = Authorization(Origin.of("https://registry.example"), session, tmp_path / "k", known)
+        assert other.header("https://registry.example/v2/") == ""
 
 
 def test_several_challenges() -> None:

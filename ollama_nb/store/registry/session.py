@@ -281,7 +281,8 @@ class _Connection(http.client.HTTPConnection):
             ) from error
 
     def _tunnel_through(self) -> None:
-        at = f"{self.origin.host}:{self.origin.port}" if ":" not in self.origin.host else f"[{self.origin.host}]:443"
+        host = f"[{self.origin.host}]" if ":" in self.origin.host else self.origin.host
+        at = f"{host}:{self.origin.port}"
         lines = [f"CONNECT {at} HTTP/1.1", f"Host: {at}"]
         lines += [f"{name}: {value}" for name, value in self._sent_to_proxy.items()]
         self.sock.sendall(("\r\n".join(lines) + "\r\n\r\n").encode("latin-1"))
