@@ -285,7 +285,7 @@ def tried(render: Callable[[str, bool], list[str]], text: str, whole: bool, watc
 def import_all() -> None:
     """Make Jinja import what it imports when first needed."""
     common = "{{ lipsum(1) }}{{ strftime_now('%Y') }}{{ [1] | random | pprint }}{{ 'a' | wordwrap(1) | urlize }}"
-    for text in (common, "{{ 1 / 0 }}", "{% break %}"):
+    for text in (common, "{{ 1 / 0 }}", "{% break %}", "{{ 你好 }}"):
         with contextlib.suppress(TemplateError):
             jinja.render(text, {})
 
