@@ -64,7 +64,7 @@ def _reporter(channel: socket.socket) -> Callable[[int, int], None]:
 
 def _answer(job: jobs.Job, report: Callable[[int, int], None]) -> jobs.Made | jobs.NotMade:
     try:
-        _do(job, report)
+        return jobs.Made(_do(job, report))
     except OllamaError as error:
         return jobs.NotMade(error.message, error.status)
     except OSError as error:
@@ -73,17 +73,18 @@ def _answer(job: jobs.Job, report: Callable[[int, int], None]) -> jobs.Made | jo
         traceback.print_exc()
         broken = CorruptModel(f"the model cannot be converted: {type(error).__name__}: {error}"[:500])
         return jobs.NotMade(broken.message, broken.status)
-    return jobs.Made()
 
 
-def _do(job: jobs.Job, report: Callable[[int, int], None]) -> None:
+def _do(job: jobs.Job, report: Callable[[int, int], None]) -> tuple[str, ...]:
+    """Returns what the user should know."""
     match job:
         case jobs.Convert(folder, target, output):
-            convert_model(Path(folder), Path(target), output, report)
+            return convert_model(Path(folder), Path(target), output, report)
         case jobs.Adapt(folder, target, base):
             convert_adapter(Path(folder), Path(target), base, report)
         case jobs.Quantize(source, target, file_type, kept):
             quantize(source, target, file_type, report, threads=default_threads(MANY), kept=kept)
+    return ()
 
 
 if __name__ == "__main__":

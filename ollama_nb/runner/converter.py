@@ -30,9 +30,9 @@ class Converter:
     def __init__(self, cancelled: threading.Event) -> None:
         self._cancelled = cancelled
 
-    def convert(self, folder: Path, target: Path, output: str, report: Report) -> None:
-        """A checkpoint to GGUF; ``output`` is F32, F16 or BF16."""
-        self._run(jobs.Convert(str(folder), str(target), output), report)
+    def convert(self, folder: Path, target: Path, output: str, report: Report) -> tuple[str, ...]:
+        """A checkpoint to GGUF; ``output`` is F32, F16 or BF16. Returns what the user should know."""
+        return self._run(jobs.Convert(str(folder), str(target), output), report)
 
     def adapt(self, folder: Path, target: Path, base: Mapping[str, Any], report: Report) -> None:
         """A LoRA adapter to GGUF, for the model with this metadata."""
@@ -45,7 +45,7 @@ class Converter:
         """A GGUF to another type, or (None) the parts of a split one to one file."""
         self._run(jobs.Quantize(str(source), str(target), file_type, dict(kept or {})), report)
 
-    def _run(self, job: jobs.Job, report: Report) -> None:
+    def _run(self, job: jobs.Job, report: Report) -> tuple[str, ...]:
         with _process() as child:
             with contextlib.suppress(ConnectionError):  # it is gone already: receiving tells why
                 child.channel.sendall(wire.frame(job))
@@ -57,8 +57,8 @@ class Converter:
                             report(done, total)
                         case jobs.NotMade(message, status):
                             raise OllamaError(message, status=status)
-                        case jobs.Made():
-                            return
+                        case jobs.Made(notes):
+                            return notes
             cause = explain(child.exited.result(), child.printed.last_line())
             raise RunnerCrashed(f"the conversion process ended: {cause}")
 

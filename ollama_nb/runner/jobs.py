@@ -41,7 +41,9 @@ class Working(msgspec.Struct, frozen=True, tag="working"):
 
 
 class Made(msgspec.Struct, frozen=True, tag="made"):
-    """The target is written."""
+    """The target is written. ``notes``: what the user should know about it."""
+
+    notes: tuple[str, ...] = ()
 
 
 class NotMade(msgspec.Struct, frozen=True, tag="not_made"):

@@ -36,7 +36,7 @@ _PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")
 class Converter(Protocol):
     """Writes one GGUF file; each method blocks, and tells how far it is."""
 
-    def convert(self, folder: Path, target: Path, output: str, report: Count) -> None: ...
+    def convert(self, folder: Path, target: Path, output: str, report: Count) -> tuple[str, ...]: ...
 
     def adapt(self, folder: Path, target: Path, base: Mapping[str, Any], report: Count) -> None: ...
 
@@ -176,7 +176,9 @@ class Sources:
 
         return self._made(path, fill)
 
-    def _converted(self, status: str, files: Mapping[str, Digest], work: Callable[[Path, Path, Count], None]) -> Source:
+    def _converted(
+        self, status: str, files: Mapping[str, Digest], work: Callable[[Path, Path, Count], tuple[str, ...] | None]
+    ) -> Source:
         for digest in files.values():
             if not self._store.blobs.has(digest):
                 raise NotFound(f'blob "{digest}" not found')
@@ -186,8 +188,12 @@ class Sources:
         def count(done: int, total: int) -> None:
             self._report(Progress(status, CONVERTING, total, done))
 
+        def fill(target: Path) -> None:
+            for note in work(folder, target, count) or ():
+                self._report(Progress(note))
+
         with self._laid_out(_without_common_folder(files)) as folder:
-            return self._made("model.gguf", lambda target: work(folder, target, count))
+            return self._made("model.gguf", fill)
 
     def _made(self, path: str, fill: Callable[[Path], None]) -> Source:
         blobs = self._store.blobs

@@ -69,6 +69,20 @@ def test_a_checkpoint_becomes_a_model(kitchen: Kitchen, tmp_path: Path) -> None:
     assert list((kitchen.settings.home / "tmp").iterdir()) == []
 
 
+def test_only_the_text_model_of_one_that_sees(kitchen: Kitchen, tmp_path: Path) -> None:
+    """What stays behind is said; the text model is found in the part of the configuration that is its own."""
+    folder = make_checkpoint("gemma3", tmp_path / "c")
+    text = json.loads((folder / "config.json").read_bytes())
+    config = {"architectures": ["Gemma3ForConditionalGeneration"], "model_type": "gemma3", "text_config": text}
+    write_json(folder / "config.json", config)
+    tensors = {f"language_model.{name}": tensor for name, tensor in weights_of("gemma3").items()}
+    tensors["vision_tower.vision_model.embeddings.patch_embedding.weight"] = np.zeros((2, 2), np.float32)
+    write_safetensors(folder / "model.safetensors", tensors)
+    lines = create(kitchen, files=uploaded(kitchen, folder))
+    assert any(line.startswith("warning: only the text model was converted") for line in statuses(lines))
+    assert made(kitchen).config.model_family == "gemma3"
+
+
 @pytest.mark.parametrize(("wanted", "shown"), [("F32", "unknown"), ("bf16", "BF16"), ("q8_0", "Q8_0")])
 def test_a_checkpoint_in_another_type(kitchen: Kitchen, tmp_path: Path, wanted: str, shown: str) -> None:
     lines = create(kitchen, files=uploaded(kitchen, make_checkpoint("llama", tmp_path / "c")), quantize=wanted)
@@ -81,6 +95,7 @@ def test_a_checkpoint_in_another_type(kitchen: Kitchen, tmp_path: Path, wanted: 
     [
         ({"architectures": ["GPTJForCausalLM"]}, 'unsupported architecture "GPTJForCausalLM"'),
         ({"architectures": []}, "unknown architecture"),
+        ({"model_type": "ministral3"}, "unsupported architecture: a text model of the type 'ministral3'"),
         ({"num_hidden_layers": 3}, ""),
         ({"num_hidden_layers": 10**9}, "names 1000000000 layers"),
         ({"num_attention_heads": 0}, "no usable 'num_attention_heads'"),

@@ -118,6 +118,20 @@ def test_a_known_chat_template_is_recognised(tmp_path: Path) -> None:
     assert rebuilt(kitchen, "first").digest == model.digest
 
 
+PHI3 = (
+    "{{ bos_token }}{% for message in messages %}"
+    "{{'<|' + message['role'] + '|>' + '\n' + message['content'] + '<|end|>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% else %}{{ eos_token }}{% endif %}"
+)
+
+
+def test_parameters_of_a_recognised_template_are_ollama_s_to_the_byte(tmp_path: Path) -> None:
+    kitchen = Kitchen(tmp_path)
+    model = create(kitchen, model="first", files=chat_model(kitchen, PHI3))
+    digests = {layer.kind: layer.digest.hex for layer in model.manifest.layers}
+    assert digests["params"] == "0d79f567714c62c048378f2107fb332dabee0135d080c302d884317da9433cc5"
+
+
 @pytest.mark.parametrize(
     ("fields", "template", "stop"),
     [

@@ -63,10 +63,10 @@ _BERT: dict[str, Any] = {
 
 def _decoder(
     *, head: int = WIDTH // HEADS, biases: bool = False, head_norms: bool = False, four_norms: bool = False,
-    output: bool = True, fused: bool = False, experts: str = "", shared: bool = False,
+    output: bool = True, fused: bool = False, experts: str = "", shared: bool = False, layers: int = LAYERS,
 ) -> Shapes:  # fmt: skip
     yield "model.embed_tokens.weight", (ROWS, WIDTH)
-    for layer in range(LAYERS):
+    for layer in range(layers):
         stem = f"model.layers.{layer}"
         sizes = {"q": HEADS * head, "k": KV_HEADS * head, "v": KV_HEADS * head}
         if fused:
@@ -220,6 +220,32 @@ FAMILIES: dict[str, tuple[dict[str, Any], Callable[[], Shapes], str]] = {
         _config("Phi3ForCausalLM", "phi3", sliding_window=None, original_max_position_embeddings=128, pad_token_id=0),
         lambda: _decoder(fused=True),
         "sentencepiece",
+    ),
+    "phi3-long": (
+        _config(
+            "Phi3ForCausalLM", "phi3", sliding_window=None, max_position_embeddings=512, pad_token_id=0,
+            original_max_position_embeddings=256,
+            rope_scaling={"type": "longrope", "short_factor": [1.0, 1.1, 1.3, 1.7], "long_factor": [1.0, 2.0, 4.0, 8]},
+        ),
+        lambda: _decoder(fused=True),
+        "sentencepiece",
+    ),
+    "qwen2-yarn": (
+        _config(
+            "Qwen2ForCausalLM", "qwen2", tie_word_embeddings=True,
+            rope_scaling={"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32},
+        ),
+        lambda: _decoder(biases=True, output=False),
+        "bpe-qwen2",
+    ),
+    "gemma3-linear": (
+        _config(
+            "Gemma3ForCausalLM", "gemma3_text", head_dim=16, query_pre_attn_scalar=16, sliding_window=16,
+            rope_theta=1_000_000.0, rope_local_base_freq=10000.0, hidden_activation="gelu_pytorch_tanh",
+            tie_word_embeddings=True, num_hidden_layers=6, rope_scaling={"rope_type": "linear", "factor": 8.0},
+        ),
+        lambda: _decoder(head=16, head_norms=True, four_norms=True, output=False, layers=6),
+        "spaced",
     ),
     "bert": (_config("BertModel", "bert", _BERT), _encoder, "wordpiece"),
     "roberta": (

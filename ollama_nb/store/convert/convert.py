@@ -19,6 +19,10 @@ from ollama_nb.store.convert.vocabulary import rows_of
 Report = Callable[[int, int], None]
 """``report(bytes written, bytes in all)``."""
 
+TEXT_ONLY = (
+    "warning: only the text model was converted: pictures and sound need a projector as GGUF (FROM ./mmproj.gguf)"
+)
+
 OUTPUTS = {
     "F32": (GGMLQuantizationType.F32, LlamaFileType.ALL_F32),
     "F16": (GGMLQuantizationType.F16, LlamaFileType.MOSTLY_F16),
@@ -27,8 +31,8 @@ OUTPUTS = {
 """The types that a conversion itself can write; others are made from them by quantising."""
 
 
-def convert_model(folder: Path, target: Path, output: str, report: Report) -> None:
-    """Write the checkpoint in ``folder`` to ``target``; ``output`` is one of OUTPUTS.
+def convert_model(folder: Path, target: Path, output: str, report: Report) -> tuple[str, ...]:
+    """Write the checkpoint in ``folder`` to ``target``; ``output`` is one of OUTPUTS. Returns notes for the user.
 
     Raises BadRequest for what is not supported, CorruptModel for what is broken.
     """
@@ -45,6 +49,7 @@ def convert_model(folder: Path, target: Path, output: str, report: Report) -> No
         write_tensors(out, family.tensors(checkpoint.tensors()), kind, report)
     finally:
         out.close()
+    return (TEXT_ONLY,) if family.text_only else ()
 
 
 def _write_vocabulary(family: Family, checkpoint: Checkpoint, out: gguf.GGUFWriter) -> None:

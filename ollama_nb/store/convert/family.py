@@ -37,6 +37,8 @@ class Family:
             raise CorruptModel(f"config.json names {self.blocks} layers")
         self.names = gguf.get_tensor_name_map(self.arch, self.blocks)
         self.experts = Experts(self.find("num_local_experts", "num_experts") or 0)
+        self.text_only = False
+        """Whether tensors for pictures or sound were met, which stay behind."""
 
     # -- hyperparameters -------------------------------------------------------------------------------------------
 
@@ -126,9 +128,10 @@ class Family:
         """The GGUF's tensors, in the order of the checkpoint's; added ones first."""
         yield from self.added()
         for tensor in stored:
-            if tensor.name.endswith(_LEFT_OUT) or tensor.name.startswith(_OTHER_SENSES):
-                continue
-            yield from self.place(self.plain(tensor))
+            if any(part in tensor.name for part in _OTHER_SENSES):
+                self.text_only = True
+            elif not tensor.name.endswith(_LEFT_OUT):
+                yield from self.place(self.plain(tensor))
         self.experts.done()
 
     def plain(self, tensor: Tensor) -> Tensor:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
-from typing import ClassVar
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
 
 import gguf
 
+from ollama_nb.errors import BadRequest
 from ollama_nb.store.convert.family import Family, interleaved, vector
 from ollama_nb.store.convert.safetensors import Tensor
 
@@ -18,6 +19,11 @@ _EXPERT = re.compile(r"(?:model\.)?layers\.(\d+)\.block_sparse_moe\.experts\.(\d
 class Llama(Family):
     arch = gguf.MODEL_ARCH.LLAMA
     prefixes: ClassVar = ("language_model.", "model.language_model.", "text_model.")
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__(config)
+        if (kind := self.find("model_type")) not in (None, "llama", "mistral", "mixtral"):
+            raise BadRequest(f"unsupported architecture: a text model of the type {kind!r}")
 
     def describe(self, out: gguf.GGUFWriter) -> None:
         super().describe(out)
