@@ -37,7 +37,8 @@ KEEP_THINKING = {
 }
 """What templates call it when thoughts of earlier turns stay. Then a prompt also begins like the one before it."""
 
-_PROBE = "0probe0"
+_PROBE = "\uf8ffprobe\uf8ff"
+"""Words that nobody writes, from the area of Unicode that is nobody's."""
 _THOUGHTS = re.compile(r"""\.thinking\b|\[['"]thinking['"]\]""")
 
 
@@ -58,14 +59,14 @@ def render(job: PromptJob, messages: Sequence[Message]) -> str:
 
 
 def _written(text: str, job: PromptJob, messages: Sequence[Message], *, next_turn: bool = True) -> str:
-    variables = {**_variables(job), "add_generation_prompt": next_turn}
     failed: TemplateError | None = None
     for views in _variants(text, _told(text, messages)):
         try:
-            return jinja.render(text, {**variables, "messages": views})
+            return jinja.render(text, {**_variables(job), "add_generation_prompt": next_turn, "messages": views})
         except TemplateError as error:
             failed = failed or error
-    raise failed or TemplateError("chat template: nothing to render")
+    assert failed is not None  # there is one variant at least
+    raise failed
 
 
 def _variants(text: str, messages: Sequence[Message]) -> Iterator[list[dict[str, Any]]]:
