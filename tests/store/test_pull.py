@@ -195,6 +195,20 @@ def test_takes_over_from_a_real_ollama(registry: ChaosRegistry, store: Store, tm
     assert min(int(one.headers["Range"][6:].partition("-")[0]) for one in registry.of("GET", str(DIGEST))) == half
 
 
+def test_a_real_ollama_can_take_over(registry: ChaosRegistry, store: Store, tmp_path: Path) -> None:
+    """It takes the parts that it finds for the whole blob: all of them are there as soon as one byte is."""
+    registry.always = cut_after(0)
+    store.blobs.tree.make()
+    stray = store.blobs.root / f"{DIGEST.filename}-partial-77"
+    stray.write_bytes(plan.encode(Part(77, len(WEIGHTS), 5, 0)))
+    with pytest.raises(SourceError):
+        pull(store, f"{registry.host}/a/m", tmp_path)
+    parts = [plan.decode(path.read_bytes()) for path in store.blobs.root.glob(f"{DIGEST.filename}-partial-*")]
+    assert sorted((part.offset, part.size) for part in parts if part) == [
+        (at, min(200_000, len(WEIGHTS) - at)) for at in range(0, len(WEIGHTS), 200_000)
+    ]
+
+
 def test_a_false_partial_costs_one_more_download(registry: ChaosRegistry, store: Store, tmp_path: Path) -> None:
     partial = store.blobs.root / f"{DIGEST.filename}-partial"
     store.blobs.tree.make()

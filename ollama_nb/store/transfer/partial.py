@@ -60,6 +60,7 @@ class Partial:
             self.parts = [Arriving(part) for part in plan.mend(found, size, self._file.size)]
             if self._file.size != size:
                 self._file.resize(size)
+            self._write_journal(found)
         except BaseException:
             self._file.close()
             raise
@@ -98,6 +99,7 @@ class Partial:
         self.etag = ""
         parts = (Part(0, 0, self.size),) if whole and self.size else plan.split(self.size)
         self.parts = [Arriving(part) for part in parts]
+        self._write_journal([])
 
     def finish(self) -> None:
         """Give the blob its final name: its bytes have been verified."""
@@ -128,6 +130,19 @@ class Partial:
     def _save(self, part: Arriving) -> None:
         path = self._file.path.with_name(f"{self._file.path.name}-{part.part.number}")
         self._blobs.tree.note(path, plan.encode(part.state(self.etag)))
+
+    def _write_journal(self, found: list[Part]) -> None:
+        """Bring all of it up to date: a real Ollama takes the parts that it finds for the whole blob."""
+        if len(self.parts) == 1 and not found:
+            return  # one that is not begun says nothing; most blobs are small
+        known = {replace(part, etag="") for part in found}
+        numbers = {part.part.number for part in self.parts}
+        for path in _journal_files(self._blobs, self.digest):
+            if path.name.rpartition("-")[2] not in map(str, numbers):
+                self._blobs.tree.remove(path)
+        for part in self.parts:
+            if replace(part.part, etag="") not in known:
+                self._save(part)
 
     def _remove_journal(self) -> None:
         for path in _journal_files(self._blobs, self.digest):
