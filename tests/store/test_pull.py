@@ -324,6 +324,7 @@ def test_disks_that_fail(
         ("a/none:latest", None, SourceError, "pull model manifest: file does not exist"),
         ("a/x:latest", b"<html>", CorruptModel, "the manifest is not valid JSON"),
         ("a/x:latest", b'{"config":{"digest":"sha256:../../x"}}', CorruptModel, "no valid digest"),
+        ("a/x:latest", b'{"manifests":[]}', CorruptModel, "the registry has something else than a model here"),
         ("a/x:latest", b"{}", CorruptModel, "a layer of the manifest is not a JSON object"),
         ("a/x:latest", b" " * (5 << 20), SourceError, "answers with more than 4194304 bytes"),
     ],

@@ -105,6 +105,16 @@ def test_only_checked_addresses_are_connected_to(monkeypatch: pytest.MonkeyPatch
     assert (tried, asked) == (["8.8.8.8", "8.8.4.4"], ["evil.example"])
 
 
+def test_names_that_nobody_knows(tmp_path: Path, store: Store) -> None:
+    def unknown(host: str, port: int) -> list[str]:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    with pytest.raises(
+        SourceError, match=r"^pull model manifest: cannot reach no\.example: Name or service not known$"
+    ):
+        pull(store, "no.example/a/m", tmp_path, resolver=unknown, insecure=False)
+
+
 def test_nothing_is_waited_for_after_a_stop() -> None:
     stopped = threading.Event()
     stopped.set()

@@ -48,8 +48,7 @@ class Pull:
         report(Progress("pulling manifest"))
         with connected(self.name, self.access, cancelled, insecure=self.insecure) as registry:
             raw = _manifest(registry)
-            manifest = parse_manifest(raw)
-            _check(manifest)
+            manifest = _parsed(raw)
             layers = (*manifest.layers, manifest.config)
             self._need_room(layers)
             for layer in layers:
@@ -105,11 +104,16 @@ def _manifest(registry: Registry) -> bytes:
         raise SourceError(f"pull model manifest: {error.message}") from error
 
 
-def _check(manifest: Manifest) -> None:
+def _parsed(raw: bytes) -> Manifest:
+    try:
+        manifest = parse_manifest(raw)
+    except CorruptModel as error:
+        raise CorruptModel(
+            f"pull model manifest: the registry has something else than a model here: {error}"
+        ) from error
     if any(layer.kind == "tensor" for layer in manifest.layers):
         raise SourceError("this model requires MLX support, but the MLX runtime is not available")
-    if not manifest.config.size and not manifest.layers:
-        raise CorruptModel("pull model manifest: this is no model")
+    return manifest
 
 
 def _place(root: Path) -> str:
