@@ -17,7 +17,7 @@ from ollama_nb.errors import StoreError
 from ollama_nb.settings import Settings
 from ollama_nb.store import check, fsops
 from ollama_nb.store.blobs import named
-from ollama_nb.store.store import GRACE, Store
+from ollama_nb.store.store import Store
 from ollama_nb.store.usage import Heap, Usage, files_below, heap, usage
 
 Report = Callable[[Progress], None]
@@ -82,7 +82,6 @@ def prune(settings: Settings, *, dry_run: bool) -> Cleared:
         for path in _prefixes(settings):
             tree.remove(path)
         shutil.rmtree(_aside(settings), ignore_errors=True)
-        _clear_temps(settings)
     return Cleared(unused, partial, room.prefixes, room.set_aside, left)
 
 
@@ -97,10 +96,3 @@ def _prefix_folder(settings: Settings) -> Path:
 def _prefixes(settings: Settings) -> list[Path]:
     folder = _prefix_folder(settings)
     return sorted(folder.glob("*.prefix")) if folder.is_dir() else []
-
-
-def _clear_temps(settings: Settings) -> None:
-    """Folders of pulls that were killed."""
-    for folder in (settings.home / "tmp").glob("ollama-nb-*"):
-        if folder.is_dir() and folder.stat().st_mtime < time.time() - GRACE:
-            shutil.rmtree(folder, ignore_errors=True)

@@ -346,6 +346,14 @@ class InPlace:
     def size(self) -> int:
         return os.fstat(self._file).st_size
 
+    def lock(self) -> bool:
+        """Keep others of ours away until ``close``; False when one has it, or has just given it its final name."""
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return os.path.samestat(os.fstat(self._file), os.lstat(self.path))
+        except OSError:
+            return False
+
     def resize(self, size: int) -> None:
         """New bytes are zeros and take no room yet."""
         with clear_errors("write", self.path):

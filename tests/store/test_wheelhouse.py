@@ -20,6 +20,7 @@ from ollama_nb.api.events import Progress
 from ollama_nb.api.names import Digest
 from ollama_nb.errors import BadRequest, Cancelled, CorruptModel, NotFound, OllamaError, StoreError
 from ollama_nb.store import pieces, wheelhouse
+from ollama_nb.store.joined import Joined, joined_path
 from ollama_nb.store.packages import Package, PackageRef, fetch
 from ollama_nb.store.pieces import Description, PackedFile, Piece
 from ollama_nb.store.store import Store
@@ -163,6 +164,57 @@ def test_broken_parts_leave_nothing(store: Store, index: Path, tmp_path: Path, b
     with pytest.raises(error, match="part002"):
         pull(tmp_path, "pip://my-model")
     assert snapshot(tmp_path / "other") == {}
+
+
+def test_a_pull_goes_on_with_the_part_that_was_under_way(
+    store: Store, index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cancelled when the first part is there: it is not fetched again, and what came behind it is not trusted."""
+    packed = content(store)
+    _, first, second, _ = pack(packed, store, index, SMALL)
+    weights = packed.files["model.gguf"]
+    cancelled = threading.Event()
+
+    def stop(line: Progress) -> None:
+        if line.digest == str(weights) and line.completed > 0:
+            cancelled.set()
+
+    other = Store(tmp_path / "other")
+    reference = PackageRef.parse("pip://my-model")
+    monkeypatch.setattr("ollama_nb.store.packages.REPORT_SECONDS", 0.0)
+    with pytest.raises(Cancelled):
+        fetch(reference, other, report=stop, cancelled=cancelled, temp=tmp_path / "temp")
+    (left,) = other.blobs.root.iterdir()
+    assert left.name == f"{weights.filename}-pieces" and left.stat().st_size >= SMALL - (16 << 10)
+    with left.open("ab") as file:
+        file.write(b"not what was sent")
+    aside = first.rename(tmp_path / first.name)
+    assert pull(tmp_path, "pip://my-model")[1].files == packed.files
+    assert other.blobs.read(weights, 1 << 20) == WEIGHTS
+    assert not left.exists() and second.exists()
+    aside.rename(first)
+
+
+def test_a_part_that_is_not_right_is_fetched_again(store: Store, index: Path, tmp_path: Path) -> None:
+    packed = content(store)
+    pack(packed, store, index, SMALL)
+    other = Store(tmp_path / "other")
+    other.blobs.tree.make()
+    path = joined_path(other.blobs, packed.files["model.gguf"])
+    path.write_bytes(bytes(SMALL * 2))
+    pull(tmp_path, "pip://my-model")
+    assert other.blobs.read(packed.files["model.gguf"], 1 << 20) == WEIGHTS
+    assert not path.exists()
+
+
+def test_only_one_puts_a_file_together(store: Store) -> None:
+    file = PackedFile("model.gguf", 5, DIGEST, (Piece("m-part001", 5, DIGEST),))
+    with Joined(store.blobs, file) as joined:
+        joined.write(b"12345")
+        with pytest.raises(StoreError, match="is being fetched already"):
+            Joined(store.blobs, file)
+    with Joined(store.blobs, file) as joined:
+        assert (joined.pieces, joined.size) == (0, 0), "what is not right is not kept"
 
 
 def test_cancelled(store: Store, tmp_path: Path) -> None:
