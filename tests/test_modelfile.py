@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from ollama_nb.api.messages import Message
 from ollama_nb.errors import BadRequest
-from ollama_nb.modelfile import Command, parse, quote, typed
+from ollama_nb.modelfile import Command, Modelfile, parse, quote, typed
 
 FROM = Command("from", "m")
 c = Command
@@ -151,6 +151,30 @@ def test_format_then_parse_gives_the_same(text: str) -> None:
     except BadRequest:
         return
     assert parse(first.format()) == first
+
+
+_WORDS = st.text("abAB \t\n\"'#你🚀\r", max_size=12)
+
+
+def _sayable(value: str) -> bool:
+    """No text ends where its own quotes would, and a line end stays what it is."""
+    return parse(f"FROM m\nSYSTEM {quote(value)}\n").commands[-1].value == value
+
+
+_COMMANDS = st.lists(
+    st.builds(Command, st.sampled_from(["license", "template", "system", "adapter", "draft", "renderer"]), _WORDS)
+    | st.builds(Command, st.just("message"), _WORDS, st.sampled_from(["user", "assistant", "system"]))
+    | st.builds(Command, st.just("parameter"), _WORDS, st.from_regex(r"[a-z_]{1,8}", fullmatch=True)),
+    max_size=6,
+)
+
+
+@given(_COMMANDS)
+@settings(max_examples=200)
+def test_what_is_printed_reads_back(commands: list[Command]) -> None:
+    said = tuple(command for command in commands if _sayable(command.value))
+    whole = Modelfile((Command("from", "m"), *said))
+    assert parse(whole.format()) == whole
 
 
 @given(st.binary(max_size=60))

@@ -119,6 +119,7 @@ class CreateRequest:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     messages: tuple[Message, ...] = ()
     quantize: str = ""
+    draft_quantize: str = ""
     renderer: str = ""
     parser: str = ""
     requires: str = ""

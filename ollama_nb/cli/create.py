@@ -18,7 +18,7 @@ from ollama_nb.errors import BadRequest, InvalidName
 from ollama_nb.modelfile import Modelfile, Parts, parse
 
 
-def create_model(model: str, file: str, quantize: str, *, link: bool = False) -> None:
+def create_model(model: str, file: str, quantize: str, *, draft_quantize: str = "", link: bool = False) -> None:
     """Raises OllamaError for a bad name, a Modelfile that does not parse, files that are not there.
 
     ``link``: files become hard links in the store of a server on this machine.
@@ -31,12 +31,14 @@ def create_model(model: str, file: str, quantize: str, *, link: bool = False) ->
     parts = modelfile.request_parts()
     for warning in parts.warnings:
         print(warning, file=sys.stderr)
+    if draft_quantize and not parts.draft:
+        raise BadRequest("--draft-quantize requires a DRAFT model")
     client = connect()
     with Progress() as progress:
         found, digests = _send_files(client, parts, folder, progress, link)
         fields = files.create_fields(parts, found, digests)
-        if quantize:
-            fields["quantize"] = quantize
+        wishes = {"quantize": quantize, "draft_quantize": draft_quantize}
+        fields |= {name: value for name, value in wishes.items() if value}
         with with_status(lambda: client.create(model, **fields)) as lines:
             draw(lines, progress, push_message)
 

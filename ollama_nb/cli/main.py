@@ -54,11 +54,12 @@ def create(
     model: Model,
     file: Annotated[str, typer.Option("--file", "-f", help='Name of the Modelfile (default "Modelfile")')] = "",
     quantize: Annotated[str, typer.Option("--quantize", "-q", help="Quantize model to this level (e.g. q4_K_M)")] = "",
+    draft_quantize: Annotated[str, typer.Option("--draft-quantize", help="Quantize draft model to this level")] = "",
     link: Annotated[bool, typer.Option("--link", help="Take files by hard links, without a copy")] = False,
 ) -> None:
     from ollama_nb.cli.create import create_model
 
-    create_model(model, file, quantize, link=link)
+    create_model(model, file, quantize, draft_quantize=draft_quantize, link=link)
 
 
 @app.command(help="Show information for a model")

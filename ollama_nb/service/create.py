@@ -34,8 +34,9 @@ async def create(rooms: Rooms, request: CreateRequest) -> AsyncGenerator[Progres
     _digests(request.draft_files)
     check_template(request.template)
     check_names(request.renderer, request.parser)
-    if request.quantize:
-        quantization.parse(request.quantize)
+    for wanted in (request.quantize, request.draft_quantize):
+        if wanted:
+            quantization.parse(wanted)
     if not request.from_ and not files:
         raise BadRequest("neither 'from' or 'files' was specified")
     base, plan = await _base(rooms, request.from_) if request.from_ else (None, None)

@@ -18,8 +18,9 @@ from ollama_nb.api.units import human_number
 from ollama_nb.errors import BadRequest
 from ollama_nb.store.ggml import FILE_TYPES
 from ollama_nb.store.layers import Header, Layers
+from ollama_nb.store.quantization import FLOATS, type_of
 from ollama_nb.store.quantization import parse as parse_type
-from ollama_nb.store.sources import Sources, Tools
+from ollama_nb.store.sources import Source, Sources, Tools
 from ollama_nb.store.store import Store
 
 Report = Callable[[Progress], None]
@@ -76,13 +77,20 @@ def _gather(
         for source in sources.adapter(_parsed(request.adapters), layers.weights):
             layers.add(source, adapter=True)
     if request.draft_files:
-        drafts = sources.model(_parsed(request.draft_files))
-        if len(drafts) > 1:
-            raise BadRequest("only one draft model is supported")
-        layers.add_draft(drafts[0])
+        layers.add_draft(_draft(sources, request))
     if wanted:
         layers.quantize(sources, wanted)
     return layers
+
+
+def _draft(sources: Sources, request: CreateRequest) -> Source:
+    wanted = parse_type(request.draft_quantize) if request.draft_quantize else ""
+    found = sources.model(_parsed(request.draft_files), wanted)
+    if len(found) > 1:
+        raise BadRequest("only one draft model is supported")
+    if wanted and (kind := type_of(found[0].gguf)) not in FLOATS:
+        raise BadRequest(f"draft quantization requires an unquantized draft model, got {kind}")
+    return sources.quantized(found[0], wanted) if wanted else found[0]
 
 
 def _parsed(files: Mapping[str, str]) -> dict[str, Digest]:

@@ -234,6 +234,20 @@ def test_a_checkpoint_drafts(kitchen: Kitchen, tmp_path: Path) -> None:
     assert kitchen.service.store.gguf_at(model.draft).metadata["general.file_type"] == 1
 
 
+def test_a_draft_is_quantised(kitchen: Kitchen) -> None:
+    kitchen.make("base", "stories260K-q4_0.gguf")
+    float_, small = (
+        str(kitchen.service.blobs.add_file(MODELS / f"stories260K-{kind}.gguf")) for kind in ("f16", "q4_0")
+    )
+    lines = create(kitchen, from_="base", draft_files={"d.gguf": float_}, draft_quantize="q8_0")
+    assert "quantizing F16 model to Q8_0" in statuses(lines)
+    draft = made(kitchen).draft
+    assert draft is not None
+    assert kitchen.service.store.gguf_at(draft).metadata["general.file_type"] == 7
+    with pytest.raises(OllamaError, match="draft quantization requires an unquantized draft model, got Q4_0"):
+        create(kitchen, from_="base", draft_files={"d.gguf": small}, draft_quantize="q8_0")
+
+
 def test_who_goes_away_ends_the_work(kitchen: Kitchen, tmp_path: Path) -> None:
     """The process is gone, nothing half made is left, and the store is as it was."""
     files = uploaded(kitchen, make_checkpoint("llama", tmp_path / "c"))

@@ -129,10 +129,8 @@ def read_show(body: Fields) -> ShowRequest:
 def read_create(body: Fields, request_id: str) -> CreateRequest:
     if body.raw("remote_host"):
         raise BadRequest("remote_host: stubs of remote models are not supported")
-    if body.text("draft_quantize"):
-        if not body.raw("draft_files"):
-            raise BadRequest("--draft-quantize requires a DRAFT model")
-        raise BadRequest("draft_quantize is not supported: quantize the draft model before, and create without it")
+    if body.text("draft_quantize") and not body.raw("draft_files"):
+        raise BadRequest("--draft-quantize requires a DRAFT model")
     return CreateRequest(
         model=body.text("model", "name"),
         from_=body.text("from"),
@@ -145,6 +143,7 @@ def read_create(body: Fields, request_id: str) -> CreateRequest:
         parameters=body.object("parameters"),
         messages=tuple(_message(m) for m in body.structs("messages", "api.Message")),
         quantize=body.text("quantize", "quantization"),
+        draft_quantize=body.text("draft_quantize"),
         renderer=body.text("renderer"),
         parser=body.text("parser"),
         requires=body.text("requires"),
