@@ -11,7 +11,7 @@ from support.kitchen import Kitchen
 from ollama_nb.api.models import ModelConfig
 from ollama_nb.api.names import ModelName
 from ollama_nb.errors import BadRequest, Forbidden, InvalidName, ModelNotFound, OllamaError
-from ollama_nb.service.resolve import find, parse_source
+from ollama_nb.service.resolve import find, find_in, parse_source
 from ollama_nb.store.manifest import config_layer, encode_config
 
 
@@ -75,3 +75,18 @@ def test_stubs_of_remote_models(tmp_path: Path) -> None:
         with pytest.raises(kind) as caught:
             asyncio.run(find(kitchen.service._rooms, text))
         assert caught.value.message == message
+
+
+def test_pinned_to_a_digest(tmp_path: Path) -> None:
+    kitchen = Kitchen(tmp_path)
+    kitchen.make("m")
+    store = kitchen.service.store
+    digest = store.resolve(ModelName("m")).digest
+    assert find_in(store, f"m@sha256:{digest}").digest == digest
+    assert find_in(store, f"m:latest@sha256:{digest}").name == ModelName("m")
+    kitchen.make("m", system="changed")
+    with pytest.raises(ModelNotFound, match=f"model 'm@sha256:{digest}' not found: 'm:latest' is sha256:"):
+        find_in(store, f"m@sha256:{digest}")
+    for text in ("m@sha256:12", f"m@{digest}", f"@sha256:{digest}", f"m@sha256:{digest}@sha256:{digest}"):
+        with pytest.raises(InvalidName):
+            find_in(store, text)
