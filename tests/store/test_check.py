@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 from pathlib import Path
 
@@ -184,3 +185,39 @@ def test_set_aside_on_another_disk(store: Store, tmp_path: Path, monkeypatch: py
     look(store, tmp_path / "aside")
     assert (tmp_path / "aside" / f"blobs-{path.name}").read_bytes() == broken
     assert not path.exists()
+
+
+class Died(BaseException):
+    """Stands for a kill: nothing catches it."""
+
+
+def test_a_repair_that_is_killed_loses_nothing(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped before each of its system calls: the broken file is in one place or the other, everything else stays."""
+    path = weights(store, "a")
+    flip(path, 7)
+    broken, before = path.read_bytes(), snapshot(store.root)
+    aside = tmp_path / "aside"
+    for step in range(100):
+        path.write_bytes(broken)
+        shutil.rmtree(aside, ignore_errors=True)
+        left = [step]
+
+        def die(call: str, subject: str, left: list[int] = left) -> None:
+            left[0] -= 1
+            if left[0] < 0:
+                raise Died
+
+        with monkeypatch.context() as patch:
+            patch.setattr(fsops, "before", die)
+            try:
+                look(store, aside)
+                died = False
+            except Died:
+                died = True
+        places = [path, aside / f"blobs-{path.name}"]
+        assert broken in [place.read_bytes() for place in places if place.exists()]
+        others = {name: data for name, data in snapshot(store.root).items() if path.name not in name}
+        assert others == {name: data for name, data in before.items() if path.name not in name}
+        if not died:
+            break
+    assert step > 3 and not path.exists()
