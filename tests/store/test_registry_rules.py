@@ -197,6 +197,26 @@ def test_a_registry_cannot_send_us_into_this_network(
     assert other.asked == []
 
 
+def test_nor_to_another_host_in_plain_http(
+    registry: ChaosRegistry, other: ChaosRegistry, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``insecure`` is for the host that was named."""
+    connected: list[str] = []
+    real = network._connected
+
+    def watched(address: str, *rest: Any) -> socket.socket:
+        connected.append(address)
+        return real(address, *rest)
+
+    monkeypatch.setattr(network, "_connected", watched)
+    registry.always = location(other, "cdn.example")
+    with pytest.raises(SourceError, match="may not send us to another host in plain http"):
+        pull(
+            store, f"{registry.host}/a/m", tmp_path, resolver=lambda host, port: ["8.8.8.8" if "cdn" in host else host]
+        )
+    assert set(connected) == {"127.0.0.1"}
+
+
 def test_where_it_may_by_the_users_word(
     registry: ChaosRegistry, other: ChaosRegistry, store: Store, tmp_path: Path
 ) -> None:

@@ -74,6 +74,14 @@ def check_literal(origin: Origin) -> None:
         raise _refused(origin)
 
 
+def check_secure(origin: Origin) -> None:
+    """Raises SourceError for plain http: that is allowed to hosts that the user named, at most."""
+    if origin.scheme != "https":
+        raise SourceError(
+            f"refused to go to {origin.address}: a registry may not send us to another host in plain http"
+        )
+
+
 def dial(
     origin: Origin, *, named: bool, seconds: float, stopped: threading.Event, resolver: Resolve = resolve
 ) -> socket.socket:
@@ -83,6 +91,7 @@ def dial(
         addresses = [address for address in addresses if is_public(address)]
         if not addresses:
             raise _refused(origin)
+        check_secure(origin)
     failure = OSError("no addresses")
     for address in addresses:
         try:

@@ -240,6 +240,7 @@ class _Connection(http.client.HTTPConnection):
         else:
             if not self.named:
                 network.check_literal(self.origin)
+                network.check_secure(self.origin)
             try:
                 self.sock = self._session.dial(self.proxy, True)
             except Unreachable as error:
