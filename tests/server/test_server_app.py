@@ -27,6 +27,7 @@ def refused(home: Path, *args: str, **env: str) -> str:
 @pytest.mark.model
 def test_a_life(tmp_path: Path) -> None:
     with standalone(tmp_path / "home") as server:
+        until(server, lambda: "Listening on" in server.output())
         assert f"Listening on {server.url.removeprefix('http://')} (version " in server.output()
         assert "Warning" not in server.output()
         loaded = httpx.post(f"{server.url}/api/generate", json={"model": "sprout"}, timeout=60)
