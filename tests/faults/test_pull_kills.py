@@ -99,6 +99,7 @@ def test_crashes_at_a_few_steps(registry: ChaosRegistry, tmp_path: Path) -> None
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_crashes_at_every_step(registry: ChaosRegistry, tmp_path: Path) -> None:
     name, step = f"{registry.host}/a/m:latest", 0
     while crash(registry, tmp_path / str(step), name, step):

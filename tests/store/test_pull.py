@@ -95,6 +95,20 @@ def test_lines_and_requests(registry: ChaosRegistry, store: Store, tmp_path: Pat
     assert [line.completed == line.total for line in again if line.digest] == [True] * 3
 
 
+def test_connections_are_kept(registry: ChaosRegistry, store: Store, tmp_path: Path) -> None:
+    """One per stream, for all that a pull asks for."""
+    ports: set[int] = set()
+
+    def gate(handler: Handler) -> bool:
+        ports.add(handler.client_address[1])
+        return False
+
+    registry.gate = gate
+    pull(store, f"{registry.host}/a/m", tmp_path, limits=Limits(streams=3))
+    assert len(registry.asked) == 9
+    assert len(ports) <= 3
+
+
 def test_unused_layers_go(registry: ChaosRegistry, store: Store, tmp_path: Path) -> None:
     pull(store, f"{registry.host}/a/m", tmp_path)
     registry.publish("a/m:latest", model=WEIGHTS, template=b"other")

@@ -124,7 +124,7 @@ class Session:
         except BaseException:
             self.discard(connection)
             raise
-        return Response(raw.status, raw.headers, url, raw, connection, self)
+        return Response(raw.status, raw.headers, url, raw, connection, self, raw.length)
 
     @contextlib.contextmanager
     def clear_errors(self, origin: Origin) -> Iterator[None]:
@@ -177,15 +177,21 @@ class Response:
     _raw: http.client.HTTPResponse
     _connection: _Connection
     _session: Session
+    _left: int | None
     _over: bool = False
 
     def read(self, most: int) -> bytes:
         """What has arrived, at least a byte; empty at the end. Raises Broken when the end comes too early."""
+        if self._left == 0:
+            return b""
         with self._session.clear_errors(self._connection.origin):
-            data = self._raw.read1(most)
-            if not data and self._raw.length:
-                raise Broken(f"{self._connection.origin.address} ended its answer {self._raw.length} bytes too early")
-            return data
+            data = self._raw.read1(most if self._left is None else min(most, self._left))
+        if self._left is not None:
+            # Counted here: some versions of http.client forget to, and then wait for what never comes.
+            self._left -= len(data)
+            if not data:
+                raise Broken(f"{self._connection.origin.address} ended its answer {self._left} bytes too early")
+        return data
 
     def body(self, limit: int) -> bytes:
         """The whole body. Raises SourceError when it has more bytes than ``limit`` or takes too long."""
@@ -205,14 +211,15 @@ class Response:
         if self._over:
             return
         self._over = True
-        with contextlib.suppress(OSError, http.client.HTTPException, ValueError, AttributeError):
-            if not self._raw.isclosed() and (self._raw.length or 0) <= _DRAINED:
-                self._raw.read(_DRAINED)
-            if self._raw.isclosed() and not self._raw.will_close:
-                self._session.keep(self._connection)
-                return
+        with contextlib.suppress(Broken, Cancelled):
+            while self._left and self._left <= _DRAINED and self.read(self._left):
+                pass
+        whole = self._left == 0 or self._raw.isclosed()
         self._raw.close()
-        self._session.discard(self._connection)
+        if whole and not self._raw.will_close:
+            self._session.keep(self._connection)
+        else:
+            self._session.discard(self._connection)
 
     def __enter__(self) -> Response:
         return self
