@@ -211,7 +211,7 @@ def _is_read(path: PurePosixPath, place: PurePosixPath) -> bool:
     """Whether a conversion of the checkpoint in ``place`` may look at this file."""
     if path.parent == place:
         return path.suffix in (".safetensors", ".json", ".jinja", ".txt") or path.name == "tokenizer.model"
-    return path.parent.parent == place and path.suffix == ".json"
+    return path.parent.parent == place and (path.suffix == ".json" or path.name == "model.safetensors")
 
 
 def _is_simple(info: zipfile.ZipInfo) -> bool:

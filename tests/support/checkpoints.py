@@ -247,6 +247,18 @@ FAMILIES: dict[str, tuple[dict[str, Any], Callable[[], Shapes], str]] = {
         lambda: _decoder(head=16, head_norms=True, four_norms=True, output=False, layers=6),
         "spaced",
     ),
+    "embeddinggemma": (
+        _config(
+            "Gemma3TextModel", "gemma3_text", head_dim=16, query_pre_attn_scalar=16, sliding_window=512,
+            rope_theta=1_000_000.0, rope_local_base_freq=10000.0, hidden_activation="gelu_pytorch_tanh",
+            use_bidirectional_attention=True, num_hidden_layers=6,
+        ),
+        lambda: (
+            (name.removeprefix("model."), shape)
+            for name, shape in _decoder(head=16, head_norms=True, four_norms=True, output=False, layers=6)
+        ),
+        "spaced",
+    ),
     "bert": (_config("BertModel", "bert", _BERT), _encoder, "wordpiece"),
     "roberta": (
         _config("RobertaModel", "roberta", _BERT, max_position_embeddings=66, type_vocab_size=1, pad_token_id=1),
@@ -288,7 +300,7 @@ def make_checkpoint(family: str, folder: Path, *, kind: str = "F32", files: int 
 def weights(family: str) -> dict[str, Array]:
     """float32 tensors, the same on every machine."""
     random = np.random.default_rng(list(family.encode()))
-    gain = 0.0 if family.startswith("gemma") else 1.0  # Gemma stores the gain of a norm less one
+    gain = 0.0 if "gemma" in family else 1.0  # Gemma stores the gain of a norm less one
     return {name: _values(name, shape, gain, random) for name, shape in FAMILIES[family][1]()}
 
 

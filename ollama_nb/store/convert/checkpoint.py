@@ -50,11 +50,14 @@ class Checkpoint:
             raise CorruptModel(f"{name} is not a JSON object")
         return found
 
-    def tensors(self, pattern: str = "*.safetensors") -> Iterator[Tensor]:
-        """All tensors, file by file. Raises CorruptModel when the index names a file or tensor that is not there."""
-        paths = sorted(self.folder.glob(pattern))
+    def tensors(self) -> Iterator[Tensor]:
+        """All tensors, file by file. Raises CorruptModel when the index names a tensor that is not there.
+
+        Some checkpoints have a second copy of the model, of another layout, beside the usual files.
+        """
+        found = (sorted(self.folder.glob(f"{name}.safetensors")) for name in ("model*", "adapter*", "*"))
         seen: set[str] = set()
-        for path in paths:
+        for path in next((paths for paths in found if paths), []):
             for tensor in read_safetensors(path, path.name):
                 if tensor.name in seen:
                     raise CorruptModel(f"tensor {tensor.name!r} is in several files")

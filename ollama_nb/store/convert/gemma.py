@@ -9,7 +9,7 @@ import gguf
 
 from ollama_nb.store.convert.checkpoint import Checkpoint
 from ollama_nb.store.convert.family import Family
-from ollama_nb.store.convert.pooling import describe_pooling
+from ollama_nb.store.convert.pooling import dense_layers, describe_pooling
 from ollama_nb.store.convert.safetensors import Tensor
 
 
@@ -85,7 +85,19 @@ class Gemma3(Gemma):
 
 
 class EmbeddingGemma(Gemma3):
+    """Two matrices behind the pooling stand in folders of their own."""
+
     arch = gguf.MODEL_ARCH.GEMMA_EMBEDDING
+
+    def __init__(self, config: dict[str, object]) -> None:
+        super().__init__(config)
+        self._dense: list[Tensor] = []
 
     def tune(self, out: gguf.GGUFWriter, checkpoint: Checkpoint) -> None:
         describe_pooling(out, checkpoint)
+        for name, tensor in dense_layers(checkpoint):
+            out.add_dense_features_dims(name, tensor.shape[1], tensor.shape[0])
+            self._dense.append(tensor.named(f"{name}.weight"))
+
+    def added(self) -> Iterator[Tensor]:
+        yield from self._dense

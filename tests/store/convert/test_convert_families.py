@@ -14,7 +14,7 @@ from ollama_nb.store.convert.convert import convert_model
 from ollama_nb.store.gguf import read_gguf
 
 LOGITS = json.loads((GOLDEN / "logits.json").read_text("utf-8"))
-ENCODERS = ("bert", "roberta", "xlm-roberta", "distilbert")
+ENCODERS = ("embeddinggemma", "bert", "roberta", "xlm-roberta", "distilbert")
 
 
 def convert(folder: Path, output: str = "F32") -> Path:

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.checkpoints import GOLDEN, PRETOKENIZERS, make_checkpoint, stored, weights, write_json, write_safetensors
+from support.logits import pooled_of
 
 from ollama_nb.errors import BadRequest, CorruptModel
 from ollama_nb.store.convert.checkpoint import Checkpoint
@@ -208,3 +209,37 @@ def test_an_unknown_pooling(tmp_path: Path) -> None:
     write_json(folder / "modules.json", [{"type": "a.Pooling", "path": "1_P"}])
     with pytest.raises(BadRequest, match="pooling that is none of mean, cls and lasttoken"):
         convert(folder)
+
+
+def dense(folder: Path, **change: Any) -> Path:
+    """An embedding model with two matrices behind its pooling."""
+    make_checkpoint("embeddinggemma", folder)
+    identity = {"activation_function": "torch.nn.modules.linear.Identity", "bias": False, **change}
+    modules = [{"type": "x.Dense", "path": "2_Dense"}, {"type": "x.Dense", "path": "3_Dense"}]
+    write_json(folder / "modules.json", modules)
+    for name, shape in (("2_Dense", (48, 32)), ("3_Dense", (32, 48))):
+        (folder / name).mkdir()
+        write_json(folder / name / "config.json", identity)
+        write_safetensors(folder / name / "model.safetensors", {"linear.weight": np.ones(shape, np.float32)})
+    return folder
+
+
+def test_matrices_behind_the_pooling(tmp_path: Path) -> None:
+    made = read_gguf(convert(dense(tmp_path / "c")))
+    shapes = {tensor.name: tensor.shape for tensor in made.tensors}
+    assert (shapes["dense_2.weight"], shapes["dense_3.weight"]) == ((32, 48), (48, 32))
+    assert [made.arch(f"dense_{n}_feat_{side}") for n in (2, 3) for side in ("in", "out")] == [32, 48, 48, 32]
+    assert np.isfinite(pooled_of(tmp_path / "c" / "out.gguf", [5, 6, 7])).all()
+
+
+def test_matrices_that_llama_cpp_does_not_apply(tmp_path: Path) -> None:
+    with pytest.raises(BadRequest, match=r"2_Dense: llama\.cpp applies two plain matrices"):
+        convert(dense(tmp_path / "c", activation_function="torch.nn.modules.activation.Tanh"))
+
+
+def test_a_second_copy_of_the_model_in_another_layout_is_passed_over(tmp_path: Path) -> None:
+    folder = make_checkpoint("llama", tmp_path / "c")
+    write_safetensors(
+        folder / "consolidated.safetensors", {"layers.0.attention.wq.weight": np.zeros((2, 2), np.float32)}
+    )
+    assert read_gguf(convert(folder)).architecture == "llama"
