@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+import contextlib
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from ollama_nb import __version__
 from ollama_nb.api.names import Digest
@@ -20,6 +22,7 @@ OLLAMA_API_VERSION = "0.17.0"
 _IMAGES = 256 * MIB
 _WRITTEN_AT_ONCE = 4 * MIB
 _READY_SECONDS = 2.0
+_ENGINE_SECONDS = 0.2
 _TEXT = "text/plain; charset=utf-8"
 
 
@@ -217,8 +220,16 @@ async def readyz(call: Endpoint) -> None:
 
 async def metrics(call: Endpoint) -> None:
     service = call.service
+    engines: Sequence[tuple[str, Mapping[str, Any]]] = ()
+    with contextlib.suppress(TimeoutError):  # a runner in the middle of a long step answers after it
+        async with asyncio.timeout(_ENGINE_SECONDS):
+            engines = await service.runner_stats()
     text = await call.state.metrics.text(
-        busy=call.state.busy, queue=service.requests.queue(), running=service.running(), store=service.store
+        busy=call.state.busy,
+        queue=service.requests.queue(),
+        running=service.running(),
+        engines=engines,
+        store=service.store,
     )
     await call.send(text, CONTENT_TYPE)
 

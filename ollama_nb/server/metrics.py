@@ -10,8 +10,9 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -65,6 +66,7 @@ class Metrics:
         self._in_flight = self._gauge("requests_in_flight", "Requests that are being answered")
         self._loaded = self._gauge("models_loaded", "Models in memory")
         self._memory = self._gauge("model_bytes", "Memory of a loaded model", "model", "device")
+        self._engine = self._gauge("engine", "The engine's own figures of a loaded model", "model", "figure")
         self._store = self._gauge("store_bytes", "Bytes of the model store", "kind")
         self._free = self._gauge("disk_free_bytes", "Bytes that the disk of the store has left")
         self._process = self._gauge("process_memory_bytes", "Memory of the server itself, swapped out or not")
@@ -102,8 +104,16 @@ class Metrics:
 
     # What is asked for
 
-    async def text(self, *, busy: int, queue: Sequence[QueueEntry], running: Sequence[Running], store: Store) -> bytes:
-        """Everything now, in Prometheus' text format."""
+    async def text(
+        self,
+        *,
+        busy: int,
+        queue: Sequence[QueueEntry],
+        running: Sequence[Running],
+        engines: Sequence[tuple[str, Mapping[str, Any]]],
+        store: Store,
+    ) -> bytes:
+        """Everything now, in Prometheus' text format. ``engines``: counters by the names of loaded models."""
         self._watch_lag()
         self._in_flight.set(busy)
         self._show_queue(queue)
@@ -113,6 +123,11 @@ class Metrics:
             label = self._bounded(loaded.model.name.short)
             self._memory.labels(label, "gpu").set(loaded.size_vram)
             self._memory.labels(label, "cpu").set(loaded.size - loaded.size_vram)
+        self._engine.clear()
+        for model, counters in engines:
+            for figure, number in counters.items():
+                if figure != "pid" and isinstance(number, int | float):
+                    self._engine.labels(self._bounded(model), figure).set(number)
         await asyncio.to_thread(self._measure, store)
         return generate_latest(self._registry)
 

@@ -105,11 +105,15 @@ async def test_a_reply_that_is_left(tmp_path: Path) -> None:
     with pytest.raises(BadRequest):
         await collect(metered(reply(BadRequest("no")), metrics, "m"))  # type: ignore[arg-type]
     kitchen = Kitchen(tmp_path)
-    text = await metrics.text(busy=0, queue=(), running=(), store=kitchen.service.store)
+    engines = [("tales", {"slots": 4, "pid": 7, "rows": {}})]
+    text = await metrics.text(busy=0, queue=(), running=(), engines=engines, store=kitchen.service.store)
     await metrics.close()
     found = figures(text.decode())
     assert value(found, "ollama_nb_cancelled_total", phase="waiting") == 1
     assert value(found, "ollama_nb_cancelled_total", phase="generating") == 1
+    assert {key: number for key, number in found.items() if key[0] == "ollama_nb_engine"} == {
+        ("ollama_nb_engine", frozenset({("model", "tales:latest"), ("figure", "slots")})): 4
+    }
 
 
 @in_loop
@@ -134,7 +138,9 @@ async def test_the_number_of_labels_is_bounded(tmp_path: Path) -> None:
     metrics = Metrics()
     for number in range(MOST_MODELS + 30):
         metrics.done(f"model{number}", "stop", Stats(output_tokens=1, prompt_tokens_dropped=number % 2))
-    text = (await metrics.text(busy=0, queue=(), running=(), store=Kitchen(tmp_path).service.store)).decode()
+    text = (
+        await metrics.text(busy=0, queue=(), running=(), engines=(), store=Kitchen(tmp_path).service.store)
+    ).decode()
     await metrics.close()
     found = figures(text)
     models = {dict(labels)["model"] for name, labels in found if name == "ollama_nb_output_tokens_total"}

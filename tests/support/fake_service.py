@@ -95,6 +95,9 @@ class FakeService:
     async def delete(self, model: str) -> None:
         self.asked.append(model)
 
+    async def runner_stats(self) -> list[Any]:
+        return []
+
     def running(self) -> list[Any]:
         return []
 
