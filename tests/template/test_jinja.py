@@ -67,6 +67,7 @@ def test_a_template_can_refuse() -> None:
         ("{{ 1 / 0 }}", "division"),
         ("{{ 'a' + 1 }}", "chat template"),
         ("{{ x.y() }}", "undefined"),
+        ("{{ 'a'.encode('rot13') }}", "unsafe"),
         ("{{ x + 1 }}", "chat template"),
         ("{{ [0] * 200000000 }}", "too long"),
         ("{{ 'a' * 1000000000 }}", "too long"),
