@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
+from ollama_nb.api.names import ModelName
+from ollama_nb.api.units import byte_size
 from ollama_nb.errors import BadRequest, NotFound, OllamaError
-from ollama_nb.notebook import making, talk
-from ollama_nb.notebook.display import follow, screen_for
+from ollama_nb.notebook import code, compare, making, mishap, opening, talk
+from ollama_nb.notebook.display import follow
+from ollama_nb.notebook.inputs import MODEL_OPTIONS, model_options
 from ollama_nb.notebook.parse import Line, Option
 from ollama_nb.notebook.progress import Progress
 from ollama_nb.notebook.session import Session
-from ollama_nb.notebook.tables import Details, Table, Text, list_table, ps_table
+from ollama_nb.notebook.tables import Details, Text
 
 MANY = 1_000
+DEFAULT_MODEL = "-"
+"""Stands for the model of ``%config OllamaMagics.model``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
     """One word of ``%ollama``. ``words`` set: that many words, then text; else between ``least`` and ``most`` words.
 
-    ``models``: how many of its first words name models that are here. ``cell``: whether ``%%ollama`` takes it too.
-    ``literal``: nothing is ever inserted into its cell.
+    ``models``: how many of its first words name models that are here. ``default``: the first of them may be left out.
+    ``cell``: whether ``%%ollama`` takes it too; its first line then has up to ``most`` words. ``literal``: nothing is
+    ever inserted into its cell. ``bare``: it means something without any model, too.
     """
 
     name: str
@@ -35,36 +43,100 @@ class Command:
     least: int = 0
     most: int = 0
     models: int = 0
+    default: bool = False
+    bare: bool = False
     cell: bool = False
     literal: bool = False
+
+    def count(self, *, cell: bool) -> tuple[int, int, int | None]:
+        """Least and most words, and after how many the text begins (None: there is none)."""
+        if self.words is None:
+            return self.least, self.most, None
+        if cell and self.most:
+            return self.words, self.most, None
+        return (0 if self.default else self.words), self.words, self.words
 
 
 def pull(session: Session, line: Line, cell: str | None) -> None:
     model, name = line.words[0], line.get("--as") or ""
     client = session.connect()
     page = Progress(f"pulled `{name or model}`")
-    fields = {"as": name} if name else {}
-    follow(lambda: client.pull(model, insecure=line.has("--insecure"), **fields), page, screen_for(session.shell))
+    fields: dict[str, Any] = {"as": name} if name else {}
+    if (streams := line.get("--streams")) is not None:
+        if not (streams.isascii() and streams.isdigit()):
+            raise BadRequest(f"--streams needs a number, not `{streams}`")
+        fields["streams"] = int(streams)
+    fields |= _transfer_fields(line)
+    follow(lambda: client.pull(model, **fields), page, session.screen())
 
 
-def list_models(session: Session, line: Line, cell: str | None) -> Table:
+def push(session: Session, line: Line, cell: str | None) -> None:
+    model = line.words[0]
+    client, page = session.connect(), Progress(f"pushed `{ModelName.parse(model).full}`")
+    follow(lambda: client.push(model, **_transfer_fields(line)), page, session.screen())
+
+
+def _transfer_fields(line: Line) -> dict[str, Any]:
+    rate = {"max_rate": byte_size(line.get("--max-rate") or "")} if line.has("--max-rate") else {}
+    return {"insecure": line.has("--insecure"), **rate}
+
+
+def list_models(session: Session, line: Line, cell: str | None) -> Any:
     prefix = line.words[0].lower() if line.words else ""
     models = session.connect().list()["models"]
-    return list_table(model for model in models if model["name"].lower().startswith(prefix))
+    return _listed(line, [model for model in models if model["name"].lower().startswith(prefix)], "Models")
 
 
-def running(session: Session, line: Line, cell: str | None) -> Table:
+def running(session: Session, line: Line, cell: str | None) -> Any:
     prefix = line.words[0] if line.words else ""
-    return ps_table(model for model in session.connect().ps()["models"] if model["name"].startswith(prefix))
+    models = session.connect().ps()["models"]
+    return _listed(line, [model for model in models if model["name"].startswith(prefix)], "Running")
+
+
+def _listed(line: Line, models: list[Mapping[str, Any]], kind: str) -> Any:
+    if line.has("--json") and line.has("--quiet"):
+        raise BadRequest("only one of '--quiet' or '--json' can be specified")
+    if line.has("--json"):
+        print(json.dumps({"models": models}, indent=2, ensure_ascii=False))
+        return None
+    if line.has("--quiet"):
+        print("\n".join(model["name"] for model in models))
+        return None
+    # Tables are pandas DataFrames, which the other commands should not wait for.
+    return getattr(import_module("ollama_nb.notebook.listing"), kind).of(models)
+
+
+def embed(session: Session, line: Line, cell: str | None) -> Any:
+    """The text's unit vector, float32."""
+    text, output = talk.text_of(line, cell), talk.variable(line)
+    if not text:
+        raise BadRequest("no text: `%ollama embed MODEL your text`")
+    dimensions = line.get("--dimensions") or "0"
+    if not (dimensions.isascii() and dimensions.isdigit()):
+        raise BadRequest(f"--dimensions needs a number, not `{dimensions}`")
+    extras: dict[str, Any] = {"options": model_options(line, {})}
+    if line.has("--keepalive"):
+        extras["keep_alive"] = line.get("--keepalive")
+    found = import_module("ollama_nb.client.ollama").Ollama(session.connect())  # with numpy, so not before it is needed
+    cut = "truncate" if line.has("--truncate") else "error"
+    vector = found.embed(line.words[0], text, dimensions=int(dimensions), on_overflow=cut, **extras)
+    session.keep(("_ollama", output), vector)
+    return vector
 
 
 def show(session: Session, line: Line, cell: str | None) -> Details | Text:
-    chosen = [part.name[2:] for part in SHOW if line.has(part.name)]
+    chosen = [part.name[2:] for part in SHOW[:-1] if line.has(part.name)]
     if len(chosen) > 1:
-        names = "', '--".join(part.name[2:] for part in SHOW[:-1])
-        raise BadRequest(f"only one of '--{names}', or '{SHOW[-1].name}' can be specified")
-    shown = session.connect().show(line.words[0])
-    return Text(shown.get(chosen[0], "")) if chosen else Details(shown)
+        names = "', '--".join(part.name[2:] for part in SHOW[:-2])
+        raise BadRequest(f"only one of '--{names}', or '{SHOW[-2].name}' can be specified")
+    verbose = line.has("--verbose")
+    client = session.connect()
+    shown = client.show(line.words[0], verbose=True) if verbose else client.show(line.words[0])
+    if chosen:
+        return Text(shown.get(chosen[0], ""))
+    details = Details(shown)
+    details.verbose = verbose
+    return details
 
 
 def stop(session: Session, line: Line, cell: str | None) -> None:
@@ -97,14 +169,17 @@ def remove(session: Session, line: Line, cell: str | None) -> None:
 
 
 def environment(session: Session, line: Line, cell: str | None) -> None:
-    """What another program on this machine needs to reach the same server."""
+    """What another program on this machine needs to reach the same server: shown, or set in this kernel."""
     client = session.connect()
     wanted = {"OLLAMA_HOST": client.url} | ({"OLLAMA_API_KEY": client.key} if client.key else {})
+    if any(os.environ.get(name) for name in _PROXIES):  # curl would ask the proxy for this machine's own addresses
+        wanted["NO_PROXY"] = ",".join(dict.fromkeys([*filter(None, os.environ.get("NO_PROXY", "").split(",")), *_HERE]))
     if line.has("--set"):
         os.environ.update(wanted)
-    if client.key and not line.has("--key"):
-        wanted["OLLAMA_API_KEY"] = "…   # `%ollama env --key` shows it"
-    print("\n".join(f"{name}={value}" for name, value in wanted.items()))
+    if client.key and not line.has("--show-key"):
+        wanted["OLLAMA_API_KEY"] = "…   # `%ollama env --show-key` shows it, `--set` sets it here for `!curl`"
+    key = ' -H "Authorization: Bearer $OLLAMA_API_KEY"' if client.key else ""
+    print("\n".join([*(f"{name}={value}" for name, value in wanted.items()), f'# curl{key} "$OLLAMA_HOST/api/tags"']))
 
 
 def serve(session: Session, line: Line, cell: str | None) -> None:
@@ -126,59 +201,82 @@ def show_help(session: Session, line: Line, cell: str | None) -> None:
         raise BadRequest(f"Unknown help topic `{line.words[0]}`")
 
 
-SHOW = tuple(
-    Option(f"--{part}", help=f"only its {part}")
-    for part in ("license", "modelfile", "parameters", "system", "template")
+_PROXIES = ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
+_HERE = ("127.0.0.1", "localhost", "::1")
+SHOW = (
+    *(
+        Option(f"--{part}", help=f"only its {part}")
+        for part in ("license", "modelfile", "parameters", "system", "template")
+    ),
+    Option("--verbose", help="all that its file says, too", short="-v"),
 )
-_CHAT = (*talk.CHAT, *talk.MODEL_OPTIONS)
-_ASK = (*talk.ASK, *talk.MODEL_OPTIONS)
+_CHAT = (*talk.CHAT, *MODEL_OPTIONS)
+_ASK = (*talk.ASK, *MODEL_OPTIONS)
+_TELL = (*talk.ANSWER, *talk.HOW, *MODEL_OPTIONS)
+_COMPARE = (*talk.ANSWER, *talk.SHOWN, *talk.HOW, *MODEL_OPTIONS)
+_EMBED = (
+    *talk.ANSWER,
+    Option("--dimensions", "N", "only the first so many, scaled to length 1 again"),
+    Option("--truncate", help="cut a text that is too long, instead of refusing it"),
+    Option("--keepalive", "TIME", "how long the model stays loaded, such as 10m"),
+    Option("--option", "NAME=VALUE", "any model option; may be repeated"),
+    *MODEL_OPTIONS,
+)
+_INSECURE = Option("--insecure", help="allow plain HTTP to the registry")
+_MAX_RATE = Option("--max-rate", "RATE", "most bytes a second, such as 5MB")
+_PUSH = (_INSECURE, _MAX_RATE)
+_LIST = (Option("--json", help="print the server's own words"), Option("--quiet", help="print names only", short="-q"))
+_PULL = (
+    Option("--as", "NAME", "its name here"),
+    _INSECURE,
+    _MAX_RATE,
+    Option("--streams", "N", "parts of a file to fetch at a time"),
+)
+_CREATE = (
+    Option("--file", "PATH", "a Modelfile instead of the cell", short="-f"),
+    Option("--quantize", "TYPE", "type to quantize to, such as q4_K_M", short="-q"),
+)
+_ENV = (Option("--show-key", help="show the key, too"), Option("--set", help="set it in this kernel"))
+
+
+def _talking(name: str, usage: str, help: str, act: Callable[[Session, Line, str | None], Any], **more: Any) -> Command:
+    """A command that takes a model and a text, in the line or in the cell."""
+    return Command(name, usage, help, act, **{"words": 1, "models": 1, "default": True, "cell": True, **more})
+
+
 COMMANDS = (
-    Command("run", "run MODEL PROMPT", "ask a model one question", talk.run, _ASK, words=1, models=1, cell=True),
-    Command(
-        "chat", "chat MODEL MESSAGE", "talk with a model; it remembers", talk.chat, _CHAT, words=1, models=1, cell=True
+    _talking("run", "run MODEL [PROMPT]", "ask one question; without one, open a chat", talk.run, options=_ASK),
+    _talking("chat", "chat MODEL MESSAGE", "talk with a model; it remembers", talk.chat, options=_CHAT),
+    _talking("generate", "generate MODEL PROMPT", "the same as run", talk.run, options=_ASK),
+    _talking(
+        "compare", "compare MODEL MODEL PROMPT", "ask models side by side; in a cell, up to six",
+        compare.compare, options=_COMPARE, words=2, most=6, models=6, default=False,
     ),
-    Command("generate", "generate MODEL PROMPT", "the same as run", talk.run, _ASK, words=1, models=1, cell=True),
-    Command(
-        "pull",
-        "pull MODEL",
-        "fetch a model",
-        pull,
-        (Option("--as", "NAME", "its name here"), Option("--insecure", help="allow plain HTTP to the registry")),
-        least=1,
-        most=1,
-    ),
-    Command("list", "list [PREFIX]", "models on this machine", list_models, most=1),
-    Command("ls", "ls [PREFIX]", "the same as list", list_models, most=1),
-    Command("ps", "ps [PREFIX]", "models in memory", running, most=1),
+    _talking("code", "code [MODEL PROMPT]", "an answer's code as a new cell", code.code, options=_TELL, bare=True),
+    _talking("explain", "explain [MODEL]", "ask about the last error", mishap.explain, options=_TELL),
+    _talking("embed", "embed MODEL TEXT", "a text as a vector", embed, options=_EMBED, default=False),
+    Command("pull", "pull MODEL", "fetch a model", pull, _PULL, least=1, most=1),
+    Command("push", "push MODEL", "send a model to a registry", push, _PUSH, least=1, most=1, models=1),
+    Command("list", "list [PREFIX]", "models on this machine", list_models, _LIST, most=1),
+    Command("ls", "ls [PREFIX]", "the same as list", list_models, _LIST, most=1),
+    Command("ps", "ps [PREFIX]", "models in memory", running, _LIST, most=1),
     Command("show", "show MODEL", "what a model is", show, SHOW, least=1, most=1, models=1),
     Command("stop", "stop MODEL…", "take models out of memory", stop, least=1, most=MANY, models=MANY),
     Command("cp", "cp SOURCE DESTINATION", "give a model a second name", copy, least=2, most=2, models=1),
     Command("rm", "rm MODEL…", "delete models", remove, least=1, most=MANY, models=MANY),
     Command(
-        "create",
-        "create NAME",
-        "make a model; the cell below is its Modelfile",
-        making.create,
-        (
-            Option("--file", "PATH", "a Modelfile instead of the cell", short="-f"),
-            Option("--quantize", "TYPE", "type to quantize to, such as q4_K_M", short="-q"),
-        ),
-        least=1,
-        most=1,
-        cell=True,
-        literal=True,
+        "create", "create NAME", "make a model; the cell below is its Modelfile",
+        making.create, _CREATE, least=1, most=1, cell=True, literal=True,
     ),
-    Command(
-        "env",
-        "env",
-        "what other programs need to reach the server",
-        environment,
-        (Option("--key", help="show the key, too"), Option("--set", help="set it in this kernel")),
-    ),
+    Command("manager", "manager", "a widget: all models, pulled and deleted by hand", opening.manager),
+    Command("activity", "activity", "a widget: what the server works on", opening.activity),
+    Command("env", "env", "what other programs need to reach the server", environment, _ENV),
     Command("serve", "serve", "where the server is", serve),
     Command("version", "version", "the server's version", version),
     Command("help", "help [COMMAND]", "this text, or more about one command", show_help, most=1),
-)
+)  # fmt: skip
+TERMINAL = ("df", "discover", "export", "fsck", "import", "keys", "outdated", "prune", "wheel")
+"""Words of the command line that a notebook has not."""
 NAMES = {command.name: command for command in COMMANDS}
 
 

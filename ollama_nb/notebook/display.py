@@ -96,8 +96,9 @@ class TerminalScreen:
         self._printed = log
 
 
-def screen_for(shell: InteractiveShell) -> Screen:
-    live = Settings.from_env().stream_in_notebook
+def screen_for(shell: InteractiveShell, *, live: bool = True) -> Screen:
+    """``live`` False: shown once, at its end."""
+    live = live and Settings.from_env().stream_in_notebook
     return NotebookScreen(live=live) if is_notebook(shell) else TerminalScreen(live=live)
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from IPython.core.error import UsageError
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.core.magic import Magics, line_cell_magic, magics_class, no_var_expand
+from traitlets import Bool, Dict, Unicode
 
 from ollama_nb.errors import BadRequest, OllamaError
 from ollama_nb.notebook import commands, complete, syntax
@@ -19,7 +20,7 @@ from ollama_nb.notebook.display import Interrupted
 from ollama_nb.notebook.explain import explain, nearest
 from ollama_nb.notebook.insert import insert
 from ollama_nb.notebook.parse import Line, parse_line
-from ollama_nb.notebook.session import Session
+from ollama_nb.notebook.session import Defaults, Session
 
 if TYPE_CHECKING:
     from ollama_nb.client.client import Client
@@ -41,6 +42,17 @@ def _connect() -> Client:
 
 @magics_class
 class OllamaMagics(Magics):
+    """``%config OllamaMagics.NAME = …`` sets what holds where a command does not say it."""
+
+    model = Unicode("", help="The model of commands that name none (`-` stands for it before a prompt).").tag(
+        config=True
+    )
+    system = Unicode("", help="The system message.").tag(config=True)
+    think = Unicode("", help="Whether models think: true, false, low, medium, high or max.").tag(config=True)
+    keep_alive = Unicode("", help="How long a model stays loaded, such as 10m.").tag(config=True)
+    options = Dict(key_trait=Unicode(), help="Model options, such as {'temperature': 0}.").tag(config=True)
+    stream = Bool(True, help="Show an answer while it comes in.").tag(config=True)
+
     def __init__(self, session: Session) -> None:
         super().__init__(session.shell)
         self._session = session
@@ -62,16 +74,34 @@ class OllamaMagics(Magics):
         name, _, rest = line.strip().partition(" ")
         command = commands.NAMES.get(name or "help")
         if command is None:
-            raise BadRequest(f"unknown command `{name}`{nearest(name, commands.NAMES)}; `%ollama help` shows all")
+            raise BadRequest(_unknown(name))
         if cell is not None and not command.cell:
             raise BadRequest(f"`{name}` takes no cell; write `%ollama {command.usage}`")
-        parsed = parse_line(rest, command.options, words=command.words)
-        least, most = (command.words, command.words) if command.words is not None else (command.least, command.most)
+        self._session.defaults = Defaults(
+            self.model, self.system, self.think, self.keep_alive, self.options, self.stream
+        )
+        least, most, text_after = command.count(cell=cell is not None)
+        parsed = parse_line(rest, command.options, words=text_after)
+        if command.default:
+            parsed = self._with_model(parsed, command)
         if not least <= len(parsed.words) <= most:
             raise BadRequest(_count(command, len(parsed.words)))
         if cell is not None and not command.literal:
             cell = insert(cell, self._session.variables)
         return command.act(self._session, self._inserted(parsed), cell)
+
+    def _with_model(self, line: Line, command: commands.Command) -> Line:
+        """Where a model may be left out, the default one stands in for it."""
+        if line.words and line.words[0] != commands.DEFAULT_MODEL:
+            return line
+        if model := self._session.model:
+            return replace(line, words=(model, *line.words[1:]))
+        if command.bare and not line.words:
+            return line
+        raise BadRequest(
+            f"no model: write `%ollama {command.usage}`, or name one for all cells: "
+            "`%config OllamaMagics.model = 'NAME'`"
+        )
 
     def _inserted(self, line: Line) -> Line:
         """Variables go in after the line was read, so a value can never become an option."""
@@ -85,6 +115,12 @@ class OllamaMagics(Magics):
             options={name: tuple(map(fill, values)) for name, values in line.options.items()},
             text=None if line.text is None else fill(line.text),
         )
+
+
+def _unknown(name: str) -> str:
+    if name in commands.TERMINAL:
+        return f"`{name}` works on this machine's own store, from a terminal: `!ollama {name}`"
+    return f"unknown command `{name}`{nearest(name, commands.NAMES)}; `%ollama help` shows all"
 
 
 def _count(command: commands.Command, given: int) -> str:

@@ -11,7 +11,7 @@ from ollama_nb.client import files
 from ollama_nb.client.shared import SharedStore
 from ollama_nb.errors import BadRequest
 from ollama_nb.modelfile import parse
-from ollama_nb.notebook.display import follow, screen_for
+from ollama_nb.notebook.display import follow
 from ollama_nb.notebook.parse import Line
 from ollama_nb.notebook.progress import Progress
 from ollama_nb.notebook.session import Session
@@ -29,7 +29,7 @@ def create(session: Session, line: Line, cell: str | None) -> None:
     found = files.sources(parts, folder)
     fields = {"quantize": line.get("--quantize")} if line.has("--quantize") else {}
     client = session.connect()
-    page, screen = Progress(f"created `{name}`"), screen_for(session.shell)
+    page, screen = Progress(f"created `{name}`"), session.screen()
 
     def show(status: str, completed: int, total: int) -> None:
         page.feed({"status": status, "completed": completed, "total": total})

@@ -67,6 +67,8 @@ def reply_html(reply: Reply) -> str:
     parts += [f'<div style="{_NOTE}">{note_html(note)}</div>' for note in reply.notes]
     if line := footer(reply):
         parts.append(f'<div style="{_SMALL}">{escape(line)}</div>')
+    if reply.verbose and (lines := figures(reply)):
+        parts.append(f'<pre style="{_SMALL}">{escape(lines)}</pre>')
     return "".join(parts)
 
 
@@ -93,6 +95,28 @@ def footer(reply: Reply) -> str:
     return " · ".join(parts)
 
 
+def figures(reply: Reply) -> str:
+    """Times and speeds under the command line's names, a line each; those that are zero are left out."""
+    if (stats := reply.stats) is None:
+        return ""
+    computed = stats.prompt_tokens - stats.cached_tokens
+    rows = [
+        ("total duration", stats.total_seconds, "s"),
+        ("load duration", stats.load_seconds, "s"),
+        ("prompt eval count", stats.prompt_tokens, "token(s)"),
+        ("prompt eval duration", stats.prompt_seconds, "s"),
+        ("prompt eval rate", computed / stats.prompt_seconds if stats.prompt_seconds else 0, "tokens/s"),
+        ("eval count", stats.output_tokens, "token(s)"),
+        ("eval duration", stats.output_seconds, "s"),
+        ("eval rate", stats.output_tokens / stats.output_seconds if stats.output_seconds else 0, "tokens/s"),
+    ]
+    return "\n".join(
+        f"{name + ':':22}{value if isinstance(value, int) else f'{value:.3f}'} {unit}"
+        for name, value, unit in rows
+        if value
+    )
+
+
 def reply_plain(reply: Reply) -> str:
     """The answer's text, as it came, with what must not be missed beneath it. No figures: they differ each time."""
     notes = [f"[{note}]" for note in reply.notes]
@@ -108,4 +132,5 @@ def reply_log(reply: Reply) -> str:
         head = f"Thinking...\n{reply.thinking}"
         if reply.text or reply.reason:
             head += ("" if reply.thinking.endswith("\n") else "\n") + "...done thinking.\n\n"
-    return head + reply_plain(reply) + ("\n" if reply.reason else "")
+    tail = f"\n\n{figures(reply)}" if reply.verbose and reply.stats else ""
+    return head + reply_plain(reply) + tail + ("\n" if reply.reason else "")

@@ -22,8 +22,8 @@ BROKEN = "broken"
 class Reply:
     """The reply to one request. ``reason`` is empty until it has ended, then Ollama's word or one of ours above."""
 
-    def __init__(self, model: str, *, show_thinking: bool = True) -> None:
-        self.model, self.show_thinking = model, show_thinking
+    def __init__(self, model: str, *, show_thinking: bool = True, verbose: bool = False) -> None:
+        self.model, self.show_thinking, self.verbose = model, show_thinking, verbose
         self.text = self.thinking = self.reason = ""
         self.stats: Stats | None = None
         self.notes: list[str] = []
@@ -74,24 +74,43 @@ class Answer(client_answer.Answer):
             ),
         )
         self._reply = reply
-        self._shown_at = _execution_count()
+        self._shown_at = this_cell()
         return self
+
+    @property
+    def usage(self) -> dict[str, int | float]:
+        """Tokens of the prompt and of the answer, tokens a second, seconds in all; empty for a broken off answer."""
+        if (stats := self.stats) is None:
+            return {}
+        speed = stats.output_tokens / stats.output_seconds if stats.output_seconds > 0 else 0.0
+        return {
+            "prompt_tokens": stats.prompt_tokens,
+            "output_tokens": stats.output_tokens,
+            "tokens_per_second": round(speed, 1),
+            "seconds": round(stats.total_seconds, 3),
+        }
 
     def __getnewargs__(self) -> tuple[Any, ...]:
         return (self._reply,)
 
     def _ipython_display_(self) -> None:
         # The cell that asked has already shown it while it came in.
-        if self._shown_at is not None and self._shown_at == _execution_count():
+        if is_just_shown(self._shown_at):
             if not render.is_notebook(get_ipython()):
                 print(render.footer(self._reply))
             return
         publish_display_data({"text/html": self._reply.html(), "text/plain": self._reply.plain()})  # type: ignore[no-untyped-call]
 
 
-def _execution_count() -> int | None:
+def this_cell() -> int | None:
+    """The number of the cell that runs."""
     shell = get_ipython()
     return None if shell is None else shell.execution_count
+
+
+def is_just_shown(cell: int | None) -> bool:
+    """Whether what ``cell`` has shown while it came in would only be shown a second time by it."""
+    return cell is not None and cell == this_cell()
 
 
 def notes_of(final: Mapping[str, Any]) -> list[str]:

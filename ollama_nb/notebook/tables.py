@@ -105,7 +105,9 @@ def _until(stamp: str | None) -> str:
 
 
 class Details(dict[str, Any]):
-    """A model's ``/api/show`` object that shows itself as the command line's screen."""
+    """A model's ``/api/show`` object that shows itself as the command line's screen; ``verbose``: with its file."""
+
+    verbose = False
 
     def sections(self) -> list[tuple[str, list[tuple[str, str]]]]:
         info, details = self.get("model_info") or {}, self.get("details") or {}
@@ -125,6 +127,10 @@ class Details(dict[str, Any]):
         for title in ("System", "License"):
             lines = _two_lines(self.get(title.lower()) or "")
             sections.append((title, [(line, "") for line in lines]))
+        if self.verbose:
+            sections.append(("Metadata", [(name, _shortened(info[name])) for name in sorted(info)]))
+            tensors = self.get("tensors") or ()
+            sections.append(("Tensors", [(t["name"], f"{t['type']}  {t['shape']}") for t in tensors]))
         return [(title, rows) for title, rows in sections if rows]
 
     def __repr__(self) -> str:
@@ -149,6 +155,15 @@ class Details(dict[str, Any]):
         return f"<table><tbody>{''.join(body)}</tbody></table>"
 
 
+def _shortened(value: Any) -> str:
+    """The first few items of an array, and how many there are."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(str, value[:_ITEMS]))}, … {len(value)} in all]" if len(value) > _ITEMS else str(value)
+    text = str(value).replace("\n", "\\n")
+    return text if len(text) <= _LONG else f"{text[:_LONG]}…"
+
+
+_ITEMS, _LONG = 3, 80
 _LENGTHS = ("context_length", "embedding_length")
 
 

@@ -2,107 +2,161 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from dataclasses import dataclass, field, replace
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from ollama_nb.api.options import KINDS, Options
 from ollama_nb.errors import BadRequest
-from ollama_nb.modelfile import typed
-from ollama_nb.notebook.display import Interrupted, follow, screen_for
+from ollama_nb.notebook import inputs, overflow
+from ollama_nb.notebook.display import Interrupted, follow
+from ollama_nb.notebook.opening import open_chat
 from ollama_nb.notebook.parse import Line, Option
 from ollama_nb.notebook.reply import Answer, Reply
-from ollama_nb.notebook.session import Chat, Session
+from ollama_nb.notebook.session import Session
 
-ASK = (
-    Option("--output", "NAME", "keep the answer in this variable, too", short="-o"),
+if TYPE_CHECKING:
+    from ollama_nb.client.shape import Shape
+
+ANSWER = (Option("--output", "NAME", "keep the answer in this variable, too", short="-o"),)
+HOW = (
     Option("--system", "TEXT", "the system message"),
     Option("--think", "LEVEL", "let the model think first: true, false, low, medium, high or max", optional=True),
     Option("--hidethinking", help="think, but do not show it"),
-    Option("--format", "FORMAT", "`json` or a JSON Schema that the answer keeps to"),
     Option("--keepalive", "TIME", "how long the model stays loaded, such as 10m"),
+    Option("--verbose", help="show times and speeds beneath the answer"),
     Option("--option", "NAME=VALUE", "any model option; may be repeated"),
+)
+SHOWN = (Option("--image", "NAME", "an image: a variable (PIL, Matplotlib, bytes) or a path; may be repeated"),)
+ASK = (
+    *ANSWER,
+    Option("--format", "FORMAT", "`json`, a JSON Schema, or a variable with either or a type (a Pydantic model, …)"),
+    *SHOWN,
+    *HOW,
 )
 CHAT = (
     *ASK,
     Option("--name", "NAME", "name of the conversation; each has its own history", short="-n"),
     Option("--reset", help="forget the conversation first"),
 )
-MODEL_OPTIONS = tuple(Option(f"--{name.replace('_', '-')}", "VALUE", f"model option {name}") for name in KINDS)
 
 _THINK: dict[str, bool | str] = {"": True, "true": True, "false": False}
 _LEVELS = ("low", "medium", "high", "max")
 
 
-def run(session: Session, line: Line, cell: str | None) -> Answer:
-    """One question, one answer, nothing remembered."""
-    model, prompt = line.words[0], _text(line, cell)
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question but for its text: ``fields`` of the request, and what the answer must be."""
+
+    model: str
+    fields: dict[str, Any]
+    system: str | None = None
+    images: list[str] = field(default_factory=list)
+    shape: Shape[Any] | None = None
+
+    def with_system(self, system: str) -> Question:
+        return replace(self, system=system)
+
+    @property
+    def told(self) -> str:
+        """The system message, with the names and types of the fields that the answer must have."""
+        if self.shape is None:
+            return self.system or ""
+        return str(import_module("ollama_nb.client.shape").with_fields(self.system, self.shape) or "")
+
+
+def run(session: Session, line: Line, cell: str | None) -> Any:
+    """One question, one answer, nothing remembered. Without a prompt, a line opens the chat widget."""
+    model, prompt = line.words[0], text_of(line, cell)
+    if not prompt and cell is None and line.text is None:
+        return open_chat(session, line)
     if not prompt:
         raise BadRequest(f"no prompt: `%ollama run {model} your question`")
-    # A single prompt that does not fit is an error here, never cut silently.
-    request = {**_request(line), "prompt": prompt, "truncate": False}
-    if (system := line.get("--system")) is not None:
-        request["system"] = system
+    return ask(session, line, prompt, read(session, line))
+
+
+def ask(session: Session, line: Line, prompt: str, question: Question) -> Any:
+    """A prompt goes to ``generate``; one that does not fit into the context is an error, never cut silently."""
+    request = {**question.fields, "prompt": prompt, "truncate": False}
+    if question.system is not None or question.shape is not None:
+        request["system"] = question.told
+    if question.images:
+        request["images"] = question.images
     client = session.connect()
-    return _ask(session, line, lambda: client.generate(model, stream=True, **request))
+    return answered(session, line, question, lambda: client.generate(question.model, stream=True, **request))
 
 
-def chat(session: Session, line: Line, cell: str | None) -> Answer | None:
+def chat(session: Session, line: Line, cell: str | None) -> Any:
     """One message of a conversation that goes on from cell to cell."""
-    model, text = line.words[0], _text(line, cell)
+    model, text = line.words[0], text_of(line, cell)
+    question = read(session, line)
     conversation = session.chat(model, line.get("--name") or "")
     if line.has("--reset"):
         conversation.system, conversation.messages = "", []
-    if (system := line.get("--system")) is not None:
-        conversation.system = system
+    if line.has("--system") or (question.system and not conversation.messages and not conversation.system):
+        conversation.system = question.system or ""
     if not text:
         if line.has("--reset") or line.has("--system"):
             return None
         raise BadRequest(f"no message: write it below `%%ollama chat {model}`")
-    messages, request, client = conversation.with_message(text), _request(line), session.connect()
-    return _ask(
+    said = {"role": "user", "content": text} | ({"images": question.images} if question.images else {})
+    told = Question(model, {}, conversation.system, shape=question.shape).told
+    messages, client = conversation.with_message(said, told), session.connect()
+    return answered(
         session,
         line,
-        lambda: client.chat(model, messages, stream=True, **request),
-        conversation=conversation,
-        said=text,
+        question,
+        lambda: overflow.chat(client, model, messages, question.fields),
+        heard=lambda reply: conversation.add(said, reply.text, reply.thinking),
     )
 
 
-def _ask(
+def answered(
     session: Session,
     line: Line,
+    question: Question,
     start: Callable[[], Iterator[Mapping[str, Any]]],
     *,
-    conversation: Chat | None = None,
-    said: str = "",
-) -> Answer:
-    """Stream an answer. What came before an interrupt is kept, too: in its variables and in the conversation."""
-    output = line.get("--output")
-    if output is not None and not output.isidentifier():
-        raise BadRequest(f'"{output}" cannot be the name of a variable')
-    reply = Reply(line.words[0], show_thinking=not line.has("--hidethinking"))
+    heard: Callable[[Reply], None] = lambda reply: None,
+) -> Any:
+    """Stream an answer; it, or the value of the type that was asked for.
+
+    What came before an interrupt is kept, too: in its variables, and in the conversation by ``heard``.
+    """
+    output = variable(line)
+    session.last_model = question.model
+    reply = Reply(question.model, show_thinking=not line.has("--hidethinking"), verbose=line.has("--verbose"))
 
     def keep() -> Answer:
         answer = Answer(reply)
-        for name in ("_ollama", output):
-            if name:
-                session.keep(name, answer)
-        if conversation is not None:
-            conversation.add(said, reply.text, reply.thinking)
+        session.keep(("_ollama", output), answer)
+        heard(reply)
         return answer
 
     try:
-        follow(start, reply, screen_for(session.shell))
+        follow(start, reply, session.screen())
     except Interrupted:
         if not reply.text:
             raise
         keep()
         raise Interrupted("Interrupted. What came until then is in `_ollama`.") from None
-    return keep()
+    answer = keep()
+    if question.shape is None:
+        return answer
+    value = import_module("ollama_nb.client.shape").value(question.shape, answer)
+    session.keep((output,), value)
+    return value
 
 
-def _text(line: Line, cell: str | None) -> str:
+def variable(line: Line) -> str | None:
+    """The name after ``-o``. Raises BadRequest for one that no variable can have."""
+    output = line.get("--output")
+    if output is not None and not output.isidentifier():
+        raise BadRequest(f'"{output}" cannot be the name of a variable')
+    return output
+
+
+def text_of(line: Line, cell: str | None) -> str:
     """The text to send, exactly as it was written (IPython ends every cell with a line break of its own)."""
     if cell is None:
         return line.text or ""
@@ -114,45 +168,24 @@ def _text(line: Line, cell: str | None) -> str:
     return cell.removesuffix("\n")
 
 
-def _request(line: Line) -> dict[str, Any]:
-    """The fields that chat and generate have in common; what was not asked for is left out."""
-    request: dict[str, Any] = {}
-    if options := model_options(line):
-        request["options"] = options
-    if (think := line.get("--think")) is not None:
+def read(session: Session, line: Line) -> Question:
+    """What the line's options and the notebook's defaults say; what neither says is left out."""
+    defaults = session.defaults
+    fields: dict[str, Any] = {}
+    if options := inputs.model_options(line, defaults.options):
+        fields["options"] = options
+    think = line.get("--think")
+    if think is None:
+        think = defaults.think or None
+    if think is not None:
         if think not in _THINK and think not in _LEVELS:
             raise BadRequest(f'invalid value for --think: "{think}" (must be true, false, low, medium, high, or max)')
-        request["think"] = _THINK.get(think, think)
+        fields["think"] = _THINK.get(think, think)
+    shape = None
     if (form := line.get("--format")) is not None:
-        request["format"] = form if form == "json" else _schema(form)
-    if (keep_alive := line.get("--keepalive")) is not None:
-        request["keep_alive"] = keep_alive
-    return request
-
-
-def _schema(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise BadRequest(f"--format is neither `json` nor a JSON Schema: {error}") from None
-
-
-def model_options(line: Line) -> dict[str, Any]:
-    """Options by their own names (``--temperature 0``) and by ``--option NAME=VALUE``, typed.
-
-    Raises BadRequest for a name that is none (with the nearest one) or a value of the wrong type.
-    """
-    given = [(name, value) for name in KINDS for value in line.options.get(f"--{name.replace('_', '-')}", ())]
-    for pair in line.options.get("--option", ()):
-        name, equals, value = pair.partition("=")
-        if not equals:
-            raise BadRequest(f"--option needs NAME=VALUE, not `{pair}`")
-        given.append((name, value))
-    options: dict[str, Any] = {}
-    for name, value in given:
-        if name not in KINDS:
-            raise BadRequest(Options.layered({name: value})[1][0])
-        read = typed(name, value)
-        options[name] = options.get(name, []) + read if isinstance(read, list) else read
-    Options.layered(options)  # refuses what is out of range
-    return options
+        fields["format"], shape = inputs.form(form, session.variables)
+    if keep_alive := line.get("--keepalive") or defaults.keep_alive:
+        fields["keep_alive"] = keep_alive
+    system = line.get("--system")
+    shown = inputs.images(line.options.get("--image", ()), session.variables)
+    return Question(line.words[0], fields, (defaults.system or None) if system is None else system, shown, shape)

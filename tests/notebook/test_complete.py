@@ -18,9 +18,9 @@ MODELS = ["smollm2", "sprout", "hf.co/a/b:Q4"]
 @pytest.mark.parametrize(
     ("line", "fragment", "words", "kind"),
     [
-        ("%ollama pu", "pu", ["pull"], "command"),
+        ("%ollama pu", "pu", ["pull", "push"], "command"),
         ("r = %ollama ru", "ru", ["run"], "command"),
-        ("%%ollama c", "c", ["chat", "create"], "command"),
+        ("%%ollama c", "c", ["chat", "compare", "code", "create"], "command"),
         ("%ollama run s", "s", ["smollm2", "sprout"], "model"),
         ("%ollama run hf.co/a/", "hf.co/a/", ["hf.co/a/b:Q4"], "model"),
         ("%%ollama chat --name x s", "s", ["smollm2", "sprout"], "model"),

@@ -8,6 +8,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 from support.scripted_client import ScriptedClient, chat_reply, generate_reply
@@ -172,7 +173,7 @@ def run_fails(shell: InteractiveShell, code: str) -> BaseException:
     ("code", "message"),
     [
         ("%ollama rum m", "unknown command `rum`, did you mean `rm`?"),
-        ("%ollama run", "`run` got 0 names; write `%ollama run MODEL PROMPT`"),
+        ("%ollama run", "no model: write `%ollama run MODEL [PROMPT]`"),
         ("%ollama run m", "no prompt: `%ollama run m your question`"),
         ("%ollama cp a", "`cp` got 1 name; write `%ollama cp SOURCE DESTINATION`"),
         ("%ollama run m --temprature 0 hi", "unknown flag: --temprature. Did you mean `--temperature`?"),
@@ -262,15 +263,27 @@ def test_pull_shows_its_progress(shell: InteractiveShell, displays: list[Any], m
     assert [output["update"] for output in displays] == [False] + [True] * (len(displays) - 1)
 
 
-def test_lists_are_data_and_tables(shell: InteractiveShell) -> None:
+def test_lists_are_data_frames_drawn_as_the_command_line_draws_them(
+    shell: InteractiveShell, capsys: pytest.CaptureFixture[str]
+) -> None:
     use(shell)
     run(shell, "models = %ollama list s")
     models = shell.user_ns["models"]
-    assert [model["name"] for model in models] == ["smollm2:latest", "sprout:latest"]
+    assert isinstance(models, pd.DataFrame)
+    assert models["name"].tolist() == ["smollm2:latest", "sprout:latest"]
+    assert models["size"].sum() == 196_000_000
+    assert models["modified_at"].dt.year.tolist() == [2020, 2020]
     assert repr(models).splitlines()[0] == "NAME              ID              SIZE     MODIFIED"
     assert repr(models).splitlines()[1].startswith("smollm2:latest    0123456789ab    98 MB    ")
     assert "<th" in models._repr_html_()
-    assert json.dumps(models)
+    small = models[models["size"] < 1]
+    assert type(small) is pd.DataFrame and small.empty
+    assert pickle.loads(pickle.dumps(models)).equals(models)
+    capsys.readouterr()
+    run(shell, "%ollama list -q sm")
+    assert capsys.readouterr().out == "smollm2:latest\n"
+    run(shell, "%ollama list --json sm")
+    assert json.loads(capsys.readouterr().out)["models"][0]["size"] == 98_000_000
 
 
 def test_env_hides_the_key(
@@ -282,14 +295,14 @@ def test_env_hides_the_key(
     told = capsys.readouterr().out
     assert "OLLAMA_HOST=http://127.0.0.1:4242/base/ollama" in told
     assert "secret" not in told
-    run(shell, "%ollama env --key")
+    run(shell, "%ollama env --show-key")
     assert "OLLAMA_API_KEY=secret-key" in capsys.readouterr().out
 
 
 def test_help(shell: InteractiveShell, capsys: pytest.CaptureFixture[str]) -> None:
     use(shell)
     run(shell, "%ollama")
-    assert "%ollama run MODEL PROMPT" in capsys.readouterr().out
+    assert "%ollama run MODEL [PROMPT]" in capsys.readouterr().out
     run(shell, "%ollama help chat")
     told = capsys.readouterr().out
     assert "-o, --output NAME" in told

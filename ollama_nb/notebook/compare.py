@@ -1,0 +1,134 @@
+"""``%ollama compare``: one prompt, several models, their answers side by side as all of them come in at once."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from html import escape
+from typing import Any
+
+from IPython.display import publish_display_data
+
+from ollama_nb.client.client import Client
+from ollama_nb.errors import BadRequest, OllamaError
+from ollama_nb.notebook.display import Interrupted, follow
+from ollama_nb.notebook.parse import Line
+from ollama_nb.notebook.reply import BROKEN, Answer, Reply, is_just_shown, this_cell
+from ollama_nb.notebook.session import Session
+from ollama_nb.notebook.talk import read, text_of, variable
+
+_GRID = "display: grid; gap: 1.2em; grid-template-columns: repeat(auto-fit, minmax(16em, 1fr)); align-items: start"
+_HEAD = "font-weight: bold; border-bottom: 1px solid var(--jp-border-color2, #bdbdbd); margin-bottom: 0.4em"
+_CELL = "min-width: 0; overflow-wrap: anywhere"
+
+
+class Columns:
+    """A page of several replies. Its chunks are ``{"column": NUMBER, "chunk": OBJECT or "error": TEXT}``."""
+
+    def __init__(self, replies: Sequence[Reply]) -> None:
+        self.replies = replies
+
+    def feed(self, chunk: Mapping[str, Any]) -> None:
+        reply = self.replies[chunk["column"]]
+        if "error" in chunk:
+            reply.fail()
+            reply.notes.append(str(chunk["error"]))
+        else:
+            reply.feed(chunk["chunk"])
+
+    def interrupt(self) -> None:
+        for reply in self.replies:
+            if not reply.reason:
+                reply.interrupt()
+
+    fail = interrupt
+
+    def html(self) -> str:
+        cells = "".join(
+            f'<div style="{_CELL}"><div style="{_HEAD}">{escape(reply.model)}</div>{reply.html()}</div>'
+            for reply in self.replies
+        )
+        return f'<div style="{_GRID}">{cells}</div>'
+
+    def plain(self) -> str:
+        return "\n\n".join(f"{reply.model}\n{'-' * len(reply.model)}\n{reply.plain()}" for reply in self.replies)
+
+    def log(self) -> str:
+        """A terminal has one column: nothing until all is there."""
+        return f"{self.plain()}\n" if all(reply.reason for reply in self.replies) else ""
+
+
+class Comparison(dict[str, Answer]):
+    """Answers by their models, shown side by side."""
+
+    def __init__(self, columns: Columns) -> None:
+        super().__init__({reply.model: Answer(reply) for reply in columns.replies})
+        self._columns, self._shown_at = columns, this_cell()
+
+    def _ipython_display_(self) -> None:
+        if not is_just_shown(self._shown_at):
+            page = {"text/html": self._columns.html(), "text/plain": self._columns.plain()}
+            publish_display_data(page)  # type: ignore[no-untyped-call]
+
+
+class Together(Iterator[Mapping[str, Any]]):
+    """Several streams as one, each read by a thread of its own; closing it hangs up on all of them."""
+
+    def __init__(self, starts: Sequence[tuple[Client, Callable[[Client], Iterator[Mapping[str, Any]]]]]) -> None:
+        self._chunks: queue.SimpleQueue[Mapping[str, Any] | None] = queue.SimpleQueue()
+        self._clients = [client for client, _ in starts]
+        self._left = len(starts)
+        for column, (client, start) in enumerate(starts):
+            threading.Thread(target=self._read, args=(column, client, start), daemon=True, name="ollama-nb").start()
+
+    def __next__(self) -> Mapping[str, Any]:
+        while self._left:
+            chunk = self._chunks.get()
+            if chunk is not None:
+                return chunk
+            self._left -= 1
+        raise StopIteration
+
+    def close(self) -> None:
+        for client in self._clients:
+            client.hang_up()
+
+    def _read(self, column: int, client: Client, start: Callable[[Client], Iterator[Mapping[str, Any]]]) -> None:
+        try:
+            for chunk in start(client):
+                self._chunks.put({"column": column, "chunk": chunk})
+        except OllamaError as error:
+            self._chunks.put({"column": column, "error": error.message})
+        finally:
+            self._chunks.put(None)
+
+
+def compare(session: Session, line: Line, cell: str | None) -> Comparison:
+    """Ask all of the models at once. One that fails says so in its column."""
+    models, prompt, output = line.words, text_of(line, cell), variable(line)
+    if not prompt:
+        raise BadRequest("no prompt: `%ollama compare MODEL MODEL your question`")
+    if len(set(models)) < len(models):
+        raise BadRequest("a model is compared with another one: name each once")
+    question = read(session, line)
+    fields = question.fields | ({"system": question.told} if question.told else {})
+    if question.images:
+        fields["images"] = question.images
+    server = session.connect()
+
+    def asked(model: str) -> tuple[Client, Callable[[Client], Iterator[Mapping[str, Any]]]]:
+        return server.twin(), lambda client: client.generate(model, prompt, stream=True, truncate=False, **fields)
+
+    hide = line.has("--hidethinking")
+    columns = Columns([Reply(model, show_thinking=not hide, verbose=line.has("--verbose")) for model in models])
+    try:
+        follow(lambda: Together([asked(model) for model in models]), columns, session.screen())
+    except Interrupted:
+        session.keep(("_ollama", output), Comparison(columns))
+        raise Interrupted("Interrupted. What came until then is in `_ollama`.") from None
+    if all(reply.reason == BROKEN for reply in columns.replies):
+        raise OllamaError("none of the models gave an answer")
+    found = Comparison(columns)
+    session.keep(("_ollama", output), found)
+    return found

@@ -1,0 +1,131 @@
+"""What goes into a request from the notebook beside its text: images, the shape of the answer, model options."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Iterable, Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ollama_nb.api.options import KINDS, Options
+from ollama_nb.errors import BadRequest
+from ollama_nb.modelfile import typed
+from ollama_nb.notebook.explain import nearest
+from ollama_nb.notebook.parse import Line, Option
+
+if TYPE_CHECKING:
+    from ollama_nb.client.shape import Shape
+
+MODEL_OPTIONS = tuple(Option(f"--{name.replace('_', '-')}", "VALUE", f"model option {name}") for name in KINDS)
+_SCHEMA_WORDS = ("properties", "$ref", "anyOf", "oneOf", "allOf", "enum", "const")
+_SCHEMA_TYPES = ("object", "array", "string", "number", "integer", "boolean", "null")
+
+
+def images(names: Iterable[str], variables: Mapping[str, Any]) -> list[str]:
+    """Each name is a variable, else a path; the images as requests carry them. Raises BadRequest.
+
+    A variable holds a PIL image, a Matplotlib figure or axes, an `IPython.display.Image`, bytes or a path.
+    """
+    return [base64.b64encode(_image(name, variables)).decode("ascii") for name in names]
+
+
+def _image(name: str, variables: Mapping[str, Any]) -> bytes:
+    if name.isidentifier() and name in variables:
+        return _pixels(name, variables[name])
+    path = Path(name).expanduser()
+    if name.isidentifier() and not path.exists():
+        raise BadRequest(f"--image {name}: no variable and no file of that name{nearest(name, map(str, variables))}")
+    return _read(path)
+
+
+def _pixels(name: str, value: Any) -> bytes:
+    if isinstance(value, bytes | bytearray | memoryview):
+        return bytes(value)
+    if isinstance(value, str | Path):
+        return _read(Path(value).expanduser())
+    value = value.get_figure() if hasattr(value, "get_figure") else value
+    buffer = io.BytesIO()
+    if hasattr(value, "savefig"):
+        value.savefig(buffer, format="png", bbox_inches="tight")
+        return buffer.getvalue()
+    if hasattr(value, "save") and hasattr(value, "mode"):  # PIL; PNG knows not all of its modes
+        (value if value.mode in ("1", "L", "LA", "P", "RGB", "RGBA") else value.convert("RGB")).save(buffer, "PNG")
+        return buffer.getvalue()
+    data = getattr(value, "data", None)
+    if isinstance(data, bytes):  # IPython.display.Image
+        return data
+    raise BadRequest(
+        f"--image {name}: a variable of type {type(value).__name__} is no image; a PIL image, a Matplotlib figure, "
+        "bytes or a path is"
+    )
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise BadRequest(f"cannot read the image {path}: {error.strerror}") from None
+
+
+def form(text: str, variables: Mapping[str, Any]) -> tuple[Any, Shape[Any] | None]:
+    """The ``format`` field that ``--format TEXT`` means, and the shape to read the answer with, if there is one.
+
+    ``json``, a JSON Schema, or the name of a variable that holds either a schema or a type (a Pydantic model, a
+    dataclass, …). Raises BadRequest.
+    """
+    if text == "json":
+        return text, None
+    if not text.isidentifier():
+        return _schema(text), None
+    if text not in variables:
+        raise BadRequest(f"--format {text}: no variable of that name{nearest(text, map(str, variables))}")
+    value = variables[text]
+    if isinstance(value, Mapping) and _is_schema(value):
+        return dict(value), None
+    if isinstance(value, str):
+        return ("json" if value == "json" else _schema(value)), None
+    # Types need msgspec, which `%load_ext` should not wait for.
+    shape: Shape[Any] = import_module("ollama_nb.client.shape").shape_of(value)
+    return shape.schema, shape
+
+
+def _is_schema(value: Mapping[str, Any]) -> bool:
+    return any(word in value for word in _SCHEMA_WORDS) or value.get("type") in _SCHEMA_TYPES
+
+
+def _schema(text: str) -> Any:
+    try:
+        found = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise BadRequest(
+            f"--format is neither `json` nor a JSON Schema nor the name of a variable with a type: {error}"
+        ) from None
+    if not isinstance(found, dict):
+        raise BadRequest(f"--format: a JSON Schema is an object, not {text}")
+    return found
+
+
+def model_options(line: Line, defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """``defaults``, then options by their own names (``--temperature 0``) and by ``--option NAME=VALUE``, typed.
+
+    Raises BadRequest for a name that is none (with the nearest one) or a value of the wrong type.
+    """
+    given = [(name, value) for name in KINDS for value in line.options.get(f"--{name.replace('_', '-')}", ())]
+    for pair in line.options.get("--option", ()):
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise BadRequest(f"--option needs NAME=VALUE, not `{pair}`")
+        given.append((name, value))
+    options: dict[str, Any] = {}
+    for name, value in given:
+        if name not in KINDS:
+            raise BadRequest(Options.layered({name: value})[1][0])
+        read = typed(name, value)
+        options[name] = options.get(name, []) + read if isinstance(read, list) else read
+    options = {**defaults, **options}
+    if unknown := Options.layered(options)[1]:  # refuses what is out of range, too
+        raise BadRequest(unknown[0])
+    return options
