@@ -170,7 +170,7 @@ _COMMANDS = st.lists(
 
 
 @given(_COMMANDS)
-@settings(max_examples=200)
+@settings(max_examples=80)
 def test_what_is_printed_reads_back(commands: list[Command]) -> None:
     said = tuple(command for command in commands if _sayable(command.value))
     whole = Modelfile((Command("from", "m"), *said))

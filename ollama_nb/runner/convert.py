@@ -24,12 +24,15 @@ from ollama_nb.store.convert.adapter import convert_adapter
 from ollama_nb.store.convert.convert import convert_model
 
 REPORT_SECONDS = 0.06
+NICENESS = 10
+"""Replies that run beside a conversion come first."""
 MANY = 1 << 40  # parameters: quantising uses all cores, however small the model
 
 
 def main(argv: list[str]) -> None:
     channel = confine.enter(argv)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    os.nice(NICENESS)
     job = _receive(channel)
     threading.Thread(target=_end_with, args=(channel,), daemon=True).start()
     channel.sendall(wire.frame(_answer(job, _reporter(channel))))

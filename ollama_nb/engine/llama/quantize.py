@@ -14,6 +14,9 @@ from ollama_nb.errors import LoadError
 Report = Callable[[int, int], None]
 """``report(tensors done, tensors in all)``."""
 
+BUFFER = 1 << 30
+"""Bytes of a tensor in memory at once; llama.cpp's own choice is eight times that."""
+
 _STEP = re.compile(r"\[\s*(\d+)/\s*(\d+)\]")
 
 
@@ -37,6 +40,7 @@ def quantize(
     params.only_copy = file_type is None
     params.ftype = 0 if file_type is None else file_type
     params.allow_requantize = True
+    params.max_buf_size = BUFFER
     overrides = _overrides(kept or {})
     params.tt_overrides = ctypes.cast(overrides, type(params.tt_overrides))
 
