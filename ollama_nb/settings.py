@@ -136,7 +136,7 @@ class Settings:
             models=Path(read.text("OLLAMA_MODELS") or dot_ollama / "models").expanduser(),
             home=Path(read.text("OLLAMA_NB_HOME") or dot_ollama / "nb").expanduser(),
             key=dot_ollama / "id_ed25519",
-            transfer_streams=read.whole("OLLAMA_MAX_TRANSFER_STREAMS", 4) or 4,
+            transfer_streams=min(64, read.whole("OLLAMA_MAX_TRANSFER_STREAMS", 4) or 4),
             keep_alive=read.seconds("OLLAMA_KEEP_ALIVE", 300.0),
             context_length=read.whole("OLLAMA_CONTEXT_LENGTH", 0),
             num_parallel=read.whole("OLLAMA_NUM_PARALLEL", 0),

@@ -117,6 +117,8 @@ class Session:
     ) -> Response:
         try:
             with self.clear_errors(connection.origin):
+                if self.stopped.is_set():
+                    raise Cancelled("request canceled")
                 with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                     # A server that refuses a body in its middle has said why before it closed.
                     connection.request(method, connection.target(url), body, _complete(headers, connection))
@@ -186,11 +188,11 @@ class Response:
             return b""
         with self._session.clear_errors(self._connection.origin):
             data = self._raw.read1(most if self._left is None else min(most, self._left))
-        if self._left is not None:
-            # Counted here: some versions of http.client forget to, and then wait for what never comes.
-            self._left -= len(data)
-            if not data:
-                raise Broken(f"{self._connection.origin.address} ended its answer {self._left} bytes too early")
+            if self._left is not None:
+                # Counted here: some versions of http.client forget to, and then wait for what never comes.
+                self._left -= len(data)
+                if not data:
+                    raise Broken(f"{self._connection.origin.address} ended its answer {self._left} bytes too early")
         return data
 
     def body(self, limit: int) -> bytes:

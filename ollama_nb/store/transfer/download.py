@@ -120,7 +120,7 @@ class Streams:
     def _end(self, threads: list[threading.Thread]) -> None:
         """No stream writes any more afterwards."""
         self._halt.set()
-        if any(thread.is_alive() for thread in threads):
+        if self._running:
             self._session.drop()
         for thread in threads:
             thread.join(_JOIN)
