@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from support.lab import CHROMIUM, chromium
+from support.lab import CHROMIUM, Lab, chromium, jupyter_lab
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +26,13 @@ def browser() -> Iterator[Any]:
         started = playwright.chromium.launch(executable_path=path, args=list(CHROMIUM))
         yield started
         started.close()
+
+
+@pytest.fixture(scope="session")
+def shared_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """One JupyterLab with a server of its own, for tests that may share its models."""
+    with jupyter_lab(tmp_path_factory.mktemp("lab")) as lab:
+        yield lab
 
 
 @pytest.fixture

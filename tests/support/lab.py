@@ -29,10 +29,11 @@ _SETTINGS = {
 
 @dataclass(frozen=True)
 class Lab:
-    """A running JupyterLab; ``url`` ends with a slash."""
+    """A running JupyterLab, or Notebook; ``url`` ends with a slash, ``pages`` is where notebooks open."""
 
     url: str
     root: Path
+    pages: str = "lab/tree"
 
     def notebook(self, name: str, cells: Sequence[str]) -> str:
         """Write a notebook of code cells; returns its name."""
@@ -44,9 +45,18 @@ class Lab:
         return name
 
 
-@contextlib.contextmanager
-def jupyter_lab(folder: Path, **env: str) -> Iterator[Lab]:
+def jupyter_lab(folder: Path, **env: str) -> contextlib.AbstractContextManager[Lab]:
     """Start JupyterLab below ``folder`` with these additional variables; it ends with the block."""
+    return _front_end("jupyterlab", "LabApp", "lab/tree", folder, env)
+
+
+def jupyter_notebook(folder: Path, **env: str) -> contextlib.AbstractContextManager[Lab]:
+    """The same with Jupyter Notebook."""
+    return _front_end("notebook", "JupyterNotebookApp", "notebooks", folder, env)
+
+
+@contextlib.contextmanager
+def _front_end(module: str, app: str, pages: str, folder: Path, env: dict[str, str]) -> Iterator[Lab]:
     root = folder / "notebooks"
     root.mkdir(parents=True)
     for plugin, text in _SETTINGS.items():
@@ -54,14 +64,14 @@ def jupyter_lab(folder: Path, **env: str) -> Iterator[Lab]:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     port = free_port()
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--ServerApp.root_dir={root}"]
+    command = [sys.executable, "-m", module, "--no-browser", "--allow-root", f"--ServerApp.root_dir={root}"]
     command += [f"--ServerApp.port={port}", "--ServerApp.port_retries=0", f"--IdentityProvider.token={TOKEN}"]
-    command += ["--LabApp.expose_app_in_browser=True"]
+    command += [f"--{app}.expose_app_in_browser=True"]
     lab = {"JUPYTERLAB_SETTINGS_DIR": str(folder / "settings"), "JUPYTERLAB_WORKSPACES_DIR": str(folder / "workspaces")}
     url = f"http://127.0.0.1:{port}/"
     with started(command, folder, clean_env(folder, **lab, **env)) as (process, log):
         until_answers(RunningServer(url, process, folder, log), f"{url}api/status?token={TOKEN}")
-        yield Lab(url, root)
+        yield Lab(url, root, pages)
 
 
 def chromium() -> str | None:
@@ -70,7 +80,7 @@ def chromium() -> str | None:
 
 def open_notebook(page: Any, lab: Lab, name: str, *, theme: str = "JupyterLab Light") -> None:
     """Open a notebook, wait until its kernel is ready. (Keys pressed earlier are silently dropped.)"""
-    page.goto(f"{lab.url}lab/tree/{name}?reset&token={TOKEN}")
+    page.goto(f"{lab.url}{lab.pages}/{name}?reset&token={TOKEN}")
     page.wait_for_function("() => window.jupyterapp?.shell?.currentWidget?.sessionContext", timeout=60_000)
     page.evaluate(
         """async theme => {

@@ -26,7 +26,8 @@ class WordServer:
             def do_GET(self) -> None:
                 visits.append(self.path)
                 self._start(200)
-                self.wfile.write(b"Ollama is running")
+                listed = {"models": [{"name": "m:latest", "size": 1000}], "requests": []}
+                self.wfile.write(json.dumps(listed).encode() if "/api/" in self.path else b"Ollama is running")
 
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))

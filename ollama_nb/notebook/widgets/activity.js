@@ -26,7 +26,7 @@ function render({ model, el }) {
       list.querySelector(".onb-none")?.remove();
       if (!requests.length) list.append(make("li", { class: "onb-none" }, "Nothing runs, nothing waits."));
       const speed = requests.reduce((all, one) => all + one.tokens_per_second, 0);
-      sum.textContent = requests.length ? `${requests.length} request${requests.length > 1 ? "s" : ""} · ${speed.toFixed(1)} tok/s` : "";
+      sum.textContent = requests.length ? `${requests.length} request${requests.length > 1 ? "s" : ""}${speed ? ` · ${speed.toFixed(1)} tok/s` : ""}` : "";
     },
     problem(told) {
       asking.answered();

@@ -136,7 +136,10 @@ function render({ model, el }) {
 /** What the next question is asked with. */
 function makeSettings(changed) {
   const number = (text) => (text.trim() === "" || Number.isNaN(Number(text)) ? null : Number(text));
-  const field = (label, control, help = "") => make("label", { class: "onb-field" }, make("span", {}, label), control, help && make("small", {}, help));
+  const field = (label, control) => {
+    control.setAttribute("aria-label", label);
+    return make("label", { class: "onb-field" }, make("span", {}, label), control);
+  };
   const select = (name, options) => make("select", { onchange: (event) => { changed({ [name]: event.target.value }); draw(); } },
     Object.entries(options).map(([value, label]) => make("option", { value }, label)));
   const system = make("textarea", { rows: "3", placeholder: "How the model should behave", dir: "auto", onchange: () => changed({ system: system.value }) });

@@ -125,7 +125,7 @@ def _loaded(running: dict[str, Any]) -> str:
     if context := running.get("context_length"):
         parts.append(f"context {context}")
     if until := _seconds_from_now(running.get("expires_at")):
-        parts.append("stays" if until > 20 * 365 * 86400 else f"until {human_time(until)}")
+        parts.append("stays" if until > 20 * 365 * 86400 else f"for {human_time(until).removesuffix(' from now')}")
     return " · ".join(parts)
 
 

@@ -93,6 +93,8 @@ async function cancelOnServer(id) {
   }
 }
 
+const CHANGES = ["comm_live_update", "comm:close"];
+
 /** The root of a widget: keys stay in it (the notebook has shortcuts of its own), and it says when its kernel is gone. */
 function startPage(model, el, name, label, hear) {
   const gone = make("div", { class: "onb-gone", role: "alert", hidden: true }, "This kernel is gone. Run the cell again to go on.");
@@ -100,33 +102,38 @@ function startPage(model, el, name, label, hear) {
   const root = make("section", { class: `onb onb-${name}`, "aria-label": label, "data-lm-suppress-shortcuts": "true" });
   let waiting = 0;
 
-  const listen = (content) => {
-    clearTimeout(waiting);
-    slow.hidden = true;
-    hear(content);
-  };
-  const live = () => {
-    const dead = el.closest(".jupyter-widgets-disconnected") !== null;
+  const showGone = (dead) => {
     gone.hidden = !dead;
     root.toggleAttribute("data-gone", dead);
     for (const part of root.children) if (part !== gone) part.inert = dead;
-    if (!dead) send("hello");
+  };
+  const listen = (content) => {
+    clearTimeout(waiting);
+    slow.hidden = true;
+    if (!gone.hidden) showGone(false);
+    hear(content);
   };
   const send = (act, fields = {}, { patient = false } = {}) => {
     clearTimeout(waiting);
     if (!patient) waiting = setTimeout(() => { slow.hidden = !gone.hidden; }, 1500);
     model.send({ do: act, ...fields });
   };
-  const liveChanged = () => { clearTimeout(waiting); slow.hidden = true; setTimeout(live); };
+  // The kernel went away, or came back: only one that still knows this widget will answer.
+  const liveChanged = () => {
+    clearTimeout(waiting);
+    slow.hidden = true;
+    showGone(true);
+    try { send("hello", {}, { patient: true }); } catch { /* nobody there */ }
+  };
 
   for (const type of ["keydown", "keyup", "keypress"]) root.addEventListener(type, (event) => event.stopPropagation());
   model.on("msg:custom", listen);
-  model.on("comm_live_update", liveChanged);
+  for (const change of CHANGES) model.on(change, liveChanged);
   el.append(root);
   const stop = () => {
     clearTimeout(waiting);
     model.off("msg:custom", listen);
-    model.off("comm_live_update", liveChanged);
+    for (const change of CHANGES) model.off(change, liveChanged);
   };
   return { root, gone, slow, send, stop };
 }

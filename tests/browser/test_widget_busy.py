@@ -1,0 +1,87 @@
+"""While the kernel is busy, and after it was restarted: the widget answers all the same, or says why it does not."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+from support.lab import Lab, jupyter_lab, open_notebook, run_all
+from support.widgets import CHAT, ENDLESS, message_box, queue, replies, run_cell, runs, say, until_runs
+from support.words import WordServer
+
+pytestmark = [pytest.mark.browser, pytest.mark.model, pytest.mark.timeout(300)]
+
+BUSY = "import time\ntime.sleep(60)"
+
+
+def interrupt(page: Any) -> None:
+    page.evaluate("() => { window.jupyterapp.commands.execute('notebook:interrupt-kernel'); }")
+
+
+def test_stop_within_a_second_while_a_cell_is_busy(page: Any, shared_lab: Lab) -> None:
+    """The page tells the server itself; then the next question is asked and answered while the cell still runs."""
+    chat = f"{CHAT}chat = Chat('sprout', num_ctx=8192, format={ENDLESS})\nchat"
+    open_notebook(page, shared_lab, shared_lab.notebook("stop.ipynb", [chat, BUSY]))
+    run_cell(page, 0)
+    page.get_by_text("Ask sprout").wait_for()
+    run_cell(page, 1)
+    until_runs(page, 1)
+    say(page, "List.")
+    page.locator(".onb-answer", has_text='"').wait_for()
+    assert [request["kind"] for request in queue(page, shared_lab)] == ["chat"]
+    page.locator(".onb-figures", has_text="tok/s").wait_for()
+    with page.expect_response(lambda reply: "/api/requests/" in reply.url) as told:
+        page.get_by_role("button", name="Stop", exact=True).click()
+    replies(page).get_by_text("interrupted").wait_for(timeout=1000)
+    assert (told.value.request.method, told.value.status) == ("DELETE", 200)
+    assert queue(page, shared_lab) == []
+
+    page.get_by_role("button", name="Settings").click()
+    page.get_by_label("Answer as").select_option("text")
+    page.get_by_label("Context (tokens)").fill("")
+    page.keyboard.press("Escape")
+    say(page, "Why is the sky blue?")
+    replies(page).nth(1).get_by_text("tok/s").wait_for()
+    assert runs(page, 1)
+    interrupt(page)
+
+
+def test_a_kernel_restart_is_told_and_overcome(page: Any, shared_lab: Lab) -> None:
+    open_notebook(page, shared_lab, shared_lab.notebook("restart.ipynb", [f"{CHAT}Chat('sprout')"]))
+    run_all(page)
+    page.get_by_text("Ask sprout").wait_for()
+    say(page, "Hello!")
+    replies(page).get_by_text("tok/s").wait_for()
+    page.evaluate(
+        "() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart().then(() => true)"
+    )
+    page.get_by_text("This kernel is gone. Run the cell again to go on.").wait_for()
+    assert page.locator(".onb-composer[inert]").count() == 1
+    assert page.locator(".onb-bubble", has_text="Hello!").is_visible()  # what was said can still be read
+    run_cell(page, 0)
+    page.get_by_text("Ask sprout").wait_for()
+    say(page, "Why is the sky blue?")
+    replies(page).get_by_text("tok/s").wait_for()
+
+
+@pytest.mark.slow
+def test_another_server_is_stopped_by_way_of_the_kernel(page: Any, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The page's own server does not know that request, so the kernel hangs up: also while a cell is busy."""
+    with (
+        WordServer(lambda said: itertools.repeat("word ")) as words,
+        jupyter_lab(tmp_path_factory.mktemp("lab"), OLLAMA_HOST=words.url) as lab,
+    ):
+        open_notebook(page, lab, lab.notebook("other.ipynb", [f"{CHAT}Chat()", BUSY]))
+        run_cell(page, 0)
+        page.get_by_text("Ask m").wait_for()
+        run_cell(page, 1)
+        until_runs(page, 1)
+        say(page, "Go on.")
+        page.locator(".onb-answer", has_text="word").wait_for()
+        with page.expect_response(lambda reply: "/api/requests/" in reply.url) as told:
+            message_box(page).press("Escape")
+        replies(page).get_by_text("interrupted").wait_for()
+        assert told.value.status == 404
+        assert runs(page, 1)
+        interrupt(page)

@@ -1,0 +1,127 @@
+"""The model manager and the activity view: models come and go, with bars that move, all beside a busy cell."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from support.chaos_registry import ChaosRegistry, chaos_registry, slow, stall
+from support.lab import Lab, open_notebook, run_all
+from support.widgets import CHAT, ENDLESS, queue, replies, run_cell, say, until_runs
+
+from ollama_nb import sprout
+
+pytestmark = [pytest.mark.browser, pytest.mark.model, pytest.mark.timeout(300)]
+
+MODELS = "from ollama_nb.notebook.widgets import Activity, Models\n"
+
+
+@pytest.fixture
+def registry() -> Iterator[ChaosRegistry]:
+    with chaos_registry() as found:
+        yield found
+        found.released.set()
+
+
+def publish(registry: ChaosRegistry, name: str) -> str:
+    """The bundled model under another digest, so that it must really be fetched."""
+    weights = sprout.GGUF.read_bytes() + name.encode().ljust(64, b"\0")
+    return registry.publish(f"here/{name}:small", model=weights)
+
+
+def pull(page: Any, name: str) -> None:
+    page.get_by_label("Model to pull").fill(name)
+    page.get_by_label("allow plain HTTP").check()
+    page.get_by_role("button", name="Pull", exact=True).click()
+
+
+def test_pull_with_a_moving_bar_show_and_delete(page: Any, shared_lab: Lab, registry: ChaosRegistry) -> None:
+    """While a cell is busy all the time."""
+    name = publish(registry, "moving")
+    registry.always = slow(0.05)
+    cells = [f"{MODELS}Models()", "import time\ntime.sleep(120)"]
+    open_notebook(page, shared_lab, shared_lab.notebook("models.ipynb", cells))
+    run_cell(page, 0)
+    page.get_by_label("Model to pull").wait_for()
+    run_cell(page, 1)
+    until_runs(page, 1)
+    pull(page, name)
+    bar = page.locator(".onb-pull progress[value]")
+    bar.wait_for()
+    seen = bar.evaluate(
+        """bar => new Promise(done => {
+            const seen = [bar.value];
+            const timer = setInterval(() => {
+                if (bar.value !== seen.at(-1)) seen.push(bar.value);
+                if (seen.length === 4) { clearInterval(timer); done([...seen, bar.max]); }
+            }, 5);
+        })"""
+    )
+    assert seen == sorted(set(seen))
+    page.get_by_text(f"{name} is here.").wait_for()
+    assert page.locator(".onb-pull").count() == 0
+    row = page.locator(f".onb-row[data-name='{name}']")
+    row.get_by_role("button", name="Show").click()
+    row.locator("dt", has_text="architecture").wait_for()
+    row.get_by_role("button", name="Delete").click()
+    row.get_by_role("button", name="Keep").click()
+    row.get_by_role("button", name="Delete").click()
+    row.get_by_role("button", name="Delete", exact=True).click()
+    page.get_by_text(f"{name} is deleted.").wait_for()
+    row.wait_for(state="detached")
+
+
+@pytest.mark.slow
+def test_a_pull_is_cancelled(page: Any, shared_lab: Lab, registry: ChaosRegistry) -> None:
+    name = publish(registry, "cancelled")
+    registry.always = stall
+    open_notebook(page, shared_lab, shared_lab.notebook("cancel.ipynb", [f"{MODELS}Models()"]))
+    run_all(page)
+    pull(page, name)
+    page.locator(".onb-pull progress[value]").wait_for()
+    page.get_by_role("button", name="Cancel pulling").click()
+    page.locator(".onb-pull").wait_for(state="detached")
+    assert page.locator(".onb-notice:visible").count() == 0
+    assert page.locator(f".onb-row[data-name='{name}']").count() == 0
+    assert queue(page, shared_lab) == []
+
+
+def test_the_chat_offers_to_pull(page: Any, shared_lab: Lab) -> None:
+    """What it says of a model that is not here; and a name that no registry has is told as an error."""
+    open_notebook(page, shared_lab, shared_lab.notebook("offer.ipynb", [f"{CHAT}Chat('sprout')"]))
+    run_all(page)
+    page.get_by_role("button", name="sprout", exact=True).click()
+    page.get_by_label("Find a model").fill("qwen3:0.6b")
+    page.locator(".onb-choices").get_by_text("523 MB to pull · about 875 MB of memory").wait_for()
+    page.keyboard.press("Enter")
+    page.get_by_text("is not on this machine yet").wait_for()
+    page.get_by_role("button", name="Not now").click()
+    page.get_by_role("button", name="sprout", exact=True).click()
+    page.get_by_label("Find a model").fill("pip://no such")
+    page.keyboard.press("Enter")
+    page.keyboard.press("Enter")  # the button "Pull" has the focus
+    page.get_by_text("could not be pulled").wait_for()
+    say(page, "Hello!")
+    replies(page).get_by_text("tok/s").wait_for()
+
+
+def test_activity_shows_and_cancels_while_a_model_is_in_memory(page: Any, shared_lab: Lab) -> None:
+    """The chat says that it was stopped, and the model manager takes the model out of memory."""
+    chat = f"{CHAT}Chat('sprout', num_ctx=8192, format={ENDLESS})"
+    cells = [chat, f"{MODELS}Activity()", "Models()"]
+    open_notebook(page, shared_lab, shared_lab.notebook("activity.ipynb", cells))
+    run_all(page)
+    page.get_by_text("Nothing runs, nothing waits.").wait_for()
+    page.get_by_text("Ask sprout").wait_for()
+    say(page, "List.")
+    request = page.locator(".onb-activity .onb-row", has_text="sprout")
+    request.get_by_text("tok/s").wait_for()
+    request.get_by_role("button", name="Cancel this chat request").click()
+    replies(page).get_by_text("interrupted").wait_for()
+    page.get_by_text("Nothing runs, nothing waits.").wait_for()
+    loaded = page.locator(".onb-models .onb-row[data-name=sprout]")
+    loaded.get_by_role("button", name="out of memory").click()
+    loaded.get_by_role("button", name="out of memory").wait_for(state="hidden")
+    assert json.loads(page.request.get(f"{shared_lab.url}ollama/api/ps?token=browser-test").text())["models"] == []

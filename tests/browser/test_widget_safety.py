@@ -1,0 +1,73 @@
+"""Whatever a model writes into the chat: nothing of it runs and nothing is fetched."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from support.lab import Lab, jupyter_lab, open_notebook, run_all
+from support.payloads import PAYLOADS
+from support.widgets import CHAT, replies, say
+from support.words import WordServer
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
+
+PIECE = 7
+"""Characters of an answer per object of its stream, so that payloads are cut at odd places."""
+
+DANGEROUS = """() => [...document.querySelectorAll('.onb-reply *')].filter(element =>
+    ['IMG', 'SCRIPT', 'IFRAME', 'OBJECT', 'EMBED', 'LINK', 'META', 'BASE', 'FORM', 'INPUT', 'VIDEO', 'AUDIO', 'STYLE']
+        .includes(element.tagName)
+    || [...element.attributes].some(attribute => /^on/i.test(attribute.name)
+        || /^\\s*(javascript|vbscript|data):/i.test(attribute.value))
+).map(element => element.outerHTML)"""
+
+
+@pytest.fixture(scope="module")
+def words() -> Iterator[WordServer]:
+    server: WordServer
+
+    def speak(said: str) -> Iterator[str]:
+        wanted = PAYLOADS if said == "all" else [PAYLOADS[int(said)]]
+        for text in wanted:
+            text = text.replace("CANARY", f"{server.url}/canary") + "\n\n"
+            yield from (text[at : at + PIECE] for at in range(0, len(text), PIECE))
+
+    with WordServer(speak) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def lab(words: WordServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    with jupyter_lab(tmp_path_factory.mktemp("lab"), OLLAMA_HOST=words.url) as lab:
+        yield lab
+
+
+def test_nothing_runs_and_nothing_is_fetched(page: Any, lab: Lab, words: WordServer) -> None:
+    """Every payload as an answer of its own, then all in one, each piece drawn; one shown the wrong way does harm."""
+    cells = [
+        "from ollama_nb.notebook.widgets import speaking\nspeaking.BATCH_SECONDS = 0.001",
+        f"{CHAT}Chat('m')",
+    ]
+    open_notebook(page, lab, lab.notebook("payloads.ipynb", cells))
+    run_all(page)
+    page.get_by_text("Ask m").wait_for()
+    for number in range(len(PAYLOADS)):
+        say(page, str(number))
+        replies(page).nth(number).get_by_text("tok/s").wait_for()
+    say(page, "all")
+    replies(page).nth(len(PAYLOADS)).get_by_text("tok/s").wait_for()
+    page.wait_for_load_state("networkidle")
+    assert len(PAYLOADS) >= 40
+    assert page.evaluate("() => window.__pwned") is None
+    assert [path for path in words.visits if path.startswith("/canary")] == []
+    assert page.evaluate(DANGEROUS) == []
+
+    page.evaluate(  # the trap works
+        "html => document.querySelector('.onb-answer').insertAdjacentHTML('beforeend', html)",
+        f"""<img src="{words.url}/canary/control" onerror="window.__pwned = 1">""",
+    )
+    page.wait_for_function("() => window.__pwned === 1")
+    assert [path for path in words.visits if path.startswith("/canary")] == ["/canary/control"]
+    assert page.evaluate(DANGEROUS) != []
