@@ -74,10 +74,11 @@ def _listens(port: int, process: subprocess.Popen[bytes], log: Path) -> bool:
 def certificate(folder: Path) -> Path:
     """A certificate for this machine that signs itself; returns its folder."""
     folder.mkdir(parents=True, exist_ok=True)
+    names = "IP:127.0.0.1,DNS:localhost,DNS:registry.example"
     subprocess.run(
         [
             *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"),
-            *("-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost,DNS:registry.example"),
+            *("-days", "2", "-subj", "/CN=localhost", "-addext", f"subjectAltName={names}"),
             *("-keyout", str(folder / "key.pem"), "-out", str(folder / "cert.pem")),
         ],
         check=True,
