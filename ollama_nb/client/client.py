@@ -86,9 +86,10 @@ class Client:
     def delete(self, model: str) -> None:
         self._http.request("DELETE", "/api/delete", {"model": model})
 
-    def tokenize(self, model: str, prompt: str, **fields: Any) -> Reply:
-        """``tokens`` of the reply."""
-        return self._reply("POST", "/api/tokenize", {"model": model, "prompt": prompt, **fields})
+    def tokenize(self, model: str, prompt: str | None = None, **fields: Any) -> Reply:
+        """``tokens`` of the reply. ``fields``: ``messages`` in place of a prompt, add_special, parse_special, …"""
+        body = {"model": model, **fields}
+        return self._reply("POST", "/api/tokenize", body if prompt is None else {**body, "prompt": prompt})
 
     def detokenize(self, model: str, tokens: Iterable[int]) -> Reply:
         """``content`` of the reply."""

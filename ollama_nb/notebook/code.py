@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import textwrap
 from typing import Any
 
 from ollama_nb.errors import BadRequest
@@ -35,7 +36,9 @@ def code(session: Session, line: Line, cell: str | None) -> Any:
 
 def code_of(answer: str) -> str:
     """The Python between fences, or all of an answer that is nothing but Python. Raises BadRequest where is none."""
-    found = [body.rstrip() for _, language, body in _FENCE.findall(answer) if language.lower() in _PYTHON]
+    found = [
+        textwrap.dedent(body).rstrip() for _, language, body in _FENCE.findall(answer) if language.lower() in _PYTHON
+    ]
     if any(found):
         return "\n\n\n".join(filter(None, found))
     if answer.strip() and _is_python(answer):

@@ -8,12 +8,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
+from IPython.core.getipython import get_ipython
 from IPython.display import publish_display_data
 
 from ollama_nb.client.client import Client
 from ollama_nb.errors import BadRequest, OllamaError
 from ollama_nb.notebook.display import Interrupted, follow
 from ollama_nb.notebook.parse import Line
+from ollama_nb.notebook.render import footer, is_notebook
 from ollama_nb.notebook.reply import BROKEN, Answer, Reply, is_just_shown, this_cell
 from ollama_nb.notebook.session import Session
 from ollama_nb.notebook.talk import read, text_of, variable
@@ -70,6 +72,8 @@ class Comparison(dict[str, Answer]):
         if not is_just_shown(self._shown_at):
             page = {"text/html": self._columns.html(), "text/plain": self._columns.plain()}
             publish_display_data(page)  # type: ignore[no-untyped-call]
+        elif not is_notebook(get_ipython()):
+            print(" | ".join(map(footer, self._columns.replies)))
 
 
 class Together(Iterator[Mapping[str, Any]]):

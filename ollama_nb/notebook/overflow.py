@@ -17,15 +17,16 @@ def chat(client: Client, model: str, messages: Sequence[Mapping[str, Any]], fiel
         with told():
             return client.chat(model, messages, stream=True, truncate=False, **fields)
     except ContextOverflow:
-        _check_last(client, model, messages)
+        _check_last(client, model, messages, fields)
     return client.chat(model, messages, stream=True, **fields)
 
 
-def _check_last(client: Client, model: str, messages: Sequence[Mapping[str, Any]]) -> None:
+def _check_last(client: Client, model: str, messages: Sequence[Mapping[str, Any]], fields: Mapping[str, Any]) -> None:
     """The model was loaded by the refused request, so its context is known. Servers that count no tokens decide."""
+    think = {name: value for name, value in fields.items() if name == "think"}
     last = [message for message in messages[:-1] if message["role"] == "system"] + [messages[-1]]
     try:
-        needed = len(client.tokenize(model, "", messages=last)["tokens"])
+        needed = len(client.tokenize(model, messages=last, **think)["tokens"])
     except NotFound:
         return
     running = client.ps()["models"]

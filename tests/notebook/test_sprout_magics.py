@@ -1,19 +1,28 @@
-"""The magics with a real server and the bundled model: thinking, bound answers, history that outgrows the context."""
+"""The magics with a real server and small models: thinking, bound answers, contexts that are too small, comparisons."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from typing import Any
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
 
+import numpy as np
 import pytest
+from IPython.core.error import UsageError
 from IPython.core.interactiveshell import InteractiveShell
+from support.kitchen import MODELS
 from support.servers import RunningServer, standalone
 
 from ollama_nb import Client
+from ollama_nb.client.files import file_digest
+from ollama_nb.notebook.display import Interrupted
 from ollama_nb.notebook.magics import register
 
 pytestmark = pytest.mark.model
+ENDLESS = "--num-predict -1 --temperature 1 --top-k 20 --seed 1 --option repeat_penalty=0.5"
 FRANCE = "What is the capital of France?"
 
 
@@ -29,7 +38,7 @@ def magic(server: RunningServer, shell: InteractiveShell) -> Any:
     register(shell, lambda: Client(server.url))
 
     def run(code: str) -> Any:
-        result = shell.run_cell(code)
+        result = shell.run_cell(code, store_history=True)
         if result.error_before_exec or result.error_in_exec:
             raise result.error_before_exec or result.error_in_exec  # type: ignore[misc]
         return shell.user_ns["_ollama"]
@@ -54,3 +63,112 @@ def test_a_cut_conversation_is_told(magic: Any, capsys: pytest.CaptureFixture[st
         answer = magic(f"%%ollama chat sprout --think=false --num-predict 4\n{f'I count {at}. ' * 35}")
     assert answer.stats.messages_dropped > 0
     assert "did not fit into the context of 1024 tokens" in "".join(capsys.readouterr())
+
+
+def test_a_message_that_is_too_long_alone_is_an_error_and_no_part_of_the_conversation(
+    magic: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    magic("%%ollama chat sprout --name long --think=false --num-predict 4\nHello")
+    with pytest.raises(UsageError, match=r"the message is too long: it has \d+ tokens, .* room for 1024"):
+        magic(f"%%ollama chat sprout --name long --think=false --num-predict 4\n{'word ' * 3000}")
+    with pytest.raises(UsageError, match="longer than the context length"):
+        magic(f"%%ollama run sprout --num-predict 4\n{'word ' * 3000}")
+    answer = magic("%%ollama chat sprout --name long --think=false --num-predict 4\nHello again")
+    assert answer.stats.messages_dropped == 0
+
+
+@pytest.fixture
+def pair(server: RunningServer) -> tuple[str, str]:
+    """Two models, each with a file and so a runner of its own."""
+    client = Client(server.url)
+    for name, file in (("tiny", MODELS / "stories260K-q8_0.gguf"), ("other", MODELS / "stories260K-q4_0.gguf")):
+        digest = file_digest(file)
+        if not client.has_blob(digest):
+            with file.open("rb") as opened:
+                client.upload_blob(digest, opened, file.stat().st_size)
+            list(client.create(name, files={file.name: digest}))
+    return "other", "tiny"
+
+
+def test_models_side_by_side(magic: Any, pair: tuple[str, str], displays: list[Any]) -> None:
+    found = magic(f"r = %ollama compare {' '.join(pair)} --num-predict 5 --temperature 0 Once upon a time")
+    assert list(found) == list(pair)
+    assert all(answer.stats.output_tokens for answer in found.values())
+    html = displays[-1]["data"]["text/html"]
+    assert html.count("tok/s") == 2 and "display: grid" in html
+    plain = displays[-1]["data"]["text/plain"]
+    assert plain.startswith(f"other\n-----\n{found['other']}\n\n") and f"\n\ntiny\n----\n{found['tiny']}" in plain
+    shown = len(displays)
+    magic(f"%%ollama compare {' '.join(pair)} --num-predict 2\nOnce")
+    assert displays[shown]["update"] is False and len({d["transient"]["display_id"] for d in displays[shown:]}) == 1
+
+
+def test_one_of_them_fails_in_its_column(magic: Any, pair: tuple[str, str]) -> None:
+    found = magic("%ollama compare tiny nosuch --num-predict 3 Once")
+    assert found["tiny"].stats is not None
+    assert (found["nosuch"].reason, found["nosuch"].warnings) == ("broken", ("model 'nosuch' not found",))
+    with pytest.raises(UsageError, match="none of the models"):
+        magic("%ollama compare nobody nosuch --num-predict 3 Once")
+
+
+def test_both_answer_at_once_and_an_interrupt_ends_both(
+    magic: Any, server: RunningServer, pair: tuple[str, str]
+) -> None:
+    client = Client(server.url)
+    seen: list[int] = []
+
+    def stop_when_both_write() -> None:
+        while not seen or seen[-1] < 2:
+            seen.append(sum(entry["state"] == "generating" for entry in client.queue()["requests"]))
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    watcher = threading.Thread(target=stop_when_both_write)
+    watcher.start()
+    with pytest.raises(Interrupted):
+        magic(f"%%ollama compare {' '.join(pair)} {ENDLESS}\nOnce")
+    watcher.join()
+    _until(lambda: not client.queue()["requests"])
+
+    assert {answer.reason for answer in magic("1").values()} == {"interrupted"}
+
+
+def _until(condition: Callable[[], bool]) -> None:
+    while not condition():
+        pass
+
+
+@dataclass
+class Capital:
+    city: Literal["Paris", "Rome", "Berlin"]
+    country: str
+
+
+def test_a_value_of_a_type(magic: Any, shell: InteractiveShell) -> None:
+    shell.user_ns["Capital"] = Capital
+    magic(f"r = %ollama run sprout --format Capital --think=false --num-predict 60 {FRANCE}")
+    assert isinstance(shell.user_ns["r"], Capital)
+    assert set(shell.user_ns["_ollama"].usage) == {"prompt_tokens", "output_tokens", "tokens_per_second", "seconds"}
+
+
+def test_a_text_as_a_vector(magic: Any, shell: InteractiveShell, pair: tuple[str, str]) -> None:
+    magic("v = %ollama embed tiny Once upon a time")
+    vector = shell.user_ns["v"]
+    assert vector.dtype == np.float32 and vector.ndim == 1
+    assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-5)
+    magic("%%ollama embed tiny --dimensions 8 -o short\nOnce upon a time")
+    assert shell.user_ns["short"].shape == (8,)
+    with pytest.raises(UsageError, match="exceeds the context length"):
+        magic(f"%%ollama embed tiny\n{'word ' * 3000}")
+
+
+def test_lists_of_a_real_server(magic: Any, shell: InteractiveShell, pair: tuple[str, str]) -> None:
+    magic("%ollama run tiny --keepalive -1m --num-predict 1 Once")
+    magic("models = %ollama list")
+    magic("loaded = %ollama ps")
+    models, loaded = shell.user_ns["models"], shell.user_ns["loaded"]
+    assert {"sprout:latest", "tiny:latest"} <= set(models["name"])
+    assert models.dtypes["size"] == np.int64 and (models["family"] != "").all()
+    row = loaded[loaded["name"] == "tiny:latest"].iloc[0]
+    assert row["context_length"] > 0 and row["slots"] > 0 and str(row["expires_at"]) == "NaT"
+    assert "Forever" in repr(loaded)
+    magic("%ollama stop tiny")
