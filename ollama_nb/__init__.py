@@ -18,12 +18,18 @@ if TYPE_CHECKING:
     from ollama_nb.client.client import Client
     from ollama_nb.client.ollama import Ollama, connect
     from ollama_nb.errors import OllamaError
+    from ollama_nb.notebook.widgets.activity import Activity
+    from ollama_nb.notebook.widgets.chat import Chat
+    from ollama_nb.notebook.widgets.manager import Models
 
 __version__ = "0.1.0"
 __all__ = [
+    "Activity",
     "Answer",
     "AsyncOllama",
+    "Chat",
     "Client",
+    "Models",
     "Ollama",
     "OllamaError",
     "__version__",
@@ -33,9 +39,12 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Activity": "notebook.widgets.activity",
     "Answer": "client.answer",
     "AsyncOllama": "client.aio",
+    "Chat": "notebook.widgets.chat",
     "Client": "client.client",
+    "Models": "notebook.widgets.manager",
     "Ollama": "client.ollama",
     "OllamaError": "errors",
     "connect": "client.ollama",

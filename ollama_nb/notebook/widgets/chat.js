@@ -5,9 +5,10 @@ const EMPTY_SETTINGS = { system: "", temperature: null, num_ctx: null, think: "a
 function render({ model, el }) {
   const page = startPage(model, el, "chat", "Chat", (content) => hear[content.kind]?.(content));
   const exchanges = new Map();
-  let settings = EMPTY_SETTINGS, models = [], current = "", request = "", offered = null;
+  let settings = EMPTY_SETTINGS, models = [], current = "", request = "", offered = null, pending = null;
 
-  const log = make("div", { class: "onb-log", role: "log", "aria-label": "Conversation", tabindex: "0" });
+  const log = make("div", { class: "onb-log", role: "log", "aria-label": "Conversation", "aria-live": "off", tabindex: "0" });
+  const heard = make("div", { class: "onb-offscreen", role: "status" });
   const jump = iconButton("down", "To the newest", () => { log.scrollTop = log.scrollHeight; }, { class: "onb-icon onb-jump", hidden: true });
   const notice = make("div", { class: "onb-notice", role: "alert", hidden: true });
   const offer = make("div", { class: "onb-offer", hidden: true });
@@ -21,12 +22,13 @@ function render({ model, el }) {
   page.root.append(
     make("header", { class: "onb-head" }, picker.element, make("div", { class: "onb-space" }), settingsButton, menu.element,
       iconButton("fresh", "New conversation", () => { page.send("clear"); composer.area.focus(); })),
-    panel.element, make("div", { class: "onb-middle" }, log, jump), notice, offer, pulls.element, page.slow, composer.element, page.gone);
+    panel.element, make("div", { class: "onb-middle" }, log, jump), notice, offer, pulls.element, page.slow, composer.element, heard, page.gone);
 
   const hear = {
     all(told) {
       settings = told.settings;
       request = told.request;
+      if (request) pending = null;
       panel.show(settings);
       showModels(told.models.length ? told.models : models, told.model);
       exchanges.clear();
@@ -47,6 +49,8 @@ function render({ model, el }) {
       request = "";
       exchanges.get(told.exchange.id)?.show(told.exchange);
       setBusy(false);
+      // Screen readers get the whole answer once, not every piece of it.
+      heard.textContent = told.exchange.error || told.exchange.raw;
       if (below) toEnd();
     },
     models: (told) => showModels(told.models, told.model),
@@ -74,10 +78,18 @@ function render({ model, el }) {
   }
   function send(text, images) {
     log.querySelector(".onb-welcome")?.remove();
+    pending = { text, images };
     add({ id: -1, pending: true, text, images, model: current, thinking: "", html: "", raw: "", notes: [], footer: "", done: false, error: "" });
     setBusy(true);
     toEnd();
     page.send("send", { text, images });
+  }
+  /** A question that was refused goes back to where it was written. */
+  function giveBack() {
+    exchanges.get(-1)?.element.remove();
+    composer.restore(pending);
+    pending = null;
+    setBusy(false);
   }
   async function stop() {
     if (!(await cancelOnServer(request))) page.send("stop");
@@ -110,7 +122,7 @@ function render({ model, el }) {
     notice.toggleAttribute("data-good", milliseconds > 0);
     notice.hidden = false;
     if (milliseconds) quiet = setTimeout(() => { notice.hidden = true; }, milliseconds);
-    else if (!request) { setBusy(false); log.querySelector('[data-id="-1"]')?.remove(); }
+    else if (pending) giveBack();
   }
   const atEnd = () => log.scrollHeight - log.scrollTop - log.clientHeight < 48;
   const toEnd = () => { log.scrollTop = log.scrollHeight; };

@@ -54,6 +54,9 @@ class Chat(Panel):
         self._lock = threading.RLock()
         self._pulls = Pulls(self._find_server, self._pulling, self._pulled)
 
+    def __repr__(self) -> str:
+        return f"Chat({self.model!r})"
+
     @property
     def messages(self) -> list[dict[str, Any]]:
         """The conversation as the API takes it: role, content, thinking, images."""

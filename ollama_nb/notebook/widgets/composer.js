@@ -61,6 +61,13 @@ function makeComposer({ send, stop, complain }) {
 
   return {
     element, area, add,
+    restore(said) {
+      if (area.value || images.length) return;
+      area.value = said.text;
+      images = said.images;
+      drawStrip();
+      grow();
+    },
     setBusy(now) {
       busy = now;
       go.replaceChildren(icon(now ? "stop" : "send"));

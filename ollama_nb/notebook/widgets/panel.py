@@ -39,6 +39,9 @@ class Panel(anywidget.AnyWidget):
         self.on_msg(self._heard)
         self._unpin()
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
+
     def say(self, kind: str, **fields: Any) -> None:
         """Tell every view of this widget. Any thread may."""
         self.send({"kind": kind, **fields})

