@@ -122,6 +122,7 @@ class Settings:
     go_template: bool | None = None
     no_history: bool = False
     require_key: bool = False
+    neighbours: bool = True
     prefix_cache: int = 2 << 30
     stream_in_notebook: bool = True
     extra_models: tuple[Path, ...] = ()
@@ -151,6 +152,7 @@ class Settings:
             go_template=read.flag("OLLAMA_GO_TEMPLATE"),
             no_history=read.flag("OLLAMA_NOHISTORY") or False,
             require_key=read.flag("OLLAMA_NB_REQUIRE_KEY") or False,
+            neighbours=read.flag("OLLAMA_NB_NEIGHBOURS") is not False,
             prefix_cache=read.whole("OLLAMA_NB_PREFIX_CACHE", 2 << 30),
             extra_models=read.folders("OLLAMA_NB_EXTRA_MODELS", SYSTEM_MODELS),
             stream_in_notebook=read.flag("OLLAMA_NB_STREAM") is not False,

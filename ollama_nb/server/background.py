@@ -19,11 +19,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+from jupyter_core.paths import jupyter_runtime_dir
+
 from ollama_nb import __version__
 from ollama_nb.errors import OllamaError
 from ollama_nb.server import runtime
 from ollama_nb.server.access import Keys
 from ollama_nb.server.app import DRAIN_SECONDS, addresses, bind, run
+from ollama_nb.server.neighbours import Neighbours
 from ollama_nb.server.state import ServerState
 from ollama_nb.settings import Host, Settings
 
@@ -57,6 +60,8 @@ async def serve_in_background(settings: Settings, *, idle_seconds: float = IDLE_
         runtime.write(file, f"http://{addresses(sockets)[0]}", key)
 
         async def end_when_idle(state: ServerState, stop: asyncio.Event) -> None:
+            if settings.neighbours:
+                state.neighbours = Neighbours(settings.home, Path(jupyter_runtime_dir()))
             while True:
                 idle = state.idle_seconds()
                 if idle >= idle_seconds:

@@ -14,6 +14,7 @@ from ollama_nb.errors import Forbidden, NotFound, OllamaError, Unauthorized
 from ollama_nb.server.dialects import native, native_models, native_reply
 from ollama_nb.server.handlers import MIB, Discarded, Endpoint, Route, Sink
 from ollama_nb.server.metrics import CONTENT_TYPE
+from ollama_nb.server.relay import passed_on
 from ollama_nb.store.blobs import BlobWriter
 
 OLLAMA_API_VERSION = "0.17.0"
@@ -41,6 +42,9 @@ async def status(call: Endpoint) -> None:
 async def chat(call: Endpoint) -> None:
     body = call.fields("ChatRequest")
     request = replace(native.read_chat(body, call.id), strict=call.wants("Strict"), run_record=call.wants("Run-Record"))
+    unload = not request.messages and request.keep_alive == 0
+    if not unload and await passed_on(call, request.model, "chat"):
+        return
     reply = native_reply.ChatReply(request.model, call.id)
     await call.send_events(call.service.chat(request), reply, stream=native.wants_stream(body))
 
@@ -49,12 +53,17 @@ async def generate(call: Endpoint) -> None:
     body = call.fields("GenerateRequest")
     request = native.read_generate(body, call.id)
     request = replace(request, strict=call.wants("Strict"), run_record=call.wants("Run-Record"))
+    unload = not request.prompt and request.keep_alive == 0
+    if not unload and await passed_on(call, request.model, "generate"):
+        return
     reply = native_reply.GenerateReply(request.model, call.id)
     await call.send_events(call.service.generate(request), reply, stream=native.wants_stream(body))
 
 
 async def embed(call: Endpoint) -> None:
     request = replace(native.read_embed(call.fields("EmbedRequest"), call.id), strict=call.wants("Strict"))
+    if await passed_on(call, request.model, "embed"):
+        return
     result = await call.service.embed(request)
     pieces = []
     for piece in native_reply.embed(request.model, result):
@@ -65,11 +74,15 @@ async def embed(call: Endpoint) -> None:
 
 async def embeddings(call: Endpoint) -> None:
     request = native.read_embeddings(call.fields("EmbeddingRequest"), call.id)
+    if await passed_on(call, request.model, "embed"):
+        return
     await call.send(native_reply.embeddings(await call.service.embeddings(request)))
 
 
 async def rerank(call: Endpoint) -> None:
     request = replace(native.read_rerank(call.fields("RerankRequest"), call.id), strict=call.wants("Strict"))
+    if await passed_on(call, request.model, "rerank"):
+        return
     await call.send(native_reply.ranking(request, await call.service.rerank(request)))
 
 

@@ -6,6 +6,7 @@ import asyncio
 import time
 
 from ollama_nb.server.metrics import Metrics
+from ollama_nb.server.neighbours import Neighbours
 from ollama_nb.service.service import Service
 
 
@@ -15,6 +16,7 @@ class ServerState:
     def __init__(self, service: Service) -> None:
         self.service = service
         self.metrics = service.meter = Metrics()
+        self.neighbours: Neighbours | None = None
         self.draining = False
         self._live: set[asyncio.Task[None]] = set()
         self._last_end = time.monotonic()

@@ -34,6 +34,7 @@ from ollama_nb.service.metering import Meter, NoMeter, metered
 from ollama_nb.service.models import copy, delete, list_models, show
 from ollama_nb.service.requests import Requests
 from ollama_nb.service.rerank import rerank
+from ollama_nb.service.resolve import find
 from ollama_nb.service.rooms import Rooms
 from ollama_nb.service.tokens import detokenize, tokenize
 from ollama_nb.service.transfer import pull, push
@@ -123,6 +124,10 @@ class Service:
 
     def push(self, request: PushRequest) -> AsyncGenerator[Progress, None]:
         return push(self._rooms, request)
+
+    async def digest(self, model: str) -> str:
+        """The digest of the local model that ``model`` names. Raises InvalidName, ModelNotFound and the like."""
+        return (await find(self._rooms, model)).digest
 
     def running(self) -> Sequence[Running]:
         return self._rooms.pool.running()

@@ -21,6 +21,7 @@ from ollama_nb.server import runtime
 from ollama_nb.server.access import Keys
 from ollama_nb.server.app import addresses, bind
 from ollama_nb.server.handlers import SETTING
+from ollama_nb.server.neighbours import Neighbours
 from ollama_nb.server.routes import routes
 from ollama_nb.server.standalone import listen
 from ollama_nb.server.state import ServerState
@@ -47,7 +48,7 @@ class OllamaExtension(ExtensionApp):
     make_service: ClassVar[Any] = Service
 
     def initialize_settings(self) -> None:
-        config = Settings.from_env()
+        self._config = config = Settings.from_env()
         self.key = secrets.token_urlsafe(32)
         self.state = ServerState(type(self).make_service(config))
         self._origins = config.origins
@@ -62,6 +63,8 @@ class OllamaExtension(ExtensionApp):
     async def _start_jupyter_server_extension(self, serverapp: ServerApp) -> None:
         """Port, address and certificate of the Jupyter server are final now."""
         await self.state.service.start()
+        if self._config.neighbours:
+            self.state.neighbours = Neighbours(self._config.home, Path(serverapp.runtime_dir))
         url = own_address(serverapp, PREFIX) or self._listen(Host(host="127.0.0.1", port=0), Keys(self.key))
         if self.open_port:
             try:

@@ -1,0 +1,109 @@
+"""Other servers of the same user on this machine, and which of them has a model in memory already.
+
+Rule: only who this user's own files name is asked, and only while that user's process listens there: a prompt must
+never reach anybody else's server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import aclosing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from ollama_nb.errors import OllamaError
+from ollama_nb.server.exchange import Broken, Reply, ask
+from ollama_nb.service.service import Service
+
+ASK_SECONDS = 1.0
+_MOST_BYTES = 1 << 16
+_LISTENING = "0A"
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbour:
+    """A server of this user: where it listens and the key that it takes."""
+
+    url: str
+    key: str
+
+
+class Neighbours:
+    """Finds servers by the runtime files in ``home`` (background and standalone ones) and ``jupyter``'s folder."""
+
+    def __init__(self, home: Path, jupyter: Path) -> None:
+        self._home, self._jupyter = home, jupyter
+
+    async def with_model(self, service: Service, model: str) -> Neighbour | None:
+        """One that has in memory what ``model`` means here, when this server has it not; else None."""
+        others = await asyncio.to_thread(self.found)
+        if not others:
+            return None
+        try:
+            digest = await service.digest(model)
+        except OllamaError:
+            return None
+        if any(running.model.digest == digest for running in service.running()):
+            return None
+        answers = await asyncio.gather(*(_has(other, model, digest) for other in others))
+        return next((other for other, has in zip(others, answers, strict=True) if has), None)
+
+    def found(self) -> list[Neighbour]:
+        """All that run now, but for this process."""
+        files = [self._home / "server.json", *self._home.glob("serve-*.json"), *self._jupyter.glob("ollama-nb-*.json")]
+        read = (_read(file) for file in sorted(files))
+        return [neighbour for neighbour in read if neighbour is not None]
+
+
+async def _has(other: Neighbour, model: str, digest: str) -> bool:
+    """Whether it has the model of that digest in memory, under a name that ``model`` means there, too."""
+    try:
+        async with asyncio.timeout(ASK_SECONDS), aclosing(ask(other, "GET", "/api/ps")) as reply:
+            body = b"".join([piece async for piece in reply if not isinstance(piece, Reply)])
+        return any(_means(entry, model) for entry in json.loads(body)["models"] if entry["digest"] == digest)
+    except (Broken, TimeoutError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _means(entry: dict[str, Any], model: str) -> bool:
+    name = model.partition("@")[0].removesuffix(":local").lower()
+    return str(entry["name"]).lower() in (name, f"{name}:latest")
+
+
+def _read(file: Path) -> Neighbour | None:
+    """What a runtime file says, if this user alone may read it and its writer still listens there."""
+    try:
+        with os.fdopen(os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as opened:
+            kept = os.fstat(opened.fileno())
+            if kept.st_uid != os.getuid() or not stat.S_ISREG(kept.st_mode) or kept.st_mode & 0o077:
+                return None
+            found = json.loads(opened.read(_MOST_BYTES))
+        neighbour, pid = Neighbour(str(found["url"]), str(found["key"])), int(found["pid"])
+        parts = urlsplit(neighbour.url)
+        near = parts.scheme == "http" and parts.hostname in ("127.0.0.1", "::1") and parts.port is not None
+        return neighbour if near and pid != os.getpid() and _listeners(parts.port or 0) == {os.getuid()} else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _listeners(port: int) -> set[int]:
+    """User ids of the sockets that listen on a port; none where the system does not tell."""
+    found = set()
+    for address, state, uid in _sockets():
+        if state == _LISTENING and int(address.rpartition(":")[2], 16) == port:
+            found.add(int(uid))
+    return found
+
+
+def _sockets() -> Iterator[tuple[str, str, str]]:
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        if Path(table).exists():
+            for row in Path(table).read_text("ascii").splitlines()[1:]:
+                cells = row.split()
+                yield cells[1], cells[3], cells[7]

@@ -1,0 +1,213 @@
+"""Servers of one user share what is in memory: requests go to the one that has the model, and come back if it fails."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.kitchen import MODELS
+from support.servers import RunningServer, clean_env, standalone, started, until
+
+from ollama_nb import Client
+from ollama_nb.client.files import file_digest
+from ollama_nb.server.neighbours import Neighbours
+
+pytestmark = [pytest.mark.model, pytest.mark.timeout(120)]
+
+ENDLESS = {"num_predict": -1, "temperature": 1, "top_k": 20, "seed": 1, "repeat_penalty": 0.5}
+BACKGROUND = [sys.executable, "-P", "-m", "ollama_nb.server", "--background"]
+
+
+@contextlib.contextmanager
+def background(home: Path, **env: str) -> Iterator[tuple[RunningServer, Client]]:
+    """A server that asks its neighbours first."""
+    with started(BACKGROUND, home, clean_env(home, **env)) as (process, log):
+        server = RunningServer("", process, home, log)
+        file = home / ".ollama" / "nb" / "server.json"
+        until(server, file.exists)
+        found = json.loads(file.read_bytes())
+        yield server, Client(found["url"], found["key"])
+
+
+def make_tiny(client: Client) -> None:
+    file = MODELS / "stories260K-q8_0.gguf"
+    digest = file_digest(file)
+    with file.open("rb") as opened:
+        client.upload_blob(digest, opened, file.stat().st_size)
+    list(client.create("tiny", files={file.name: digest}))
+
+
+@pytest.fixture
+def first(tmp_path: Path) -> Iterator[tuple[RunningServer, Client]]:
+    """A server that has the model in memory."""
+    with standalone(tmp_path) as server:
+        client = Client(server.url)
+        make_tiny(client)
+        client.generate("tiny", stream=False)
+        yield server, client
+
+
+def loaded(client: Client) -> list[str]:
+    return [model["name"] for model in client.ps()["models"]]
+
+
+def waited(condition: Callable[[], Any]) -> Any:
+    while not (found := condition()):
+        pass
+    return found
+
+
+def test_a_model_that_a_neighbour_has_is_not_loaded_again(tmp_path: Path, first: tuple[RunningServer, Client]) -> None:
+    _, one = first
+    with background(tmp_path) as (_, two):
+        for body in ({"prompt": "Once upon"}, {"prompt": ""}):
+            options = {"temperature": 0, "num_predict": 8}
+            direct = one.generate("tiny", stream=False, options=options, **body)
+            passed = two.generate("tiny:latest", stream=False, options=options, **body)
+            assert (passed["model"], passed["response"]) == ("tiny:latest", direct["response"])
+        messages = [{"role": "user", "content": "Once upon"}]
+        chunks = list(two.chat("tiny", messages, options=options))
+        assert len(chunks) > 2 and chunks[-1]["done"] and chunks[-1]["eval_count"] == 8
+        assert two.embed("tiny", ["Once", "upon"])["embeddings"] == one.embed("tiny", ["Once", "upon"])["embeddings"]
+        assert (loaded(one), loaded(two)) == (["tiny:latest"], [])
+        # What is wrong with a request is said in the neighbour's words, and what is only here stays here.
+        with pytest.raises(Exception, match="does not support thinking"):
+            two.chat("tiny", messages, think=True, stream=False)
+        two.generate("tiny", stream=False, keep_alive=0)
+        assert loaded(one) == ["tiny:latest"]
+        # Asked by a neighbour, it does not ask around: no request goes in circles.
+        forwarded = two.twin({"X-Ollama-Forwarded": "1"})
+        forwarded.generate("tiny", stream=False)
+        assert loaded(two) == ["tiny:latest"]
+
+
+def test_a_client_that_goes_and_a_cancel_end_the_work_there(
+    tmp_path: Path, first: tuple[RunningServer, Client]
+) -> None:
+    _, one = first
+    with background(tmp_path) as (_, two):
+        stream = two.generate("tiny", "Once", options=ENDLESS)
+        next(stream)
+        entries = [client.queue()["requests"] for client in (one, two)]
+        assert [[entry["id"] for entry in found] for found in entries] == [[stream.request_id]] * 2
+        assert entries[1][0]["state"] == "generating" and entries[1][0]["model"] == "tiny"
+        stream.close()
+        waited(lambda: not one.queue()["requests"] and not two.queue()["requests"])
+        stream = two.generate("tiny", "Once", options=ENDLESS)
+        next(stream)
+        assert two.cancel(stream.request_id)
+        assert list(stream)[-1]["done_reason"] == "cancelled"
+        waited(lambda: not one.queue()["requests"] and not two.queue()["requests"])
+
+
+def test_a_neighbour_that_dies_is_told_and_then_done_without(
+    tmp_path: Path, first: tuple[RunningServer, Client]
+) -> None:
+    server, _ = first
+    with background(tmp_path) as (_, two):
+        stream = two.generate("tiny", "Once", options=ENDLESS)
+        next(stream)
+        os.kill(server.pid, signal.SIGKILL)
+        with pytest.raises(Exception, match="which had the model in memory, ended before its answer did: ask again"):
+            list(stream)
+        answer = two.generate("tiny", "Once", stream=False, options={"num_predict": 2})
+        assert answer["done"] and loaded(two) == ["tiny:latest"]
+
+
+def test_it_can_be_turned_off(tmp_path: Path, first: tuple[RunningServer, Client]) -> None:
+    with background(tmp_path, OLLAMA_NB_NEIGHBOURS="0") as (_, two):
+        two.generate("tiny", stream=False)
+        assert loaded(two) == ["tiny:latest"]
+
+
+class Pretender(BaseHTTPRequestHandler):
+    """Says that it has the model; what it does when it is asked for it stands in ``fault``."""
+
+    fault, digest, asked = "", "", 0
+
+    def do_GET(self) -> None:
+        body = json.dumps({"models": [{"name": "tiny:latest", "digest": self.digest}]}).encode()
+        self._answer(200, "application/json", body)
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        type(self).asked += 1
+        if self.fault == "busy":
+            self._answer(503, "application/json", b'{"error":"server busy"}')
+        elif self.fault == "half a head":
+            self.wfile.write(b"HTTP/1.1 200 O")
+        elif self.fault == "half a body":
+            self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 50\r\n\r\n{")
+        elif self.fault == "no line":
+            self.wfile.write(
+                b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}"
+            )
+
+    def _answer(self, status: int, kind: str, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+def test_whatever_goes_wrong_before_the_first_word_is_done_here(tmp_path: Path) -> None:
+    with background(tmp_path) as (_, client), ThreadingHTTPServer(("127.0.0.1", 0), Pretender) as other:
+        threading.Thread(target=other.serve_forever, daemon=True).start()
+        make_tiny(client)
+        Pretender.digest = client.list()["models"][0]["digest"]
+        url = f"http://127.0.0.1:{other.server_address[1]}"
+        write(tmp_path / ".ollama" / "nb" / "serve-1.json", url=url)
+        for number, fault in enumerate(("busy", "half a head", "half a body", "no line")):
+            Pretender.fault = fault
+            answer = list(client.generate("tiny", "Once", options={"num_predict": 2}))
+            assert answer[-1]["eval_count"] == 2, fault
+            assert Pretender.asked == number + 1
+            client.generate("tiny", stream=False, keep_alive=0)
+            waited(lambda: not loaded(client))
+        other.shutdown()
+
+
+def write(path: Path, mode: int = 0o600, **parts: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"url": "", "key": "k", "pid": 1, "build": "x", **parts}))
+    path.chmod(mode)
+
+
+def test_only_this_users_own_living_servers_are_neighbours(tmp_path: Path) -> None:
+    home, jupyter = tmp_path / "home", tmp_path / "runtime"
+    neighbours = Neighbours(home, jupyter)
+    assert neighbours.found() == []
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+        url = f"http://127.0.0.1:{port}"
+        write(home / "server.json", url=url)
+        write(home / "serve-1.json", url=url)
+        write(jupyter / "ollama-nb-1.json", url=f"{url}/user/x/ollama")
+        assert {found.url for found in neighbours.found()} == {url, f"{url}/user/x/ollama"}
+        assert len(neighbours.found()) == 3
+        write(home / "server.json", 0o640, url=url)
+        write(home / "serve-1.json", url=url, pid=os.getpid())
+        for wrong in ("http://10.0.0.1:80", "https://127.0.0.1:80", "http://evil.example", "http://127.0.0.1", 3, ""):
+            write(jupyter / "ollama-nb-1.json", url=wrong)
+            assert neighbours.found() == []
+        (jupyter / "ollama-nb-1.json").write_text("{")
+        (jupyter / "ollama-nb-2.json").symlink_to(home / "server.json")
+        (jupyter / "ollama-nb-3.json").mkdir()
+        assert neighbours.found() == []
+        write(home / "server.json", url=url)
+        assert len(neighbours.found()) == 1
+    assert neighbours.found() == []
