@@ -33,6 +33,7 @@ MIB = 1 << 20
 _UNBOUNDED = 1 << 42
 _DISCARDED = MIB
 _TEXT = "text/plain"
+_LOOKING = ("GET", "HEAD", "OPTIONS")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _log = logging.getLogger("ollama_nb.server")
 
@@ -217,7 +218,7 @@ class Endpoint(web.RequestHandler):
             await self._answer_failure(self._failure)
             return
         self._task = asyncio.ensure_future(self._run())
-        self.state.enter(self._task)
+        self.state.enter(self._task, works=self.request.method not in _LOOKING)
         await asyncio.wait({self._task})
 
     get = head = post = put = patch = delete = options = respond

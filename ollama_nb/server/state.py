@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 
 from ollama_nb.server.metrics import Metrics
 from ollama_nb.server.neighbours import Neighbours
@@ -18,22 +19,36 @@ class ServerState:
         self.metrics = service.meter = Metrics()
         self.neighbours: Neighbours | None = None
         self.draining = False
+        self.on_work: Callable[[], None] = lambda: None
+        """Called as work begins and ends."""
         self._live: set[asyncio.Task[None]] = set()
+        self._working: set[asyncio.Task[None]] = set()
         self._last_end = time.monotonic()
 
-    def enter(self, task: asyncio.Task[None]) -> None:
-        """Count a request until its task ends."""
+    def enter(self, task: asyncio.Task[None], *, works: bool = True) -> None:
+        """Count a request until its task ends; ``works``: it does more than look at things."""
         self._live.add(task)
+        if works:
+            self._working.add(task)
+            self.on_work()
         task.add_done_callback(self._leave)
 
     def _leave(self, task: asyncio.Task[None]) -> None:
         self._live.discard(task)
+        if task in self._working:
+            self._working.discard(task)
+            self.on_work()
         self._last_end = time.monotonic()
 
     @property
     def busy(self) -> int:
         """How many requests are in flight."""
         return len(self._live)
+
+    @property
+    def working(self) -> int:
+        """How many of them do more than look at things."""
+        return len(self._working)
 
     def idle_seconds(self) -> float:
         """How long no request has been in flight and no model loaded."""

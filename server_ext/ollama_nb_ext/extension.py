@@ -27,6 +27,7 @@ from ollama_nb.server.standalone import listen
 from ollama_nb.server.state import ServerState
 from ollama_nb.service.service import Service
 from ollama_nb.settings import Host, Settings
+from ollama_nb_ext.activity import Activity
 from ollama_nb_ext.auth import KEYS, ORIGINS, JupyterEndpoint, own_origins
 from ollama_nb_ext.exports import Exports, own_address
 
@@ -53,6 +54,7 @@ class OllamaExtension(ExtensionApp):
         self.state = ServerState(type(self).make_service(config))
         self._origins = config.origins
         self._exports = Exports(os.environ)
+        self._activity = Activity(self.state, self.settings["last_activity_times"])
         self._listeners: list[HTTPServer] = []
         self._file: Path | None = None
         self.settings.update({SETTING: self.state, KEYS: Keys(self.key), ORIGINS: own_origins(config.origins)})
@@ -62,6 +64,7 @@ class OllamaExtension(ExtensionApp):
 
     async def _start_jupyter_server_extension(self, serverapp: ServerApp) -> None:
         """Port, address and certificate of the Jupyter server are final now."""
+        self._activity.start()
         await self.state.service.start()
         if self._config.neighbours:
             self.state.neighbours = Neighbours(self._config.home, Path(serverapp.runtime_dir))
@@ -78,6 +81,7 @@ class OllamaExtension(ExtensionApp):
     async def stop_extension(self) -> None:
         """End every child process; nothing that was written or exported stays."""
         self._exports.undo()
+        self._activity.stop()
         if self._file is not None:
             self._file.unlink(missing_ok=True)
         for server in self._listeners:
@@ -89,7 +93,7 @@ class OllamaExtension(ExtensionApp):
 
     def current_activity(self) -> dict[str, int] | None:
         """Keeps a server that ends when nothing happens alive while models answer."""
-        return {"requests": self.state.busy} if self.state.busy else None
+        return {"requests": self.state.working} if self.state.working else None
 
     def _listen(self, host: Host, keys: Keys) -> str:
         sockets = bind(host)

@@ -112,5 +112,11 @@ def test_an_open_port_and_an_address_of_the_users_own(tmp_path: Path) -> None:
         assert reply.json() == {"models": []}
         rebound = {"Host": "evil.example.com"}
         assert httpx.get(f"http://127.0.0.1:{port}/", headers=rebound, trust_env=False).status_code == 403
-        code = "import json, os; print(json.dumps({k: v for k, v in os.environ.items() if k.startswith('OLLAMA')}))"
-        assert run_in_kernel(server, code) == {"OLLAMA_HOST": "http://gpu.example:1"}
+        foreign = {"Origin": "https://evil.example.com"}
+        assert httpx.get(f"http://127.0.0.1:{port}/api/tags", headers=foreign, trust_env=False).status_code == 403
+        assert httpx.get(f"{server.url}/api/tags", trust_env=False).status_code == 401
+        asked = {"model": "sprout", "prompt": "What is the capital of France?", "think": False, "stream": False}
+        answer = httpx.post(f"http://127.0.0.1:{port}/api/generate", json=asked, timeout=60, trust_env=False)
+        assert "Paris" in answer.json()["response"]
+        code = "import json, os; print(json.dumps({k: os.environ.get(k) for k in ('OLLAMA_HOST', 'OLLAMA_API_KEY')}))"
+        assert run_in_kernel(server, code) == {"OLLAMA_HOST": "http://gpu.example:1", "OLLAMA_API_KEY": None}
