@@ -46,7 +46,7 @@ def test_a_chat_in_notebook_by_keyboard_alone(page: Any, tmp_path: Path) -> None
         page.keyboard.press("Backspace")
         assert page.locator(".onb-exchange").count() == 0
         page.keyboard.press("Enter")
-        page.get_by_text(BLUE).wait_for()
+        page.locator(".onb-answer", has_text=BLUE).wait_for()
         replies(page).get_by_text("tok/s").wait_for()
         colours = page.evaluate(
             """() => ['color', 'backgroundColor'].map(name =>
@@ -66,7 +66,7 @@ def test_edit_answer_again_copy_and_export(page: Any, shared_lab: Lab) -> None:
     page.get_by_role("button", name="Edit the question").first.click()
     page.get_by_role("textbox", name="Edit the question").fill(SKY)
     page.keyboard.press("Enter")
-    page.get_by_text(BLUE).wait_for()
+    page.locator(".onb-answer", has_text=BLUE).wait_for()
     replies(page).get_by_text("tok/s").wait_for()
     assert page.locator(".onb-exchange").count() == 1
 
@@ -97,7 +97,7 @@ def test_characters_being_composed_are_not_sent(page: Any, shared_lab: Lab) -> N
     assert message_box(page).input_value() == SKY
     assert page.locator(".onb-exchange").count() == 0
     page.keyboard.press("Enter")
-    page.get_by_text(BLUE).wait_for()
+    page.locator(".onb-answer", has_text=BLUE).wait_for()
 
 
 def test_pictures_are_pasted_dropped_and_sent(page: Any, shared_lab: Lab) -> None:

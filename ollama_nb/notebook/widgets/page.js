@@ -18,6 +18,8 @@ const ICONS = {
   eject: "M6 14l6-7 6 7zM6 18h12",
 };
 
+const FOCUSABLE = new Set(["button", "input", "textarea", "select", "summary"]);
+
 /** An element with attributes, event listeners (`onclick`) and children; text never becomes markup. */
 function make(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
@@ -26,6 +28,8 @@ function make(tag, attributes = {}, ...children) {
     else if (value === true) element.setAttribute(name, "");
     else if (value !== false && value != null) element.setAttribute(name, value);
   }
+  // The notebook has shortcuts ("d" "d" deletes a cell), which it leaves alone where the focus has this attribute.
+  if (FOCUSABLE.has(tag) || "tabindex" in attributes) element.setAttribute("data-lm-suppress-shortcuts", "true");
   element.append(...children.flat().filter((child) => child != null && child !== false));
   return element;
 }
@@ -95,11 +99,11 @@ async function cancelOnServer(id) {
 
 const CHANGES = ["comm_live_update", "comm:close"];
 
-/** The root of a widget: keys stay in it (the notebook has shortcuts of its own), and it says when its kernel is gone. */
+/** The root of a widget: keys stay in it, and it says when its kernel is gone. */
 function startPage(model, el, name, label, hear) {
   const gone = make("div", { class: "onb-gone", role: "alert", hidden: true }, "This kernel is gone. Run the cell again to go on.");
   const slow = make("div", { class: "onb-slow", role: "status", hidden: true }, "Waiting for the kernel: a cell is running.");
-  const root = make("section", { class: `onb onb-${name}`, "aria-label": label, "data-lm-suppress-shortcuts": "true" });
+  const root = make("section", { class: `onb onb-${name}`, "aria-label": label });
   let waiting = 0;
 
   const showGone = (dead) => {
