@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from urllib.parse import SplitResult, urlsplit
 
-
-def is_loopback(host: str) -> bool:
-    """True for the names and addresses that mean this machine."""
-    return host.lower() in {"localhost", "::1"} or host.lower().endswith(".localhost") or host.startswith("127.")
+from ollama_nb.store.registry.urls import is_loopback
 
 
 def proxy_for(target: SplitResult, env: Mapping[str, str]) -> SplitResult | None:

@@ -66,7 +66,8 @@ class Credentials:
                 if credential := _credential(entry):
                     known.setdefault(_registry(name), credential)
             for name, entry in _objects(body, "hosts"):
-                hosts.setdefault(_registry(name), tuple(map(str, entry.get("may_use", ()))))
+                may_use = entry.get("may_use")
+                hosts.setdefault(_registry(name), tuple(map(str, may_use)) if isinstance(may_use, list) else ())
         if token := env.get("HF_TOKEN", "").strip():
             known.setdefault(HUGGING_FACE, Credential(token=token))
         return cls(known, hosts)

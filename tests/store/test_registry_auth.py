@@ -107,6 +107,12 @@ def test_credentials_by_registry(tmp_path: Path) -> None:
     assert "p" not in repr(known.of(HUB)).removeprefix("Credential")
 
 
+@pytest.mark.parametrize("may_use", ["5", '"cdn.example"', "null"])
+def test_further_hosts_are_a_list(tmp_path: Path, may_use: str) -> None:
+    (tmp_path / "c").write_text(f'{{"hosts": {{"{HUB.address}": {{"may_use": {may_use}}}}}}}')
+    assert list(Credentials.load((tmp_path / "c",), {}).hosts_of(HUB)) == []
+
+
 @pytest.mark.parametrize("text", ["[]", "{}", '{"auths": []}', '{"auths": {"x": 1}}', '{"auths": null}'])
 def test_files_without_credentials(tmp_path: Path, text: str) -> None:
     (tmp_path / "c").write_text(text)

@@ -73,6 +73,7 @@ def to_this_machine(host: str, port: int) -> list[str]:
         ),
         *("255.255.255.255", "198.18.0.1", "::1", "::", "fe80::1", "fe80::1%eth0", "fc00::1", "ff02::1"),
         *("::ffff:127.0.0.1", "::ffff:10.0.0.1", "2002:7f00:0001::", "64:ff9b::7f00:1", "64:ff9b::a00:1"),
+        *("fec0::1", "::7f00:1", "::ffff:0:7f00:1"),
     ],
 )
 def test_private_addresses(address: str) -> None:
@@ -82,6 +83,18 @@ def test_private_addresses(address: str) -> None:
 @pytest.mark.parametrize("address", ["8.8.8.8", "1.1.1.1", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808"])
 def test_public_addresses(address: str) -> None:
     assert network.is_public(address)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.1", "0x7f.1", "2130706433", "10.1.2.3", "[::1]", "[fec0::1]"])
+def test_private_addresses_however_they_are_written(host: str) -> None:
+    """A proxy would resolve them."""
+    with pytest.raises(SourceError, match="may not send us into a private network"):
+        network.check_literal(Origin.of(f"https://{host}"))
+
+
+def test_names_are_for_the_proxy_to_resolve() -> None:
+    for host in ("cdn.example", "8.8.8.8", "127.evil.example"):
+        network.check_literal(Origin.of(f"https://{host}"))
 
 
 def test_only_checked_addresses_are_connected_to(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,7 +189,8 @@ def test_origins() -> None:
     assert [Origin.of(f"http://{host}").is_loopback for host in ("localhost", "a.localhost", "127.9.9.9", "[::1]")] == [
         True
     ] * 4
-    assert not Origin.of("http://localhost.evil.example").is_loopback
+    for name in ("localhost.evil.example", "127.evil.example", "127.0.0.1.evil.example"):
+        assert not Origin.of(f"http://{name}").is_loopback
 
 
 # -- redirects ---------------------------------------------------------------------------------------------------------
@@ -402,6 +416,12 @@ def test_hugging_faces_token_goes_to_hugging_face_only(tmp_path: Path) -> None:
             assert ours.header(url) == ""
         other = Authorization(Origin.of("https://registry.example"), session, tmp_path / "k", known)
         assert other.header("https://registry.example/v2/") == ""
+
+
+def test_a_long_header_is_read_in_one_go() -> None:
+    """Each gap is looked at once; twice over would take minutes."""
+    found = challenge.parse(("Basic a=b" + " " * 65_000 + "!") * 8)
+    assert [(one.scheme, one.parameters) for one in found] == [("basic", {"a": "b"})]
 
 
 def test_several_challenges() -> None:

@@ -24,6 +24,9 @@ from ollama_nb.store.registry.urls import Origin
 STEP = 0.1
 """Seconds between two looks at whether the caller still wants it."""
 
+_GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+
 Resolve = Callable[[str, int], Sequence[str]]
 
 
@@ -38,10 +41,12 @@ def is_public(address: str) -> bool:
     ip = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(ip, ipaddress.IPv6Address):
         inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo or (None, None))[1]
-        if ip in ipaddress.ip_network("64:ff9b::/96"):
+        if ip in _NAT64:
             inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
         if inner is not None:
             return is_public(str(inner))
+        if ip not in _GLOBAL_UNICAST:
+            return False
     return ip.is_global and not ip.is_multicast
 
 
@@ -67,8 +72,9 @@ def proxy_credentials(scheme: str) -> tuple[str, str] | None:
 def check_literal(origin: Origin) -> None:
     """Raises SourceError when the host is written as an address that is not public."""
     try:
-        public = is_public(origin.host)
-    except ValueError:
+        # Resolvers take short forms such as 127.1 and 0x7f000001 for addresses, too.
+        public = is_public(origin.host if ":" in origin.host else socket.inet_ntoa(socket.inet_aton(origin.host)))
+    except (OSError, ValueError):
         return  # a name
     if not public:
         raise _refused(origin)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from dataclasses import dataclass
 from urllib.parse import SplitResult, urljoin, urlsplit
@@ -41,7 +42,7 @@ class Origin:
     @property
     def is_loopback(self) -> bool:
         """The names and addresses that mean this machine."""
-        return self.host in ("localhost", "::1") or self.host.endswith(".localhost") or self.host.startswith("127.")
+        return is_loopback(self.host)
 
     @property
     def party(self) -> Origin:
@@ -56,6 +57,15 @@ class Origin:
 
     def __str__(self) -> str:
         return f"{self.scheme}://{self.address}"
+
+
+def is_loopback(host: str) -> bool:
+    """True for the names and addresses that mean this machine; ``host`` in any case."""
+    host = host.lower()
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
 
 
 def target_of(url: str) -> str:
