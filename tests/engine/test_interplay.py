@@ -1,0 +1,173 @@
+"""All that makes replies faster or different, at once: adapters, drafts, kept prefixes, shifts, formats, logprobs.
+
+Rule: a reply is what the same request gives in an engine that drafts nothing, keeps nothing and serves no other.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from support.adapters import random_lora
+
+from ollama_nb.api.options import Options
+from ollama_nb.engine.adapters import Adapter, Adapters
+from ollama_nb.engine.config import EngineConfig
+from ollama_nb.engine.drafter import Drafter
+from ollama_nb.engine.engine import Engine
+from ollama_nb.engine.output import FinishOut, Output, TextOut, TokenProb
+from ollama_nb.engine.rows import RowTimes
+from ollama_nb.engine.sequence import Request
+
+ids = itertools.count(1)
+EXACT: dict[str, Any] = {"n_ctx": 512, "n_threads": 1, "kv_cache_type": "f32", "flash_attention": False}
+"""Half precision in attention would make near ties depend on the shape of the batch."""
+STORY = "Lily saw a big red ball in the park. She wanted to play with the ball. "
+PROMPTS = STORY * 3 + "Lily", STORY * 3 + "Tom had a dog. The dog", "Once upon a time"
+CHOICES = '{"type":"array","items":{"enum":["red ball","park"]},"minItems":3,"maxItems":9}'
+TEXTS = '{"type":"array","items":{"type":"string"},"minItems":9}'
+WAYS: tuple[tuple[dict[str, Any], dict[str, Any]], ...] = (
+    ({"num_predict": 50}, {"logprobs": 2}),
+    ({"num_predict": 120}, {"num_ctx": 112}),
+    ({"num_predict": 120, "temperature": 0.8, "seed": 5}, {"num_ctx": 112, "logprobs": 0}),
+    ({"num_predict": 90, "stop": ("ball", "there was")}, {"logprobs": 1}),
+    ({"num_predict": 60}, {"format": CHOICES}),
+    ({"num_predict": 60, "stop": ('",',)}, {"format": TEXTS, "logprobs": 1}),
+)
+"""The second and the third drop half of their window again and again; the last one ends within its format."""
+
+Answer = tuple[str, str, tuple[int, ...], list[TokenProb]]
+
+
+class Flat(RowTimes):
+    """Every step takes the same time, so whatever is guessed is read."""
+
+    def seconds(self, rows: int) -> float | None:
+        return 1.0
+
+    def fresh(self, rows: int) -> bool:
+        return True
+
+    def rounded(self, rows: int) -> int:
+        return rows
+
+
+@pytest.fixture(scope="module")
+def path(models: Path) -> Path:
+    return models / "stories260K-f32.gguf"
+
+
+@pytest.fixture(scope="module")
+def sets(path: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Adapters, ...]:
+    folder = tmp_path_factory.mktemp("lora")
+    return (), *((Adapter(str(random_lora(path, folder / f"{seed}.gguf", seed))),) for seed in (1, 2))
+
+
+@pytest.fixture(scope="module")
+def alone(path: Path) -> Callable[[Request], Answer]:
+    @functools.cache
+    def answer(request: Request) -> Answer:
+        engine = Engine(EngineConfig(path=str(path), n_seq=1, **EXACT))
+        engine.submit(request)
+        outs: list[Output] = []
+        while engine.busy:
+            outs += engine.step()
+        engine.close()
+        return answered(outs)
+
+    def answer_without_drafts(request: Request) -> Answer:
+        return answer(msgspec.structs.replace(request, id=1, options=replace(request.options, draft_num_predict=0)))
+
+    return answer_without_drafts
+
+
+@pytest.fixture
+def load(path: Path, models: Path, tmp_path: Path) -> Iterator[Callable[[], Engine]]:
+    """Engines with a draft model whose guesses cost nothing, and one folder of kept prefixes."""
+    made: list[Engine] = []
+
+    def load() -> Engine:
+        disk = {"prefix_folder": str(tmp_path), "prefix_bytes": 1 << 28, "prefix_gain": 0.0}
+        draft = str(models / "stories260K-q4_0.gguf")
+        engine = Engine(EngineConfig(path=str(path), draft=draft, n_seq=3, n_batch=64, **EXACT, **disk))
+        made.append(engine)
+        assert engine._context is not None
+        engine._speculator.times = Flat(engine._context.n_outputs)
+        return engine
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Drafter, "seconds", lambda self, replies: 0.0)
+        yield load
+    for engine in made:
+        engine.close()
+
+
+def answered(outs: list[Output]) -> Answer:
+    last = outs[-1]
+    assert isinstance(last, FinishOut), last
+    texts = [out for out in outs if isinstance(out, TextOut)]
+    probs = [prob for out in texts for prob in out.logprobs]
+    return "".join(out.text for out in texts), last.reason, last.tokens, probs
+
+
+def same(mine: Answer, expected: Answer) -> bool:
+    return mine[:3] == expected[:3] and alike(mine[3], expected[3])
+
+
+def alike(mine: list[TokenProb], expected: list[TokenProb]) -> bool:
+    """The same tokens, as probable up to rounding; of the likeliest, near ties may change places."""
+    return [prob.token for prob in mine] == [prob.token for prob in expected] and all(
+        [one.logprob, *(top.logprob for top in one.top)]
+        == pytest.approx([other.logprob, *(top.logprob for top in other.top)], abs=1e-3)
+        for one, other in zip(mine, expected, strict=True)
+    )
+
+
+def ask(dice: random.Random, sets: tuple[Adapters, ...]) -> Request:
+    options, fields = dice.choice(WAYS)
+    return Request(
+        id=next(ids),
+        prompt=dice.choice(PROMPTS),
+        adapters=dice.choice(sets),
+        options=Options(**{"temperature": 0.0, **options}),
+        return_tokens=True,
+        **fields,
+    )
+
+
+def test_whatever_comes_together_each_says_what_it_says_alone(
+    load: Callable[[], Engine], alone: Callable[[Request], Answer], sets: tuple[Adapters, ...]
+) -> None:
+    """Cancelled at any time, a reply is a beginning of it. The second engine finds the first one's prefixes."""
+    for seed in range(2):
+        engine, dice = load(), random.Random(seed)
+        asked: dict[int, Request] = {}
+        outs: dict[int, list[Output]] = {}
+        while len(asked) < 14 or engine.busy:
+            if len(asked) < 14 and dice.random() < 0.2:
+                request = ask(dice, sets)
+                asked[request.id], outs[request.id] = request, []
+                engine.submit(request)
+            if asked and dice.random() < 0.01:
+                engine.cancel(dice.choice(list(asked)))
+            if dice.random() < 0.02:
+                engine.abort()
+            for out in engine.step():
+                outs[out.id].append(out)
+        for id, request in asked.items():
+            mine, expected = answered(outs[id]), alone(request)
+            if mine[1] == "cancelled":
+                assert expected[0].startswith(mine[0]) and alike(mine[3], expected[3][: len(mine[3])])
+            else:
+                assert same(mine, expected), request
+        counters = engine.counters
+        assert counters["model_accepted"] > 0 and counters["shifts"] > 0 and counters["cached_tokens"] > 0
+        engine.flush(5.0)
+        assert counters["disk_hits"] > 0 or not seed
