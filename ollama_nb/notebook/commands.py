@@ -176,10 +176,14 @@ def environment(session: Session, line: Line, cell: str | None) -> None:
         wanted["NO_PROXY"] = ",".join(dict.fromkeys([*filter(None, os.environ.get("NO_PROXY", "").split(",")), *_HERE]))
     if line.has("--set"):
         os.environ.update(wanted)
+    told = [f"{name}={value}" for name, value in wanted.items() if name != "OLLAMA_API_KEY"]
+    header = ""
+    if client.key:
+        told.append(f"OLLAMA_API_KEY={client.key if line.has('--show-key') else '…'}")
+        header = ' -H "Authorization: Bearer $OLLAMA_API_KEY"'
     if client.key and not line.has("--show-key"):
-        wanted["OLLAMA_API_KEY"] = "…   # `%ollama env --show-key` shows it, `--set` sets it here for `!curl`"
-    key = ' -H "Authorization: Bearer $OLLAMA_API_KEY"' if client.key else ""
-    print("\n".join([*(f"{name}={value}" for name, value in wanted.items()), f'# curl{key} "$OLLAMA_HOST/api/tags"']))
+        told.append("# `%ollama env --show-key` shows the key, `%ollama env --set` sets it here.")
+    print("\n".join([*told, f'# curl{header} "$OLLAMA_HOST/api/tags"']))
 
 
 def serve(session: Session, line: Line, cell: str | None) -> None:

@@ -148,7 +148,28 @@ async def test_the_bundled_model_in_a_cell(tmp_path: Path) -> None:
         assert "UsageError: model 'nosuch' not found" in cell.plain()
         assert "Traceback" not in cell.plain()
         loaded = await notebook.run(
-            "import json, sys\nprint(json.dumps([m for m in ('llama_cpp', 'pandas', 'ipywidgets', 'numpy', 'httpx')"
-            " if m in sys.modules]))"
+            "import json, sys\nheavy = 'llama_cpp', 'pandas', 'ipywidgets', 'anywidget', 'numpy', 'msgspec', 'httpx'\n"
+            "print(json.dumps([m for m in heavy if m in sys.modules]))"
         )
         assert json.loads(loaded.plain()) == []
+
+
+@in_loop
+async def test_errors_code_and_lists_in_a_kernel(tmp_path: Path) -> None:
+    async with served(tmp_path) as (_, url), kernel(tmp_path, url) as notebook:
+        await notebook.run("def half(x):\n    return x / 0\nhalf(3)")
+        explained = await notebook.run("%ollama explain sprout --think=false --num-predict 30")
+        assert explained.reply["status"] == "ok" and explained.plain().strip()
+        asked = await notebook.run(
+            "import sys\nfrom ollama_nb.notebook.mishap import described\nprint(described(sys.last_value))"
+        )
+        assert "```python\ndef half(x):\n    return x / 0\nhalf(3)\n```" in asked.plain()
+        assert "ZeroDivisionError: division by zero" in asked.plain() and "site-packages" not in asked.plain()
+        coded = await notebook.run("_ollama = '```python\\nprint(1)\\n```'\n%ollama code")
+        (payload,) = coded.reply["payload"]
+        assert (payload["source"], payload["text"], payload["replace"]) == ("set_next_input", "print(1)", False)
+        listed = await notebook.run("%ollama list")
+        assert listed.outputs[0]["data"]["text/html"].startswith("<table><thead><tr><th")
+        assert listed.plain().startswith("NAME             ID              SIZE")
+        sizes = await notebook.run("models = %ollama list\nprint(models.sort_values('size')['name'].tolist())")
+        assert sizes.plain() == "['sprout:latest']\n"

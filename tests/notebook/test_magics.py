@@ -10,6 +10,8 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from IPython.core.interactiveshell import InteractiveShell
 from support.scripted_client import ScriptedClient, chat_reply, generate_reply
 
@@ -353,3 +355,16 @@ def test_an_answer_survives_pickling(shell: InteractiveShell) -> None:
     run(shell, "r = %ollama run m hi")
     copy = pickle.loads(pickle.dumps(shell.user_ns["r"]))
     assert (copy, copy.model, copy.stats.output_tokens) == ("Hello.", "m", 20)
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(lambda text: text.strip("\n")), st.text())
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_any_text_reaches_the_model_as_it_is(shell: InteractiveShell, text: str, value: str) -> None:
+    """Without marks byte by byte, whatever braces, quotes or options it holds; a variable's own marks are inert."""
+    text = text.replace("{{", "{ {").replace("}}", "} }")
+    client = use(shell, generate_reply("ok"), generate_reply("ok"))
+    shell.user_ns.update(data="{{text}} " + value.encode("utf-8", "ignore").decode(), text="never")
+    shell.run_line_magic("config", "OllamaMagics.stream = False")
+    shell.run_cell_magic("ollama", "generate m", f"{text}\n")
+    shell.run_cell_magic("ollama", "generate m", f"{text} {{{{data}}}}\n")
+    assert [asked["prompt"] for asked in client.asked] == [text, f"{text} {shell.user_ns['data']}"]
