@@ -65,6 +65,16 @@ def test_what_the_page_gets_is_harmless() -> None:
     assert shown["raw"] == "**b**\n\n<script>alert(1)</script>"
 
 
+def test_notes_speak_of_settings() -> None:
+    """A magic's options are none of a widget's."""
+    conversation = Conversation()
+    for final in ({"done_reason": "length"}, {"truncated": {"messages_dropped": 2}}):
+        conversation.ask("m", "a").reply.feed({"message": {"content": "b"}, "done": True, **final})
+    notes = [note for exchange in conversation.exchanges for note in exchange.shown()["notes"]]
+    assert len(notes) == 2
+    assert all("The context in the settings widens it." in note and "--" not in note for note in notes)
+
+
 @pytest.mark.parametrize(
     ("given_", "fields"),
     [

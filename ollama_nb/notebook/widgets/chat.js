@@ -157,8 +157,8 @@ function makeSettings(changed) {
   const system = make("textarea", { rows: "3", placeholder: "How the model should behave", dir: "auto", onchange: () => changed({ system: system.value }) });
   const temperature = make("input", { type: "number", min: "0", max: "2", step: "0.1", placeholder: "the model's", onchange: () => changed({ temperature: number(temperature.value) }) });
   const context = make("input", { type: "number", min: "128", step: "1024", placeholder: "automatic", onchange: () => changed({ num_ctx: number(context.value) }) });
-  const think = select("think", { auto: "as the model does", on: "on", off: "off", low: "low", medium: "medium", high: "high" });
-  const format = select("format", { text: "text", json: "JSON", schema: "JSON that keeps to a schema" });
+  const think = select("think", { auto: "automatic", on: "on", off: "off", low: "low", medium: "medium", high: "high" });
+  const format = select("format", { text: "text", json: "JSON", schema: "JSON Schema" });
   const schema = make("textarea", { rows: "4", class: "onb-code", placeholder: '{"type": "object", …}', spellcheck: "false", onchange: () => changed({ schema: schema.value }) });
   const schemaField = field("Schema", schema);
   schemaField.classList.add("onb-wide");

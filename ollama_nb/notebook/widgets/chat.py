@@ -117,7 +117,8 @@ class Chat(Panel):
             _one_of("format", changed.format, FORMATS),
         )
         self._conversation.settings = changed
-        changed.request()  # complains about what cannot be asked, which is kept all the same: it is being typed
+        if changed.format != "schema" or changed.schema.strip():  # it was just chosen, and is written next
+            changed.request()  # complains about what cannot be asked, which is kept all the same
 
     def do_model(self, said: Said) -> None:
         self.model = short(str(said["name"]))

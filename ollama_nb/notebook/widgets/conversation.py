@@ -80,7 +80,7 @@ class Exchange:
             "thinking": render.markdown_html(reply.thinking) if reply.thinking.strip() else "",
             "html": render.markdown_html(reply.text) if reply.text else "",
             "raw": reply.text,
-            "notes": [render.note_html(note) for note in reply.notes],
+            "notes": [render.note_html(_for_widget(note)) for note in reply.notes],
             "footer": render.footer(reply).removeprefix(reply.model).removeprefix(" · ") if reply.reason else "",
             "done": bool(reply.reason),
             "error": self.error,
@@ -135,6 +135,13 @@ class Conversation:
             if exchange.id == id:
                 return at
         raise NotFound("that message is gone: the conversation was changed meanwhile")
+
+
+def _for_widget(note: str) -> str:
+    """A note that names a magic's options, for someone who has settings instead."""
+    for option in ("`--num-predict` and `--num-ctx` set it", "`--num-ctx` widens it"):
+        note = note.replace(option, "The context in the settings widens it")
+    return note
 
 
 def _question(exchange: Exchange) -> dict[str, Any]:
