@@ -156,7 +156,7 @@ class PromptJob:
     ``path``: ``go``, ``jinja``, or ``renderer`` for the built-in one that ``renderer`` names. ``direct`` (generate's
     suffix and template forms) renders with ``prompt``, ``suffix`` and ``system`` instead of messages. One prompt comes
     back per entry of ``drops``: the number of oldest messages left out (system messages among them are kept in front;
-    the last message always stays).
+    the last message always stays). ``add_bos``: the tokenizer writes ``bos`` by itself.
     """
 
     path: str
@@ -171,4 +171,5 @@ class PromptJob:
     suffix: str = ""
     bos: str = ""
     eos: str = ""
+    add_bos: bool = False
     drops: tuple[int, ...] = (0,)

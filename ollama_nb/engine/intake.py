@@ -55,10 +55,7 @@ class Intake:
             if not all(0 <= token < model.n_vocab for token in request.tokens):
                 raise BadRequest(f"a prompt token is none of this model's {model.n_vocab} tokens")
             return list(request.tokens)
-        text = request.prompt
-        if model.add_bos and model.bos_text:
-            text = text.removeprefix(model.bos_text)  # the tokenizer writes its own
-        tokens = model.tokenize(text)
+        tokens = model.tokenize(request.prompt)
         if not tokens and model.bos >= 0:
             tokens = [model.bos]
         if not tokens:

@@ -90,4 +90,5 @@ def chat_job(request: ChatRequest, ready: Ready, loaded: wire.Loaded) -> PromptJ
         think=ready.think,
         bos=loaded.bos,
         eos=loaded.eos,
+        add_bos=loaded.add_bos,
     )

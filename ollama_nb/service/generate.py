@@ -69,7 +69,8 @@ async def write_prompt(rooms: Rooms, lease: Lease, request: GenerateRequest, rea
         prompt = await fit(rooms, lease, job, lease.num_ctx - 1)
     if request.context:
         before = await lease.runner.detokenize(request.context)
-        prompt = replace(prompt, text=before + prompt.text, tokens=None)
+        text = prompt.text.removeprefix(lease.loaded.bos)  # what goes on does not begin again
+        prompt = replace(prompt, text=before + text, tokens=None)
     return prompt
 
 
@@ -84,6 +85,7 @@ def _job(lease: Lease, request: GenerateRequest, ready: Ready) -> PromptJob | No
         think=ready.think,
         bos=loaded.bos,
         eos=loaded.eos,
+        add_bos=loaded.add_bos,
     )
     if request.suffix:
         template = request.template or ready.model.template or ""

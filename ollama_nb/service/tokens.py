@@ -34,10 +34,7 @@ async def tokenize(rooms: Rooms, request: TokenizeRequest) -> tuple[int, ...]:
     chat = ChatRequest(model=request.model, messages=request.messages, tools=request.tools, think=request.think)
     ready = await get_ready(rooms, chat, model, "chat", extra=("tools",) if request.tools else ())
     async with _vocabulary(rooms, model, request.model) as runner:
-        loaded = runner.loaded
-        text = (await rooms.renderer.render(chat_job(chat, ready, loaded)))[0]
-        if loaded.add_bos and loaded.bos:
-            text = text.removeprefix(loaded.bos)  # the tokenizer writes its own
+        text = (await rooms.renderer.render(chat_job(chat, ready, runner.loaded)))[0]
         return await _tokens(runner, text, True, True)
 
 

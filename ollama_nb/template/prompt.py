@@ -38,7 +38,7 @@ def kept(messages: Sequence[Message], drop: int) -> tuple[Message, ...]:
 
 
 def _by_name(job: PromptJob, messages: Sequence[Message]) -> str:
-    return renderers.render(job.renderer, messages, job.tools, job.think)
+    return renderers.render(job.renderer, messages, job.tools, job.think, job.bos if job.add_bos else "")
 
 
 def _direct_messages(job: PromptJob) -> tuple[Message, ...]:

@@ -248,6 +248,10 @@ def test_num_ctx_is_at_most_what_was_loaded(engine: Engine) -> None:
 def test_a_written_bos_is_not_doubled(engine: Engine) -> None:
     plain, written = run(engine, ask(num_predict=9), ask("<s>Once upon a time", num_predict=9))
     assert (written.text, written.done.prompt_tokens) == (plain.text, plain.done.prompt_tokens)
+    once, (bos, *rest) = engine.tokenize("<s>Once"), engine.tokenize("Once")
+    assert once == [bos, *rest]
+    assert engine.tokenize("<s><s>Once") == [bos, *engine.tokenize("<s>Once", add_special=False)], "the text's own"
+    assert bos not in engine.tokenize("<s>Once", parse_special=False)[1:]
 
 
 def test_an_empty_prompt_is_the_beginning_of_a_text(engine: Engine) -> None:

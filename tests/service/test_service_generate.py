@@ -52,6 +52,15 @@ def test_stored_messages_unless_a_context_goes_on(tmp_path: Path) -> None:
     ]
 
 
+def test_what_goes_on_behind_a_context_does_not_begin_again(tmp_path: Path) -> None:
+    kitchen = Kitchen(tmp_path)
+    kitchen.make("m", template="<s>" + PLAIN)
+    ask(kitchen)
+    ask(kitchen, context=(3, 4))
+    prompt = "<user> hi <assistant>"
+    assert [asked["prompt"] for asked in kitchen.asks] == [f"<s>{prompt}", f"<3><4>{prompt}"]
+
+
 def test_suffix(tmp_path: Path) -> None:
     kitchen = Kitchen(tmp_path)
     kitchen.make("m", template=INSERTS)

@@ -40,8 +40,8 @@ def test_a_prompt_goes_as_it_stands(kitchen: Kitchen) -> None:
 
 def test_messages_go_as_a_chat_renders_them(kitchen: Kitchen) -> None:
     ask(kitchen, messages=HI, add_special=False)
-    expected = "<system> be kind <user> hi there "
-    assert kitchen.pool.runner.tokenized == ((expected,), True, True), "the tokenizer writes <s> by itself"
+    expected = "<s><system> be kind <user> hi there "
+    assert kitchen.pool.runner.tokenized == ((expected,), True, True)
     ask(kitchen, model="tools", messages=HI, tools=(WEATHER,))
     tokenized = kitchen.pool.runner.tokenized
     assert tokenized is not None and "weather" in tokenized[0][0]

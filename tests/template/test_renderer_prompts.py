@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from ollama_nb.api.chat import PromptJob
 from ollama_nb.api.messages import Message
 from ollama_nb.errors import TemplateError
 from ollama_nb.template.prompt import render
+from ollama_nb.template.renderers import NAMES
+
+BOS = {
+    "cogito": "<｜begin▁of▁sentence｜>",
+    "deepseek3.1": "<｜begin▁of▁sentence｜>",
+    "functiongemma": "<bos>",
+    "gemma4": "<bos>",
+    "gemma4-large": "<bos>",
+    "gemma4-small": "<bos>",
+    "glimmer": "<|begin_of_text|>",
+    "laguna": "〈|EOS|〉",
+    "lfm2": "<|startoftext|>",
+    "lfm2-thinking": "<|startoftext|>",
+    "poolside-v1": "〈|EOS|〉",
+}
 
 TALK = (Message("system", "Be brief."), Message("user", "hi"), Message("assistant", "Yes"), Message("user", "你好"))
 
@@ -28,3 +45,14 @@ def test_one_prompt_per_drop_keeps_the_system_message() -> None:
 def test_unknown_name() -> None:
     with pytest.raises(TemplateError, match=r'^unknown renderer "qwen9"$'):
         render(job("qwen9"))
+
+
+@pytest.mark.parametrize("name", sorted(NAMES))
+def test_the_tokenizer_s_own_bos_takes_the_place_of_the_family_s(name: str) -> None:
+    """So it is the one text that the tokenizer leaves out; a model whose tokenizer adds none gets the family's."""
+    asked = PromptJob(path="renderer", template="", renderer=name, messages=TALK, bos="<first>")
+    (plain,), (added,) = render(asked), render(replace(asked, add_bos=True))
+    assert "<first>" not in plain
+    assert plain.endswith(added.removeprefix("<first>"))
+    families = plain.removesuffix(added.removeprefix("<first>"))
+    assert families == BOS.get(name, "") and added.startswith("<first>") == bool(families)

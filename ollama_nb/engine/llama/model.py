@@ -131,7 +131,12 @@ class Model:
         return text.decode("utf-8", "replace") if text else ""
 
     def tokenize(self, text: str, *, add_special: bool = True, parse_special: bool = True) -> list[int]:
-        """Tokens of a text; ``add_special`` adds what the tokenizer adds by itself (BOS, EOS, CLS, SEP)."""
+        """Tokens of a text; ``add_special`` adds what the tokenizer adds by itself (BOS, EOS, CLS, SEP).
+
+        With ``parse_special`` too, a BOS that the text itself begins with is the added one: there are never two.
+        """
+        if add_special and parse_special and self.add_bos:
+            text = text.removeprefix(self.bos_text)
         data = text.encode("utf-8", "replace")
         room = len(data) + 8
         tokens = np.empty(room, np.int32)

@@ -42,18 +42,21 @@ _FAMILIES: Mapping[str, str] = MappingProxyType(
         "glimmer": "glimmer",
     }
 )
-"""Renderer name → the module whose ``RENDERERS`` holds it."""
+"""Renderer name → the module whose ``RENDERERS`` holds it; ``BOS``, if it has that, is what its prompts begin with."""
 
 NAMES = frozenset(_FAMILIES)
 
 
-def render(name: str, messages: Sequence[Message], tools: Sequence[Tool], think: Think) -> str:
+def render(name: str, messages: Sequence[Message], tools: Sequence[Tool], think: Think, bos: str = "") -> str:
     """The prompt for the model's next turn; a last message of the assistant is gone on with where the family can.
 
-    Images become ``[img-N]``, N counting over all messages, in families that see. Raises TemplateError for an unknown
-    name and for a conversation that the family refuses.
+    Images become ``[img-N]``, N counting over all messages, in families that see. ``bos``: what the model's tokenizer
+    puts in front by itself; it takes the place of the family's own, so that the tokenizer knows it and leaves one.
+    Raises TemplateError for an unknown name and for a conversation that the family refuses.
     """
     if name not in _FAMILIES:
         raise TemplateError(f'unknown renderer "{name}"')
-    prompt: str = import_module(f"{__name__}.{_FAMILIES[name]}").RENDERERS[name](messages, tools, think)
-    return prompt
+    family = import_module(f"{__name__}.{_FAMILIES[name]}")
+    prompt: str = family.RENDERERS[name](messages, tools, think)
+    own = getattr(family, "BOS", "")
+    return bos + prompt.removeprefix(own) if bos and own else prompt

@@ -8,7 +8,7 @@ from ollama_nb.api.messages import Message, Think, Tool, ToolCall
 from ollama_nb.template.renderers.schema import tool_json
 from ollama_nb.template.renderers.spelling import Ordered, compact, indented
 
-_BOS = "<｜begin▁of▁sentence｜>"
+BOS = "<｜begin▁of▁sentence｜>"
 _EOS = "<｜end▁of▁sentence｜>"
 _SYSTEM = "You are Cogito, an AI assistant created by Deep Cogito, which is an AI research lab based in San Francisco."
 
@@ -17,7 +17,7 @@ def render(messages: Sequence[Message], tools: Sequence[Tool], think: Think) -> 
     system, talk = "", messages
     if messages and messages[0].role == "system":
         system, talk = messages[0].content, messages[1:]
-    out = [_BOS, _system(system, tools, bool(think))]
+    out = [BOS, _system(system, tools, bool(think))]
     out += [_turn(talk, at) for at in range(len(talk))]
     spoken = [message.role for message in talk if message.role in ("user", "assistant", "tool")]
     if spoken[-1:] != ["user"]:

@@ -8,7 +8,7 @@ from ollama_nb.api.messages import Message, Think, Tool, ToolCall
 from ollama_nb.template.renderers.schema import function_of
 from ollama_nb.template.renderers.spelling import Ordered, compact
 
-_BOS = "<｜begin▁of▁sentence｜>"
+BOS = "<｜begin▁of▁sentence｜>"
 _EOS = "<｜end▁of▁sentence｜>"
 _CALL_FORMAT = """
 IMPORTANT: ALWAYS adhere to this exact format for tool use:
@@ -28,7 +28,7 @@ def render(messages: Sequence[Message], tools: Sequence[Tool], think: Think) -> 
     talk = [message for message in messages if message.role in ("user", "assistant", "tool")]
     question = max((at for at, message in enumerate(talk) if message.role == "user"), default=-1)
     turns = [_turn(talk, at, thinking=bool(think) and at > question) for at in range(len(talk))]
-    out = _BOS + system + _tools(tools) + "".join(turns)
+    out = BOS + system + _tools(tools) + "".join(turns)
     if talk and talk[-1].role == "user":
         out += "<｜Assistant｜>" + ("<think>" if think else "</think>")
     return out

@@ -9,6 +9,7 @@ from ollama_nb.template.renderers.gemma import Values
 from ollama_nb.template.renderers.schema import function_of, types
 from ollama_nb.template.renderers.spelling import Struct, by_name, trim
 
+BOS = "<bos>"
 _VALUES = Values("<escape>", "<nil>")
 _INTRO = "You can do function calling with the following functions:"
 _CALLED, _ANSWERED = "called", "answered"
@@ -19,7 +20,7 @@ def render(messages: Sequence[Message], tools: Sequence[Tool], think: Think) -> 
     system, talk = "", messages
     if messages and messages[0].role in ("system", "developer"):
         system, talk = messages[0].content, messages[1:]
-    out = ["<bos>", _header(system, tools)]
+    out = [BOS, _header(system, tools)]
     state = ""
     for at, called in enumerate(_called(talk)):
         text, state = _turn(talk, at, called, state)

@@ -11,6 +11,7 @@ from ollama_nb.template.renderers.gemma4_schema import VALUES, declaration
 from ollama_nb.template.renderers.images import Images
 from ollama_nb.template.renderers.spelling import trim
 
+BOS = "<bos>"
 _THOUGHT = re.compile(r"<\|channel>.*?(?:<channel\|>|\Z)", re.DOTALL)
 _Group = tuple[Message, list[Message]]
 _ANSWERED, _CALLING = "answered", "calling"
@@ -24,7 +25,7 @@ def render(messages: Sequence[Message], tools: Sequence[Tool], think: Think, *, 
     images = Images()
     groups = _grouped(talk)
     question = max((at for at, (message, _) in enumerate(groups) if message.role == "user"), default=-1)
-    out = ["<bos>", _header(system, tools, bool(think))]
+    out = [BOS, _header(system, tools, bool(think))]
     state = ""
     for at in range(len(groups)):
         text, state = _turn(groups, at, images, keep_thought=at > question)

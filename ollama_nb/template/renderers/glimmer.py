@@ -11,7 +11,7 @@ from ollama_nb.template.renderers.images import tagged
 from ollama_nb.template.renderers.schema import function_of
 from ollama_nb.template.renderers.spelling import go_value, plain
 
-_BOS = "<|begin_of_text|>"
+BOS = "<|begin_of_text|>"
 _END_MESSAGE = "<|eom|>"
 _END_TURN = "<|eot|>"
 _SYSTEM = "You are a helpful AI assistant.\nKnowledge cutoff: 2026-01-04."
@@ -56,7 +56,7 @@ _EFFORT = ("Reasoning effort", "Reasoning Effort", "reasoning effort", "REASONIN
 def render(messages: Sequence[Message], tools: Sequence[Tool], think: Think) -> str:
     contents = tagged(messages)
     called = {call.id: call.name for message in messages for call in message.tool_calls if call.id}
-    out = [_BOS]
+    out = [BOS]
     if not any(message.role == "system" for message in messages):
         out.append(_system(f"{_SYSTEM}\nCurrent date: {date.today().isoformat()}.", tools, think, own=False))
     for at, message in enumerate(messages):

@@ -9,7 +9,7 @@ from ollama_nb.api.messages import Message, Think, Tool, ToolCall
 from ollama_nb.template.renderers.schema import tool_json
 from ollama_nb.template.renderers.spelling import spaced, trim, trim_right
 
-_BOS = "〈|EOS|〉"
+BOS = "〈|EOS|〉"
 _SYSTEM = (
     "You are a helpful, conversationally-fluent assistant made by Poolside. You are here to be helpful to users "
     "through natural language conversations."
@@ -52,7 +52,7 @@ def _argument(value: Any) -> str:
 
 def render(messages: Sequence[Message], tools: Sequence[Tool], think: Think) -> str:
     system, talk = _leading_system(messages)
-    out = [_BOS, _header(system, tools, bool(think))]
+    out = [BOS, _header(system, tools, bool(think))]
     for at, message in enumerate(talk):
         if message.role == "assistant":
             out.append(_answer(message, last=at == len(talk) - 1))
@@ -113,7 +113,7 @@ def _call(call: ToolCall) -> str:
 def render_v1(messages: Sequence[Message], tools: Sequence[Tool], think: Think) -> str:
     system, talk = _leading_system(messages)
     parts = "\n\n".join(filter(None, (system, _listed(tools) if tools else "")))
-    out = [_BOS, f"<system>{parts}</system>\n" if parts or think else ""]
+    out = [BOS, f"<system>{parts}</system>\n" if parts or think else ""]
     for message in talk:
         if message.role == "assistant":
             thought = f"<think>{message.thinking}" if think else ""

@@ -11,7 +11,7 @@ from ollama_nb.template.renderers.images import Images
 from ollama_nb.template.renderers.schema import function_of, tool_json
 from ollama_nb.template.renderers.spelling import by_name, plain, trim
 
-_BOS = "<|startoftext|>"
+BOS = "<|startoftext|>"
 _CALLS = "<|tool_call_start|>"
 _RESPONSE = "<|tool_response_start|>"
 
@@ -23,7 +23,7 @@ def render(messages: Sequence[Message], tools: Sequence[Tool], think: Think, *, 
     if messages and messages[0].role == "system":
         system, talk = messages[0].content, messages[1:]
         images.skip(messages[0])
-    out = [_BOS, _header(system, tools)]
+    out = [BOS, _header(system, tools)]
     answers = [at for at, message in enumerate(talk) if message.role == "assistant"]
     for at, message in enumerate(talk):
         content = images.tagged(message)
