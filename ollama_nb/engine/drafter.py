@@ -9,9 +9,8 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence as Items
 
-import numpy as np
-
 from ollama_nb.engine.draft import PRICE_GUESS
+from ollama_nb.engine.filling import put
 from ollama_nb.engine.llama import Context, Decoded
 from ollama_nb.engine.slots import MIN_SHARED, common_prefix
 from ollama_nb.engine.stream import Stream
@@ -120,10 +119,7 @@ class Drafter:
         return True
 
     def _fill(self, row: int, slot: int, start: int, tokens: list[int], *, output: bool) -> None:
-        context, end = self.context, row + len(tokens)
-        context.tokens[row:end], context.positions[row:end] = tokens, np.arange(start, start + len(tokens))
-        context.sequences[row:end], context.outputs[row:end] = slot, 0
-        context.outputs[end - 1] = output
+        put(self.context, row, slot, start, tokens, output=output)
         self._held[slot] += tokens
 
     def _decode(self, count: int, slots: Items[int]) -> bool:

@@ -1,7 +1,7 @@
 """One model answering many requests: admit → plan → decode → sample → commit, one step at a time.
 
-Rule: one thread calls ``step`` (and ``embed``, ``tokenize``); ``submit``, ``cancel`` and ``abort`` may come from any
-thread and take effect in the next step. Every submitted request ends in exactly one FinishOut or FailOut.
+Rule: one thread calls all of it but ``cancel``, ``abort`` and ``flush``, which may come from any. What is submitted or
+cancelled takes effect in the next step. Every submitted request ends in exactly one FinishOut or FailOut.
 """
 
 from __future__ import annotations
@@ -93,13 +93,16 @@ class Engine:
             self._inbox.append(FailOut(request.id, error.message, error.status))
 
     def cancel(self, id: int) -> None:
-        """End a request in the next step; a prompt that is just being read is aborted. Unknown ids are ignored."""
+        """End a request in the next step; a prompt that is just being read is aborted. Unknown ids are ignored.
+
+        Any thread.
+        """
         self._inbox.append(id)
         if id in self._reading and self._context is not None:
             self._context.abort()
 
     def abort(self) -> None:
-        """Stop the native call that runs now; nothing is lost, the next step does that work again."""
+        """Stop the native call that runs now; nothing is lost, the next step does that work again. Any thread."""
         if self._context is not None:
             self._context.abort()
         if self._embedder is not None:
@@ -167,10 +170,25 @@ class Engine:
         streams = [self._streams[chunk.seq.id] for chunk in batch.chunks]
         rows = self._speculator.plan(batch, streams)
         count = fill(context, batch, self._speculator.drafts)
-        if len(batch.chunks) > batch.replies:
-            self._reading = frozenset(chunk.seq.id for chunk in batch.chunks[batch.replies :])
         if count < rows:
             context.pad(count, rows)
+        status, seconds = self._decode(context, batch, rows)
+        if rows > batch.size:
+            context.cut(context.scratch, 0)
+        if status is Decoded.DONE:
+            self._count(batch, rows, seconds)
+            scheduler.commit(batch)
+            if self._keeper is not None:
+                self._keeper.observe(batch, seconds)
+            self._sample(batch, context.logits(), out)
+        else:
+            self._undo(batch, rows, status, out)
+        return out
+
+    def _decode(self, context: Context, batch: Batch, rows: int) -> tuple[Decoded, float]:
+        """Read the rows; what became of them, and the seconds that it took, from which pace and drafts learn."""
+        if len(batch.chunks) > batch.replies:
+            self._reading = frozenset(chunk.seq.id for chunk in batch.chunks[batch.replies :])
         changed = context.use(batch.adapters)
         patience = self._team.patience(rows)
         self._watchdog.arm(patience)
@@ -179,23 +197,14 @@ class Engine:
         ended = time.perf_counter()
         self._watchdog.disarm()
         self._reading = frozenset()
+        seconds = ended - begun
         if status is Decoded.DONE and batch.replies == len(batch.chunks) and not changed:
-            self._speculator.times.observe(rows, ended - begun)
-        cut = status is Decoded.ABORTED and ended - begun >= patience
-        if (cut or status is Decoded.DONE) and self._team.observe(rows, ended - begun, ended, cut=cut):
+            self._speculator.times.observe(rows, seconds)
+        cut = status is Decoded.ABORTED and seconds >= patience
+        if (cut or status is Decoded.DONE) and self._team.observe(rows, seconds, ended, cut=cut):
             context.set_threads(self._team.size)
             self._speculator.use(self._team.size)
-        if rows > batch.size:
-            context.cut(context.scratch, 0)
-        if status is Decoded.DONE:
-            self._count(batch, rows, ended - begun)
-            scheduler.commit(batch)
-            if self._keeper is not None:
-                self._keeper.observe(batch, ended - begun)
-            self._sample(batch, context.logits(), out)
-        else:
-            self._undo(batch, rows, status, out)
-        return out
+        return status, seconds
 
     def _take_inbox(self, out: list[Output]) -> None:
         while self._inbox:
@@ -363,7 +372,8 @@ class Engine:
             raise BadRequest("only the vocabulary is loaded")
         if self._embedder is None:
             self._embedder = loading.make_embedder(self.config, self._model, self._shape)
-        self._embedder.context.use(adapters)
+        if self._embedder.context.use(adapters):
+            self._forget_adapters()
         self._embedder.context.rearm()
         return self._embedder
 

@@ -1,4 +1,4 @@
-"""A planned batch and its drafts, written row by row into the arrays that llama.cpp reads."""
+"""What is to be read, written row by row into the arrays that llama.cpp reads."""
 
 from __future__ import annotations
 
@@ -24,11 +24,14 @@ def fill(context: Context, batch: Batch, drafts: Mapping[int, Sequence[int]]) ->
                 sequences[row:end], outputs[row:end] = seq.slot, 1
                 row = end
             continue
-        end = row + size
-        tokens[row:end] = seq.tokens[start : start + size]
-        positions[row:end] = np.arange(start, start + size)
-        sequences[row:end] = seq.slot
-        outputs[row:end] = 0
-        outputs[end - 1] = output
-        row = end
+        row = put(context, row, seq.slot, start, seq.tokens[start : start + size], output=output)
     return row
+
+
+def put(context: Context, row: int, slot: int, start: int, tokens: Sequence[int], *, output: bool) -> int:
+    """Write tokens of one slot from position ``start`` on, of which the last may give logits; return the next row."""
+    end = row + len(tokens)
+    context.tokens[row:end], context.positions[row:end] = tokens, np.arange(start, start + len(tokens))
+    context.sequences[row:end], context.outputs[row:end] = slot, 0
+    context.outputs[end - 1] = output
+    return end

@@ -122,10 +122,7 @@ class Runner:
         preserve: tuple[str, ...] = (),
         adapters: wire.Adapters = (),
     ) -> AsyncIterator[wire.Text | wire.Finished]:
-        """Stream a completion; the last item is Finished. Closing the generator cancels the request at once.
-
-        Fields: see ``wire.Complete``. Raises the error that the runner names, or RunnerCrashed.
-        """
+        """Stream a completion (fields: ``wire.Complete``), Finished last; closing it cancels it. Raises OllamaError."""
         message = wire.Complete(
             id=next(self._ids),
             prompt=prompt,
@@ -190,7 +187,7 @@ class Runner:
         return (await self._ask(wire.Detokenize(id=next(self._ids), tokens=tuple(tokens)), wire.Detokenized)).text
 
     async def stats(self) -> dict[str, Any]:
-        """Counters since load; see ``engine.engine.Counters`` for the names."""
+        """Counters since load; see ``engine.engine.Engine.counters`` for the names."""
         return (await self._ask(wire.GetStats(id=next(self._ids)), wire.StatsReply)).stats
 
     # requests

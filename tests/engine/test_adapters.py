@@ -142,6 +142,9 @@ def test_adapters_that_nobody_uses_do_not_pile_up(
     requests = [ask(PROMPTS[0], adapters, num_predict=3) for adapters in (*many, *many)]
     assert all(said(outs) for outs in run(engine, *requests))
     assert len(engine._model._adapters) <= MOST_ADAPTERS + 1
+    for adapters in many:
+        engine.embed(["Once"], adapters=adapters)
+        assert len(engine._model._adapters) <= MOST_ADAPTERS + 2
     for adapters in sets:
         assert said(run(engine, ask(PROMPTS[0], adapters))[0]) == expected[PROMPTS[0], adapters]
     engine.close()

@@ -64,26 +64,14 @@ class Context:
         self.model, self.n_seq, self.n_batch = model, n_seq, n_batch
         self.pooled_width = max(1, model.n_scores) if pooling == "rank" else model.n_embd
         self.scratch = n_seq
-        generates = pooling is None and not model.recurrent
-        # llama.cpp makes room for a row of every sequence, the scratch one too, whatever a step asks for.
-        self.n_outputs = max(2 * OUTPUT_BLOCK, -(-(n_seq + 1) // OUTPUT_BLOCK) * OUTPUT_BLOCK) if generates else n_seq
         params = L.llama_context_default_params()
         params.n_ctx, params.n_batch, params.n_ubatch = cells, n_batch, n_ubatch
-        params.n_seq_max = n_seq + generates
         params.n_threads = params.n_threads_batch = n_threads
         params.flash_attn_type = -1 if flash_attention is None else int(flash_attention)
         params.type_k = params.type_v = KV_TYPES[kv_type]
         params.kv_unified, params.no_perf = True, True
-        if pooling is None:
-            params.n_outputs_max = self.n_outputs  # else n_batch rows of logits have room: 300 MB for 150k words
-        else:
-            params.embeddings = True
-            params.pooling_type = {name: number for number, name in POOLING.items()}[pooling]
-        self._abort = ctypes.create_string_buffer(2)
-        # strlen of this buffer is the abort callback: no Python runs within a decode, and any thread may set it.
-        self._is_aborted = ctypes.cast(_strlen, L.ggml_abort_callback)
-        params.abort_callback = self._is_aborted
-        params.abort_callback_data = ctypes.addressof(self._abort)
+        self._set_outputs(params, pooling)
+        self._set_abort(params)
         forget_log()
         self.handle = L.llama_init_from_model(model.handle, params)
         if not self.handle:
@@ -100,6 +88,26 @@ class Context:
         self._logits_at = 0
         self.adapters: Adapters = ()
         """Those that decodes have; see ``use``."""
+
+    def _set_outputs(self, params: Any, pooling: str | None) -> None:
+        """How many rows of a step may have logits, or how they are pooled."""
+        generates = pooling is None and not self.model.recurrent
+        params.n_seq_max = self.n_seq + generates
+        # llama.cpp makes room for a row of every sequence, the scratch one too, whatever a step asks for.
+        blocks = max(2, -(-(self.n_seq + 1) // OUTPUT_BLOCK))
+        self.n_outputs = blocks * OUTPUT_BLOCK if generates else self.n_seq
+        if pooling is None:
+            params.n_outputs_max = self.n_outputs  # else n_batch rows of logits have room: 300 MB for 150k words
+        else:
+            params.embeddings = True
+            params.pooling_type = {name: number for number, name in POOLING.items()}[pooling]
+
+    def _set_abort(self, params: Any) -> None:
+        self._abort = ctypes.create_string_buffer(2)
+        # strlen of this buffer is the abort callback: no Python runs within a decode, and any thread may set it.
+        self._is_aborted = ctypes.cast(_strlen, L.ggml_abort_callback)
+        params.abort_callback = self._is_aborted
+        params.abort_callback_data = ctypes.addressof(self._abort)
 
     def _make_batch(self, size: int) -> None:
         """Our own arrays; the native batch only points at them."""
