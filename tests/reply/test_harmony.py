@@ -6,8 +6,8 @@ import pytest
 
 from ollama_nb.api.events import Delta, ToolCalls
 from ollama_nb.api.messages import Tool
+from ollama_nb.reply.families.harmony import HARMONY, Heading, ToolNames, read_heading, renamed
 from ollama_nb.reply.family import Turn
-from ollama_nb.reply.harmony import HARMONY, Heading, ToolNames, read_heading, renamed
 
 
 def tool(name: str) -> Tool:

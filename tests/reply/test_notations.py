@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ollama_nb.reply.families.gemma_arguments import ArgumentReader, NotArguments
+from ollama_nb.reply.families.python_calls import NotCalls, read_calls
 from ollama_nb.reply.families.tagged_arguments import NotTagged, read_tagged
-from ollama_nb.reply.literals import NotCalls, read_calls
 from ollama_nb.reply.objects import objects_in
 from ollama_nb.reply.schema import Schemas, typed
 

@@ -9,6 +9,7 @@ from ollama_nb.reply.families.functiongemma import FUNCTIONGEMMA
 from ollama_nb.reply.families.gemma4 import GEMMA4, GEMMA4_NO_THINKING
 from ollama_nb.reply.families.glimmer import GLIMMER
 from ollama_nb.reply.families.glm import GLM47, GLM_OCR
+from ollama_nb.reply.families.harmony import HARMONY
 from ollama_nb.reply.families.laguna import LAGUNA, POOLSIDE
 from ollama_nb.reply.families.lfm2 import LFM2, LFM2_THINKING
 from ollama_nb.reply.families.ministral import MINISTRAL
@@ -22,7 +23,6 @@ from ollama_nb.reply.families.qwen import (
     THINKING_CODER,
 )
 from ollama_nb.reply.family import Family, Turn
-from ollama_nb.reply.harmony import HARMONY
 from ollama_nb.reply.regions import CONTENT, RegionReader, Text
 
 

@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ollama_nb.reply.cursor import Cursor
 from ollama_nb.reply.objects import read_json
 
 DEPTH = 64
@@ -16,7 +17,6 @@ _KEY = re.compile(r"[^:{},\[\]]+")
 _JSON_STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _QUOTED = re.compile(r"'((?:[^'\\]|\\.)*)'", re.DOTALL)
 _SCALAR = re.compile(r"[^,{}\[\]]*")
-_BETWEEN = re.compile(r"[\s,]*")
 _NUMBER = re.compile(r"-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 
 
@@ -24,7 +24,7 @@ class NotArguments(ValueError):
     """The text is no object; the message says what is missing."""
 
 
-class ArgumentReader:
+class ArgumentReader(Cursor):
     """``mark`` encloses strings. ``texts``: arguments whose bare words are text, None for all; ``known``: all names."""
 
     def __init__(
@@ -35,7 +35,8 @@ class ArgumentReader:
         texts: Sequence[str] | None = None,
         known: Sequence[str] = (),
     ) -> None:
-        self._text, self._at, self._mark = text, 0, mark
+        super().__init__(text)
+        self._mark = mark
         self._words, self._texts, self._known = words, texts, known
         self._repaired = False
 
@@ -69,8 +70,7 @@ class ArgumentReader:
 
     def _key_text(self) -> str:
         for pattern, quotes in ((_JSON_STRING, 1), (_QUOTED, 1), (_KEY, 0)):
-            if match := pattern.match(self._text, self._at):
-                self._at = match.end()
+            if match := self._match(pattern):
                 return match[0][quotes : len(match[0]) - quotes].strip()
         raise NotArguments("an argument without a name")
 
@@ -150,21 +150,6 @@ class ArgumentReader:
             return self._text[start:end]
         text = self._text[start:].rstrip()
         return text[:-1] if text.endswith("}") else text
-
-    def _skip(self) -> bool:
-        match = _BETWEEN.match(self._text, self._at)
-        self._at = match.end() if match else self._at
-        return self._at < len(self._text)
-
-    def _blanks(self) -> None:
-        while self._at < len(self._text) and self._text[self._at].isspace():
-            self._at += 1
-
-    def _take(self, mark: str) -> bool:
-        if self._text.startswith(mark, self._at):
-            self._at += len(mark)
-            return True
-        return False
 
 
 _NONE: Any = object()

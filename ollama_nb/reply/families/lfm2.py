@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-from ollama_nb.reply.families.olmo import python_calls
+from ollama_nb.reply.families.python_calls import python_calls
 from ollama_nb.reply.family import Family, Turn
 from ollama_nb.reply.output import Found, Malformed
 from ollama_nb.reply.regions import CONTENT, THINKING, Call, Exit, Fork, Region, RegionReader, Text

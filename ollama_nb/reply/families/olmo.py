@@ -2,23 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
+from ollama_nb.reply.families.python_calls import python_calls
 from ollama_nb.reply.family import Family, Turn
-from ollama_nb.reply.literals import NotCalls, read_calls
-from ollama_nb.reply.output import Found, Malformed
 from ollama_nb.reply.regions import CONTENT, THINKING, Call, Exit, Region, RegionReader, Text
 
 _CALLS, _END_CALLS, _END_THINK = "<function_calls>", "</function_calls>", "</think>"
 _VERBATIM = Exit("content", before=False, after=False)
-
-
-def python_calls(body: str, closed: bool) -> Sequence[Found | Malformed]:
-    """``name(key="text", other=1)``, one after another."""
-    try:
-        return read_calls(body)
-    except NotCalls as error:
-        return [Malformed(body, f"the tool call cannot be read: {error}")]
 
 
 def _olmo3(turn: Turn) -> RegionReader:

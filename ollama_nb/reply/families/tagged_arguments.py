@@ -57,8 +57,8 @@ class _Reading:
         self._strict, self._place, self._key = strict, _OUTSIDE, ""
 
     def tag(self, before: str, tag: str) -> None:
-        usual = _USUAL.get((self._place, tag))
-        if self._strict and (usual is None or (before.strip() and self._place in (_OUTSIDE, _BETWEEN))):
+        usual = (self._place, tag) in _USUAL
+        if self._strict and (not usual or (before.strip() and self._place in (_OUTSIDE, _BETWEEN))):
             raise NotTagged("the tool call is incomplete")
         if self._place == _OUTSIDE:
             self._outside(before, tag)
@@ -102,10 +102,6 @@ class _Reading:
         self._place = _IN_KEY if tag == KEY else _OUTSIDE
 
 
-_USUAL = {
-    (_OUTSIDE, KEY): True,
-    (_OUTSIDE, ""): True,
-    (_IN_KEY, END_KEY): True,
-    (_BETWEEN, VALUE): True,
-    (_IN_VALUE, END_VALUE): True,
-}
+_USUAL = frozenset(
+    {(_OUTSIDE, KEY), (_OUTSIDE, ""), (_IN_KEY, END_KEY), (_BETWEEN, VALUE), (_IN_VALUE, END_VALUE)},
+)

@@ -6,17 +6,26 @@ Rule: read once from left to right, no deeper than ``DEPTH``; what is no value o
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+from ollama_nb.reply.cursor import Cursor
 from ollama_nb.reply.objects import whole
-from ollama_nb.reply.output import Found
+from ollama_nb.reply.output import Found, Malformed
 
 DEPTH = 64
 _WORDS = {"true": True, "True": True, "false": False, "False": False, "null": None, "None": None, "nil": None}
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f"}
 _NUMBER = re.compile(r"-?[0-9]+(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?")
 _NAME = re.compile(r"\w[\w.\-]*")
-_BETWEEN = re.compile(r"[\s,]*")
+
+
+def python_calls(body: str, closed: bool) -> Sequence[Found | Malformed]:
+    """``name(key="text", other=1)``, one after another."""
+    try:
+        return read_calls(body)
+    except NotCalls as error:
+        return [Malformed(body, f"the tool call cannot be read: {error}")]
 
 
 class NotCalls(ValueError):
@@ -28,40 +37,30 @@ def read_calls(text: str) -> list[Found]:
     text = text.strip()
     if text.startswith("[") and text.endswith("]"):
         text = text[1:-1]
-    reader = _Reader(text)
-    calls: list[Found] = []
-    while reader.skip():
-        calls.append(reader.call())
+    calls = list(_Reader(text).calls())
     if not calls:
         raise NotCalls("no function name")
     return calls
 
 
-class _Reader:
-    def __init__(self, text: str) -> None:
-        self._text, self._at = text, 0
+class _Reader(Cursor):
+    def calls(self) -> Iterator[Found]:
+        while self._skip():
+            yield self._call()
 
-    def skip(self) -> bool:
-        """Go past blanks and commas; False at the end."""
-        match = _BETWEEN.match(self._text, self._at)
-        self._at = match.end() if match else self._at
-        return self._at < len(self._text)
-
-    def call(self) -> Found:
-        match = _NAME.match(self._text, self._at)
+    def _call(self) -> Found:
+        match = self._match(_NAME)
         if match is None:
             raise NotCalls("no function name")
-        self._at = match.end()
         self._blanks()
         self._expect("(", "no opening parenthesis")
         arguments: dict[str, Any] = {}
-        while self.skip():
+        while self._skip():
             if self._take(")"):
                 return Found(match[0], arguments)
-            key = _NAME.match(self._text, self._at)
+            key = self._match(_NAME)
             if key is None:
                 raise NotCalls("an argument without a name")
-            self._at = key.end()
             self._blanks()
             self._expect("=", f"no value for {key[0]}")
             arguments[key[0]] = self._value(0)
@@ -104,7 +103,7 @@ class _Reader:
     def _list(self, depth: int) -> list[Any]:
         items: list[Any] = []
         self._at += 1
-        while self.skip():
+        while self._skip():
             if self._take("]"):
                 return items
             items.append(self._value(depth + 1))
@@ -113,7 +112,7 @@ class _Reader:
     def _mapping(self, depth: int) -> dict[str, Any]:
         items: dict[str, Any] = {}
         self._at += 1
-        while self.skip():
+        while self._skip():
             if self._take("}"):
                 return items
             quote = self._text[self._at]
@@ -143,16 +142,6 @@ class _Reader:
             open_brackets += (char in "([{") - (char in ")]}")
             self._at += 1
         return self._text[start : self._at].strip()
-
-    def _blanks(self) -> None:
-        while self._at < len(self._text) and self._text[self._at].isspace():
-            self._at += 1
-
-    def _take(self, mark: str) -> bool:
-        if self._text.startswith(mark, self._at):
-            self._at += len(mark)
-            return True
-        return False
 
     def _expect(self, mark: str, why: str) -> None:
         if not self._take(mark):
