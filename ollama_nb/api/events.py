@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,6 +83,10 @@ class Progress:
     digest: str = ""
     total: int = 0
     completed: int = 0
+
+
+Report = Callable[[Progress], None]
+"""Takes the lines of blocking work, from its own thread."""
 
 
 @dataclass(frozen=True, slots=True)

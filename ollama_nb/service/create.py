@@ -8,13 +8,13 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 
 from ollama_nb.api.chat import CreateRequest
-from ollama_nb.api.events import Progress
+from ollama_nb.api.events import Progress, Report
 from ollama_nb.api.models import Model
 from ollama_nb.api.names import Digest
 from ollama_nb.errors import BadRequest, ModelNotFound
 from ollama_nb.service.capabilities import check_names, check_template
 from ollama_nb.service.making import tools
-from ollama_nb.service.progress import Report, in_thread
+from ollama_nb.service.progress import in_thread
 from ollama_nb.service.resolve import find, parse_name
 from ollama_nb.service.rooms import Rooms
 from ollama_nb.service.transfer import PullPlan, run_pull

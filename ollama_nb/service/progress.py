@@ -10,11 +10,10 @@ import contextlib
 import threading
 from collections.abc import AsyncGenerator, Callable
 
-from ollama_nb.api.events import Progress
+from ollama_nb.api.events import Progress, Report
 from ollama_nb.errors import Cancelled
 from ollama_nb.service.requests import LOADING, LiveRequest
 
-Report = Callable[[Progress], None]
 Work = Callable[[Report, threading.Event], None]
 
 

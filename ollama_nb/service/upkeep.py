@@ -8,19 +8,16 @@ from __future__ import annotations
 import shutil
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ollama_nb.api.events import Progress
+from ollama_nb.api.events import Report
 from ollama_nb.errors import StoreError
 from ollama_nb.settings import Settings
 from ollama_nb.store import check, fsops
 from ollama_nb.store.blobs import named
 from ollama_nb.store.store import Store
 from ollama_nb.store.usage import Heap, Usage, files_below, heap, usage
-
-Report = Callable[[Progress], None]
 
 
 @dataclass(frozen=True, slots=True)

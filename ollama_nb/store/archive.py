@@ -12,12 +12,12 @@ import json
 import re
 import tarfile
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ollama_nb.api.events import Progress
+from ollama_nb.api.events import Progress, Report
 from ollama_nb.api.models import MANIFEST_TYPE, Layer, Manifest, Model
 from ollama_nb.api.names import Digest, ModelName
 from ollama_nb.errors import BadRequest, Cancelled, CorruptModel, OllamaError, StoreError
@@ -37,8 +37,6 @@ _LAYOUT, _INDEX = "oci-layout", "index.json"
 _BLOB = re.compile(r"blobs/sha256/([0-9a-f]{64})")
 _NAME_KEYS = ("org.opencontainers.image.ref.name", "io.containerd.image.name")
 _GGUF_KINDS = ("model", "adapter", "projector")
-
-Report = Callable[[Progress], None]
 
 
 def export(

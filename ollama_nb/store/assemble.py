@@ -5,13 +5,13 @@ The blobs of all files are stored before this begins, and templates were parsed 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any
 
 from ollama_nb.api.chat import CreateRequest
-from ollama_nb.api.events import Progress
+from ollama_nb.api.events import Progress, Report
 from ollama_nb.api.models import GGUF, Model, ModelConfig
 from ollama_nb.api.names import Digest, ModelName
 from ollama_nb.api.units import human_number
@@ -22,8 +22,6 @@ from ollama_nb.store.quantization import FLOATS, type_of
 from ollama_nb.store.quantization import parse as parse_type
 from ollama_nb.store.sources import Source, Sources, Tools
 from ollama_nb.store.store import Store
-
-Report = Callable[[Progress], None]
 
 _FAMILY_DEFAULTS = {
     "gemma4": "gemma4",

@@ -8,11 +8,11 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ollama_nb.api.events import Progress
+from ollama_nb.api.events import Progress, Report
 from ollama_nb.api.models import Layer, Manifest
 from ollama_nb.api.names import Digest, ModelName
 from ollama_nb.errors import Cancelled, OllamaError
@@ -23,8 +23,6 @@ from ollama_nb.store.store import Store
 
 BUFFER = 4 << 20
 _GGUF_KINDS = ("model", "adapter", "projector")
-
-Report = Callable[[Progress], None]
 
 
 @dataclass(frozen=True, slots=True)

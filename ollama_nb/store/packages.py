@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from ollama_nb.api.events import Progress
+from ollama_nb.api.events import Progress, Report
 from ollama_nb.api.names import Digest
 from ollama_nb.errors import BadRequest, Cancelled, CorruptModel, NotFound, SourceError
 from ollama_nb.store import fsops, pip_child
@@ -38,7 +38,6 @@ SCHEME = "pip://"
 _FOLDER = "ollama-nb-pip-"
 REPORT_SECONDS = 0.06
 
-Report = Callable[[Progress], None]
 
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
 _VERSION = re.compile(r"[A-Za-z0-9.!+_-]+")

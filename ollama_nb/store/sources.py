@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
-from ollama_nb.api.events import Progress
+from ollama_nb.api.events import Progress, Report
 from ollama_nb.api.models import GGUF
 from ollama_nb.api.names import Digest
 from ollama_nb.errors import BadRequest, NotFound
@@ -22,7 +22,6 @@ from ollama_nb.store import fsops, quantization
 from ollama_nb.store.gguf import is_gguf
 from ollama_nb.store.store import Store
 
-Report = Callable[[Progress], None]
 Count = Callable[[int, int], None]
 
 QUANTIZING, CONVERTING = "0000000000000000000", "0000000000000000001"

@@ -11,13 +11,13 @@ import hashlib
 import re
 import threading
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from ollama_nb.api.events import Progress
+from ollama_nb.api.events import Progress, Report
 from ollama_nb.api.names import Digest
 from ollama_nb.errors import BadRequest, Cancelled, StoreError
 from ollama_nb.store import fsops, pieces
@@ -35,8 +35,6 @@ _VERSION = re.compile(r"\d+(\.\d+)*((a|b|rc)\d+)?(\.post\d+)?(\.dev\d+)?")
 _TIME = (1980, 1, 1, 0, 0, 0)
 _REGULAR_FILE = 0o100644 << 16
 _WHEEL = b"Wheel-Version: 1.0\nGenerator: ollama-nb\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-
-Report = Callable[[Progress], None]
 
 
 @dataclass(frozen=True, slots=True)

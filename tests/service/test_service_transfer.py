@@ -17,10 +17,10 @@ from support.chaos_registry import chaos_registry, held
 from support.kitchen import MODELS, PLAIN, Kitchen, collect
 
 from ollama_nb.api.chat import CreateRequest, PullRequest, PushRequest
-from ollama_nb.api.events import Progress
+from ollama_nb.api.events import Progress, Report
 from ollama_nb.errors import Cancelled, OllamaError, SourceError
 from ollama_nb.service import transfer
-from ollama_nb.service.progress import Report, in_thread
+from ollama_nb.service.progress import in_thread
 from ollama_nb.service.requests import Requests
 from ollama_nb.service.transfer import PullPlan
 from ollama_nb.store.packages import Package, PackageRef, fetch

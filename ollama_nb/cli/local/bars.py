@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from ollama_nb.api import events
 from ollama_nb.cli.bars import Bar
 from ollama_nb.cli.progress import Progress
 
-Report = Callable[[events.Progress], None]
-
 
 @contextlib.contextmanager
-def shown() -> Iterator[Report]:
+def shown() -> Iterator[events.Report]:
     """A ``report`` for the service; the lines stay when the block ends."""
     with Progress() as progress:
         bars: dict[tuple[str, str], Bar] = {}

@@ -10,7 +10,6 @@ import hashlib
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
 
 from ollama_nb.api.models import Layer
 from ollama_nb.errors import Cancelled, SourceError
@@ -22,13 +21,10 @@ from ollama_nb.store.registry.session import Response
 from ollama_nb.store.transfer import plan
 from ollama_nb.store.transfer.pace import Limits, Throttle
 from ollama_nb.store.transfer.partial import Arriving, Partial
+from ollama_nb.store.transfer.progress import TICK, Show
 
-TICK = 0.06
-"""Seconds between two progress lines."""
 _JOIN = 0.8
 """Seconds that streams get to end in once their connections are cut."""
-
-Show = Callable[[int], None]
 
 
 class NoRanges(Exception):
@@ -44,7 +40,6 @@ class Download:
 
     def __init__(self, registry: Registry, blobs: BlobStore, layer: Layer, limits: Limits, show: Show) -> None:
         self._registry = registry
-        self._session = registry.session
         self._blobs = blobs
         self._layer = layer
         self._limits = limits
@@ -118,8 +113,9 @@ class Streams:
         return self._hash.hexdigest()
 
     def _end(self, threads: list[threading.Thread]) -> None:
-        """No stream writes any more afterwards."""
-        self._halt.set()
+        """No stream writes any more afterwards, not even one that does not end in time."""
+        with self._lock:
+            self._halt.set()
         if self._running:
             self._session.drop()
         for thread in threads:
@@ -185,7 +181,9 @@ class Streams:
                         raise Broken(f"{self._registry.origin.address} ended the blob too early")
                     return
                 self._throttle.take(len(data))
-                self._partial.write(part, data)
+                with self._lock:
+                    if not self._halt.is_set():
+                        self._partial.write(part, data)
 
     def _check(self, response: Response, first: int) -> None:
         """That these are the bytes that were asked for, of the file that the others came from."""
@@ -216,17 +214,3 @@ class Streams:
         if self._partial.etag and etag != self._partial.etag and self._may_change:
             raise Changed
         self._partial.etag = etag
-
-
-def meter(report: Callable[[int], None], total: int) -> Show:
-    """Passes on what is more than ever before, not too often, and the end in any case."""
-    most, told = -1, 0.0
-
-    def show(done: int) -> None:
-        nonlocal most, told
-        now = time.monotonic()
-        if done > most and (done == total or now - told >= TICK):
-            most, told = done, now
-            report(done)
-
-    return show

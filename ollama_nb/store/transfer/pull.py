@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ollama_nb.api.events import Progress
+from ollama_nb.api.events import Progress, Report
 from ollama_nb.api.models import Layer, Manifest
 from ollama_nb.api.names import ModelName
 from ollama_nb.errors import Cancelled, CorruptModel, OllamaError, SourceError
@@ -16,12 +15,11 @@ from ollama_nb.store.manifest import parse_manifest
 from ollama_nb.store.registry.client import Access, Registry, connected, origin_of
 from ollama_nb.store.registry.errors import Broken, Unreachable
 from ollama_nb.store.store import Store
-from ollama_nb.store.transfer.download import TICK, Download, meter
+from ollama_nb.store.transfer.download import Download
 from ollama_nb.store.transfer.pace import Limits
 from ollama_nb.store.transfer.partial import arrived
+from ollama_nb.store.transfer.progress import meter
 from ollama_nb.store.transfer.sharing import Queue
-
-Report = Callable[[Progress], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,25 +68,15 @@ class Pull:
         status, total = f"pulling {digest.short}", layer.size
         show = meter(lambda done: report(Progress(status, str(digest), total, done)), total)
         queue = Queue(self.locks, f"{digest.hex}-{_place(self.store.root)}")
-        try:
-            while True:
-                with queue.turn() as turn:
-                    if blobs.size(digest) == layer.size and blobs.touch(digest):
-                        break
-                    if turn is not None:
+        with queue.turn(lambda done: show(min(done, total)), cancelled) as turn:
+            if not (blobs.size(digest) == total and blobs.touch(digest)):
 
-                        def tell(done: int, tell_others: Callable[[int], None] = turn.show) -> None:
-                            tell_others(done)
-                            show(done)
+                def tell(done: int) -> None:
+                    turn.show(done)
+                    show(done)
 
-                        Download(registry, blobs, layer, self.limits, tell).run()
-                        break
-                show(min(queue.progress, layer.size))
-                if cancelled.wait(TICK):
-                    raise Cancelled("request canceled")
-        finally:
-            queue.close()
-        show(layer.size)
+                Download(registry, blobs, layer, self.limits, tell).run()
+        show(total)
 
 
 def _manifest(registry: Registry) -> bytes:

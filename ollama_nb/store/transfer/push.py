@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass
 
-from ollama_nb.api.events import Progress
+from ollama_nb.api.events import Progress, Report
 from ollama_nb.api.models import MANIFEST_TYPE, Layer, Manifest
 from ollama_nb.api.names import ModelName
 from ollama_nb.errors import OllamaError, StoreError
 from ollama_nb.store.registry.client import Access, Registry, connected, origin_of
 from ollama_nb.store.store import Store
-from ollama_nb.store.transfer.download import meter
 from ollama_nb.store.transfer.pace import Limits
+from ollama_nb.store.transfer.progress import meter
 from ollama_nb.store.transfer.upload import Upload
-
-Report = Callable[[Progress], None]
 
 
 @dataclass(frozen=True, slots=True)

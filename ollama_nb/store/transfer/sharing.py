@@ -9,10 +9,13 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+from ollama_nb.errors import Cancelled
 from ollama_nb.store import fsops
+from ollama_nb.store.transfer.progress import TICK, Show
 
 _LENGTH = 8
 MAX_NOTE = 4096
@@ -26,22 +29,49 @@ class Turn:
 
     def show(self, done: int) -> None:
         """Tell those who wait how many bytes are there."""
-        os.pwrite(self._file, done.to_bytes(_LENGTH, "little"), 0)
+        self._write(done.to_bytes(_LENGTH, "little"), 0)
 
     def leave(self, note: str) -> None:
         """Leave a word for those who have been waiting."""
-        os.pwrite(self._file, note.encode()[:MAX_NOTE], _LENGTH)
+        self._write(note.encode()[:MAX_NOTE], _LENGTH)
+
+    def _write(self, data: bytes, offset: int) -> None:
+        with contextlib.suppress(OSError):  # a full disk leaves others uninformed, and stops nothing
+            os.pwrite(self._file, data, offset)
 
 
 class Queue:
-    """Everybody who wants one thing; ``key`` is made of letters, digits and dashes."""
+    """Everybody who wants one thing; ``key`` is made of letters, digits and dashes. For one ``turn``."""
 
     def __init__(self, folder: Path, key: str) -> None:
         self._path = folder / f"{key}.lock"
         self._seen: int | None = None
 
     @contextlib.contextmanager
-    def turn(self) -> Iterator[Turn | None]:
+    def turn(self, look_on: Show, cancelled: threading.Event) -> Iterator[Turn]:
+        """Wait for the lock, and hold it until the block ends. Raises Cancelled.
+
+        ``look_on`` is told meanwhile how many bytes the holder has.
+        """
+        try:
+            while True:
+                with self._try() as turn:
+                    if turn is not None:
+                        yield turn
+                        return
+                look_on(int.from_bytes(self._read(0, _LENGTH), "little"))
+                if cancelled.wait(TICK):
+                    raise Cancelled("request canceled")
+        finally:
+            self._close()
+
+    @property
+    def note(self) -> str:
+        """What a holder left for us while we waited."""
+        return self._read(_LENGTH, MAX_NOTE).decode("utf-8", "replace")
+
+    @contextlib.contextmanager
+    def _try(self) -> Iterator[Turn | None]:
         """The lock until the block ends, or None when somebody else holds it."""
         with fsops.clear_errors("write", self._path):
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -56,17 +86,7 @@ class Queue:
             if held or file != self._seen:
                 os.close(file)
 
-    @property
-    def progress(self) -> int:
-        """The bytes that the holder has."""
-        return int.from_bytes(self._read(0, _LENGTH), "little")
-
-    @property
-    def note(self) -> str:
-        """What a holder left for us while we waited."""
-        return self._read(_LENGTH, MAX_NOTE).decode("utf-8", "replace")
-
-    def close(self) -> None:
+    def _close(self) -> None:
         if self._seen is not None:
             os.close(self._seen)
             self._seen = None
@@ -76,7 +96,7 @@ class Queue:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            self.close()
+            self._close()
             self._seen = file  # kept open: its holder's last word can be read after its end
             return False
         except OSError:

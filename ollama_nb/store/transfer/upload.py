@@ -23,6 +23,7 @@ from ollama_nb.store.registry.session import Response
 from ollama_nb.store.registry.urls import Origin, redirected
 from ollama_nb.store.transfer import plan
 from ollama_nb.store.transfer.pace import Limits, Throttle
+from ollama_nb.store.transfer.progress import Show
 
 LEAST_CHUNK, MOST_CHUNK = 100_000_000, 1_000_000_000
 _RANGE = re.compile(r"(?:bytes=)?0-(\d+)")
@@ -30,7 +31,6 @@ _RANGE = re.compile(r"(?:bytes=)?0-(\d+)")
 _SESSIONS = 3
 """How often a blob is begun anew after its session was lost."""
 
-Show = Callable[[int], None]
 T = TypeVar("T")
 
 
