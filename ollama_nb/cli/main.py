@@ -281,6 +281,9 @@ def keys(
     manage_keys(action, names or (), scope=scope, days=days, json=json)
 
 
+@app.command(name="help", help="Help about any command")
+def help_(topic: Annotated[list[str] | None, typer.Argument(metavar="[command]")] = None) -> None:
+    from ollama_nb.cli import usage
 
     commands, names = _commands(), topic or []
     name = ALIASES.get(names[0], names[0]) if names else ""
