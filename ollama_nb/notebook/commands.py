@@ -217,7 +217,6 @@ SHOW = (
 _CHAT = (*talk.CHAT, *MODEL_OPTIONS)
 _ASK = (*talk.ASK, *MODEL_OPTIONS)
 _TELL = (*talk.ANSWER, *talk.HOW, *MODEL_OPTIONS)
-_COMPARE = (*talk.ANSWER, *talk.SHOWN, *talk.HOW, *MODEL_OPTIONS)
 _EMBED = (
     *talk.ANSWER,
     Option("--dimensions", "N", "only the first so many, scaled to length 1 again"),
@@ -254,7 +253,7 @@ COMMANDS = (
     _talking("generate", "generate MODEL PROMPT", "the same as run", talk.run, options=_ASK),
     _talking(
         "compare", "compare MODEL MODEL PROMPT", "ask models side by side; in a cell, up to six",
-        compare.compare, options=_COMPARE, words=2, most=6, models=6, default=False,
+        compare.compare, options=_ASK, words=2, most=6, models=6, default=False,
     ),
     _talking("code", "code [MODEL PROMPT]", "an answer's code as a new cell", code.code, options=_TELL, bare=True),
     _talking("explain", "explain [MODEL]", "ask about the last error", mishap.explain, options=_TELL),

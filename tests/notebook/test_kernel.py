@@ -26,8 +26,10 @@ from ollama_nb.settings import Host, Settings
 
 pytestmark = [pytest.mark.model, pytest.mark.timeout(120)]
 
-ENDLESS = "--num-predict -1 --temperature 1 --top-k 20 --seed 1 --repeat-penalty 0.5"
-"""A penalty below one rewards repetition, so the end token never wins: thousands of tokens, for many seconds."""
+ENDLESS = (
+    """--num-predict -1 --temperature 2 --format '{"type": "array", "items": {"enum": [0, 1]}, "minItems": 3000}'"""
+)
+"""An answer that may not end for thousands of tokens."""
 
 
 @asynccontextmanager

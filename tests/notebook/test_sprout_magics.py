@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 from IPython.core.error import UsageError
 from IPython.core.interactiveshell import InteractiveShell
 from support.kitchen import MODELS
+from support.registries import docker_registry, needs_registry
 from support.servers import RunningServer, standalone
 
 from ollama_nb import Client
@@ -22,7 +24,9 @@ from ollama_nb.notebook.display import Interrupted
 from ollama_nb.notebook.magics import register
 
 pytestmark = pytest.mark.model
-ENDLESS = "--num-predict -1 --temperature 1 --top-k 20 --seed 1 --option repeat_penalty=0.5"
+ENDLESS = (
+    """--num-predict -1 --temperature 2 --format '{"type": "array", "items": {"enum": [0, 1]}, "minItems": 3000}'"""
+)
 FRANCE = "What is the capital of France?"
 
 
@@ -172,3 +176,22 @@ def test_lists_of_a_real_server(magic: Any, shell: InteractiveShell, pair: tuple
     assert row["context_length"] > 0 and row["slots"] > 0 and str(row["expires_at"]) == "NaT"
     assert "Forever" in repr(loaded)
     magic("%ollama stop tiny")
+
+
+@needs_registry
+def test_a_model_goes_to_a_registry_and_comes_back(
+    magic: Any, pair: tuple[str, str], displays: list[Any], tmp_path: Path
+) -> None:
+    with docker_registry(tmp_path) as registry:
+        name = f"{registry.host}/mia/tiny"
+        magic("_ollama = None")
+        magic(f"%ollama cp tiny {name}")
+        magic(f"%ollama push {name} --insecure")
+        assert displays[-1]["data"]["text/plain"].startswith(f"pushed `{name}:latest` (")
+        assert registry.blob_files()
+        magic(f"%ollama rm {name}")
+        magic(f"%ollama pull {name} --insecure --as back --streams 2 --max-rate 10MB")
+        assert displays[-1]["data"]["text/plain"].startswith("pulled `back` (")
+        magic("%ollama rm back")
+        with pytest.raises(UsageError, match="insecure protocol"):
+            magic(f"%ollama push http://{name}")

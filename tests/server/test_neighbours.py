@@ -24,7 +24,7 @@ from ollama_nb.server.neighbours import Neighbours
 
 pytestmark = [pytest.mark.model, pytest.mark.timeout(120)]
 
-ENDLESS = {"num_predict": -1, "temperature": 1, "top_k": 20, "seed": 1, "repeat_penalty": 0.5}
+ENDLESS = {"num_predict": -1, "temperature": 2, "top_k": 100, "top_p": 1, "logit_bias": {"</s>": -100}}
 BACKGROUND = [sys.executable, "-P", "-m", "ollama_nb.server", "--background"]
 
 
