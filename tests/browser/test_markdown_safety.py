@@ -36,7 +36,7 @@ def lab(words: WordServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 
 def canary_visits(words: WordServer) -> list[str]:
-    return [path for path in words.visits if path.startswith("/canary")]
+    return [path for path in words.visits if path.startswith("/canary") and path != "/canary/control"]
 
 
 def test_the_traps_work(page: Any, lab: Lab, words: WordServer) -> None:
@@ -48,8 +48,7 @@ def test_the_traps_work(page: Any, lab: Lab, words: WordServer) -> None:
     page.wait_for_function("() => window.__pwned === 1")
     page.wait_for_function("() => document.querySelectorAll('.jp-OutputArea img').length === 2")
     page.wait_for_load_state("networkidle")
-    assert canary_visits(words) == ["/canary/control"]
-    words.visits.clear()
+    assert words.visits.count("/canary/control") > 0
 
 
 def test_nothing_runs_and_nothing_is_fetched(page: Any, lab: Lab, words: WordServer) -> None:

@@ -62,7 +62,7 @@ def test_edit_answer_again_copy_and_export(page: Any, shared_lab: Lab) -> None:
     say(page, "Hello!")
     replies(page).nth(1).get_by_text("tok/s").wait_for()
     page.get_by_role("button", name="Answer again").nth(1).click()
-    page.locator(".onb-exchange").nth(1).get_by_text("tok/s").wait_for()
+    page.locator(".onb-exchange[data-id='2'][aria-busy=false]").get_by_text("tok/s").wait_for()
     page.get_by_role("button", name="Edit the question").first.click()
     page.get_by_role("textbox", name="Edit the question").fill(SKY)
     page.keyboard.press("Enter")
