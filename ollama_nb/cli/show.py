@@ -107,14 +107,16 @@ def _value(value: Any) -> str:
 
 
 def _array(items: Sequence[Any]) -> str:
-    """As many items as fit, then how many more there are."""
-    kept = ""
-    for index, item in enumerate(items):
-        text = ("" if index == 0 else ", ") + _value(item)
-        if display_width(kept + text) > _ARRAY_WIDTH:
-            return f"[{kept}, ...+{len(items) - index} more]"
-        kept += text
-    return f"[{kept}]"
+    """The first item and as many more as fit, as Go prints a list, then how many there are beside them."""
+    shown = [_value(item) for item in items]
+    width = count = 1
+    for count, text in enumerate(shown, 1):
+        width += display_width(text) + (2 if count > 1 else 0)
+        if width > _ARRAY_WIDTH and count > 1:
+            count -= 1
+            break
+    more = f" ...+{len(items) - count} more" if count < len(items) else ""
+    return f"[{' '.join(shown[:count])}{more}]"
 
 
 def _first_lines(text: Any) -> list[str]:

@@ -7,6 +7,7 @@ on one line, as ``json.dumps`` writes it: a small model that may write blanks ca
 
 from __future__ import annotations
 
+import json
 import re
 import threading
 from collections import OrderedDict
@@ -21,7 +22,7 @@ from ollama_nb.engine.gbnf import to_lark
 from ollama_nb.engine.llama import Floats, Model
 from ollama_nb.engine.patterns import read_choices, read_regex
 from ollama_nb.engine.sampler import Sampler
-from ollama_nb.engine.schema import read_schema
+from ollama_nb.engine.schema import place_of, read_schema
 from ollama_nb.errors import BadRequest, OllamaError
 
 KEPT_GRAMMARS = 16
@@ -115,8 +116,8 @@ class Grammars:
             self._tokenizer = _tokenizer(self._model, pieces)
         matcher = _with_deep_stack(self._tokenizer, grammar)
         if matcher.is_error():
-            reason = _reason if kind == "format" else _first_line
-            raise BadRequest(f"invalid {kind}: {reason(matcher.get_error())}")
+            text = matcher.get_error()
+            raise BadRequest(f"invalid {kind}: {_reason(text, format) if kind == 'format' else _first_line(text)}")
         if not self._can_begin(matcher):
             raise BadRequest(f"invalid {kind}: it is too large, or nothing that this model can write matches it")
         return matcher
@@ -179,9 +180,12 @@ _REASONS = (
 )
 
 
-def _reason(text: str) -> str:
-    """What llguidance has against a grammar, in a line that names the keyword."""
+def _reason(text: str, format: str) -> str:
+    """What llguidance has against a schema, in a line that names the keyword, and its place where it cannot be kept."""
     line = _first_line(text)
+    if (found := re.match(r'Unimplemented keys: \["(.*?)"', line)) is not None:
+        key = found[1]
+        return f'unsupported schema keyword "{key}" at {place_of(key, json.loads(format))}'
     return next((said.format(line) for found, said in _REASONS if found.search(text)), line)
 
 

@@ -86,7 +86,7 @@ class _Lint:
             if not isinstance(schema, dict) or id(schema) in self._seen:
                 continue
             self._seen[id(schema)] = schema
-            todo += _inner(schema)
+            todo += (inner for _, inner in _inner(schema))
             if (target := self._target(schema)) is not None:
                 todo.append(target)
             self._look(schema)
@@ -161,13 +161,25 @@ class _Lint:
         return self._patterns[id(schema)]
 
 
-def _inner(schema: dict[str, Any]) -> Iterator[Any]:
+def place_of(key: str, schema: dict[str, Any]) -> str:
+    """Where a schema or one within it says ``key``, from the outside in: ``$.properties.name``; "$" if none does."""
+    todo: list[tuple[str, Any]] = [("$", schema)]
+    for place, part in todo:
+        if isinstance(part, dict):
+            if key in part:
+                return place
+            todo += ((place + step, inner) for step, inner in _inner(part))
+    return "$"
+
+
+def _inner(schema: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The schemas directly within a schema, and the step to each."""
     for key in _MAPS:
-        yield from _dict(schema, key).values()
+        yield from ((f".{key}.{name}", part) for name, part in _dict(schema, key).items())
     for key in _LISTS:
-        yield from _list(schema, key)
+        yield from ((f".{key}[{index}]", part) for index, part in enumerate(_list(schema, key)))
     for key in _ONES:
-        yield schema.get(key)
+        yield f".{key}", schema.get(key)
 
 
 def _look_at_pattern(key: str, pattern: str) -> None:

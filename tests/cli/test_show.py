@@ -25,6 +25,8 @@ INFO: dict[str, Any] = {
         "llama.embedding_length": 192,
         "llama.rope.freq_base": 10000.5,
         "llama.attention.causal": True,
+        "general.tags": ["text-generation", "chat"],
+        "general.languages": ["en", "zh"],
         "tokenizer.ggml.tokens": ["<s>", "a", "b", "c", "d"],
         "tokenizer.ggml.merges": None,
     },
@@ -67,7 +69,9 @@ def test_the_screen_with_everything() -> None:
     assert ["llama.rope.freq_base", "10000.5"] in rows
     assert ["llama.attention.causal", "true"] in rows
     assert ["general.parameter_count", "2.98e+06"] in rows
-    assert ["tokenizer.ggml.tokens", "[<s>,", "a,", "b,", "...+2", "more]"] in rows
+    assert ["tokenizer.ggml.tokens", "[<s>", "a", "b", "...+2", "more]"] in rows
+    assert ["general.tags", "[text-generation", "...+1", "more]"] in rows
+    assert ["general.languages", "[en", "zh]"] in rows
     assert ["output.weight", "Q8_0", "[192", "4096]"] in rows
 
 

@@ -63,12 +63,16 @@ def test_depth_counts_levels() -> None:
 @pytest.mark.parametrize(
     ("schema", "reason"),
     [
-        ({"not": {"type": "string"}}, 'Unimplemented keys: ["not"]'),
+        ({"not": {"type": "string"}}, 'unsupported schema keyword "not" at $'),
+        (
+            {"properties": {"名": {"anyOf": [{}, {"type": "array", "uniqueItems": True}]}}},
+            'unsupported schema keyword "uniqueItems" at $.properties.名.anyOf[1]',
+        ),
         ({"type": "strin"}, "Invalid type: strin"),
         ({"$ref": "#/nowhere"}, "does not exist"),
         ({"type": "string", "pattern": "(a+"}, "unclosed group"),
         ({"enum": []}, "Unsatisfiable"),
-        ({"x-guidance": {"lenient": True}, "contains": {}}, "Unimplemented"),
+        ({"x-guidance": {"lenient": True}, "contains": {}}, 'keyword "contains" at $'),
     ],
     ids=str,
 )
