@@ -294,6 +294,8 @@ def overview() -> str:
             *lines,
             "",
             f"As a cell: {cells}; the text stands below.",
+            "In a cell MODEL may be left out, before a text it may be `-`: then it is the one of",
+            "`%config OllamaMagics.model`, or the one asked last.",
             "Text is sent as it is; only {{name}} becomes the value of that variable.",
             "`%ollama help COMMAND` shows a command's options.",
         ]
@@ -303,7 +305,9 @@ def overview() -> str:
 def explained(command: Command) -> str:
     lines = [f"{command.help[0].upper()}{command.help[1:]}.", "", f"  %ollama {command.usage}"]
     if command.cell:
-        lines.append(f"  %%ollama {' '.join(command.usage.split()[:2])}")
+        *words, last = command.usage.split()
+        first_line = " ".join(words if len(words) > 1 else [*words, last])
+        lines.append(f"  %%ollama {first_line}{']' if first_line.count('[') > first_line.count(']') else ''}")
     if command.options:
         width = max(len(option.spelled) for option in command.options)
         lines += ["", *(f"  {option.spelled.ljust(width)}    {option.help}" for option in command.options)]

@@ -19,13 +19,15 @@ from ollama_nb.notebook.session import Session
 
 _LINE = re.compile(r"^\s*(?:[\w.]+\s*=\s*)?%%?ollama\s+(.*)$", re.DOTALL)
 KEEP_SECONDS = 3.0
+_VALUES = {"--format": ("json",), "--think": ("true", "false", "low", "medium", "high", "max")}
+_NAMES_VARIABLES = ("--format", "--image")
 
 
 class Completions:
     """What may stand at the cursor. ``models`` gives the names that are there."""
 
-    def __init__(self, models: Callable[[], list[str]]) -> None:
-        self._models = models
+    def __init__(self, models: Callable[[], list[str]], variables: Callable[[], list[str]] = list) -> None:
+        self._models, self._variables = models, variables
 
     def at(self, line: str, *, cell: bool = False) -> tuple[str, list[str], str] | None:
         """The fragment before the cursor, what it may become, and of which kind; None on a line that is not ours."""
@@ -46,31 +48,39 @@ class Completions:
         if name not in NAMES:
             return "command", []
         command = NAMES[name]
-        given, wants_value = _count(command, words)
-        if wants_value:
-            return "value", []
+        given, waiting = _count(command, words)
+        if waiting:
+            return "value", self._values(waiting)
+        option, equals, _ = fragment.partition("=")
+        if equals and (values := self._values(option)):
+            return "value", [f"{option}={value}" for value in values]
         if fragment.startswith("-"):
             return "option", [option.name for option in command.options]
         return "model", self._models() if given < command.models else []
 
+    def _values(self, option: str) -> list[str]:
+        """What may follow an option: words that it knows, and variables where it takes their names."""
+        known = _VALUES.get(option, ())
+        return [*known, *self._variables()] if option in _NAMES_VARIABLES else [*known]
 
-def _count(command: Command, words: list[str]) -> tuple[int, bool]:
-    """How many words that are no options were given, and whether the last option still waits for its value."""
+
+def _count(command: Command, words: list[str]) -> tuple[int, str]:
+    """How many words that are no options were given, and which option still waits for its value (empty: none)."""
     valued = {
         spelling
         for option in command.options
         if option.value and not option.optional
         for spelling in (option.name, option.short)
     }
-    given, wants_value = 0, False
+    given, waiting = 0, ""
     for word in words:
-        if wants_value:
-            wants_value = False
+        if waiting:
+            waiting = ""
         elif word.startswith("-"):
-            wants_value = word in valued
+            waiting = word if word in valued else ""
         else:
             given += 1
-    return given, wants_value
+    return given, waiting
 
 
 class ModelNames:
@@ -95,7 +105,12 @@ class ModelNames:
 
 def install(shell: InteractiveShell, session: Session) -> None:
     """Add the matcher to the shell's completer, in place of one that an earlier load added."""
-    completions = Completions(ModelNames(session))
+
+    def variables() -> list[str]:
+        hidden = session.shell.user_ns_hidden
+        return [name for name in session.variables if not name.startswith("_") and name not in hidden]
+
+    completions = Completions(ModelNames(session), variables)
 
     @context_matcher()  # type: ignore[untyped-decorator]
     def ollama_matcher(context: CompletionContext) -> dict[str, Any]:

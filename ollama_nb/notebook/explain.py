@@ -24,6 +24,8 @@ def _hint(error: OllamaError, text: str) -> str:
         return "The server wants a key: set `OLLAMA_API_KEY`."
     if "does not support thinking" in text:
         return "Leave `--think` out for this model."
+    if "does not support generate" in text or "does not support chat" in text:
+        return "`%ollama embed` makes vectors of texts; `%ollama show` says what a model can do."
     if "context" in text and error.status == 400:
         return "Shorten the text, or widen the context with `--num-ctx`."
     if isinstance(error, Busy) or error.status == 503:

@@ -31,10 +31,16 @@ MODELS = ["smollm2", "sprout", "hf.co/a/b:Q4"]
         ("%ollama pull s", "s", [], "model"),
         ("%ollama help ch", "ch", ["chat"], "command"),
         ("%ollama nonsense s", "s", [], "command"),
+        ("%ollama compare sprout s", "s", ["smollm2", "sprout"], "model"),
+        ("%ollama run m --format ", "", ["json", "City", "picture"], "value"),
+        ("%ollama run m --image p", "p", ["picture"], "value"),
+        ("%ollama run m --format=C", "--format=C", ["--format=City"], "value"),
+        ("%ollama run m --think=m", "--think=m", ["--think=medium", "--think=max"], "value"),
+        ("%ollama run m --seed=1", "--seed=1", [], "option"),
     ],
 )
 def test_offers(line: str, fragment: str, words: list[str], kind: str) -> None:
-    found = Completions(lambda: MODELS).at(line, cell=line.startswith("%%"))
+    found = Completions(lambda: MODELS, lambda: ["City", "picture"]).at(line, cell=line.startswith("%%"))
     assert found == (fragment, words, kind)
 
 
