@@ -37,7 +37,7 @@ def test_stop_within_a_second_while_a_cell_is_busy(page: Any, shared_lab: Lab) -
     assert (told.value.request.method, told.value.status) == ("DELETE", 200)
     assert queue(page, shared_lab) == []
 
-    page.get_by_role("button", name="Settings").click()
+    page.get_by_role("button", name="Settings", exact=True).click()
     page.get_by_label("Answer as").select_option("text")
     page.get_by_label("Context (tokens)").fill("")
     page.keyboard.press("Escape")

@@ -56,7 +56,7 @@ def test_a_chat_in_notebook_by_keyboard_alone(page: Any, tmp_path: Path) -> None
 
 
 def test_edit_answer_again_copy_and_export(page: Any, shared_lab: Lab) -> None:
-    open_chat(page, shared_lab, "edit")
+    open_chat(page, shared_lab, "again")
     say(page, "Why is the sky blue?")
     replies(page).get_by_text("tok/s").wait_for()
     say(page, "Hello!")
@@ -123,8 +123,8 @@ def test_pictures_are_pasted_dropped_and_sent(page: Any, shared_lab: Lab) -> Non
 
 @pytest.mark.slow
 def test_settings_reach_the_model(page: Any, shared_lab: Lab) -> None:
-    open_chat(page, shared_lab, "settings")
-    page.get_by_role("button", name="Settings").click()
+    open_chat(page, shared_lab, "set-up")
+    page.get_by_role("button", name="Settings", exact=True).click()
     page.get_by_label("Answer as").select_option("schema")
     page.get_by_label("Schema", exact=True).fill('{"type": "object", "properties": {"sky": {"enum": ["blue"]}}}')
     page.get_by_label("Thinking", exact=True).select_option("off")
