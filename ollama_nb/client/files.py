@@ -60,6 +60,8 @@ def sources(parts: Parts, folder: Path) -> Sources:
         path = expand(value, folder)
         if path.exists():
             files += model_files(path)
+        elif _looks_like_a_path(value):
+            raise BadRequest(f"FROM {value}: no such file or folder")
         else:
             names.append(value)
     if names and files:
@@ -77,6 +79,11 @@ def expand(value: str, folder: Path) -> Path:
         return folder / Path(value).expanduser()
     except RuntimeError:  # no such user
         return folder / value
+
+
+def _looks_like_a_path(value: str) -> bool:
+    """No model's name begins like this; one that ends like a file of weights is more likely a slip than a name."""
+    return value.startswith((".", "/", "~")) or ("/" not in value and value.endswith((".gguf", ".safetensors")))
 
 
 def model_files(path: Path) -> list[Path]:

