@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import re
+import os
 import tarfile
 import threading
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,7 +24,7 @@ from ollama_nb.errors import BadRequest, Cancelled, CorruptModel, OllamaError, S
 from ollama_nb.store import fsops
 from ollama_nb.store.blobs import CHUNK, BlobStore, digest_of
 from ollama_nb.store.gguf import read_gguf
-from ollama_nb.store.manifest import MAX_JSON, parse_config, parse_manifest
+from ollama_nb.store.manifest import GGUF_KINDS, MAX_JSON, parse_config, parse_manifest
 from ollama_nb.store.store import Store
 
 MAX_ENTRIES = 100_000
@@ -34,9 +34,7 @@ MAX_READ = 4 << 20
 """The most that the tar reader may ask for at once: headers of a sound archive are far smaller."""
 
 _LAYOUT, _INDEX = "oci-layout", "index.json"
-_BLOB = re.compile(r"blobs/sha256/([0-9a-f]{64})")
 _NAME_KEYS = ("org.opencontainers.image.ref.name", "io.containerd.image.name")
-_GGUF_KINDS = ("model", "adapter", "projector")
 
 
 def export(
@@ -77,7 +75,7 @@ def import_models(
     broken one.
     """
     with fsops.clear_errors("read", path), path.open("rb") as file:
-        archive = _Archive(file, path.stat().st_size)
+        archive = _Archive(file, os.fstat(file.fileno()).st_size)
         images = archive.images()
         if as_ is not None and len(images) != 1:
             raise BadRequest(f"the archive holds {len(images)} models: a new name can be given to one only")
@@ -100,7 +98,7 @@ def _take(archive: _Archive, layer: Layer, blobs: BlobStore, report: Report, can
                 raise Cancelled("request canceled")
             writer.write(chunk)
             report(Progress(f"importing {layer.digest.short}", str(layer.digest), layer.size, writer.size))
-        if layer.kind in _GGUF_KINDS and writer.digest == layer.digest:
+        if layer.kind in GGUF_KINDS and writer.digest == layer.digest:
             read_gguf(writer.path)
         writer.commit(layer.digest)
 

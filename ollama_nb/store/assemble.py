@@ -12,13 +12,12 @@ from typing import Any
 
 from ollama_nb.api.chat import CreateRequest
 from ollama_nb.api.events import Progress, Report
-from ollama_nb.api.models import GGUF, Model, ModelConfig
+from ollama_nb.api.models import Model, ModelConfig
 from ollama_nb.api.names import Digest, ModelName
 from ollama_nb.api.units import human_number
 from ollama_nb.errors import BadRequest
-from ollama_nb.store.ggml import FILE_TYPES
 from ollama_nb.store.layers import Header, Layers
-from ollama_nb.store.quantization import FLOATS, type_of
+from ollama_nb.store.quantization import FLOATS, said_type, type_of
 from ollama_nb.store.quantization import parse as parse_type
 from ollama_nb.store.sources import Source, Sources, Tools
 from ollama_nb.store.store import Store
@@ -106,12 +105,6 @@ def _check(request: CreateRequest, base: Model | None, files: Mapping[str, Diges
         raise BadRequest("only one adapter is currently supported")
 
 
-def file_type(gguf: GGUF) -> str:
-    """The quantisation as configs name it. F32 is number 0, which Ollama reads as unknown."""
-    number = gguf.metadata.get("general.file_type")
-    return FILE_TYPES.get(number, "unknown") if type(number) is int and number else "unknown"
-
-
 def _config(request: CreateRequest, base: Model | None, headers: list[Header]) -> ModelConfig:
     old = base.config if base is not None else ModelConfig()
     weights = [header.gguf for header in headers if header.kind == "model"]
@@ -132,7 +125,7 @@ def _config(request: CreateRequest, base: Model | None, headers: list[Header]) -
             config,
             model_family=family,
             model_type=human_number(weights[0].parameter_count),
-            file_type=file_type(weights[0]),
+            file_type=said_type(weights[0]),
         )
         if base is None and not config.renderer and not config.parser:
             default = _FAMILY_DEFAULTS.get(family, "")

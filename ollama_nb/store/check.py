@@ -18,11 +18,10 @@ from ollama_nb.api.names import Digest, ModelName
 from ollama_nb.errors import Cancelled, OllamaError
 from ollama_nb.store import fsops
 from ollama_nb.store.gguf import read_gguf
-from ollama_nb.store.manifest import MAX_JSON, parse_config
+from ollama_nb.store.manifest import GGUF_KINDS, MAX_JSON, parse_config
 from ollama_nb.store.store import Store
 
 BUFFER = 4 << 20
-_GGUF_KINDS = ("model", "adapter", "projector")
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +110,8 @@ class _Checker:
         try:
             if is_config:
                 parse_config(self._store.blobs.read(layer.digest, MAX_JSON))
-            elif layer.kind in _GGUF_KINDS:
-                read_gguf(self._store.blobs.path(layer.digest))
+            elif layer.kind in GGUF_KINDS:
+                read_gguf(self._store.blobs.find(layer.digest))
         except OllamaError as error:
             return error.message
         return ""

@@ -95,7 +95,7 @@ def _below(root: Path, pattern: str) -> list[Path]:
 
 
 def _ggufs(place: Path) -> list[Path]:
-    """GGUF files by name, older snapshots first; the walk ends at some number of files."""
+    """GGUF files by name, older snapshots first; the walk ends after ``MOST_FILES`` folders."""
     found = []
     for number, (folder, _, names) in enumerate(os.walk(place)):
         if number > MOST_FILES:

@@ -70,8 +70,8 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             with temp.open("xb") as file:
                 yield file
                 file.flush()
-                _sync(file.fileno(), temp.name)
-            _step("rename", path.name)
+                fsync(file.fileno(), temp.name)
+            step("rename", path.name)
             temp.replace(path)
         finally:
             temp.unlink(missing_ok=True)
@@ -118,7 +118,7 @@ def move_out(tree: Tree, path: Path, target: Path) -> None:
     with clear_errors("move", path), tree.folder_of(path) as folder:
         if folder is None:
             return
-        _step("rename", target.name)
+        step("rename", target.name)
         try:
             os.rename(path.name, target, src_dir_fd=folder)
             _sync_folder(target.parent)
@@ -127,9 +127,9 @@ def move_out(tree: Tree, path: Path, target: Path) -> None:
                 raise
             with path.open("rb") as source, replacing(target) as copy:
                 shutil.copyfileobj(source, copy, _COPY_BYTES)
-            _step("unlink", path.name)
+            step("unlink", path.name)
             os.unlink(path.name, dir_fd=folder)
-        _sync(folder, path.parent.name)
+        fsync(folder, path.parent.name)
 
 
 class Tree:
@@ -147,7 +147,7 @@ class Tree:
                 missing.append(folder)
                 folder = folder.parent
             for folder in reversed(missing):
-                _step("mkdir", folder.name)
+                step("mkdir", folder.name)
                 with contextlib.suppress(FileExistsError):
                     folder.mkdir(0o755)
                 _sync_folder(folder.parent)
@@ -170,24 +170,17 @@ class Tree:
             temp.write(data)
             temp.commit(self, path, sync=False)
 
-    def in_place(self, path: Path) -> InPlace:
-        """A file that is written where it lies, made if it is not there; a link of that name is refused."""
-        with clear_errors("write", path), self.folder_of(path, create=True) as folder:
-            _step("create", path.name)
-            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-            return InPlace(self, path, os.open(path.name, flags, 0o644, dir_fd=folder))
-
     def remove(self, path: Path) -> bool:
         """Remove a file, or the link of that name; False when there is none."""
         with clear_errors("remove", path), self.folder_of(path) as folder:
             if folder is None:
                 return False
-            _step("unlink", path.name)
+            step("unlink", path.name)
             try:
                 os.unlink(path.name, dir_fd=folder)
             except FileNotFoundError:
                 return False
-            _sync(folder, path.parent.name)
+            fsync(folder, path.parent.name)
         return True
 
     def remove_folder(self, path: Path) -> bool:
@@ -195,14 +188,14 @@ class Tree:
         with clear_errors("remove", path), self.folder_of(path) as folder:
             if folder is None:
                 return False
-            _step("rmdir", path.name)
+            step("rmdir", path.name)
             try:
                 os.rmdir(path.name, dir_fd=folder)
             except OSError as error:
                 if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT, errno.ENOTDIR):
                     return False
                 raise
-            _sync(folder, path.parent.name)
+            fsync(folder, path.parent.name)
         return True
 
     def touch(self, path: Path) -> bool:
@@ -210,7 +203,7 @@ class Tree:
         with clear_errors("touch", path), self.folder_of(path) as folder:
             if folder is None:
                 return False
-            _step("utime", path.name)
+            step("utime", path.name)
             try:
                 os.utime(path.name, dir_fd=folder, follow_symlinks=False)
             except FileNotFoundError:
@@ -220,7 +213,7 @@ class Tree:
     def link(self, source: Path, path: Path) -> None:
         """Give a file of this disk, wherever it is, a second name in this tree."""
         with clear_errors("link", source), self.folder_of(path, create=True) as folder:
-            _step("link", path.name)
+            step("link", path.name)
             os.link(source, path.name, dst_dir_fd=folder)
 
     def rename(self, path: Path, name: str) -> None:
@@ -228,9 +221,9 @@ class Tree:
         with clear_errors("rename", path), self.folder_of(path) as folder:
             if folder is None:
                 return
-            _step("rename", name)
+            step("rename", name)
             os.rename(path.name, name, src_dir_fd=folder, dst_dir_fd=folder)
-            _sync(folder, path.parent.name)
+            fsync(folder, path.parent.name)
 
     @contextlib.contextmanager
     def folder_of(self, path: Path, *, create: bool = False) -> Iterator[int | None]:
@@ -271,7 +264,7 @@ class Temp:
         try:
             while self._file < 0:
                 self.path = root / f"{prefix}{secrets.randbelow(10**18)}"
-                _step("create", self.path.name)
+                step("create", self.path.name)
                 with contextlib.suppress(FileExistsError):
                     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
                     self._file = os.open(self.path.name, flags, mode, dir_fd=folder)
@@ -283,12 +276,12 @@ class Temp:
         view = memoryview(data)
         with clear_errors("write", self.path):
             while view:
-                _step("write", self.path.name)
+                step("write", self.path.name)
                 view = view[os.write(self._file, view) :]
 
     def clone(self, source: BinaryIO) -> bool:
         """Share the bytes of another file of this disk; False, and nothing is changed, where that cannot be."""
-        _step("clone", self.path.name)
+        step("clone", self.path.name)
         try:
             fcntl.ioctl(self._file, _FICLONE, source.fileno())
         except OSError:
@@ -297,27 +290,27 @@ class Temp:
 
     def commit_new(self, path: Path) -> None:
         """Like ``commit`` into the same folder, but FileExistsError is raised when the name is taken."""
-        _sync(self._file, self.path.name)
-        _step("link", path.name)
+        fsync(self._file, self.path.name)
+        step("link", path.name)
         os.link(self.path.name, path.name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
-        _sync(self._folder, path.parent.name)
+        fsync(self._folder, path.parent.name)
 
     def commit(self, tree: Tree, path: Path, *, sync: bool = True) -> None:
         """Bring the bytes to the disk, then give them their final name."""
         with clear_errors("write", path), tree.folder_of(path, create=True) as folder:
             if sync:
-                _sync(self._file, self.path.name)
-            _step("rename", path.name)
+                fsync(self._file, self.path.name)
+            step("rename", path.name)
             os.rename(self.path.name, path.name, src_dir_fd=self._folder, dst_dir_fd=folder)
             self._close()
             if folder is not None and sync:
-                _sync(folder, path.parent.name)
+                fsync(folder, path.parent.name)
 
     def abort(self) -> None:
         """Remove the file; nothing happens after ``commit``."""
         if self._file < 0:
             return
-        _step("unlink", self.path.name)
+        step("unlink", self.path.name)
         with contextlib.suppress(OSError):
             os.unlink(self.path.name, dir_fd=self._folder)
         self._close()
@@ -332,57 +325,6 @@ class Temp:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.abort()
-
-
-class InPlace:
-    """An unfinished file whose pieces arrive in any order. Several threads may read and write; one closes it."""
-
-    def __init__(self, tree: Tree, path: Path, file: int) -> None:
-        self._tree = tree
-        self.path = path
-        self._file = file
-
-    @property
-    def size(self) -> int:
-        return os.fstat(self._file).st_size
-
-    def lock(self) -> bool:
-        """Keep others of ours away until ``close``; False when one has it, or has just given it its final name."""
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return os.path.samestat(os.fstat(self._file), os.lstat(self.path))
-        except OSError:
-            return False
-
-    def resize(self, size: int) -> None:
-        """New bytes are zeros and take no room yet."""
-        with clear_errors("write", self.path):
-            _step("truncate", self.path.name)
-            os.ftruncate(self._file, size)
-
-    def write_at(self, data: bytes, offset: int) -> None:
-        view = memoryview(data)
-        with clear_errors("write", self.path):
-            while view:
-                _step("write", self.path.name)
-                written = os.pwrite(self._file, view, offset)
-                view, offset = view[written:], offset + written
-
-    def read_at(self, size: int, offset: int) -> bytes:
-        with clear_errors("read", self.path):
-            return os.pread(self._file, size, offset)
-
-    def commit(self, path: Path) -> None:
-        """Bring the bytes to the disk, then give them their final name in the same folder."""
-        with clear_errors("write", path):
-            _sync(self._file, self.path.name)
-        self._tree.rename(self.path, path.name)
-
-    def close(self) -> None:
-        """Nothing happens the second time."""
-        file, self._file = self._file, -1
-        if file >= 0:
-            os.close(file)
 
 
 def regular_size(path: Path) -> int | None:
@@ -400,26 +342,28 @@ def _descend(above: int, name: str, create: bool) -> int | None:
         return os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=above)
     if not create:
         return None
-    _step("mkdir", name)
+    step("mkdir", name)
     with contextlib.suppress(FileExistsError):
         os.mkdir(name, 0o755, dir_fd=above)
-    _sync(above, name)
+    fsync(above, name)
     return os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=above)
 
 
-def _sync(descriptor: int, name: str) -> None:
-    _step("fsync", name)
+def fsync(descriptor: int, name: str) -> None:
+    """Bring what a file or folder holds to the disk."""
+    step("fsync", name)
     os.fsync(descriptor)
 
 
 def _sync_folder(path: Path) -> None:
     folder = os.open(path, _FOLDER)
     try:
-        _sync(folder, path.name)
+        fsync(folder, path.name)
     finally:
         os.close(folder)
 
 
-def _step(call: str, subject: str) -> None:
+def step(call: str, subject: str) -> None:
+    """To be called before every system call that changes the disk; see ``before``."""
     if before is not None:
         before(call, subject)

@@ -10,6 +10,7 @@ from ollama_nb.api.names import Digest
 from ollama_nb.errors import BadRequest, NotFound, StoreError
 from ollama_nb.store import fsops
 from ollama_nb.store.blobs import CHUNK, BlobStore
+from ollama_nb.store.inplace import InPlace
 from ollama_nb.store.pieces import PackedFile, Piece
 
 
@@ -30,7 +31,7 @@ class Joined:
         self.path = joined_path(blobs, file.digest)
         self.pieces = 0
         self.size = 0
-        self._file = blobs.tree.in_place(self.path)
+        self._file = InPlace(blobs.tree, self.path)
         try:
             if not self._file.lock():
                 raise StoreError(f"{file.name} is being fetched already, by another pull: try again when it has ended")

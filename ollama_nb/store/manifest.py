@@ -15,6 +15,9 @@ from ollama_nb.api.models import CONFIG_TYPE, LAYER_PREFIX, MANIFEST_TYPE, Layer
 from ollama_nb.api.names import Digest
 from ollama_nb.errors import BadRequest, CorruptModel
 
+GGUF_KINDS = ("model", "adapter", "projector", "draft")
+"""The kinds of layers that are GGUF files."""
+
 MAX_JSON = 4 << 20
 """The most bytes of a manifest, a config or a JSON layer that are read."""
 

@@ -48,12 +48,16 @@ def number(name: str) -> int:
     return _NUMBERS[name]
 
 
-def type_of(gguf: GGUF) -> str:
-    """The type that a file says it has. F32 is number 0, which also stands for nothing said: the tensors tell."""
+def said_type(gguf: GGUF) -> str:
+    """The type that a file says it has, as configs name it. F32 is number 0, which Ollama reads as unknown."""
     said = gguf.metadata.get("general.file_type")
-    if type(said) is int and said:
-        return FILE_TYPES.get(said, "unknown")
-    return "F32" if all(tensor.type == "F32" for tensor in gguf.tensors) else "unknown"
+    return FILE_TYPES.get(said, "unknown") if type(said) is int and said else "unknown"
+
+
+def type_of(gguf: GGUF) -> str:
+    """The type that a file has: where it does not say, its tensors tell whether that is F32."""
+    said = said_type(gguf)
+    return "F32" if said == "unknown" and all(tensor.type == "F32" for tensor in gguf.tensors) else said
 
 
 def kept(name: str, architecture: str) -> Mapping[str, int]:

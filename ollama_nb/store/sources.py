@@ -89,8 +89,11 @@ class Sources:
         """What a FROM means: the GGUFs of a checkpoint, of parts, or as they are. Raises BadRequest, CorruptModel."""
         if any(path.endswith(".safetensors") for path in files):
             output = quantize if quantize in quantization.FLOATS else "F16"
-            return [self._converted("converting model", files, lambda folder, target, count: self._converter.convert(
-                folder, target, output, count))]  # fmt: skip
+
+            def convert(folder: Path, target: Path, count: Count) -> tuple[str, ...]:
+                return self._converter.convert(folder, target, output, count)
+
+            return [self._converted("converting model", files, convert)]
         return self._merged(self._ggufs(files))
 
     def adapter(self, files: Mapping[str, Digest], base: GGUF | None) -> list[Source]:
@@ -100,8 +103,11 @@ class Sources:
         if base is None:
             raise BadRequest("no base model was found")
         metadata = base.metadata
-        return [self._converted("converting adapter", files, lambda folder, target, count: self._converter.adapt(
-            folder, target, metadata, count))]  # fmt: skip
+
+        def adapt(folder: Path, target: Path, count: Count) -> None:
+            self._converter.adapt(folder, target, metadata, count)
+
+        return [self._converted("converting adapter", files, adapt)]
 
     def quantized(self, source: Source, wanted: str) -> Source:
         """The weights in another type. Raises BadRequest for weights that are quantised already."""

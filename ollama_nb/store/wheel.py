@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import binascii
 import csv
+import functools
 import io
 import re
 import struct
@@ -35,7 +36,17 @@ MAX_LICENSES = 32
 _LICENSE = re.compile(r"[^/]+\.dist-info/(licenses?/.+|(LICEN[CS]E|COPYING|NOTICE)[^/]*)", re.IGNORECASE)
 _RECORD = re.compile(r"[^/]+\.dist-info/RECORD")
 _METADATA = re.compile(r"[^/]+\.dist-info/")
-_BROKEN = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, RuntimeError, ValueError, LookupError)
+_BROKEN = (
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    csv.Error,
+    EOFError,
+    OSError,
+    RuntimeError,
+    ValueError,
+    LookupError,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,16 +187,24 @@ class Wheel:
             return file.read(len(MAGIC)) == MAGIC
 
     def _recorded(self, name: str) -> Digest:
-        """The digest that RECORD promises: ``path,sha256=<urlsafe base64 without padding>,size``."""
-        records = [info for info in self._members if _RECORD.fullmatch(info.filename)]
-        for record in records:
+        """The digest that RECORD promises."""
+        if name not in self._record:
+            raise BadRequest(f"{self._source}: the wheel's RECORD has no sha256 digest for {name}")
+        return self._record[name]
+
+    @functools.cached_property
+    def _record(self) -> dict[str, Digest]:
+        """RECORD's rows are ``path,sha256=<urlsafe base64 without padding>,size``."""
+        found: dict[str, Digest] = {}
+        for record in (info for info in self._members if _RECORD.fullmatch(info.filename)):
             text = self._bytes(record, MAX_RECORD).decode("utf-8", "replace")
-            for row in csv.reader(io.StringIO(text)):
-                if len(row) >= 2 and row[0] == name and row[1].startswith("sha256="):
-                    digest = _from_base64(row[1].removeprefix("sha256="))
-                    if digest is not None:
-                        return digest
-        raise BadRequest(f"{self._source}: the wheel's RECORD has no sha256 digest for {name}")
+            with self._readable():
+                for row in csv.reader(io.StringIO(text)):
+                    if len(row) < 2 or not row[1].startswith("sha256="):
+                        continue
+                    if (digest := _from_base64(row[1].removeprefix("sha256="))) is not None:
+                        found.setdefault(row[0], digest)
+        return found
 
     @contextmanager
     def _readable(self) -> Iterator[None]:

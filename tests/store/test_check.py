@@ -115,10 +115,11 @@ def test_a_size_that_lies(store: Store) -> None:
     assert problem.why.endswith(f"has {size} bytes instead of {size + 1}")
 
 
-def test_weights_that_never_were_any(store: Store) -> None:
+@pytest.mark.parametrize("kind", ["model", "draft"])
+def test_weights_that_never_were_any(store: Store, kind: str) -> None:
     false = store.blobs.add(b"GGUF" + bytes(100))
     config = store.blobs.add(b"{}")
-    store.write_manifest(ModelName("false"), config_layer(config, 2), [layer("model", false, 104)])
+    store.write_manifest(ModelName("false"), config_layer(config, 2), [layer(kind, false, 104)])
     (problem,) = look(store).problems
     assert (problem.kind, problem.what) == ("model", "false:latest")
     assert "not a usable GGUF" in problem.why

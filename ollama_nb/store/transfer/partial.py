@@ -11,6 +11,7 @@ from ollama_nb.api.names import Digest
 from ollama_nb.errors import StoreError
 from ollama_nb.store import fsops
 from ollama_nb.store.blobs import BlobStore
+from ollama_nb.store.inplace import InPlace
 from ollama_nb.store.transfer import plan
 from ollama_nb.store.transfer.plan import Part
 
@@ -53,7 +54,7 @@ class Partial:
         self.digest, self.size = digest, size
         self._blobs = blobs
         self._lag = max(1, JOURNAL_BEHIND // streams)
-        self._file = blobs.tree.in_place(partial_path(blobs, digest))
+        self._file = InPlace(blobs.tree, partial_path(blobs, digest))
         try:
             found = _journal(blobs, digest)
             self.etag = next((part.etag for part in found if part.etag), "")
