@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import random
 from collections import Counter
 from collections.abc import Iterator
@@ -10,22 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support import engines
 from support.adapters import random_lora
+from support.engines import EXACT, STORY, reply_of, run
 from support.ggufs import F32, F64, STRING, U32, gguf
 
-from ollama_nb.api.options import Options
 from ollama_nb.engine.adapters import Adapter, Adapters
 from ollama_nb.engine.config import EngineConfig
 from ollama_nb.engine.engine import Engine
 from ollama_nb.engine.llama.model import MOST_ADAPTERS
-from ollama_nb.engine.output import FailOut, FinishOut, Output, TextOut
 from ollama_nb.engine.scheduler import Scheduler
 from ollama_nb.engine.sequence import Request, Sequence, State
 from ollama_nb.errors import BadRequest
 
-ids = itertools.count(1)
-EXACT: dict[str, Any] = {"n_ctx": 512, "n_threads": 1, "kv_cache_type": "f32", "flash_attention": False}
-STORY = "Lily saw a big red ball in the park. She wanted to play with the ball. "
 PROMPTS = "Once upon a time", STORY * 2 + "Lily", STORY * 2 + "Tom had a dog"
 
 
@@ -53,35 +49,14 @@ def expected(path: Path, sets: tuple[Adapters, ...]) -> Iterator[dict[tuple[str,
     for adapters in sets:
         engine = load(path, n_seq=1)
         for prompt in PROMPTS:
-            found[prompt, adapters] = said(run(engine, ask(prompt, adapters))[0])
+            found[prompt, adapters] = run(engine, ask(prompt, adapters))[0].text
         engine.close()
     assert len({found[PROMPTS[0], adapters] for adapters in sets}) == len(sets), "each changes what is said"
     yield found
 
 
 def ask(prompt: str, adapters: Adapters = (), **options: Any) -> Request:
-    chosen = Options(**{"temperature": 0.0, "num_predict": 40, "draft_num_predict": 0, **options})
-    return Request(id=next(ids), prompt=prompt, adapters=adapters, options=chosen)
-
-
-def run(engine: Engine, *requests: Request) -> list[list[Output]]:
-    for request in requests:
-        engine.submit(request)
-    outs: list[Output] = []
-    while engine.busy:
-        outs += engine.step()
-    return [[out for out in outs if out.id == request.id] for request in requests]
-
-
-def said(outs: list[Output]) -> str:
-    assert isinstance(outs[-1], FinishOut), outs[-1]
-    return "".join(out.text for out in outs if isinstance(out, TextOut))
-
-
-def failure(outs: list[Output]) -> FailOut:
-    (last,) = outs
-    assert isinstance(last, FailOut)
-    return last
+    return engines.ask(prompt, adapters=adapters, **{"num_predict": 40, "draft_num_predict": 0, **options})
 
 
 @pytest.mark.parametrize("drafts", [None, 0])
@@ -98,7 +73,7 @@ def test_in_mixed_traffic_each_says_what_it_says_alone(
                 engine.submit(request)
             outs += engine.step()
         for id, request in asked.items():
-            text = said([out for out in outs if out.id == id])
+            text = reply_of(outs, id).text
             assert text == expected[request.prompt, request.adapters]
     assert engine.counters["cached_tokens"] > 0, "within one set prefixes are shared"
     engine.close()
@@ -108,12 +83,11 @@ def test_a_prefix_is_for_its_adapters_only(path: Path, sets: tuple[Adapters, ...
     engine = load(path)
     cached = []
     for adapters in (*sets, *sets):
-        (outs,) = run(engine, ask(PROMPTS[1], adapters, num_predict=2))
-        assert isinstance(outs[-1], FinishOut)
-        cached.append(outs[-1].cached_tokens)
+        (reply,) = run(engine, ask(PROMPTS[1], adapters, num_predict=2))
+        cached.append(reply.done.cached_tokens)
     assert cached[: len(sets)] == [0] * len(sets)
     assert sum(map(bool, cached[len(sets) :])) == 0, "four slots hold the last four of five sets"
-    assert run(engine, ask(PROMPTS[1], sets[-1]))[0][-1].cached_tokens > 20  # type: ignore[union-attr]
+    assert run(engine, ask(PROMPTS[1], sets[-1]))[0].done.cached_tokens > 20
     engine.close()
 
 
@@ -121,13 +95,13 @@ def test_a_prefix_on_disk_is_for_its_adapters_only(path: Path, sets: tuple[Adapt
     disk: dict[str, Any] = {"prefix_folder": str(tmp_path), "prefix_bytes": 1 << 28, "prefix_gain": 0.0}
     prompt = STORY * 8
     first = load(path, **disk)
-    whole = {adapters: said(run(first, ask(prompt, adapters))[0]) for adapters in sets[:2]}
+    whole = {adapters: run(first, ask(prompt, adapters))[0].text for adapters in sets[:2]}
     first.close()
     assert len({file.name.partition("-")[0] for file in tmp_path.glob("*.prefix")}) == 2
     second = load(path, **disk)
     hits = []
     for adapters in sets[:4]:
-        text = said(run(second, ask(prompt, adapters))[0])
+        text = run(second, ask(prompt, adapters))[0].text
         assert text == whole.get(adapters, text)
         hits.append(second.counters["disk_hits"])
     assert hits == [1, 2, 2, 2]
@@ -140,13 +114,13 @@ def test_adapters_that_nobody_uses_do_not_pile_up(
     engine = load(path)
     many = [(Adapter(str(random_lora(path, tmp_path / f"{n}.gguf", n))),) for n in range(MOST_ADAPTERS + 4)]
     requests = [ask(PROMPTS[0], adapters, num_predict=3) for adapters in (*many, *many)]
-    assert all(said(outs) for outs in run(engine, *requests))
+    assert all(reply.text for reply in run(engine, *requests))
     assert len(engine._model._adapters) <= MOST_ADAPTERS + 1
     for adapters in many:
         engine.embed(["Once"], adapters=adapters)
         assert len(engine._model._adapters) <= MOST_ADAPTERS + 2
     for adapters in sets:
-        assert said(run(engine, ask(PROMPTS[0], adapters))[0]) == expected[PROMPTS[0], adapters]
+        assert run(engine, ask(PROMPTS[0], adapters))[0].text == expected[PROMPTS[0], adapters]
     engine.close()
 
 
@@ -212,7 +186,7 @@ def broken() -> dict[str, tuple[bytes, str]]:
 def engine(path: Path) -> Iterator[Engine]:
     engine = load(path)
     yield engine
-    assert said(run(engine, ask("Once upon a time"))[0]).startswith(", there was")
+    assert run(engine, ask("Once upon a time"))[0].text.startswith(", there was")
     engine.close()
 
 
@@ -221,7 +195,7 @@ def test_an_adapter_that_cannot_be_used_is_named_with_the_reason(engine: Engine,
     data, reason = broken()[name]
     file = tmp_path / f"{name}.gguf"
     file.write_bytes(data)
-    failed = failure(run(engine, ask("Once upon a time", (Adapter(str(file)),)))[0])
+    failed = run(engine, ask("Once upon a time", (Adapter(str(file)),)))[0].failure
     assert failed.status == 400
     assert failed.message.startswith(f"cannot use the adapter {name}.gguf: ") and reason in failed.message
     with pytest.raises(BadRequest, match=name):
@@ -229,5 +203,5 @@ def test_an_adapter_that_cannot_be_used_is_named_with_the_reason(engine: Engine,
 
 
 def test_an_adapter_that_is_gone_is_named(engine: Engine, tmp_path: Path) -> None:
-    failed = failure(run(engine, ask("Once upon a time", (Adapter(str(tmp_path / "gone.gguf")),)))[0])
+    failed = run(engine, ask("Once upon a time", (Adapter(str(tmp_path / "gone.gguf")),)))[0].failure
     assert "gone.gguf" in failed.message

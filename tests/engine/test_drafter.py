@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -11,39 +10,20 @@ from typing import Any
 
 import msgspec
 import pytest
+from support.engines import EXACT, STORY, Flat, ask, ids, reply_of, run
 
-from ollama_nb.api.options import Options
 from ollama_nb.engine.config import EngineConfig
 from ollama_nb.engine.drafter import Drafter
 from ollama_nb.engine.engine import Engine
 from ollama_nb.engine.llama import Decoded
-from ollama_nb.engine.output import FinishOut, Output, TextOut
-from ollama_nb.engine.rows import RowTimes
 from ollama_nb.engine.sequence import Request
 from ollama_nb.errors import LoadError
 from ollama_nb.sprout import GGUF
 
-ids = itertools.count(1)
-STORY = "Lily saw a big red ball in the park. She wanted to play with the ball. "
 PROMPTS = "Once upon a time", STORY + "Lily", STORY + "Tom had a dog. The dog was", "Zoë said: 你好."
-EXACT: dict[str, Any] = {"n_ctx": 512, "n_threads": 1, "kv_cache_type": "f32", "flash_attention": False}
-"""Half precision in attention would make near ties depend on the shape of the batch."""
 DRAFTS = "stories260K-f32.gguf", "stories260K-q4_0.gguf"
 
 Load = Callable[..., Engine]
-
-
-class Flat(RowTimes):
-    """Every step takes the same time, so whatever is guessed is read."""
-
-    def seconds(self, rows: int) -> float | None:
-        return 1.0
-
-    def fresh(self, rows: int) -> bool:
-        return True
-
-    def rounded(self, rows: int) -> int:
-        return rows
 
 
 @pytest.fixture(scope="module")
@@ -88,37 +68,18 @@ def check_memory(drafter: Drafter) -> None:
         assert drafter.context.extent(slot) == ((0, len(held) - 1) if held else (-1, -1))
 
 
-def ask(prompt: str, options: dict[str, Any] | None = None, **fields: Any) -> Request:
-    return Request(id=next(ids), prompt=prompt, options=Options(**{"temperature": 0.0, **(options or {})}), **fields)
-
-
-def run(engine: Engine, *requests: Request) -> list[list[Output]]:
-    for request in requests:
-        engine.submit(request)
-    outs: list[Output] = []
-    while engine.busy:
-        outs += engine.step()
-    return [[out for out in outs if out.id == request.id] for request in requests]
-
-
-def said(outs: list[Output]) -> tuple[str, str, tuple[int, ...]]:
-    last = outs[-1]
-    assert isinstance(last, FinishOut), last
-    return "".join(out.text for out in outs if isinstance(out, TextOut)), last.reason, last.tokens
-
-
 def alone(plain: Engine, request: Request) -> tuple[str, str, tuple[int, ...]]:
     without = msgspec.structs.replace(request, options=replace(request.options, draft_num_predict=0))
-    return said(run(plain, without)[0])
+    return run(plain, without)[0].said
 
 
 WAYS: list[dict[str, Any]] = [
-    {"options": {"num_predict": 120}},
-    {"options": {"num_predict": 120, "temperature": 0.7, "seed": 7}},
-    {"options": {"num_predict": 120, "temperature": 1.0, "seed": 3, "top_k": 5, "repeat_penalty": 1.3}},
-    {"options": {"num_predict": 33, "draft_num_predict": 2}},
-    {"options": {"num_predict": 150}, "num_ctx": 96},
-    {"options": {"num_predict": 60}, "format": '{"type":"array","items":{"enum":["red ball","park"]},"maxItems":9}'},
+    {"num_predict": 120},
+    {"num_predict": 120, "temperature": 0.7, "seed": 7},
+    {"num_predict": 120, "temperature": 1.0, "seed": 3, "top_k": 5, "repeat_penalty": 1.3},
+    {"num_predict": 33, "draft_num_predict": 2},
+    {"num_predict": 150, "num_ctx": 96},
+    {"num_predict": 60, "format": '{"type":"array","items":{"enum":["red ball","park"]},"maxItems":9}'},
 ]
 
 
@@ -130,9 +91,9 @@ def test_a_reply_is_the_same_with_a_draft_model_and_without(
     engine = load(draft)
     requests = [ask(prompt, return_tokens=True, **way) for prompt in PROMPTS]
     expected = [alone(plain, request) for request in requests]
-    assert [said(run(engine, request)[0]) for request in requests] == expected
+    assert [run(engine, request)[0].said for request in requests] == expected
     again = [msgspec.structs.replace(request, id=next(ids)) for request in requests]
-    assert [said(outs) for outs in run(engine, *again)] == expected
+    assert [reply.said for reply in run(engine, *again)] == expected
     counters = engine.counters
     assert counters["drafted"] >= counters["accepted"] > 0
     assert counters["model_drafted"] > 0 and counters["model_accepted"] <= counters["accepted"]
@@ -140,7 +101,7 @@ def test_a_reply_is_the_same_with_a_draft_model_and_without(
 
 def test_a_draft_model_spares_most_steps_of_a_text_that_repeats_nothing(load: Load) -> None:
     engine = load(DRAFTS[0])
-    run(engine, ask("Once upon a time", {"num_predict": 100}))
+    run(engine, ask("Once upon a time", num_predict=100))
     counters = engine.counters
     assert counters["decodes"] < 40 and counters["model_accepted"] >= 60
     assert counters["decodes"] + counters["accepted"] == counters["output_tokens"] == 100
@@ -148,21 +109,21 @@ def test_a_draft_model_spares_most_steps_of_a_text_that_repeats_nothing(load: Lo
 
 def test_no_drafts_where_none_are_wanted(load: Load) -> None:
     engine = load()
-    run(engine, ask("Once upon a time", {"num_predict": 30, "draft_num_predict": 0}))
+    run(engine, ask("Once upon a time", num_predict=30, draft_num_predict=0))
     assert engine.counters["drafted"] == 0
 
 
 def test_any_schedule_gives_the_text_of_a_lone_request(plain: Engine, load: Load) -> None:
     """Arrivals, cancels and failing drafts at any step; a prompt that takes the draft model several batches."""
     prompts = (*PROMPTS, STORY * 5)
-    expected = {prompt: alone(plain, ask(prompt, {"num_predict": 40}))[0] for prompt in prompts}
+    expected = {prompt: alone(plain, ask(prompt, num_predict=40))[0] for prompt in prompts}
     engine = load(n_seq=3, n_batch=32)
     context = drafter_of(engine).context
     for seed in range(6):
         dice, asked, outs = random.Random(seed), {}, []
         while len(asked) < 8 or engine.busy:
             if len(asked) < 8 and dice.random() < 0.3:
-                request = ask(dice.choice(prompts), {"num_predict": 40})
+                request = ask(dice.choice(prompts), num_predict=40)
                 asked[request.id] = request.prompt
                 engine.submit(request)
             if asked and dice.random() < 0.04:
@@ -175,7 +136,7 @@ def test_any_schedule_gives_the_text_of_a_lone_request(plain: Engine, load: Load
                 outs += engine.step()
             check_memory(drafter_of(engine))
         for id, prompt in asked.items():
-            text, reason, _ = said([out for out in outs if out.id == id])
+            text, reason, _ = reply_of(outs, id).said
             assert text == expected[prompt] or (reason == "cancelled" and expected[prompt].startswith(text))
     assert engine.counters["model_accepted"] > 0
 
@@ -191,7 +152,7 @@ def test_a_beginning_that_another_place_holds_is_not_read_again(load: Load, monk
         return share(source, target, count)
 
     monkeypatch.setattr(drafter.context, "share", watched)
-    run(engine, ask(STORY * 3 + "Lily", {"num_predict": 8}), ask(STORY * 3 + "Tom", {"num_predict": 8}))
+    run(engine, ask(STORY * 3 + "Lily", num_predict=8), ask(STORY * 3 + "Tom", num_predict=8))
     assert len(shares) == 1 and shares[0] > 50
 
 
@@ -199,7 +160,7 @@ def test_a_draft_model_that_slows_replies_down_is_left_alone(path: str) -> None:
     """As large as its target, it cannot pay: after what it may cost, plain steps go on."""
     engine = Engine(EngineConfig(path=path, draft=path, n_seq=1, **EXACT))
     for _ in range(8):
-        run(engine, ask("Once upon a time", {"num_predict": 100}))
+        run(engine, ask("Once upon a time", num_predict=100))
     counters = engine.counters
     assert counters["output_tokens"] == 800
     assert counters["decodes"] > 600
@@ -241,5 +202,5 @@ def test_one_token_that_differs_is_named(models: Path, path: str, tmp_path: Path
 def test_a_context_that_fails_costs_guesses_only(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = load()
     monkeypatch.setattr(drafter_of(engine).context, "decode", lambda count: Decoded.FAILED)
-    (outs,) = run(engine, ask("Once upon a time", {"num_predict": 20}))
-    assert said(outs)[1] == "length" and engine.counters["model_drafted"] == 0
+    (reply,) = run(engine, ask("Once upon a time", num_predict=20))
+    assert reply.done.reason == "length" and engine.counters["model_drafted"] == 0

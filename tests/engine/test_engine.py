@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import random
-import threading
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
+from support.engines import Reply, ask, collect, ids, run
 
 from ollama_nb.api.options import Options
 from ollama_nb.engine.config import EngineConfig
 from ollama_nb.engine.engine import Engine
-from ollama_nb.engine.llama import Decoded
-from ollama_nb.engine.output import FailOut, FinishOut, Output, TextOut
+from ollama_nb.engine.output import FinishOut
 from ollama_nb.engine.sequence import Request
-
-GREEDY = Options(temperature=0.0)
-OPTIONS = set(Options.__dataclass_fields__) - {"num_ctx"}
-ids = itertools.count(1)
 
 
 @pytest.fixture(scope="module")
@@ -45,46 +38,6 @@ def engine(shared: Engine) -> Iterator[Engine]:
     yield shared
     assert not shared.busy
     assert shared.counters["busy_slots"] == shared.counters["waiting"] == 0
-
-
-class Reply:
-    """What one request gave."""
-
-    def __init__(self, outs: list[Output]) -> None:
-        self.texts = [out for out in outs if isinstance(out, TextOut)]
-        self.text = "".join(out.text for out in self.texts)
-        self.logprobs = [prob for out in self.texts for prob in out.logprobs]
-        self.last = outs[-1]
-        assert [out for out in outs if not isinstance(out, TextOut)] == [self.last], "one end, at the end"
-
-    @property
-    def done(self) -> FinishOut:
-        assert isinstance(self.last, FinishOut), self.last
-        return self.last
-
-    @property
-    def failure(self) -> FailOut:
-        assert isinstance(self.last, FailOut), self.last
-        return self.last
-
-
-def ask(prompt: str = "Once upon a time", *, options: Options = GREEDY, **fields: Any) -> Request:
-    chosen = {name: fields.pop(name) for name in list(fields) if name in OPTIONS}
-    return Request(id=next(ids), prompt=prompt, options=replace(options, **chosen), **fields)
-
-
-def run(engine: Engine, *requests: Request) -> list[Reply]:
-    outs = collect(engine, *requests)
-    return [Reply([out for out in outs if out.id == request.id]) for request in requests]
-
-
-def collect(engine: Engine, *requests: Request) -> list[Output]:
-    for request in requests:
-        engine.submit(request)
-    outs: list[Output] = []
-    while engine.busy:
-        outs += engine.step()
-    return outs
 
 
 # Exactness
@@ -329,140 +282,6 @@ def test_logprobs_without_others_and_none_at_all(engine: Engine) -> None:
     bare, off = run(engine, ask(num_predict=4, logprobs=0), ask(num_predict=4))
     assert [prob.top for prob in bare.logprobs] == [()] * 4 and off.logprobs == []
     assert bare.text == off.text
-
-
-# Cancel
-
-
-def test_a_running_reply_is_cancelled_and_its_slot_free(engine: Engine) -> None:
-    request = ask()
-    engine.submit(request)
-    outs = [out for _ in range(5) for out in engine.step()]
-    engine.cancel(request.id)
-    outs += engine.step()
-    reply = Reply(outs)
-    assert reply.done.reason == "cancelled" and reply.text.startswith(", there")
-    assert engine.counters["busy_slots"] == 0
-
-
-def test_a_waiting_request_is_cancelled(engine: Engine) -> None:
-    requests = [ask(f"{n} dogs", num_predict=20) for n in range(9)]
-    for request in requests:
-        engine.submit(request)
-    engine.step()
-    engine.cancel(requests[8].id)
-    engine.cancel(12345678)
-    outs = engine.step()
-    assert [out.reason for out in outs if isinstance(out, FinishOut)] == ["cancelled"]
-    collect(engine)
-
-
-def test_a_cancel_before_the_first_step_ends_it_too(engine: Engine) -> None:
-    request = ask()
-    engine.submit(request)
-    engine.cancel(request.id)
-    assert [type(out) for out in engine.step()] == [FinishOut]
-
-
-def test_a_prompt_is_aborted_while_it_is_read(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The cancel arrives within the native call: from another thread, as it starts."""
-    engine = Engine(EngineConfig(path=path, n_ctx=512, n_seq=2, n_threads=1))
-    request, other = ask(LONG, num_ctx=512), ask(num_predict=64)
-    context = engine._context
-    assert context is not None
-    decode = context.decode
-
-    def decode_while_cancelled(count: int) -> Any:
-        thread = threading.Thread(target=engine.cancel, args=(request.id,))
-        thread.start()
-        thread.join()
-        return decode(count)
-
-    engine.submit(request)
-    engine.submit(other)
-    monkeypatch.setattr(context, "decode", decode_while_cancelled)
-    assert engine.step() == []
-    monkeypatch.setattr(context, "decode", decode)
-    assert engine.counters["aborts"] == 1
-    outs: list[Output] = []
-    while engine.busy:
-        outs += engine.step()
-    assert Reply([out for out in outs if out.id == request.id]).done.reason == "cancelled"
-    assert Reply([out for out in outs if out.id == other.id]).text.startswith(", there was a little girl named Lily")
-    engine.close()
-
-
-def test_an_abort_loses_nothing(engine: Engine, reference: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = reference["stories260K"]["greedy"][1]
-    engine.submit(ask(expected["prompt"], num_predict=64))
-    outs: list[Output] = []
-    for n in itertools.count():
-        with monkeypatch.context() as patch:
-            if n % 3 == 0:
-                patch.setattr(engine._context, "rearm", engine.abort)  # it comes just after the step began
-            outs += engine.step()
-        if not engine.busy:
-            break
-    assert Reply(outs).text == expected["text"]
-
-
-# When things go wrong
-
-
-def test_a_nan_fails_its_own_request_only(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    context = engine._context
-    assert context is not None
-    sane = context.logits
-
-    def damaged() -> np.ndarray:
-        rows = sane()
-        rows[0] = np.nan
-        return rows
-
-    requests = ask(num_predict=30), ask("The dog", num_predict=30)
-    for request in requests:
-        engine.submit(request)
-    outs = [out for _ in range(3) for out in engine.step()]
-    monkeypatch.setattr(context, "logits", damaged)
-    outs += engine.step()
-    monkeypatch.undo()
-    while engine.busy:
-        outs += engine.step()
-    first, second = (Reply([out for out in outs if out.id == request.id]) for request in requests)
-    assert "NaN" in first.failure.message and first.failure.status == 500
-    assert second.done.output_tokens == 30
-
-
-def test_a_failed_decode_fails_its_batch_and_the_next_request_works(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    context = engine._context
-    assert context is not None
-    engine.submit(ask())
-    engine.step()
-    monkeypatch.setattr(context, "decode", lambda count: Decoded.FAILED)
-    assert [type(out) for out in engine.step()] == [FailOut]
-    monkeypatch.undo()
-    (reply,) = run(engine, ask(num_predict=10))
-    assert reply.text.startswith(", there was")
-
-
-def test_a_full_memory_forgets_kept_prefixes_first(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = Engine(EngineConfig(path=path, n_ctx=128, n_seq=2, n_threads=1))
-    run(engine, ask("The dog was happy", num_predict=3))
-    context = engine._context
-    assert context is not None
-    first, second = ask(num_predict=20), ask("Tom", num_predict=20)
-    engine.submit(first)
-    assert engine.step()
-    with monkeypatch.context() as patch:
-        patch.setattr(context, "decode", lambda count: Decoded.NO_ROOM)
-        assert engine.step() == [], "the prefix that the first request left is forgotten"
-        assert context.extent(0) == (-1, -1) or context.extent(1) == (-1, -1)
-        engine.submit(second)
-        failures = [out for _ in range(3) for out in engine.step() if isinstance(out, FailOut)]
-    assert failures[0].id == second.id and failures[0].status == 503
-    engine.close()
 
 
 # Loading

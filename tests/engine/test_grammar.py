@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.engines import ask, run
 
 from ollama_nb.api.options import Options
 from ollama_nb.engine.config import EngineConfig
 from ollama_nb.engine.engine import Engine
-from ollama_nb.engine.output import FailOut, FinishOut, TextOut
+from ollama_nb.engine.output import FailOut, FinishOut
 from ollama_nb.engine.schema import depth, read_schema
-from ollama_nb.engine.sequence import Request
 from ollama_nb.errors import BadRequest
 
 
@@ -26,10 +26,9 @@ def engine(models: Path) -> Iterator[Engine]:
 
 
 def reply(engine: Engine, format: str, **options: Any) -> tuple[str, FinishOut | FailOut]:
-    engine.submit(Request(id=1, prompt="Once upon a time", format=format, options=Options(**options)))
-    outs = [out for _ in range(5000) if engine.busy for out in engine.step()]
-    assert isinstance(outs[-1], FinishOut | FailOut)
-    return "".join(out.text for out in outs if isinstance(out, TextOut)), outs[-1]
+    (found,) = run(engine, ask(options=Options(**options), format=format))
+    assert isinstance(found.last, FinishOut | FailOut)
+    return found.text, found.last
 
 
 def nested(levels: int) -> dict[str, Any]:

@@ -6,7 +6,6 @@ Rule: a reply is what the same request gives in an engine that drafts nothing, k
 from __future__ import annotations
 
 import functools
-import itertools
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -16,20 +15,16 @@ from typing import Any
 import msgspec
 import pytest
 from support.adapters import random_lora
+from support.engines import EXACT, STORY, Flat, collect, ids, reply_of
 
 from ollama_nb.api.options import Options
 from ollama_nb.engine.adapters import Adapter, Adapters
 from ollama_nb.engine.config import EngineConfig
 from ollama_nb.engine.drafter import Drafter
 from ollama_nb.engine.engine import Engine
-from ollama_nb.engine.output import FinishOut, Output, TextOut, TokenProb
-from ollama_nb.engine.rows import RowTimes
+from ollama_nb.engine.output import Output, TokenProb
 from ollama_nb.engine.sequence import Request
 
-ids = itertools.count(1)
-EXACT: dict[str, Any] = {"n_ctx": 512, "n_threads": 1, "kv_cache_type": "f32", "flash_attention": False}
-"""Half precision in attention would make near ties depend on the shape of the batch."""
-STORY = "Lily saw a big red ball in the park. She wanted to play with the ball. "
 PROMPTS = STORY * 3 + "Lily", STORY * 3 + "Tom had a dog. The dog", "Once upon a time"
 CHOICES = '{"type":"array","items":{"enum":["red ball","park"]},"minItems":3,"maxItems":9}'
 TEXTS = '{"type":"array","items":{"type":"string"},"minItems":9}'
@@ -44,19 +39,6 @@ WAYS: tuple[tuple[dict[str, Any], dict[str, Any]], ...] = (
 """The second and the third drop half of their window again and again; the last one ends within its format."""
 
 Answer = tuple[str, str, tuple[int, ...], list[TokenProb]]
-
-
-class Flat(RowTimes):
-    """Every step takes the same time, so whatever is guessed is read."""
-
-    def seconds(self, rows: int) -> float | None:
-        return 1.0
-
-    def fresh(self, rows: int) -> bool:
-        return True
-
-    def rounded(self, rows: int) -> int:
-        return rows
 
 
 @pytest.fixture(scope="module")
@@ -75,12 +57,9 @@ def alone(path: Path) -> Callable[[Request], Answer]:
     @functools.cache
     def answer(request: Request) -> Answer:
         engine = Engine(EngineConfig(path=str(path), n_seq=1, **EXACT))
-        engine.submit(request)
-        outs: list[Output] = []
-        while engine.busy:
-            outs += engine.step()
+        outs = collect(engine, request)
         engine.close()
-        return answered(outs)
+        return answered(outs, 1)
 
     def answer_without_drafts(request: Request) -> Answer:
         return answer(msgspec.structs.replace(request, id=1, options=replace(request.options, draft_num_predict=0)))
@@ -109,12 +88,9 @@ def load(path: Path, models: Path, tmp_path: Path) -> Iterator[Callable[[], Engi
         engine.close()
 
 
-def answered(outs: list[Output]) -> Answer:
-    last = outs[-1]
-    assert isinstance(last, FinishOut), last
-    texts = [out for out in outs if isinstance(out, TextOut)]
-    probs = [prob for out in texts for prob in out.logprobs]
-    return "".join(out.text for out in texts), last.reason, last.tokens, probs
+def answered(outs: list[Output], id: int) -> Answer:
+    reply = reply_of(outs, id)
+    return *reply.said, reply.logprobs
 
 
 def same(mine: Answer, expected: Answer) -> bool:
@@ -149,20 +125,19 @@ def test_whatever_comes_together_each_says_what_it_says_alone(
     for seed in range(2):
         engine, dice = load(), random.Random(seed)
         asked: dict[int, Request] = {}
-        outs: dict[int, list[Output]] = {}
+        outs: list[Output] = []
         while len(asked) < 14 or engine.busy:
             if len(asked) < 14 and dice.random() < 0.2:
                 request = ask(dice, sets)
-                asked[request.id], outs[request.id] = request, []
+                asked[request.id] = request
                 engine.submit(request)
             if asked and dice.random() < 0.01:
                 engine.cancel(dice.choice(list(asked)))
             if dice.random() < 0.02:
                 engine.abort()
-            for out in engine.step():
-                outs[out.id].append(out)
+            outs += engine.step()
         for id, request in asked.items():
-            mine, expected = answered(outs[id]), alone(request)
+            mine, expected = answered(outs, id), alone(request)
             if mine[1] == "cancelled":
                 assert expected[0].startswith(mine[0]) and alike(mine[3], expected[3][: len(mine[3])])
             else:

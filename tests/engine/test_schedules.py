@@ -7,7 +7,6 @@ precision in attention would make near ties depend on the shape of the batch: so
 from __future__ import annotations
 
 import functools
-import itertools
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.engines import EXACT, STORY, Blocks, Reply, collect, ids
 
 from ollama_nb.api.options import Options
 from ollama_nb.engine.config import EngineConfig
@@ -26,8 +26,6 @@ from ollama_nb.engine.sequence import Request, State
 
 REQUESTS = 10
 SEEDS = 16
-ids = itertools.count(1)
-STORY = "Lily saw a big red ball in the park. She wanted to play with the ball. "
 PROMPTS = (
     "Once upon a time",
     "Once upon a time, there was a little girl named Lily." * 4,
@@ -49,22 +47,8 @@ WAYS: tuple[dict[str, Any], ...] = (
 Expected = Callable[[str, int], tuple[str, FinishOut]]
 
 
-class Blocks(RowTimes):
-    """Every step is rounded up, and whatever is guessed is drafted: only whole blocks of four are cheap."""
-
-    def seconds(self, rows: int) -> float | None:
-        return 1.0 if rows % 4 else 0.5
-
-    def fresh(self, rows: int) -> bool:
-        return True
-
-    def rounded(self, rows: int) -> int:
-        return -(-rows // 4) * 4 if rows > 1 else 1
-
-
 def load(path: str, times: Callable[[int], RowTimes] = RowTimes, **config: Any) -> Engine:
-    exact = {"n_ctx": 512, "n_threads": 1, "kv_cache_type": "f32", "flash_attention": False}
-    engine = Engine(EngineConfig(path=path, **{**exact, **config}))
+    engine = Engine(EngineConfig(path=path, **{**EXACT, **config}))
     engine._speculator.times = times(context_of(engine).n_outputs)
     return engine
 
@@ -104,12 +88,9 @@ def alone(path: str) -> Expected:
     def answer(prompt: str, way: int) -> tuple[str, FinishOut]:
         engine = load(path, nothing_beyond, n_seq=1)
         request = ask(prompt, way, draft_num_predict=0)
-        engine.submit(request)
-        outs: list[Output] = []
-        while engine.busy:
-            outs += engine.step()
+        outs = collect(engine, request)
         engine.close()
-        return judge(outs)
+        return said(outs)
 
     return answer
 
@@ -138,12 +119,9 @@ def ask(prompt: str, way: int, **options: Any) -> Request:
     return Request(id=next(ids), prompt=prompt, options=Options(temperature=0.0, **fields), return_tokens=True, **extra)
 
 
-def judge(outs: list[Output]) -> tuple[str, FinishOut]:
-    """Text and end of one request, which ended exactly once, and last."""
-    last = outs[-1]
-    assert isinstance(last, FinishOut), last
-    assert all(isinstance(out, TextOut) for out in outs[:-1])
-    return "".join(out.text for out in outs if isinstance(out, TextOut)), last
+def said(outs: list[Output]) -> tuple[str, FinishOut]:
+    reply = Reply(outs)
+    return reply.text, reply.done
 
 
 def check_memory(engine: Engine) -> None:
@@ -204,7 +182,7 @@ def test_any_schedule_gives_the_text_of_a_lone_request(
             assert mine[-1].status == 503 and "memory is full" in mine[-1].message
             assert whole.startswith("".join(out.text for out in mine if isinstance(out, TextOut)))
             continue
-        text, last = judge(mine)
+        text, last = said(mine)
         if last.reason == "cancelled":
             assert whole.startswith(text)
             assert last.tokens == end.tokens[: len(last.tokens)], "none lost, none doubled"
