@@ -18,13 +18,11 @@ FLOORS = {
 SIBLINGS = {"template", "reply", "modelfile", "store"}
 LAZY_DOORS = {"ollama_nb/__init__.py", "ollama_nb/cli/main.py", "ollama_nb/notebook/magics.py"}
 ONLY_IN = {
-    "llama_cpp": {"ollama_nb/engine/llama/", "ollama_nb/engine/vision.py"},
+    "llama_cpp": {"ollama_nb/engine/llama/"},
     "tornado": {"ollama_nb/server/", "server_ext/"},
     "jupyter_server": {"server_ext/"},
     "jinja2": {"ollama_nb/template/jinja.py"},
     "gguf": {"ollama_nb/store/convert/"},
-    "httpx": {"ollama_nb/store/registry.py", "ollama_nb/store/transfer.py", "ollama_nb/client/"},
-    "ray": {"ollama_nb/runner/ray.py"},
 }
 CLOSED = {"engine", "runner", "service", "store", "server"}
 OWN_STORE_DOORS = ("ollama_nb/cli/serve.py", "ollama_nb/cli/local/")
