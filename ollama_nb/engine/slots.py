@@ -125,11 +125,6 @@ class SlotTable:
         oldest.left = []
         return Cut(oldest.index, 0)
 
-    def forget_all(self) -> None:
-        """Memory was lost as a whole."""
-        for slot in self.slots:
-            slot.left = []
-
     def _follows(self, seq: Sequence) -> bool:
         if not self.cuttable:
             return False

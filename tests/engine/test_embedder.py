@@ -39,9 +39,9 @@ def test_vectors_equal_the_reference(minilm: Engine, reference: dict[str, Any]) 
 
 def test_company_changes_no_vector(minilm: Engine) -> None:
     """But for rounding: attention over another batch shape adds up in another order, in half precision."""
-    texts = [f"text number {n} " * (n % 40) for n in range(100)]
+    texts = [f"text number {n} " * (n % 20) for n in range(60)]
     together, _ = minilm.embed(texts)
-    for at in (0, 13, 39, 99):
+    for at in (0, 13, 19, 59):
         alone, _ = minilm.embed([texts[at]])
         assert float(alone[0] @ together[at]) > 0.999
 

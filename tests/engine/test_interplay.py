@@ -126,8 +126,8 @@ def test_whatever_comes_together_each_says_what_it_says_alone(
         engine, dice = load(), random.Random(seed)
         asked: dict[int, Request] = {}
         outs: list[Output] = []
-        while len(asked) < 14 or engine.busy:
-            if len(asked) < 14 and dice.random() < 0.2:
+        while len(asked) < 12 or engine.busy:
+            if len(asked) < 12 and dice.random() < 0.2:
                 request = ask(dice, sets)
                 asked[request.id] = request
                 engine.submit(request)

@@ -21,7 +21,7 @@ from ollama_nb.engine.prefix import Prefix
 from ollama_nb.engine.prefix_files import PrefixFiles
 from ollama_nb.engine.sequence import Request
 
-PROMPT = tuple(3 + n * n % 300 for n in range(2000))
+PROMPT = tuple(3 + n * n % 300 for n in range(1000))
 OTHER = tuple(3 + n * 7 % 311 for n in range(600))
 ids = itertools.count(1)
 
@@ -73,22 +73,22 @@ def test_a_new_engine_continues_from_the_disk(path: Path, tmp_path: Path) -> Non
     with engine(path, tmp_path / "p") as second:
         (restored,) = run(second, ask())
         assert restored.tokens == computed.tokens
-        assert (restored.cached_tokens, disk(second)) == (1999, (1, 1999))
+        assert (restored.cached_tokens, disk(second)) == (999, (1, 999))
         assert second.counters["prompt_tokens"] == 1
         assert second.counters["disk_bytes"] == file.stat().st_size
         (again,) = run(second, ask())
-        assert again.tokens == computed.tokens and disk(second) == (1, 1999), "memory has it now"
+        assert again.tokens == computed.tokens and disk(second) == (1, 999), "memory has it now"
 
 
 def test_a_prompt_that_differs_takes_what_it_shares(path: Path, tmp_path: Path) -> None:
-    changed = (*PROMPT[:1500], 9, *OTHER)
+    changed = (*PROMPT[:700], 9, *OTHER)
     with engine(path, None) as plain:
         (expected,) = run(plain, ask(changed))
     with engine(path, tmp_path) as first:
         run(first, ask())
     with engine(path, tmp_path) as second:
         (restored,) = run(second, ask(changed))
-        assert restored.tokens == expected.tokens and restored.cached_tokens == 1500
+        assert restored.tokens == expected.tokens and restored.cached_tokens == 700
 
 
 def test_two_with_the_same_beginning_read_it_once_and_nobody_waits(path: Path, tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_two_with_the_same_beginning_read_it_once_and_nobody_waits(path: Path, t
         short = ask((5, 6, 7), 40)
         ends = run(second, short, ask(), ask(), ask(OTHER))
         assert [end.tokens for end in ends[1:]] == [alone[0], alone[0], alone[1]]
-        assert ends[1].cached_tokens == ends[2].cached_tokens == 1999
+        assert ends[1].cached_tokens == ends[2].cached_tokens == 999
         assert second.counters["disk_hits"] <= 2, "the second one shares cells"
 
 
@@ -134,7 +134,7 @@ def test_streams_run_on_while_the_disk_is_slow(path: Path, tmp_path: Path, monke
         gate.opened.set()
         while second.busy:
             outs += second.step()
-        assert isinstance(outs[-1], FinishOut) and outs[-1].cached_tokens == 1999
+        assert isinstance(outs[-1], FinishOut) and outs[-1].cached_tokens == 999
 
 
 def test_a_prompt_beside_replies_is_kept_too(path: Path, tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ def test_a_prompt_beside_replies_is_kept_too(path: Path, tmp_path: Path) -> None
         (long,) = run(first, ask(num_predict=4))
     with engine(path, tmp_path) as second:
         assert run(second, ask(num_predict=4))[0].tokens == long.tokens
-        assert disk(second) == (1, 1999)
+        assert disk(second) == (1, 999)
 
 
 def test_cancelled_while_the_disk_is_slow(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,7 +162,7 @@ def test_cancelled_while_the_disk_is_slow(path: Path, tmp_path: Path, monkeypatc
         (end,) = second.step()
         assert isinstance(end, FinishOut) and end.reason == "cancelled" and not second.busy
         gate.opened.set()
-        assert run(second, ask())[0].cached_tokens == 1999
+        assert run(second, ask())[0].cached_tokens == 999
 
 
 def test_a_broken_file_costs_only_time(path: Path, tmp_path: Path) -> None:
@@ -226,11 +226,11 @@ def test_another_cache_type_does_not_see_it(path: Path, tmp_path: Path) -> None:
     assert len(kept(tmp_path)) == 2
 
 
-def test_a_smaller_context_takes_what_fits(path: Path, tmp_path: Path) -> None:
+def test_what_does_not_fit_into_a_smaller_context_is_computed(path: Path, tmp_path: Path) -> None:
     with engine(path, tmp_path) as first:
         run(first, ask())
-    with engine(path, tmp_path, n_ctx=1024) as second:
-        assert run(second, ask(PROMPT[:700]))[0].cached_tokens == 0
+    with engine(path, tmp_path, n_ctx=512) as second:
+        assert run(second, ask(PROMPT[:400]))[0].cached_tokens == 0
 
 
 @pytest.mark.parametrize("off", [{"prefix_bytes": 0}, {"prefix_gain": 1e9}])
@@ -247,8 +247,8 @@ def test_a_recurrent_memory_is_kept_as_a_whole(models: Path, tmp_path: Path) -> 
     with engine(mamba, tmp_path / "p") as second:
         (restored,) = run(second, ask())
         assert restored.tokens == computed.tokens
-        assert restored.cached_tokens == 1536, "all but the last batch"
-        (other,) = run(second, ask(PROMPT[:1000]))
+        assert restored.cached_tokens == 512, "all but the last batch"
+        (other,) = run(second, ask(PROMPT[:700]))
         assert other.cached_tokens == 0, "it cannot be cut"
 
 

@@ -62,7 +62,7 @@ WAYS: list[dict[str, Any]] = [
     {"num_predict": 150, "num_ctx": 140, "shift": False},
     {"num_predict": 60, "format": '{"type":"array","items":{"enum":["red ball","park"]},"maxItems":9}'},
     {"num_predict": 100, "draft_num_predict": 2},
-    {"num_predict": -1},
+    {"num_predict": -1, "num_ctx": 64},
 ]
 
 
