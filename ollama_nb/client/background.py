@@ -12,9 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ollama_nb import __version__
-from ollama_nb.client import runtime
 from ollama_nb.client.client import Client
+from ollama_nb.client.runtime import answering
 from ollama_nb.errors import ConnectError
+from ollama_nb.runtime import read
 from ollama_nb.settings import Settings
 
 if sys.platform != "win32":
@@ -27,8 +28,8 @@ LOG_TAIL_LINES = 10
 
 def find(settings: Settings) -> Client | None:
     """The background server that runs already; one of another build does not count, starting ours replaces it."""
-    found = runtime.read(settings.home / "server.json")
-    return found.client() if found and found.build == __version__ else None
+    found = read(settings.home / "server.json")
+    return answering(found) if found and found.build == __version__ else None
 
 
 def start(settings: Settings) -> Client:

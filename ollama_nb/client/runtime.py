@@ -1,42 +1,20 @@
-"""Where servers of ours say that they listen: runtime files with an address and a key, readable by their user only."""
+"""Clients of the servers that runtime files name, and where Jupyter's are."""
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from ollama_nb.client.client import Client
+from ollama_nb.runtime import Runtime, read
 
 
-@dataclass(frozen=True, slots=True)
-class Runtime:
-    """A runtime file's content: ``{"url", "key", "pid", "build"}``."""
-
-    url: str
-    key: str
-    pid: int
-    build: str = ""
-
-    def client(self) -> Client | None:
-        """A client of that server, if it is alive and takes the key."""
-        client = Client(self.url, self.key)
-        return client if client.answers() else None
-
-
-def read(path: Path) -> Runtime | None:
-    """A runtime file; None when there is none, it is half written, or it is another user's."""
-    try:
-        with path.open("rb") as file:
-            if hasattr(os, "getuid") and os.fstat(file.fileno()).st_uid != os.getuid():
-                return None
-            found = json.loads(file.read(1 << 16))
-        return Runtime(str(found["url"]), str(found["key"]), int(found["pid"]), str(found.get("build", "")))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
+def answering(found: Runtime) -> Client | None:
+    """A client of that server, if it is alive and takes the key."""
+    client = Client(found.url, found.key)
+    return client if client.answers() else None
 
 
 def of_jupyter(env: Mapping[str, str]) -> Runtime | None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
-import json
 import logging
 import os
 import secrets
@@ -23,6 +22,7 @@ from jupyter_core.paths import jupyter_runtime_dir
 
 from ollama_nb import __version__
 from ollama_nb.errors import OllamaError
+from ollama_nb.runtime import read
 from ollama_nb.server import runtime
 from ollama_nb.server.access import Keys
 from ollama_nb.server.app import DRAIN_SECONDS, addresses, bind, run
@@ -119,8 +119,5 @@ def _locked(file: IO[bytes]) -> bool:
 
 def _running(home: Path) -> tuple[int, str]:
     """Process and build that the runtime file names; ``(0, "")`` while its writer is still starting."""
-    try:
-        found = json.loads(runtime_file(home).read_bytes())
-        return int(found["pid"]), str(found["build"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return 0, ""
+    found = read(runtime_file(home))
+    return (found.pid, found.build) if found else (0, "")

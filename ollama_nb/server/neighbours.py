@@ -9,8 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import stat
-from collections.abc import Iterator
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +16,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ollama_nb.errors import OllamaError
+from ollama_nb.runtime import listeners, read
 from ollama_nb.server.exchange import Broken, Reply, ask
 from ollama_nb.service.service import Service
 
 ASK_SECONDS = 1.0
-_MOST_BYTES = 1 << 16
-_LISTENING = "0A"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,33 +74,13 @@ def _means(entry: dict[str, Any], model: str) -> bool:
 
 
 def _read(file: Path) -> Neighbour | None:
-    """What a runtime file says, if this user alone may read it and its writer still listens there."""
-    try:
-        with os.fdopen(os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as opened:
-            kept = os.fstat(opened.fileno())
-            if kept.st_uid != os.getuid() or not stat.S_ISREG(kept.st_mode) or kept.st_mode & 0o077:
-                return None
-            found = json.loads(opened.read(_MOST_BYTES))
-        neighbour, pid = Neighbour(str(found["url"]), str(found["key"])), int(found["pid"])
-        parts = urlsplit(neighbour.url)
-        near = parts.scheme == "http" and parts.hostname in ("127.0.0.1", "::1") and parts.port is not None
-        return neighbour if near and pid != os.getpid() and _listeners(parts.port or 0) == {os.getuid()} else None
-    except (OSError, ValueError, KeyError, TypeError):
+    """What a runtime file says, if its writer still listens there, on this machine."""
+    found = None if file.is_symlink() else read(file)
+    if found is None or found.pid == os.getpid():
         return None
-
-
-def _listeners(port: int) -> set[int]:
-    """User ids of the sockets that listen on a port; none where the system does not tell."""
-    found = set()
-    for address, state, uid in _sockets():
-        if state == _LISTENING and int(address.rpartition(":")[2], 16) == port:
-            found.add(int(uid))
-    return found
-
-
-def _sockets() -> Iterator[tuple[str, str, str]]:
-    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
-        if Path(table).exists():
-            for row in Path(table).read_text("ascii").splitlines()[1:]:
-                cells = row.split()
-                yield cells[1], cells[3], cells[7]
+    try:
+        parts = urlsplit(found.url)
+        near = parts.scheme == "http" and parts.hostname in ("127.0.0.1", "::1") and parts.port is not None
+    except ValueError:
+        return None
+    return Neighbour(found.url, found.key) if near and listeners(parts.port or 0) == {os.getuid()} else None

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from support.scripted_server import Answer, ScriptedServer, Seen, error, ok
 
-from ollama_nb import __version__
-from ollama_nb.client import background, connect, listeners, runtime
+from ollama_nb import __version__, runtime
+from ollama_nb.client import background, connect
+from ollama_nb.client.runtime import jupyter_runtime_dir
 from ollama_nb.errors import ConnectError
 from ollama_nb.settings import Settings
 
@@ -42,6 +43,7 @@ def with_key(key: str) -> Callable[[Seen], Answer]:
 def write_runtime(path: Path, server: ScriptedServer, key: str = "k", build: str = __version__) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"url": server.url, "key": key, "pid": os.getpid(), "build": build}), "utf-8")
+    path.chmod(0o600)
 
 
 def test_a_given_address_comes_first(
@@ -173,7 +175,7 @@ def test_the_runtime_folder_is_the_one_that_jupyter_uses(
     for name, value in env.items():
         monkeypatch.setenv(name, value)
     paths = pytest.importorskip("jupyter_core.paths")
-    found = runtime.jupyter_runtime_dir(os.environ)
+    found = jupyter_runtime_dir(os.environ)
     assert str(found) == paths.jupyter_runtime_dir()
     if sys.platform == "linux":
         assert found == Path(folder).expanduser()
@@ -182,6 +184,7 @@ def test_the_runtime_folder_is_the_one_that_jupyter_uses(
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"url": "x", "key": "k", "pid": "p"}'])
 def test_half_a_runtime_file_is_none(tmp_path: Path, text: str) -> None:
     (tmp_path / "server.json").write_text(text)
+    (tmp_path / "server.json").chmod(0o600)
     assert runtime.read(tmp_path / "server.json") is None
     assert runtime.read(tmp_path / "none.json") is None
 
@@ -191,6 +194,9 @@ def test_another_users_runtime_file_is_none(
 ) -> None:
     write_runtime(tmp_path / "server.json", server)
     assert runtime.read(tmp_path / "server.json") is not None
+    (tmp_path / "server.json").chmod(0o640)  # others may read the key
+    assert runtime.read(tmp_path / "server.json") is None
+    (tmp_path / "server.json").chmod(0o600)
     monkeypatch.setattr(runtime.os, "getuid", lambda: 12345)
     assert runtime.read(tmp_path / "server.json") is None
 
@@ -206,9 +212,9 @@ def test_owners_of_a_port(tmp_path: Path) -> None:
         + row.format(2, "0100007F", 11434, "01", 1002)
         + row.format(3, "0100007F", 80, "0A", 1003)
     )
-    assert listeners.owners(11434, (str(table), str(tmp_path / "none"))) == {1000, 1001}
-    assert listeners.owners(81, (str(table),)) == set()
-    assert listeners.owners(81, (str(tmp_path / "none"),)) is None
+    assert runtime.listeners(11434, (str(table), str(tmp_path / "none"))) == {1000, 1001}
+    assert runtime.listeners(81, (str(table),)) == set()
+    assert runtime.listeners(81, (str(tmp_path / "none"),)) is None
 
 
 def test_requests_use_what_was_found(server: ScriptedServer, home: Path) -> None:
