@@ -148,7 +148,7 @@ class Keys:
     """Keys that open a server, kept as hashes and compared in constant time."""
 
     def __init__(self, *keys: str) -> None:
-        self._hashes = tuple(_hash(key) for key in keys if key)
+        self._hashes = tuple(key_hash(key) for key in keys if key)
 
     def __bool__(self) -> bool:
         return bool(self._hashes)
@@ -158,7 +158,7 @@ class Keys:
         offered = offered_key(headers)
         if not offered:
             return False
-        hashed = _hash(offered)
+        hashed = key_hash(offered)
         return any(hmac.compare_digest(hashed, known) for known in self._hashes)
 
 
@@ -167,5 +167,6 @@ def offered_key(headers: Mapping[str, str]) -> str:
     return bearer[1] if bearer else headers.get("x-api-key", "").strip()
 
 
-def _hash(key: str) -> bytes:
+def key_hash(key: str) -> bytes:
+    """SHA-256: keys are 256 random bits, not passwords, so a plain hash cannot be turned back."""
     return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()

@@ -7,7 +7,6 @@ outliving a key must never open a server.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import hmac
 import json
 import logging
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ollama_nb.errors import BadRequest, Forbidden, NotFound, OllamaError, StoreError, Unauthorized
-from ollama_nb.server.access import Keys, offered_key
+from ollama_nb.server.access import Keys, key_hash, offered_key
 from ollama_nb.store import fsops
 
 SCOPES = ("infer", "read", "write", "admin")
@@ -38,7 +37,7 @@ class Key:
     """What is known of a key; times are Unix seconds, ``expires_at`` None is never."""
 
     name: str
-    hash: str
+    hash: bytes
     scopes: tuple[str, ...]
     created_at: float
     expires_at: float | None = None
@@ -80,7 +79,7 @@ class KeyFile:
         text = PREFIX + secrets.token_urlsafe(32)
         now = time.time()
         ordered = tuple(scope for scope in SCOPES if scope in scopes)
-        key = Key(name.strip(), _hash(text), ordered, now, None if days is None else now + days * _DAY)
+        key = Key(name.strip(), key_hash(text), ordered, now, None if days is None else now + days * _DAY)
         with self._changing() as keys:
             if any(known.name == key.name for known in keys):
                 raise BadRequest(f"a key named '{key.name}' exists: remove it first, or choose another name")
@@ -152,16 +151,11 @@ class KeyRing:
 
 def _found(known: Sequence[Key], offered: str) -> Key | None:
     """The key of that text; the time that this takes says nothing about how much of it was right."""
-    hashed, found = _hash(offered), None
+    hashed, found = key_hash(offered), None
     for key in known:
         if hmac.compare_digest(key.hash, hashed):
             found = key
     return found
-
-
-def _hash(text: str) -> str:
-    # Keys are 256 random bits, not passwords: a plain hash cannot be turned back.
-    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def _state(path: Path) -> tuple[int, ...] | None:
@@ -189,7 +183,7 @@ def _read(path: Path) -> tuple[Key, ...]:
 def _json(key: Key) -> dict[str, Any]:
     return {
         "name": key.name,
-        "sha256": key.hash,
+        "sha256": key.hash.hex(),
         "scopes": list(key.scopes),
         "created_at": key.created_at,
         "expires_at": key.expires_at,
@@ -200,7 +194,7 @@ def _key(item: Mapping[str, Any]) -> Key:
     expires_at = item["expires_at"]
     return Key(
         str(item["name"]),
-        str(item["sha256"]),
+        bytes.fromhex(item["sha256"]),
         tuple(str(scope) for scope in item["scopes"]),
         float(item["created_at"]),
         None if expires_at is None else float(expires_at),
