@@ -18,12 +18,16 @@ class TokenProb(msgspec.Struct, frozen=True, array_like=True):
     top: tuple[TopToken, ...] = ()
 
 
-class TextOut(msgspec.Struct, frozen=True, tag="text"):
-    """New text of one request; may be empty while the bytes of a character are still missing."""
+class TextOut(msgspec.Struct, frozen=True, tag="text", omit_defaults=True):
+    """New text of one request; may be empty while the bytes of a character are still missing.
+
+    ``prompt_tokens``: with the first text only, for those who look on; 0 afterwards.
+    """
 
     id: int
     text: str
     logprobs: tuple[TokenProb, ...] = ()
+    prompt_tokens: int = 0
 
 
 class FinishOut(msgspec.Struct, frozen=True, tag="finished", kw_only=True):

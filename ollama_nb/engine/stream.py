@@ -41,6 +41,7 @@ class Stream:
         self.forecast: Forecast | None = None
         """Set while a draft model is asked too."""
         self.reason = ""
+        self._silent = True
         self._model, self._eog = model, model.eog
         self._text, self._guard = text, RepeatGuard()
         self._constraint = constraint
@@ -126,7 +127,10 @@ class Stream:
             self.reason = "length"
 
     def _out(self, text: str, logprobs: tuple[TokenProb, ...]) -> TextOut | None:
-        return TextOut(self.id, text, logprobs) if text or logprobs else None
+        if not text and not logprobs:
+            return None
+        first, self._silent = self._silent, False
+        return TextOut(self.id, text, logprobs, self.seq.n_prompt if first else 0)
 
     def _probability(self, row: Floats, token: int) -> TokenProb:
         """Of the model's own distribution, before penalties, temperature and constraint."""

@@ -147,14 +147,15 @@ class Pass:
         if isinstance(item, wire.Finished):
             self.finished, self.reason = item, item.reason
             return None
-        self._note(item.text)
+        self._note(item)
         return item
 
-    def _note(self, text: str) -> None:
+    def _note(self, item: wire.Text) -> None:
         self._last = time.perf_counter()
         if not self._pieces:
             self._first = self._last
-        self._pieces.append(text)
+        self._pieces.append(item.text)
+        self._live.prompt_tokens = item.prompt_tokens or self._live.prompt_tokens
         self._live.token()
 
     def _complete(self) -> AsyncGenerator[wire.Text | wire.Finished, None]:

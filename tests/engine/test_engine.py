@@ -49,6 +49,8 @@ def test_greedy_text_equals_the_reference(engine: Engine, reference: dict[str, A
         assert reply.text == expected["text"]
         assert list(reply.done.tokens) == expected["prompt_tokens"][1:] + expected["tokens"]
         assert (reply.done.reason, reply.done.prompt_tokens) == ("length", len(expected["prompt_tokens"]))
+        told = [text.prompt_tokens for text in reply.texts]
+        assert told == [len(expected["prompt_tokens"])] + [0] * (len(told) - 1)
 
 
 def test_eight_at_once_say_what_each_says_alone(path: str, reference: dict[str, Any]) -> None:

@@ -219,6 +219,7 @@ async def test_a_cancelled_request_ends_well(tmp_path: Path) -> None:
     await kitchen.pool.runner.waiting.wait()
     (entry,) = kitchen.service.requests.queue()
     assert (entry.id, entry.kind, entry.state, entry.output_tokens) == ("r1", "chat", "generating", 2)
+    assert entry.prompt_tokens == len(kitchen.asks[0]["prompt"].split())
     assert kitchen.service.requests.cancel("r1")
     events = await task
     assert content(events) == "so <tool_ca"

@@ -53,6 +53,7 @@ class FakeRunner:
     async def complete(self, **ask: Any) -> AsyncIterator[wire.Text | wire.Finished]:
         self.asks.append(ask)
         reason, count, finished = "stop", 0, False
+        prompt_tokens = len(ask["prompt"].split())
         try:
             for piece in self.script(ask["prompt"], ask["format"]):
                 if isinstance(piece, Exception):
@@ -67,9 +68,8 @@ class FakeRunner:
                     break
                 count += 1
                 await asyncio.sleep(0)
-                yield wire.Text(1, text, probs)
+                yield wire.Text(1, text, probs, prompt_tokens if count == 1 else 0)
             finished = True
-            prompt_tokens = len(ask["prompt"].split())
             yield wire.Finished(
                 id=1, reason=reason, prompt_tokens=prompt_tokens, cached_tokens=1, prompt_seconds=0.25,
                 output_tokens=count, output_seconds=0.5, tokens=(7, 8, 9) if ask["return_tokens"] else (),
