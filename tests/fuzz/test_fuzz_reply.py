@@ -7,7 +7,7 @@ import os
 import pytest
 from fuzz.fuzz_reply import TARGETS
 
-SECONDS = float(os.environ.get("FUZZ_SECONDS", "2"))
+SECONDS = float(os.environ.get("FUZZ_SECONDS", "5"))
 
 
 @pytest.mark.timeout(SECONDS * 2 + 60)
