@@ -18,6 +18,7 @@ from ollama_nb.client.client import Client
 from ollama_nb.errors import OllamaError, StoreError
 from ollama_nb.settings import Settings
 from ollama_nb.store.blobs import CHUNK, BlobStore
+from ollama_nb.store.fsops import TEMP_PREFIX
 
 Report = Callable[[int, int], None]
 
@@ -81,7 +82,7 @@ class SharedStore:
             writer.commit(wanted)
 
     def _link(self, path: Path, wanted: Digest) -> None:
-        tree, temporary = self._blobs.tree, self._blobs.root / f"sha256-{secrets.randbelow(10**18)}"
+        tree, temporary = self._blobs.tree, self._blobs.root / f"{TEMP_PREFIX}{secrets.randbelow(10**18)}"
         tree.link(path, temporary)
         try:
             _check(temporary, wanted, path)
