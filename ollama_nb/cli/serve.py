@@ -39,11 +39,16 @@ def serve(host: str, port: int | None) -> int:
 
 
 def _have_key(settings: Settings) -> None:
-    """As Ollama does it: whoever is to let this user push gets the public half from ``~/.ollama/id_ed25519.pub``."""
+    """As Ollama does it: whoever is to let this user push gets the public half, which a new key is shown with once."""
+    new = not settings.key.exists()
     try:
-        Key.ensure(settings.key)
+        key = Key.ensure(settings.key)
     except StoreError as error:
         _log.warning("no key for registries: %s", error.message)
+        return
+    if new:
+        print(f"Couldn't find '{settings.key}'. Generating new private key.")
+        print(f"Your new public key is: \n\nssh-ed25519 {key.blob}\n", flush=True)
 
 
 def own_environment(env: Mapping[str, str]) -> dict[str, str]:

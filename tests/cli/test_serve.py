@@ -84,6 +84,14 @@ def test_an_address_that_jupyter_exported_is_not_ours(
     assert "jupyters" not in result.err
 
 
+def test_a_new_key_is_shown_once(ollama: Ollama, listened: list[Settings]) -> None:
+    told = ollama("serve").out
+    key = listened[0].key
+    assert f"Couldn't find '{key}'" in told
+    assert f"\n\n{key.with_suffix('.pub').read_text()}\n" in told
+    assert ollama("serve").out == ""
+
+
 def test_a_port_in_use(home: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
