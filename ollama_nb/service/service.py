@@ -6,6 +6,7 @@ It opens the store, the runners and the render process, hands them to the use ca
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any
@@ -62,6 +63,8 @@ class Service:
 
     async def start(self) -> None:
         """Tidy the store. A store that cannot be tidied is reported by the request that needs it."""
+        with contextlib.suppress(OSError):  # whoever makes a folder below it first would leave it open to others
+            self._rooms.settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
             await asyncio.to_thread(self._tidy)
         except OllamaError as error:
