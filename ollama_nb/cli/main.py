@@ -332,7 +332,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OllamaError as error:
         return _fail(error.message)
     except OSError as error:
-        return _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+        reason = error.strerror or str(error)
+        return _fail(f"{error.filename}: {reason}" if error.filename else reason)
     except Exception as error:
         if os.environ.get("OLLAMA_DEBUG"):
             raise

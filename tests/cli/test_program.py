@@ -104,3 +104,11 @@ def test_vectors(ollama: Run, models: Path, tmp_path: Path) -> None:
     assert abs(sum(x * x for x in vector) - 1) < 1e-3
     assert len(json.loads(ollama("run", "minilm", "--dimensions", "8", "hello world").stdout)) == 8
     assert ollama("rm", "minilm").returncode == 0
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_output_that_does_not_fit(home: Path) -> None:
+    command = [sys.executable, "-m", "ollama_nb.cli.main", "help"]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=SECONDS)
+    assert (done.returncode, done.stderr) == (1, "Error: No space left on device\n")
