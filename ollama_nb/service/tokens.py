@@ -28,9 +28,11 @@ async def tokenize(rooms: Rooms, request: TokenizeRequest) -> tuple[int, ...]:
     if request.messages and request.prompt is not None:
         raise BadRequest('give either "prompt" or "messages", not both')
     model = await find(rooms, request.model)
-    if not request.messages:
+    if request.prompt is not None:
         async with _vocabulary(rooms, model, request.model) as runner:
-            return await _tokens(runner, request.prompt or "", request.add_special, request.parse_special)
+            return await _tokens(runner, request.prompt, request.add_special, request.parse_special)
+    if not request.messages:
+        raise BadRequest('give "prompt" or "messages": this request has nothing to count')
     chat = ChatRequest(model=request.model, messages=request.messages, tools=request.tools, think=request.think)
     ready = await get_ready(rooms, chat, model, "chat", extra=("tools",) if request.tools else ())
     async with _vocabulary(rooms, model, request.model) as runner:

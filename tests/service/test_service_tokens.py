@@ -55,6 +55,7 @@ def test_messages_go_as_a_chat_renders_them(kitchen: Kitchen) -> None:
         ({"model": "no"}, 404, "model 'no' not found"),
         ({"model": "a b"}, 400, "invalid model name"),
         ({"prompt": "x", "messages": HI}, 400, 'give either "prompt" or "messages", not both'),
+        ({}, 400, 'give "prompt" or "messages": this request has nothing to count'),
         ({"messages": HI, "think": True}, 400, '"m" does not support thinking'),
         ({"messages": HI, "tools": (WEATHER,)}, 400, "registry.ollama.ai/library/m:latest does not support tools"),
     ],
