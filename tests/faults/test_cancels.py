@@ -29,7 +29,7 @@ PROMPT = tuple(range(300, 340))
 PROMPT_TOKENS = 6000
 
 counts = pytest.mark.parametrize(
-    "count", [100, pytest.param(1000, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])]
+    "count", [40, pytest.param(1000, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])]
 )
 
 
