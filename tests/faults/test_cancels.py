@@ -28,9 +28,7 @@ PROMPT = tuple(range(300, 340))
 """Words of the made model: after its other tokens it has nothing to say."""
 PROMPT_TOKENS = 6000
 
-counts = pytest.mark.parametrize(
-    "count", [40, pytest.param(1000, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])]
-)
+counts = pytest.mark.parametrize("count", [40, pytest.param(1000, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])])
 
 
 @pytest.fixture(scope="module")
