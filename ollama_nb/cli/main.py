@@ -325,7 +325,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
     except BrokenPipeError:
         # Nobody reads any more: leave as quietly as a process that SIGPIPE ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return 128 + 13
     except KeyboardInterrupt:
         return _die_of_interrupt()
@@ -333,6 +333,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(error.message)
     except OSError as error:
         reason = error.strerror or str(error)
+        _drop_output()
         return _fail(f"{error.filename}: {reason}" if error.filename else reason)
     except Exception as error:
         if os.environ.get("OLLAMA_DEBUG"):
@@ -373,6 +374,14 @@ def _root(parsed: cobra.Parsed) -> int:
 
 def _commands() -> dict[str, cobra.Command]:
     return describe.commands(app, ALIASES, HIDDEN_ALIASES)
+
+
+def _drop_output() -> None:
+    """What cannot be written is let go: else the interpreter tries once more at its end, and fails in its own words."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(text: str) -> int:
