@@ -156,17 +156,6 @@ def test_a_beginning_that_another_place_holds_is_not_read_again(load: Load, monk
     assert len(shares) == 1 and shares[0] > 50
 
 
-def test_a_draft_model_that_slows_replies_down_is_left_alone(path: str) -> None:
-    """As large as its target, it cannot pay: after what it may cost, plain steps go on."""
-    engine = Engine(EngineConfig(path=path, draft=path, n_seq=1, **EXACT))
-    for _ in range(8):
-        run(engine, ask("Once upon a time", num_predict=100))
-    counters = engine.counters
-    assert counters["output_tokens"] == 800
-    assert counters["decodes"] > 600
-    engine.close()
-
-
 def test_facts_count_both_models(path: str, plain: Engine, load: Load) -> None:
     assert load(n_seq=1).facts.size > plain.facts.size
 
