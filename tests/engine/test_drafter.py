@@ -27,11 +27,6 @@ Load = Callable[..., Engine]
 
 
 @pytest.fixture(scope="module")
-def path(models: Path) -> str:
-    return str(models / "stories260K-f32.gguf")
-
-
-@pytest.fixture(scope="module")
 def plain(path: str) -> Iterator[Engine]:
     engine = Engine(EngineConfig(path=path, n_seq=1, **EXACT))
     yield engine

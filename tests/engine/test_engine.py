@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -18,27 +16,6 @@ from ollama_nb.engine.config import EngineConfig
 from ollama_nb.engine.engine import Engine
 from ollama_nb.engine.output import FinishOut
 from ollama_nb.engine.sequence import Request
-
-
-@pytest.fixture(scope="module")
-def path(models: Path) -> str:
-    return str(models / "stories260K-f32.gguf")
-
-
-@pytest.fixture(scope="module")
-def shared(path: str) -> Iterator[Engine]:
-    engine = Engine(EngineConfig(path=path, n_ctx=512, n_seq=8, n_threads=1))
-    yield engine
-    engine.close()
-
-
-@pytest.fixture
-def engine(shared: Engine) -> Iterator[Engine]:
-    """The engine of this module; whatever a test did, nothing may be left running."""
-    yield shared
-    assert not shared.busy
-    assert shared.counters["busy_slots"] == shared.counters["waiting"] == 0
-
 
 # Exactness
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,25 +16,6 @@ from ollama_nb.engine.llama import Decoded
 from ollama_nb.engine.output import FailOut, FinishOut, Output
 
 LONG = STORY * 30
-
-
-@pytest.fixture(scope="module")
-def path(models: Path) -> str:
-    return str(models / "stories260K-f32.gguf")
-
-
-@pytest.fixture(scope="module")
-def shared(path: str) -> Iterator[Engine]:
-    engine = Engine(EngineConfig(path=path, n_ctx=512, n_seq=8, n_threads=1))
-    yield engine
-    engine.close()
-
-
-@pytest.fixture
-def engine(shared: Engine) -> Iterator[Engine]:
-    yield shared
-    assert not shared.busy, "whatever a test did, nothing is left running"
-    assert shared.counters["busy_slots"] == shared.counters["waiting"] == 0
 
 
 # Cancel

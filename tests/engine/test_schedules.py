@@ -10,7 +10,6 @@ import functools
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -73,11 +72,6 @@ SETUPS: dict[str, Callable[[str], Engine]] = {
     "drafts and padding": functools.partial(load, times=Blocks, n_seq=6, n_batch=48),
     "cramped": cramped,
 }
-
-
-@pytest.fixture(scope="module")
-def path(models: Path) -> str:
-    return str(models / "stories260K-f32.gguf")
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -19,11 +18,6 @@ from ollama_nb.engine.sequence import Request
 
 STORIES = STORY * 3
 PROMPTS = STORIES + "Lily saw", STORIES + "Lily", "Tom had a dog. The dog was happy. " * 4 + "Tom", "Once upon a time"
-
-
-@pytest.fixture(scope="module")
-def path(models: Path) -> str:
-    return str(models / "stories260K-f32.gguf")
 
 
 @pytest.fixture(scope="module")

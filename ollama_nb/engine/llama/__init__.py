@@ -7,8 +7,8 @@ or one room up: batches never exceed ``n_batch``, memory is unified, nothing is 
 
 from ollama_nb.engine.llama.chain import Chain
 from ollama_nb.engine.llama.context import MAX_SEQUENCES, Context, Decoded
-from ollama_nb.engine.llama.library import BUILD, KV_TYPES, Bytes, Floats
 from ollama_nb.engine.llama.model import Model
+from ollama_nb.engine.llama.native import BUILD, KV_TYPES, Bytes, Floats
 
 __all__ = [
     "BUILD",

@@ -12,7 +12,7 @@ import llama_cpp.llama_cpp as L
 import numpy as np
 import numpy.typing as npt
 
-from ollama_nb.engine.llama.library import Floats
+from ollama_nb.engine.llama.native import Floats
 
 _CANDIDATE = np.dtype([("id", "<i4"), ("logit", "<f4"), ("p", "<f4")])
 _STEPS: dict[str, Any] = {

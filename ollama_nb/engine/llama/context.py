@@ -13,8 +13,8 @@ import llama_cpp.llama_cpp as L
 import numpy as np
 
 from ollama_nb.engine.adapters import Adapters
-from ollama_nb.engine.llama.library import KV_TYPES, Bytes, Floats, complaint, forget_log
 from ollama_nb.engine.llama.model import POOLING, Model
+from ollama_nb.engine.llama.native import KV_TYPES, Bytes, Floats, complaint, forget_log
 from ollama_nb.errors import LoadError
 
 MAX_SEQUENCES = 255

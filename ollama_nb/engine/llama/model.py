@@ -13,7 +13,7 @@ import llama_cpp.llama_cpp as L
 import numpy as np
 
 from ollama_nb.engine.adapters import look_over, unusable
-from ollama_nb.engine.llama.library import complaint, forget_log, log_text, start
+from ollama_nb.engine.llama.native import complaint, forget_log, log_text, start
 from ollama_nb.errors import LoadError
 
 POOLING = {-1: "none", 0: "none", 1: "mean", 2: "cls", 3: "last", 4: "rank"}

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 
 import llama_cpp.llama_cpp as L
 
-from ollama_nb.engine.llama import library
+from ollama_nb.engine.llama import native
 from ollama_nb.errors import LoadError
 
 Report = Callable[[int, int], None]
@@ -34,7 +34,7 @@ def quantize(
     A source that is the first part of a split file brings the others along. ``kept``: tensor types by regular
     expressions of names, where the type's own choice is not wanted. Raises LoadError with llama.cpp's own reason.
     """
-    library.start()
+    native.start()
     params = L.llama_model_quantize_default_params()
     params.nthread = threads
     params.only_copy = file_type is None
@@ -46,18 +46,18 @@ def quantize(
 
     @L.llama_log_callback  # type: ignore[untyped-decorator]
     def listen(level: int, text: bytes, nothing: object) -> None:
-        library.keep_log(level, text, nothing)
+        native.keep_log(level, text, nothing)
         if step := _STEP.match(text.decode("utf-8", "replace")):
             report(int(step[1]) - 1, int(step[2]))
 
-    library.forget_log()
+    native.forget_log()
     L.llama_log_set(listen, None)
     try:
         failed = L.llama_model_quantize(source.encode(), target.encode(), ctypes.byref(params))
     finally:
-        L.llama_log_set(library.keep_log, None)
+        L.llama_log_set(native.keep_log, None)
     if failed:
-        raise LoadError(f"cannot write the model: {library.complaint('llama.cpp gave no reason')}")
+        raise LoadError(f"cannot write the model: {native.complaint('llama.cpp gave no reason')}")
 
 
 def _overrides(kept: Mapping[str, int]) -> ctypes.Array[L.llama_model_tensor_override]:
