@@ -9,7 +9,7 @@ import llama_cpp
 import numpy as np
 import pytest
 
-from ollama_nb.engine.llama import Context, Decoded, Model, library
+from ollama_nb.engine.llama import Context, Decoded, Model
 from ollama_nb.errors import BadRequest, LoadError
 
 
@@ -62,7 +62,7 @@ def test_a_missing_file_is_named() -> None:
 
 def test_another_build_is_refused_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(llama_cpp, "__version__", "0.2.0")
-    library.start.cache_clear()
+    native.start.cache_clear()
     with pytest.raises(LoadError, match=r"pip install llama-cpp-python==0\.3\.36"):
         Model("/nowhere.gguf")
 
