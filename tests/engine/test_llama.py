@@ -9,7 +9,7 @@ import llama_cpp
 import numpy as np
 import pytest
 
-from ollama_nb.engine.llama import Context, Decoded, Model
+from ollama_nb.engine.llama import Context, Decoded, Model, native
 from ollama_nb.errors import BadRequest, LoadError
 
 
