@@ -141,36 +141,26 @@ class Store:
         Returns the blobs that only the replaced one used; they are removed already, unless ``noprune``. Raises
         StoreError, and publishes nothing, when a blob is missing.
         """
-        manifest = parse_manifest(raw)
-        if self.others:
-            for digest in _digests(manifest):
-                self.blobs.touch(digest)  # what another store has comes here before the lock is taken
+        digests = _digests(parse_manifest(raw))
+        for digest in digests if self.others else ():
+            self.blobs.touch(digest)  # comes here from another store before the lock is taken
         with fsops.locked(self.root):
-            name = self.canonical(name)
-            replaced = self._digests_of(name)
-            for digest in _digests(manifest):
-                if not self.blobs.touch(digest) or fsops.regular_size(self.blobs.path(digest)) is None:
-                    raise StoreError(f'blob "{digest}" is missing, so model {name.short} was not written; try again')
-            self._manifests.write(self._path(name), raw, temps=self._temps)
-            return () if self.noprune else self._remove_unused(replaced)
+            return self._publish(name, raw, digests)
 
     def copy(self, source: ModelName, destination: ModelName) -> None:
         """Give a model a second name, byte for byte the same."""
-        source, destination = self.canonical(source), self.canonical(destination)
-        try:
+        if not self.exists(source) and (other := self._other(source)):
+            self.put_manifest(destination, other._read_manifest(other.canonical(source))[0])
+            return
+        with self._locked():  # what is read is what is there when it is written
+            source = self.canonical(source)
             raw, _ = self._read_manifest(source)
-        except ModelNotFound:
-            if not (other := self._other(source)):
-                raise
-            raw, _ = other._read_manifest(other.canonical(source))
-        else:
-            if source.parts == destination.parts:
-                return
-        self.put_manifest(destination, raw)
+            if source.parts != self.canonical(destination).parts:
+                self._publish(destination, raw, _digests(parse_manifest(raw)))
 
     def delete(self, name: ModelName) -> None:
         """Remove a model, then the folders and blobs that nothing uses any more."""
-        with fsops.locked(self.root) if self.root.is_dir() else contextlib.nullcontext():
+        with self._locked():
             name = self.canonical(name)
             digests = self._digests_of(name)
             if not self._manifests.remove(self._path(name)):
@@ -345,6 +335,19 @@ class Store:
                 self._warn(f"not cleaning up, a manifest cannot be read: {found.error}")
                 return None
         return used
+
+    def _locked(self) -> contextlib.AbstractContextManager[None]:
+        """The lock, without making the folder of a store that is not there yet."""
+        return fsops.locked(self.root) if self.root.is_dir() else contextlib.nullcontext()
+
+    def _publish(self, name: ModelName, raw: bytes, digests: Iterable[Digest]) -> tuple[Digest, ...]:
+        name = self.canonical(name)
+        replaced = self._digests_of(name)
+        for digest in digests:
+            if not self.blobs.touch(digest) or fsops.regular_size(self.blobs.path(digest)) is None:
+                raise StoreError(f'blob "{digest}" is missing, so model {name.short} was not written; try again')
+        self._manifests.write(self._path(name), raw, temps=self._temps)
+        return () if self.noprune else self._remove_unused(replaced)
 
     def _remove_unused(self, digests: Iterable[Digest]) -> tuple[Digest, ...]:
         used = self._used(strict=False) or set()

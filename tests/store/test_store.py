@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -116,6 +117,23 @@ def test_copy_shares_bytes(store: Store) -> None:
     before = snapshot(store.root)
     store.copy(name("a"), name("A"))
     assert snapshot(store.root) == before
+
+
+def test_copy_lets_nobody_in_between_reading_and_writing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny(store, "a", system="start")
+    read = Store._read_manifest
+
+    def probed(self: Store, source: ModelName) -> tuple[bytes, float]:
+        folder = os.open(store.root, os.O_RDONLY)
+        try:
+            with pytest.raises(BlockingIOError):
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        finally:
+            os.close(folder)
+        return read(self, source)
+
+    monkeypatch.setattr(Store, "_read_manifest", probed)
+    store.copy(name("a"), name("b"))
 
 
 def test_copy_over_a_model_removes_what_only_that_used(store: Store) -> None:
