@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Iterator
@@ -9,8 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.processes import children, command_line, until
 
 MODELS = Path(__file__).parent / "models"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_process_outlives_its_file() -> Iterator[None]:
+    """Tests that leave a child of this process behind fail themselves; none that comes later finds it."""
+    before = children()
+    yield
+    with contextlib.suppress(AssertionError):
+        until(lambda: children() <= before, seconds=10)
+    left = {pid: command_line(pid) or "a zombie" for pid in children() - before}
+    assert not left, f"left behind by a test of this file: {left}"
 
 
 @pytest.fixture(scope="session")

@@ -28,9 +28,9 @@ def browser() -> Iterator[Any]:
         started.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def shared_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    """One JupyterLab with a server of its own, for tests that may share its models."""
+    """One JupyterLab with a server of its own, for tests of a file that may share its models."""
     with jupyter_lab(tmp_path_factory.mktemp("lab")) as lab:
         yield lab
 

@@ -1,4 +1,4 @@
-"""A real Jupyter server with the extension, one for all tests that only ask it things."""
+"""A real Jupyter server with the extension, one for all tests of a file that only ask it things."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from support.servers import RunningServer, jupyter
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def token_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     with jupyter(tmp_path_factory.mktemp("jupyter"), base_url="/user/x/") as server:
         yield server

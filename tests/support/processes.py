@@ -18,6 +18,22 @@ def until(met: Callable[[], bool], seconds: float = SECONDS) -> None:
         time.sleep(0.02)
 
 
+def children() -> set[int]:
+    """Every child of this process, zombies too."""
+    found: set[int] = set()
+    for task in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(OSError):
+            found |= set(map(int, (task / "children").read_text().split()))
+    return found
+
+
+def command_line(pid: int) -> str:
+    """What a process runs; empty for a zombie and for one that is gone."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace").strip()
+    return ""
+
+
 def of_session(leader: int) -> list[int]:
     """Every living process of the session that ``leader`` leads or led, itself included."""
     found = []
