@@ -47,7 +47,7 @@ class Link(asyncio.Protocol):
         self._exit = asyncio.wrap_future(child.exited)
         self._closing = False
         self._blame = ""
-        self._reaper = asyncio.ensure_future(self._reap())
+        self._reaper = asyncio.ensure_future(self._reap())  # kept: the loop itself only knows tasks weakly
 
     @classmethod
     async def open(cls, command: Sequence[str], kind: Any, received: Callable[[Any], None]) -> Link:

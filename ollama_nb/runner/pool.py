@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -17,15 +17,13 @@ from ollama_nb.api.options import Options
 from ollama_nb.errors import Busy, LoadError, OllamaError
 from ollama_nb.runner import machine, placement, wire
 from ollama_nb.runner.link import End
-from ollama_nb.runner.process import Runner
+from ollama_nb.runner.process import Launch, Runner
 from ollama_nb.runner.residency import Action, Grant, Refuse, Residency, Resident, Start, State, Stay, Stop, Ticket
 from ollama_nb.settings import Settings
 
 DEFAULT_MODELS = 3
 LONGEST_TIMER = 86_400.0
 SHUTTING_DOWN = "the server is shutting down"
-
-Launch = Callable[[wire.Load, float], Awaitable[Runner]]
 
 
 class Clock(Protocol):
@@ -42,17 +40,14 @@ class _Timer(Protocol):
 class Lease:
     """The right to use a loaded model until released; an async context manager.
 
-    ``load_seconds``: how long the request waited for the model. ``num_ctx``: the context that this request may fill.
+    ``num_ctx``: the context that this request may fill, in tokens.
     """
 
-    def __init__(
-        self, pool: Pool, resident: Resident, model: Model, runner: Runner, num_ctx: int, load_seconds: float
-    ) -> None:
+    def __init__(self, pool: Pool, resident: Resident, model: Model, runner: Runner, num_ctx: int) -> None:
         self._pool: Pool | None = pool
         self._resident, self._model = resident, model
         self.runner = runner
         self.num_ctx = num_ctx
-        self.load_seconds = load_seconds
 
     @property
     def loaded(self) -> wire.Loaded:
@@ -121,7 +116,6 @@ class Pool:
         """
         if self._closed:
             raise Busy(SHUTTING_DOWN)
-        began = time.monotonic()
         place = placement.place(model, gguf, options, self._settings, self._measure())
         ticket = Ticket(model, place.load, options, place.need, keep_alive)
         granted = self._waiting[ticket] = asyncio.get_running_loop().create_future()
@@ -133,8 +127,7 @@ class Pool:
             raise
         finally:
             del self._waiting[ticket]
-        num_ctx = min(place.load.n_ctx, resident.load.n_ctx)
-        return Lease(self, resident, model, runner, num_ctx, time.monotonic() - began)
+        return Lease(self, resident, model, runner, min(place.load.n_ctx, resident.load.n_ctx))
 
     def running(self) -> list[Running]:
         """The loaded models, latest expiry first. Those that share weights are each listed with all of their size."""

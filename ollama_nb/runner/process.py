@@ -11,7 +11,7 @@ import asyncio
 import itertools
 import math
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -187,21 +187,16 @@ class Runner:
         return (await self._ask(wire.Detokenize(id=next(self._ids), tokens=tuple(tokens)), wire.Detokenized)).text
 
     async def stats(self) -> dict[str, Any]:
-        """Counters since load; see ``engine.engine.Engine.counters`` for the names."""
+        """Counters since load, by name; see ``Engine.counters``."""
         return (await self._ask(wire.GetStats(id=next(self._ids)), wire.StatsReply)).stats
 
     # requests
 
     def _begin(self, message: Any) -> _Open:
-        """Send a request. Raises BadRequest for one that has no bytes (a lone surrogate, a number of 65 bits)."""
+        """Send a request. Raises BadRequest, or RunnerCrashed when there is nobody to send it to."""
         if not self.alive:
             raise RunnerCrashed(f"{_STOPPED}: {self._link.ended.result().cause}")
-        try:
-            data = wire.frame(message)
-        except (UnicodeError, OverflowError, TypeError) as error:
-            raise BadRequest(f"the request cannot be passed to the model runner: {error}") from error
-        if len(data) > wire.MAX_FRAME:
-            raise BadRequest(f"the request is too large: {len(data)} bytes, at most {wire.MAX_FRAME}")
+        data = wire.request_frame(message)
         request = self._open[message.id] = _Open()
         self._link.send_bytes(data)
         if self._watch is None or self._watch.done():
@@ -298,3 +293,7 @@ class Runner:
             if silent >= DEAD_AFTER:
                 self._link.kill(f"it did not answer for {DEAD_AFTER * TICK:.0f} s")
                 return
+
+
+Launch = Callable[[wire.Load, float], Awaitable[Runner]]
+"""``Runner.start``, or what stands in for it: a load, and the seconds of its timeout → a runner."""

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ollama_nb.api.chat import PromptJob
-from ollama_nb.errors import BadRequest, RunnerCrashed, TemplateError
+from ollama_nb.errors import RunnerCrashed, TemplateError
 from ollama_nb.runner import spawn, wire
 from ollama_nb.runner.link import Link
 
@@ -24,7 +24,7 @@ _REPLY = wire.Prompts | wire.RenderFailed
 
 
 class Renderer:
-    """Renders prompts in one child, started when first needed (or by ``prestart``) and ended by ``close``."""
+    """Renders prompts in one child, started when first needed and ended by ``close``."""
 
     def __init__(self, *, command: Sequence[str] = COMMAND, job_seconds: float = JOB_SECONDS) -> None:
         self._command = command
@@ -34,17 +34,13 @@ class Renderer:
         self._process: _Process | None = None
         self._starting: asyncio.Task[_Process] | None = None
 
-    async def prestart(self) -> None:
-        """Start the child, so that the first prompt does not wait for it."""
-        async with self._turn:
-            await self._ready()
-
     async def render(self, job: PromptJob) -> tuple[str, ...]:
         """One prompt per entry of ``job.drops``.
 
-        Raises TemplateError for a template that fails or takes too much, RunnerCrashed when no process can be had.
+        Raises TemplateError for a template that fails or takes too much, BadRequest for a job that cannot be sent,
+        RunnerCrashed when no process can be had.
         """
-        data = _frame(wire.Render(next(self._ids), job))
+        data = wire.request_frame(wire.Render(next(self._ids), job))
         async with self._turn:
             process = await self._ready()
             reply = await self._ask(process, data)
@@ -145,13 +141,3 @@ def _look_at(task: asyncio.Task[_Process]) -> None:
     """A start that failed with nobody waiting for it is no unhandled error: the next job tries again."""
     with contextlib.suppress(asyncio.CancelledError):
         task.exception()
-
-
-def _frame(message: wire.Render) -> bytes:
-    try:
-        data = wire.frame(message)
-    except (UnicodeError, OverflowError, TypeError) as error:
-        raise BadRequest(f"the request cannot be rendered: {error}") from error
-    if len(data) > wire.MAX_FRAME:
-        raise BadRequest(f"the request is too large: {len(data)} bytes, at most {wire.MAX_FRAME}")
-    return data

@@ -7,20 +7,18 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from ollama_nb.errors import Busy, OllamaError
 from ollama_nb.runner import wire
-from ollama_nb.runner.process import Runner
+from ollama_nb.runner.process import Launch, Runner
 from ollama_nb.settings import Settings
 
 MOST = 2
 """So many vocabularies stay when nobody uses them."""
 IDLE_SECONDS = 120.0
-
-Launch = Callable[[wire.Load, float], Awaitable[Runner]]
 
 
 class _Kept:

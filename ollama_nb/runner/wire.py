@@ -16,11 +16,10 @@ from ollama_nb.api.chat import PromptJob
 from ollama_nb.engine import adapters, output
 from ollama_nb.engine.config import EngineConfig, EngineFacts
 from ollama_nb.engine.sequence import Request
-from ollama_nb.errors import RunnerCrashed
+from ollama_nb.errors import BadRequest, RunnerCrashed
 
 MAX_FRAME = 256 << 20
 _LENGTH = struct.Struct("<I")
-
 
 # What the engine is told, finds and gives out goes over the wire as it is.
 Adapter = adapters.Adapter
@@ -121,7 +120,7 @@ class Detokenized(msgspec.Struct, frozen=True, tag="detokenized"):
 
 
 class StatsReply(msgspec.Struct, frozen=True, tag="stats_reply"):
-    """Counters since load: see ``engine.engine.Counters`` for the names."""
+    """Counters since load, by name: those of ``Engine.counters``, and the runner's ``pid``."""
 
     id: int
     stats: dict[str, Any]
@@ -163,7 +162,6 @@ class RenderFailed(msgspec.Struct, frozen=True, tag="render_failed"):
 
 TEMPLATE_TOOK_TOO_MUCH = "template took too long or too much memory"
 
-
 _encoder = msgspec.msgpack.Encoder()
 
 
@@ -171,6 +169,20 @@ def frame(message: msgspec.Struct) -> bytes:
     """The bytes of one message, length in front."""
     body = _encoder.encode(message)
     return _LENGTH.pack(len(body)) + body
+
+
+def request_frame(message: msgspec.Struct) -> bytes:
+    """``frame`` for what a client has sent. Raises BadRequest where there is no such frame, or it is too large.
+
+    A lone surrogate has no bytes, nor has a number of 65 bits.
+    """
+    try:
+        data = frame(message)
+    except (UnicodeError, OverflowError, TypeError) as error:
+        raise BadRequest(f"the request cannot be passed on: {error}") from error
+    if len(data) > MAX_FRAME:
+        raise BadRequest(f"the request is too large: {len(data)} bytes, at most {MAX_FRAME}")
+    return data
 
 
 class FrameReader:

@@ -52,7 +52,7 @@ async def test_renders_go_and_jinja() -> None:
         path="go", template="{{ range .Messages }}[{{ .Content }}]{{ end }}", messages=(Message("user", "你好"),)
     )
     async with a_renderer() as renderer:
-        await renderer.prestart()
+        await renderer.render(echo("ready"))
         assert await renderer.render(go) == ("[你好]",)
         assert await renderer.render(echo("again")) == ("<again>",)
 
@@ -81,7 +81,7 @@ async def test_many_callers_get_their_own_answers_from_one_process() -> None:
 @in_loop
 async def test_a_bomb_costs_only_its_own_request(bomb: str, message: str) -> None:
     async with a_renderer(seconds=0.5) as renderer:
-        await renderer.prestart()
+        await renderer.render(echo("ready"))
         before, hostile, after = await asyncio.gather(
             renderer.render(echo("before")),
             renderer.render(jinja(bomb)),
@@ -104,7 +104,7 @@ async def test_texts_of_gigabytes_are_refused_by_a_process_that_lives_on() -> No
         "{% macro m() %}{{ caller() }}{{ m() }}{% endmacro %}{{ m() }}",
     )
     async with a_renderer() as renderer:
-        await renderer.prestart()
+        await renderer.render(echo("ready"))
         pid = pid_of(renderer)
         for bomb in bombs:
             with pytest.raises(TemplateError):
@@ -126,7 +126,7 @@ async def test_an_error_of_a_template_says_what_is_wrong() -> None:
 @in_loop
 async def test_a_process_killed_between_jobs_is_replaced() -> None:
     async with a_renderer() as renderer:
-        await renderer.prestart()
+        await renderer.render(echo("ready"))
         process = renderer._process
         assert process is not None
         os.kill(pid_of(renderer), signal.SIGKILL)
@@ -137,7 +137,7 @@ async def test_a_process_killed_between_jobs_is_replaced() -> None:
 @in_loop
 async def test_a_caller_that_goes_away_does_not_hold_up_the_next() -> None:
     async with a_renderer(seconds=30.0) as renderer:
-        await renderer.prestart()
+        await renderer.render(echo("ready"))
         slow = asyncio.create_task(renderer.render(jinja(TIME_BOMB)))
         await asyncio.sleep(0)
         slow.cancel()
@@ -149,7 +149,7 @@ async def test_a_caller_that_goes_away_does_not_hold_up_the_next() -> None:
 @in_loop
 async def test_a_job_that_has_no_bytes_is_refused() -> None:
     async with a_renderer() as renderer:
-        with pytest.raises(BadRequest, match="cannot be rendered"):
+        with pytest.raises(BadRequest, match="cannot be passed on"):
             await renderer.render(echo("\ud800"))
 
 
@@ -169,7 +169,7 @@ async def test_no_process_to_be_had() -> None:
 async def test_closing_twice_and_closing_unused() -> None:
     renderer = Renderer()
     await renderer.close()
-    await renderer.prestart()
+    await renderer.render(echo("ready"))
     await renderer.close()
     await renderer.close()
 

@@ -1,7 +1,8 @@
 """A scripted pool and an in-process renderer: every path of the service without a model or a child process.
 
 A word is a token. ``pool.script(prompt, format)`` gives the pieces of a reply, the last one may be an exception to
-raise or an ``asyncio.Event`` to wait for; prompts are rendered by the real templates.
+raise or an ``asyncio.Event`` to wait for, and a ``wire.Text`` has its own figures; prompts are rendered by the
+real templates.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from ollama_nb.errors import BadRequest
 from ollama_nb.runner import wire
 from ollama_nb.template import prompt as templates
 
-Piece = str | tuple[str, tuple[wire.TokenProb, ...]] | asyncio.Event | Exception
+Piece = str | tuple[str, tuple[wire.TokenProb, ...]] | wire.Text | asyncio.Event | Exception
 Script = Callable[[str, str], Sequence[Piece]]
 
 
@@ -53,6 +54,7 @@ class FakeRunner:
     async def complete(self, **ask: Any) -> AsyncIterator[wire.Text | wire.Finished]:
         self.asks.append(ask)
         reason, count, finished = "stop", 0, False
+        drafts = (0, 0)
         prompt_tokens = len(ask["prompt"].split())
         try:
             for piece in self.script(ask["prompt"], ask["format"]):
@@ -61,6 +63,10 @@ class FakeRunner:
                 if isinstance(piece, asyncio.Event):
                     self.waiting.set()
                     await piece.wait()
+                    continue
+                if isinstance(piece, wire.Text):
+                    count, drafts = count + 1, (piece.drafted, piece.accepted)
+                    yield piece
                     continue
                 text, probs = piece if isinstance(piece, tuple) else (piece, ())
                 if text == "<length>":
@@ -72,7 +78,8 @@ class FakeRunner:
             finished = True
             yield wire.Finished(
                 id=1, reason=reason, prompt_tokens=prompt_tokens, cached_tokens=1, prompt_seconds=0.25,
-                output_tokens=count, output_seconds=0.5, tokens=(7, 8, 9) if ask["return_tokens"] else (),
+                output_tokens=count, output_seconds=0.5, drafted=drafts[0], accepted=drafts[1],
+                tokens=(7, 8, 9) if ask["return_tokens"] else (),
             )  # fmt: skip
         finally:
             self.cancelled += not finished
@@ -107,8 +114,6 @@ class FakeRunner:
 
 
 class FakeLease:
-    load_seconds = 0.5
-
     def __init__(self, pool: FakePool, num_ctx: int) -> None:
         self._pool, self.runner, self.num_ctx = pool, pool.runner, num_ctx
         self.loaded, self.adapters = pool.runner.loaded, ()
