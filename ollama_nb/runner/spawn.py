@@ -114,11 +114,11 @@ class Child:
 
 async def start(command: Sequence[str]) -> Child:
     """Start ``command FD PARENT_PID``; FD is its end of a Unix socket pair. Raises OSError when it cannot start."""
-    started = asyncio.wrap_future(_submit(lambda: _start(command)))
+    started = _submit(lambda: _start(command))
     try:
-        return await asyncio.shield(started)
+        return await asyncio.wrap_future(started)
     except asyncio.CancelledError:
-        started.add_done_callback(_kill_unwanted)
+        started.add_done_callback(_kill_unwanted)  # in the spawner's thread: the loop may have ended by then
         raise
 
 
@@ -127,7 +127,7 @@ def start_blocking(command: Sequence[str]) -> Child:
     return _submit(lambda: _start(command)).result()
 
 
-def _kill_unwanted(started: asyncio.Future[Child]) -> None:
+def _kill_unwanted(started: Future[Child]) -> None:
     if started.exception() is None:
         started.result().channel.close()
         started.result().kill()

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.processes import children, until
 
 from ollama_nb.runner import spawn, wire
 
@@ -103,3 +104,25 @@ print(first, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 """
     done = subprocess.run([sys.executable, "-c", code, *FAKE], check=True, capture_output=True, text=True, timeout=30)
     assert done.stdout.split() == ["0", "10"]
+
+
+def test_a_start_that_nobody_waits_for_any_more_leaves_no_process() -> None:
+    before, free = children(), threading.Event()
+
+    def held_up() -> spawn.Child:
+        free.wait()
+        raise OSError
+
+    async def give_up() -> None:
+        starting = asyncio.ensure_future(spawn.start(FAKE))
+        await asyncio.sleep(0)
+        starting.cancel()
+        await asyncio.wait([starting])
+
+    spawn._submit(held_up)
+    asyncio.run(give_up())  # its loop has ended before the process is there
+    free.set()
+    later = spawn.start_blocking((sys.executable, "-c", ""))
+    assert later.exited.result() == 0  # so that the one before is there
+    later.channel.close()
+    until(lambda: children() <= before)
