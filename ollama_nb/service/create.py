@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import posixpath
 import threading
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from ollama_nb.api.chat import CreateRequest
 from ollama_nb.api.events import Progress, Report
 from ollama_nb.api.models import Model
-from ollama_nb.api.names import Digest
-from ollama_nb.errors import BadRequest, ModelNotFound
+from ollama_nb.errors import ModelNotFound
 from ollama_nb.service.capabilities import check_names, check_template
 from ollama_nb.service.making import tools
 from ollama_nb.service.progress import in_thread
@@ -19,7 +17,7 @@ from ollama_nb.service.resolve import find, parse_name
 from ollama_nb.service.rooms import Rooms
 from ollama_nb.service.transfer import PullPlan, run_pull
 from ollama_nb.store import quantization
-from ollama_nb.store.assemble import assemble
+from ollama_nb.store.assemble import assemble, read_files
 from ollama_nb.store.packages import is_package
 
 
@@ -29,16 +27,14 @@ async def create(rooms: Rooms, request: CreateRequest) -> AsyncGenerator[Progres
     Raises Ollama's errors before the first line for a request that cannot be right.
     """
     parse_name(request.model)
-    files = _digests(request.files)
-    _digests(request.adapters)
-    _digests(request.draft_files)
+    files = read_files(request.files)
+    read_files(request.adapters)
+    read_files(request.draft_files)
     check_template(request.template)
     check_names(request.renderer, request.parser)
     for wanted in (request.quantize, request.draft_quantize):
         if wanted:
             quantization.parse(wanted)
-    if not request.from_ and not files:
-        raise BadRequest("neither 'from' or 'files' was specified")
     base, plan = await _base(rooms, request.from_) if request.from_ else (None, None)
 
     def work(report: Report, cancelled: threading.Event) -> None:
@@ -61,16 +57,3 @@ async def _base(rooms: Rooms, text: str) -> tuple[Model | None, PullPlan | None]
         except ModelNotFound:
             pass
     return None, PullPlan.of(text)
-
-
-def _digests(files: Mapping[str, str]) -> dict[str, Digest]:
-    """Raise BadRequest for a path that is not a clean relative one, or a digest that is none."""
-    for path in files:
-        if not _is_clean(path):
-            raise BadRequest("file path must be relative")
-    return {path: Digest.parse(digest) for path, digest in files.items()}
-
-
-def _is_clean(path: str) -> bool:
-    parts = path.split("/")
-    return bool(path) and posixpath.normpath(path) == path and not path.startswith("/") and ".." not in parts

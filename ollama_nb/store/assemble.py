@@ -5,7 +5,7 @@ The blobs of all files are stored before this begins, and templates were parsed 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any
@@ -71,7 +71,7 @@ def _gather(
             layers.add(source)
         layers.detect_template(tools.recognise)
     if request.adapters:
-        for source in sources.adapter(_parsed(request.adapters), layers.weights):
+        for source in sources.adapter(read_files(request.adapters), layers.weights):
             layers.add(source, adapter=True)
     if request.draft_files:
         layers.add_draft(_draft(sources, request))
@@ -82,7 +82,7 @@ def _gather(
 
 def _draft(sources: Sources, request: CreateRequest) -> Source:
     wanted = parse_type(request.draft_quantize) if request.draft_quantize else ""
-    found = sources.model(_parsed(request.draft_files), wanted)
+    found = sources.model(read_files(request.draft_files), wanted)
     if len(found) > 1:
         raise BadRequest("only one draft model is supported")
     if wanted and (kind := type_of(found[0].gguf)) not in FLOATS:
@@ -90,19 +90,26 @@ def _draft(sources: Sources, request: CreateRequest) -> Source:
     return sources.quantized(found[0], wanted) if wanted else found[0]
 
 
-def _parsed(files: Mapping[str, str]) -> dict[str, Digest]:
+def read_files(files: Mapping[str, str]) -> dict[str, Digest]:
+    """A request's files. Raises BadRequest for a path that is not a clean relative one, or a digest that is none."""
+    _check_paths(files)
     return {path: Digest.parse(text) for path, text in files.items()}
 
 
 def _check(request: CreateRequest, base: Model | None, files: Mapping[str, Digest]) -> None:
     if base is None and not files:
         raise BadRequest("neither 'from' or 'files' was specified")
-    for path in (*files, *request.adapters, *request.draft_files):
+    _check_paths((*files, *request.adapters, *request.draft_files))
+    if len(request.adapters) > 1 and not any(path.endswith(".safetensors") for path in request.adapters):
+        raise BadRequest("only one adapter is currently supported")
+
+
+def _check_paths(paths: Iterable[str]) -> None:
+    """Conversions lay files out under these names: none may lead out of a folder."""
+    for path in paths:
         clean = PurePosixPath(path)
         if clean.is_absolute() or ".." in clean.parts or str(clean) != path or path == ".":
             raise BadRequest("file path must be relative")
-    if len(request.adapters) > 1 and not any(path.endswith(".safetensors") for path in request.adapters):
-        raise BadRequest("only one adapter is currently supported")
 
 
 def _config(request: CreateRequest, base: Model | None, headers: list[Header]) -> ModelConfig:
