@@ -35,7 +35,10 @@ class ToolCalls:
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """Counts and times of one request. ``prompt_tokens`` includes ``cached_tokens``; ``prompt_seconds`` does not."""
+    """Counts and times of one request. ``prompt_tokens`` includes ``cached_tokens``; ``prompt_seconds`` does not.
+
+    ``drafted_tokens`` were guessed and read ahead, ``accepted_tokens`` of them were right, each a step saved.
+    """
 
     prompt_tokens: int = 0
     cached_tokens: int = 0
@@ -47,6 +50,8 @@ class Stats:
     context_length: int = 0
     messages_dropped: int = 0
     prompt_tokens_dropped: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

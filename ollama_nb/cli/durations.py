@@ -45,4 +45,7 @@ def summary(final: Mapping[str, Any]) -> str:
         if nanoseconds:
             rows.append((f"{label} duration:", go_duration(nanoseconds)))
             rows.append((f"{label} rate:", f"{count / nanoseconds * _SECOND:.2f} tokens/s"))
+    if drafted := final.get("drafted_tokens"):
+        accepted = final.get("accepted_tokens") or 0
+        rows.append(("draft accept rate:", f"{accepted / drafted:.0%} ({accepted} of {drafted} tokens)"))
     return "".join(f"{label:<21} {value}\n" for label, value in rows)

@@ -137,6 +137,8 @@ def stats_of(final: Mapping[str, Any]) -> Stats:
         context_length=final.get("context_length") or 0,
         messages_dropped=truncated.get("messages_dropped") or 0,
         prompt_tokens_dropped=truncated.get("prompt_tokens_dropped") or 0,
+        drafted_tokens=final.get("drafted_tokens") or 0,
+        accepted_tokens=final.get("accepted_tokens") or 0,
     )
 
 

@@ -21,20 +21,26 @@ class TokenProb(msgspec.Struct, frozen=True, array_like=True):
 class TextOut(msgspec.Struct, frozen=True, tag="text", omit_defaults=True):
     """New text of one request; may be empty while the bytes of a character are still missing.
 
-    ``prompt_tokens``: with the first text only, for those who look on; 0 afterwards.
+    For those who look on, and for replies that are broken off: ``prompt_tokens``, ``cached_tokens`` and
+    ``prompt_tokens_dropped`` come with the first text only; ``drafted`` and ``accepted`` count until now.
     """
 
     id: int
     text: str
     logprobs: tuple[TokenProb, ...] = ()
     prompt_tokens: int = 0
+    cached_tokens: int = 0
+    prompt_tokens_dropped: int = 0
+    drafted: int = 0
+    accepted: int = 0
 
 
 class FinishOut(msgspec.Struct, frozen=True, tag="finished", kw_only=True):
     """The end of a reply: ``stop``, ``length`` or ``cancelled``; times are seconds.
 
     ``prompt_tokens`` includes the cached ones, ``prompt_seconds`` does not. ``output_tokens`` counts the token that
-    ended the reply. ``tokens`` (when asked for): prompt and reply, without the BOS that the tokenizer added.
+    ended the reply. ``drafted`` tokens were read on trust, ``accepted`` of them were right.
+    ``tokens`` (when asked for): prompt and reply, without the BOS that the tokenizer added.
     """
 
     id: int
@@ -45,6 +51,8 @@ class FinishOut(msgspec.Struct, frozen=True, tag="finished", kw_only=True):
     output_tokens: int = 0
     output_seconds: float = 0.0
     prompt_tokens_dropped: int = 0
+    drafted: int = 0
+    accepted: int = 0
     tokens: tuple[int, ...] = ()
 
 

@@ -77,6 +77,8 @@ class Speculator:
         drafted, guesser = len(self.drafts[stream.id]), self._guessers[stream.id]
         counts.drafted += drafted
         counts.accepted += accepted
+        stream.drafted += drafted
+        stream.accepted += accepted
         guesser.settle(drafted, accepted, self._price)
         if isinstance(guesser, Forecast):
             counts.model_drafted += drafted

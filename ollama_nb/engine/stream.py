@@ -16,6 +16,7 @@ from ollama_nb.engine.sequence import Request, Sequence
 from ollama_nb.engine.text import RepeatGuard, TextStream
 
 MAX_TOP = 100
+_TOLD = (0, 0, 0)
 
 
 class Stream:
@@ -41,6 +42,8 @@ class Stream:
         self.forecast: Forecast | None = None
         """Set while a draft model is asked too."""
         self.reason = ""
+        self.drafted = self.accepted = 0
+        """Tokens read on trust, and those of them that were right."""
         self._silent = True
         self._model, self._eog = model, model.eog
         self._text, self._guard = text, RepeatGuard()
@@ -112,6 +115,8 @@ class Stream:
             output_tokens=seq.n_new,
             output_seconds=now - self._first if answered else 0.0,
             prompt_tokens_dropped=seq.dropped,
+            drafted=self.drafted,
+            accepted=self.accepted,
             tokens=tuple(tokens),
         )
 
@@ -129,8 +134,11 @@ class Stream:
     def _out(self, text: str, logprobs: tuple[TokenProb, ...]) -> TextOut | None:
         if not text and not logprobs:
             return None
-        first, self._silent = self._silent, False
-        return TextOut(self.id, text, logprobs, self.seq.n_prompt if first else 0)
+        prompt, self._silent = self._prompt_figures() if self._silent else _TOLD, False
+        return TextOut(self.id, text, logprobs, *prompt, self.drafted, self.accepted)
+
+    def _prompt_figures(self) -> tuple[int, int, int]:
+        return self.seq.n_prompt, self.seq.cached, self.seq.dropped
 
     def _probability(self, row: Floats, token: int) -> TokenProb:
         """Of the model's own distribution, before penalties, temperature and constraint."""

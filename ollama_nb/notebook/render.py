@@ -110,11 +110,16 @@ def figures(reply: Reply) -> str:
         ("eval duration", stats.output_seconds, "s"),
         ("eval rate", stats.output_tokens / stats.output_seconds if stats.output_seconds else 0, "tokens/s"),
     ]
-    return "\n".join(
+    lines = [
         f"{name + ':':22}{value if isinstance(value, int) else f'{value:.3f}'} {unit}"
         for name, value, unit in rows
         if value
-    )
+    ]
+    if stats.drafted_tokens:
+        rate = f"{stats.accepted_tokens / stats.drafted_tokens:.0%}"
+        of = f"({stats.accepted_tokens} of {stats.drafted_tokens} tokens)"
+        lines.append(f"{'draft accept rate:':22}{rate} {of}")
+    return "\n".join(lines)
 
 
 def reply_plain(reply: Reply) -> str:

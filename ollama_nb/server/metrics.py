@@ -58,6 +58,8 @@ class Metrics:
         self._prompt = self._counter("prompt_tokens", "Tokens of prompts", "model")
         self._cached = self._counter("cached_prompt_tokens", "Tokens of prompts that were not computed again", "model")
         self._output = self._counter("output_tokens", "Tokens of replies", "model")
+        self._drafted = self._counter("drafted_tokens", "Tokens that were guessed and read ahead", "model")
+        self._accepted = self._counter("accepted_draft_tokens", "Guessed tokens that were right", "model")
         self._truncated = self._counter("truncations", "Prompts that were cut to fit", "model")
         self._finished = self._counter("replies", "Replies by the reason of their end", "model", "reason")
         self._load = self._histogram("model_load_seconds", "What replies waited for their model", _SECONDS, "model")
@@ -92,6 +94,8 @@ class Metrics:
         self._prompt.labels(label).inc(stats.prompt_tokens)
         self._cached.labels(label).inc(stats.cached_tokens)
         self._output.labels(label).inc(stats.output_tokens)
+        self._drafted.labels(label).inc(stats.drafted_tokens)
+        self._accepted.labels(label).inc(stats.accepted_tokens)
         if stats.load_seconds > 0:
             self._load.labels(label).observe(stats.load_seconds)
         if stats.output_tokens > 1:

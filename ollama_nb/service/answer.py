@@ -61,7 +61,9 @@ class Answer:
             prompt_seconds=sum(run.prompt_seconds for run in runs),
             output_tokens=sum(run.output_tokens for run in runs),
             output_seconds=sum(run.output_seconds for run in runs),
-            prompt_tokens_dropped=runs[-1].prompt_tokens_dropped if runs else 0,
+            prompt_tokens_dropped=max((run.prompt_tokens_dropped for run in runs), default=0),
+            drafted_tokens=sum(run.drafted for run in runs),
+            accepted_tokens=sum(run.accepted for run in runs),
         )
 
     async def _note(self, run: Pass) -> None:

@@ -90,6 +90,8 @@ class Pass:
         self._runner, self._live = runner, live
         self._reader = ask.reader()
         self._pieces: list[str] = []
+        self._told = wire.Text(0, "")
+        self._drafts = (0, 0)
         self._began = self._first = self._last = time.perf_counter()
 
     @property
@@ -124,13 +126,18 @@ class Pass:
             yield event
 
     async def figures(self) -> wire.Finished:
-        """The runner's own figures; those of a run that was broken off are counted here."""
+        """The runner's own figures; for a run that was broken off, what it told until then."""
         if self.finished is not None:
             return self.finished
+        drafted, accepted = self._drafts
         return wire.Finished(
             id=0,
             reason=self.reason,
-            prompt_tokens=await self._count_prompt(),
+            prompt_tokens=self._told.prompt_tokens or await self._count_prompt(),
+            cached_tokens=self._told.cached_tokens,
+            prompt_tokens_dropped=self._told.prompt_tokens_dropped,
+            drafted=drafted,
+            accepted=accepted,
             prompt_seconds=self._first - self._began,
             output_tokens=self.output_tokens,
             output_seconds=self._last - self._first,
@@ -153,10 +160,12 @@ class Pass:
     def _note(self, item: wire.Text) -> None:
         self._last = time.perf_counter()
         if not self._pieces:
-            self._first = self._last
+            self._first, self._told = self._last, item
+            self._live.prompt_tokens = item.prompt_tokens or self._live.prompt_tokens
         self._pieces.append(item.text)
-        self._live.prompt_tokens = item.prompt_tokens or self._live.prompt_tokens
-        self._live.token()
+        drafted, accepted = self._drafts
+        self._live.token(item.drafted - drafted, item.accepted - accepted)
+        self._drafts = (item.drafted, item.accepted)
 
     def _complete(self) -> AsyncGenerator[wire.Text | wire.Finished, None]:
         ask = self.ask
@@ -175,8 +184,10 @@ class Pass:
         return cast("AsyncGenerator[wire.Text | wire.Finished, None]", items)
 
     async def _count_prompt(self) -> int:
+        """Of a run that said nothing yet: no more than the context holds is ever read."""
         try:
-            return (await self._runner.count_tokens((self.ask.prompt,)))[0]
+            count = (await self._runner.count_tokens((self.ask.prompt,)))[0]
+            return min(count, self.ask.num_ctx or count)
         except OllamaError:
             return 0  # The runner is gone; the reply ends all the same.
 

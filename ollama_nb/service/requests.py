@@ -32,6 +32,8 @@ class QueueEntry:
     prompt_tokens: int
     output_tokens: int
     tokens_per_second: float
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
 
 
 class LiveRequest:
@@ -44,6 +46,7 @@ class LiveRequest:
         self.state = QUEUED
         self.prompt_tokens = 0
         self.output_tokens = 0
+        self._drafted = self._accepted = 0
         self._first_token: float | None = None
         self.cancelled = False
         self._waiter: asyncio.Task[object] | None = None
@@ -53,12 +56,14 @@ class LiveRequest:
         """Time since the request came."""
         return time.perf_counter() - self.arrived
 
-    def token(self) -> None:
-        """Count one generated token."""
+    def token(self, drafted: int = 0, accepted: int = 0) -> None:
+        """Count one generated token, and those that were drafted and accepted since the last one."""
         if self._first_token is None:
             self._first_token = time.perf_counter()
         self.state = GENERATING
         self.output_tokens += 1
+        self._drafted += drafted
+        self._accepted += accepted
 
     def cancel(self) -> None:
         self.cancelled = True
@@ -90,7 +95,7 @@ class LiveRequest:
         rate = round(self.output_tokens / elapsed, 2) if elapsed > 0 else 0.0
         return QueueEntry(
             self.id, self.model, self.kind, self.state, position, self.created_at, self.prompt_tokens,
-            self.output_tokens, rate,
+            self.output_tokens, rate, self._drafted, self._accepted,
         )  # fmt: skip
 
 

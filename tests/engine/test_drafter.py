@@ -94,6 +94,21 @@ def test_a_reply_is_the_same_with_a_draft_model_and_without(
     assert counters["model_drafted"] > 0 and counters["model_accepted"] <= counters["accepted"]
 
 
+def test_replies_tell_what_was_drafted_for_them(load: Load) -> None:
+    engine = load(DRAFTS[0])
+    replies = run(engine, *(ask(prompt, num_predict=80) for prompt in PROMPTS))
+    without = run(engine, ask(PROMPTS[1], num_predict=20, draft_num_predict=0))[0]
+    assert sum(reply.done.drafted for reply in replies) == engine.counters["drafted"]
+    assert sum(reply.done.accepted for reply in replies) == engine.counters["accepted"] > 0
+    for reply in replies:
+        told = [(text.drafted, text.accepted) for text in reply.texts]
+        assert told == sorted(told) and told[-1][0] <= reply.done.drafted
+        assert reply.texts[0].prompt_tokens == reply.done.prompt_tokens
+        assert not any(text.prompt_tokens or text.cached_tokens for text in reply.texts[1:])
+    assert (without.done.drafted, without.done.accepted) == (0, 0) == (without.texts[-1].drafted, 0)
+    assert without.texts[0].cached_tokens == without.done.cached_tokens > 0
+
+
 def test_a_draft_model_spares_most_steps_of_a_text_that_repeats_nothing(load: Load) -> None:
     engine = load(DRAFTS[0])
     run(engine, ask("Once upon a time", num_predict=100))

@@ -17,6 +17,7 @@ from tornado import netutil
 
 from ollama_nb.api.events import Delta, Done, Event, Stats
 from ollama_nb.errors import BadRequest
+from ollama_nb.runner import wire
 from ollama_nb.server.access import Keys
 from ollama_nb.server.metrics import MOST_MODELS, Metrics
 from ollama_nb.server.standalone import listen
@@ -82,6 +83,20 @@ async def test_a_scrape(tmp_path: Path) -> None:
         assert secret not in scraped.text and "nobody" not in scraped.text
         assert str(tmp_path) not in scraped.text
         assert not re.search(r"_created\b.*nan", scraped.text)
+
+
+@in_loop
+async def test_drafts_are_counted_and_told(tmp_path: Path) -> None:
+    pieces = (wire.Text(1, "Once", (), 5), wire.Text(1, " upon", drafted=4, accepted=3))
+    kitchen = Kitchen(tmp_path, lambda prompt, format: pieces)
+    kitchen.make("tales", template=PLAIN)
+    async with served(kitchen) as client:
+        for _ in range(2):
+            reply = (await client.post("/api/generate", json={"model": "tales", "prompt": "x", "stream": False})).json()
+            assert (reply["drafted_tokens"], reply["accepted_tokens"]) == (4, 3)
+        found = figures((await client.get("/metrics")).text)
+    assert value(found, "ollama_nb_drafted_tokens_total", model="tales:latest") == 8
+    assert value(found, "ollama_nb_accepted_draft_tokens_total", model="tales:latest") == 6
 
 
 @in_loop

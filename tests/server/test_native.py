@@ -6,6 +6,7 @@ import base64
 import json
 import math
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -287,6 +288,14 @@ FIGURES = (
     '"eval_count":2,"eval_duration":250000000'
 )
 OURS = '"truncated":{"messages_dropped":1},"context_length":512,"cached_tokens":4,"request_id":"r"'
+
+
+def test_drafts_are_told_where_there_were_any() -> None:
+    done = Done("stop", replace(STATS, drafted_tokens=8, accepted_tokens=0))
+    for reply in (ChatReply("m", "r"), GenerateReply("m", "r")):
+        ours = OURS.replace('"cached_tokens":4', '"cached_tokens":4,"drafted_tokens":8,"accepted_tokens":0')
+        assert timeless(reply.chunk(done)).endswith(f",{FIGURES},{ours}}}")
+        assert "drafted_tokens" not in timeless(reply.chunk(Done("stop", STATS)))
 
 
 def test_chat_chunks() -> None:

@@ -115,3 +115,6 @@ def test_queue() -> None:
         "tokens_per_second",
     ]  # fmt: skip
     assert found["created_at"].startswith("19") and found["tokens_per_second"] == 5.25
+    entry = QueueEntry("r", "m", "chat", "generating", 0, 1.5, 3, 4, 5.25, 6, 0)
+    (found,) = json.loads(native_models.queue([entry]))["requests"]
+    assert (found["drafted_tokens"], found["accepted_tokens"]) == (6, 0)

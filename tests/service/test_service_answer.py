@@ -12,6 +12,7 @@ from support.kitchen import THINKS, WEATHER, Kitchen, calls, collect, content, d
 
 from ollama_nb.api.chat import ChatRequest, GenerateRequest
 from ollama_nb.api.messages import Message
+from ollama_nb.runner import wire
 
 HI = (Message("user", "hi"),)
 PROMPT = "<user> hi <think>"
@@ -48,6 +49,23 @@ def test_the_format_binds_the_answer_only(
     assert stats.prompt_tokens == len(PROMPT.split())
     assert stats.output_tokens >= 2
     assert done(events).reason == "stop"
+
+
+def test_thoughts_that_are_broken_off_keep_their_figures(tmp_path: Path) -> None:
+    """The prompt was cut to what fits, and the runner's last word is not waited for."""
+    first = wire.Text(1, "why", (), 2, 1, 3)
+
+    def script(prompt: str, format: str) -> Any:
+        return ('{"a"', ": 1}") if format else (first, wire.Text(1, "</think>so", drafted=5, accepted=4), " and more")
+
+    kitchen = Kitchen(tmp_path, script)
+    kitchen.make("m", template=THINKS)
+    events = asyncio.run(collect(kitchen.service.chat(ChatRequest(model="m", messages=HI, format="json"))))
+    stats = done(events).stats
+    assert stats is not None and content(events) == '{"a": 1}'
+    assert (stats.prompt_tokens, stats.cached_tokens, stats.prompt_tokens_dropped) == (2, 1, 3)
+    assert (stats.drafted_tokens, stats.accepted_tokens) == (5, 4)
+    assert kitchen.pool.runner.counted == []
 
 
 def test_a_model_that_does_not_think_begins_anew(tmp_path: Path) -> None:

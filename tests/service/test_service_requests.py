@@ -71,10 +71,12 @@ async def test_queue_shows_places_and_counts_but_no_text() -> None:
     requests = Requests()
     with requests.enter("a", "m", "chat") as first, requests.enter("b", "m", "chat"), requests.enter("", "m", "embed"):
         first.token()
-        first.token()
+        first.token(3, 2)
+        first.token(1)
         first.prompt_tokens = 5
         a, b, c = requests.queue()
-    assert (a.id, a.state, a.position, a.output_tokens, a.prompt_tokens) == ("a", GENERATING, 0, 2, 5)
+    assert (a.id, a.state, a.position, a.output_tokens, a.prompt_tokens) == ("a", GENERATING, 0, 3, 5)
+    assert (a.drafted_tokens, a.accepted_tokens, b.drafted_tokens) == (4, 2, 0)
     assert (b.state, b.position, c.position) == (QUEUED, 1, 2)
     assert len(c.id) == 16
     assert b.tokens_per_second == 0

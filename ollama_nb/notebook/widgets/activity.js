@@ -52,7 +52,8 @@ function makeRow(request, page) {
       state.dataset.fit = now.state === "generating" ? "" : "tight";
       const seconds = Math.max(0, (Date.now() - Date.parse(now.created_at)) / 1000);
       about.textContent = [now.kind, `${seconds.toFixed(0)} s`, now.prompt_tokens && `prompt ${now.prompt_tokens}`, now.output_tokens && `${now.output_tokens} tokens`,
-        now.tokens_per_second && `${now.tokens_per_second.toFixed(1)} tok/s`].filter(Boolean).join(" · ");
+        now.tokens_per_second && `${now.tokens_per_second.toFixed(1)} tok/s`,
+        now.drafted_tokens && `drafts ${Math.round((100 * now.accepted_tokens) / now.drafted_tokens)} % right`].filter(Boolean).join(" · ");
     },
   };
 }

@@ -58,9 +58,15 @@ def show(shown: Shown) -> bytes:
 
 
 def queue(entries: Iterable[QueueEntry]) -> bytes:
-    """What is waiting and running: figures only, no prompt text."""
-    listed = [{**dataclasses.asdict(entry), "created_at": local(entry.created_at)} for entry in entries]
-    return encode({"requests": listed})
+    """What is waiting and running: figures only, no prompt text; those of drafts where there were any."""
+
+    def told(entry: QueueEntry) -> dict[str, Any]:
+        found = {**dataclasses.asdict(entry), "created_at": local(entry.created_at)}
+        if not entry.drafted_tokens:
+            del found["drafted_tokens"], found["accepted_tokens"]
+        return found
+
+    return encode({"requests": [told(entry) for entry in entries]})
 
 
 def _listed(entry: Listed) -> dict[str, Any]:

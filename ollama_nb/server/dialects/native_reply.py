@@ -257,8 +257,11 @@ def _additions(stats: Stats) -> dict[str, Any]:
     dropped = _filled(
         {"messages_dropped": stats.messages_dropped, "prompt_tokens_dropped": stats.prompt_tokens_dropped}
     )
-    return _filled({"truncated": dropped, "context_length": stats.context_length}) | {
-        "cached_tokens": stats.cached_tokens
+    drafts = {"drafted_tokens": stats.drafted_tokens, "accepted_tokens": stats.accepted_tokens}
+    return {
+        **_filled({"truncated": dropped, "context_length": stats.context_length}),
+        "cached_tokens": stats.cached_tokens,
+        **(drafts if stats.drafted_tokens else {}),
     }
 
 
