@@ -12,7 +12,7 @@ from ollama_nb.api.models import Model
 from ollama_nb.api.names import DEFAULT_TAG, Digest
 from ollama_nb.api.units import human_bytes
 from ollama_nb.errors import BadRequest
-from ollama_nb.service.models import commands
+from ollama_nb.service.modelfiles import commands
 from ollama_nb.service.resolve import find_in, parse_name
 from ollama_nb.store import archive, wheelhouse
 from ollama_nb.store.manifest import GGUF_KINDS
