@@ -24,7 +24,7 @@ from support.scripted_server import Answer, ScriptedServer, Seen, ndjson, ok, un
 from ollama_nb.cli.editor import LineHistory
 
 ENTER, CTRL_C, CTRL_D, CTRL_J, UP = "\r", "\x03", "\x04", "\n", "\x1b[A"
-SECONDS = 30
+SECONDS = 60
 
 
 class Terminal:

@@ -28,7 +28,7 @@ def test_questions_run_at_the_same_time(server: ScriptedServer, ollama: AsyncOll
     together = threading.Barrier(8)
 
     def answer(request: Any) -> Answer:
-        together.wait(30)  # nobody gets an answer before all have asked
+        together.wait(60)  # nobody gets an answer before all have asked
         return ok(reply(request.json["prompt"].upper()))
 
     server.routes["POST /api/generate"] = answer
@@ -56,7 +56,7 @@ def test_a_cancelled_question_is_hung_up(server: ScriptedServer, ollama: AsyncOl
             await task
 
     asyncio.run(cancel())
-    assert server.hung_up.wait(30)
+    assert server.hung_up.wait(60)
 
 
 def test_others_go_on_when_one_is_cancelled(server: ScriptedServer, ollama: AsyncOllama) -> None:
@@ -66,7 +66,7 @@ def test_others_go_on_when_one_is_cancelled(server: ScriptedServer, ollama: Asyn
         if request.json["prompt"] == "stop":
             first.set()
             return Answer(200, until_hung_up([], lambda: {"response": "x", "done": False}))
-        assert server.hung_up.wait(30)
+        assert server.hung_up.wait(60)
         return ok(reply("fine"))
 
     server.routes["POST /api/generate"] = answer
@@ -108,7 +108,7 @@ def test_a_stream_can_be_left_early(server: ScriptedServer, ollama: AsyncOllama)
         await stream.aclose()
 
     asyncio.run(run())
-    assert server.hung_up.wait(30)
+    assert server.hung_up.wait(60)
 
 
 def test_errors_come_through_and_connect_finds_the_same(server: ScriptedServer, home: Any) -> None:

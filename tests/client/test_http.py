@@ -146,7 +146,7 @@ def test_closing_a_stream_hangs_up(server: ScriptedServer) -> None:
     server.routes["POST /api/generate"] = lambda _: Answer(200, until_hung_up([], lambda: {"response": "x" * 1000}))
     with Client(server.url).generate("m", "p") as stream:
         next(stream)
-    assert server.hung_up.wait(10)
+    assert server.hung_up.wait(60)
 
 
 def test_closing_from_another_thread_ends_a_waiting_read(server: ScriptedServer) -> None:
@@ -155,7 +155,7 @@ def test_closing_from_another_thread_ends_a_waiting_read(server: ScriptedServer)
     def silent(_: Any) -> Answer:
         def chunks() -> Any:
             yield b'{"response": "a"}\n'
-            never.wait(10)
+            never.wait(60)
 
         return Answer(200, chunks())
 

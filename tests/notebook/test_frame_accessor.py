@@ -74,7 +74,7 @@ def test_other_answers_are_drawn_anew_once_a_run_has_finished(server: EchoServer
 def test_all_slots_are_busy_at_once(server: EchoServer) -> None:
     server.slots = 8
     together = threading.Barrier(8)
-    server.before = lambda text: together.wait(30)
+    server.before = lambda text: together.wait(60)
     found = pd.Series([*"abcdefgh"]).ollama.generate(MODEL)
     assert found.tolist() == [*"ABCDEFGH"]
 

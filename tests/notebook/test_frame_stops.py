@@ -74,13 +74,13 @@ def test_requests_under_way_end_on_the_server(server: EchoServer) -> None:
     started = threading.Barrier(7)  # six at once, and this test's own thread
 
     def endless(text: str) -> Answer:
-        started.wait(30)
+        started.wait(60)
         return Answer(200, until_hung_up([], lambda: {"response": "x", "done": False}))
 
     server.say = endless
 
     def stop() -> None:
-        started.wait(30)
+        started.wait(60)
         _thread.interrupt_main()
 
     stopper = threading.Thread(target=stop)
@@ -88,7 +88,7 @@ def test_requests_under_way_end_on_the_server(server: EchoServer) -> None:
     with pytest.raises(Interrupted):
         WORDS.ollama.generate(MODEL)
     stopper.join()
-    assert server.hung_up.wait(30)
+    assert server.hung_up.wait(60)
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("ollama-nb-row")]
 
 
@@ -101,7 +101,7 @@ def test_an_error_stops_the_others(server: EchoServer) -> None:
     server.say = answer
     with pytest.raises(OllamaError, match="row 3: no"):
         WORDS.head(9).ollama.generate(MODEL)
-    assert server.hung_up.wait(30)
+    assert server.hung_up.wait(60)
 
 
 def test_a_server_that_goes_away_ends_the_run(

@@ -102,7 +102,7 @@ def test_pieces_come_in_batches_and_a_stop_hangs_up(server: ScriptedServer, chat
     page.send("stop")
     ended = page.until("ended")["exchange"]
     assert (ended["footer"], ended["error"]) == ("interrupted", "")
-    assert server.hung_up.wait(20)
+    assert server.hung_up.wait(60)
     assert chat.messages[-1]["content"].startswith("abb")
 
 

@@ -8,7 +8,6 @@ import os
 import select
 import signal
 import sys
-import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -192,15 +191,14 @@ async def test_what_was_said_before_a_death_is_read_even_when_a_write_fails_firs
 
 
 @in_loop
-async def test_kill_from_outside_is_noticed_within_half_a_second() -> None:
+async def test_kill_from_outside_is_noticed_as_it_happens(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ollama_nb.runner.process.TICK", 3600.0)  # nobody looks whether it is silent
     runner = await start()
     stream = runner.complete(prompt="word !wait", options=Options())
     await anext(stream)
     os.kill(runner.pid, signal.SIGKILL)
-    killed = time.monotonic()
     with pytest.raises(RunnerCrashed, match="killed by SIGKILL"):
         await anext(stream)
-    assert time.monotonic() - killed < 0.5
     await runner.stop()
 
 
@@ -215,7 +213,7 @@ async def test_a_stopped_runner_is_found_out(monkeypatch: pytest.MonkeyPatch) ->
 
 @in_loop
 async def test_a_silent_runner_that_answers_pings_lives(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ollama_nb.runner.process.TICK", 0.01)
+    monkeypatch.setattr("ollama_nb.runner.process.TICK", 0.15)  # an answer may take 1.5 s
     pings = []
     async with running() as runner:
         send = runner._link.send
@@ -259,14 +257,14 @@ async def test_a_load_that_fails_says_why(script: str, kind: type[Exception], me
 @in_loop
 async def test_a_load_that_hangs_times_out_with_its_last_words(before: set[int]) -> None:
     with pytest.raises(LoadError, match="timed out waiting for the model runner to start - loading tensors"):
-        await start("hang", timeout=0.7)
+        await start("hang", timeout=3.0)
     assert children() <= before
 
 
 @in_loop
 async def test_a_load_that_still_logs_is_waited_for_and_ends_when_cancelled(before: set[int]) -> None:
-    task = asyncio.create_task(start("chatter", timeout=0.6))
-    await asyncio.wait([task], timeout=1.5)
+    task = asyncio.create_task(start("chatter", timeout=3.0))
+    await asyncio.wait([task], timeout=4.0)
     assert not task.done()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):

@@ -67,7 +67,7 @@ def test_another_build_is_replaced(tmp_path: Path) -> None:
         assert before["build"] == "0.0.1"
         with started(COMMAND, tmp_path, env) as (second, second_log):
             server = RunningServer("", second, tmp_path, second_log)
-            assert first.wait(30) == 0
+            assert first.wait(60) == 0
             until(server, lambda: (state_folder(tmp_path) / "server.json").exists())
             assert described(tmp_path)["pid"] == second.pid
 

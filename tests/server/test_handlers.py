@@ -73,7 +73,7 @@ async def house(root: Path, *, keys: Keys | None = None, origins: tuple[str, ...
     server = listen(state, sockets, keys=keys or Keys(), origins=origins)
     port = sockets[0].getsockname()[1]
     try:
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=30) as client:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=120) as client:
             yield House(service, state, client, port)
     finally:
         server.stop()
@@ -246,7 +246,7 @@ def test_a_client_that_leaves_ends_the_work(tmp_path: Path, stream: bool) -> Non
                 h.service.script = script
                 async with h.raw(_request("/api/generate", {**GENERATE, "stream": stream})):
                     await until(h.service.requests.queue)
-                await asyncio.wait_for(h.service.closed.wait(), 5)
+                await asyncio.wait_for(h.service.closed.wait(), 60)
             await until(lambda: not h.state.busy)
 
     check()
@@ -282,7 +282,7 @@ async def test_a_reader_that_stopped_is_dropped(tmp_path: Path) -> None:
             async with h.raw(_request("/api/generate", GENERATE)) as (_, writer):
                 writer.transport.pause_reading()  # type: ignore[attr-defined]
                 await until(lambda: h.service.yielded)
-                await asyncio.wait_for(h.service.closed.wait(), 10)
+                await asyncio.wait_for(h.service.closed.wait(), 60)
                 assert h.service.yielded < 300
 
 
@@ -301,7 +301,7 @@ async def test_cancel_and_queue(tmp_path: Path) -> None:
             cancelled = await h.client.delete("/api/requests/q1")
             assert cancelled.json() == {"id": "q1", "state": "cancelled"}
             assert [json.loads(line)["done_reason"] async for line in lines] == ["cancelled"]
-        await asyncio.wait_for(h.service.closed.wait(), 5)
+        await asyncio.wait_for(h.service.closed.wait(), 60)
         assert (await h.client.get("/api/queue")).json() == {"requests": []}
 
 

@@ -178,7 +178,7 @@ async def served(root: Path, ring: KeyRing) -> AsyncIterator[httpx.AsyncClient]:
     server = listen(state, sockets, keys=ring)
     url = f"http://127.0.0.1:{sockets[0].getsockname()[1]}"
     try:
-        async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=30) as client:
+        async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=120) as client:
             yield client
     finally:
         server.stop()

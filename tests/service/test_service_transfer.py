@@ -162,7 +162,7 @@ async def test_a_package_that_two_want_is_fetched_once(
     def fetch_once(reference: PackageRef, *rest: Any, **more: Any) -> Package:
         fetched.append(str(reference))
         began.set()
-        assert waiting.wait(30)
+        assert waiting.wait(60)
         return fetch(reference, *rest, **more)
 
     def request(as_: str) -> PullRequest:
@@ -245,7 +245,7 @@ class Slow:
 
     def __call__(self, report: Report, cancelled: threading.Event) -> None:
         report(Progress("one"))
-        assert cancelled.wait(30)
+        assert cancelled.wait(60)
         self.ended.set()
         raise Cancelled("request canceled")
 

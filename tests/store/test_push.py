@@ -188,7 +188,7 @@ def test_cancelling(registry: ChaosRegistry, store: Store, tmp_path: Path) -> No
     thread.start()
     until(arrived.is_set)
     cancelled.set()
-    thread.join(5)
+    thread.join(60)
     assert not thread.is_alive()
     assert registry.manifests == {}
 

@@ -328,6 +328,24 @@ def slow(pause: float) -> Fault:
     return fault
 
 
+def unfinished(pause: float) -> Fault:
+    """As ``slow``, but the blob's last byte does not come until the test is over."""
+
+    def fault(handler: Handler) -> bool:
+        handler.send_response(handler.status)
+        for name, value in {"Content-Length": str(handler.last - handler.first + 1), **handler.extra}.items():
+            handler.send_header(name, value)
+        handler.end_headers()
+        last = handler.last == len(handler.data) - 1
+        handler.stream(memoryview(handler.data)[handler.first : handler.last + (not last)], pause=pause)
+        if last:
+            handler.registry.released.wait()
+            handler.cut()
+        return True
+
+    return fault
+
+
 def held(event: threading.Event) -> Fault:
     """The first bytes at once, the others when the event is set."""
 

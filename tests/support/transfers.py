@@ -16,7 +16,8 @@ from ollama_nb.store.transfer.pace import Limits
 from ollama_nb.store.transfer.pull import Pull
 from ollama_nb.store.transfer.push import Push
 
-QUICK = Patience(connect=5.0, stall=0.5, tries=3, first=0.01, longest=0.02)
+QUICK = Patience(connect=60.0, stall=60.0, tries=5, first=0.01, longest=0.02)
+"""Tries again at once, more often than a test has troubles; a machine that is slow is no trouble."""
 
 
 def noise(size: int, seed: int = 1) -> bytes:
