@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
 import logging
 import os
 import stat
@@ -23,21 +22,13 @@ from ollama_nb.errors import Forbidden, InvalidName, ModelNotFound, OllamaError,
 from ollama_nb.store import fsops
 from ollama_nb.store.blobs import BlobStore, named
 from ollama_nb.store.gguf import read_gguf
-from ollama_nb.store.manifest import (
-    MAX_JSON,
-    encode_manifest,
-    parse_config,
-    parse_manifest,
-    parse_messages,
-    parse_params,
-)
+from ollama_nb.store.manifest import MAX_JSON, encode_manifest, parse_manifest
+from ollama_nb.store.model import read_model
 
 log = logging.getLogger(__name__)
 
 GRACE = 3600.0
 """Seconds for which clean-up leaves a file alone: another process may be about to use it."""
-
-MAX_TEXT = 4 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,49 +266,11 @@ class Store:
     def _load(self, name: ModelName) -> Model:
         raw, modified_at = self._read_manifest(name)
         try:
-            return self._model(name, parse_manifest(raw), modified_at)
+            return read_model(self.blobs, name, parse_manifest(raw), modified_at)
         except OllamaError as error:
             if self._read_manifest(name)[0] != raw:  # replaced meanwhile, and the blobs that only it used are gone
                 return self._load(name)
             raise StoreError(f"model '{name.short}' is damaged: {error.message}; pull or create it again") from error
-
-    def _model(self, name: ModelName, manifest: Manifest, modified_at: float) -> Model:
-        by_kind: dict[str, list[Layer]] = {}
-        for layer in manifest.layers:
-            by_kind.setdefault("template" if layer.kind == "prompt" else layer.kind, []).append(layer)
-
-        def paths(kind: str) -> tuple[Path, ...]:
-            return tuple(self.blobs.find(layer.digest) for layer in by_kind.get(kind, ()))
-
-        def texts(kind: str) -> tuple[str, ...]:
-            return tuple(self._blob(layer).decode("utf-8", "replace") for layer in by_kind.get(kind, ()))
-
-        def last(kind: str) -> bytes:
-            return self._blob(by_kind[kind][-1]) if kind in by_kind else b""
-
-        weights = by_kind["model"][-1].digest if "model" in by_kind else None
-        params, messages = last("params"), last("messages")
-        return Model(
-            name=name,
-            digest=hashlib.sha256(manifest.raw).hexdigest(),
-            manifest=manifest,
-            config=parse_config(self._blob(manifest.config)),
-            modified_at=modified_at,
-            size=sum(layer.size for layer in (*manifest.layers, manifest.config)),
-            weights=None if weights is None else self.blobs.find(weights),
-            weights_digest=weights,
-            adapters=paths("adapter"),
-            projectors=paths("projector"),
-            draft=next(reversed(paths("draft")), None),
-            template=last("template").decode("utf-8", "replace") if "template" in by_kind else None,
-            system=last("system").decode("utf-8", "replace"),
-            params=parse_params(params) if params else {},
-            messages=parse_messages(messages) if messages else (),
-            licenses=texts("license"),
-        )
-
-    def _blob(self, layer: Layer) -> bytes:
-        return self.blobs.read(layer.digest, MAX_TEXT)
 
     def _digests_of(self, name: ModelName) -> frozenset[Digest]:
         """The blobs of one model; none when its manifest is missing or broken."""
