@@ -7,6 +7,7 @@ ever escaped, and characters that cannot be printed vanish from values.
 from __future__ import annotations
 
 import codecs
+import difflib
 import re
 import struct
 from collections.abc import Mapping
@@ -146,7 +147,8 @@ def typed(name: str, value: str) -> Any:
     """A parameter's text as its type; a list parameter's text is one item of it. Raises BadRequest."""
     kind = KINDS.get(name)
     if kind is None:
-        raise BadRequest(f"unknown parameter '{name}'")
+        near = difflib.get_close_matches(name.lower(), KINDS, n=1)
+        raise BadRequest(f"unknown parameter '{name}'" + (f", did you mean '{near[0]}'?" if near else ""))
     if kind == "int":
         return _int(value)
     if kind == "float":
@@ -167,7 +169,11 @@ def _parameters(commands: tuple[Command, ...]) -> tuple[dict[str, Any], tuple[st
         if command.key in DEPRECATED:
             warnings.append(f"warning: parameter {command.key} is deprecated")
             continue
-        value = typed(command.key, command.value)
+        try:
+            value = typed(command.key, command.value)
+        except BadRequest as error:
+            where = f"PARAMETER {command.key}, line {command.line}" if command.line else f"PARAMETER {command.key}"
+            raise BadRequest(f"{error.message} ({where})") from None
         parameters[command.key] = parameters.get(command.key, []) + value if isinstance(value, list) else value
     return parameters, tuple(warnings)
 

@@ -234,14 +234,14 @@ def test_typed(name: str, value: str, expected: object) -> None:
         ("temperature", "1e39", "invalid float value [1e39]"),
         ("temperature", "1_0", "invalid float value [1_0]"),
         ("use_mmap", "yes", "invalid bool value [yes]"),
-        ("Temperature", "1", "unknown parameter 'Temperature'"),
+        ("Temperature", "1", "unknown parameter 'Temperature', did you mean 'temperature'?"),
         ("nope", "1", "unknown parameter 'nope'"),
     ],
 )
 def test_typed_errors(name: str, value: str, error: str) -> None:
     with pytest.raises(BadRequest) as caught:
         parse(f"FROM m\nPARAMETER {name} {value}").request_parts()
-    assert caught.value.message == error
+    assert caught.value.message == f"{error} (PARAMETER {name}, line 2)"
 
 
 @pytest.mark.parametrize("version", ["0.14", "1", "1.2.3-rc1+b.5", "v2"])

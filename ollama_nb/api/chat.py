@@ -106,7 +106,11 @@ class TokenizeRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CreateRequest:
-    """``files``, ``adapters`` and ``draft_files`` map a relative path to a blob digest (``sha256:…``)."""
+    """``files``, ``adapters`` and ``draft_files`` map a relative path to a blob digest (``sha256:…``).
+
+    ``ignored``: a warning for each field of the request that means nothing here; ``strict`` makes it, and each unknown
+    parameter, an error.
+    """
 
     model: str
     from_: str = ""
@@ -124,6 +128,8 @@ class CreateRequest:
     parser: str = ""
     requires: str = ""
     info: Mapping[str, Any] = field(default_factory=dict)
+    ignored: tuple[str, ...] = ()
+    strict: bool = False
     request_id: str = ""
 
 

@@ -82,12 +82,13 @@ Event = Delta | ToolCalls | Done | Rendered
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """One line of a pull, push or create; ``total`` and ``completed`` are bytes."""
+    """One line of a pull, push or create; ``total`` and ``completed`` are bytes. ``warnings`` come with the last."""
 
     status: str
     digest: str = ""
     total: int = 0
     completed: int = 0
+    warnings: tuple[str, ...] = ()
 
 
 Report = Callable[[Progress], None]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ollama_nb.api import vocabulary
+from ollama_nb.api.vocabulary import Vocabulary
 from ollama_nb.engine.adapters import Adapters
 from ollama_nb.engine.config import EngineConfig, EngineFacts
 from ollama_nb.engine.drafter import Drafter
@@ -19,8 +21,6 @@ from ollama_nb.engine.sequence import MIN_CONTEXT
 from ollama_nb.errors import LoadError
 
 MICRO_BATCH = 512
-PADDING = 128
-"""Models of one family fill up their vocabularies to different round numbers; so far may they be apart."""
 CALIBRATED = 2 << 30
 """Weights of at most so many bytes: one step on one thread is soon done."""
 
@@ -95,15 +95,8 @@ def misfit(model: Model, draft: Model) -> str:
     """Why a model cannot guess for another one; empty when it can."""
     if draft.embeds_only or draft.two_part or draft.recurrent:
         return f'a model of the architecture "{draft.architecture}" cannot guess single tokens and take them back'
-    if draft.vocabulary_type != model.vocabulary_type:
-        return "it has a tokenizer of another kind than the model"
-    if abs(draft.n_vocab - model.n_vocab) > PADDING:
-        return f"it knows {draft.n_vocab} tokens, the model {model.n_vocab}"
-    for token, pair in enumerate(zip(draft.texts(), model.texts(), strict=False)):
-        if pair[0] != pair[1] and not (draft.is_control(token) and model.is_control(token)):
-            guess, text = (spelling.decode("utf-8", "replace") for spelling in pair)
-            return f'its token {token} is "{guess}", that of the model is "{text}"'
-    return ""
+    known = (Vocabulary(str(one.vocabulary_type), one.texts(), one.is_control) for one in (model, draft))
+    return vocabulary.misfit(*known)
 
 
 def make_embedder(config: EngineConfig, model: Model, shape: Shape) -> Embedder:

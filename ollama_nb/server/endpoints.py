@@ -117,7 +117,7 @@ async def ps(call: Endpoint) -> None:
 
 async def create(call: Endpoint) -> None:
     body = call.fields("CreateRequest")
-    request = native.read_create(body, call.id)
+    request = replace(native.read_create(body, call.id), strict=call.wants("Strict"))
     await call.send_progress(call.service.create(request), stream=native.wants_stream(body))
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import replace
 
 from ollama_nb.api.chat import CreateRequest
 from ollama_nb.api.events import Progress, Report
 from ollama_nb.api.models import Model
-from ollama_nb.errors import ModelNotFound
+from ollama_nb.api.options import Options
+from ollama_nb.errors import BadRequest, ModelNotFound
 from ollama_nb.service.capabilities import check_names, check_template
 from ollama_nb.service.making import tools
 from ollama_nb.service.progress import in_thread
@@ -30,6 +33,7 @@ async def create(rooms: Rooms, request: CreateRequest) -> AsyncGenerator[Progres
     files = read_files(request.files)
     read_files(request.adapters)
     read_files(request.draft_files)
+    warnings = _vain(request)
     check_template(request.template)
     check_names(request.renderer, request.parser)
     for wanted in (request.quantize, request.draft_quantize):
@@ -41,12 +45,29 @@ async def create(rooms: Rooms, request: CreateRequest) -> AsyncGenerator[Progres
         found = base
         if plan is not None:
             found = rooms.store.resolve(run_pull(rooms, plan, report, cancelled))
-        assemble(rooms.store, request, base=found, files=files, report=report, tools=tools(rooms, cancelled))
+        made = functools.partial(_with_warnings, report, warnings)
+        assemble(rooms.store, request, base=found, files=files, report=made, tools=tools(rooms, cancelled))
 
     with rooms.requests.enter(request.request_id, request.model, "create") as live:
         async with aclosing(in_thread(work, live)) as lines:
             async for line in lines:
                 yield line
+
+
+def _vain(request: CreateRequest) -> tuple[str, ...]:
+    """What the request has in vain: fields and parameters that nobody knows.
+
+    Raises BadRequest for parameters of a wrong type, with which the model could never be used, and for everything in
+    vain when the request is strict.
+    """
+    vain = (*request.ignored, *Options.layered(request.parameters)[1])
+    if vain and request.strict:
+        raise BadRequest("; ".join(vain))
+    return vain
+
+
+def _with_warnings(report: Report, warnings: tuple[str, ...], line: Progress) -> None:
+    report(replace(line, warnings=warnings) if line.status == "success" else line)
 
 
 async def _base(rooms: Rooms, text: str) -> tuple[Model | None, PullPlan | None]:

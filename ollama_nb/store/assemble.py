@@ -75,6 +75,7 @@ def _gather(
             layers.add(source, adapter=True)
     if request.draft_files:
         layers.add_draft(_draft(sources, request))
+        layers.check_draft()
     if wanted:
         layers.quantize(sources, wanted)
     return layers

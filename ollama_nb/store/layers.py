@@ -9,9 +9,11 @@ from typing import Any
 from ollama_nb.api.chat import CreateRequest
 from ollama_nb.api.models import GGUF, Layer, Model, ModelConfig
 from ollama_nb.api.names import Digest
+from ollama_nb.api.vocabulary import Vocabulary, misfit
 from ollama_nb.errors import BadRequest
 from ollama_nb.store import manifest
 from ollama_nb.store.blobs import digest_of
+from ollama_nb.store.drafts import vocabulary_of
 from ollama_nb.store.sources import Recognised, Source, Sources
 from ollama_nb.store.store import Store
 
@@ -64,6 +66,12 @@ class Layers:
         self.layers = [layer for layer in self.layers if layer.kind != "draft"]
         self._add("draft", source)
 
+    def check_draft(self) -> None:
+        """Raises BadRequest for a draft model that numbers its tokens in another way than the model does."""
+        model, draft = (self._vocabulary(kind) for kind in ("model", "draft"))
+        if model and draft and (reason := misfit(model, draft)):
+            raise BadRequest(f"the draft model cannot be used: {reason}")
+
     def quantize(self, sources: Sources, wanted: str) -> None:
         """Put the weights in as another type, in the place of those that are there."""
         headers = iter([header for header in self.headers if header.kind == "model"])
@@ -111,6 +119,13 @@ class Layers:
         """One line per layer, in the order of the manifest."""
         for layer in self.layers:
             yield self._statuses.get(layer.digest, f"using existing layer {layer.digest}")
+
+    def _vocabulary(self, kind: str) -> Vocabulary | None:
+        """Of the first layer of that kind; None where the file holds no tokens."""
+        digests = [layer.digest for layer in self.layers if layer.kind == kind]
+        if not digests:
+            return None
+        return vocabulary_of(self._store.gguf_at(self._store.blobs.find(digests[0]), arrays=True))
 
     def _add(self, kind: str, source: Source) -> None:
         self.layers.append(self._layer(kind, source))

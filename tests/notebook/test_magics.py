@@ -196,7 +196,7 @@ def run_fails(shell: InteractiveShell, code: str) -> BaseException:
         ("%ollama create x -f /nowhere/Modelfile", "no Modelfile at /nowhere/Modelfile"),
         ("%%ollama create x -f y\nFROM z", "the cell is the Modelfile, so `--file` is too much"),
         ("%%ollama create x\nSYSTEM z", "no FROM line"),
-        ("%%ollama create x\nFROM z\nPARAMETER temprature 1", "unknown parameter 'temprature'"),
+        ("%%ollama create x\nFROM z\nPARAMETER temprature 1", "did you mean 'temperature'?"),
     ],
 )  # fmt: skip
 def test_mistakes_are_told_in_one_line(

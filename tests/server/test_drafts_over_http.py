@@ -32,10 +32,22 @@ def test_replies_are_the_same_with_a_draft_and_without(server: Answers, models: 
         assert texts[0] == texts[1] != ""
 
 
-def test_a_draft_of_another_vocabulary_is_explained_and_can_be_switched_off(server: Answers, models: Path) -> None:
+def test_a_draft_of_another_vocabulary_is_refused_with_the_reason(server: Answers, models: Path) -> None:
     weights = server.add_blob((models / "stories260K-f32.gguf").read_bytes())
     draft = server.add_blob(GGUF.read_bytes())
-    assert server.create("misfit", files={"m.gguf": weights}, draft_files={"d.gguf": draft}) == "success"
+    refused = server.create("misfit", files={"m.gguf": weights}, draft_files={"d.gguf": draft})
+    assert "the draft model cannot be used: it has a tokenizer of another kind than the model" in refused
+    status, lines = server.request("POST", "/api/show", b'{"model":"misfit"}')
+    assert status == 404, lines
+
+
+def test_one_that_is_there_all_the_same_is_explained_and_can_be_switched_off(server: Answers, models: Path) -> None:
+    """Such as one that another program made."""
+    weights, fitting = (server.add_blob((models / f"stories260K-{kind}.gguf").read_bytes()) for kind in ("f32", "q8_0"))
+    draft = server.add_blob(GGUF.read_bytes())
+    assert server.create("misfit", files={"m.gguf": weights}, draft_files={"d.gguf": fitting}) == "success"
+    manifest = server.models / "manifests/registry.ollama.ai/library/misfit/latest"
+    manifest.write_text(manifest.read_text("utf-8").replace(fitting, draft), "utf-8")
     status, error = server.fail("misfit", "Once upon a time")
     assert status == 500 and "the draft model cannot be used: " in error and "draft_num_predict 0" in error
     assert server.generate("misfit", "Once upon a time", draft_num_predict=0).startswith(", there was")

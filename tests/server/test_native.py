@@ -277,6 +277,14 @@ def test_a_tokenize_request() -> None:
     assert (request.prompt, request.add_special, request.parse_special) == ("", True, False)
 
 
+def test_what_a_create_request_has_in_vain() -> None:
+    request = native.read_create(Fields({"model": "m", "from": "b", "stream": False, "sistem": "x"}, "T"), "r")
+    assert request.ignored == ('ignored field "sistem", did you mean "system"?',)
+    line = Progress("success", warnings=request.ignored)
+    assert json.loads(native_reply.progress(line)) == {"status": "success", "warnings": [*request.ignored]}
+    assert native_reply.progress(Progress("success")) == b'{"status":"success"}'
+
+
 # Replies
 
 STATS = Stats(

@@ -226,8 +226,9 @@ def test_adapters_that_are_refused(kitchen: Kitchen, tmp_path: Path, settings: d
 
 
 def test_a_checkpoint_drafts(kitchen: Kitchen, tmp_path: Path) -> None:
-    kitchen.make("base", "stories260K-f32.gguf")
-    lines = create(kitchen, from_="base", draft_files=uploaded(kitchen, make_checkpoint("llama", tmp_path / "c")))
+    files = uploaded(kitchen, make_checkpoint("llama", tmp_path / "c"))
+    create(kitchen, files=files)
+    lines = create(kitchen, from_="new", draft_files=files)
     assert "converting model" in statuses(lines)
     model = made(kitchen)
     assert model.draft is not None

@@ -83,6 +83,10 @@ def test_over_an_old_one_unused_layers_go(tmp_path: Path) -> None:
         ({"from_": "base", "quantize": "Q8_0"}, 400, "quantization is only supported for F16, BF16 and F32 models"),
         ({"from_": "base", "quantize": "Q9"}, 400, "unsupported quantization type Q9 - supported types are F32, F16"),
         ({"from_": "base", "quantize": "iq1_s"}, 400, "IQ1_S needs an importance matrix"),
+        ({"from_": "base", "parameters": {"temperature": "hot"}}, 400, 'option "temperature" must be of type float32'),
+        ({"from_": "base", "parameters": {"stop": "x"}}, 400, 'option "stop" must be of type array'),
+        ({"from_": "base", "parameters": {"tempo": 1}, "strict": True}, 400, 'unknown option "tempo"'),
+        ({"from_": "base", "ignored": ("ignored field",), "strict": True}, 400, "ignored field"),
         ({"from_": "base", "info": {"context_length": -1}}, 400, 'info field "context_length" must be a non-negative'),
     ],
 )
@@ -95,6 +99,20 @@ def test_errors_change_nothing(tmp_path: Path, fields: dict[str, Any], status: i
     assert (caught.value.status, caught.value.message[: len(message)]) == (status, message)
     assert kitchen.service.store.names() == before
     assert kitchen.service.requests.queue() == []
+
+
+def test_what_is_in_vain_is_told_at_the_end(tmp_path: Path) -> None:
+    kitchen = Kitchen(tmp_path)
+    kitchen.make("base", template=PLAIN)
+    parameters = {"temprature": 0.5, "mirostat": 1, "top_k": 3}
+    *lines, last = create(kitchen, from_="base", parameters=parameters, ignored=('ignored field "modelfile"',))
+    assert not any(line.warnings for line in lines)
+    assert last.status == "success" and last.warnings == (
+        'ignored field "modelfile"',
+        'unknown option "temprature", did you mean "temperature"?',
+        'option "mirostat" is deprecated and has no effect',
+    )
+    assert create(kitchen, from_="base", parameters={"top_k": 3})[-1].warnings == ()
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.ggufs import STRING, TINY, U32, gguf
+from support.ggufs import ARRAY, I32, STRING, TINY, U32, gguf
 from support.stores import check_sound, create, digest_of, snapshot, tiny
 
 from ollama_nb.api.chat import CreateRequest
@@ -212,6 +212,50 @@ def test_bad_requests(store: Store, wrong: dict[str, Any], error: type[OllamaErr
 def test_a_plain_model_is_no_adapter(store: Store) -> None:
     with pytest.raises(BadRequest, match="is no adapter"):
         create(store, "m", base=tiny(store, "base"), adapters={"a.gguf": str(store.blobs.add(gguf()))})
+
+
+def with_tokens(*tokens: str, kind: str = "llama", types: tuple[int, ...] = ()) -> bytes:
+    pairs = (
+        ("general.architecture", STRING, "test"),
+        ("test.block_count", U32, 1),
+        ("tokenizer.ggml.model", STRING, kind),
+        ("tokenizer.ggml.tokens", ARRAY, (STRING, [*tokens])),
+        ("tokenizer.ggml.token_type", ARRAY, (I32, types or [1] * len(tokens))),
+    )
+    return gguf(pairs)
+
+
+@pytest.mark.parametrize(
+    ("draft", "reason"),
+    [
+        (with_tokens("a", "b", "c"), ""),
+        (with_tokens("a", "b", "c", "[PAD3]", types=(1, 1, 1, 5)), ""),
+        (with_tokens("a", "b", "<x>", types=(1, 1, 3)), 'its token 2 is "<x>", that of the model is "c"'),
+        (with_tokens("a", "c", "b"), 'its token 1 is "c", that of the model is "b"'),
+        (with_tokens("a", "b", "c", kind="gpt2"), "it has a tokenizer of another kind than the model"),
+        (with_tokens("a", "b", *map(str, range(150))), "it knows 152 tokens, the model 3"),
+        (gguf(data=bytes(64)), "it has a tokenizer of another kind than the model"),
+    ],
+)
+def test_a_draft_model_numbers_its_tokens_as_the_model_does(store: Store, draft: bytes, reason: str) -> None:
+    store.blobs.add(draft)
+    fields: dict[str, Any] = {"files": {"m.gguf": with_tokens("a", "b", "c")}}
+    if not reason:
+        create(store, "m", draft_files={"d.gguf": str(digest_of(draft))}, **fields)
+        assert kinds(store, "m") == ["model", "draft"]
+        return
+    with pytest.raises(BadRequest) as caught:
+        create(store, "m", draft_files={"d.gguf": str(digest_of(draft))}, **fields)
+    assert caught.value.message == f"the draft model cannot be used: {reason}"
+    assert not store.names()
+
+
+def test_markup_may_differ_between_a_model_and_its_draft(store: Store) -> None:
+    draft = with_tokens("a", "<y>", types=(1, 4))
+    store.blobs.add(draft)
+    model = with_tokens("a", "<x>", types=(1, 3))
+    create(store, "m", files={"m.gguf": model}, draft_files={"d.gguf": str(digest_of(draft))})
+    assert kinds(store, "m") == ["model", "draft"]
 
 
 def test_a_draft_model_is_a_layer_of_its_own_and_inherited(store: Store) -> None:

@@ -131,7 +131,7 @@ def read_create(body: Fields, request_id: str) -> CreateRequest:
         raise BadRequest("remote_host: stubs of remote models are not supported")
     if body.text("draft_quantize") and not body.raw("draft_files"):
         raise BadRequest("--draft-quantize requires a DRAFT model")
-    return CreateRequest(
+    request = CreateRequest(
         model=body.text("model", "name"),
         from_=body.text("from"),
         files=body.text_map("files"),
@@ -150,6 +150,7 @@ def read_create(body: Fields, request_id: str) -> CreateRequest:
         info=body.object("info"),
         request_id=request_id,
     )
+    return replace(request, ignored=body.ignored(_READ_LATER))
 
 
 def read_pull(body: Fields, request_id: str) -> PullRequest:

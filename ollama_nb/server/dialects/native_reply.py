@@ -188,6 +188,7 @@ def tool_call(call: ToolCall) -> dict[str, Any]:
 
 def progress(line: Progress) -> bytes:
     more = _filled({"digest": line.digest, "total": line.total, "completed": line.completed})
+    more |= _filled({"warnings": line.warnings})
     return encode({"status": line.status, **more})
 
 
