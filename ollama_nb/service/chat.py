@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
+from functools import partial
 
 from ollama_nb.api.chat import ChatRequest, PromptJob
 from ollama_nb.api.events import Done, Event
@@ -13,15 +14,7 @@ from ollama_nb.runner import wire
 from ollama_nb.runner.pool import Lease
 from ollama_nb.service.capabilities import JINJA
 from ollama_nb.service.conversation import chat_messages
-from ollama_nb.service.inference import (
-    Plan,
-    Ready,
-    check_logprobs,
-    get_ready,
-    has_images,
-    load_only,
-    run,
-)  # fmt: skip
+from ollama_nb.service.inference import Plan, Ready, check_logprobs, get_ready, has_images, load_only, run
 from ollama_nb.service.prompt import IMAGE_TOKENS, Prompt, fit
 from ollama_nb.service.requests import LiveRequest
 from ollama_nb.service.resolve import find
@@ -60,18 +53,17 @@ def _reply(rooms: Rooms, request: ChatRequest, ready: Ready, live: LiveRequest) 
         # The renderer's stand-in for a missing template is ChatML: end where its turns end.
         ready = replace(ready, options=replace(ready.options, stop=CHATML_STOPS))
 
-    async def write(lease: Lease) -> Prompt:
-        return await write_chat(rooms, lease, request, ready)
-
     # A chat that Jinja renders is refused when its last message is too long, as it is by Ollama: cutting tokens out of
     # the middle would take the template apart.
-    plan = Plan(write, cut_tokens=ready.prompting.path != JINJA, tools=request.tools, last=request.messages[-1])
+    cut_tokens = ready.prompting.path != JINJA
+    write = partial(_write, rooms, request, ready)
+    plan = Plan(write, cut_tokens=cut_tokens, tools=request.tools, last=request.messages[-1])
     return run(rooms, request, ready, plan, live)
 
 
-async def write_chat(rooms: Rooms, lease: Lease, request: ChatRequest, ready: Ready) -> Prompt:
+async def _write(rooms: Rooms, request: ChatRequest, ready: Ready, lease: Lease) -> Prompt:
     """Render the conversation, old messages left out as far as it must be."""
-    job = chat_job(request, ready, lease.runner.loaded)
+    job = chat_job(request, ready, lease.loaded)
     if not request.truncate:
         return Prompt((await rooms.renderer.render(job))[0])
     image_tokens = IMAGE_TOKENS if ready.model.projectors else 0
@@ -81,14 +73,5 @@ async def write_chat(rooms: Rooms, lease: Lease, request: ChatRequest, ready: Re
 def chat_job(request: ChatRequest, ready: Ready, loaded: wire.Loaded) -> PromptJob:
     """The whole conversation, to be rendered."""
     family = ready.prompting.family
-    return PromptJob(
-        path=ready.prompting.path,
-        template=ready.prompting.template,
-        renderer=ready.prompting.renderer,
-        messages=chat_messages(ready.model, request.messages),
-        tools=family.offered(request.tools) if family is not None else request.tools,
-        think=ready.think,
-        bos=loaded.bos,
-        eos=loaded.eos,
-        add_bos=loaded.add_bos,
-    )
+    tools = family.offered(request.tools) if family is not None else request.tools
+    return replace(ready.job(chat_messages(ready.model, request.messages), loaded), tools=tools)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
+from functools import partial
 
 from ollama_nb.api.chat import GenerateRequest, PromptJob
 from ollama_nb.api.events import Done, Event
@@ -49,18 +50,16 @@ async def generate(rooms: Rooms, request: GenerateRequest) -> AsyncGenerator[Eve
 
 
 def _reply(rooms: Rooms, request: GenerateRequest, ready: Ready, live: LiveRequest) -> AsyncGenerator[Event, None]:
-    async def write(lease: Lease) -> Prompt:
-        return await write_prompt(rooms, lease, request, ready)
-
+    write = partial(_write, rooms, request, ready)
     plan = Plan(write, parse=not request.raw, return_tokens=not request.raw)
     return run(rooms, request, ready, plan, live)
 
 
-async def write_prompt(rooms: Rooms, lease: Lease, request: GenerateRequest, ready: Ready) -> Prompt:
+async def _write(rooms: Rooms, request: GenerateRequest, ready: Ready, lease: Lease) -> Prompt:
     """The prompt as it was sent (raw, or no template anywhere), or rendered; a context's text goes in front."""
     if request.raw:
         return Prompt(request.prompt)
-    job = _job(lease, request, ready)
+    job = _job(request, ready, lease)
     if job is None:
         prompt = Prompt(request.prompt)
     elif job.direct or not request.truncate:
@@ -74,31 +73,13 @@ async def write_prompt(rooms: Rooms, lease: Lease, request: GenerateRequest, rea
     return prompt
 
 
-def _job(lease: Lease, request: GenerateRequest, ready: Ready) -> PromptJob | None:
-    """Suffix calls and a request's own template are always Go templates."""
-    loaded = lease.runner.loaded
-    job = PromptJob(
-        path=ready.prompting.path,
-        template=ready.prompting.template,
-        renderer=ready.prompting.renderer,
-        messages=generate_messages(ready.model, request),
-        think=ready.think,
-        bos=loaded.bos,
-        eos=loaded.eos,
-        add_bos=loaded.add_bos,
-    )
+def _job(request: GenerateRequest, ready: Ready, lease: Lease) -> PromptJob | None:
+    """Suffix calls and a request's own template are always Go templates. None: no template anywhere."""
     if request.suffix:
         template = request.template or ready.model.template or ""
-        return replace(
-            job,
-            path=GO,
-            template=template,
-            renderer="",
-            messages=(),
-            direct=True,
-            prompt=request.prompt,
-            suffix=request.suffix,
-        )
+        job = replace(ready.job((), lease.loaded), path=GO, template=template, renderer="")
+        return replace(job, direct=True, prompt=request.prompt, suffix=request.suffix)
+    job = ready.job(generate_messages(ready.model, request), lease.loaded)
     if request.template:
         return replace(job, path=GO, template=request.template, renderer="")
     return job if job.template else None

@@ -10,12 +10,13 @@ from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ollama_nb.api.chat import Inference
+from ollama_nb.api.chat import Inference, PromptJob
 from ollama_nb.api.events import Delta, Done, Event, Rendered, Stats
 from ollama_nb.api.messages import Message, Think, Tool
 from ollama_nb.api.models import GGUF, Model
 from ollama_nb.api.options import Options
 from ollama_nb.errors import BadRequest, Cancelled
+from ollama_nb.runner import wire
 from ollama_nb.runner.pool import Lease
 from ollama_nb.service import capabilities as caps
 from ollama_nb.service.answer import Answer
@@ -43,6 +44,19 @@ class Ready:
     options: Options
     format: str
     warnings: tuple[str, ...]
+
+    def job(self, messages: tuple[Message, ...], loaded: wire.Loaded) -> PromptJob:
+        """What a prompt of these messages is rendered from."""
+        return PromptJob(
+            path=self.prompting.path,
+            template=self.prompting.template,
+            renderer=self.prompting.renderer,
+            messages=messages,
+            think=self.think,
+            bos=loaded.bos,
+            eos=loaded.eos,
+            add_bos=loaded.add_bos,
+        )
 
 
 @dataclass(frozen=True, slots=True)
