@@ -159,10 +159,10 @@ class PushRequest:
 class PromptJob:
     """Everything that a prompt is rendered from; crosses to the render process as it is.
 
-    ``path``: ``go``, ``jinja``, or ``renderer`` for the built-in one that ``renderer`` names. ``direct`` (generate's
-    suffix and template forms) renders with ``prompt``, ``suffix`` and ``system`` instead of messages. One prompt comes
-    back per entry of ``drops``: the number of oldest messages left out (system messages among them are kept in front;
-    the last message always stays). ``add_bos``: the tokenizer writes ``bos`` by itself.
+    ``path``: ``go``, ``jinja``, or ``renderer`` for the built-in one that ``renderer`` names. With a ``suffix`` (``go``
+    only) the gap between ``prompt`` and it is to be filled in, and there are no messages. One prompt comes back per
+    entry of ``drops``: the number of oldest messages left out (system messages among them are kept in front; the last
+    message always stays). ``add_bos``: the tokenizer writes ``bos`` by itself.
     """
 
     path: str
@@ -171,8 +171,6 @@ class PromptJob:
     messages: tuple[Message, ...] = ()
     tools: tuple[Tool, ...] = ()
     think: Think = None
-    direct: bool = False
-    system: str = ""
     prompt: str = ""
     suffix: str = ""
     bos: str = ""

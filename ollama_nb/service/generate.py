@@ -62,7 +62,7 @@ async def _write(rooms: Rooms, request: GenerateRequest, ready: Ready, lease: Le
     job = _job(request, ready, lease)
     if job is None:
         prompt = Prompt(request.prompt)
-    elif job.direct or not request.truncate:
+    elif job.suffix or not request.truncate:
         prompt = Prompt((await rooms.renderer.render(job))[0])
     else:
         prompt = await fit(rooms, lease, job, lease.num_ctx - 1)
@@ -78,7 +78,7 @@ def _job(request: GenerateRequest, ready: Ready, lease: Lease) -> PromptJob | No
     if request.suffix:
         template = request.template or ready.model.template or ""
         job = replace(ready.job((), lease.loaded), path=GO, template=template, renderer="")
-        return replace(job, direct=True, prompt=request.prompt, suffix=request.suffix)
+        return replace(job, prompt=request.prompt, suffix=request.suffix)
     job = ready.job(generate_messages(ready.model, request), lease.loaded)
     if request.template:
         return replace(job, path=GO, template=request.template, renderer="")

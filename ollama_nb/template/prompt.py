@@ -25,10 +25,9 @@ def render(job: PromptJob) -> tuple[str, ...]:
     if job.path == "jinja":
         return tuple(chat_template.render(job, numbered(kept(job.messages, drop))) for drop in job.drops)
     template = completed(job.template)
-    if job.direct and job.suffix:
+    if job.suffix:
         return (_fill_in(template, job),) * len(job.drops)
-    messages = _direct_messages(job) if job.direct else job.messages
-    return tuple(_go(template, job, kept(messages, drop)) for drop in job.drops)
+    return tuple(_go(template, job, kept(job.messages, drop)) for drop in job.drops)
 
 
 def kept(messages: Sequence[Message], drop: int) -> tuple[Message, ...]:
@@ -39,12 +38,6 @@ def kept(messages: Sequence[Message], drop: int) -> tuple[Message, ...]:
 
 def _by_name(job: PromptJob, messages: Sequence[Message]) -> str:
     return renderers.render(job.renderer, messages, job.tools, job.think, job.bos if job.add_bos else "")
-
-
-def _direct_messages(job: PromptJob) -> tuple[Message, ...]:
-    """Generate with a template of its own: its system and prompt around the stored messages."""
-    system = (Message("system", job.system),) if job.system else ()
-    return (*system, *job.messages, Message("user", job.prompt))
 
 
 # Go templates

@@ -84,7 +84,7 @@ def test_images_in_json_are_base64() -> None:
 def test_think_keys_in_every_form(think: Think, expected: str) -> None:
     assert go("{{ if .Messages }}{{ end }}" + THINK_KEYS, USER, think=think) == expected
     assert go(THINK_KEYS, USER, think=think) == expected
-    assert go(THINK_KEYS, think=think, direct=True, prompt="p", suffix="s") == expected
+    assert go(THINK_KEYS, think=think, prompt="p", suffix="s") == expected
 
 
 # Legacy form
@@ -125,20 +125,13 @@ def test_the_cut_leaves_the_parsed_template_alone() -> None:
     assert len(template.main) == 2
 
 
-# Direct forms
+# Filling in
 
 
 def test_fill_in_the_middle() -> None:
     template = "<PRE>{{ .Prompt }}<SUF>{{ .Suffix }}<MID>{{ .Response }}|{{ .System }}"
-    assert go(template, direct=True, prompt="def f(", suffix="return") == "<PRE>def f(<SUF>return<MID>|<no value>"
-    assert go(template, direct=True, prompt="", suffix="return") == "<PRE><SUF>return<MID>|<no value>"
-
-
-def test_direct_template_gets_system_and_prompt() -> None:
-    assert go(TURN, direct=True, system="S", prompt="p") == "S:S U:p A:"
-    assert go("{{ range .Messages }}{{ .Role }}={{ .Content }};{{ end }}", ANSWER, direct=True, prompt="p") == (
-        "assistant=Yes;user=p;"
-    )
+    assert go(template, prompt="def f(", suffix="return") == "<PRE>def f(<SUF>return<MID>|<no value>"
+    assert go(template, prompt="", suffix="return") == "<PRE><SUF>return<MID>|<no value>"
 
 
 # Leaving out old messages

@@ -92,7 +92,7 @@ def test_an_answer_is_continued() -> None:
 
 
 def test_fill_in_the_middle() -> None:
-    job = PromptJob(path="go", template=GO, direct=True, prompt="def f(", suffix="return 1")
+    job = PromptJob(path="go", template=GO, prompt="def f(", suffix="return 1")
     assert render(job) == ("<|fim_prefix|>def f(<|fim_suffix|>return 1<|fim_middle|>",)
 
 
