@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 import re
 from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
+
+from ollama_nb.api.messages import Message, ToolCall
 
 _ESCAPES = str.maketrans({"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"})
 _HTML_ONLY = "<>&\u2028\u2029"
@@ -41,8 +44,13 @@ def go_string(text: str) -> str:
     """A JSON string with Go's HTML-safe escapes; lone surrogates become U+FFFD."""
     quoted = json.dumps(text, ensure_ascii=False)
     if any(mark in quoted for mark in _HTML_ONLY):
-        quoted = quoted.translate(_ESCAPES)
+        quoted = escaped(quoted)
     return quoted if quoted.isascii() else _LONE_SURROGATE.sub("\ufffd", quoted)
+
+
+def escaped(json_text: str) -> str:
+    """JSON with Go's HTML-safe escapes put in; its strings need no other."""
+    return json_text.translate(_ESCAPES)
 
 
 def go_float(number: float) -> str:
@@ -55,3 +63,26 @@ def go_float(number: float) -> str:
         return f"{Decimal(repr(number)):f}".removesuffix(".0")
     mantissa, _, exponent = repr(number).partition("e")
     return f"{mantissa}e{exponent[0]}{exponent[1:].lstrip('0')}"
+
+
+def filled(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Go's ``omitempty``: the values that are neither empty, zero nor false."""
+    return {key: value for key, value in values.items() if value}
+
+
+def message_object(message: Message) -> dict[str, Any]:
+    """A message to be written as JSON: role and content always, the rest when there is any; images in base64."""
+    rest = {
+        "thinking": message.thinking,
+        "images": [base64.b64encode(image).decode() for image in message.images],
+        "tool_calls": [call_object(call) for call in message.tool_calls],
+        "tool_name": message.tool_name,
+        "tool_call_id": message.tool_call_id,
+    }
+    return {"role": message.role, "content": message.content, **filled(rest)}
+
+
+def call_object(call: ToolCall) -> dict[str, Any]:
+    """A tool call to be written as JSON."""
+    function = {"index": call.index, "name": call.name, "arguments": call.arguments}
+    return {**filled({"id": call.id}), "function": function}

@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn, TypeVar
 
-from ollama_nb.api.encode import go_json
+from ollama_nb.api.encode import filled, go_json, message_object
 from ollama_nb.api.messages import Message, ToolCall
 from ollama_nb.api.models import CONFIG_TYPE, LAYER_PREFIX, MANIFEST_TYPE, Layer, Manifest, ModelConfig
 from ollama_nb.api.names import Digest
@@ -96,8 +96,7 @@ def encode_config(config: ModelConfig) -> bytes:
         "base_name": config.base_name,
         "draft": config.extra.get("draft"),
     }
-    body |= {key: value for key, value in optional.items() if value}
-    return _line(body | {"architecture": "amd64", "os": "linux"})
+    return _line(body | filled(optional) | {"architecture": "amd64", "os": "linux"})
 
 
 def parse_params(raw: bytes) -> dict[str, Any]:
@@ -116,7 +115,7 @@ def parse_messages(raw: bytes) -> tuple[Message, ...]:
 
 
 def encode_messages(messages: Iterable[Message]) -> bytes:
-    return _line([_message_json(message) for message in messages])
+    return _line([message_object(message) for message in messages])
 
 
 def _line(value: Any, *, sort_keys: bool = False) -> bytes:
@@ -183,7 +182,7 @@ def _layer(item: Any) -> Layer:
 
 def _layer_json(item: Layer) -> dict[str, Any]:
     body: dict[str, Any] = {"mediaType": item.media_type, "digest": str(item.digest), "size": item.size}
-    return body | {key: value for key, value in (("from", item.from_), ("name", item.name)) if value}
+    return body | filled({"from": item.from_, "name": item.name})
 
 
 def _message(item: Any) -> Message:
@@ -208,20 +207,3 @@ def _call(item: Any) -> ToolCall:
         _typed(item, "id", str, ""),
         _typed(function, "index", int, 0),
     )
-
-
-def _message_json(message: Message) -> dict[str, Any]:
-    optional: dict[str, Any] = {
-        "thinking": message.thinking,
-        "images": [base64.b64encode(image).decode() for image in message.images],
-        "tool_calls": [_call_json(call) for call in message.tool_calls],
-        "tool_name": message.tool_name,
-        "tool_call_id": message.tool_call_id,
-    }
-    body: dict[str, Any] = {"role": message.role, "content": message.content}
-    return body | {key: value for key, value in optional.items() if value}
-
-
-def _call_json(call: ToolCall) -> dict[str, Any]:
-    function = {"index": call.index, "name": call.name, "arguments": call.arguments}
-    return ({"id": call.id} if call.id else {}) | {"function": function}

@@ -9,16 +9,15 @@ import struct
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ollama_nb.api.encode import go_json, go_string
+from ollama_nb.api.encode import escaped, filled, go_json, go_string, message_object
 from ollama_nb.api.messages import Message
 from ollama_nb.api.models import GGUF, Listed, Model, Running, Shown
-from ollama_nb.server.dialects.native_reply import encode, message
+from ollama_nb.server.dialects.native_reply import encode
 from ollama_nb.server.dialects.times import local
 from ollama_nb.service.requests import QueueEntry
 
 _HIDDEN = frozenset({"general.name", "tokenizer.chat_template"})
 _LONG = 64
-_ESCAPES = str.maketrans({"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"})
 
 
 def tags(models: Iterable[Listed]) -> bytes:
@@ -45,7 +44,7 @@ def show(shown: Shown) -> bytes:
     put("template", shown.template)
     put("system", shown.system)
     put("details", _details(model, shown.parent), always=True)
-    put("messages", [message(Message(m.role, m.content)) for m in model.messages])
+    put("messages", [message_object(Message(m.role, m.content)) for m in model.messages])
     put("remote_model", config.remote_model)
     put("remote_host", config.remote_host)
     put("model_info", _metadata(shown.gguf), always=True)
@@ -72,16 +71,16 @@ def queue(entries: Iterable[QueueEntry]) -> bytes:
 def _listed(entry: Listed) -> dict[str, Any]:
     model = entry.model
     details = _details(model, entry.parent)
-    details |= _present({"context_length": entry.context_length, "embedding_length": entry.embedding_length})
+    details |= filled({"context_length": entry.context_length, "embedding_length": entry.embedding_length})
     return {
         "name": model.name.short,
         "model": model.name.short,
-        **_present({"remote_model": model.config.remote_model, "remote_host": model.config.remote_host}),
+        **filled({"remote_model": model.config.remote_model, "remote_host": model.config.remote_host}),
         "modified_at": local(model.modified_at),
         "size": model.size,
         "digest": model.digest,
         "details": details,
-        **_present({"capabilities": entry.capabilities}),
+        **filled({"capabilities": entry.capabilities}),
     }
 
 
@@ -95,7 +94,7 @@ def _running(entry: Running) -> dict[str, Any]:
         "expires_at": local(entry.expires_at),
         "size_vram": entry.size_vram,
         "context_length": entry.context_length,
-        **_present({"slots": entry.slots}),
+        **filled({"slots": entry.slots}),
     }
 
 
@@ -136,7 +135,7 @@ def _array(items: list[Any] | tuple[Any, ...]) -> str:
         return "[" + ",".join(map(_float32, items)) + "]"
     if len(items) < _LONG:
         return go_json(items)
-    return json.dumps(items, ensure_ascii=False, separators=(",", ":")).translate(_ESCAPES)
+    return escaped(json.dumps(items, ensure_ascii=False, separators=(",", ":")))
 
 
 def _float32(value: float) -> str:
@@ -160,7 +159,3 @@ def _single(value: float) -> float:
 
 def _tensors(gguf: GGUF | None) -> list[Mapping[str, Any]]:
     return [{"name": t.name, "type": t.type, "shape": t.shape} for t in gguf.tensors] if gguf else []
-
-
-def _present(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in values.items() if value}

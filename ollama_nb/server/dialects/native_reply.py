@@ -5,12 +5,12 @@ Keys stand in Ollama's order and are left out when empty where Ollama leaves the
 
 from __future__ import annotations
 
-import base64
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from ollama_nb.api.chat import RerankRequest
-from ollama_nb.api.encode import go_json, go_string
+from ollama_nb.api.encode import call_object, filled, go_json, go_string, message_object
 from ollama_nb.api.events import (
     Delta,
     Done,
@@ -31,12 +31,38 @@ NDJSON = "application/x-ndjson"
 WHOLE_PROGRESS = "application/json"  # what Ollama says for pull and create with "stream": false
 
 
-def encode(value: Any, *, sort_keys: bool = False) -> bytes:
-    return go_json(value, sort_keys=sort_keys).encode("utf-8")
+def encode(value: Any) -> bytes:
+    return go_json(value).encode("utf-8")
 
 
-def error(message: str, **more: str) -> bytes:
-    return encode({"error": message, **more})
+def error(message: str) -> bytes:
+    return encode({"error": message})
+
+
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """What events say together: texts, log probabilities and calls of them all, everything else of the last one."""
+
+    text: Delta
+    calls: tuple[ToolCall, ...]
+    done: Done | None
+    rendered: Rendered | None
+
+    @classmethod
+    def of(cls, events: Sequence[Event]) -> _Said:
+        deltas = [event for event in events if isinstance(event, Delta)]
+        last = events[-1] if events else None
+        return cls(
+            text=Delta(
+                "".join(delta.content for delta in deltas),
+                "".join(delta.thinking for delta in deltas),
+                tuple(entry for delta in deltas for entry in delta.logprobs),
+                "\n".join(delta.tool_error for delta in deltas if delta.tool_error),
+            ),
+            calls=tuple(call for event in events if isinstance(event, ToolCalls) for call in event.calls),
+            done=last if isinstance(last, Done) else None,
+            rendered=last if isinstance(last, Rendered) else None,
+        )
 
 
 class Reply:
@@ -47,148 +73,69 @@ class Reply:
         self._head = f'{{"model":{go_string(model)},"created_at":"'
 
     def chunk(self, event: Event) -> bytes:
-        match event:
-            case Delta(content, thinking, (), ""):
-                return f'{self._head}{utc_now()}",{self._text(content, thinking)},"done":false}}'.encode()
-            case Delta(content, thinking, logprobs, tool_error):
-                return self._object(content, thinking, (), logprobs=logprobs, tool_error=tool_error)
-            case ToolCalls(calls):
-                return self._object("", "", calls)
-            case Done():
-                return self._object("", "", (), event)
-            case Rendered():
-                return self._object("", "", (), rendered=event)
+        if isinstance(event, Delta) and not event.logprobs and not event.tool_error:  # nearly all are: written fast
+            return f'{self._head}{utc_now()}",{self._text(event)},"done":false}}'.encode()
+        return self.whole([event])
 
-    def whole(self, events: list[Event]) -> bytes:
-        """One object: texts, log probabilities and calls of all events, everything else of the last one."""
-        deltas = [event for event in events if isinstance(event, Delta)]
-        last = events[-1] if events else None
-        return self._object(
-            "".join(delta.content for delta in deltas),
-            "".join(delta.thinking for delta in deltas),
-            tuple(call for event in events if isinstance(event, ToolCalls) for call in event.calls),
-            last if isinstance(last, Done) else None,
-            last if isinstance(last, Rendered) else None,
-            tuple(entry for delta in deltas for entry in delta.logprobs),
-            "\n".join(delta.tool_error for delta in deltas if delta.tool_error),
-        )
+    def whole(self, events: Sequence[Event]) -> bytes:
+        return encode({"model": self._model, "created_at": utc_now(), **self._body(_Said.of(events))})
 
-    def _text(self, content: str, thinking: str) -> str:
+    def _text(self, delta: Delta) -> str:
         raise NotImplementedError
 
-    def _object(
-        self,
-        content: str,
-        thinking: str,
-        calls: tuple[ToolCall, ...],
-        done: Done | None = None,
-        rendered: Rendered | None = None,
-        logprobs: tuple[TokenLogprob, ...] = (),
-        tool_error: str = "",
-    ) -> bytes:
+    def _body(self, said: _Said) -> dict[str, Any]:
         raise NotImplementedError
 
-    def _start(self) -> dict[str, Any]:
-        return {"model": self._model, "created_at": utc_now()}
-
-    def _ours(self, done: Done | None) -> dict[str, Any]:
-        """Our additions to the final object; load and unload replies have none but warnings."""
-        if done is None:
-            return {}
-        found: dict[str, Any] = {}
-        if done.stats is not None:
-            found |= _additions(done.stats)
-            found |= _filled({"request_id": self._id})
-        return found | _filled({"warnings": done.warnings, "run": done.run})
+    def _ours(self, said: _Said) -> dict[str, Any]:
+        """Our additions, which come last; load and unload replies have none but warnings."""
+        found = filled({"tool_error": said.text.tool_error})
+        if said.done is None:
+            return found
+        if said.done.stats is not None:
+            found |= _additions(said.done.stats) | filled({"request_id": self._id})
+        return found | filled({"warnings": said.done.warnings, "run": said.done.run})
 
 
 class ChatReply(Reply):
-    def _text(self, content: str, thinking: str) -> str:
-        thought = f',"thinking":{go_string(thinking)}' if thinking else ""
-        return f'"message":{{"role":"assistant","content":{go_string(content)}{thought}}}'
+    def _text(self, delta: Delta) -> str:
+        thought = f',"thinking":{go_string(delta.thinking)}' if delta.thinking else ""
+        return f'"message":{{"role":"assistant","content":{go_string(delta.content)}{thought}}}'
 
-    def _object(
-        self,
-        content: str,
-        thinking: str,
-        calls: tuple[ToolCall, ...],
-        done: Done | None = None,
-        rendered: Rendered | None = None,
-        logprobs: tuple[TokenLogprob, ...] = (),
-        tool_error: str = "",
-    ) -> bytes:
-        answer = message(Message("assistant", content, thinking, tool_calls=calls))
-        return encode(
-            {
-                **self._start(),
-                "message": answer,
-                "done": done is not None,
-                **_filled({"done_reason": done.reason if done else ""}),
-                **_debug(rendered),
-                **_filled({"logprobs": [_logprob(entry) for entry in logprobs]}),
-                **_metrics(done),
-                **_filled({"tool_error": tool_error}),
-                **self._ours(done),
-            }
-        )
+    def _body(self, said: _Said) -> dict[str, Any]:
+        answer = Message("assistant", said.text.content, said.text.thinking, tool_calls=said.calls)
+        return {
+            "message": message_object(answer),
+            "done": said.done is not None,
+            **filled({"done_reason": said.done.reason if said.done else ""}),
+            **_debug(said.rendered),
+            **_logprobs(said.text),
+            **_metrics(said.done),
+            **self._ours(said),
+        }
 
 
 class GenerateReply(Reply):
-    def _text(self, content: str, thinking: str) -> str:
-        return f'"response":{go_string(content)}' + (f',"thinking":{go_string(thinking)}' if thinking else "")
+    def _text(self, delta: Delta) -> str:
+        thought = f',"thinking":{go_string(delta.thinking)}' if delta.thinking else ""
+        return f'"response":{go_string(delta.content)}{thought}'
 
-    def _object(
-        self,
-        content: str,
-        thinking: str,
-        calls: tuple[ToolCall, ...],
-        done: Done | None = None,
-        rendered: Rendered | None = None,
-        logprobs: tuple[TokenLogprob, ...] = (),
-        tool_error: str = "",
-    ) -> bytes:
-        return encode(
-            {
-                **self._start(),
-                "response": content,
-                **_filled({"thinking": thinking}),
-                "done": done is not None,
-                **_filled({"done_reason": done.reason if done else "", "context": (done and done.context) or ()}),
-                **_metrics(done),
-                **_filled({"tool_calls": [tool_call(call) for call in calls]}),
-                **_debug(rendered),
-                **_filled({"logprobs": [_logprob(entry) for entry in logprobs]}),
-                **_filled({"tool_error": tool_error}),
-                **self._ours(done),
-            }
-        )
-
-
-def message(message: Message) -> dict[str, Any]:
-    """Role and content always, the rest when there is any."""
-    return {
-        "role": message.role,
-        "content": message.content,
-        **_filled(
-            {
-                "thinking": message.thinking,
-                "images": [base64.b64encode(image).decode() for image in message.images],
-                "tool_calls": [tool_call(call) for call in message.tool_calls],
-                "tool_name": message.tool_name,
-                "tool_call_id": message.tool_call_id,
-            }
-        ),
-    }
-
-
-def tool_call(call: ToolCall) -> dict[str, Any]:
-    function = {"index": call.index, "name": call.name, "arguments": call.arguments}
-    return {**_filled({"id": call.id}), "function": function}
+    def _body(self, said: _Said) -> dict[str, Any]:
+        return {
+            "response": said.text.content,
+            **filled({"thinking": said.text.thinking}),
+            "done": said.done is not None,
+            **(filled({"done_reason": said.done.reason, "context": said.done.context}) if said.done else {}),
+            **_metrics(said.done),
+            **filled({"tool_calls": [call_object(call) for call in said.calls]}),
+            **_debug(said.rendered),
+            **_logprobs(said.text),
+            **self._ours(said),
+        }
 
 
 def progress(line: Progress) -> bytes:
-    more = _filled({"digest": line.digest, "total": line.total, "completed": line.completed})
-    more |= _filled({"warnings": line.warnings})
+    more = filled({"digest": line.digest, "total": line.total, "completed": line.completed})
+    more |= filled({"warnings": line.warnings})
     return encode({"status": line.status, **more})
 
 
@@ -203,7 +150,7 @@ def embed(model: str, result: Embeddings) -> Iterator[bytes]:
         "load_duration": nanoseconds(stats.load_seconds) if stats else 0,
         "prompt_eval_count": stats.prompt_tokens if stats else 0,
     }
-    yield b"]" + "".join(f',"{key}":{value}' for key, value in _filled(metrics).items()).encode() + b"}"
+    yield b"]" + "".join(f',"{key}":{value}' for key, value in filled(metrics).items()).encode() + b"}"
 
 
 def embeddings(result: Embeddings) -> bytes:
@@ -242,7 +189,7 @@ def _metrics(done: Done | None) -> dict[str, Any]:
     if done is None or done.stats is None:
         return {}
     stats = done.stats
-    return _filled(
+    return filled(
         {
             "total_duration": nanoseconds(stats.total_seconds),
             "load_duration": nanoseconds(stats.load_seconds),
@@ -255,40 +202,32 @@ def _metrics(done: Done | None) -> dict[str, Any]:
 
 
 def _additions(stats: Stats) -> dict[str, Any]:
-    dropped = _filled(
-        {"messages_dropped": stats.messages_dropped, "prompt_tokens_dropped": stats.prompt_tokens_dropped}
-    )
+    dropped = filled({"messages_dropped": stats.messages_dropped, "prompt_tokens_dropped": stats.prompt_tokens_dropped})
     drafts = {"drafted_tokens": stats.drafted_tokens, "accepted_tokens": stats.accepted_tokens}
     return {
-        **_filled({"truncated": dropped, "context_length": stats.context_length}),
+        **filled({"truncated": dropped, "context_length": stats.context_length}),
         "cached_tokens": stats.cached_tokens,
         **(drafts if stats.drafted_tokens else {}),
     }
 
 
+def _logprobs(delta: Delta) -> dict[str, Any]:
+    return filled({"logprobs": [_logprob(entry) for entry in delta.logprobs]})
+
+
 def _logprob(entry: TokenLogprob) -> dict[str, Any]:
     top = [_token(token, value) for token, value in entry.top]
-    return {**_token(entry.token, entry.logprob), **_filled({"top_logprobs": top})}
+    return {**_token(entry.token, entry.logprob), **filled({"top_logprobs": top})}
 
 
 def _token(token: bytes, logprob: float) -> dict[str, Any]:
     """``bytes`` are the token's own, also where they are only part of a character."""
     # JSON has no infinities: what can never happen is as unlikely as a number can say.
     value = max(logprob, -1e9)
-    return {"token": token.decode("utf-8", "replace"), "logprob": value, **_filled({"bytes": list(token)})}
+    return {"token": token.decode("utf-8", "replace"), "logprob": value, **filled({"bytes": list(token)})}
 
 
 def _debug(rendered: Rendered | None) -> dict[str, Any]:
     if rendered is None:
         return {}
-    return {
-        "_debug_info": {
-            "rendered_template": rendered.template,
-            **_filled({"image_count": rendered.image_count}),
-        }
-    }
-
-
-def _filled(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Go's ``omitempty``."""
-    return {key: value for key, value in values.items() if value}
+    return {"_debug_info": {"rendered_template": rendered.template, **filled({"image_count": rendered.image_count})}}
