@@ -206,5 +206,5 @@ class FrameReader:
             del self._buffer[:end]
             try:
                 yield self._decoder.decode(body)
-            except msgspec.DecodeError as error:
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
                 raise RunnerCrashed(f"unreadable frame on the runner's wire: {error}") from error

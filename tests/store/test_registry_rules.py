@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl, urlsplit
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import load_ssh_public_key
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from support.chaos_registry import ChaosRegistry, Handler, chaos_registry, redirect
 from support.transfers import noise, pull
@@ -174,6 +174,8 @@ def test_addresses_that_are_none(url: str) -> None:
 
 
 @given(st.text(max_size=60))
+@example("//[::1")
+@example("https://[x]/")
 def test_any_location_is_an_address_or_refused(text: str) -> None:
     try:
         found = redirected("https://registry.example/v2/", text)

@@ -50,6 +50,12 @@ class Checkpoint:
             raise CorruptModel(f"{name} is not a JSON object")
         return found
 
+    def lines(self, name: str) -> list[str]:
+        try:
+            return (self.folder / name).read_text("utf-8").splitlines()
+        except UnicodeDecodeError as error:
+            raise CorruptModel(f"{name} is not UTF-8 text") from error
+
     def tensors(self) -> Iterator[Tensor]:
         """All tensors, file by file. Raises CorruptModel when the index names a tensor that is not there.
 

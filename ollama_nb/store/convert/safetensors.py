@@ -103,7 +103,7 @@ def _tensor(data: mmap.mmap, first: int, span: tuple[int, int], name: str, entry
     kind, shape = entry.get("dtype"), entry.get("shape")
     if kind in _QUANTISED:
         raise CorruptModel(f"{source}: tensor {name!r} is stored as {kind}; convert a checkpoint of BF16, F16 or F32")
-    if kind not in _TYPES:
+    if not isinstance(kind, str) or kind not in _TYPES:
         raise _corrupt(source, f"tensor {name!r} has the unknown type {kind!r}")
     good = isinstance(shape, list) and len(shape) <= MAX_DIMENSIONS and all(type(n) is int and n >= 0 for n in shape)
     stored = np.dtype(_TYPES[kind])

@@ -29,7 +29,7 @@ def read_vocabulary(checkpoint: Checkpoint) -> Vocabulary:
     elif checkpoint.has("tokenizer.json"):
         vocabulary = _from_json(checkpoint)
     elif checkpoint.has("vocab.txt"):
-        lines = (checkpoint.folder / "vocab.txt").read_text("utf-8").splitlines()
+        lines = checkpoint.lines("vocab.txt")
         vocabulary = _wordpiece(checkpoint, {line: index for index, line in enumerate(lines)})
     else:
         raise BadRequest("the checkpoint has no tokenizer: tokenizer.json, tokenizer.model or vocab.txt is needed")

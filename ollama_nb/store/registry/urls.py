@@ -76,7 +76,10 @@ def target_of(url: str) -> str:
 
 def redirected(url: str, location: str) -> str:
     """Where a response of ``url`` sends us. Raises SourceError for a step from https to http, and for other schemes."""
-    found = urljoin(url, location).partition("#")[0]
+    try:
+        found = urljoin(url, location).partition("#")[0]
+    except ValueError as error:
+        raise SourceError(f"{Origin.of(url).address} redirects to {_safe(location)!r}, which is no address") from error
     before, after = Origin.of(url), Origin.of(found)
     if before.scheme == "https" and after.scheme != "https":
         raise SourceError(f"{before.address} redirects from https to plain http ({after.address}): not followed")

@@ -63,6 +63,7 @@ def entry(**change: Any) -> dict[str, Any]:
         (json.dumps({"a": entry(shape=[-2])}).encode(), "does not fit its bytes"),
         (json.dumps({"a": entry(shape=[1] * 9)}).encode(), "does not fit its bytes"),
         (json.dumps({"a": entry(dtype="Q4")}).encode(), "unknown type 'Q4'"),
+        (json.dumps({"a": entry(dtype=["F32"])}).encode(), r"unknown type \['F32'\]"),
         (json.dumps({"a": entry(dtype="F8_E4M3")}).encode(), "stored as F8_E4M3; convert a checkpoint of BF16"),
         (b"[" * 100_000, "header is not JSON"),
     ],
@@ -153,6 +154,14 @@ def test_a_vocabulary_of_plain_lines(tmp_path: Path) -> None:
     with_json = read_vocabulary(Checkpoint(folder))
     (folder / "tokenizer.json").unlink()
     assert read_vocabulary(Checkpoint(folder)).tokens == with_json.tokens
+
+
+def test_a_vocabulary_of_other_bytes(tmp_path: Path) -> None:
+    folder = make_checkpoint("bert", tmp_path / "c")
+    (folder / "tokenizer.json").unlink()
+    (folder / "vocab.txt").write_bytes("[UNK]\né\n".encode("latin-1"))
+    with pytest.raises(CorruptModel, match=r"vocab\.txt is not UTF-8 text"):
+        convert(folder)
 
 
 def test_without_a_tokenizer(tmp_path: Path) -> None:
