@@ -84,15 +84,20 @@ def shown(path: Path) -> str:
     return str("~" / path.relative_to(home)) if path.is_relative_to(home) else str(path)
 
 
+def reason(error: OSError) -> str:
+    """Why something could not be done on a disk, in words for users."""
+    return _REASONS.get(error.errno or 0, error.strerror or str(error))
+
+
 @contextlib.contextmanager
 def clear_errors(doing: str, path: Path) -> Iterator[None]:
     """Turn an OSError into a StoreError that says what could not be done, where and why."""
     try:
         yield
     except OSError as error:
-        reason = _REASONS.get(error.errno or 0, error.strerror or str(error))
         refused = error.errno in _REFUSALS and not doing.startswith(("read", "look"))
-        raise StoreError(f"cannot {doing} {shown(path)}: {reason}", status=403 if refused else None) from error
+        text = f"cannot {doing} {shown(path)}: {reason(error)}"
+        raise StoreError(text, status=403 if refused else None) from error
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ import posixpath
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
@@ -208,17 +208,18 @@ class Sources:
     @contextmanager
     def _laid_out(self, files: Mapping[str, Digest]) -> Iterator[Path]:
         """A folder with links to blobs under the names that converters look for."""
-        with fsops.clear_errors("work in", self._tools.temp):
-            self._tools.temp.mkdir(0o700, parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix="ollama-nb-convert-", dir=self._tools.temp) as name:
-            for path, digest in files.items():
-                link = Path(name) / path
-                try:
-                    link.parent.mkdir(parents=True, exist_ok=True)
-                    link.symlink_to(self._store.blobs.find(digest).absolute())
-                except OSError as error:
-                    raise BadRequest(f"{path}: a file and a folder have the same name") from error
-            yield Path(name)
+        temp = self._tools.temp
+        with ExitStack() as stack:
+            with fsops.clear_errors("work in", temp):
+                temp.mkdir(0o700, parents=True, exist_ok=True)
+                made = stack.enter_context(tempfile.TemporaryDirectory(prefix="ollama-nb-convert-", dir=temp))
+                for path, digest in files.items():
+                    try:
+                        (Path(made) / path).parent.mkdir(parents=True, exist_ok=True)
+                        (Path(made) / path).symlink_to(self._store.blobs.find(digest).absolute())
+                    except (FileExistsError, NotADirectoryError) as error:
+                        raise BadRequest(f"{path}: a file and a folder have the same name") from error
+            yield Path(made)
 
 
 def _parts(source: Source) -> int:

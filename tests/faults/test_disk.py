@@ -38,6 +38,20 @@ def test_full_at_every_stage(tmp_path: Path) -> None:
     assert found["freed"] == {} == found["imported"], "as soon as there is room, without a restart"
 
 
+def test_full_in_the_middle_of_the_work(tmp_path: Path) -> None:
+    """There was room when it began; somebody else took it."""
+    found = on_a_small_disk("work", tmp_path)
+    for stage in ("quantise at first", "convert at first"):
+        assert re.search(r"need .*B, have \d+ KB", found[stage]["error"]), stage
+    for stage in ("pull", "quantise", "convert"):
+        assert found[stage]["error"].endswith("no space left on the disk"), stage
+        assert (found[stage]["reply"], found[stage]["shown"]) == ("still served", True), stage
+        assert found[stage]["freed"] == {}, "as soon as there is room, without a restart"
+    assert found["quantise"]["left over"] == found["convert"]["left over"] == []
+    assert found["pull"]["pulled"] == ["tales:latest"]
+    assert found["pull"]["sent"] < 5 << 20, "no try after try against a full disk"
+
+
 def test_read_only(tmp_path: Path) -> None:
     found = on_a_small_disk("readonly", tmp_path)
     for stage in ("create", "texts", "copy", "delete"):

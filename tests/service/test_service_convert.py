@@ -117,6 +117,14 @@ def test_a_checkpoint_that_is_none(kitchen: Kitchen, tmp_path: Path, change: Map
     assert list((kitchen.settings.home / "tmp").iterdir()) == []
 
 
+def test_files_that_cannot_lie_in_one_folder(kitchen: Kitchen, tmp_path: Path) -> None:
+    files = uploaded(kitchen, make_checkpoint("llama", tmp_path / "c"))
+    with pytest.raises(OllamaError, match="a file and a folder have the same name") as caught:
+        create(kitchen, files={**files, "config.json/more.json": files["config.json"]})
+    assert caught.value.status == 400
+    assert list((kitchen.settings.home / "tmp").iterdir()) == []
+
+
 def test_a_model_is_quantised(kitchen: Kitchen) -> None:
     kitchen.make("base", "stories260K-f32.gguf", template=PLAIN)
     lines = create(kitchen, from_="base", quantize="Q4_0")

@@ -1,6 +1,6 @@
 """A program in a user's own mount namespace: what the service does on a disk of 8 MiB that fills up or is read-only.
 
-``python -m support.small_disk full|readonly FOLDER`` with a tmpfs at FOLDER; prints a JSON object of what happened.
+``python -m support.small_disk full|work|readonly FOLDER`` with a tmpfs at FOLDER; prints what happened as JSON.
 """
 
 from __future__ import annotations
@@ -12,19 +12,26 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
+from support.chaos_registry import chaos_registry, slow
+from support.checkpoints import make_checkpoint
 from support.ggufs import gguf
 from support.kitchen import PLAIN, Kitchen, collect, content
 from support.stores import check_sound, digest_of
+from support.transfers import noise
+from support.transfers import pull as pulled
 
 from ollama_nb.api.chat import CreateRequest, GenerateRequest
+from ollama_nb.api.events import Progress
 from ollama_nb.errors import OllamaError
 from ollama_nb.server.keys import KeyFile
 from ollama_nb.service import shelf, upkeep
-from ollama_nb.store.blobs import named
+from ollama_nb.store.blobs import BlobStore, named
 
 BIG = gguf(data=bytes(6 << 20))
 
@@ -121,6 +128,64 @@ class Program:
         )
         check_sound(self.service.store.root)
         return found
+
+    def work(self) -> dict[str, Any]:
+        """The disk fills up while a pull, a quantisation and a conversion are under way."""
+        found: dict[str, Any] = {"pull": self.pull()}
+        self.kitchen.make("base", "stories260K-f32.gguf", template=PLAIN)
+        checkpoint = make_checkpoint("llama", self.folder.parent / "checkpoint")
+        files = {path.name: str(self.service.blobs.add_file(path)) for path in checkpoint.iterdir()}
+        works = {
+            "quantise": CreateRequest(model="new", from_="base", quantize="Q8_0"),
+            "convert": CreateRequest(model="new", files=files),
+        }
+        for name, request in works.items():
+            filler = self.pad(leave=40 << 10)
+            found[f"{name} at first"] = told(lambda request=request: drained(self.service.create(request)))
+            filler.unlink()
+            with self.filling_up() as fillers:
+                full = told(lambda request=request: drained(self.service.create(request)))
+            left = [path.name for path in self.service.blobs.root.iterdir() if named(path.name) is None]
+            found[name] = {**full, "left over": left, **self.still_works()}
+            fillers[0].unlink()
+            found[name]["freed"] = told(lambda request=request: drained(self.service.create(request)))
+            check_sound(self.service.store.root)
+            asyncio.run(self.service.delete("new"))
+        return found
+
+    @contextmanager
+    def filling_up(self) -> Iterator[list[Path]]:
+        """Somebody else fills the disk as soon as there was found to be room on it."""
+        fillers: list[Path] = []
+        need = BlobStore.need
+
+        def need_and_fill(blobs: BlobStore, size: int) -> None:
+            need(blobs, size)
+            fillers.append(self.pad(leave=0))
+
+        with patch.object(BlobStore, "need", need_and_fill):
+            yield fillers
+
+    def pull(self) -> dict[str, Any]:
+        """A download for which there was room when it began."""
+        store, pad = self.service.store, self.pad
+        fillers: list[Path] = []
+
+        class Filling(list[Progress]):
+            def append(self, line: Progress) -> None:
+                if not fillers and line.completed:
+                    fillers.append(pad(leave=0))
+
+        with chaos_registry() as registry:
+            name = registry.publish("a/m:latest", model=noise(5 << 20))
+            registry.always = slow(0.01)
+            full = told(lambda: pulled(store, name, self.folder, lines=Filling()))
+            full |= {"pulled": [str(name) for name in store.names()], "sent": registry.sent, **self.still_works()}
+            fillers[0].unlink()
+            full["freed"] = told(lambda: pulled(store, name, self.folder))
+        check_sound(store.root)
+        asyncio.run(self.service.delete(name))
+        return full
 
     def readonly(self) -> dict[str, Any]:
         subprocess.run(["mount", "-o", "remount,ro", str(self.folder)], check=True)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import re
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import llama_cpp.llama_cpp as L
 
@@ -16,6 +18,9 @@ Report = Callable[[int, int], None]
 
 BUFFER = 1 << 30
 """Bytes of a tensor in memory at once; llama.cpp's own choice is eight times that."""
+
+_UNSAID = "iostream error"
+"""All that C++ says of a file that cannot be written."""
 
 _STEP = re.compile(r"\[\s*(\d+)/\s*(\d+)\]")
 
@@ -32,7 +37,8 @@ def quantize(
     """Write ``source`` to ``target`` as ``file_type``, a number of ``llama_ftype``; None copies every tensor as it is.
 
     A source that is the first part of a split file brings the others along. ``kept``: tensor types by regular
-    expressions of names, where the type's own choice is not wanted. Raises LoadError with llama.cpp's own reason.
+    expressions of names, where the type's own choice is not wanted. Raises LoadError with llama.cpp's own reason,
+    OSError where the disk is the reason.
     """
     native.start()
     params = L.llama_model_quantize_default_params()
@@ -57,7 +63,18 @@ def quantize(
     finally:
         L.llama_log_set(native.keep_log, None)
     if failed:
-        raise LoadError(f"cannot write the model: {native.complaint('llama.cpp gave no reason')}")
+        reason = native.complaint("llama.cpp gave no reason")
+        if _UNSAID in reason:
+            _write_a_little(target)
+        raise LoadError(f"cannot write the model: {reason}")
+
+
+def _write_a_little(path: str) -> None:
+    """Raises the OSError that keeps files from being written there, if that still holds."""
+    with Path(path).open("ab") as file:
+        file.write(bytes(1 << 16))
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _overrides(kept: Mapping[str, int]) -> ctypes.Array[L.llama_model_tensor_override]:
