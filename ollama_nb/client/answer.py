@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ollama_nb.api.events import Stats
-from ollama_nb.client.http import Stream
 from ollama_nb.errors import BadRequest
+
+if TYPE_CHECKING:
+    from ollama_nb.client.tools import Called
 
 INTERRUPTED = "interrupted"
 
@@ -18,7 +20,8 @@ class Answer(str):
     """The text. Also: the model's name, its thinking, and figures of the request.
 
     ``reason`` is ``stop``, ``length`` (cut off), ``interrupted`` or another word of the server. ``stats`` is None if
-    the answer did not end. ``warnings`` are the server's: what it ignored or left out.
+    the answer did not end. ``warnings`` are the server's: what it ignored or left out. ``calls``: the tools that were
+    called for it, with their results.
     """
 
     model: str
@@ -26,6 +29,7 @@ class Answer(str):
     reason: str
     stats: Stats | None
     warnings: tuple[str, ...]
+    calls: tuple[Called, ...]
 
     def __new__(
         cls,
@@ -36,9 +40,10 @@ class Answer(str):
         reason: str = "stop",
         stats: Stats | None = None,
         warnings: tuple[str, ...] = (),
+        calls: tuple[Called, ...] = (),
     ) -> Answer:
         self = super().__new__(cls, text)
-        self.model, self.thinking, self.reason = model, thinking, reason
+        self.model, self.thinking, self.reason, self.calls = model, thinking, reason, calls
         self.stats, self.warnings = stats, warnings
         return self
 
@@ -62,16 +67,25 @@ class Answer(str):
         printer.text(str(self))
 
 
+class Chunks(Protocol):
+    """A reply that comes object by object; closing it, from any thread, cancels what is left."""
+
+    def __iter__(self) -> Iterator[Mapping[str, Any]]: ...
+    def __next__(self) -> Mapping[str, Any]: ...
+    def close(self) -> None: ...
+
+
 class Pieces(Iterator[str]):
     """An answer that comes piece by piece; ``answer`` is what has come so far, as one.
 
     Use it up, close it, or use it in ``with``: closing cancels the request.
     """
 
-    def __init__(self, model: str, stream: Stream) -> None:
+    def __init__(self, model: str, stream: Chunks) -> None:
         self._model, self._stream = model, stream
         self._text: list[str] = []
         self._thinking: list[str] = []
+        self._calls: list[Called] = []
         self._final: Mapping[str, Any] = {}
 
     def __next__(self) -> str:
@@ -82,12 +96,21 @@ class Pieces(Iterator[str]):
                 self.ended()
                 raise
             text, thinking = words_of(chunk)
+            if called := chunk.get("called"):
+                self._take(called)
             if chunk.get("done"):
                 self._final = chunk
             self._thinking.append(thinking)
             if text:
                 self._text.append(text)
                 return text
+
+    def _take(self, called: Called) -> None:
+        """What was said before a call is no part of the answer."""
+        self._text.clear()
+        self._thinking.clear()
+        if called.content is not None:
+            self._calls.append(called)
 
     def ended(self) -> None:
         """Called once all pieces have come."""
@@ -105,7 +128,7 @@ class Pieces(Iterator[str]):
 
     @property
     def answer(self) -> Answer:
-        return _answer(self._model, "".join(self._text), "".join(self._thinking), self._final)
+        return _answer(self._model, "".join(self._text), "".join(self._thinking), self._final, calls=tuple(self._calls))
 
 
 def answer_of(model: str, reply: Mapping[str, Any]) -> Answer:
@@ -142,7 +165,9 @@ def stats_of(final: Mapping[str, Any]) -> Stats:
     )
 
 
-def _answer(model: str, text: str, thinking: str, final: Mapping[str, Any]) -> Answer:
+def _answer(
+    model: str, text: str, thinking: str, final: Mapping[str, Any], *, calls: tuple[Called, ...] = ()
+) -> Answer:
     return Answer(
         text,
         model=model,
@@ -150,4 +175,5 @@ def _answer(model: str, text: str, thinking: str, final: Mapping[str, Any]) -> A
         reason=(final.get("done_reason") or "stop") if final else INTERRUPTED,
         stats=stats_of(final) if final else None,
         warnings=tuple(map(str, final.get("warnings") or ())),
+        calls=calls,
     )

@@ -8,11 +8,12 @@ from collections.abc import Iterable
 from typing import Any, TypeVar, overload
 
 from ollama_nb.client import question
-from ollama_nb.client.answer import Answer, Pieces, answer_of
+from ollama_nb.client.answer import Answer, Chunks, Pieces, answer_of
 from ollama_nb.client.client import Client
 from ollama_nb.client.question import Image, Overflow
 from ollama_nb.client.shape import Shape, bound, value, with_fields
-from ollama_nb.errors import ContextOverflow
+from ollama_nb.client.tools import Functions, Rounds, Tools
+from ollama_nb.errors import BadRequest, ContextOverflow
 
 T = TypeVar("T")
 Message = dict[str, Any]
@@ -27,14 +28,24 @@ class Chat:
 
     When the history outgrows the context its oldest messages are left out, with a HistoryDropped warning; a message
     that does not fit even alone raises ContextOverflow, unless ``on_overflow="truncate"``.
+
+    ``tools`` are Python functions that the model may call: their docstrings and type hints describe them. They run
+    here, at once, with the model's arguments; results and exceptions go back to the model until it answers in words.
     """
 
     def __init__(
-        self, client: Client, model: str, *, system: str = "", on_overflow: Overflow = "error", **extras: Any
+        self,
+        client: Client,
+        model: str,
+        *,
+        system: str = "",
+        tools: Functions = (),
+        on_overflow: Overflow = "error",
+        **extras: Any,
     ) -> None:
         question.fields_of(extras)
         self._cuts = question.truncates(on_overflow)
-        self._client, self._extras = client, extras
+        self._client, self._extras, self._tools = client, extras, Tools(tools)
         self.model, self.system = model, system
         self.messages: list[Message] = []
 
@@ -42,29 +53,63 @@ class Chat:
         return f"Chat({self.model!r}, {len(self.messages)} messages)"
 
     @overload
-    def ask(self, /, text: str, *, returns: None = None, images: Iterable[Image] = (), **extras: Any) -> Answer: ...
+    def ask(
+        self,
+        /,
+        text: str,
+        *,
+        returns: None = None,
+        images: Iterable[Image] = (),
+        tools: Functions | None = None,
+        **extras: Any,
+    ) -> Answer: ...
     @overload
     def ask(self, /, text: str, *, returns: type[T], images: Iterable[Image] = (), **extras: Any) -> T: ...
     @overload
     def ask(self, /, text: str, *, returns: Any, images: Iterable[Image] = (), **extras: Any) -> Any: ...
-    def ask(self, /, text: str, *, returns: Any = None, images: Iterable[Image] = (), **extras: Any) -> Any:
-        """Say ``text`` and wait for the answer; keywords are those of ``Ollama.ask``, above the conversation's own."""
+    def ask(
+        self,
+        /,
+        text: str,
+        *,
+        returns: Any = None,
+        images: Iterable[Image] = (),
+        tools: Functions | None = None,
+        **extras: Any,
+    ) -> Any:
+        """Say ``text`` and wait for the answer; keywords are those of ``Ollama.ask``, above the conversation's own.
+
+        ``tools``: for this question in place of the conversation's; a typed answer (``returns``) is given without any.
+        """
         shape, extras = bound(returns, extras)
+        if self._offered(tools, extras):
+            with self.stream(text, images=images, tools=tools, **extras) as pieces:
+                for _ in pieces:
+                    pass
+            return pieces.answer
         said = _said(text, images)
         with question.told():
             reply = self._client.chat(self.model, self._with(said, shape), stream=False, **self._fields(extras))
-        answer = self._heard(said, answer_of(self.model, reply))
+        answer = self._heard([said], answer_of(self.model, reply))
         return answer if shape is None else value(shape, answer)
 
-    def stream(self, /, text: str, *, images: Iterable[Image] = (), **extras: Any) -> Pieces:
+    def stream(
+        self, /, text: str, *, images: Iterable[Image] = (), tools: Functions | None = None, **extras: Any
+    ) -> Pieces:
         """The same, piece by piece. The conversation goes on once the last piece has come."""
-        said, chat = _said(text, images), self
-        with question.told():
-            stream = self._client.chat(self.model, self._with(said), stream=True, **self._fields(extras))
+        said, chat, fields, offered = _said(text, images), self, self._fields(extras), self._offered(tools, extras)
+
+        def start(after: list[Message]) -> Chunks:
+            with question.told():
+                return chat._client.chat(chat.model, [*chat._with(said), *after], stream=True, **fields)
+
+        if offered:
+            fields["tools"] = offered.wire
+        stream = Rounds(start, offered) if offered else start([])
 
         class Spoken(Pieces):
             def ended(self) -> None:
-                chat._heard(said, self.answer)
+                chat._heard([said, *(stream.said if isinstance(stream, Rounds) else ())], self.answer)
 
         return Spoken(self.model, stream)
 
@@ -79,8 +124,9 @@ class Chat:
         self._client.hang_up()
 
     def undo(self) -> None:
-        """Forget the last question and its answer."""
-        del self.messages[-2:]
+        """Forget the last question and all that came after it."""
+        while self.messages and self.messages.pop()["role"] != "user":
+            pass
 
     def _with(self, said: Message, shape: Shape[Any] | None = None) -> list[Message]:
         told = with_fields(self.system, shape)
@@ -90,8 +136,16 @@ class Chat:
     def _fields(self, extras: dict[str, Any]) -> dict[str, Any]:
         return question.fields_of({**self._extras, **extras})
 
-    def _heard(self, said: Message, answer: Answer) -> Answer:
-        """Take question and answer into the conversation."""
+    def _offered(self, tools: Functions | None, extras: dict[str, Any]) -> Tools | None:
+        """The tools of a question; None for an answer that is bound to a form, which a call would not have."""
+        bound = extras.get("format") is not None
+        if bound and tools:
+            raise BadRequest("an answer that has a type or a format calls no tools: ask in two questions")
+        offered = self._tools if tools is None else Tools(tools)
+        return offered if offered and not bound else None
+
+    def _heard(self, said: list[Message], answer: Answer) -> Answer:
+        """Take the question, what was said since, and the answer into the conversation."""
         stats = answer.stats
         if stats and stats.messages_dropped:
             warnings.warn(
@@ -108,7 +162,7 @@ class Chat:
         heard: Message = {"role": "assistant", "content": str(answer)}
         if answer.thinking:
             heard["thinking"] = answer.thinking
-        self.messages += [said, heard]
+        self.messages += [*said, heard]
         return answer
 
 

@@ -19,6 +19,7 @@ from ollama_nb.client.client import Client
 from ollama_nb.client.connect import connect as find_server
 from ollama_nb.client.question import Image, Overflow
 from ollama_nb.client.shape import bound, value, with_fields
+from ollama_nb.client.tools import Functions
 from ollama_nb.errors import BadRequest
 
 T = TypeVar("T")
@@ -145,9 +146,17 @@ class Ollama:
         with question.told():
             return Pieces(model, self.client.generate(model, stream=True, **body))
 
-    def chat_session(self, model: str, *, system: str = "", on_overflow: Overflow = "error", **extras: Any) -> Chat:
-        """A conversation that remembers; keywords hold for all of its questions."""
-        return Chat(self.client, model, system=system, on_overflow=on_overflow, **extras)
+    def chat_session(
+        self,
+        model: str,
+        *,
+        system: str = "",
+        tools: Functions = (),
+        on_overflow: Overflow = "error",
+        **extras: Any,
+    ) -> Chat:
+        """A conversation that remembers; keywords hold for all of its questions. The model may call ``tools``."""
+        return Chat(self.client, model, system=system, tools=tools, on_overflow=on_overflow, **extras)
 
     def tokens(self, /, model: str, text: str, *, special: bool = True) -> list[int]:
         """The tokens of a text; ``special``: with those that the tokenizer adds itself. No weights are loaded."""

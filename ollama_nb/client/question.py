@@ -45,6 +45,8 @@ def fields_of(given: Mapping[str, Any]) -> dict[str, Any]:
     bound = [name for name in _BINDING if name in fields]
     if len(bound) > 1:
         raise BadRequest(f"give at most one of {', '.join(_BINDING)}: this question has {' and '.join(bound)}")
+    if "tools" in given:
+        raise BadRequest("tools belong to a conversation: `chat_session(MODEL, tools=[FUNCTION])`")
     named = {name: value for name, value in given.items() if name not in Extras.__annotations__}
     options = {**(given.get("options") or {}), **named}
     if unknown := Options.layered(options)[1]:

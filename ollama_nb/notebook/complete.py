@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
+from inspect import isroutine
 from typing import Any
 
 from IPython.core.completer import CompletionContext, SimpleCompletion, context_matcher
@@ -26,8 +27,13 @@ _NAMES_VARIABLES = ("--format", "--image")
 class Completions:
     """What may stand at the cursor. ``models`` gives the names that are there."""
 
-    def __init__(self, models: Callable[[], list[str]], variables: Callable[[], list[str]] = list) -> None:
-        self._models, self._variables = models, variables
+    def __init__(
+        self,
+        models: Callable[[], list[str]],
+        variables: Callable[[], list[str]] = list,
+        functions: Callable[[], list[str]] = list,
+    ) -> None:
+        self._models, self._variables, self._functions = models, variables, functions
 
     def at(self, line: str, *, cell: bool = False) -> tuple[str, list[str], str] | None:
         """The fragment before the cursor, what it may become, and of which kind; None on a line that is not ours."""
@@ -50,16 +56,19 @@ class Completions:
         command = NAMES[name]
         given, waiting = _count(command, words)
         if waiting:
-            return "value", self._values(waiting)
-        option, equals, _ = fragment.partition("=")
-        if equals and (values := self._values(option)):
+            return "value", self._values(waiting, fragment)
+        option, equals, value = fragment.partition("=")
+        if equals and (values := self._values(option, value)):
             return "value", [f"{option}={value}" for value in values]
         if fragment.startswith("-"):
             return "option", [option.name for option in command.options]
         return "model", self._models() if given < command.models else []
 
-    def _values(self, option: str) -> list[str]:
+    def _values(self, option: str, fragment: str) -> list[str]:
         """What may follow an option: words that it knows, and variables where it takes their names."""
+        if option == "--tools":  # names with commas between them
+            before = fragment[: fragment.rfind(",") + 1]
+            return [f"{before}{name}" for name in self._functions() if name not in before.split(",")]
         known = _VALUES.get(option, ())
         return [*known, *self._variables()] if option in _NAMES_VARIABLES else [*known]
 
@@ -110,7 +119,10 @@ def install(shell: InteractiveShell, session: Session) -> None:
         hidden = session.shell.user_ns_hidden
         return [name for name in session.variables if not name.startswith("_") and name not in hidden]
 
-    completions = Completions(ModelNames(session), variables)
+    def functions() -> list[str]:
+        return [name for name in variables() if isroutine(session.variables[name])]
+
+    completions = Completions(ModelNames(session), variables, functions)
 
     @context_matcher()  # type: ignore[untyped-decorator]
     def ollama_matcher(context: CompletionContext) -> dict[str, Any]:

@@ -39,7 +39,9 @@ class Page(Protocol):
 class Screen(Protocol):
     """Where a page is shown."""
 
-    def show(self, page: Page) -> None: ...
+    def show(self, page: Page, *, now: bool = False) -> None:
+        """What has changed may wait a little, unless ``now``: something else will take its time."""
+
     def finish(self, page: Page) -> None: ...
 
 
@@ -58,11 +60,11 @@ class NotebookScreen:
         self._id = uuid.uuid4().hex
         self._last: float | None = None
 
-    def show(self, page: Page) -> None:
-        now = self._clock()
-        if self._live and (self._last is None or now - self._last >= INTERVAL):
+    def show(self, page: Page, *, now: bool = False) -> None:
+        clock = self._clock()
+        if self._live and (now or self._last is None or clock - self._last >= INTERVAL):
             self._publish(page)
-            self._last = now
+            self._last = clock
 
     def finish(self, page: Page) -> None:
         if self._last is not None or page.html():
@@ -83,7 +85,7 @@ class TerminalScreen:
         self._live = live
         self._printed = ""
 
-    def show(self, page: Page) -> None:
+    def show(self, page: Page, *, now: bool = False) -> None:
         if self._live:
             self._print(page.log())
 
@@ -116,7 +118,7 @@ def follow(start: Callable[[], Iterator[Mapping[str, Any]]], page: Page, screen:
             ending.callback(chunks.close)  # type: ignore[attr-defined]
             for chunk in chunks:
                 page.feed(chunk)
-                screen.show(page)
+                screen.show(page, now="called" in chunk)
         except KeyboardInterrupt:
             page.interrupt()
             raise Interrupted("Interrupted.") from None

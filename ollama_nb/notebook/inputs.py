@@ -18,6 +18,7 @@ from ollama_nb.notebook.parse import Line, Option
 
 if TYPE_CHECKING:
     from ollama_nb.client.shape import Shape
+    from ollama_nb.client.tools import Tools
 
 MODEL_OPTIONS = tuple(Option(f"--{name.replace('_', '-')}", "VALUE", f"model option {name}") for name in KINDS)
 _SCHEMA_WORDS = ("properties", "$ref", "anyOf", "oneOf", "allOf", "enum", "const")
@@ -105,6 +106,19 @@ def _schema(text: str) -> Any:
         ) from None
     if not isinstance(found, dict):
         raise BadRequest(f"--format: a JSON Schema is an object, not {text}")
+    return found
+
+
+def tools(names: Iterable[str], variables: Mapping[str, Any]) -> Tools | None:
+    """The functions that ``--tools f,g`` names; a model knows them by these names. Raises BadRequest."""
+    named = [name.strip() for given in names for name in given.split(",") if name.strip()]
+    for name in named:
+        if name not in variables:
+            raise BadRequest(f"--tools {name}: no variable of that name{nearest(name, map(str, variables))}")
+    if not named:
+        return None
+    # Descriptions need msgspec, which `%load_ext` should not wait for.
+    found: Tools = import_module("ollama_nb.client.tools").Tools({name: variables[name] for name in named})
     return found
 
 

@@ -147,7 +147,7 @@ class _Scanner:
         name = given.replace("_", "-") if given.startswith("--") else given
         if option := self._known.get(name):
             return option
-        near = difflib.get_close_matches(name, self._known, n=1)
+        near = difflib.get_close_matches(name, self._known, n=1, cutoff=0.7)
         hint = f"Did you mean `{near[0]}`?" if near else "Put `--` before a text that begins with a dash."
         raise BadRequest(f"unknown flag: {given}. {hint}")
 

@@ -10,6 +10,8 @@ import functools
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from ollama_nb.notebook.calls import call_html, call_plain
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -54,22 +56,29 @@ def markdown_html(text: str) -> str:
 
 
 def reply_html(reply: Reply) -> str:
-    """The whole reply: thinking folded away once the answer begins, the answer, notes, a grey line of figures."""
+    """The whole reply: thinking folded away once the answer begins, calls, the answer, notes, a line of figures."""
     parts = []
-    if reply.thinking.strip() and reply.show_thinking:
-        busy = not reply.text and not reply.reason
-        parts.append(
-            f'<details{" open" if busy else ""}><summary style="{_GREY}">Thinking{"…" if busy else ""}</summary>'
-            f'<div style="{_THOUGHT}">{markdown_html(reply.thinking)}</div></details>'
-        )
-    if reply.text:
-        parts.append(markdown_html(reply.text))
+    for step in reply.steps:
+        parts += [*_said_html(step.thinking if reply.show_thinking else "", step.text), call_html(step.called)]
+    busy = not reply.text and not reply.reason
+    parts += _said_html(reply.thinking if reply.show_thinking else "", reply.text, busy=busy)
     parts += [f'<div style="{_NOTE}">{note_html(note)}</div>' for note in reply.notes]
     if line := footer(reply):
         parts.append(f'<div style="{_SMALL}">{escape(line)}</div>')
     if reply.verbose and (lines := figures(reply)):
         parts.append(f'<pre style="{_SMALL}">{escape(lines)}</pre>')
     return "".join(parts)
+
+
+def _said_html(thinking: str, text: str, *, busy: bool = False) -> list[str]:
+    """``busy``: the thinking still goes on, so it is open."""
+    parts = []
+    if thinking.strip():
+        parts.append(
+            f'<details{" open" if busy else ""}><summary style="{_GREY}">Thinking{"…" if busy else ""}</summary>'
+            f'<div style="{_THOUGHT}">{markdown_html(thinking)}</div></details>'
+        )
+    return [*parts, markdown_html(text)] if text else parts
 
 
 def note_html(note: str) -> str:
@@ -80,7 +89,7 @@ def note_html(note: str) -> str:
 
 def footer(reply: Reply) -> str:
     """``smollm2 · 87 tokens · 45.3 tok/s``; while nothing has come yet, that the model is being waited for."""
-    said = reply.text or reply.thinking
+    said = reply.text or reply.thinking or reply.steps
     if not reply.reason:
         return "" if said else f"{reply.model} …"
     if reply.reason == "broken" and not said:
@@ -124,6 +133,11 @@ def figures(reply: Reply) -> str:
 
 def reply_plain(reply: Reply) -> str:
     """The answer's text, as it came, with what must not be missed beneath it. No figures: they differ each time."""
+    said = [part for step in reply.steps for part in (step.text, call_plain(step.called))]
+    return "\n\n".join(filter(None, [*said, _last_plain(reply)]))
+
+
+def _last_plain(reply: Reply) -> str:
     notes = [f"[{note}]" for note in reply.notes]
     if reply.reason == "interrupted" or (reply.reason == "broken" and reply.text):
         notes.append(f"[{reply.reason}]")
@@ -132,10 +146,19 @@ def reply_plain(reply: Reply) -> str:
 
 def reply_log(reply: Reply) -> str:
     """For a terminal: a text that only ever grows at its end."""
-    head = ""
-    if reply.thinking and reply.show_thinking:
-        head = f"Thinking...\n{reply.thinking}"
-        if reply.text or reply.reason:
-            head += ("" if reply.thinking.endswith("\n") else "\n") + "...done thinking.\n\n"
+    parts = []
+    for step in reply.steps:
+        thought = _thought_log(step.thinking if reply.show_thinking else "", ended=True)
+        gap = "\n\n" if step.text else ""
+        after = "" if step.called.content is None else "\n\n"
+        parts.append(f"{thought}{step.text}{gap}{call_plain(step.called)}{after}")
+    parts.append(_thought_log(reply.thinking if reply.show_thinking else "", ended=bool(reply.text or reply.reason)))
     tail = f"\n\n{figures(reply)}" if reply.verbose and reply.stats else ""
-    return head + reply_plain(reply) + tail + ("\n" if reply.reason else "")
+    return "".join(parts) + _last_plain(reply) + tail + ("\n" if reply.reason else "")
+
+
+def _thought_log(thinking: str, *, ended: bool) -> str:
+    if not thinking:
+        return ""
+    tail = ("" if thinking.endswith("\n") else "\n") + "...done thinking.\n\n" if ended else ""
+    return f"Thinking...\n{thinking}{tail}"

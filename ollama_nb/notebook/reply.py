@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from IPython.core.getipython import get_ipython
 from IPython.display import publish_display_data
@@ -15,6 +15,10 @@ from ollama_nb.api.events import Stats
 from ollama_nb.client import answer as client_answer
 from ollama_nb.client.answer import INTERRUPTED, stats_of
 from ollama_nb.notebook import render
+from ollama_nb.notebook.calls import Step
+
+if TYPE_CHECKING:
+    from ollama_nb.client.tools import Called
 
 BROKEN = "broken"
 
@@ -27,9 +31,13 @@ class Reply:
         self.text = self.thinking = self.reason = ""
         self.stats: Stats | None = None
         self.notes: list[str] = []
+        self.steps: list[Step] = []
+        """Calls of tools, and what was said before them; ``text`` and ``thinking`` are what was said since."""
 
     def feed(self, chunk: Mapping[str, Any]) -> None:
-        """Take one object of a chat or generate stream."""
+        """Take one object of a chat or generate stream, or a call before and after it runs."""
+        if called := chunk.get("called"):
+            self._take(called)
         message = chunk.get("message") or {}
         self.text += message.get("content") or chunk.get("response") or ""
         self.thinking += message.get("thinking") or chunk.get("thinking") or ""
@@ -37,6 +45,13 @@ class Reply:
             self.reason = chunk.get("done_reason") or "stop"
             self.stats = stats_of(chunk)
             self.notes += notes_of(chunk)
+
+    def _take(self, called: Called) -> None:
+        if called.content is None:
+            self.steps.append(Step(self.thinking, self.text, called))
+            self.text = self.thinking = ""
+        else:
+            self.steps[-1].called = called
 
     def interrupt(self) -> None:
         self.reason = INTERRUPTED
@@ -71,6 +86,7 @@ class Answer(client_answer.Answer):
                 reason=reply.reason,
                 stats=reply.stats,
                 warnings=tuple(reply.notes),
+                calls=tuple(step.called for step in reply.steps if step.called.content is not None),
             ),
         )
         self._reply = reply

@@ -40,11 +40,12 @@ class Chat:
         before = [{"role": "system", "content": system}] if system else []
         return [*before, *self.messages, dict(said)]
 
-    def add(self, said: Mapping[str, Any], answer: str, thinking: str) -> None:
+    def add(self, said: Iterable[Mapping[str, Any]], answer: str, thinking: str) -> None:
+        """``said``: the question, and the calls with their results that the answer came from."""
         reply = {"role": "assistant", "content": answer}
         if thinking:
             reply["thinking"] = thinking
-        self.messages += [dict(said), reply]
+        self.messages += [*map(dict, said), reply]
 
 
 class Session:

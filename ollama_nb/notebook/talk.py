@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,9 @@ from ollama_nb.notebook.reply import Answer, Reply
 from ollama_nb.notebook.session import Session
 
 if TYPE_CHECKING:
+    from ollama_nb.client.http import Stream
     from ollama_nb.client.shape import Shape
+    from ollama_nb.client.tools import Tools
 
 ANSWER = (Option("--output", "NAME", "keep the answer in this variable, too", short="-o"),)
 HOW = (
@@ -38,6 +40,7 @@ CHAT = (
     *ASK,
     Option("--name", "NAME", "name of the conversation; each has its own history", short="-n"),
     Option("--reset", help="forget the conversation first"),
+    Option("--tools", "NAMES", "Python functions that the model may call, such as `f,g`; they run when it does"),
 )
 
 _THINK: dict[str, bool | str] = {"": True, "true": True, "false": False}
@@ -53,6 +56,7 @@ class Question:
     system: str | None = None
     images: list[str] = field(default_factory=list)
     shape: Shape[Any] | None = None
+    tools: Tools | None = None
 
     def with_system(self, system: str) -> Question:
         return replace(self, system=system)
@@ -102,13 +106,16 @@ def chat(session: Session, line: Line, cell: str | None) -> Any:
     said = {"role": "user", "content": text} | ({"images": question.images} if question.images else {})
     told = Question(model, {}, conversation.system, shape=question.shape).told
     messages, client = conversation.with_message(said, told), session.connect()
-    return answered(
-        session,
-        line,
-        question,
-        lambda: overflow.chat(client, model, messages, question.fields),
-        heard=lambda reply: conversation.add(said, reply.text, reply.thinking),
-    )
+
+    def asked(after: Sequence[Mapping[str, Any]] = ()) -> Stream:
+        return overflow.chat(client, model, [*messages, *after], question.fields)
+
+    rounds = question.tools and import_module("ollama_nb.client.tools").Rounds(asked, question.tools)
+
+    def heard(reply: Reply) -> None:
+        conversation.add([said, *(rounds.said if rounds else ())], reply.text, reply.thinking)
+
+    return answered(session, line, question, lambda: rounds or asked(), heard=heard)
 
 
 def answered(
@@ -136,7 +143,7 @@ def answered(
     try:
         follow(start, reply, session.screen())
     except Interrupted:
-        if not reply.text:
+        if not reply.text and not reply.steps:
             raise
         keep()
         raise Interrupted("Interrupted. What came until then is in `_ollama`.") from None
@@ -184,8 +191,13 @@ def read(session: Session, line: Line) -> Question:
     shape = None
     if (form := line.get("--format")) is not None:
         fields["format"], shape = inputs.form(form, session.variables)
+    if tools := inputs.tools(line.options.get("--tools", ()), session.variables):
+        if "format" in fields:
+            raise BadRequest("an answer that has a format calls no tools: leave out `--format` or `--tools`")
+        fields["tools"] = tools.wire
     if keep_alive := line.get("--keepalive") or defaults.keep_alive:
         fields["keep_alive"] = keep_alive
     system = line.get("--system")
     shown = inputs.images(line.options.get("--image", ()), session.variables)
-    return Question(line.words[0], fields, (defaults.system or None) if system is None else system, shown, shape)
+    told = (defaults.system or None) if system is None else system
+    return Question(line.words[0], fields, told, shown, shape, tools)

@@ -37,10 +37,15 @@ MODELS = ["smollm2", "sprout", "hf.co/a/b:Q4"]
         ("%ollama run m --format=C", "--format=C", ["--format=City"], "value"),
         ("%ollama run m --think=m", "--think=m", ["--think=medium", "--think=max"], "value"),
         ("%ollama run m --seed=1", "--seed=1", [], "option"),
+        ("%%ollama chat m --tools ", "", ["area", "length"], "value"),
+        ("%%ollama chat m --tools area,l", "area,l", ["area,length"], "value"),
+        ("%%ollama chat m --tools=a", "--tools=a", ["--tools=area"], "value"),
     ],
 )
 def test_offers(line: str, fragment: str, words: list[str], kind: str) -> None:
-    found = Completions(lambda: MODELS, lambda: ["City", "picture"]).at(line, cell=line.startswith("%%"))
+    found = Completions(lambda: MODELS, lambda: ["City", "picture"], lambda: ["area", "length"]).at(
+        line, cell=line.startswith("%%")
+    )
     assert found == (fragment, words, kind)
 
 

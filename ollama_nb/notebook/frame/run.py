@@ -205,7 +205,7 @@ def _open(how: How, name: str, *, repeatable: bool) -> Record:
 
 
 class _NoScreen:
-    def show(self, page: Page) -> None:
+    def show(self, page: Page, *, now: bool = False) -> None:
         pass
 
     def finish(self, page: Page) -> None:
