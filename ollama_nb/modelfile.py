@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import codecs
 import difflib
+import math
 import re
-import struct
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from ollama_nb.api import options
+from ollama_nb.api.encode import float32, shortest
 from ollama_nb.api.messages import Message
 from ollama_nb.api.options import KINDS
 from ollama_nb.errors import BadRequest
@@ -32,19 +35,9 @@ INSTRUCTIONS = (
     "requires",
 )
 ROLES = ("system", "user", "assistant")
-DEPRECATED = frozenset(
-    {
-        "penalize_newline",
-        "low_vram",
-        "f16_kv",
-        "logits_all",
-        "vocab_only",
-        "use_mlock",
-        "mirostat",
-        "mirostat_tau",
-        "mirostat_eta",
-    }
-)
+DEPRECATED = options.DEPRECATED - {"numa", "embedding_only", "tfs_z"}
+"""Parameters without effect. Ollama's Modelfiles know no others of the historic options."""
+
 _TRUE = frozenset({"1", "t", "T", "TRUE", "true", "True"})
 _FALSE = frozenset({"0", "f", "F", "FALSE", "false", "False"})
 _BLANK = " \t"
@@ -186,15 +179,11 @@ def _int(text: str) -> int:
 
 def _float(text: str) -> float:
     """A 32-bit float, given back as the shortest decimal that means it: 0.6 stays 0.6."""
-    try:
-        if "_" in text or text != text.strip() or not text.isascii():
-            raise ValueError
-        packed = struct.pack("<f", float(text))
-        (single,) = struct.unpack("<f", packed)
-        shortest = (float(f"{single:.{digits}g}") for digits in range(1, 10))
-        return next(number for number in shortest if struct.pack("<f", number) == packed and number - number == 0)
-    except (ValueError, OverflowError, StopIteration):
-        raise BadRequest(f"invalid float value [{text}]") from None
+    if "_" not in text and text == text.strip() and text.isascii():
+        with suppress(ValueError):
+            if math.isfinite(number := float32(float(text))):
+                return shortest(number)
+    raise BadRequest(f"invalid float value [{text}]")
 
 
 def _version(text: str) -> str:

@@ -6,6 +6,7 @@ import base64
 import json
 import math
 import re
+import struct
 from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
@@ -63,6 +64,21 @@ def go_float(number: float) -> str:
         return f"{Decimal(repr(number)):f}".removesuffix(".0")
     mantissa, _, exponent = repr(number).partition("e")
     return f"{mantissa}e{exponent[0]}{exponent[1:].lstrip('0')}"
+
+
+def float32(number: float) -> float:
+    """The nearest float32; infinite beyond them."""
+    try:
+        nearest: float = struct.unpack("<f", struct.pack("<f", number))[0]
+    except OverflowError:
+        nearest = math.copysign(math.inf, number)
+    return nearest
+
+
+def shortest(number: float) -> float:
+    """The number of fewest digits that is the same float32, a finite one: 0.9 for 0.8999999761581421."""
+    single = float32(number)
+    return next(short for digits in range(1, 10) if float32(short := float(f"{single:.{digits}g}")) == single)
 
 
 def filled(values: Mapping[str, Any]) -> dict[str, Any]:

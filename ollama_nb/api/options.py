@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ollama_nb.api.encode import float32
 from ollama_nb.errors import BadRequest
 
 _BIAS = "logit_bias"
@@ -136,8 +136,7 @@ def _biases(value: Any) -> tuple[tuple[str, float], ...]:
 
 
 def _float32(name: str, value: float) -> float:
-    try:
-        rounded: float = struct.unpack("<f", struct.pack("<f", value))[0]
-    except OverflowError:
-        raise BadRequest(f'option "{name}" is out of range') from None
+    rounded = float32(value)
+    if math.isinf(rounded):
+        raise BadRequest(f'option "{name}" is out of range')
     return rounded

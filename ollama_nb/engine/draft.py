@@ -57,7 +57,7 @@ class Guesser:
     def _chances(self, run: int, count: int, length: int) -> list[float]:
         """For each of ``count`` guesses after ``run`` true ones the chance that it and all before it come true.
 
-        None when drafts have lost too much in a text of this length.
+        None for any of them when drafts have lost too much in a text of this length.
         """
         if self.balance < -CREDIT - CREDIT_SHARE * length:
             return []

@@ -8,8 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
-import numpy as np
-
+from ollama_nb.api.encode import shortest
 from ollama_nb.api.models import Model
 from ollama_nb.api.options import Options
 from ollama_nb.errors import BadRequest
@@ -42,8 +41,8 @@ def run_record(
     """Enough to repeat a run: the same model file, template, prompt, options and engine give the same answer."""
     in_force = {name: value for name, value in asdict(replace(options, num_ctx=num_ctx)).items() if value is not None}
     # Options are kept as float32: told as short as that allows, 0.9 and not 0.8999999761581421.
-    told = {name: float(str(np.float32(v))) if isinstance(v, float) else v for name, v in in_force.items()}
-    told["logit_bias"] = {name: float(str(np.float32(value))) for name, value in options.logit_bias}
+    told = {name: shortest(value) if isinstance(value, float) else value for name, value in in_force.items()}
+    told["logit_bias"] = {name: shortest(value) for name, value in options.logit_bias}
     return {
         "model": model.name.short,
         "model_digest": f"sha256:{model.digest}",

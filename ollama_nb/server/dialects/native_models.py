@@ -5,11 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import struct
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ollama_nb.api.encode import escaped, filled, go_json, go_string, message_object
+from ollama_nb.api.encode import escaped, filled, float32, go_json, go_string, message_object, shortest
 from ollama_nb.api.messages import Message
 from ollama_nb.api.models import GGUF, Listed, Model, Running, Shown
 from ollama_nb.server.dialects.native_reply import encode
@@ -142,19 +141,7 @@ def _float32(value: float) -> str:
     """The shortest text for what was a float32 in the file: ``0.00001``, not ``0.000009999999747378752``."""
     if not math.isfinite(value):
         return "null"
-    single = _single(value)
-    if single != value:
-        return go_json(value)
-    return go_json(next(short for digits in range(6, 10) if _single(short := float(f"{value:.{digits}g}")) == single))
-
-
-def _single(value: float) -> float:
-    """The nearest float32; infinity beyond them."""
-    try:
-        nearest: float = struct.unpack("<f", struct.pack("<f", value))[0]
-    except OverflowError:
-        nearest = math.copysign(math.inf, value)
-    return nearest
+    return go_json(shortest(value) if float32(value) == value else value)
 
 
 def _tensors(gguf: GGUF | None) -> list[Mapping[str, Any]]:
