@@ -264,7 +264,7 @@ def fixed(body: str) -> Callable[[Endpoint], Awaitable[None]]:
 
 
 def _read(run: Callable[[Endpoint], Awaitable[None]]) -> Mapping[str, Route]:
-    return {"GET": Route(run), "HEAD": Route(run)}
+    return {"HEAD": Route(run), "GET": Route(run)}
 
 
 def _signed_out() -> Mapping[str, Route]:

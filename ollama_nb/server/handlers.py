@@ -298,7 +298,7 @@ class Endpoint(web.RequestHandler):
             if isinstance(error, Answer):
                 for name, value in error.headers.items():
                     self.set_header(name, value)
-                await self.send(error.body, _TEXT, error.status)
+                await self.send(error.body, error.headers.get("Content-Type", _TEXT), error.status)
             elif isinstance(error, OllamaError):
                 await self._fail(error.status, error.message)
             elif isinstance(error, web.HTTPError):

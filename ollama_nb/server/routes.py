@@ -2,26 +2,47 @@
 
 from __future__ import annotations
 
+import html
+import posixpath
 import re
 from collections.abc import Iterable
+from http import HTTPStatus
 from typing import Any
 
 from ollama_nb.server.endpoints import ROUTES
 from ollama_nb.server.handlers import Answer, Endpoint, Sink
 
-_KNOWN = re.compile("|".join(f"(?:{path})" for path in ROUTES if path != "/"))
+_KNOWN = [(re.compile(path), methods) for path, methods in ROUTES.items() if path != "/"]
 
 
 class Missing(Endpoint):
-    """Paths that nobody has: 404, or a redirect when only a trailing slash is too much."""
+    """Paths that nobody has: 404, or a redirect when only slashes and dots are too much."""
 
     def open_sink(self) -> Sink:
         tail = self.path_args[0]
-        if tail.endswith("/") and _KNOWN.fullmatch(tail[:-1]):
-            path, mark, query = (self.request.uri or "").partition("?")
-            status = 301 if self.request.method == "GET" else 307
-            raise Answer(status, headers={"Location": path[:-1] + mark + query})
+        method = self.request.method or ""
+        if (clean := _cleaned(tail)) != tail:
+            raise self._redirect(307, clean)
+        if tail.endswith("/") and any(method in methods for path, methods in _KNOWN if path.fullmatch(tail[:-1])):
+            raise self._redirect(301 if method == "GET" else 307, tail[:-1])
         raise Answer(404, b"404 page not found")
+
+    def _redirect(self, status: int, tail: str) -> Answer:
+        """To the path that ends in ``tail`` instead; a browser gets a page that says so."""
+        path = self.request.path.removesuffix(self.path_args[0]) + tail
+        headers = {"Location": f"{path}?{self.request.query}" if self.request.query else path}
+        if self.request.method not in ("GET", "HEAD"):
+            return Answer(status, headers=headers)
+        page = f'<a href="{html.escape(headers["Location"])}">{HTTPStatus(status).phrase}</a>.\n\n'
+        return Answer(status, page.encode(), {**headers, "Content-Type": "text/html; charset=utf-8"})
+
+
+def _cleaned(path: str) -> str:
+    """Without empty and dotted segments; a slash at the end stays."""
+    if path in ("", "/"):
+        return path
+    clean = "/" + posixpath.normpath(path).lstrip("/")
+    return clean if clean == "/" or not path.endswith(("/", "/.", "/..")) else clean + "/"
 
 
 def routes(prefix: str, base: type[Endpoint]) -> list[tuple[str, type[Any]]]:

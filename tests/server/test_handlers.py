@@ -102,14 +102,44 @@ async def test_unknown_paths_methods_and_slashes(tmp_path: Path) -> None:
         assert (missing.status_code, missing.text) == (404, "404 page not found")
         assert missing.headers["content-type"] == "text/plain"
         wrong = await h.client.post("/api/tags")
-        assert (wrong.status_code, wrong.text, wrong.headers["allow"]) == (405, "405 method not allowed", "GET, HEAD")
+        assert (wrong.status_code, wrong.text, wrong.headers["allow"]) == (405, "405 method not allowed", "HEAD, GET")
         assert (await h.client.head("/api/ps")).status_code == 405
         assert (await h.client.request("BREW", "/api/ps")).status_code == 405
-        redirect = await h.client.get("/api/tags/?x=1")
-        assert (redirect.status_code, redirect.headers["location"]) == (301, "/api/tags?x=1")
-        assert (await h.client.post("/api/chat/", json={})).status_code == 307
-        for path in ("/api/tags//", "//evil.com/api/tags/", "/v1/models", "/api/blobs/a/b", "/API/tags"):
+        for path in ("/v1/models", "/api/blobs/a/b", "/API/tags", "/...", "/api/web_search/"):
             assert (await h.client.get(f"http://127.0.0.1:{h.port}{path}")).status_code == 404, path
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "location"),
+    [
+        ("GET", "/api/tags/?x=1", 301, "/api/tags?x=1"),
+        ("HEAD", "/api/tags/", 307, "/api/tags"),
+        ("POST", "/api/chat/", 307, "/api/chat"),
+        ("GET", "/api/chat/", 404, None),
+        ("POST", "//api/chat", 307, "/api/chat"),
+        ("GET", "//api//tags//?x=%3C", 307, "/api/tags/?x=%3C"),
+        ("GET", "/api/./x/../tags", 307, "/api/tags"),
+        ("GET", "//evil.com/api/tags", 307, "/evil.com/api/tags"),
+        ("GET", "/../../x/..", 307, "/"),
+    ],
+)
+@in_loop
+async def test_slashes_and_dots_too_much_are_redirected(
+    tmp_path: Path, method: str, path: str, status: int, location: str | None
+) -> None:
+    async with (
+        house(tmp_path) as h,
+        h.raw(f"{method} {path} HTTP/1.0\r\nHost: localhost\r\n\r\n".encode()) as (reader, _),
+    ):
+        head, _, body = (await reader.read()).decode().partition("\r\n\r\n")
+        assert int(head.split()[1]) == status
+        headers = dict(line.split(": ", 1) for line in head.split("\r\n")[1:])
+        assert headers.get("Location") == location
+        if method == "GET" and location:
+            assert headers["Content-Type"] == "text/html; charset=utf-8"
+            assert body.startswith(f'<a href="{location}">') and body.endswith("</a>.\n\n")
+        elif location:
+            assert body == ""
 
 
 @in_loop

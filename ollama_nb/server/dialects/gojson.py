@@ -135,8 +135,11 @@ def _worded(error: json.JSONDecodeError) -> str:
         message = kind
     if message.startswith("Invalid \\escape"):
         position += 1
-    if position >= len(text) or _is_cut_literal(text, position):
+    position, within = _spoiled(text, position, message)
+    if position >= len(text):
         return "unexpected EOF"
+    if within:
+        return f"invalid character {_quoted_char(text[position])} {within}"
     for start, words in _WORDS.items():
         if message.startswith(start):
             return f"invalid character {_quoted_char(text[position])} {words}"
@@ -144,9 +147,23 @@ def _worded(error: json.JSONDecodeError) -> str:
     return f"invalid character {_quoted_char(text[position])} after {inside}"
 
 
-def _is_cut_literal(text: str, position: int) -> bool:
-    rest = text[position : position + 6]
-    return len(text) - position < 5 and any(word.startswith(rest) for word in ("true", "false", "null", "-"))
+def _spoiled(text: str, position: int, message: str) -> tuple[int, str]:
+    """Python points at the start of a literal or number that is none, Go at the character that spoils it.
+
+    The second value says what Go was reading there; empty: nothing that had begun.
+    """
+    mark = text[position : position + 1]
+    if message.startswith("Expecting value"):
+        for word in ("true", "false", "null"):
+            if mark == word[0]:
+                good = next(n for n in range(1, len(word)) if text[position + n : position + n + 1] != word[n])
+                return position + good, f"in literal {word} (expecting {_quoted_char(word[good])})"
+        return (position + 1, "in numeric literal") if mark == "-" else (position, "")
+    if mark in (".", "e", "E") and text[position - 1].isdigit():
+        if mark == ".":
+            return position + 1, "after decimal point in numeric literal"
+        return position + 1 + (text[position + 1 : position + 2] in ("+", "-")), "in exponent of numeric literal"
+    return position, ""
 
 
 def _container(text: str, position: int) -> str:
@@ -161,6 +178,9 @@ def _container(text: str, position: int) -> str:
 
 
 def _quoted_char(character: str) -> str:
+    """Go reads bytes: of a character beyond ASCII it shows the first one."""
+    if character > "\x7f":
+        character = chr(character.encode("utf-8", "replace")[0])
     return {"'": r"'\''", '"': "'\"'"}.get(character) or f"'{quote(character)[1:-1]}'"
 
 
