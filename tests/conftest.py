@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 from support.processes import children, command_line, until
 
 MODELS = Path(__file__).parent / "models"
+settings.load_profile("ci")  # the same examples in every run, no clock; --hypothesis-profile=default draws others
 
 
 @pytest.fixture(scope="module", autouse=True)

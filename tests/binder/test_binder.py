@@ -96,7 +96,7 @@ def test_the_settings_are_in_force(tmp_path: Path) -> None:
 @pytest.mark.model
 @pytest.mark.network  # for the build backend
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_the_steps_in_a_fresh_environment(tmp_path: Path) -> None:
     """``postBuild`` as it is, in an environment that has everything but this project; the model is a small stand-in."""
     prefix, checkout, home = tmp_path / "env", tmp_path / "checkout", tmp_path / "home"

@@ -38,5 +38,6 @@ def shared_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 @pytest.fixture
 def page(browser: Any) -> Iterator[Any]:
     context = browser.new_context(viewport={"width": 1100, "height": 900})
+    context.set_default_timeout(120_000)  # of a machine that has much else to do
     yield context.new_page()
     context.close()

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from support.lab import jupyter_lab, open_notebook, outputs, run_all
 
-pytestmark = [pytest.mark.browser, pytest.mark.model, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.browser, pytest.mark.model]
 
 CELLS = (
     "%load_ext ollama_nb",

@@ -10,7 +10,7 @@ import pytest
 from support.kitchen import MODELS
 from support.lab import jupyter_lab, open_notebook, outputs
 
-pytestmark = [pytest.mark.browser, pytest.mark.model, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.browser, pytest.mark.model]
 
 CELLS = (
     "%load_ext ollama_nb",

@@ -11,7 +11,7 @@ from support.lab import Lab, jupyter_lab, open_notebook, outputs, run_all
 from support.payloads import PAYLOADS
 from support.words import WordServer
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.browser
 
 PIECE = 7
 """Characters of an answer per object of its stream, so that payloads are cut at odd places."""

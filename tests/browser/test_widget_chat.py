@@ -11,7 +11,7 @@ import pytest
 from support.lab import Lab, jupyter_notebook, open_notebook, run_all
 from support.widgets import CHAT, message_box, replies, say
 
-pytestmark = [pytest.mark.browser, pytest.mark.model, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.browser, pytest.mark.model]
 
 SKY = "天空为什么是蓝色的？"
 BLUE = "天空是蓝色的，因为空气对蓝光的散射比红光强。"

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from support.chaos_registry import ChaosRegistry, chaos_registry, slow, stall
+from support.chaos_registry import ChaosRegistry, chaos_registry, rationed, stall
 from support.lab import Lab, open_notebook, run_all
 from support.widgets import CHAT, ENDLESS, queue, replies, run_cell, say, until_runs
 
 from ollama_nb import sprout
 
-pytestmark = [pytest.mark.browser, pytest.mark.model, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.browser, pytest.mark.model]
 
 MODELS = "from ollama_nb.notebook.widgets import Activity, Models\n"
 
@@ -40,8 +41,9 @@ def pull(page: Any, name: str) -> None:
 def test_pull_with_a_moving_bar_show_and_delete(page: Any, shared_lab: Lab, registry: ChaosRegistry) -> None:
     """While a cell is busy all the time."""
     name = publish(registry, "moving")
-    registry.always = slow(0.05)
-    cells = [f"{MODELS}Models()", "import time\ntime.sleep(120)"]
+    ration = threading.Semaphore(0)
+    registry.always = rationed(ration)
+    cells = [f"{MODELS}Models()", "import time\ntime.sleep(600)"]
     open_notebook(page, shared_lab, shared_lab.notebook("models.ipynb", cells))
     run_cell(page, 0)
     page.get_by_label("Model to pull").wait_for()
@@ -50,16 +52,18 @@ def test_pull_with_a_moving_bar_show_and_delete(page: Any, shared_lab: Lab, regi
     pull(page, name)
     bar = page.locator(".onb-pull progress[value]")
     bar.wait_for()
-    seen = bar.evaluate(
-        """bar => new Promise(done => {
-            const seen = [bar.value];
-            const timer = setInterval(() => {
-                if (bar.value !== seen.at(-1)) seen.push(bar.value);
-                if (seen.length === 4) { clearInterval(timer); done([...seen, bar.max]); }
-            }, 5);
-        })"""
+    bar.evaluate(
+        """bar => {
+            const seen = window.seen = [bar.value];
+            setInterval(() => { if (bar.value !== seen.at(-1)) seen.push(bar.value); }, 5);
+        }"""
     )
-    assert seen == sorted(set(seen))
+    for moves in range(1, 4):
+        ration.release(8)
+        page.wait_for_function("moves => window.seen.length > moves", arg=moves)
+    seen = page.evaluate("() => window.seen")
+    assert seen == sorted(seen) and seen[-1] < bar.evaluate("bar => bar.max")
+    ration.release(10_000)
     page.get_by_text(f"{name} is here.").wait_for()
     assert page.locator(".onb-pull").count() == 0
     row = page.locator(f".onb-row[data-name='{name}']")

@@ -11,7 +11,7 @@ from support.payloads import PAYLOADS
 from support.widgets import CHAT, replies, say
 from support.words import WordServer
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.browser
 
 PIECE = 7
 """Characters of an answer per object of its stream, so that payloads are cut at odd places."""

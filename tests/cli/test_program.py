@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from support.processes import of_session, until
 
-pytestmark = [pytest.mark.model, pytest.mark.timeout(300)]
-SECONDS = 120
+pytestmark = pytest.mark.model
+SECONDS = 240
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 

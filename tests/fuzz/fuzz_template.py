@@ -31,7 +31,8 @@ from ollama_nb.template.builtin import NAMES, builtin
 from ollama_nb.template.execute import Fuel, execute
 from ollama_nb.template.parser import parse
 
-SECONDS = 2.0
+SECONDS = {"go": 20.0, "jinja": 2.0}
+"""Of processor time for a text. In Go's language nothing runs longer than its fuel: whatever gets there never ends."""
 MAX_TEXT = 4 << 20
 REACHING = ("open", "os.", "subprocess.", "socket.", "ctypes.", "shutil.", "import", "pty.", "sys._getframe")
 
@@ -258,10 +259,10 @@ def chat(text: str, whole: bool) -> list[str]:
     return list(prompt.render(replace(JOB, path="jinja", template=text)))
 
 
-def tried(render: Callable[[str, bool], list[str]], text: str, whole: bool, watch: Watch) -> str | bool:
+def tried(render: Callable[[str, bool], list[str]], text: str, whole: bool, watch: Watch, seconds: float) -> str | bool:
     """True for a prompt, False for a TemplateError, "late", or what is wrong."""
     before = deepcopy(JOB)
-    signal.setitimer(signal.ITIMER_PROF, SECONDS)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
     watch.on, watch.seen = True, ""
     try:
         texts = render(text, whole)
@@ -310,7 +311,7 @@ def main() -> None:
     while time.monotonic() < end and len(found["findings"]) < 20:
         text = writer.text()
         began = time.process_time()
-        result = tried(render, text, dice.random() < 0.3, watch)
+        result = tried(render, text, dice.random() < 0.3, watch, SECONDS[asked.language])
         found["slowest"] = max(found["slowest"], round(time.process_time() - began, 2))
         found["executions"] += 1
         if result == "late" and not is_go:

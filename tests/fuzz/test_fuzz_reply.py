@@ -10,8 +10,8 @@ from fuzz.fuzz_reply import TARGETS
 SECONDS = float(os.environ.get("FUZZ_SECONDS", "5"))
 
 
-@pytest.mark.timeout(SECONDS * 2 + 60)
+@pytest.mark.timeout(SECONDS * 2 + 600)
 @pytest.mark.parametrize("target", TARGETS)
 def test_fuzz(target: str) -> None:
     seed = int(os.environ.get("FUZZ_SEED", "1"))
-    assert TARGETS[target](SECONDS, seed) > 100
+    assert TARGETS[target](SECONDS, seed) > 20

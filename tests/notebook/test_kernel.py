@@ -24,7 +24,7 @@ from ollama_nb.server.state import ServerState
 from ollama_nb.service.service import Service
 from ollama_nb.settings import Host, Settings
 
-pytestmark = [pytest.mark.model, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.model
 
 ENDLESS = (
     """--num-predict -1 --temperature 2 --format '{"type": "array", "items": {"enum": [0, 1]}, "minItems": 3000}'"""

@@ -20,9 +20,9 @@ BOOKS = sorted(NOTEBOOKS.glob("*.ipynb"))
 
 @pytest.mark.model
 @pytest.mark.network
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_they_run_and_show_the_same(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "pytest", "--nbval", "--nbval-current-env", "--nbval-cell-timeout=180"]
+    command = [sys.executable, "-m", "pytest", "--nbval", "--nbval-current-env", "--nbval-cell-timeout=600"]
     command += ["--nbval-sanitize-with", str(ROOT / "tests" / "nbval_sanitize.cfg"), "-p", "no:cacheprovider"]
     command += ["-c", str(tmp_path / "pytest.ini"), *map(str, BOOKS)]
     (tmp_path / "pytest.ini").write_text("[pytest]\n")

@@ -22,7 +22,7 @@ from ollama_nb import Client
 from ollama_nb.client.files import file_digest
 from ollama_nb.server.neighbours import Neighbours
 
-pytestmark = [pytest.mark.model, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.model
 
 ENDLESS = {"num_predict": -1, "temperature": 2, "top_k": 100, "top_p": 1, "logit_bias": {"</s>": -100}}
 BACKGROUND = [sys.executable, "-P", "-m", "ollama_nb.server", "--background"]

@@ -346,6 +346,24 @@ def unfinished(pause: float) -> Fault:
     return fault
 
 
+def rationed(pieces: threading.Semaphore) -> Fault:
+    """A piece of 64 KiB, of whatever blob, each time that the semaphore is released."""
+
+    def fault(handler: Handler) -> bool:
+        handler.send_response(handler.status)
+        for name, value in {"Content-Length": str(handler.last - handler.first + 1), **handler.extra}.items():
+            handler.send_header(name, value)
+        handler.end_headers()
+        body = memoryview(handler.data)[handler.first : handler.last + 1]
+        for at in range(0, len(body), _CHUNK):
+            if not pieces.acquire(timeout=60):
+                break
+            handler.stream(body[at : at + _CHUNK])
+        return True
+
+    return fault
+
+
 def held(event: threading.Event) -> Fault:
     """The first bytes at once, the others when the event is set."""
 

@@ -21,8 +21,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-START_SECONDS = 60.0
-END_SECONDS = 20.0
+START_SECONDS = 120.0
+END_SECONDS = 60.0
 _DROPPED = ("OLLAMA", "JPY_", "JUPYTER", "IPYTHON")
 
 
@@ -183,7 +183,7 @@ def descendants(pid: int) -> set[int]:
     return found
 
 
-def _ended(pid: int, seconds: float = 5.0) -> bool:
+def _ended(pid: int, seconds: float = 30.0) -> bool:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         try:
