@@ -46,6 +46,7 @@ class Line:
     """A line of the benchmark, measured beside servers (``measure``), beside something else (``pairs``), or both.
 
     ``threads`` 0: as many as the run is told. ``optional``: ``pairs`` only stands in where no server is at hand.
+    ``rivals``: the servers that can be measured at all; none named: every one. ``warms``: it warms servers up itself.
     """
 
     name: str
@@ -59,3 +60,5 @@ class Line:
     pairs: Callable[[Server, Round], Pairs] | None = None
     beside: str = ""
     optional: bool = False
+    rivals: tuple[str, ...] = ()
+    warms: bool = False

@@ -1,7 +1,7 @@
-"""Lines on tables: 1,000 short rows through ``series.ollama``, beside a loop over the official client and one server.
+"""Lines on tables: 1,000 short rows through ``series.ollama``, beside a loop over the official client.
 
-Both ask the same model the same questions; the loop is timed over a sample of its rows, for it only ever grows row by
-row. Nothing is known from before: every row is new, and the ledger is empty.
+The loop asks the same model the same questions, on the same server or on a stock Ollama; it is timed over a sample of
+its rows, for it only ever grows row by row. Nothing is known from before: every row is new, and the ledger is empty.
 """
 
 from __future__ import annotations
@@ -9,80 +9,139 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
 
 import ollama
 import pandas as pd
-from line import Line, Pairs, Round, Row
-from peers import NAME, Server
+from line import Line, Pairs, Round, Row, Values
+from peers import NAME, OURS, Server
 
 from ollama_nb.client.client import Client
 from ollama_nb.notebook.frame.accessor import Accessor
 from ollama_nb.notebook.frame.asking import classifying, examples_messages
 
-ROWS, LOOPED = 1000, 100
+ROWS, LOOPED = 1000, 60
 LABELS = ["sport", "cooking", "weather"]
 EXAMPLES = [
     ("He plays tennis on Sundays.", "sport"),
     ("Boil the rice for ten minutes.", "cooking"),
     ("It will be windy tomorrow.", "weather"),
 ]
+SAID = [{"role": "system", "content": classifying(dict.fromkeys(LABELS, ""))}, *examples_messages(EXAMPLES)]
 WHO = ("The striker", "Our coach", "The cook", "My aunt", "A neighbour", "The forecaster", "The keeper", "The baker")
 DOES = ("scored", "stirred the soup", "saw rain", "won", "baked bread", "expects snow", "ran", "added salt")
 PROMPT = "In five words, what happens here? {{value}}"
-WORDS = {"temperature": 0, "num_predict": 12}
+SURE: dict[str, Any] = {"temperature": 0}
+WORDS: dict[str, Any] = {**SURE, "num_predict": 12}
+HOW: dict[str, Any] = {"ledger": False, "progress": False}
+COPIES = 4
+WARMING = 16
+
+Texts = list[str]
 
 
-def sentences(rng: random.Random, count: int) -> list[str]:
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One thing to do with texts: all of them as a table, or one by one by the official client."""
+
+    table: Callable[[Accessor, Client], object]
+    one: Callable[[ollama.Client, str], object]
+    texts: Callable[[Round, int], Texts]
+
+    def fast(self, server: Server, turn: Round) -> float:
+        """Rows a second as a table, once the server is warm."""
+        client = Client(server.running.url)
+        texts = self.texts(turn, WARMING + ROWS)
+        self.table(Accessor(pd.Series(texts[:WARMING])), client)
+        return _rate(ROWS, lambda: self.table(Accessor(pd.Series(texts[WARMING:])), client))
+
+    def slow(self, server: Server, turn: Round) -> float:
+        """Rows a second in a loop; its first rows are not counted."""
+        client = ollama.Client(server.running.url)
+        texts = self.texts(turn, 2 * (WARMING + ROWS))[WARMING + ROWS :]  # others than those of the table
+        for text in texts[:2]:
+            self.one(client, text)
+        return _rate(LOOPED, lambda: [self.one(client, text) for text in texts[2 : 2 + LOOPED]])
+
+
+def sentences(turn: Round, count: int) -> Texts:
     """Short texts, no two alike."""
-    found: dict[str, None] = {}
+    rng, found = turn.rng(), dict[str, None]()
     while len(found) < count:
         when = f"{rng.randrange(24)}:{rng.randrange(60):02} on day {rng.randrange(999)}"
         found[f"{rng.choice(WHO)} {rng.choice(DOES)} at {when}."] = None
     return [*found]
 
 
+def repeated(turn: Round, count: int) -> Texts:
+    """The same, but each comes four times, in no order."""
+    found = COPIES * sentences(turn, -(-count // COPIES))
+    random.Random(turn.seed).shuffle(found)
+    return found[:count]
+
+
+LABELLED = Work(
+    lambda rows, client: rows.classify(NAME, LABELS, examples=EXAMPLES, client=client, **HOW),
+    lambda client, text: client.chat(
+        NAME, [*SAID, {"role": "user", "content": text}], format={"enum": LABELS}, options=SURE
+    ),
+    sentences,
+)
+ANSWERED = Work(
+    lambda rows, client: rows.generate(NAME, PROMPT, client=client, **WORDS, **HOW),
+    lambda client, text: client.generate(NAME, PROMPT.replace("{{value}}", text), options=WORDS),
+    sentences,
+)
+EMBEDDED = Work(
+    lambda rows, client: rows.embed(NAME, client=client, **HOW),
+    lambda client, text: client.embed(NAME, text),
+    sentences,
+)
+
+
 def _rate(count: int, work: Callable[[], object]) -> float:
-    """Rows a second."""
     began = time.perf_counter()
     work()
     return count / (time.perf_counter() - began)
 
 
-def _tables(server: Server, turn: Round) -> Pairs:
-    rng = turn.rng()
-    client, loop = Client(server.running.url), ollama.Client(server.running.url)
-    before = [{"role": "system", "content": classifying(dict.fromkeys(LABELS, ""))}, *examples_messages(EXAMPLES)]
-    shape = {"enum": LABELS}
+def _line(name: str, model: str, works: dict[str, tuple[str, Work]], *, rounds: int = 2) -> Line:
+    def measure(server: Server, turn: Round) -> Values:
+        """What people have: a table on our server, a loop on the other."""
+        return {
+            key: work.fast(server, turn) if server.name == OURS else work.slow(server, turn)
+            for key, (_, work) in works.items()
+        }
 
-    def rows(count: int) -> Accessor:
-        return Accessor(pd.Series(sentences(rng, count)))
+    def pairs(server: Server, turn: Round) -> Pairs:
+        return {key: (work.fast(server, turn), work.slow(server, turn)) for key, (_, work) in works.items()}
 
-    def labels_by_loop() -> None:
-        for text in sentences(rng, LOOPED):
-            said = [*before, {"role": "user", "content": text}]
-            loop.chat(NAME, said, format=shape, options={"temperature": 0})
-
-    def texts_by_loop() -> None:
-        for text in sentences(rng, LOOPED):
-            loop.generate(NAME, PROMPT.replace("{{value}}", text), options=WORDS)
-
-    how = {"client": client, "ledger": False}
-    labels = _rate(ROWS, lambda: rows(ROWS).classify(NAME, LABELS, examples=EXAMPLES, **how))
-    texts = _rate(ROWS, lambda: rows(ROWS).generate(NAME, PROMPT, **WORDS, **how))
-    return {"labels": (labels, _rate(LOOPED, labels_by_loop)), "texts": (texts, _rate(LOOPED, texts_by_loop))}
+    rows = tuple(Row(key, title, "rows/s", "more", 2.0) for key, (title, _) in works.items())
+    return Line(
+        name,
+        model,
+        rows,
+        rounds,
+        slots=8,
+        measure=measure,
+        pairs=pairs,
+        beside="a loop, same server",
+        rivals=("ollama",),
+        warms=True,
+    )
 
 
 LINES = (
-    Line(
+    _line(
         "frame",
-        "smol",
-        (
-            Row("labels", "1,000 rows classified", "rows/s", "more", 2.0),
-            Row("texts", "1,000 rows answered in 12 tokens", "rows/s", "more", 2.0),
-        ),
-        2,
-        slots=8,
-        pairs=_tables,
-        beside="a loop over the client",
+        "smol-q4_0",
+        {
+            "labels": ("1,000 rows classified", LABELLED),
+            "texts": ("1,000 rows answered in 12 tokens", ANSWERED),
+            "copies": ("1,000 rows, each text four times", replace(LABELLED, texts=repeated)),
+        },
     ),
+    _line("frame_q4_1", "smol", {"labels": ("1,000 rows classified (Q4_1)", LABELLED)}, rounds=1),
+    _line("frame_embed", "minilm", {"embed": ("1,000 rows embedded (MiniLM)", EMBEDDED)}, rounds=3),
 )

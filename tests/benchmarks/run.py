@@ -77,7 +77,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))  # so that the servers end with their blocks
     bench = Bench(args)
     for rival, start in rivals.items():
-        bench.measure([line for line in lines if line.measure], rival, start)
+        bench.measure([line for line in lines if line.measure and rival in (line.rivals or rivals)], rival, start)
     alone = [line for line in lines if line.pairs and not (line.optional and rivals)]
     bench.measure(alone, "", lambda stage: contextlib.nullcontext())
     print("\n" + table.text(bench.ordered()) + f"\n\nRatio over 1: ours is better. All in {RESULTS}")
@@ -135,7 +135,7 @@ def one_line(
     }  # fmt: skip
     vocabulary = SHAPES[line.model].vocabulary if line.model in SHAPES else 0
     seeds = itertools.count(time.time_ns() % (1 << 40))
-    for server in filter(None, (mine, other)):
+    for server in () if line.warms else filter(None, (mine, other)):
         warm_up(server, vocabulary)
     for index in range(rounds):
         turn = Round(next(seeds), vocabulary, args.llama_bench)
