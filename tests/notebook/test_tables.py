@@ -36,7 +36,7 @@ def test_list() -> None:
 def test_ps(size: int, vram: int, processor: str) -> None:
     row = {"name": "a", "digest": "", "size": size, "size_vram": vram, "context_length": 4096}
     cells = {
-        until: ps_table([{**row, "expires_at": until}]).cells()[0] for until in (stamp(250), stamp(-1), stamp(1e10))
+        until: ps_table([{**row, "expires_at": until}]).cells()[0] for until in (stamp(295), stamp(-1), stamp(1e10))
     }
     assert [cell[3:] for cell in cells.values()] == [
         [processor, "4096", "4 minutes from now"],

@@ -156,7 +156,7 @@ def test_a_template_changes_only_its_own_copy() -> None:
 
 def test_dates() -> None:
     today = datetime.date.today()
-    around = {today + datetime.timedelta(days) for days in (-1, 0)}
+    around = {today + datetime.timedelta(days) for days in (0, 1)}
     assert chat("{{ date_string }}", USER) in {day.strftime("%d %b %Y") for day in around}
     assert chat("{{ datetime }}", USER) in {day.strftime("%b %d %Y") for day in around}
 
