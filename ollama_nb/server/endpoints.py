@@ -107,8 +107,10 @@ async def tags(call: Endpoint) -> None:
 async def show(call: Endpoint) -> None:
     request = native.read_show(call.fields("ShowRequest"))
     shown = await call.service.show(request.model, request.verbose, request.system, request.options)
+    # This client lists models by their base name and must find the name that it can ask for.
+    copilot = call.request.headers.get("User-Agent", "").startswith("GitHubCopilotChat/")
     # A whole vocabulary is megabytes of JSON.
-    await call.send(await asyncio.to_thread(native_models.show, shown))
+    await call.send(await asyncio.to_thread(native_models.show, shown, request.model if copilot else ""))
 
 
 async def ps(call: Endpoint) -> None:

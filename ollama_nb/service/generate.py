@@ -18,6 +18,7 @@ from ollama_nb.service.prompt import Prompt, fit
 from ollama_nb.service.requests import LiveRequest
 from ollama_nb.service.resolve import find
 from ollama_nb.service.rooms import Rooms
+from ollama_nb.service.tokens import text_of
 
 
 async def generate(rooms: Rooms, request: GenerateRequest) -> AsyncGenerator[Event, None]:
@@ -67,8 +68,9 @@ async def _write(rooms: Rooms, request: GenerateRequest, ready: Ready, lease: Le
     else:
         prompt = await fit(rooms, lease, job, lease.num_ctx - 1)
     if request.context:
-        before = await lease.runner.detokenize(request.context)
-        text = prompt.text.removeprefix(lease.loaded.bos)  # what goes on does not begin again
+        before = await text_of(lease.runner, request.context, request.model)
+        # What goes on does not begin again; where the tokenizer adds no BOS, the same text may begin every turn.
+        text = prompt.text.removeprefix(lease.loaded.bos if lease.loaded.add_bos else "")
         prompt = replace(prompt, text=before + text, tokens=None)
     return prompt
 

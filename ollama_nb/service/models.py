@@ -16,6 +16,9 @@ from ollama_nb.service.modelfiles import modelfile_text, parameters_text
 from ollama_nb.service.resolve import CLOUD_DETAILS, find, parse_name, parse_source
 from ollama_nb.service.rooms import Rooms
 
+_BARE_TEMPLATE = "{{ .Prompt }}"
+"""What a model without any template uses, told by show; a Modelfile made from it leaves it out."""
+
 _log = logging.getLogger("ollama_nb.service")
 
 
@@ -105,7 +108,7 @@ def _shown(rooms: Rooms, model: Model, verbose: bool, system: str, options: Mapp
         parent=parent(model),
         modelfile=modelfile_text(model, system, {**model.params, **options}),
         parameters=parameters_text(model.params),
-        template=_template_in_use(model, gguf, rooms.settings.go_template),
+        template=_template_in_use(model, gguf, rooms.settings.go_template) or _BARE_TEMPLATE,
         system=system,
         license="\n".join(model.licenses),
         gguf=gguf,

@@ -32,8 +32,8 @@ class Source:
 
 
 def parse_source(text: str) -> Source:
-    """Raise InvalidName for what is no model name, BadRequest for suffixes that contradict each other."""
-    rest, suffix = _cut_suffix(text)
+    """Blanks around a name do not matter. Raise InvalidName for no name, BadRequest for suffixes that contradict."""
+    rest, suffix = _cut_suffix(text.strip())
     cloud = suffix == "cloud" or _has_cloud_tag(rest)
     local = suffix == "local"
     if (cloud and local) or (suffix and _cut_suffix(rest)[1] not in ("", suffix)):
@@ -61,7 +61,7 @@ async def find(rooms: Rooms, text: str, *, cloud_error: str = CLOUD_MODEL) -> Mo
 
 def find_in(store: Store, text: str, *, cloud_error: str = CLOUD_MODEL) -> Model:
     """``find``, blocking. ``NAME@sha256:…`` insists on the model of that digest."""
-    named, _, pin = text.partition("@")
+    named, _, pin = text.strip().partition("@")
     source = parse_source(named if not pin or _PIN.fullmatch(pin) else text)
     if source.cloud:
         raise Forbidden(cloud_error)

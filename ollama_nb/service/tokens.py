@@ -46,11 +46,16 @@ async def detokenize(rooms: Rooms, model_text: str, tokens: Sequence[int]) -> st
         raise BadRequest("model is required")
     model = await find(rooms, model_text)
     async with _vocabulary(rooms, model, model_text) as runner:
-        count = runner.loaded.n_vocab
-        for token in tokens:
-            if not 0 <= token < count:
-                raise BadRequest(f'{token} is no token of "{model_text}": its tokens are 0 to {count - 1}')
-        return await runner.detokenize(tokens)
+        return await text_of(runner, tokens, model_text)
+
+
+async def text_of(runner: Runner, tokens: Sequence[int], model_text: str) -> str:
+    """The text of tokens that a client sent. Raises BadRequest for a number that is no token."""
+    count = runner.loaded.n_vocab
+    for token in tokens:
+        if not 0 <= token < count:
+            raise BadRequest(f'{token} is no token of "{model_text}": its tokens are 0 to {count - 1}')
+    return await runner.detokenize(tokens)
 
 
 async def _tokens(runner: Runner, text: str, add_special: bool, parse_special: bool) -> tuple[int, ...]:

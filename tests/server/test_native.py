@@ -87,7 +87,8 @@ def test_defaults() -> None:
     ("value", "seconds"),
     [
         (None, None), (0, 0.0), (10, 10.0), (1.5, 1.5), (-1, math.inf), (-0.5, math.inf), (10**400, math.inf),
-        ("5m", 300.0), ("1h30m", 5400.0), ("300ms", 0.3), ("-1m", math.inf), ("0", 0.0), ("0s", 0.0),
+        ("5m", 300.0), ("1h30m", 5400.0), ("300ms", 0.3), ("-1m", math.inf), ("2562047h", 2562047 * 3600.0),
+        ("0", 0.0), ("0s", 0.0),
     ],
 )  # fmt: skip
 def test_keep_alive(value: Any, seconds: float | None) -> None:
@@ -101,6 +102,7 @@ def test_keep_alive(value: Any, seconds: float | None) -> None:
         ({"keep_alive": "-1"}, 'time: missing unit in duration "-1"'),
         ({"keep_alive": ""}, 'time: invalid duration ""'),
         ({"keep_alive": "5x"}, 'time: unknown unit "x" in duration "5x"'),
+        ({"keep_alive": "99999999h"}, 'time: invalid duration "99999999h"'),
         ({"keep_alive": True}, "Unsupported type: 'bool'"),
         ({"keep_alive": {}}, "Unsupported type: 'map[string]interface {}'"),
         ({"keep_alive": []}, "Unsupported type: '[]interface {}'"),
@@ -119,6 +121,15 @@ def test_keep_alive(value: Any, seconds: float | None) -> None:
         ({"tools": {}}, "json: cannot unmarshal object into Go struct field ChatRequest.tools of type api.Tools"),
         ({"tools": [{"function": {"name": 1}}]},
          "json: cannot unmarshal number into Go struct field ChatRequest.tools.function.name of type string"),
+        ({"tools": [{"function": {"parameters": {"properties": {"a": 1}}}}]},
+         "json: cannot unmarshal number into Go struct field ChatRequest.tools.function.parameters.properties "
+         "of type api.ToolProperty"),
+        ({"tools": [{"function": {"parameters": {"properties": {"a": {"type": 5}}}}}]},
+         "json: cannot unmarshal number into Go struct field ChatRequest.tools.function.parameters.properties.type "
+         "of type []string"),
+        ({"tools": [{"function": {"parameters": {"properties": {"a": {"type": ["string", 5]}}}}}]},
+         "json: cannot unmarshal number into Go struct field ChatRequest.tools.function.parameters.properties.type "
+         "of type string"),
         ({"options": []},
          "json: cannot unmarshal array into Go struct field ChatRequest.options of type map[string]interface {}"),
         ({"stream": "no", "top_logprobs": "3"},

@@ -34,12 +34,12 @@ def model(**more: Any) -> Model:
     return Model(ModelName("m"), HEX, manifest, config, 1_785_578_400.0, 42, **more)
 
 
-def shown(gguf: GGUF | None, **more: Any) -> Any:
+def shown(gguf: GGUF | None, basename: str = "", **more: Any) -> Any:
     parts: dict[str, Any] = {
         "model": model(messages=(Message("user", "hi", thinking="hm"),)), "capabilities": ("completion",), "parent": "",
         "modelfile": "FROM x", "parameters": "", "template": "", "system": "", "license": "", "gguf": gguf,
     }  # fmt: skip
-    return json.loads(native_models.show(Shown(**{**parts, **more})), object_pairs_hook=lambda pairs: dict(pairs))
+    return json.loads(native_models.show(Shown(**{**parts, **more}), basename))
 
 
 def test_tags() -> None:
@@ -83,6 +83,12 @@ def test_show() -> None:
     ]  # fmt: skip
     assert shown(None)["model_info"] == {} and "tensors" not in shown(None)
     assert shown(None, projector=GGUF(3, {"a": 1}, ()))["projector_info"] == {"a": 1, "general.parameter_count": 0}
+
+
+def test_show_with_another_base_name() -> None:
+    gguf = GGUF(3, {"general.architecture": "llama", "general.basename": "Llama"}, ())
+    assert shown(gguf)["model_info"]["general.basename"] == "Llama"
+    assert shown(gguf, basename="mine")["model_info"]["general.basename"] == "mine"
 
 
 def test_a_whole_vocabulary() -> None:

@@ -6,6 +6,7 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from support.kitchen import INSERTS, PLAIN, THINKS, Kitchen, collect, content, done, thinking
 
@@ -59,6 +60,18 @@ def test_what_goes_on_behind_a_context_does_not_begin_again(tmp_path: Path) -> N
     ask(kitchen, context=(3, 4))
     prompt = "<user> hi <assistant>"
     assert [asked["prompt"] for asked in kitchen.asks] == [f"<s>{prompt}", f"<3><4>{prompt}"]
+    # ChatML models call the mark that begins each turn their BOS, and their tokenizers do not add it.
+    kitchen.pool.runner.loaded = msgspec.structs.replace(kitchen.pool.runner.loaded, add_bos=False)
+    ask(kitchen, context=(3, 4))
+    assert kitchen.asks[-1]["prompt"] == f"<3><4><s>{prompt}"
+
+
+def test_a_context_holds_tokens(tmp_path: Path) -> None:
+    kitchen = Kitchen(tmp_path)
+    kitchen.make("m", template=PLAIN)
+    for token in (-1, 100):
+        with pytest.raises(BadRequest, match=f'^{token} is no token of "m": its tokens are 0 to 99$'):
+            ask(kitchen, context=(3, token))
 
 
 def test_suffix(tmp_path: Path) -> None:

@@ -103,6 +103,13 @@ def test_no_template_is_invented(kitchen: Kitchen) -> None:
     assert shown.parameters == ""
 
 
+def test_a_model_without_any_template_shows_the_bare_one(kitchen: Kitchen) -> None:
+    kitchen.make("bare", gguf="all-MiniLM-L6-v2-q8_0.gguf")
+    shown = run(kitchen.service.show("bare"))
+    assert shown.template == "{{ .Prompt }}"
+    assert "TEMPLATE" not in shown.modelfile
+
+
 def test_show_with_overlays(kitchen: Kitchen) -> None:
     shown = run(kitchen.service.show("m", system="other", options={"top_k": 3, "stop": ["z"]}))
     assert shown.system == "other"

@@ -20,6 +20,7 @@ from ollama_nb.store.manifest import config_layer, encode_config
     [
         ("m", "m:latest", False, False),
         ("m:local", "m:latest", False, True),
+        (" m:local\n", "m:latest", False, True),
         ("m:8b:LOCAL", "m:8b", False, True),
         ("m:cloud", "m:latest", True, False),
         ("m:8b:cloud", "m:8b", True, False),

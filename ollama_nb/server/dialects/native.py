@@ -264,6 +264,12 @@ def _tool_call(call: Fields) -> ToolCall:
     )
 
 
+def _check_type(schema: Fields) -> None:
+    """A property's type is a text or a list of texts."""
+    if not isinstance(schema.raw("type"), str):
+        schema.texts("type")
+
+
 def _tool(body: Fields, value: Any) -> Tool:
     """A tool stays the JSON that it came as; templates show it to the model. Its frame must have the right types."""
     tool = body.below("tools", value, "api.Tool")
@@ -272,6 +278,7 @@ def _tool(body: Fields, value: Any) -> Tool:
     function.text("name")
     function.text("description")
     parameters = function.struct("parameters", "api.ToolFunctionParameters")
-    parameters.object("properties", "map[string]api.ToolProperty")
+    for schema in parameters.object("properties", "map[string]api.ToolProperty").values():
+        _check_type(parameters.below("properties", schema, "api.ToolProperty"))
     parameters.texts("required")
     return dict(value or {})

@@ -29,7 +29,8 @@ def ps(models: Iterable[Running]) -> bytes:
     return encode({"models": [_running(entry) for entry in ordered]})
 
 
-def show(shown: Shown) -> bytes:
+def show(shown: Shown, basename: str = "") -> bytes:
+    """``basename``: told instead of the one in the file."""
     model, config = shown.model, shown.model.config
     parts: dict[str, str] = {}
 
@@ -46,7 +47,7 @@ def show(shown: Shown) -> bytes:
     put("messages", [message_object(Message(m.role, m.content)) for m in model.messages])
     put("remote_model", config.remote_model)
     put("remote_host", config.remote_host)
-    put("model_info", _metadata(shown.gguf), always=True)
+    put("model_info", _metadata(shown.gguf, basename), always=True)
     put("projector_info", _metadata(shown.projector) if shown.projector else "")
     put("tensors", _tensors(shown.gguf))
     put("capabilities", shown.capabilities)
@@ -109,12 +110,14 @@ def _details(model: Model, parent: str) -> dict[str, Any]:
     }
 
 
-def _metadata(gguf: GGUF | None) -> str:
+def _metadata(gguf: GGUF | None, basename: str = "") -> str:
     """GGUF metadata as a JSON object, keys sorted, with the number of parameters counted."""
     if gguf is None:
         return "{}"
     values = {key: value for key, value in gguf.metadata.items() if key not in _HIDDEN}
     values["general.parameter_count"] = gguf.parameter_count
+    if basename:
+        values["general.basename"] = basename
     return "{" + ",".join(f"{go_string(key)}:{_metadata_value(values[key])}" for key in sorted(values)) + "}"
 
 
