@@ -11,17 +11,16 @@ from typing import Any
 from ollama_nb import __version__
 from ollama_nb.api.names import Digest
 from ollama_nb.errors import Forbidden, NotFound, OllamaError, Unauthorized
+from ollama_nb.server.bodies import MIB, Discarded, Sink, Upload
 from ollama_nb.server.dialects import native, native_models, native_reply
-from ollama_nb.server.handlers import MIB, Discarded, Endpoint, Route, Sink
+from ollama_nb.server.handlers import Endpoint, Route
 from ollama_nb.server.metrics import CONTENT_TYPE
 from ollama_nb.server.relay import passed_on
-from ollama_nb.store.blobs import BlobWriter
 
 OLLAMA_API_VERSION = "0.17.0"
 """The level of Ollama's API that is followed; clients compare it."""
 
 _IMAGES = 256 * MIB
-_WRITTEN_AT_ONCE = 4 * MIB
 _READY_SECONDS = 2.0
 _ENGINE_SECONDS = 0.2
 _TEXT = "text/plain; charset=utf-8"
@@ -161,44 +160,6 @@ async def stored_blob(call: Endpoint) -> None:
         await call.send()
 
 
-class Upload:
-    """A blob on its way into the store: written in large pieces by a worker thread, so that a slow disk blocks only
-    its own client. One piece of work at a time; none outlives the call that started it.
-    """
-
-    def __init__(self, writer: BlobWriter, expected: Digest) -> None:
-        self._writer, self._expected = writer, expected
-        self._pending = bytearray()
-        self._lock = asyncio.Lock()
-
-    async def write(self, chunk: bytes) -> None:
-        self._pending += chunk
-        if len(self._pending) >= _WRITTEN_AT_ONCE:
-            await self._flush()
-
-    async def commit(self) -> None:
-        """Raises BadRequest when the bytes have another digest; nothing is stored then."""
-        await self._flush()
-        await self._in_thread(self._writer.commit, self._expected)
-
-    async def close(self) -> None:
-        """Remove what was not committed."""
-        await self._in_thread(self._writer.abort)
-
-    async def _flush(self) -> None:
-        data, self._pending = bytes(self._pending), bytearray()
-        await self._in_thread(self._writer.write, data)
-
-    async def _in_thread(self, work: Callable[..., object], *args: object) -> None:
-        async with self._lock:
-            thread = asyncio.ensure_future(asyncio.to_thread(work, *args))
-            try:
-                await asyncio.shield(thread)
-            except asyncio.CancelledError:
-                await asyncio.wait({thread})
-                raise
-
-
 def upload(call: Endpoint) -> Sink:
     digest = Digest.parse(call.path_args[0])
     blobs = call.service.blobs
@@ -269,8 +230,7 @@ def _read(run: Callable[[Endpoint], Awaitable[None]]) -> Mapping[str, Route]:
     return {"HEAD": Route(run), "GET": Route(run)}
 
 
-def _signed_out() -> Mapping[str, Route]:
-    return {"POST": Route(refuse(Unauthorized("you are not currently signed in")))}
+_NOT_SIGNED_IN = Route(refuse(Unauthorized("you are not currently signed in")))
 
 
 def _web(what: str) -> Mapping[str, Route]:
@@ -299,8 +259,8 @@ ROUTES: dict[str, Mapping[str, Route]] = {
     "/api/blobs/([^/]+)": {"HEAD": Route(has_blob), "POST": Route(stored_blob, sink=upload)},
     "/api/ps": {"GET": Route(ps)},
     "/api/me": {"POST": Route(refuse(Unauthorized("unauthorized")))},
-    "/api/signout": _signed_out(),
-    "/api/user/keys/([^/]+)": {"DELETE": Route(refuse(Unauthorized("you are not currently signed in")))},
+    "/api/signout": {"POST": _NOT_SIGNED_IN},
+    "/api/user/keys/([^/]+)": {"DELETE": _NOT_SIGNED_IN},
     "/api/experimental/web_search": _web("web search"),
     "/api/experimental/web_fetch": _web("web fetch"),
     "/api/experimental/model-recommendations": {"GET": Route(fixed('{"recommendations":[]}'))},

@@ -15,13 +15,14 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Any, ClassVar, Protocol, TypeVar, cast
+from typing import Any, ClassVar, TypeVar, cast
 
 from tornado import web
 from tornado.iostream import StreamClosedError
 
 from ollama_nb.api.events import Done, Event, Progress, Rendered
 from ollama_nb.errors import OllamaError
+from ollama_nb.server.bodies import MIB, Collected, Discarded, Sink
 from ollama_nb.server.dialects import native, native_reply
 from ollama_nb.server.dialects.gojson import Fields
 from ollama_nb.server.outlet import Outlet, SlowReader
@@ -29,7 +30,6 @@ from ollama_nb.server.state import ServerState
 from ollama_nb.service.service import Service
 
 SETTING = "ollama_nb_state"
-MIB = 1 << 20
 _UNBOUNDED = 1 << 42
 _DISCARDED = MIB
 _TEXT = "text/plain"
@@ -47,13 +47,6 @@ class Answer(Exception):
     status: int
     body: bytes = b""
     headers: Mapping[str, str] = field(default_factory=dict)
-
-
-class Sink(Protocol):
-    """Where a request's body goes."""
-
-    async def write(self, chunk: bytes) -> None: ...
-    async def close(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,36 +299,6 @@ class Endpoint(web.RequestHandler):
                 await self._fail(error.status_code, message.lower())
         except StreamClosedError:
             pass
-
-
-class Collected:
-    """A body kept in memory, up to a limit."""
-
-    def __init__(self, most: int) -> None:
-        self._most, self._size = most, 0
-        self._chunks: list[bytes] = []
-
-    async def write(self, chunk: bytes) -> None:
-        self._size += len(chunk)
-        if self._size > self._most:
-            raise OllamaError(f"request body too large: more than {self._most // MIB} MiB", status=413)
-        self._chunks.append(chunk)
-
-    def body(self) -> bytes:
-        return b"".join(self._chunks)
-
-    async def close(self) -> None:
-        self._chunks.clear()
-
-
-class Discarded:
-    """A body that nobody needs."""
-
-    async def write(self, chunk: bytes) -> None:
-        pass
-
-    async def close(self) -> None:
-        pass
 
 
 def closing(source: AsyncIterator[T]) -> aclosing[AsyncGenerator[T, None]]:

@@ -13,9 +13,10 @@ from contextlib import aclosing
 from typing import cast
 
 from ollama_nb.errors import Cancelled, OllamaError
+from ollama_nb.server.bodies import Collected
 from ollama_nb.server.dialects import native_reply
 from ollama_nb.server.exchange import Broken, Reply, ask
-from ollama_nb.server.handlers import Collected, Endpoint
+from ollama_nb.server.handlers import Endpoint
 from ollama_nb.server.neighbours import Neighbour
 from ollama_nb.service.requests import PROMPT, LiveRequest
 

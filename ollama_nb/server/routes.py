@@ -9,8 +9,9 @@ from collections.abc import Iterable
 from http import HTTPStatus
 from typing import Any
 
+from ollama_nb.server.bodies import Sink
 from ollama_nb.server.endpoints import ROUTES
-from ollama_nb.server.handlers import Answer, Endpoint, Sink
+from ollama_nb.server.handlers import Answer, Endpoint
 
 _KNOWN = [(re.compile(path), methods) for path, methods in ROUTES.items() if path != "/"]
 
