@@ -1,4 +1,4 @@
-"""JSON exactly as Go's encoder writes it, so that digests and bytes agree with Ollama's."""
+"""JSON, numbers and quoted text exactly as Go writes them, so that digests and bytes agree with Ollama's."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from ollama_nb.api.messages import Message, ToolCall
 
 _ESCAPES = str.maketrans({"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"})
 _HTML_ONLY = "<>&\u2028\u2029"
+_SHORT = {"\a": "\\a", "\b": "\\b", "\f": "\\f", "\n": "\\n", "\r": "\\r", "\t": "\\t", "\v": "\\v", "\\": "\\\\"}
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -64,6 +65,26 @@ def go_float(number: float) -> str:
         return f"{Decimal(repr(number)):f}".removesuffix(".0")
     mantissa, _, exponent = repr(number).partition("e")
     return f"{mantissa}e{exponent[0]}{exponent[1:].lstrip('0')}"
+
+
+def go_quote(text: str, mark: str = '"', *, ascii_only: bool = False) -> str:
+    """A Go string literal, as ``%q`` prints it (``mark`` ``'``: of a character)."""
+    return mark + "".join(_quoted(letter, mark, ascii_only) for letter in text) + mark
+
+
+def _quoted(letter: str, mark: str, ascii_only: bool) -> str:
+    if letter == mark:
+        return "\\" + letter
+    if letter in _SHORT:
+        return _SHORT[letter]
+    code = ord(letter)
+    if letter.isprintable() and not (ascii_only and code > 0x7F):
+        return letter
+    if 0xDC80 <= code <= 0xDCFF:
+        return f"\\x{code - 0xDC00:02x}"
+    if code < 0x20 or code == 0x7F:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
 def float32(number: float) -> float:

@@ -21,10 +21,10 @@ from typing import Any
 
 from ollama_nb.errors import BadRequest, Forbidden, NotFound, OllamaError, StoreError, Unauthorized
 from ollama_nb.server.access import Keys, key_hash, offered_key
+from ollama_nb.server.scopes import ADMIN, INFER, READ, SCOPES
 from ollama_nb.store import fsops
 
-SCOPES = ("infer", "read", "write", "admin")
-DEFAULT_SCOPES = ("infer", "read")
+DEFAULT_SCOPES = (INFER, READ)
 PREFIX = "onb_"
 _DAY = 86_400.0
 _MAX_BYTES = 4 << 20
@@ -43,7 +43,7 @@ class Key:
     expires_at: float | None = None
 
     def allows(self, scope: str) -> bool:
-        return scope in self.scopes or "admin" in self.scopes
+        return scope in self.scopes or ADMIN in self.scopes
 
     def lives(self, now: float) -> bool:
         return self.expires_at is None or now < self.expires_at

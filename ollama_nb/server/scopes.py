@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-INFER, READ, WRITE, ADMIN = "infer", "read", "write", "admin"
+INFER, READ, WRITE, ADMIN = SCOPES = "infer", "read", "write", "admin"
 
 _READ_POSTS = {"/api/show", "/api/me"}
 _READ_GETS = {

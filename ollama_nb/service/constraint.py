@@ -6,9 +6,8 @@ import json
 from collections.abc import Mapping
 
 from ollama_nb.api.chat import Format, Inference
-from ollama_nb.api.encode import go_json
+from ollama_nb.api.encode import go_json, go_quote
 from ollama_nb.errors import BadRequest
-from ollama_nb.template.printing import quote as go_quote
 
 NAMES = ("format", "grammar", "regex", "choices")
 

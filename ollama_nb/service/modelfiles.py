@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ollama_nb.api.encode import go_float, go_json
+from ollama_nb.api.encode import go_float, go_json, go_quote
 from ollama_nb.api.models import Model
 from ollama_nb.modelfile import quote
-from ollama_nb.template.printing import quote as go_quote
 
 
 def parameters_text(params: Mapping[str, Any]) -> str:

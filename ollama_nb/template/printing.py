@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
+from ollama_nb.api.encode import go_quote
 from ollama_nb.template.values import (
     Stringer,
     Struct,
@@ -257,31 +258,8 @@ def _string(spec: _Spec, verb: str, value: str) -> str:
         value = value[: spec.precision]
     if verb == "q" or (verb == "v" and "#" in spec.flags):
         raw = "#" in spec.flags and verb == "q" and "`" not in value
-        value = f"`{value}`" if raw else quote(value, ascii_only="+" in spec.flags)
+        value = f"`{value}`" if raw else go_quote(value, ascii_only="+" in spec.flags)
     return spec.pad(value, zeros=True)
-
-
-def quote(text: str, mark: str = '"', *, ascii_only: bool = False) -> str:
-    """Go's strconv.Quote (``mark`` ``'``: of a character)."""
-    return mark + "".join(_escaped(letter, mark, ascii_only) for letter in text) + mark
-
-
-_SHORT = {"\a": "\\a", "\b": "\\b", "\f": "\\f", "\n": "\\n", "\r": "\\r", "\t": "\\t", "\v": "\\v", "\\": "\\\\"}
-
-
-def _escaped(letter: str, mark: str, ascii_only: bool) -> str:
-    if letter == mark:
-        return "\\" + letter
-    if letter in _SHORT:
-        return _SHORT[letter]
-    code = ord(letter)
-    if letter.isprintable() and not (ascii_only and code > 0x7F):
-        return letter
-    if 0xDC80 <= code <= 0xDCFF:
-        return f"\\x{code - 0xDC00:02x}"
-    if code < 0x20 or code == 0x7F:
-        return f"\\x{code:02x}"
-    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
 _BASES = {"b": ("b", "0b"), "o": ("o", "0"), "O": ("o", "0o"), "x": ("x", "0x"), "X": ("X", "0X")}
@@ -312,7 +290,7 @@ def _rune(spec: _Spec, verb: str, value: int) -> str:
     if verb == "c":
         return spec.pad(letter, zeros=True)
     if verb == "q":
-        return spec.pad(quote(letter, "'"), zeros=True)
+        return spec.pad(go_quote(letter, "'"), zeros=True)
     digits = max(4, spec.precision or 0)
     text = f"U+{value & 0xFFFFFFFFFFFFFFFF:0{digits}X}"
     return spec.pad(f"{text} '{letter}'" if "#" in spec.flags and letter.isprintable() else text)

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ollama_nb.api.encode import go_quote
 from ollama_nb.errors import BadRequest
 from ollama_nb.server.dialects import gojson
 from ollama_nb.server.dialects.gojson import Fields
@@ -178,4 +179,4 @@ def test_bad_base64_names_the_byte(text: str, byte: int) -> None:
     [('a"b', r'"a\"b"'), ("a\\b", r'"a\\b"'), ("\n\t\x01", r'"\n\t\x01"'), ("你好", '"你好"'), ("\u2028", r'"\u2028"')],
 )
 def test_go_quotes(text: str, quoted: str) -> None:
-    assert gojson.quote(text) == quoted
+    assert go_quote(text) == quoted

@@ -19,8 +19,8 @@ from ollama_nb.errors import BadRequest, Forbidden, NotFound, StoreError, Unauth
 from ollama_nb.server import keys as room
 from ollama_nb.server.access import Keys
 from ollama_nb.server.endpoints import ROUTES
-from ollama_nb.server.keys import SCOPES, KeyFile, KeyRing
-from ollama_nb.server.scopes import scope_of
+from ollama_nb.server.keys import KeyFile, KeyRing
+from ollama_nb.server.scopes import SCOPES, scope_of
 from ollama_nb.server.standalone import listen
 from ollama_nb.server.state import ServerState
 

@@ -16,6 +16,7 @@ import re
 from collections.abc import Iterable, Mapping, Set
 from typing import Any, NoReturn
 
+from ollama_nb.api.encode import go_quote
 from ollama_nb.errors import BadRequest
 
 MAX_DEPTH = 64
@@ -181,23 +182,7 @@ def _quoted_char(character: str) -> str:
     """Go reads bytes: of a character beyond ASCII it shows the first one."""
     if character > "\x7f":
         character = chr(character.encode("utf-8", "replace")[0])
-    return {"'": r"'\''", '"': "'\"'"}.get(character) or f"'{quote(character)[1:-1]}'"
-
-
-_QUOTED = {"\\": "\\\\", '"': '\\"', "\a": "\\a", "\b": "\\b", "\f": "\\f", "\n": "\\n", "\r": "\\r", "\t": "\\t",
-           "\v": "\\v"}  # fmt: skip
-
-
-def quote(text: str) -> str:
-    """A double-quoted Go string literal (``%q``)."""
-    return '"' + "".join(_QUOTED.get(c) or (c if c.isprintable() else _escaped(c)) for c in text) + '"'
-
-
-def _escaped(character: str) -> str:
-    code = ord(character)
-    if code < 0x80:
-        return f"\\x{code:02x}"
-    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+    return go_quote(character, "'")
 
 
 class Fields:
@@ -234,7 +219,7 @@ class Fields:
 
     def _warning(self, name: str, known: Set[str]) -> str:
         near = difflib.get_close_matches(name[:64], known, n=1)
-        return f"ignored field {quote(self._written[name][:64])}" + (f', did you mean "{near[0]}"?' if near else "")
+        return f"ignored field {go_quote(self._written[name][:64])}" + (f', did you mean "{near[0]}"?' if near else "")
 
     def text(self, *names: str) -> str:
         """The first of ``names`` that holds any text."""

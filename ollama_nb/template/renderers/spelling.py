@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ollama_nb.api.encode import go_json, go_string
-from ollama_nb.template.printing import quote, show
+from ollama_nb.api.encode import go_json, go_quote, go_string
+from ollama_nb.template.printing import show
 
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 SPACE = "\t\n\v\f\r \x85\xa0\u1680" + "".join(map(chr, range(0x2000, 0x200B))) + "\u2028\u2029\u202f\u205f\u3000"
@@ -43,7 +43,7 @@ class _Style:
 _COMPACT = _Style(",", ":")
 _SPACED = _Style()
 _PLAIN = _Style(text=_plain_text)
-_QUOTED = _Style(text=quote)
+_QUOTED = _Style(text=go_quote)
 _INDENTED = _Style(",", indent="    ")
 
 
