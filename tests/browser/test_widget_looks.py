@@ -10,7 +10,7 @@ from support.lab import Lab, open_notebook, run_all
 from support.widgets import replies, say
 from support.words import WordServer
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.browser
 
 TABLE = "| Name | Occupation | Notes |\n|---|---|---|\n| 玛丽亚 | Teacher | " + "word" * 30 + " |\n\n" + "Text. " * 200
 
@@ -21,14 +21,14 @@ def words() -> Iterator[WordServer]:
         yield server
 
 
-def open_chat(page: Any, lab: Lab, words: WordServer, name: str, **more: str) -> None:
+def open_chat(page: Any, lab: Lab, words: WordServer, name: str, *more_cells: str, **more: str) -> None:
     cell = (
-        "from ollama_nb import Chat\nfrom ollama_nb.client.connect import connect\n"
-        f"Chat('m', find_server=lambda: connect('{words.url}'))"
+        "from ollama_nb import Chat, Models\nfrom ollama_nb.client.connect import connect\n"
+        f"chat = Chat('m', find_server=lambda: connect('{words.url}'))\nchat"
     )
-    open_notebook(page, lab, lab.notebook(f"{name}.ipynb", [cell]), **more)
+    open_notebook(page, lab, lab.notebook(f"{name}.ipynb", [cell, *more_cells]), **more)
     run_all(page)
-    page.get_by_text("Ask m").wait_for()
+    page.get_by_text("Ask m").first.wait_for()
 
 
 def test_a_long_answer_in_a_narrow_window(page: Any, shared_lab: Lab, words: WordServer) -> None:
@@ -44,3 +44,59 @@ def test_a_long_answer_in_a_narrow_window(page: Any, shared_lab: Lab, words: Wor
     wide = page.locator(".onb table").evaluate("table => [table.scrollWidth, table.clientWidth]")
     assert wide[0] > wide[1]
     assert page.locator(".onb-log").evaluate("log => log.scrollWidth - log.clientWidth") == 0
+
+
+def test_two_views_of_one_chat_say_the_same(page: Any, shared_lab: Lab, words: WordServer) -> None:
+    """Whoever asks: each exchange is there once, and what follows one that is asked again is gone, in both."""
+    open_chat(page, shared_lab, words, "views", "chat")
+    page.get_by_text("Ask m").nth(1).wait_for()
+    views = [page.locator(".onb-chat").nth(number) for number in (0, 1)]
+    for number, text in enumerate(("one", "two", "three")):
+        box = views[number % 2].get_by_label("Message", exact=True)
+        box.fill(text)
+        box.press("Enter")
+        for view in views:
+            view.locator(f".onb-exchange[data-id='{number}'][aria-busy=false]").wait_for()
+    views[1].get_by_role("button", name="Answer again").nth(1).focus()
+    page.keyboard.press("Enter")
+    for view in views:
+        view.locator(".onb-exchange[data-id='3'][aria-busy=false]").wait_for()
+        assert view.locator(".onb-bubble").all_inner_texts() == ["one", "two"]
+    assert page.evaluate("() => document.activeElement.getAttribute('aria-label')") == "Message"  # the button is gone
+
+
+@pytest.mark.parametrize("theme", ["JupyterLab Light", "JupyterLab Dark"])
+def test_where_one_writes_is_seen(page: Any, shared_lab: Lab, words: WordServer, theme: str) -> None:
+    """Its outline has a contrast of 3:1, and one ring when it has the focus, also beside another widget's styles."""
+    open_chat(page, shared_lab, words, f"outline-{theme[-4:]}", "Models()", theme=theme)
+    page.get_by_label("Model to pull").wait_for()
+    for where, paper in ((".onb-composer", ".onb-composer"), (".onb-pull-form input", ".onb-pull-form input")):
+        assert contrast(page, where, "borderTopColor", paper) >= 3
+    page.locator(".onb-chat").get_by_label("Message", exact=True).focus()
+    assert page.locator(".onb-input").evaluate("area => getComputedStyle(area).outlineStyle") == "none"
+    assert page.locator(".onb-composer").evaluate("area => getComputedStyle(area).boxShadow") != "none"
+    heights = page.evaluate(
+        "() => [...document.querySelectorAll('.onb :is(input[type=number], select)')]"
+        ".map(one => getComputedStyle(one).height)"
+    )
+    assert len(heights) == 4 and set(heights) == {"34px"}
+
+
+def contrast(page: Any, where: str, name: str, paper: str) -> float:
+    """Of one colour and what lies behind it, by the formula of WCAG 2."""
+    value: float = page.evaluate(
+        """([where, name, paper]) => {
+            const canvas = document.createElement('canvas').getContext('2d', {willReadFrequently: true});
+            const light = (selector, property) => {
+                canvas.fillStyle = getComputedStyle(document.querySelector(selector))[property];
+                canvas.fillRect(0, 0, 1, 1);
+                const [red, green, blue] = [...canvas.getImageData(0, 0, 1, 1).data]
+                    .map(one => one / 255).map(one => one <= 0.04045 ? one / 12.92 : ((one + 0.055) / 1.055) ** 2.4);
+                return 0.2126 * red + 0.7152 * green + 0.0722 * blue + 0.05;
+            };
+            const both = [light(paper, 'backgroundColor'), light(where, name)].sort((one, two) => two - one);
+            return both[0] / both[1];
+        }""",
+        [where, name, paper],
+    )
+    return value

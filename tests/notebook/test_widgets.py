@@ -64,7 +64,8 @@ def page(chat: Chat, monkeypatch: pytest.MonkeyPatch) -> Page:
 def test_a_question_and_its_answer(server: ScriptedServer, chat: Chat, page: Page) -> None:
     server.routes["POST /api/chat"] = ndjson(*words("天空", "是**蓝色**的"), {"message": {"content": ""}, **FINAL})
     page.send("send", text="为什么？", images=["aW1n"])
-    asked = page.until("all")
+    asked = page.until("began")
+    assert (asked["at"], asked["exchange"]["text"]) == (0, "为什么？")
     ended = page.until("ended")["exchange"]
     assert ended["html"] == "<p>天空是<strong>蓝色</strong>的</p>\n"
     assert (ended["footer"], ended["done"], ended["error"]) == ("2 tokens · 2.0 tok/s", True, "")
@@ -72,6 +73,17 @@ def test_a_question_and_its_answer(server: ScriptedServer, chat: Chat, page: Pag
     assert sent.headers["X-Request-Id"] == asked["request"]
     assert sent.json["messages"] == [{"role": "user", "content": "为什么？", "images": ["aW1n"]}]
     assert chat.messages[-1] == {"role": "assistant", "content": "天空是**蓝色**的"}
+
+
+def test_a_page_is_told_of_a_question_and_not_of_all_before_it(server: ScriptedServer, page: Page) -> None:
+    server.routes["POST /api/chat"] = ndjson(*words("a"), {"message": {"content": ""}, **FINAL})
+    for text in "abc":
+        page.send("send", text=text)
+        page.until("ended")
+    page.send("again", id=1)
+    began = page.until("began")
+    assert began["at"] == 1 and began["exchange"]["text"] == "b"
+    page.until("ended")
 
 
 def test_settings_are_sent(server: ScriptedServer, chat: Chat, page: Page) -> None:

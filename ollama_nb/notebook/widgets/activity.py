@@ -14,7 +14,6 @@ class Activity(Panel):
     """Requests that run and wait: model, state, tokens, speed. It asks only while someone looks at it."""
 
     _esm = source("page.js", "activity.js")
-    _css = source("page.css", "manager.css")
 
     def do_hello(self, said: Said) -> None:
         self.work(self._look)

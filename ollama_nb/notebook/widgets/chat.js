@@ -39,6 +39,19 @@ function render({ model, el }) {
       hear.pulls(told);
       toEnd();
     },
+    /** One more, in place of all from number `at` on: what is asked again forgets what came after. */
+    began(told) {
+      const focused = log.contains(document.activeElement);
+      if (pending && pending.text !== told.exchange.text) giveBack();
+      pending = null;
+      request = told.request;
+      log.querySelector(".onb-welcome")?.remove();
+      for (const id of [...exchanges.keys()].slice(told.at)) drop(id);
+      add(told.exchange);
+      setBusy(true);
+      if (focused && !log.contains(document.activeElement)) composer.area.focus();
+      toEnd();
+    },
     news(told) {
       const below = atEnd();
       exchanges.get(told.id)?.grow(told);
@@ -72,9 +85,15 @@ function render({ model, el }) {
     exchanges.set(shown.id, exchange);
     log.append(exchange.element);
   }
+  function drop(id) {
+    exchanges.get(id)?.element.remove();
+    exchanges.delete(id);
+  }
+  /** Whether the model reads pictures. One that is not known gets the benefit of the doubt. */
+  function sees() { return models.find((one) => one.name === current)?.vision ?? true; }
   function welcome() {
     return make("div", { class: "onb-welcome" }, make("strong", {}, current ? `Ask ${current}` : "Pick a model to begin"),
-      make("span", {}, "Everything stays on your server. Pictures can be pasted or dropped here."));
+      make("span", {}, `Everything stays on your server.${sees() ? " Pictures can be pasted or dropped here." : ""}`));
   }
   function send(text, images) {
     log.querySelector(".onb-welcome")?.remove();
@@ -86,7 +105,7 @@ function render({ model, el }) {
   }
   /** A question that was refused goes back to where it was written. */
   function giveBack() {
-    exchanges.get(-1)?.element.remove();
+    drop(-1);
     composer.restore(pending);
     pending = null;
     setBusy(false);
@@ -110,8 +129,7 @@ function render({ model, el }) {
     models = all;
     current = name;
     picker.show(all, name);
-    const chosen = all.find((one) => one.name === name);
-    composer.setModel(name, chosen ? chosen.vision : true);
+    composer.setModel(name, sees());
     if (log.querySelector(".onb-welcome")) log.replaceChildren(welcome());
   }
   function setBusy(now) { composer.setBusy(now); page.root.toggleAttribute("data-busy", now); }

@@ -31,7 +31,6 @@ class Chat(Panel):
     """
 
     _esm = source("page.js", "picker.js", "message.js", "composer.js", "chat.js")
-    _css = source("page.css", "chat.css")
 
     def __init__(
         self,
@@ -122,7 +121,7 @@ class Chat(Panel):
 
     def do_model(self, said: Said) -> None:
         self.model = short(str(said["name"]))
-        self._tell_all()
+        self.say("models", models=self._models, model=self.model)
 
     def do_look(self, said: Said) -> None:
         self.work(self._look)
@@ -150,7 +149,8 @@ class Chat(Panel):
             exchange = make()
             self._speaking = speaking = Speaking(exchange)
             messages = self._conversation.messages(exchange)
-        self._tell_all()
+            at = len(self._conversation.exchanges) - 1
+            self.say("began", at=at, exchange=exchange.shown(), request=speaking.request_id)
 
         def answer() -> None:
             try:

@@ -79,7 +79,7 @@ function makeComposer({ send, stop, complain }) {
     setModel(name, sees) {
       area.placeholder = name ? `Message ${name}` : "Pick a model first";
       attach.title = sees ? "Attach a picture" : `${name || "This model"} does not read pictures`;
-      attach.classList.toggle("onb-faint", !sees);
+      attach.replaceChildren(icon(sees ? "image" : "blind"));
     },
   };
 }

@@ -27,7 +27,6 @@ class Models(Panel):
     """Models of the server: pull, show, unload, delete, and how much room they take."""
 
     _esm = source("page.js", "manager.js")
-    _css = source("page.css", "manager.css")
 
     def __init__(self, find_server: Callable[[], Client] | None = None) -> None:
         super().__init__(find_server)

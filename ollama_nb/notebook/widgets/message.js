@@ -27,13 +27,14 @@ function makeExchange(shown, act) {
   function edit() {
     const area = make("textarea", { class: "onb-edit", "aria-label": "Edit the question", rows: String(Math.min(12, shown.text.split("\n").length + 1)) });
     const send = () => { if (area.value.trim()) act("again", { id: shown.id, text: area.value }); };
+    const leave = () => { showQuestion(); question.querySelector("button:last-child")?.focus(); };
     area.value = shown.text;
     area.addEventListener("keydown", (event) => {
       if (event.isComposing || event.keyCode === 229) return;
       if (event.key === "Enter" && !event.shiftKey) { event.preventDefault(); send(); }
-      if (event.key === "Escape") { event.stopPropagation(); showQuestion(); question.querySelector("button:last-child")?.focus(); }
+      if (event.key === "Escape") { event.stopPropagation(); leave(); }
     });
-    question.replaceChildren(area, make("div", { class: "onb-edit-actions" }, textButton("Cancel", showQuestion), textButton("Ask again", send, "onb-primary")));
+    question.replaceChildren(area, make("div", { class: "onb-edit-actions" }, textButton("Cancel", leave), textButton("Ask again", send, "onb-primary")));
     area.focus();
   }
 

@@ -4,6 +4,7 @@ const ICONS = {
   send: "M12 19V5M6 11l6-6 6 6",
   stop: "M7 7h10v10H7z",
   image: "M4 5h16v14H4zM4 16l5-5 4 4 3-3 4 4M15.5 9.5h.01",
+  blind: "M4 5h16v14H4zM4 16l5-5 4 4 3-3 4 4M15.5 9.5h.01M3 21L21 3",
   copy: "M9 9h10v10H9zM5 15V5h10",
   check: "M5 12.5l4.5 4.5L19 7.5",
   edit: "M5 19h3.5L19 8.5 15.5 5 5 15.5z",
@@ -103,7 +104,7 @@ const CHANGES = ["comm_live_update", "comm:close"];
 function startPage(model, el, name, label, hear) {
   const gone = make("div", { class: "onb-gone", role: "alert", hidden: true }, "This kernel is gone. Run the cell again to go on.");
   const slow = make("div", { class: "onb-slow", role: "status", hidden: true }, "Waiting for the kernel: a cell is running.");
-  const root = make("section", { class: `onb onb-${name}`, "aria-label": label });
+  const root = make("section", { class: `onb onb-${name}`, role: "group", "aria-label": label });
   let waiting = 0;
 
   const showGone = (dead) => {

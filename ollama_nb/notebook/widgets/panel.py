@@ -33,6 +33,9 @@ class Panel(anywidget.AnyWidget):
     ``find_server`` gives a client, anew for each piece of work, because servers come and go.
     """
 
+    # One style sheet for all: a page with several widgets has several of them, and the last one wins.
+    _css = source("page.css", "chat.css", "manager.css")
+
     def __init__(self, find_server: Callable[[], Client] | None = None) -> None:
         super().__init__()
         self._find_server = find_server or connect
