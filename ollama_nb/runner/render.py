@@ -1,7 +1,8 @@
 """The render process: prompt jobs in, prompts out, under 512 MiB of memory.
 
-Rule: nothing that a template does reaches further than this process, and an error costs only its own job. Who is not
-done after 2 s is killed by the server (``renderer``); the alarm here ends a process whose server is gone.
+Rule: nothing that a template does reaches further than this process, and an error costs only its own job. A job that
+takes more processor time than it has ends the process: the timer's signal is left to the kernel, which no template
+holds up.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ from ollama_nb.template import prompt
 
 MEMORY = 512 << 20
 MAX_OUTPUT = 64 << 20
-ALARM = 10
 
 
 def main(argv: list[str]) -> None:
@@ -38,7 +38,7 @@ def _receive(channel: socket.socket) -> bytes:
 
 
 def _answer(job: wire.Render) -> bytes:
-    signal.alarm(ALARM)
+    signal.setitimer(signal.ITIMER_PROF, job.seconds)
     try:
         return wire.frame(wire.Prompts(job.id, _render(job)))
     except OllamaError as error:
@@ -48,7 +48,7 @@ def _answer(job: wire.Render) -> bytes:
     except Exception as error:  # the border of this process: a template can raise anything
         return wire.frame(wire.RenderFailed(job.id, f"template error: {type(error).__name__}: {error}"[:1000]))
     finally:
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
 
 
 def _render(job: wire.Render) -> tuple[str, ...]:

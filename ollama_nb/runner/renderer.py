@@ -1,7 +1,8 @@
 """Prompts from templates that nobody vouches for: the server's side of the render process.
 
-Rule: one job at a time, in the order of asking; a job that is not done after two seconds costs its process, and only
-itself. The next process starts at once, so that the next job does not wait for it.
+Rule: one job at a time, in the order of asking; a job that takes more than two seconds costs its process, and only
+itself. The next process starts at once, so that the next job does not wait for it. Seconds are the child's own, of
+processor time: how busy the machine is decides about no prompt.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ from ollama_nb.runner.link import Link
 
 COMMAND = spawn.module_command("ollama_nb.runner.render")
 JOB_SECONDS = 2.0
+"""Of processor time; the child ends itself after that."""
+PATIENCE = 30
+"""So many times longer is a child waited for that neither answers nor ends, because it was stopped or starves."""
 START_SECONDS = 30.0
 _REPLY = wire.Prompts | wire.RenderFailed
 
@@ -40,7 +44,7 @@ class Renderer:
         Raises TemplateError for a template that fails or takes too much, BadRequest for a job that cannot be sent,
         RunnerCrashed when no process can be had.
         """
-        data = wire.request_frame(wire.Render(next(self._ids), job))
+        data = wire.request_frame(wire.Render(next(self._ids), job, self._job_seconds))
         async with self._turn:
             process = await self._ready()
             reply = await self._ask(process, data)
@@ -65,7 +69,8 @@ class Renderer:
         process.link.send_bytes(data)
         ended = False
         try:
-            await asyncio.wait(_either(reply, process), timeout=self._job_seconds, return_when=asyncio.FIRST_COMPLETED)
+            patience = self._job_seconds * PATIENCE
+            await asyncio.wait(_either(reply, process), timeout=patience, return_when=asyncio.FIRST_COMPLETED)
             ended = reply.done()
         finally:
             if not ended:  # too slow, dead, or nobody waits any more: the process is not free for the next job

@@ -144,10 +144,11 @@ Reply = (
 
 
 class Render(msgspec.Struct, frozen=True, tag="render"):
-    """To the render process: one prompt per entry of ``job.drops`` comes back."""
+    """To the render process: one prompt per entry of ``job.drops`` comes back within ``seconds`` of processor time."""
 
     id: int
     job: PromptJob
+    seconds: float
 
 
 class Prompts(msgspec.Struct, frozen=True, tag="prompts"):

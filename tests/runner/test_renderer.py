@@ -80,7 +80,7 @@ async def test_many_callers_get_their_own_answers_from_one_process() -> None:
 )
 @in_loop
 async def test_a_bomb_costs_only_its_own_request(bomb: str, message: str) -> None:
-    async with a_renderer(seconds=0.5) as renderer:
+    async with a_renderer() as renderer:
         await renderer.render(echo("ready"))
         before, hostile, after = await asyncio.gather(
             renderer.render(echo("before")),
@@ -91,6 +91,30 @@ async def test_a_bomb_costs_only_its_own_request(bomb: str, message: str) -> Non
         assert (before, after) == (("<before>",), ("<after>",))
         assert isinstance(hostile, TemplateError)
         assert message in str(hostile)
+
+
+@in_loop
+async def test_a_busy_machine_is_no_fault_of_the_template() -> None:
+    """The job waits for longer than it has, and takes next to nothing."""
+    async with a_renderer(seconds=1.0) as renderer:
+        await renderer.render(echo("ready"))
+        os.kill(pid_of(renderer), signal.SIGSTOP)
+        waiting = asyncio.ensure_future(renderer.render(echo("late")))
+        await asyncio.wait([waiting], timeout=1.5)
+        os.kill(pid_of(renderer), signal.SIGCONT)
+        assert await waiting == ("<late>",)
+
+
+@in_loop
+async def test_a_process_that_was_stopped_for_good_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ollama_nb.runner.renderer.PATIENCE", 1)
+    async with a_renderer(seconds=1.0) as renderer:
+        await renderer.render(echo("ready"))
+        os.kill(pid_of(renderer), signal.SIGSTOP)
+        with pytest.raises(TemplateError, match=TOO_MUCH):
+            await renderer.render(echo("never"))
+        monkeypatch.undo()
+        assert await renderer.render(echo("on")) == ("<on>",)
 
 
 @in_loop
