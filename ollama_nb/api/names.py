@@ -20,6 +20,9 @@ _PART = {
     "model": re.compile(r"[A-Za-z0-9_][A-Za-z0-9_\-.]{0,79}"),
     "tag": re.compile(r"[A-Za-z0-9_][A-Za-z0-9_\-.]{0,79}"),
 }
+_MARKS = {"host": '"_", "-", "." and ":"', "namespace": '"_" and "-"'}
+"""What a part may hold beside letters and digits; the others are alike."""
+_SHOWN = 100
 
 _DIGEST = re.compile(r"sha256[:-]([0-9a-fA-F]{64})")
 
@@ -36,7 +39,20 @@ class ModelName:
 
     @classmethod
     def parse(cls, text: str) -> ModelName:
-        """Raise InvalidName for text that is no model name."""
+        """Raise InvalidName, which says what is wrong where, for text that is no model name."""
+        name = cls._split(text)
+        if why := name._fault():
+            shown = f": {text[:_SHOWN]}" if text[:_SHOWN].isprintable() else f": {text[:_SHOWN]!r}"
+            raise InvalidName(f"invalid model name{shown if text else ''} ({why})")
+        return name
+
+    @classmethod
+    def fault(cls, text: str) -> str:
+        """What is wrong with a name, and what is allowed; empty for a good one."""
+        return cls._split(text)._fault()
+
+    @classmethod
+    def _split(cls, text: str) -> ModelName:
         scheme, found, rest = text.partition("://")
         if not found:
             scheme, rest = "https", text
@@ -47,11 +63,14 @@ class ModelName:
         if slash:
             host_text, slash, namespace = front.rpartition("/")
             host = host_text if slash else DEFAULT_HOST
-        name = cls(model, tag, namespace, host, scheme)
+        return cls(model, tag, namespace, host, scheme)
+
+    def _fault(self) -> str:
         for part, pattern in _PART.items():
-            if not pattern.fullmatch(getattr(name, part)):
-                raise InvalidName("invalid model name")
-        return name
+            text = getattr(self, part)
+            if not pattern.fullmatch(text):
+                return _fault(part, text)
+        return ""
 
     @property
     def full(self) -> str:
@@ -82,6 +101,23 @@ class ModelName:
 
     def __str__(self) -> str:
         return self.short
+
+
+def _fault(part: str, text: str) -> str:
+    """Why ``text`` cannot be that part of a name."""
+    allowed = _PART[part]
+    if not text:
+        return f"the {part} part is empty"
+    if part == "host" and "/" in text:
+        return 'too many "/": a name is [host/][namespace/]model[:tag]'
+    for mark in text:
+        if not allowed.fullmatch("_" + mark):
+            shown = f'"{mark}"' if mark.isprintable() else repr(mark)
+            marks = _MARKS.get(part, '"_", "-" and "."')
+            return f"the {part} part may hold only A-Z, a-z, 0-9, {marks}, not {shown}"
+    if not allowed.match(text):
+        return f'the {part} part must begin with a letter, a digit or "_", not with "{text[0]}"'
+    return f"the {part} part is too long: {len(text)} characters"
 
 
 @dataclass(frozen=True, slots=True, order=True)

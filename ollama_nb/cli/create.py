@@ -14,7 +14,7 @@ from ollama_nb.client import files
 from ollama_nb.client.client import Client
 from ollama_nb.client.connect import connect
 from ollama_nb.client.shared import SharedStore
-from ollama_nb.errors import BadRequest, InvalidName
+from ollama_nb.errors import BadRequest
 from ollama_nb.modelfile import Modelfile, Parts, parse
 
 
@@ -23,10 +23,7 @@ def create_model(model: str, file: str, quantize: str, *, draft_quantize: str = 
 
     ``link``: files become hard links in the store of a server on this machine.
     """
-    try:
-        ModelName.parse(model)
-    except InvalidName:
-        raise InvalidName(f"invalid model name: {model}") from None
+    ModelName.parse(model)
     modelfile, folder = read_modelfile(file)
     parts = modelfile.request_parts()
     for warning in parts.warnings:

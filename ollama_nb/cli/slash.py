@@ -155,7 +155,8 @@ def _save(talk: Talk, words: list[str]) -> None:
     except BadRequest as error:
         if "invalid model name" not in error.message:
             raise
-        print(f"error: The model name '{words[1]}' is invalid")
+        why = error.message.partition(words[1])[2]
+        print(f"error: The model name '{words[1]}' is invalid{why}")
     else:
         print(f"Created new model '{words[1]}'")
 

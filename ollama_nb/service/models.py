@@ -65,7 +65,8 @@ def _deletable(text: str) -> ModelName:
         source = parse_source(text)
         return ModelName.parse(text) if source.cloud else source.name
     except OllamaError:
-        raise BadRequest(f'name "{text}" is invalid') from None
+        why = ModelName.fault(text)
+        raise BadRequest(f'name "{text}" is invalid' + (f" ({why})" if why else "")) from None
 
 
 def _copy(rooms: Rooms, source: ModelName, destination: ModelName, source_text: str) -> None:

@@ -97,9 +97,8 @@ def _resolve(store: Store, name: ModelName) -> Model:
     return store.resolve(name)
 
 
-def parse_name(text: str, error: str = "invalid model name") -> ModelName:
-    """A bare model name (no source suffixes), with the caller's own error text."""
-    try:
-        return ModelName.parse(text)
-    except InvalidName:
-        raise InvalidName(error) from None
+def parse_name(text: str, error: str = "") -> ModelName:
+    """A bare model name (no source suffixes), with the caller's own error text before the reason."""
+    if error and (why := ModelName.fault(text)):
+        raise InvalidName(f"{error} ({why})" if text else error)
+    return ModelName.parse(text)

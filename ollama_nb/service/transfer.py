@@ -57,7 +57,7 @@ class PullPlan:
     @classmethod
     def of(cls, text: str, as_: str = "", *, insecure: bool = False, limits: Limits | None = None) -> PullPlan:
         """Raise InvalidName or BadRequest for text that names nothing, Forbidden for cloud models."""
-        target = parse_name(as_, f"invalid model name: {as_}") if as_ else None
+        target = parse_name(as_) if as_ else None
         if is_package(text):
             package = PackageRef.parse(text)
             return cls(target or ModelName.parse(package.default_name), package)

@@ -177,7 +177,7 @@ def test_load_of_a_model_that_cannot_think(server: ScriptedServer, talk: Talk, s
 
 
 def test_save(server: ScriptedServer, talk: Talk, say: Any) -> None:
-    server.routes["POST /api/create"] = [ndjson({"status": "success"}), error(400, "invalid model name")]
+    server.routes["POST /api/create"] = [ndjson({"status": "success"}), error(400, "invalid model name: b@d (no @)")]
     say("/set system Be kind.")
     say("/set parameter seed 1")
     assert say("/save mine")[0] == "Created new model 'mine'\n"
@@ -191,7 +191,7 @@ def test_save(server: ScriptedServer, talk: Talk, say: Any) -> None:
             "stream": True,
         }
     ]
-    assert say("/save b@d")[0] == "error: The model name 'b@d' is invalid\n"
+    assert say("/save b@d")[0] == "error: The model name 'b@d' is invalid (no @)\n"
 
 
 def test_save_starts_from_the_parent_where_there_is_one(server: ScriptedServer, talk: Talk, say: Any) -> None:

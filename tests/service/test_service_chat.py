@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from support.aio import in_loop
-from support.kitchen import PLAIN, THINKS, TOOLS, WEATHER, Kitchen, calls, collect, content, done, thinking
+from support.kitchen import BAD_NAME, PLAIN, THINKS, TOOLS, WEATHER, Kitchen, calls, collect, content, done, thinking
 
 from ollama_nb.api.chat import ChatRequest
 from ollama_nb.api.events import Delta, Done, Event, Rendered
@@ -52,7 +52,7 @@ async def test_a_reply_with_its_figures(tmp_path: Path) -> None:
     [
         ({"model": "", "top_logprobs": 21}, 400, "top_logprobs must be between 0 and 20"),
         ({"model": ""}, 400, "model is required"),
-        ({"model": "a b"}, 400, "invalid model name"),
+        ({"model": "a b"}, 400, BAD_NAME),
         ({"model": "nope"}, 404, "model 'nope' not found"),
         ({"model": "m:cloud"}, 403, "ollama cloud is disabled: remote model is unavailable"),
         ({"model": "bert", "think": True}, 400, '"bert" does not support thinking'),

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.kitchen import Kitchen
+from support.kitchen import BAD_NAME, Kitchen
 
 from ollama_nb.api.chat import EmbedRequest
 from ollama_nb.api.events import Embeddings
@@ -65,7 +65,7 @@ def test_load_only(kitchen: Kitchen) -> None:
         (True, {"model": ""}, 400, "model is required"),
         (False, {"model": "no"}, 404, 'model "no" not found, try pulling it first'),
         (True, {"model": "no"}, 404, 'model "no" not found, try pulling it first'),
-        (False, {"model": "a b"}, 400, "invalid model name"),
+        (False, {"model": "a b"}, 400, BAD_NAME),
         (False, {"model": "m:cloud"}, 403, "ollama cloud is disabled: remote model is unavailable"),
         (False, {"options": {"num_ctx": 2}, "truncate": False}, 400, "the input length exceeds the context length"),
         (True, {"options": {"num_ctx": 2}, "truncate": False}, 500, "the input length exceeds the context length"),

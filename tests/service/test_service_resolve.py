@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from support.kitchen import Kitchen
+from support.kitchen import BAD_NAME, Kitchen
 
 from ollama_nb.api.models import ModelConfig
 from ollama_nb.api.names import ModelName
@@ -45,9 +45,13 @@ def test_contradicting_suffixes(text: str) -> None:
     [
         ("no", ModelNotFound, "model 'no' not found"),
         ("No:Such", ModelNotFound, "model 'No:Such' not found"),
-        ("a b", InvalidName, "invalid model name"),
-        ("m@sha256:12", InvalidName, "invalid model name"),
-        ("../x", InvalidName, "invalid model name"),
+        ("a b", InvalidName, BAD_NAME),
+        ("m@sha256:12", InvalidName, BAD_NAME.replace("a b", "m@sha256:12").replace('" "', '"@"')),
+        (
+            "../x",
+            InvalidName,
+            'invalid model name: ../x (the namespace part may hold only A-Z, a-z, 0-9, "_" and "-", not ".")',
+        ),
         ("m:cloud", Forbidden, "ollama cloud is disabled: remote model is unavailable"),
     ],
 )

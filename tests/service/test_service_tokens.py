@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from support.aio import in_loop
-from support.kitchen import MODELS, TOOLS, WEATHER, Kitchen, collect
+from support.kitchen import BAD_NAME, MODELS, TOOLS, WEATHER, Kitchen, collect
 
 from ollama_nb.api.chat import CreateRequest, EmbedRequest, GenerateRequest, TokenizeRequest
 from ollama_nb.api.messages import Message
@@ -53,7 +53,7 @@ def test_messages_go_as_a_chat_renders_them(kitchen: Kitchen) -> None:
     [
         ({"model": ""}, 400, "model is required"),
         ({"model": "no"}, 404, "model 'no' not found"),
-        ({"model": "a b"}, 400, "invalid model name"),
+        ({"model": "a b"}, 400, BAD_NAME),
         ({"prompt": "x", "messages": HI}, 400, 'give either "prompt" or "messages", not both'),
         ({}, 400, 'give "prompt" or "messages": this request has nothing to count'),
         ({"messages": HI, "think": True}, 400, '"m" does not support thinking'),

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from support.aio import in_loop
 from support.chaos_registry import chaos_registry, held
-from support.kitchen import MODELS, PLAIN, Kitchen, collect
+from support.kitchen import BAD_NAME, MODELS, PLAIN, Kitchen, collect
 
 from ollama_nb.api.chat import CreateRequest, PullRequest, PushRequest
 from ollama_nb.api.events import Progress, Report
@@ -144,7 +144,7 @@ async def test_who_hangs_up_ends_the_transfer(tmp_path: Path) -> None:
         assert list((tmp_path / "nb" / "locks").iterdir()) == []
 
 
-@pytest.mark.parametrize(("model", "message"), [("", "model is required"), ("a b", "invalid model name")])
+@pytest.mark.parametrize(("model", "message"), [("", "model is required"), ("a b", BAD_NAME)])
 def test_pushing_nothing(tmp_path: Path, model: str, message: str) -> None:
     with pytest.raises(OllamaError) as caught:
         asyncio.run(collect(Kitchen(tmp_path).service.push(PushRequest(model=model))))

@@ -17,6 +17,7 @@ from ollama_nb.store.assemble import assemble
 MODELS = Path(__file__).parent.parent / "models"
 T = TypeVar("T")
 
+BAD_NAME = 'invalid model name: a b (the model part may hold only A-Z, a-z, 0-9, "_", "-" and ".", not " ")'
 PLAIN = "{{ range .Messages }}<{{ .Role }}> {{ .Content }} {{ end }}<assistant>"
 THINKS = (
     "{{ range .Messages }}<{{ .Role }}> "
