@@ -18,6 +18,7 @@ from ollama_nb.server import runtime
 from ollama_nb.server.access import Keys
 from ollama_nb.server.endpoints import OLLAMA_API_VERSION
 from ollama_nb.server.keys import KeyFile, KeyRing
+from ollama_nb.server.listening import Listening
 from ollama_nb.server.standalone import is_loopback, listen
 from ollama_nb.server.state import ServerState
 from ollama_nb.service.service import Service
@@ -40,13 +41,12 @@ def bind(host: Host) -> list[socket.socket]:
     try:
         for family, address in _resolve(host):
             try:
-                sockets.append(socket.create_server((address, port), family=family))
+                sockets.append(Listening(socket.create_server((address, port), family=family)))
             except OSError as error:
                 if error.errno not in _NO_SUCH_ADDRESS:
                     raise
                 failed = error  # such as ::1 on a machine without IPv6
                 continue
-            sockets[-1].setblocking(False)
             port = sockets[-1].getsockname()[1]  # port 0: all addresses share the one that was found first
         if failed and not sockets:
             raise failed

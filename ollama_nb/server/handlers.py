@@ -109,6 +109,8 @@ class Endpoint(web.RequestHandler):
     async def send(self, body: bytes = b"", content_type: str = native_reply.JSON, status: int = 200) -> None:
         """Answer with one body."""
         self.set_status(status, _reason(status))
+        if status == 503:
+            self.set_header("Retry-After", "1")
         if body:
             self.set_header("Content-Type", content_type)
             self.write(body)
