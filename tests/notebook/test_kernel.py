@@ -77,7 +77,7 @@ class Kernel:
         cell = Cell()
         request = self._client.execute(code)
         while True:
-            message = await self._client.get_iopub_msg(timeout=60)
+            message = await self._client.get_iopub_msg(timeout=240)
             if message["parent_header"].get("msg_id") != request:
                 continue
             if message["msg_type"] == "status" and message["content"]["execution_state"] == "idle":
@@ -86,7 +86,7 @@ class Kernel:
             if (waited := watch(cell)) is not None:
                 await waited
         while not cell.reply:
-            message = await self._client.get_shell_msg(timeout=60)
+            message = await self._client.get_shell_msg(timeout=240)
             if message["parent_header"].get("msg_id") == request:
                 cell.reply = message["content"]
         return cell
@@ -100,7 +100,7 @@ async def kernel(folder: Path, url: str) -> AsyncIterator[Kernel]:
     client = manager.client()
     client.start_channels()
     try:
-        await client.wait_for_ready(timeout=60)
+        await client.wait_for_ready(timeout=240)
         started = Kernel(manager, client)
         assert (await started.run("%load_ext ollama_nb")).reply["status"] == "ok"
         yield started
