@@ -11,7 +11,9 @@ from ollama_nb.engine.adapters import Adapters
 from ollama_nb.engine.sequence import Sequence, State
 
 MIN_SHARED = 16
-"""A shorter common beginning is not worth copying or waiting for."""
+"""A shorter common beginning is not worth waiting for, nor worth keeping whose it is."""
+MIN_TAKEN = 4
+"""From so many tokens on, what lies in another slot is taken: that costs less than reading one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,10 +102,11 @@ class SlotTable:
         count = source.common(prompt, seq.adapters)
         if source.owner is None and count and (2 * count >= len(source.left) or len(idle) == 1):
             return self._settle(source, seq, count, [Cut(source.index, count)])
-        shared = count >= MIN_SHARED
-        target = min((slot for slot in idle if not (shared and slot is source)), key=_oldest)
+        target = min((slot for slot in idle if not (count >= MIN_SHARED and slot is source)), key=_oldest)
+        if target is source:
+            return self._settle(target, seq, count, [Cut(target.index, count)])
         ops: list[MemoryOp] = [Cut(target.index, 0)]
-        if not shared:
+        if count < MIN_TAKEN:
             return self._settle(target, seq, 0, ops)
         return self._settle(target, seq, count, [*ops, Share(source.index, target.index, count)])
 

@@ -164,6 +164,28 @@ def test_a_second_question_about_the_same_text_shares_its_cells() -> None:
     assert (first.slot, second.slot, second.cached) == (0, 1, 25)
 
 
+def test_a_short_instruction_is_read_once_for_all_rows_of_a_table() -> None:
+    story = Story(n_slots=3)
+    story.arrives(1, text(0, 10) + text(500, 10))
+    story.step()
+    rows = [story.arrives(id, text(0, 10) + text(100 * id, 10), max_new=1) for id in (6, 7, 8)]
+    while rows[-1].state is not State.FINISHED:
+        story.step()
+    assert [row.cached for row in rows] == [10, 10, 10]
+
+
+def test_a_short_beginning_never_costs_a_newer_conversation() -> None:
+    """The slot to give away is the oldest one, also where the new prompt begins like what lies in it."""
+    story = Story(n_slots=2)
+    for id, begins in ((1, text(0, 6)), (2, text(900, 6))):
+        seq = story.arrives(id, begins + text(100 * id, 30), max_new=1)
+        story.step()
+        assert seq.state is State.FINISHED
+    newcomer = story.arrives(3, text(0, 6) + text(700, 20))
+    story.step()
+    assert (newcomer.slot, newcomer.cached, len(story.memory[1])) == (0, 6, 36)
+
+
 def test_the_same_beginning_at_the_same_time_is_read_once() -> None:
     """Eight cells of a notebook, one long document: the others wait until the first has read it."""
     story = Story(n_slots=8, n_batch=64, chunk=16)
