@@ -74,6 +74,9 @@ class ModelNotFound(NotFound):
 class Cancelled(OllamaError):
     status = 499
 
+    def __init__(self, message: str = "request canceled", *, status: int | None = None) -> None:
+        super().__init__(message, status=status)
+
 
 class Busy(OllamaError):
     status = 503

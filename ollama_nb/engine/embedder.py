@@ -137,7 +137,7 @@ class Embedder:
         context.outputs[:at] = 1
         status = context.decode(at)
         if status is Decoded.ABORTED:
-            raise Cancelled("the request was cancelled")
+            raise Cancelled
         if status is not Decoded.DONE:
             raise OllamaError(f"the engine could not read the input ({status.name.lower()})")
 

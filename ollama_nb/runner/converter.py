@@ -69,7 +69,7 @@ class Converter:
                 with contextlib.suppress(ConnectionError):
                     return child.channel.recv(1 << 16)
                 return b""
-        raise Cancelled("request canceled")
+        raise Cancelled
 
 
 @contextmanager

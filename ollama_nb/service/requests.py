@@ -78,14 +78,14 @@ class LiveRequest:
         outside (the client went away) passes through as what it is.
         """
         if self.cancelled:
-            raise Cancelled("request cancelled")
+            raise Cancelled
         task = self._waiter = asyncio.current_task()
         before = task.cancelling() if task is not None else 0
         try:
             yield
         except asyncio.CancelledError:
             if self.cancelled and task is not None and task.uncancel() <= before:
-                raise Cancelled("request cancelled") from None
+                raise Cancelled from None
             raise
         finally:
             self._waiter = None

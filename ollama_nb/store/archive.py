@@ -95,7 +95,7 @@ def _take(archive: _Archive, layer: Layer, blobs: BlobStore, report: Report, can
     with blobs.writer() as writer, archive.open(layer.digest) as source:
         while chunk := source.read(CHUNK):
             if cancelled.is_set():
-                raise Cancelled("request canceled")
+                raise Cancelled
             writer.write(chunk)
             report(Progress(f"importing {layer.digest.short}", str(layer.digest), layer.size, writer.size))
         if layer.kind in GGUF_KINDS and writer.digest == layer.digest:
@@ -214,7 +214,7 @@ class _Hashed:
 
     def read(self, size: int = -1) -> bytes:
         if self._cancelled.is_set():
-            raise Cancelled("request canceled")
+            raise Cancelled
         chunk = self._file.read(size)
         self._hash.update(chunk)
         return chunk

@@ -124,7 +124,7 @@ class _Checker:
             with path.open("rb", buffering=0) as file:
                 while count := file.readinto(buffer):
                     if self._cancelled.is_set():
-                        raise Cancelled("request canceled")
+                        raise Cancelled
                     hashed.update(view[:count])
                     self.found.bytes += count
                     self._report(Progress("checking blobs", completed=self.found.bytes, total=total))

@@ -242,7 +242,7 @@ class _Fetcher:
 
     def _write(self, writer: BlobWriter | Joined, chunk: bytes, show: Show) -> None:
         if self._cancelled.is_set():
-            raise Cancelled("request canceled")
+            raise Cancelled
         writer.write(chunk)
         show(writer.size)
 

@@ -73,7 +73,7 @@ class PipDownload:
         shown = 0
         while process.poll() is None:
             if self._cancelled.wait(0.1):
-                raise Cancelled("request canceled")
+                raise Cancelled
             size = largest_file(self._work)
             if size > max(shown, CHUNK):
                 shown = size

@@ -175,7 +175,7 @@ class _Packer:
     def _bytes(self, blob: BinaryIO, length: int, whole: hashlib._Hash) -> Iterator[bytes]:
         while length and (chunk := blob.read(min(CHUNK, length))):
             if self._cancelled.is_set():
-                raise Cancelled("request canceled")
+                raise Cancelled
             whole.update(chunk)
             length -= len(chunk)
             self._done += len(chunk)

@@ -169,4 +169,4 @@ def _wait_writable(connection: socket.socket, seconds: float, stopped: threading
 
 def _check(stopped: threading.Event) -> None:
     if stopped.is_set():
-        raise Cancelled("request canceled")
+        raise Cancelled

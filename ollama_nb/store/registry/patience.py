@@ -33,7 +33,7 @@ class Patience:
             raise failure
         own = min(self.longest, self.first * 2 ** (attempt - 1)) * (1 - random.random() / 2)
         if stopped.wait(max(own, asked or 0)):
-            raise Cancelled("request canceled")
+            raise Cancelled
 
     def retry(self, work: Callable[[], T], stopped: threading.Event, *, unreachable: bool = True) -> T:
         """Call ``work`` until it succeeds or fails for good. ``unreachable`` False: an absent host is final."""

@@ -118,7 +118,7 @@ class Session:
         try:
             with self.clear_errors(connection.origin):
                 if self.stopped.is_set():
-                    raise Cancelled("request canceled")
+                    raise Cancelled
                 with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                     # A server that refuses a body in its middle has said why before it closed.
                     connection.request(method, connection.target(url), body, _complete(headers, connection))
@@ -135,7 +135,7 @@ class Session:
             yield
         except (Unreachable, SourceError, Cancelled):
             if self.stopped.is_set():
-                raise Cancelled("request canceled") from None
+                raise Cancelled from None
             raise
         except ssl.SSLCertVerificationError as error:
             raise SourceError(
@@ -144,7 +144,7 @@ class Session:
             ) from error
         except (OSError, http.client.HTTPException, ValueError) as error:
             if self.stopped.is_set():
-                raise Cancelled("request canceled") from None
+                raise Cancelled from None
             raise Broken(_reason(origin, error, self.patience.stall)) from error
 
     def keep(self, connection: _Connection) -> None:

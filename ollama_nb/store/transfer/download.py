@@ -126,7 +126,7 @@ class Streams:
         until = time.monotonic() + TICK
         while (left := until - time.monotonic()) > 0 and self._hashed < self._partial.size:
             if self._session.stopped.is_set():
-                raise Cancelled("request canceled")
+                raise Cancelled
             size = min(HASHED_AT_ONCE, self._partial.contiguous - self._hashed)
             if size < HASHED_AT_ONCE and not self._partial.complete:
                 self._over.wait(left)

@@ -61,7 +61,7 @@ class Queue:
                         return
                 look_on(int.from_bytes(self._read(0, _LENGTH), "little"))
                 if cancelled.wait(TICK):
-                    raise Cancelled("request canceled")
+                    raise Cancelled
         finally:
             self._close()
 
