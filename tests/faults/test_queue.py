@@ -31,14 +31,15 @@ async def add(http: httpx.AsyncClient, name: str, data: bytes) -> None:
     assert made.json() == {"status": "success"}
 
 
-def question(model: str, predict: int) -> dict[str, Any]:
-    return {"model": model, "prompt": "The sky is", "options": {"num_predict": predict, "num_ctx": 512}}
+def question(model: str, prompt: str, predict: int) -> dict[str, Any]:
+    options = {"num_predict": predict, "num_ctx": 512, "seed": 1}
+    return {"model": model, "prompt": prompt, "raw": True, "options": options}
 
 
 async def ask(http: httpx.AsyncClient) -> tuple[int, str, float]:
     """Status, error and seconds."""
     began = time.monotonic()
-    reply = await http.post("/api/generate", json={**question("sprout", 4), "stream": False})
+    reply = await http.post("/api/generate", json={**question("sprout", "The sky is", 4), "stream": False})
     if reply.status_code == 503:
         assert reply.headers["Retry-After"] == "1"
     return reply.status_code, reply.json().get("error", ""), time.monotonic() - began
@@ -61,7 +62,7 @@ async def test_more_requests_than_places(tmp_path: Path) -> None:
         async with httpx.AsyncClient(base_url=server.url, timeout=120, limits=limits) as http:
             await add(http, "endless", heavy(tmp_path / "heavy.gguf").read_bytes())
             async with (
-                http.stream("POST", "/api/generate", json=question("endless", 100_000)) as first,
+                http.stream("POST", "/api/generate", json=question("endless", " bababa" * 4, 100_000)) as first,
                 aclosing(first.aiter_lines()) as lines,
             ):
                 assert not json.loads(await anext(lines))["done"]

@@ -124,6 +124,7 @@ def test_unused_layers_go(registry: ChaosRegistry, store: Store, tmp_path: Path)
         pytest.param([status(503), status(429, Retry_After="0"), status(500)], None, id="errors that pass"),
         pytest.param([status(429, Retry_After="Wed, 21 Oct 2015 07:28:00 GMT")], None, id="later, by a date"),
         pytest.param([status(429, Retry_After=f"Wed, 21 Oct 2015 07:28:{'9' * 30} GMT")], None, id="no date at all"),
+        pytest.param([status(429, Retry_After="\x1f1")], None, id="nearly a number"),
         pytest.param([], ignore_range, id="no ranges"),
         pytest.param([], wrong_range, id="wrong ranges"),
         pytest.param([sound, sound, ignore_range, cut_after(300_000)], ignore_range, id="ranges stop working"),

@@ -143,7 +143,8 @@ def check(response: Response) -> None:
 
 def _retry_after(text: str) -> float | None:
     """Seconds, from a number or a date."""
-    if text.strip().isdecimal():
+    text = text.strip()
+    if text.isdecimal():
         return float(text)
     try:
         return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
