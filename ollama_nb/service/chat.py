@@ -13,7 +13,7 @@ from ollama_nb.errors import BadRequest
 from ollama_nb.runner import wire
 from ollama_nb.runner.pool import Lease
 from ollama_nb.service.capabilities import JINJA
-from ollama_nb.service.conversation import chat_messages
+from ollama_nb.service.conversation import chat_messages, unheard
 from ollama_nb.service.inference import Plan, Ready, check_logprobs, get_ready, has_images, load_only, run
 from ollama_nb.service.prompt import IMAGE_TOKENS, Prompt, fit
 from ollama_nb.service.requests import LiveRequest
@@ -62,6 +62,15 @@ def _reply(rooms: Rooms, request: ChatRequest, ready: Ready, live: LiveRequest) 
 
 
 async def _write(rooms: Rooms, request: ChatRequest, ready: Ready, lease: Lease) -> Prompt:
+    """The prompt, with a warning for each message that the template leaves out. Raises BadRequest if strict."""
+    prompt = await _render(rooms, request, ready, lease)
+    warnings = () if prompt.messages_dropped else unheard(request.messages, prompt.text)
+    if warnings and request.strict:
+        raise BadRequest("; ".join(warnings))
+    return replace(prompt, warnings=warnings)
+
+
+async def _render(rooms: Rooms, request: ChatRequest, ready: Ready, lease: Lease) -> Prompt:
     """Render the conversation, old messages left out as far as it must be."""
     job = chat_job(request, ready, lease.loaded)
     if not request.truncate:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,6 +11,7 @@ from ollama_nb.api.chat import GenerateRequest
 from ollama_nb.api.messages import Message
 from ollama_nb.api.models import Model
 
+ROLES = ("system", "user", "assistant", "tool")
 _THINK_BLOCK = re.compile(r"<think>.*?</think>\n*", re.DOTALL)
 
 
@@ -40,6 +42,19 @@ def without_old_thinking(model: Model, messages: tuple[Message, ...]) -> tuple[M
         if message.role == "assistant" and at < last_user
         else message
         for at, message in enumerate(messages)
+    )
+
+
+def unheard(messages: Sequence[Message], prompt: str) -> tuple[str, ...]:
+    """A warning for each message whose role the template has no place for: it is not in the prompt that came of it.
+
+    Templates decide about roles, and some know more than the usual ones, so none is refused.
+    """
+    return tuple(
+        f'messages[{at}] was left out: the template of this model has no place for the role "{message.role[:64]}"'
+        + "".join(f', did you mean "{near}"?' for near in difflib.get_close_matches(message.role[:64], ROLES, n=1))
+        for at, message in enumerate(messages)
+        if message.role not in ROLES and message.content.strip() not in prompt
     )
 
 

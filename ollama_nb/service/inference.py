@@ -132,7 +132,7 @@ async def run(
             yield Rendered(prompt.text, prompt.image_count)
             return
         answer = Answer(lease.runner, live, _ask(request, ready, plan, lease, prompt))
-        warnings = [*ready.warnings]
+        warnings = [*ready.warnings, *prompt.warnings]
         async with aclosing(answer.events()) as events:
             async for event in events:
                 if isinstance(event, Delta) and event.tool_error:

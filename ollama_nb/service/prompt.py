@@ -23,13 +23,17 @@ IMAGE_TOKENS = 768
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """Text ready for the runner, and what was left out of it. ``tokens`` None: not counted."""
+    """Text ready for the runner, and what was left out of it. ``tokens`` None: not counted.
+
+    ``warnings``: of messages that the template left out.
+    """
 
     text: str
     tokens: int | None = None
     messages_dropped: int = 0
     tokens_dropped: int = 0
     image_count: int = 0
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,6 +47,40 @@ async def test_a_reply_with_its_figures(tmp_path: Path) -> None:
     assert kitchen.service.requests.queue() == []
 
 
+USUAL = (
+    '{{ range .Messages }}{{ if or (eq .Role "user") (eq .Role "tool") }}{{ .Role }} {{ .Content }}{{ end }}{{ end }}'
+)
+LEFT_OUT = "messages[1] was left out: the template of this model has no place for the role "
+
+
+@pytest.mark.parametrize(
+    ("template", "role", "warning"),
+    [
+        (USUAL, "usr", f'{LEFT_OUT}"usr", did you mean "user"?'),
+        (USUAL, "", f'{LEFT_OUT}""'),
+        (USUAL, "tool", ""),
+        (USUAL, "system", ""),  # a template without a place for system texts is usual
+        (PLAIN, "developer", ""),
+    ],
+)
+@in_loop
+async def test_a_role_that_the_template_leaves_out_is_told(
+    tmp_path: Path, template: str, role: str, warning: str
+) -> None:
+    kitchen = Kitchen(tmp_path)
+    kitchen.make("m", template=template)
+    messages = (*HI, Message(role, "be short"), *HI)
+    assert done(await ask(kitchen, messages=messages)).warnings == ((warning,) if warning else ())
+    if not warning:
+        assert await ask(kitchen, messages=messages, strict=True)
+        return
+    assert "be short" not in kitchen.asks[0]["prompt"]
+    with pytest.raises(BadRequest) as caught:
+        await ask(kitchen, messages=messages, strict=True)
+    assert caught.value.message == warning
+    assert kitchen.pool.leases == 0
+
+
 @pytest.mark.parametrize(
     ("fields", "status", "message"),
     [
