@@ -13,18 +13,30 @@ Format = str | Mapping[str, Any] | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Inference:
-    """What chat and generate have in common. ``keep_alive`` is seconds, inf for ever, None for "leave as is".
+class ModelRequest:
+    """What all requests have in common that need a model loaded.
 
-    ``options`` are the request's own, unlayered; ``top_logprobs`` counts only with ``logprobs``. At most one of
-    ``format``, ``grammar`` (GBNF), ``regex`` (the whole answer matches) and ``choices`` (the answer is one of them).
+    ``options`` are the request's own, unlayered. ``keep_alive`` is seconds, inf for ever, None for "leave as is".
     ``ignored``: a warning for each field of the request that means nothing here; ``strict`` makes it, and each unknown
-    option, an error. ``run_record``: tell how to repeat the run.
+    option, an error.
     """
 
     model: str
     options: Mapping[str, Any] = field(default_factory=dict)
     keep_alive: float | None = None
+    request_id: str = ""
+    ignored: tuple[str, ...] = ()
+    strict: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inference(ModelRequest):
+    """What chat and generate have in common. ``top_logprobs`` counts only with ``logprobs``.
+
+    At most one of ``format``, ``grammar`` (GBNF), ``regex`` (the whole answer matches) and ``choices`` (the answer is
+    one of them). ``run_record``: tell how to repeat the run.
+    """
+
     format: Format = None
     grammar: str = ""
     regex: str = ""
@@ -35,9 +47,6 @@ class Inference:
     truncate: bool = True
     shift: bool | None = None
     render_only: bool = False
-    request_id: str = ""
-    ignored: tuple[str, ...] = ()
-    strict: bool = False
     run_record: bool = False
 
 
@@ -61,34 +70,22 @@ class GenerateRequest(Inference):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EmbedRequest:
+class EmbedRequest(ModelRequest):
     """``inputs`` None: load only. ``dimensions`` 0: as the model gives them."""
 
-    model: str
     inputs: tuple[str, ...] | None = None
     truncate: bool = True
     dimensions: int = 0
-    options: Mapping[str, Any] = field(default_factory=dict)
-    keep_alive: float | None = None
-    request_id: str = ""
-    ignored: tuple[str, ...] = ()
-    strict: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RerankRequest:
+class RerankRequest(ModelRequest):
     """``top_n`` None: all of them."""
 
-    model: str
     query: str = ""
     documents: tuple[str, ...] = ()
     top_n: int | None = None
     return_documents: bool = False
-    options: Mapping[str, Any] = field(default_factory=dict)
-    keep_alive: float | None = None
-    request_id: str = ""
-    ignored: tuple[str, ...] = ()
-    strict: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -93,8 +93,6 @@ DEPRECATED = frozenset(
 )
 """Historic names: accepted, warned about, without effect."""
 
-LOAD_OPTIONS = ("num_ctx", "num_batch", "num_gpu", "main_gpu", "use_mmap", "num_thread", "draft_num_predict")
-
 
 def _unknown(name: str) -> str:
     if name in DEPRECATED:

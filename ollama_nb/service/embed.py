@@ -9,10 +9,9 @@ from ollama_nb.api.chat import EmbedRequest
 from ollama_nb.api.events import Embeddings, Stats
 from ollama_nb.errors import BadRequest, ModelNotFound
 from ollama_nb.runner import wire
-from ollama_nb.service.load import acquire
-from ollama_nb.service.record import options_in_force
+from ollama_nb.service.load import acquire_for
 from ollama_nb.service.requests import LiveRequest
-from ollama_nb.service.resolve import find, weights_header
+from ollama_nb.service.resolve import find
 from ollama_nb.service.rooms import Rooms
 
 Matrix = npt.NDArray[np.float32]
@@ -41,9 +40,7 @@ async def _embed(rooms: Rooms, request: EmbedRequest, *, failed_status: int | No
             model = await find(rooms, request.model)
         except ModelNotFound:
             raise ModelNotFound(f'model "{request.model}" not found, try pulling it first') from None
-        gguf = await weights_header(rooms, model, request.model)
-        options, _ = options_in_force(model, request.options, request.ignored, strict=request.strict)
-        async with await acquire(rooms, model, gguf, options, request.keep_alive, live) as lease:
+        async with await acquire_for(rooms, request, model, live) as lease:
             if request.inputs is None:
                 return Embeddings(())
             load_seconds = live.seconds

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from ollama_nb.api.chat import ModelRequest
 from ollama_nb.api.models import GGUF, Model
 from ollama_nb.api.options import Options
 from ollama_nb.runner.pool import Lease
+from ollama_nb.service.record import options_in_force
 from ollama_nb.service.requests import LOADING, PROMPT, LiveRequest
+from ollama_nb.service.resolve import weights_header
 from ollama_nb.service.rooms import Rooms
 
 
@@ -19,3 +22,10 @@ async def acquire(
         lease = await rooms.pool.acquire(model, gguf, options, keep_alive)
     live.state = PROMPT
     return lease
+
+
+async def acquire_for(rooms: Rooms, request: ModelRequest, model: Model, live: LiveRequest) -> Lease:
+    """``acquire`` for a request that has nothing to warn of. Raises BadRequest for its options too."""
+    gguf = await weights_header(rooms, model, request.model)
+    options, _ = options_in_force(model, request.options, request.ignored, strict=request.strict)
+    return await acquire(rooms, model, gguf, options, request.keep_alive, live)

@@ -12,9 +12,8 @@ from ollama_nb.api.chat import RerankRequest
 from ollama_nb.api.events import Ranking
 from ollama_nb.errors import BadRequest
 from ollama_nb.runner.pool import Lease
-from ollama_nb.service.load import acquire
-from ollama_nb.service.record import options_in_force
-from ollama_nb.service.resolve import find, weights_header
+from ollama_nb.service.load import acquire_for
+from ollama_nb.service.resolve import find
 from ollama_nb.service.rooms import Rooms
 
 COSINE, RANK = "cosine", "rank"
@@ -32,9 +31,7 @@ async def rerank(rooms: Rooms, request: RerankRequest) -> Ranking:
         raise BadRequest("top_n must be at least 1")
     with rooms.requests.enter(request.request_id, request.model, "embed") as live:
         model = await find(rooms, request.model)
-        gguf = await weights_header(rooms, model, request.model)
-        options, _ = options_in_force(model, request.options, request.ignored, strict=request.strict)
-        async with await acquire(rooms, model, gguf, options, request.keep_alive, live) as lease:
+        async with await acquire_for(rooms, request, model, live) as lease:
             method = RANK if lease.loaded.pooling == RANK else COSINE
             with live.interruptible():
                 scores, tokens = await (_ranked if method == RANK else _cosines)(lease, request)
