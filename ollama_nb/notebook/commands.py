@@ -14,6 +14,7 @@ from ollama_nb.api.units import byte_size
 from ollama_nb.errors import BadRequest, NotFound, OllamaError
 from ollama_nb.notebook import code, compare, making, mishap, opening, talk
 from ollama_nb.notebook.display import follow
+from ollama_nb.notebook.explain import nearest
 from ollama_nb.notebook.inputs import MODEL_OPTIONS, model_options
 from ollama_nb.notebook.parse import Line, Option
 from ollama_nb.notebook.progress import Progress
@@ -202,7 +203,7 @@ def show_help(session: Session, line: Line, cell: str | None) -> None:
     elif line.words[0] in NAMES:
         print(explained(NAMES[line.words[0]]))
     else:
-        raise BadRequest(f"Unknown help topic `{line.words[0]}`")
+        raise BadRequest(f"Unknown help topic `{line.words[0]}`{nearest(line.words[0], NAMES)}")
 
 
 _PROXIES = ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")

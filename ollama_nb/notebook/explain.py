@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable
 
 from ollama_nb.errors import Busy, ConnectError, OllamaError
 
+_MODEL = re.compile(r"""model ['"]([^'"]+)['"]""")
 
-def explain(error: OllamaError) -> str:
-    """The error's own text, with a hint where there is a good one."""
+
+def explain(error: OllamaError, models: Callable[[], Iterable[str]] = tuple) -> str:
+    """The error's own text, with a hint where there is a good one. ``models``: names of those that are here."""
     text = error.message or type(error).__name__
+    if error.status == 404 and (missing := _MODEL.search(text)):
+        text += nearest(missing[1].removesuffix(":latest"), models())
     hint = "" if "`" in text else _hint(error, text.lower())
     return f"{text}\n{hint}" if hint else text
 
@@ -24,6 +29,12 @@ def _hint(error: OllamaError, text: str) -> str:
         return "The server wants a key: set `OLLAMA_API_KEY`."
     if "does not support thinking" in text:
         return "Leave `--think` out for this model."
+    if "does not support tools" in text:
+        return "Leave `--tools` out for this model; `%ollama show` says what a model can do."
+    if "invalid duration" in text:
+        return "`--keepalive` takes a time such as 10m or 1h; -1m is for ever."
+    if "invalid model name" in text:
+        return "The first word names the model: `%ollama run MODEL PROMPT`; `%ollama list` shows the names."
     if "does not support generate" in text or "does not support chat" in text:
         return "`%ollama embed` makes vectors of texts; `%ollama show` says what a model can do."
     if "context" in text and error.status == 400:

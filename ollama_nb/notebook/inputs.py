@@ -20,7 +20,29 @@ if TYPE_CHECKING:
     from ollama_nb.client.shape import Shape
     from ollama_nb.client.tools import Tools
 
-MODEL_OPTIONS = tuple(Option(f"--{name.replace('_', '-')}", "VALUE", f"model option {name}") for name in KINDS)
+MEANINGS = {
+    "num_ctx": "tokens of the context: prompt and answer together",
+    "num_batch": "tokens of a prompt that are read in one step",
+    "num_gpu": "layers that a GPU computes; -1: as many as fit",
+    "main_gpu": "the GPU to use first",
+    "use_mmap": "true: map the model's file into memory, false: read it",
+    "num_thread": "threads to compute with; 0: the server decides",
+    "draft_num_predict": "tokens that a draft model guesses ahead",
+    "num_keep": "tokens at the start of the prompt that stay when the context is full",
+    "num_predict": "most tokens of the answer; -1: no limit",
+    "seed": "the same seed gives the same answer; -1: another one each time",
+    "stop": "a text that ends the answer; may be repeated",
+    "temperature": "0: always the likeliest words; higher: more variety",
+    "top_k": "choose among so many of the likeliest tokens",
+    "top_p": "choose among the likeliest tokens that together reach this probability",
+    "min_p": "leave out tokens below this share of the likeliest one's probability",
+    "typical_p": "choose among tokens of usual surprise that together reach this probability",
+    "repeat_last_n": "how many of the last tokens count as repeatable; -1: the whole context",
+    "repeat_penalty": "above 1: fewer repetitions",
+    "presence_penalty": "above 0: fewer of the tokens that came before",
+    "frequency_penalty": "above 0: fewer of the tokens that came often",
+}
+MODEL_OPTIONS = tuple(Option(f"--{name.replace('_', '-')}", "VALUE", MEANINGS[name]) for name in KINDS)
 _SCHEMA_WORDS = ("properties", "$ref", "anyOf", "oneOf", "allOf", "enum", "const")
 _SCHEMA_TYPES = ("object", "array", "string", "number", "integer", "boolean", "null")
 
@@ -89,7 +111,10 @@ def form(text: str, variables: Mapping[str, Any]) -> tuple[Any, Shape[Any] | Non
     if isinstance(value, str):
         return ("json" if value == "json" else _schema(value)), None
     # Types need msgspec, which `%load_ext` should not wait for.
-    shape: Shape[Any] = import_module("ollama_nb.client.shape").shape_of(value)
+    try:
+        shape: Shape[Any] = import_module("ollama_nb.client.shape").shape_of(value)
+    except BadRequest as error:
+        raise BadRequest(f"--format {text}: {error.message}") from None
     return shape.schema, shape
 
 
@@ -127,17 +152,21 @@ def model_options(line: Line, defaults: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises BadRequest for a name that is none (with the nearest one) or a value of the wrong type.
     """
-    given = [(name, value) for name in KINDS for value in line.options.get(f"--{name.replace('_', '-')}", ())]
+    flags = {name: f"--{name.replace('_', '-')}" for name in KINDS}
+    given = [(flags[name], name, value) for name in KINDS for value in line.options.get(flags[name], ())]
     for pair in line.options.get("--option", ()):
         name, equals, value = pair.partition("=")
         if not equals:
             raise BadRequest(f"--option needs NAME=VALUE, not `{pair}`")
-        given.append((name, value))
+        given.append((f"--option {name}", name, value))
     options: dict[str, Any] = {}
-    for name, value in given:
+    for flag, name, value in given:
         if name not in KINDS:
             raise BadRequest(Options.layered({name: value})[1][0])
-        read = typed(name, value)
+        try:
+            read = typed(name, value)
+        except BadRequest as error:
+            raise BadRequest(f"{flag}: {error.message}") from None
         options[name] = options.get(name, []) + read if isinstance(read, list) else read
     options = {**defaults, **options}
     if unknown := Options.layered(options)[1]:  # refuses what is out of range, too

@@ -5,6 +5,7 @@ Light: what talks to servers is imported when the first command needs it.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from ollama_nb.notebook import commands, complete, syntax
 from ollama_nb.notebook.display import Interrupted
 from ollama_nb.notebook.explain import explain, nearest
 from ollama_nb.notebook.insert import insert
-from ollama_nb.notebook.parse import Line, parse_line
+from ollama_nb.notebook.parse import Line, Option, parse_line
 from ollama_nb.notebook.session import Defaults, Session
 
 if TYPE_CHECKING:
@@ -64,31 +65,43 @@ class OllamaMagics(Magics):
         try:
             return self._act(line, cell)
         except OllamaError as error:
-            raise UsageError(explain(error)) from None
+            raise UsageError(explain(error, self._models)) from None
         except Interrupted:
             raise
         except KeyboardInterrupt:
             raise Interrupted("Interrupted.") from None
 
     def _act(self, line: str, cell: str | None) -> Any:
-        name, _, rest = line.strip().partition(" ")
-        command = commands.NAMES.get(name or "help")
-        if command is None:
-            raise BadRequest(_unknown(name))
+        name, *rest = line.split(maxsplit=1)[:2] if line.strip() else [""]
+        command = commands.NAMES.get(_ALSO.get(name, name))
+        if command is None or (cell is not None and not name):
+            raise BadRequest(_unknown(name, cell=cell is not None))
         if cell is not None and not command.cell:
             raise BadRequest(f"`{name}` takes no cell; write `%ollama {command.usage}`")
         self._session.defaults = Defaults(
             self.model, self.system, self.think, self.keep_alive, self.options, self.stream
         )
         least, most, text_after = command.count(cell=cell is not None)
-        parsed = parse_line(rest, command.options, words=text_after)
+        parsed = parse_line("".join(rest), (*command.options, _HELP), words=text_after)
+        if parsed.has(_HELP.name):
+            return print(commands.explained(command))
         if command.default:
             parsed = self._with_model(parsed, command)
         if not least <= len(parsed.words) <= most:
             raise BadRequest(_count(command, len(parsed.words)))
         if cell is not None and not command.literal:
             cell = insert(cell, self._session.variables)
+        if parsed.stray:
+            print(f"Note: {parsed.stray} is a part of the text here; options go before it.", file=sys.stderr)
         return command.act(self._session, self._inserted(parsed), cell)
+
+    def _models(self) -> list[str]:
+        """Names of the models that are here; none where nobody can say."""
+        try:
+            listed = self._session.connect().list()["models"]
+        except OllamaError:
+            return []
+        return [str(model["name"]).removesuffix(":latest") for model in listed]
 
     def _with_model(self, line: Line, command: commands.Command) -> Line:
         """Where a model may be left out, the default one stands in for it."""
@@ -117,10 +130,19 @@ class OllamaMagics(Magics):
         )
 
 
-def _unknown(name: str) -> str:
+_HELP = Option("--help", help="what this command does", short="-h")
+_ALSO = {"": "help", "--help": "help", "-h": "help", "--version": "version", "-v": "version"}
+
+
+def _unknown(name: str, *, cell: bool) -> str:
+    if not name:
+        return "which command? `%%ollama chat MODEL` above a text talks with a model; `%ollama help` shows all"
     if name in commands.TERMINAL:
         return f"`{name}` works on this machine's own store, from a terminal: `!ollama {name}`"
-    return f"unknown command `{name}`{nearest(name, commands.NAMES)}; `%ollama help` shows all"
+    if near := nearest(name, commands.NAMES):
+        return f"unknown command `{name}`{near}; `%ollama help` shows all"
+    way = f"`%%ollama chat {name}`" if cell else f"`%ollama run {name} PROMPT`"
+    return f"unknown command `{name}`; if it is a model, write {way}; `%ollama help` shows all"
 
 
 def _count(command: commands.Command, given: int) -> str:

@@ -42,11 +42,15 @@ class Option:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """What was read: leading words, every value of every option, and the text. ``text`` None: there was none."""
+    """What was read: leading words, every value of every option, and the text. ``text`` None: there was none.
+
+    ``stray``: an option that stands in the text, where it is none.
+    """
 
     words: tuple[str, ...] = ()
     options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     text: str | None = None
+    stray: str = ""
 
     def get(self, name: str) -> str | None:
         """The last value given for an option; None when it was not given."""
@@ -73,7 +77,8 @@ def parse_line(line: str, options: Iterable[Option] = (), *, words: int | None =
             found.append(scanner.take_word())
         else:
             text = scanner.take_text(options)
-    return Line(tuple(found), {name: tuple(values) for name, values in scanner.given.items()}, text)
+    given = {name: tuple(values) for name, values in scanner.given.items()}
+    return Line(tuple(found), given, text, scanner.stray(text or ""))
 
 
 class _Scanner:
@@ -142,6 +147,12 @@ class _Scanner:
         for name, values in after.options.items():
             self.given.setdefault(name, []).extend(values)
         return _unquoted(quoted)
+
+    def stray(self, text: str) -> str:
+        """The first option in ``text``, unless ``--`` said that there are no more; empty where there is none."""
+        if self._options_ended:
+            return ""
+        return next((word for word in text.split() if word.partition("=")[0] in self._known), "")
 
     def _find(self, given: str) -> Option:
         name = given.replace("_", "-") if given.startswith("--") else given

@@ -28,6 +28,11 @@ _NOTE = (
     "color: var(--jp-content-font-color1, inherit); font-size: 0.9em"
 )
 
+ROUND = (
+    "The model says the same again and again. Interrupt the cell to stop it; `--num-predict` limits an answer, and "
+    "`--repeat-penalty 1.2` makes repetition less likely."
+)
+
 
 def is_notebook(shell: Any) -> bool:
     """Whether the shell is a kernel with a front end that shows HTML, rather than a terminal."""
@@ -62,7 +67,8 @@ def reply_html(reply: Reply) -> str:
         parts += [*_said_html(step.thinking if reply.show_thinking else "", step.text), call_html(step.called)]
     busy = not reply.text and not reply.reason
     parts += _said_html(reply.thinking if reply.show_thinking else "", reply.text, busy=busy)
-    parts += [f'<div style="{_NOTE}">{note_html(note)}</div>' for note in reply.notes]
+    notes = [*reply.notes, ROUND] if reply.goes_round else reply.notes
+    parts += [f'<div style="{_NOTE}">{note_html(note)}</div>' for note in notes]
     if line := footer(reply):
         parts.append(f'<div style="{_SMALL}">{escape(line)}</div>')
     if reply.verbose and (lines := figures(reply)):

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from ollama_nb.client.tools import Called
 
 BROKEN = "broken"
+SAME, ROUNDS, RECENT = 80, 5, 6_000
+"""So many characters, so many times among so many of the last ones: a model goes round in a circle."""
 
 
 class Reply:
@@ -52,6 +54,12 @@ class Reply:
             self.text = self.thinking = ""
         else:
             self.steps[-1].called = called
+
+    @property
+    def goes_round(self) -> bool:
+        """Whether a model that still writes says the same again and again: only a limit or its reader stops it."""
+        said = self.text or self.thinking
+        return not self.reason and said[-RECENT:].count(said[-SAME:]) >= ROUNDS if len(said) > SAME * ROUNDS else False
 
     def interrupt(self) -> None:
         self.reason = INTERRUPTED

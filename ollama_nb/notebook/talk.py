@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
+from keyword import iskeyword
 from typing import TYPE_CHECKING, Any
 
 from ollama_nb.errors import BadRequest
@@ -158,7 +159,7 @@ def answered(
 def variable(line: Line) -> str | None:
     """The name after ``-o``. Raises BadRequest for one that no variable can have."""
     output = line.get("--output")
-    if output is not None and not output.isidentifier():
+    if output is not None and (not output.isidentifier() or iskeyword(output)):
         raise BadRequest(f'"{output}" cannot be the name of a variable')
     return output
 

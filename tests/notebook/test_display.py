@@ -96,3 +96,25 @@ def test_an_interrupt_while_the_request_starts(shell: InteractiveShell) -> None:
     with pytest.raises(Interrupted):
         follow(start, page, NotebookScreen(live=False))
     assert page.reason == "interrupted"
+
+
+def test_a_model_that_goes_round_is_pointed_out_while_it_writes(shell: InteractiveShell) -> None:
+    page = Reply("m")
+    circle = "The best of the best is often said of a person who has achieved exceptional success. "
+    for chunk in chat_reply(*[circle] * 4)[:-1]:
+        page.feed(chunk)
+        assert "again and again" not in page.html()
+    for chunk in chat_reply(*[circle] * 3)[:-1]:
+        page.feed(chunk)
+    assert "The model says the same again and again. Interrupt the cell" in page.html()
+    assert "again and again" not in page.plain()
+    page.interrupt()
+    assert "again and again" not in page.html()
+
+
+def test_lists_and_tables_do_not_go_round(shell: InteractiveShell) -> None:
+    page = Reply("m")
+    page.text = "".join(f"| row {at} | the same words in every row | and some more of them |\n" for at in range(200))
+    assert not page.goes_round
+    page.text = "x" * 300
+    assert not page.goes_round

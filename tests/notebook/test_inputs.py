@@ -16,8 +16,9 @@ from IPython.display import Image
 from PIL import Image as Pillow
 from support.scripted_client import ScriptedClient, chat_reply, generate_reply
 
+from ollama_nb.api.options import KINDS
 from ollama_nb.errors import BadRequest
-from ollama_nb.notebook.inputs import form, images
+from ollama_nb.notebook.inputs import MEANINGS, form, images
 from ollama_nb.notebook.magics import register
 
 PNG = b"\x89PNG\r\n"
@@ -170,3 +171,7 @@ def test_without_a_default_the_model_that_was_asked_last_goes_on(shell: Interact
     run(shell, "%ollama run first hi")
     run(shell, "%%ollama generate\nagain")
     assert [asked["model"] for asked in client.asked] == ["first", "first"]
+
+
+def test_every_model_option_is_explained() -> None:
+    assert MEANINGS.keys() == KINDS.keys()

@@ -175,24 +175,33 @@ def run_fails(shell: InteractiveShell, code: str) -> BaseException:
     ("code", "message"),
     [
         ("%ollama rum m", "unknown command `rum`, did you mean `rm`?"),
+        ("%ollama smollm2 hi", "unknown command `smollm2`; if it is a model, write `%ollama run smollm2 PROMPT`"),
+        ("%%ollama smollm2\nhi", "unknown command `smollm2`; if it is a model, write `%%ollama chat smollm2`"),
+        ("%%ollama\nhi", "which command? `%%ollama chat MODEL` above a text talks with a model"),
         ("%ollama run", "no model: write `%ollama run MODEL [PROMPT]`"),
         ("%ollama run m", "no prompt: `%ollama run m your question`"),
         ("%ollama cp a", "`cp` got 1 name; write `%ollama cp SOURCE DESTINATION`"),
         ("%ollama run m --temprature 0 hi", "unknown flag: --temprature. Did you mean `--temperature`?"),
-        ("%ollama run m --temperature warm hi", "invalid float value [warm]"),
-        ("%ollama run m --num_predict 1.5 hi", "invalid int value [1.5]"),
+        ("%ollama run m --temperature warm hi", "--temperature: invalid float value [warm]"),
+        ("%ollama run m --num_predict 1.5 hi", "--num-predict: invalid int value [1.5]"),
         ("%ollama run m --option temprature=0 hi", 'unknown option "temprature", did you mean "temperature"?'),
         ("%ollama run m --option top_k hi", "--option needs NAME=VALUE, not `top_k`"),
         ("%ollama run m --temperature nan hi", "invalid float value [nan]"),
+        ("%ollama run m --option top_k=x hi", "--option top_k: invalid int value [x]"),
+        ("%ollama run m --tools f hi", "unknown flag: --tools. Put `--` before"),
         ("%ollama run m --think=deep hi", 'invalid value for --think: "deep"'),
         ("%ollama run m --format {x hi", "--format is neither `json` nor a JSON Schema"),
         ("%ollama run m -o a-b hi", '"a-b" cannot be the name of a variable'),
+        ("%ollama run m -o class hi", '"class" cannot be the name of a variable'),
+        ("%ollama run m --format __name__ hi", "--format is neither `json` nor a JSON Schema"),
+        ("%ollama run m --format get_ipython hi", "--format get_ipython: "),
         ("%ollama run m hi {{nobody}}", "`{{nobody}}` is no variable here"),
         ("%%ollama chat m Hello\nhello", "`Hello` on its first line is too much"),
         ("%%ollama chat m\n\n", "no message: write it below `%%ollama chat m`"),
         ("%%ollama list\nx", "`list` takes no cell; write `%ollama list [PREFIX]`"),
         ("%ollama show m --license --system", "only one of"),
         ("%ollama help nothing", "Unknown help topic `nothing`"),
+        ("%ollama help chta", "Unknown help topic `chta`, did you mean `chat`?"),
         ("%ollama create x -f /nowhere/Modelfile", "no Modelfile at /nowhere/Modelfile"),
         ("%%ollama create x -f y\nFROM z", "the cell is the Modelfile, so `--file` is too much"),
         ("%%ollama create x\nSYSTEM z", "no FROM line"),
@@ -217,6 +226,9 @@ def test_mistakes_are_told_in_one_line(
         (ModelNotFound("model 'm' not found"), "`%ollama pull` fetches one"),
         (ConnectError("no server answers at http://127.0.0.1:1"), "`ollama serve` in a terminal starts a server"),
         (BadRequest('"m" does not support thinking'), "Leave `--think` out"),
+        (BadRequest('"m" does not support tools'), "Leave `--tools` out"),
+        (BadRequest('time: invalid duration "for ever"'), "`--keepalive` takes a time such as 10m"),
+        (BadRequest("invalid model name"), "The first word names the model"),
         (BadRequest("try `this`"), ""),
     ],
 )
@@ -229,6 +241,46 @@ def test_errors_of_the_server_carry_one_hint(
     assert f"UsageError: {error}" in told
     assert hint in told
     assert displays[-1]["data"] == {"text/html": "", "text/plain": ""}
+
+
+@pytest.mark.parametrize("missing", ["model 'smolm2' not found", 'model "smolm2:latest" not found, try pulling it'])
+def test_a_misspelt_model_gets_the_nearest_name(
+    shell: InteractiveShell, capsys: pytest.CaptureFixture[str], missing: str
+) -> None:
+    use(shell, [ModelNotFound(missing)])
+    run_fails(shell, "%ollama run smolm2 hi")
+    assert f"UsageError: {missing}, did you mean `smollm2`?" in "".join(capsys.readouterr())
+
+
+def test_no_name_where_nobody_can_be_asked(shell: InteractiveShell, capsys: pytest.CaptureFixture[str]) -> None:
+    client = use(shell, [ModelNotFound("model 'smolm2' not found")])
+
+    def gone() -> Any:
+        raise ConnectError("gone")
+
+    client.list = gone  # type: ignore[method-assign]
+    run_fails(shell, "%ollama run smolm2 hi")
+    assert "`%ollama pull` fetches one" in "".join(capsys.readouterr())
+
+
+@pytest.mark.parametrize(
+    ("line", "stray"),
+    [
+        ("run m hello --temperature 0", "--temperature"),
+        ("run m hello -o answer", "-o"),
+        ("chat m hello --temperature=0 --seed 1", "--temperature=0"),
+        ("run m -- hello --seed 1", ""),
+        ("run m 'hello' --seed 1", ""),
+        ("run m hello --sed - or -x", ""),
+    ],
+)
+def test_an_option_within_the_text_is_pointed_out(
+    shell: InteractiveShell, capsys: pytest.CaptureFixture[str], line: str, stray: str
+) -> None:
+    use(shell, generate_reply("ok") if line.startswith("run") else chat_reply("ok"))
+    run(shell, f"%ollama {line}")
+    note = f"Note: {stray} is a part of the text here; options go before it.\n" if stray else ""
+    assert capsys.readouterr().err == note
 
 
 def test_notes_tell_what_was_dropped(
@@ -309,6 +361,12 @@ def test_help(shell: InteractiveShell, capsys: pytest.CaptureFixture[str]) -> No
     told = capsys.readouterr().out
     assert "-o, --output NAME" in told
     assert "--temperature VALUE" in told
+    for code in ("%ollama chat --help", "%ollama chat smollm2 -h", "%%ollama chat m --help\nhello"):
+        run(shell, code)
+        assert capsys.readouterr().out == told
+    for code in ("%ollama --help", "%ollama -h", "%ollama help"):
+        run(shell, code)
+        assert "%ollama run MODEL [PROMPT]" in capsys.readouterr().out
 
 
 def test_a_modelfile_cell_is_literal_and_becomes_a_request(shell: InteractiveShell) -> None:

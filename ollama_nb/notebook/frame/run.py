@@ -193,6 +193,8 @@ def _check(outcome: Outcome, row: int, labels: Sequence[Any], how: How) -> None:
 
 def _told(bar: Bar, how: How) -> str:
     """What to say to who stopped a run."""
+    if not bar.done:
+        return "Interrupted before a row was done."
     text = f"Interrupted: {bar.done:,} of {bar.total:,} rows are done."
     shell = get_ipython()
     if shell is not None:
