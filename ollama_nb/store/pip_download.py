@@ -66,7 +66,8 @@ class PipDownload:
         # -P keeps a pip.py in any folder from being run in pip's place.
         pip = [sys.executable, "-P", pip_child.__file__, str(os.getpid()), "download"]
         options = ["--no-deps", "--only-binary=:all:", "--no-input", "--disable-pip-version-check"]
-        return [*pip, *options, "--progress-bar=off", "--dest", str(self._wheels), "--", self._requirement]
+        plain = ["--no-color", "--progress-bar=off"]  # a notebook's kernel asks all its children for colours
+        return [*pip, *options, *plain, "--dest", str(self._wheels), "--", self._requirement]
 
     def _wait(self, process: subprocess.Popen[bytes]) -> None:
         """Until pip ends; meanwhile the growth of its files is the only progress that every version of it shows."""

