@@ -141,6 +141,5 @@ class Service:
 
     def _tidy(self) -> None:
         store = self._rooms.store
-        if store.root.is_dir():
-            store.fix_legacy_names()
-            store.prune()
+        store.fix_legacy_names()
+        store.prune()

@@ -332,6 +332,14 @@ class Temp:
         self.abort()
 
 
+def is_folder(path: Path) -> bool:
+    """Whether a folder is there and can be reached."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
 def regular_size(path: Path) -> int | None:
     """The size of a regular file, links followed; None for anything else."""
     try:

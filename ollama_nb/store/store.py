@@ -179,7 +179,7 @@ class Store:
 
         Nothing is removed when any manifest cannot be read: what it uses is not known.
         """
-        if self.noprune or not self.root.is_dir():
+        if self.noprune or not fsops.is_folder(self.root):
             return 0
         with fsops.locked(self.root), fsops.clear_errors("clean up", self.root):
             stale = self.stale()
@@ -291,7 +291,7 @@ class Store:
 
     def _locked(self) -> contextlib.AbstractContextManager[None]:
         """The lock, without making the folder of a store that is not there yet."""
-        return fsops.locked(self.root) if self.root.is_dir() else contextlib.nullcontext()
+        return fsops.locked(self.root) if fsops.is_folder(self.root) else contextlib.nullcontext()
 
     def _publish(self, name: ModelName, raw: bytes, digests: Iterable[Digest]) -> tuple[Digest, ...]:
         name = self.canonical(name)
