@@ -55,6 +55,11 @@ class ChatRequest(Inference):
     messages: tuple[Message, ...] = ()
     tools: tuple[Tool, ...] = ()
 
+    @property
+    def unloads(self) -> bool:
+        """It asks for nothing but to take the model out of memory."""
+        return not self.messages and self.keep_alive == 0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerateRequest(Inference):
@@ -67,6 +72,11 @@ class GenerateRequest(Inference):
     context: tuple[int, ...] | None = None
     raw: bool = False
     images: tuple[bytes, ...] = ()
+
+    @property
+    def unloads(self) -> bool:
+        """It asks for nothing but to take the model out of memory."""
+        return not self.prompt and self.keep_alive == 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

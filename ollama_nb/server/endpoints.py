@@ -41,8 +41,7 @@ async def status(call: Endpoint) -> None:
 async def chat(call: Endpoint) -> None:
     body = call.fields("ChatRequest")
     request = replace(native.read_chat(body, call.id), strict=call.wants("Strict"), run_record=call.wants("Run-Record"))
-    unload = not request.messages and request.keep_alive == 0
-    if not unload and await passed_on(call, request.model, "chat"):
+    if not request.unloads and await passed_on(call, request.model, "chat"):
         return
     reply = native_reply.ChatReply(request.model, call.id)
     await call.send_events(call.service.chat(request), reply, stream=native.wants_stream(body))
@@ -52,8 +51,7 @@ async def generate(call: Endpoint) -> None:
     body = call.fields("GenerateRequest")
     request = native.read_generate(body, call.id)
     request = replace(request, strict=call.wants("Strict"), run_record=call.wants("Run-Record"))
-    unload = not request.prompt and request.keep_alive == 0
-    if not unload and await passed_on(call, request.model, "generate"):
+    if not request.unloads and await passed_on(call, request.model, "generate"):
         return
     reply = native_reply.GenerateReply(request.model, call.id)
     await call.send_events(call.service.generate(request), reply, stream=native.wants_stream(body))

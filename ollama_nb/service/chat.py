@@ -33,7 +33,7 @@ async def chat(rooms: Rooms, request: ChatRequest) -> AsyncGenerator[Event, None
         raise BadRequest("model is required")
     with rooms.requests.enter(request.request_id, request.model, "chat") as live:
         model = await find(rooms, request.model)
-        if not request.messages and request.keep_alive == 0:
+        if request.unloads:
             await rooms.pool.unload(model)
             yield Done("unload")
             return

@@ -31,7 +31,7 @@ async def generate(rooms: Rooms, request: GenerateRequest) -> AsyncGenerator[Eve
         raise ModelNotFound("model '' not found")
     with rooms.requests.enter(request.request_id, request.model, "generate") as live:
         model = await find(rooms, request.model)
-        if not request.prompt and request.keep_alive == 0:
+        if request.unloads:
             await rooms.pool.unload(model)
             yield Done("unload")
             return
