@@ -76,6 +76,20 @@ class Constraint:
         plain = found[~self._escapes.writes[self._opened, found]]
         return plain if len(plain) else found  # some control characters have no other form
 
+    def ending(self, most: int) -> list[int]:
+        """The tokens up to the end where only one end is possible, of ``most`` tokens; they are taken as chosen.
+
+        None where there is still a choice, or where the end is further away. A label is told by its first tokens.
+        """
+        forced: list[int] = self._matcher.compute_ff_tokens()
+        if not 0 < len(forced) <= most:
+            return []
+        taken = self._matcher.try_consume_tokens(forced)
+        if taken == len(forced) and self.complete:
+            return forced
+        self._matcher.rollback(taken)
+        return []
+
     @property
     def complete(self) -> bool:
         """Nothing can follow."""

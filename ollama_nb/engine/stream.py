@@ -74,9 +74,11 @@ class Stream:
         if token in self._eog:
             self.reason = "stop"
             return self._out(self._text.end(), ())
-        if self._kept is not None:
-            self._kept.append(token)
-        text = self._text.feed(self._shown.get(token) or self._model.piece(token))
+        text = self._said(token)
+        if self._constraint is not None and raw is None and not self._text.stopped:
+            for forced in self._constraint.ending(seq.room()):  # what can only be one text needs no computing
+                seq.append(forced)
+                text += self._said(forced)
         self._judge(text)
         if self.reason:
             text += self._text.end()
@@ -122,6 +124,12 @@ class Stream:
 
     def close(self) -> None:
         self.sampler.close()
+
+    def _said(self, token: int) -> str:
+        """The text of one token more, as far as it is certain."""
+        if self._kept is not None:
+            self._kept.append(token)
+        return self._text.feed(self._shown.get(token) or self._model.piece(token))
 
     def _judge(self, text: str) -> None:
         """Has it ended, and why? A loop of one repeated chunk was not the model's own end: ``length``."""

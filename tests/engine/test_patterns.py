@@ -53,6 +53,38 @@ def test_the_whole_answer_matches(engine: Engine, pattern: str, temperature: flo
         assert re.fullmatch(pattern, text), text
 
 
+@pytest.mark.parametrize(
+    "format",
+    ["choices:" + json.dumps(["sunny afternoon", "rainy morning"]), json.dumps({"enum": ["sunny day", "rainy day"]})],
+    ids=["choices", "schema"],
+)
+def test_what_can_only_end_in_one_way_is_not_computed(engine: Engine, format: str) -> None:
+    """Only the first letters are a choice; the rest counts as written, but no decode is made for it."""
+    before = engine.counters["decodes"]
+    text, last = reply(engine, format, temperature=0.0)
+    decodes = engine.counters["decodes"] - before
+    assert isinstance(last, FinishOut) and last.reason == "stop"
+    assert text.strip('"') in ("sunny afternoon", "rainy morning", "sunny day", "rainy day")
+    assert decodes <= 3 and last.output_tokens > decodes + 2
+
+
+@pytest.mark.parametrize("most", range(1, 9))
+def test_an_end_that_is_known_respects_the_limit(engine: Engine, most: int) -> None:
+    choices = ["sunny afternoon", "rainy morning"]
+    whole, _ = reply(engine, "choices:" + json.dumps(choices), temperature=0.0)
+    text, last = reply(engine, "choices:" + json.dumps(choices), temperature=0.0, num_predict=most)
+    assert isinstance(last, FinishOut) and last.output_tokens <= most
+    assert whole.startswith(text) and (last.reason == "stop") == (text == whole)
+
+
+def test_a_known_end_keeps_stop_strings_and_the_probabilities_of_each_token(engine: Engine) -> None:
+    format = "choices:" + json.dumps(["sunny afternoon", "rainy morning"])
+    text, last = reply(engine, format, temperature=0.0, stop=("y ",))
+    assert text in ("sunn", "rain") and isinstance(last, FinishOut) and last.reason == "stop"
+    (shown,) = run(engine, ask(format=format, temperature=0.0, logprobs=1))
+    assert len(shown.logprobs) == shown.done.output_tokens > 1
+
+
 def test_the_answer_is_one_of_the_choices(engine: Engine) -> None:
     choices = ["a", "ab", 'say "hi"', "天", "a|b", "\\d", "(", "two\nlines"]
     found = {
