@@ -34,7 +34,7 @@ _WEIGHTS: tuple[tuple[tuple[str, ...], str], ...] = (
 # What a converter needs beside the weights; a GGUF carries it all in itself.
 _BESIDE: tuple[tuple[tuple[str, ...], str], ...] = (
     (("*.json", "*/*.json"), _TEXT),
-    (("chat_template.jinja", "vocab.txt"), _TEXT),
+    (("chat_template.jinja", "vocab.txt", "merges.txt"), _TEXT),
     (("tokenizer.model", "*/tokenizer.model"), _BINARY),
 )
 _CARRIES_ALL = {".gguf"}

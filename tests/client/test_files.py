@@ -72,10 +72,12 @@ def test_a_folder_of_safetensors_brings_what_belongs_to_it(tmp_path: Path) -> No
         sub__more_DOT_json=b"{}",
         tokenizer_DOT_model=b"\x00\x01",
         vocab_DOT_txt=b"a\n",
+        merges_DOT_txt=b"a b\n",
         README_DOT_md=b"x",
         a_DOT_gguf=BINARY,
     )
-    assert names(tmp_path) == ["model.safetensors", "config.json", "sub/more.json", "vocab.txt", "tokenizer.model"]
+    beside = ["config.json", "sub/more.json", "vocab.txt", "merges.txt", "tokenizer.model"]
+    assert names(tmp_path) == ["model.safetensors", *beside]
 
 
 def test_a_folder_without_weights(tmp_path: Path) -> None:

@@ -57,6 +57,34 @@ def pretokenizer(tokenizer: dict[str, Any]) -> str:
     return name
 
 
+RULES_BY_CLASS: dict[str, dict[str, Any]] = {
+    "Qwen2Tokenizer": {"type": "Split", "pattern": {"Regex": QWEN2}},
+    "GPT2Tokenizer": {"type": "ByteLevel"},
+    "RobertaTokenizer": {"type": "ByteLevel"},
+}
+"""What tokenizers that only have a vocabulary and merges split by: it is nowhere but in the code of their class."""
+CLASSES_BY_KIND = {
+    **dict.fromkeys(("qwen2", "qwen2_moe", "qwen3", "qwen3_moe"), "Qwen2Tokenizer"),
+    "gpt2": "GPT2Tokenizer",
+    "roberta": "RobertaTokenizer",
+}
+"""``model_type`` of config.json → the class that is meant when none is named."""
+
+
+def rule_of_class(name: str, kind: str) -> dict[str, Any]:
+    """The ``pre_tokenizer`` of a tokenizer's class, or of the usual class of a kind of models.
+
+    Raises BadRequest for a class whose rule is not known.
+    """
+    named = name.removesuffix("Fast") or CLASSES_BY_KIND.get(kind, "")
+    if named not in RULES_BY_CLASS:
+        which = f'a tokenizer of the class "{named}"' if named else "this tokenizer"
+        raise BadRequest(
+            f"vocab.json and merges.txt do not say how {which} splits text: put the model's tokenizer.json beside them"
+        )
+    return RULES_BY_CLASS[named]
+
+
 def _rules(step: Any) -> list[str]:
     if not isinstance(step, dict):
         return []

@@ -12,9 +12,9 @@ from gguf import TokenType
 
 from ollama_nb.errors import BadRequest, CorruptModel
 from ollama_nb.store.convert.checkpoint import Checkpoint
-from ollama_nb.store.convert.pretokenizer import pretokenizer
+from ollama_nb.store.convert.pretokenizer import pretokenizer, rule_of_class
 from ollama_nb.store.convert.sentencepiece import read_sentencepiece
-from ollama_nb.store.convert.vocabulary import SPACE, Vocabulary, added_tokens
+from ollama_nb.store.convert.vocabulary import SPACE, Vocabulary, added_tokens, looks_special, named_special
 
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 
@@ -31,8 +31,11 @@ def read_vocabulary(checkpoint: Checkpoint) -> Vocabulary:
     elif checkpoint.has("vocab.txt"):
         lines = checkpoint.lines("vocab.txt")
         vocabulary = _wordpiece(checkpoint, {line: index for index, line in enumerate(lines)})
+    elif checkpoint.has("vocab.json") and checkpoint.has("merges.txt"):
+        vocabulary = _byte_bpe_of_parts(checkpoint)
     else:
-        raise BadRequest("the checkpoint has no tokenizer: tokenizer.json, tokenizer.model or vocab.txt is needed")
+        needed = "tokenizer.json, tokenizer.model or vocab.txt is needed, or vocab.json and merges.txt"
+        raise BadRequest(f"the checkpoint has no tokenizer: {needed}")
     vocabulary.add(added_tokens(checkpoint))
     in_front = checkpoint.json("tokenizer_config.json").get("add_prefix_space")
     if vocabulary.model == "llama" and isinstance(in_front, bool):
@@ -86,6 +89,26 @@ def _byte_bpe(tokenizer: dict[str, Any], model: dict[str, Any]) -> Vocabulary:
     merges = [f"{left} {right}" for left, right in _merges(model)]
     empty = Vocabulary("gpt2", pretokenizer(tokenizer), [], [], merges=merges)
     return _filled(empty, _vocab(model), lambda text: TokenType.NORMAL)
+
+
+def _byte_bpe_of_parts(checkpoint: Checkpoint) -> Vocabulary:
+    """The same from ``vocab.json`` and ``merges.txt``, as it is in older checkpoints; the rule is that of the class."""
+    named = checkpoint.json("tokenizer_config.json").get("tokenizer_class")
+    rule = rule_of_class(str(named or ""), str(checkpoint.config.get("model_type")))
+    vocab, merges = checkpoint.json("vocab.json"), checkpoint.lines("merges.txt")
+    if merges and merges[0].startswith("#version"):
+        del merges[0]
+    merges = [line for line in merges if line]
+    if not vocab or not all(type(index) is int for index in vocab.values()):
+        raise CorruptModel("vocab.json does not say the numbers of its tokens")
+    if wrong := next((line for line in merges if len(line.split(" ")) != 2), ""):
+        raise CorruptModel(f"merges.txt has the line {wrong[:80]!r}, which is no pair")
+    vocabulary = _byte_bpe({"pre_tokenizer": rule}, {"vocab": vocab, "merges": merges})
+    special = set(named_special(checkpoint).values())
+    for index, text in enumerate(vocabulary.tokens):
+        if text in special or looks_special(text):
+            vocabulary.types[index] = TokenType.CONTROL
+    return vocabulary
 
 
 def _is_spaced(tokenizer: dict[str, Any], model: dict[str, Any]) -> bool:

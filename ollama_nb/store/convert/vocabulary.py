@@ -81,7 +81,7 @@ class Vocabulary:
         out.add_token_types(self.types)
         special = gguf.SpecialVocab(checkpoint.folder, n_vocab=len(self.tokens))
         special.merges = self.merges
-        for kind, text in _named_special(checkpoint).items():
+        for kind, text in named_special(checkpoint).items():
             if kind not in special.special_token_ids and (index := self.id_of(text)) is not None:
                 special.special_token_ids[kind] = index
         special.add_to_gguf(out, quiet=True)
@@ -103,7 +103,7 @@ def added_tokens(checkpoint: Checkpoint) -> dict[int, AddedToken]:
     found: dict[int, AddedToken] = {}
     for text, index in checkpoint.json("added_tokens.json").items():
         if type(index) is int:
-            found[index] = AddedToken(text, _looks_special(text))
+            found[index] = AddedToken(text, looks_special(text))
     listed = checkpoint.json("tokenizer_config.json").get("added_tokens_decoder")
     for key, entry in listed.items() if isinstance(listed, dict) else ():
         if key.isdecimal() and isinstance(entry, dict):
@@ -126,10 +126,10 @@ def rows_of(checkpoint: Checkpoint) -> int:
 
 def _added(entry: Mapping[str, Any]) -> AddedToken:
     text = str(entry.get("content", ""))
-    return AddedToken(text, bool(entry.get("special")) or _looks_special(text))
+    return AddedToken(text, bool(entry.get("special")) or looks_special(text))
 
 
-def _looks_special(text: str) -> bool:
+def looks_special(text: str) -> bool:
     """Markup that some checkpoints forget to call special."""
     if text in ("<pad>", "<mask>", "<2mass>", "[@BOS@]"):
         return True
@@ -137,7 +137,7 @@ def _looks_special(text: str) -> bool:
     return any(text.startswith(start) and text.endswith(end) for start, end in shapes)
 
 
-def _named_special(checkpoint: Checkpoint) -> dict[str, str]:
+def named_special(checkpoint: Checkpoint) -> dict[str, str]:
     """Special tokens by their role, as text; for checkpoints that do not list them with their ids."""
     found: dict[str, str] = {}
     for file in ("special_tokens_map.json", "tokenizer_config.json"):
