@@ -33,7 +33,7 @@ class Broken(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class Head:
     """The head of an answer."""
 
     status: int
@@ -42,8 +42,8 @@ class Reply:
 
 async def ask(
     to: Address, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None
-) -> AsyncGenerator[Reply | bytes, None]:
-    """Yield a Reply, then the body's pieces. Closing it hangs up, which cancels the request there. Raises Broken."""
+) -> AsyncGenerator[Head | bytes, None]:
+    """Yield a Head, then the body's pieces. Closing it hangs up, which cancels the request there. Raises Broken."""
     parts = urlsplit(to.url)
     sent = HTTPHeaders({"Host": parts.netloc, "Content-Length": str(len(body)), **(headers or {})})
     if to.key:
@@ -82,12 +82,12 @@ class _Listener(HTTPMessageDelegate):
     """Puts what comes into a queue; when that is full, the sender waits. None: nothing more comes."""
 
     def __init__(self) -> None:
-        self.pieces: asyncio.Queue[Reply | bytes | None] = asyncio.Queue(_WAITING_PIECES)
+        self.pieces: asyncio.Queue[Head | bytes | None] = asyncio.Queue(_WAITING_PIECES)
         self.complete = False
 
     async def headers_received(self, start_line: object, headers: HTTPHeaders) -> None:
         assert isinstance(start_line, ResponseStartLine)
-        await self.pieces.put(Reply(start_line.code, headers.get("Content-Type", "")))
+        await self.pieces.put(Head(start_line.code, headers.get("Content-Type", "")))
 
     async def data_received(self, chunk: bytes) -> None:
         await self.pieces.put(chunk)

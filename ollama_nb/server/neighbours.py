@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from ollama_nb.errors import OllamaError
 from ollama_nb.runtime import listeners, read
-from ollama_nb.server.exchange import Broken, Reply, ask
+from ollama_nb.server.exchange import Broken, Head, ask
 from ollama_nb.service.service import Service
 
 ASK_SECONDS = 1.0
@@ -62,7 +62,7 @@ async def _has(other: Neighbour, model: str, digest: str) -> bool:
     """Whether it has the model of that digest in memory, under a name that ``model`` means there, too."""
     try:
         async with asyncio.timeout(ASK_SECONDS), aclosing(ask(other, "GET", "/api/ps")) as reply:
-            body = b"".join([piece async for piece in reply if not isinstance(piece, Reply)])
+            body = b"".join([piece async for piece in reply if not isinstance(piece, Head)])
         return any(_means(entry, model) for entry in json.loads(body)["models"] if entry["digest"] == digest)
     except (Broken, TimeoutError, ValueError, KeyError, TypeError):
         return False

@@ -15,7 +15,7 @@ from typing import cast
 from ollama_nb.errors import Cancelled, OllamaError
 from ollama_nb.server.bodies import Collected
 from ollama_nb.server.dialects import native_reply
-from ollama_nb.server.exchange import Broken, Reply, ask
+from ollama_nb.server.exchange import Broken, Head, ask
 from ollama_nb.server.handlers import Endpoint
 from ollama_nb.server.neighbours import Neighbour
 from ollama_nb.service.requests import PROMPT, LiveRequest
@@ -25,7 +25,7 @@ _PREFIX = "X-Ollama-"
 _OWN_FAULT = {401, 403, 404, 429}
 """The neighbour's own affairs, like all of 500 and above: a stale key, a model that it has no more, too much to do."""
 
-Pieces = AsyncGenerator[Reply | bytes, None]
+Pieces = AsyncGenerator[Head | bytes, None]
 
 
 async def passed_on(call: Endpoint, model: str, kind: str) -> bool:
@@ -53,7 +53,7 @@ async def passed_on(call: Endpoint, model: str, kind: str) -> bool:
 async def _send(call: Endpoint, pieces: Pieces, live: LiveRequest, neighbour: Neighbour) -> bool:
     try:
         head = await anext(pieces)
-        assert isinstance(head, Reply)
+        assert isinstance(head, Head)
         if head.status in _OWN_FAULT or head.status >= 500:
             return False
         if head.content_type.startswith(native_reply.NDJSON):
