@@ -1,7 +1,7 @@
 """One child process and its socket, seen from the event loop.
 
 Rule: however a child ends (exit, signal, closed socket, nonsense on the wire), ``ended`` says why
-within half a second, and the process is reaped.
+within a second or two, and the process is reaped.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import msgspec
 from ollama_nb.errors import RunnerCrashed
 from ollama_nb.runner import spawn, wire
 
-SETTLE = 0.2
+SETTLE = 1.0
 """Seconds between the first sign of an end (exit or end of file) and the kill that makes the other one true."""
 
 _log = logging.getLogger("ollama_nb.runner")
@@ -114,12 +114,15 @@ class Link(asyncio.Protocol):
         # Of a child that ended by itself, everything that it said is still read; of one that closed its socket, the
         # exit is awaited: it names the cause.
         await asyncio.wait(signs, timeout=0 if self._closing else SETTLE)
-        if not self._exit.done() and not self._closing:
-            self.kill("it closed its connection")
+        hung_up = not self._exit.done() and not self._closing
+        if hung_up:
+            self.child.kill()
         if self._exit.done() and not closed.done():
             self._transport.abort()
         code = await self._exit
         await closed
+        if hung_up and code == -signal.SIGKILL:  # else it was ending by itself, on a machine that let it wait
+            self._blame = self._blame or "it closed its connection"
         cause = self._blame or explain(code, self.child.printed.last_line())
         if not self._closing:
             _log.warning("child %d ended: %s\n%s", self.child.pid, cause, self.child.printed.text()[-4096:])
