@@ -84,12 +84,12 @@ def test_the_settings_are_in_force(tmp_path: Path) -> None:
     config.parent.mkdir()
     config.write_text(JUPYTER_CONFIG.read_text().replace("11434", str(port)))
     with jupyter(tmp_path):
-        assert httpx.get(f"http://127.0.0.1:{port}/", trust_env=False).text == "Ollama is running"
+        assert httpx.get(f"http://127.0.0.1:{port}/", timeout=60, trust_env=False).text == "Ollama is running"
     profile = tmp_path / "ipythondir" / "profile_default"
     profile.mkdir(parents=True)
     (profile / IPYTHON_CONFIG.name).write_text(IPYTHON_CONFIG.read_text())
     command = [sys.executable, "-m", "IPython", "--no-banner", "-c", "%ollama help"]
-    told = subprocess.run(command, env=clean_env(tmp_path), capture_output=True, text=True, timeout=60)
+    told = subprocess.run(command, env=clean_env(tmp_path), capture_output=True, text=True, timeout=120)
     assert "%ollama run MODEL" in told.stdout, told.stderr
 
 
@@ -119,6 +119,6 @@ def test_the_steps_in_a_fresh_environment(tmp_path: Path) -> None:
         assert (prefix / made).is_file()
     listed = subprocess.run(
         [prefix / "bin/python", "-m", "jupyter_server.extension.serverextension", "list"],
-        env={**env, "OLLAMA_HOST": ""}, capture_output=True, text=True, timeout=60,
+        env={**env, "OLLAMA_HOST": ""}, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert re.search(r"ollama_nb_ext.*(OK|enabled)", listed.stdout + listed.stderr)

@@ -83,7 +83,7 @@ def test_a_closed_pipe_is_no_error_message(home: Path) -> None:
     os.close(reading)
     try:
         command = [sys.executable, "-m", "ollama_nb.cli.main", "help"]
-        done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, timeout=60)
+        done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, timeout=120)
     finally:
         os.close(writing)
     assert (done.returncode, done.stderr) == (141, b"")

@@ -221,7 +221,9 @@ def test_errors_reach_the_client(client: ollama.Client, server: RunningServer) -
     assert error.value.status_code == 404
     with pytest.raises(ollama.ResponseError, match="model 'nope' not found"):
         list(client.generate("nope", "hi", stream=True))
-    garbage = httpx.post(f"{server.url}/api/chat", content="{nonsense", headers=server.headers, trust_env=False)
+    garbage = httpx.post(
+        f"{server.url}/api/chat", content="{nonsense", headers=server.headers, timeout=60, trust_env=False
+    )
     assert garbage.status_code == 400 and garbage.json()["error"].startswith("invalid character 'n'")
 
 
@@ -276,7 +278,7 @@ class Endless:
 
 
 def queue(server: RunningServer) -> list[Any]:
-    reply = httpx.get(f"{server.url}/api/queue", headers=server.headers, trust_env=False)
+    reply = httpx.get(f"{server.url}/api/queue", headers=server.headers, timeout=60, trust_env=False)
     found: list[Any] = reply.json()["requests"]
     return found
 
@@ -285,7 +287,7 @@ def test_cancel_by_id(server: RunningServer, stories: str) -> None:
     endless = Endless(server, stories)
     (entry,) = queue(server)
     assert (entry["id"], entry["state"], entry["kind"]) == ("endless", "generating", "generate")
-    gone = httpx.delete(f"{server.url}/api/requests/endless", headers=server.headers, trust_env=False)
+    gone = httpx.delete(f"{server.url}/api/requests/endless", headers=server.headers, timeout=60, trust_env=False)
     assert gone.json() == {"id": "endless", "state": "cancelled"}
     assert endless.last()["done_reason"] == "cancelled" and endless.last()["eval_count"]
     assert queue(server) == []

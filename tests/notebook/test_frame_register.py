@@ -12,7 +12,7 @@ SAY = "print(sorted(n for n in sys.modules if n in {'pandas', 'IPython', 'ollama
 
 def run(*lines: str) -> list[str]:
     code = "\n".join(["import sys", *lines])
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 

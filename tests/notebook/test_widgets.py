@@ -43,7 +43,7 @@ class Page:
     def until(self, kind: str) -> dict[str, Any]:
         """The next message of that kind."""
         while True:
-            told = self._told.get(timeout=20)
+            told = self._told.get(timeout=60)
             if told["kind"] == kind:
                 return told
 
@@ -130,7 +130,7 @@ def test_what_a_cancelled_request_said_is_kept(server: ScriptedServer, chat: Cha
 @pytest.mark.parametrize(
     ("answer", "said"),
     [
-        (error(404, "model 'm' not found"), "Model 'm' not found"),
+        (error(404, "model 'm' not found"), "Model 'm' not found. Pick another model at the top left"),
         (ndjson(*words("half")), "No server: the connection to the server was lost"),
     ],
 )

@@ -41,11 +41,11 @@ def test_one_server_behind_a_key(tmp_path: Path) -> None:
         folder = state_folder(tmp_path)
         assert stat.S_IMODE((folder / "server.json").stat().st_mode) == 0o600
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-        assert httpx.get(info["url"]).status_code == 401
-        let_in = httpx.get(info["url"], headers={"Authorization": f"Bearer {info['key']}"})
+        assert httpx.get(info["url"], timeout=120).status_code == 401
+        let_in = httpx.get(info["url"], headers={"Authorization": f"Bearer {info['key']}"}, timeout=120)
         assert let_in.text == "Ollama is running"
         # A second one leaves the first alone.
-        assert subprocess.run(COMMAND, env=env, timeout=60).returncode == 0
+        assert subprocess.run(COMMAND, env=env, timeout=120).returncode == 0
         assert described(tmp_path) == info and process.poll() is None
         assert info["key"] not in log.read_text()
     assert not (state_folder(tmp_path) / "server.json").exists()

@@ -25,7 +25,13 @@ from ollama_nb.server.neighbours import Neighbours
 pytestmark = pytest.mark.model
 
 ENDLESS = {"num_predict": -1, "temperature": 2, "top_k": 100, "top_p": 1, "logit_bias": {"</s>": -100}}
-BACKGROUND = [sys.executable, "-P", "-m", "ollama_nb.server", "--background"]
+BACKGROUND = [
+    sys.executable, "-P", "-c",
+    "import sys; from ollama_nb.server import neighbours, __main__ as program; "
+    "neighbours.ASK_SECONDS = 60.0; sys.exit(program.main())",
+    "--background",
+]  # fmt: skip
+"""A server that waits for neighbours as long as a slow machine needs."""
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ SERVER = [sys.executable, "-P", "-m", "ollama_nb.server"]
 def refused(home: Path, *args: str, **env: str) -> str:
     """What a server that does not start says."""
     home.mkdir(exist_ok=True)
-    done = subprocess.run([*SERVER, *args], env=clean_env(home, **env), capture_output=True, text=True, timeout=60)
+    done = subprocess.run([*SERVER, *args], env=clean_env(home, **env), capture_output=True, text=True, timeout=120)
     assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
     return done.stderr.splitlines()[-1]
 
@@ -30,9 +30,9 @@ def test_a_life(tmp_path: Path) -> None:
         until(server, lambda: "Listening on" in server.output())
         assert f"Listening on {server.url.removeprefix('http://')} (version " in server.output()
         assert "Warning" not in server.output()
-        loaded = httpx.post(f"{server.url}/api/generate", json={"model": "sprout"}, timeout=60)
+        loaded = httpx.post(f"{server.url}/api/generate", json={"model": "sprout"}, timeout=120)
         assert loaded.json()["done_reason"] == "load"
-        (running,) = httpx.get(f"{server.url}/api/ps").json()["models"]
+        (running,) = httpx.get(f"{server.url}/api/ps", timeout=120).json()["models"]
         assert running["name"] == "sprout:latest"
         children = descendants(server.pid)
         assert children
@@ -56,7 +56,7 @@ def test_a_server_for_everyone_says_so_and_checks_no_host(tmp_path: Path) -> Non
     with standalone(tmp_path, host=f"0.0.0.0:{port}") as server:
         until(server, lambda: "Listening on" in server.output())
         assert server.output().count("Warning: everyone who can reach") == 1
-        reply = httpx.get(f"http://127.0.0.1:{port}/", headers={"Host": "models.example.org"})
+        reply = httpx.get(f"http://127.0.0.1:{port}/", headers={"Host": "models.example.org"}, timeout=120)
         assert reply.text == "Ollama is running"
 
 
@@ -71,8 +71,8 @@ def test_once_a_key_exists_everyone_needs_one(tmp_path: Path) -> None:
         until(server, lambda: "Listening on" in server.output())
         assert "Warning" not in server.output()
         url = f"http://127.0.0.1:{port}"
-        assert httpx.get(f"{url}/api/tags").status_code == 401
-        assert httpx.get(f"{url}/api/tags", headers={"Authorization": f"Bearer {key}"}).status_code == 200
+        assert httpx.get(f"{url}/api/tags", timeout=120).status_code == 401
+        assert httpx.get(f"{url}/api/tags", headers={"Authorization": f"Bearer {key}"}, timeout=120).status_code == 200
         told = tmp_path / ".ollama" / "nb" / f"serve-{port}.json"
         assert stat.S_IMODE(told.stat().st_mode) == 0o600
         local = [*program, "list"]
@@ -80,7 +80,7 @@ def test_once_a_key_exists_everyone_needs_one(tmp_path: Path) -> None:
             done = subprocess.run(local, env={**env, "OLLAMA_HOST": host}, capture_output=True, text=True, check=False)
             assert done.returncode == code, done.stderr
         subprocess.run([*program, "keys", "rm", "anna"], env=env, check=True, capture_output=True)
-        assert httpx.get(f"{url}/api/tags", headers={"Authorization": f"Bearer {key}"}).status_code == 401
+        assert httpx.get(f"{url}/api/tags", headers={"Authorization": f"Bearer {key}"}, timeout=120).status_code == 401
         assert key not in server.output()
     assert not told.exists()
 
@@ -93,7 +93,7 @@ def test_a_free_port_is_in_the_log(tmp_path: Path) -> None:
         while "Listening on 127.0.0.1:" not in log.read_text():
             assert process.poll() is None
         address = log.read_text().partition("Listening on ")[2].split()[0]
-        assert httpx.get(f"http://{address}/").status_code == 200
+        assert httpx.get(f"http://{address}/", timeout=120).status_code == 200
     finally:
         end(process)
 
@@ -112,9 +112,9 @@ def test_a_store_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / ".ollama" / "models").chmod(0)
     try:
         with standalone(tmp_path) as server:
-            reply = httpx.get(f"{server.url}/api/tags")
+            reply = httpx.get(f"{server.url}/api/tags", timeout=120)
             assert reply.status_code == 500 and "permission denied" in reply.json()["error"]
-            assert httpx.get(f"{server.url}/readyz").status_code == 503
+            assert httpx.get(f"{server.url}/readyz", timeout=120).status_code == 503
     finally:
         (tmp_path / ".ollama" / "models").chmod(stat.S_IRWXU)
 
@@ -124,4 +124,4 @@ def test_a_models_folder_that_is_none(tmp_path: Path) -> None:
     with standalone(tmp_path, env={"OLLAMA_MODELS": str(tmp_path / "file")}) as server:
         reply = httpx.post(f"{server.url}/api/generate", json={"model": "sprout", "prompt": "hi"}, timeout=30)
         assert reply.status_code == 500 and reply.json()["error"]
-        assert httpx.get(f"{server.url}/livez").text == "ok"
+        assert httpx.get(f"{server.url}/livez", timeout=120).text == "ok"

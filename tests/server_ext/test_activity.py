@@ -50,7 +50,9 @@ async def _until(event: asyncio.Event) -> None:
 
 def last_activity(server: RunningServer) -> str:
     root = server.url.removesuffix("/ollama")
-    return str(httpx.get(f"{root}/api/status", headers=server.headers, trust_env=False).json()["last_activity"])
+    return str(
+        httpx.get(f"{root}/api/status", headers=server.headers, timeout=60, trust_env=False).json()["last_activity"]
+    )
 
 
 def client_of(server: RunningServer) -> Client:

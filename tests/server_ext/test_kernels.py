@@ -86,7 +86,7 @@ def test_a_token_a_base_url_and_a_proxy_in_the_way(tmp_path: Path) -> None:
 def test_a_password(tmp_path: Path) -> None:
     args = (f"--PasswordIdentityProvider.hashed_password={passwd('secret', 'sha256')}",)
     with jupyter(tmp_path, token=None, args=args) as server:
-        assert httpx.get(f"{server.url}/api/tags", trust_env=False).status_code == 401
+        assert httpx.get(f"{server.url}/api/tags", timeout=60, trust_env=False).status_code == 401
         check(server, server.url, "secret")
 
 
@@ -101,20 +101,23 @@ def test_https_with_a_certificate_that_nobody_knows(tmp_path: Path) -> None:
     args = (f"--ServerApp.certfile={cert}", f"--ServerApp.keyfile={key}")
     with jupyter(tmp_path, args=args, scheme="https") as server:
         check(server, "http://127.0.0.1:")
-        assert httpx.get(f"{server.url}/api/tags", headers=server.headers, verify=False).status_code == 200
+        assert httpx.get(f"{server.url}/api/tags", headers=server.headers, timeout=60, verify=False).status_code == 200
 
 
 def test_an_open_port_and_an_address_of_the_users_own(tmp_path: Path) -> None:
     port = free_port()
     args = (f"--OllamaExtension.open_port={port}",)
     with jupyter(tmp_path, args=args, env={"OLLAMA_HOST": "http://gpu.example:1"}) as server:
-        reply = httpx.get(f"http://127.0.0.1:{port}/api/tags", trust_env=False)
+        reply = httpx.get(f"http://127.0.0.1:{port}/api/tags", timeout=60, trust_env=False)
         assert reply.json() == {"models": []}
         rebound = {"Host": "evil.example.com"}
-        assert httpx.get(f"http://127.0.0.1:{port}/", headers=rebound, trust_env=False).status_code == 403
+        assert httpx.get(f"http://127.0.0.1:{port}/", headers=rebound, timeout=60, trust_env=False).status_code == 403
         foreign = {"Origin": "https://evil.example.com"}
-        assert httpx.get(f"http://127.0.0.1:{port}/api/tags", headers=foreign, trust_env=False).status_code == 403
-        assert httpx.get(f"{server.url}/api/tags", trust_env=False).status_code == 401
+        assert (
+            httpx.get(f"http://127.0.0.1:{port}/api/tags", headers=foreign, timeout=60, trust_env=False).status_code
+            == 403
+        )
+        assert httpx.get(f"{server.url}/api/tags", timeout=60, trust_env=False).status_code == 401
         asked = {"model": "sprout", "prompt": "What is the capital of France?", "think": False, "stream": False}
         answer = httpx.post(f"http://127.0.0.1:{port}/api/generate", json=asked, timeout=120, trust_env=False)
         assert "Paris" in answer.json()["response"]
