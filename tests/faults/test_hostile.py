@@ -12,6 +12,7 @@ import os
 import signal
 import struct
 import threading
+import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -183,3 +184,25 @@ def states(server: RunningServer, model: str) -> list[str]:
     """What the live requests of a model are at."""
     with urllib.request.urlopen(f"{server.url}/api/queue", timeout=60) as reply:
         return [entry["state"] for entry in json.load(reply)["requests"] if entry["model"].startswith(model)]
+
+
+@pytest.mark.parametrize("count", [3, pytest.param(200, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])])
+def test_a_runner_killed_in_mid_reply(server: RunningServer, tmp_path: Path, count: int) -> None:
+    digest = add(server, "heavy", heavy(tmp_path / "heavy.gguf").read_bytes())
+    request = {"model": "heavy", "prompt": " bababa" * 4, "raw": True, "options": {"num_predict": 9999, "seed": 1}}
+    seconds = []
+    for _ in range(count):
+        connection = http.client.HTTPConnection(urlsplit(server.url).netloc, timeout=150)
+        connection.request("POST", "/api/generate", json.dumps(request), {"Content-Type": "application/json"})
+        reply = connection.getresponse()
+        assert reply.status == 200 and not json.loads(reply.readline())["done"]
+        (runner,) = (pid for pid in descendants(server.pid) if digest in Path(f"/proc/{pid}/maps").read_text())
+        os.kill(runner, signal.SIGKILL)
+        killed = time.monotonic()
+        lines = [json.loads(line) for line in reply]
+        seconds.append(time.monotonic() - killed)
+        assert "SIGKILL" in lines[-1]["error"], "the error is the last line"
+        assert all("error" not in line and not line["done"] for line in lines[:-1])
+        connection.close()
+    assert server.process.poll() is None
+    print(f"{count} deaths told within {sorted(seconds)[count // 2]:.3f} s, at most {max(seconds):.3f} s")

@@ -57,7 +57,7 @@ def complaint(default: str) -> str:
     """The last error that llama.cpp logged, without the names of its functions."""
     lines = [line[1:].strip() for line in _log if line[0] in "34"]
     for line in reversed(lines):
-        text = re.sub(r"^(\w+: )+", "", line.replace("error loading model: ", ""))
+        text = re.sub(r"^(error loading model: |failed to quantize: |\w+: )+", "", line)
         if text and not text.startswith("failed to load model"):
             return text
     return default
