@@ -290,9 +290,12 @@ def help_(topic: Annotated[list[str] | None, typer.Argument(metavar="[command]")
     if name in commands:
         print(usage.command_help(commands[name]))
         return
+    text = usage.root_help(ROOT, commands.values())
     if names:
-        print(f"Unknown help topic [{' '.join(f'`{word}`' for word in names)}]")
-    print(usage.root_help(ROOT, commands.values()))
+        topic = " ".join(f"`{word}`" for word in names)
+        print(f"Unknown help topic [{topic}]\n{text.removeprefix(ROOT.help).lstrip()}", file=sys.stderr)
+    else:
+        print(text)
 
 
 def _converse(talk: Talk) -> None:

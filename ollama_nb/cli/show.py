@@ -34,8 +34,13 @@ def part(info: Info, name: str) -> str:
     """One part as text; system and template without a line break of ours."""
     text = str(info.get(name) or "")
     if name == "parameters":
-        text = "\n".join(sorted(text.splitlines()))
+        text = "\n".join(parameter_lines(info))
     return text if name in {"system", "template"} else text + "\n"
+
+
+def parameter_lines(info: Info) -> list[str]:
+    """Sorted by name, as servers send them in any order; the values of one name keep theirs."""
+    return sorted(str(info.get("parameters") or "").splitlines(), key=lambda line: line.split(None, 1)[:1])
 
 
 def screen(info: Info, *, verbose: bool = False) -> str:
@@ -45,7 +50,7 @@ def screen(info: Info, *, verbose: bool = False) -> str:
         _section("Model", _model_rows(info, metadata)),
         _section("Capabilities", [[name] for name in info.get("capabilities") or ()]),
         _section("Projector", _projector_rows(info.get("projector_info") or {})),
-        _section("Parameters", [line.split() for line in sorted(str(info.get("parameters") or "").splitlines())]),
+        _section("Parameters", [line.split() for line in parameter_lines(info)]),
     ]
     if verbose:
         sections.append(_section("Metadata", [[key, _value(metadata[key])] for key in sorted(metadata)]))

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ollama_nb.cli.listing import list_table
-from ollama_nb.cli.show import screen
+from ollama_nb.cli.show import parameter_lines, screen
 from ollama_nb.cli.talk import Talk
 from ollama_nb.errors import BadRequest, NotFound, OllamaError
 from ollama_nb.modelfile import typed
@@ -245,7 +245,7 @@ def _show(talk: Talk, words: list[str]) -> None:
 
 
 def _parameters(info: Mapping[str, Any], options: Mapping[str, Any]) -> str:
-    own = sorted(str(info.get("parameters") or "").splitlines())
+    own = parameter_lines(info)
     lines = ["Model defined parameters:"]
     lines += [f"  {line}" for line in own] or ["  No additional parameters were specified for this model."]
     lines.append("")

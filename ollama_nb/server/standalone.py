@@ -49,7 +49,7 @@ class Standalone(Endpoint):
 
     def _check_origin(self, origins: Origins) -> None:
         origin, host = self.request.headers.get("Origin"), self.request.headers.get("Host", "")
-        if origin is None or access.same_origin(origin, host):
+        if not origin or access.same_origin(origin, host):
             return
         if not origins.allow(origin):
             raise Answer(403)

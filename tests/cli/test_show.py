@@ -13,7 +13,10 @@ from ollama_nb.cli.show import part, screen
 INFO: dict[str, Any] = {
     "license": "MIT License\n\nPermission is granted\nand more",
     "modelfile": "FROM x\n",
-    "parameters": 'temperature                    0\nstop                           "<|im_end|>"',
+    "parameters": (
+        'temperature                    0\nstop                           "<|im_start|>"\n'
+        'stop                           "<|im_end|>"'
+    ),
     "template": "{{ .Prompt }}",
     "system": "你是助手。",
     "details": {"family": "llama", "parameter_size": "2.98M", "quantization_level": "Q8_0"},
@@ -49,6 +52,7 @@ def test_the_screen() -> None:
         "    tools",
         "",
         "  Parameters",
+        '    stop           "<|im_start|>"',
         '    stop           "<|im_end|>"',
         "    temperature    0",
         "",
@@ -101,7 +105,11 @@ def test_a_projector() -> None:
     [
         ("--license", INFO["license"] + "\n"),
         ("--modelfile", "FROM x\n\n"),
-        ("--parameters", 'stop                           "<|im_end|>"\ntemperature                    0\n'),
+        (
+            "--parameters",
+            'stop                           "<|im_start|>"\nstop                           "<|im_end|>"\n'
+            "temperature                    0\n",
+        ),
         ("--template", "{{ .Prompt }}"),
         ("--system", "你是助手。"),
     ],

@@ -416,6 +416,7 @@ async def test_origins(tmp_path: Path) -> None:
             assert (preflight.status_code, preflight.content) == (204, b"")
             assert preflight.headers["access-control-allow-origin"] == origin
             assert "authorization" in preflight.headers["access-control-allow-headers"].lower()
+        assert (await h.client.get("/api/tags", headers={"Origin": ""})).status_code == 200
         same = await h.client.get("/api/tags", headers={"Origin": f"http://127.0.0.1:{h.port}"})
         assert same.status_code == 200 and "access-control-allow-origin" not in same.headers
 
