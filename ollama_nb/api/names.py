@@ -23,6 +23,8 @@ _PART = {
 _MARKS = {"host": '"_", "-", "." and ":"', "namespace": '"_" and "-"'}
 """What a part may hold beside letters and digits; the others are alike."""
 _SHOWN = 100
+_LOGIN = re.compile(r"(?<=://)[^/@]*@")
+"""A name and a password that somebody wrote into an address; not to be told again."""
 
 _DIGEST = re.compile(r"sha256[:-]([0-9a-fA-F]{64})")
 
@@ -42,7 +44,8 @@ class ModelName:
         """Raise InvalidName, which says what is wrong where, for text that is no model name."""
         name = cls._split(text)
         if why := name._fault():
-            shown = f": {text[:_SHOWN]}" if text[:_SHOWN].isprintable() else f": {text[:_SHOWN]!r}"
+            text = _LOGIN.sub("***@", text)[:_SHOWN]
+            shown = f": {text}" if text.isprintable() else f": {text!r}"
             raise InvalidName(f"invalid model name{shown if text else ''} ({why})")
         return name
 

@@ -38,6 +38,12 @@ def test_what_is_wrong(text: str, fault: str) -> None:
     assert caught.value.message.startswith("invalid model name") and caught.value.message.endswith(f" ({fault})")
 
 
+def test_a_password_in_an_address_is_not_told() -> None:
+    with pytest.raises(InvalidName) as caught:
+        ModelName.parse("https://anna:hunter2@example.com/a/m")
+    assert caught.value.message.startswith("invalid model name: https://***@example.com/a/m (the host part")
+
+
 def test_the_name_is_told_in_one_readable_line() -> None:
     for text, told in (("a b", ": a b ("), ("a\nb", r": 'a\nb' ("), ("", " ("), ("é" * 200, f": {'é' * 100} (")):
         with pytest.raises(InvalidName) as caught:
