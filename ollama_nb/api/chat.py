@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from ollama_nb.api.messages import Message, Think, Tool
 
 Format = str | Mapping[str, Any] | None
 """``"json"``, a JSON Schema, or None for free text."""
+
+TemplateKind = Literal["go", "jinja", "renderer"]
+"""What makes a prompt: a Go template, a GGUF's Jinja chat template, or a renderer of ours for a family of models."""
+
+GO: TemplateKind = "go"
+JINJA: TemplateKind = "jinja"
+RENDERER: TemplateKind = "renderer"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,13 +173,13 @@ class PushRequest:
 class PromptJob:
     """Everything that a prompt is rendered from; crosses to the render process as it is.
 
-    ``path``: ``go``, ``jinja``, or ``renderer`` for the built-in one that ``renderer`` names. With a ``suffix`` (``go``
-    only) the gap between ``prompt`` and it is to be filled in, and there are no messages. One prompt comes back per
-    entry of ``drops``: the number of oldest messages left out (system messages among them are kept in front; the last
-    message always stays). ``add_bos``: the tokenizer writes ``bos`` by itself.
+    ``renderer`` names one of ours, where the ``kind`` is that. With a ``suffix`` (Go templates only) the gap between
+    ``prompt`` and it is to be filled in, and there are no messages. One prompt comes back per entry of ``drops``: the
+    number of oldest messages left out (system messages among them are kept in front; the last message always stays).
+    ``add_bos``: the tokenizer writes ``bos`` by itself.
     """
 
-    path: str
+    kind: TemplateKind
     template: str
     renderer: str = ""
     messages: tuple[Message, ...] = ()

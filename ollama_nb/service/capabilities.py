@@ -9,6 +9,7 @@ import logging
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from ollama_nb.api.chat import GO, JINJA, RENDERER, TemplateKind
 from ollama_nb.api.models import GGUF, Model
 from ollama_nb.errors import BadRequest, TemplateError
 from ollama_nb.reply import families
@@ -16,7 +17,6 @@ from ollama_nb.reply.family import Family
 from ollama_nb.template import renderers
 from ollama_nb.template.facts import Facts, facts, jinja_facts, jinja_preferred
 
-GO, JINJA, RENDERER = "go", "jinja", "renderer"
 ORDER = ("completion", "embedding", "tools", "insert", "thinking", "vision", "audio", "image")
 
 THINK_TAGS = ("<think>", "</think>")
@@ -33,7 +33,7 @@ class Prompting:
     ``family`` reads the replies of models that name a parser; ``thinking`` and ``tool_marker`` serve all others.
     """
 
-    path: str
+    kind: TemplateKind
     template: str = ""
     thinking: tuple[str, str] | None = None
     tool_marker: str | None = None
@@ -144,7 +144,7 @@ def _named_prompting(model: Model) -> Prompting:
     template = model.template or _BARE
     go = facts(template)
     return Prompting(
-        path=RENDERER if renderer else GO,
+        kind=RENDERER if renderer else GO,
         template=template,
         thinking=go.thinking,
         tool_marker=go.tool_marker or "{",

@@ -7,12 +7,11 @@ from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
 
-from ollama_nb.api.chat import ChatRequest, PromptJob
+from ollama_nb.api.chat import JINJA, ChatRequest, PromptJob
 from ollama_nb.api.events import Done, Event
 from ollama_nb.errors import BadRequest
 from ollama_nb.runner import wire
 from ollama_nb.runner.pool import Lease
-from ollama_nb.service.capabilities import JINJA
 from ollama_nb.service.conversation import chat_messages, unheard
 from ollama_nb.service.inference import Plan, Ready, check_logprobs, get_ready, has_images, load_only, run
 from ollama_nb.service.prompt import IMAGE_TOKENS, Prompt, fit
@@ -55,7 +54,7 @@ def _reply(rooms: Rooms, request: ChatRequest, ready: Ready, live: LiveRequest) 
 
     # A chat that Jinja renders is refused when its last message is too long, as it is by Ollama: cutting tokens out of
     # the middle would take the template apart.
-    cut_tokens = ready.prompting.path != JINJA
+    cut_tokens = ready.prompting.kind != JINJA
     write = partial(_write, rooms, request, ready)
     plan = Plan(write, cut_tokens=cut_tokens, tools=request.tools, last=request.messages[-1])
     return run(rooms, request, ready, plan, live)

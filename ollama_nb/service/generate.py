@@ -7,11 +7,10 @@ from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
 
-from ollama_nb.api.chat import GenerateRequest, PromptJob
+from ollama_nb.api.chat import GO, GenerateRequest, PromptJob
 from ollama_nb.api.events import Done, Event
 from ollama_nb.errors import BadRequest, ModelNotFound
 from ollama_nb.runner.pool import Lease
-from ollama_nb.service.capabilities import GO
 from ollama_nb.service.conversation import generate_messages
 from ollama_nb.service.inference import Plan, Ready, check_logprobs, get_ready, load_only, run
 from ollama_nb.service.prompt import Prompt, fit
@@ -79,9 +78,9 @@ def _job(request: GenerateRequest, ready: Ready, lease: Lease) -> PromptJob | No
     """Suffix calls and a request's own template are always Go templates. None: no template anywhere."""
     if request.suffix:
         template = request.template or ready.model.template or ""
-        job = replace(ready.job((), lease.loaded), path=GO, template=template, renderer="")
+        job = replace(ready.job((), lease.loaded), kind=GO, template=template, renderer="")
         return replace(job, prompt=request.prompt, suffix=request.suffix)
     job = ready.job(generate_messages(ready.model, request), lease.loaded)
     if request.template:
-        return replace(job, path=GO, template=request.template, renderer="")
+        return replace(job, kind=GO, template=request.template, renderer="")
     return job if job.template else None

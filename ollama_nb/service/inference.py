@@ -48,7 +48,7 @@ class Ready:
     def job(self, messages: tuple[Message, ...], loaded: wire.Loaded) -> PromptJob:
         """What a prompt of these messages is rendered from."""
         return PromptJob(
-            path=self.prompting.path,
+            kind=self.prompting.kind,
             template=self.prompting.template,
             renderer=self.prompting.renderer,
             messages=messages,

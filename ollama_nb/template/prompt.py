@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 
-from ollama_nb.api.chat import PromptJob
+from ollama_nb.api.chat import JINJA, RENDERER, PromptJob
 from ollama_nb.api.messages import Message
 from ollama_nb.template import chat_template, renderers
 from ollama_nb.template.data import message_views, think_keys, tool_views
@@ -20,9 +20,9 @@ from ollama_nb.template.parser import parse
 
 def render(job: PromptJob) -> tuple[str, ...]:
     """One prompt per entry of ``job.drops``. Raises TemplateError."""
-    if job.path == "renderer":
+    if job.kind == RENDERER:
         return tuple(_by_name(job, kept(job.messages, drop)) for drop in job.drops)
-    if job.path == "jinja":
+    if job.kind == JINJA:
         return tuple(chat_template.render(job, numbered(kept(job.messages, drop))) for drop in job.drops)
     template = completed(job.template)
     if job.suffix:

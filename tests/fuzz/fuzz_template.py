@@ -57,7 +57,7 @@ TALK = (
     Message("tool", "sunny", tool_name="get_weather", tool_call_id="c"),
     Message("user", "a" * 200),
 )
-JOB = PromptJob(path="go", template="", messages=TALK, tools=(TOOL,), think=True, bos="<s>", eos="</s>", drops=(0, 2))
+JOB = PromptJob(kind="go", template="", messages=TALK, tools=(TOOL,), think=True, bos="<s>", eos="</s>", drops=(0, 2))
 PLAIN = {
     "s": "text 你",
     "n": 3,
@@ -256,7 +256,7 @@ def go(text: str, whole: bool) -> list[str]:
 
 
 def chat(text: str, whole: bool) -> list[str]:
-    return list(prompt.render(replace(JOB, path="jinja", template=text)))
+    return list(prompt.render(replace(JOB, kind="jinja", template=text)))
 
 
 def tried(render: Callable[[str, bool], list[str]], text: str, whole: bool, watch: Watch, seconds: float) -> str | bool:

@@ -25,7 +25,7 @@ TIME_BOMB = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{
 
 
 def jinja(template: str, text: str = "hi") -> PromptJob:
-    return PromptJob(path="jinja", template=template, messages=(Message("user", text),))
+    return PromptJob(kind="jinja", template=template, messages=(Message("user", text),))
 
 
 def echo(text: str) -> PromptJob:
@@ -49,7 +49,7 @@ def pid_of(renderer: Renderer) -> int:
 @in_loop
 async def test_renders_go_and_jinja() -> None:
     go = PromptJob(
-        path="go", template="{{ range .Messages }}[{{ .Content }}]{{ end }}", messages=(Message("user", "你好"),)
+        kind="go", template="{{ range .Messages }}[{{ .Content }}]{{ end }}", messages=(Message("user", "你好"),)
     )
     async with a_renderer() as renderer:
         await renderer.render(echo("ready"))
@@ -60,12 +60,12 @@ async def test_renders_go_and_jinja() -> None:
 @in_loop
 async def test_renders_by_name() -> None:
     messages = (Message("user", "你好", images=(b"png",)),)
-    job = PromptJob(path="renderer", template="", renderer="qwen3-vl-instruct", messages=messages)
+    job = PromptJob(kind="renderer", template="", renderer="qwen3-vl-instruct", messages=messages)
     async with a_renderer() as renderer:
         prompt = "<|im_start|>user\n[img-0] 你好<|im_end|>\n<|im_start|>assistant\n"
         assert await renderer.render(job) == (prompt,)
         with pytest.raises(TemplateError, match="no user message"):
-            await renderer.render(PromptJob(path="renderer", template="", renderer="qwen3.8", messages=()))
+            await renderer.render(PromptJob(kind="renderer", template="", renderer="qwen3.8", messages=()))
 
 
 @in_loop
@@ -141,7 +141,7 @@ async def test_texts_of_gigabytes_are_refused_by_a_process_that_lives_on() -> No
 async def test_an_error_of_a_template_says_what_is_wrong() -> None:
     async with a_renderer() as renderer:
         with pytest.raises(TemplateError):
-            await renderer.render(PromptJob(path="go", template="{{ .Nope"))
+            await renderer.render(PromptJob(kind="go", template="{{ .Nope"))
         with pytest.raises(TemplateError):
             await renderer.render(jinja("{{ raise_exception('roles must alternate') }}"))
         assert await renderer.render(echo("fine")) == ("<fine>",)

@@ -28,7 +28,7 @@ def gguf(jinja: str = "", **keys: object) -> GGUF:
 
 
 @pytest.mark.parametrize(
-    ("template", "jinja", "go_template", "path", "words"),
+    ("template", "jinja", "go_template", "kind", "words"),
     [
         (None, "", None, "jinja", {"completion"}),
         (None, JINJA, None, "jinja", {"completion"}),
@@ -52,10 +52,10 @@ def gguf(jinja: str = "", **keys: object) -> GGUF:
     ],
 )
 def test_template_choice(
-    template: str | None, jinja: str, go_template: bool | None, path: str | None, words: set[str]
+    template: str | None, jinja: str, go_template: bool | None, kind: str | None, words: set[str]
 ) -> None:
-    if path is not None:
-        assert prompting(model(template), gguf(jinja), go_template).path == path
+    if kind is not None:
+        assert prompting(model(template), gguf(jinja), go_template).kind == kind
     assert set(capabilities(model(template), gguf(jinja), go_template)) == words
 
 
@@ -67,7 +67,7 @@ def test_other_sources() -> None:
 
 
 @pytest.mark.parametrize(
-    ("template", "config", "path", "words"),
+    ("template", "config", "kind", "words"),
     [
         (None, {"renderer": "qwen3.5", "parser": "qwen3.5"}, "renderer", {"completion", "tools", "thinking"}),
         (None, {"renderer": "olmo3-think", "parser": "olmo3-think"}, "renderer", {"completion", "thinking"}),
@@ -80,8 +80,8 @@ def test_other_sources() -> None:
         (PLAIN, {"model_family": "gpt-oss"}, "go", {"completion", "thinking"}),
     ],
 )
-def test_a_renderer_or_parser_rules(template: str | None, config: dict[str, str], path: str, words: set[str]) -> None:
-    assert prompting(model(template, **config), gguf(JINJA_TOOLS), True).path == path
+def test_a_renderer_or_parser_rules(template: str | None, config: dict[str, str], kind: str, words: set[str]) -> None:
+    assert prompting(model(template, **config), gguf(JINJA_TOOLS), True).kind == kind
     assert set(capabilities(model(template, **config), gguf(JINJA_TOOLS), True)) == words
 
 

@@ -88,7 +88,7 @@ def test_the_models_own_jinja_template(tmp_path: Path) -> None:
     kitchen = Kitchen(tmp_path)
     kitchen.make("m")
     ask(kitchen, "Once upon a time")
-    assert kitchen.renderer.jobs[0].path == "jinja"
+    assert kitchen.renderer.jobs[0].kind == "jinja"
     assert "Once upon a time" in kitchen.asks[0]["prompt"]
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from support.fake_pool import FakeLease
 from support.kitchen import Kitchen
 
-from ollama_nb.api.chat import PromptJob
+from ollama_nb.api.chat import PromptJob, TemplateKind
 from ollama_nb.api.messages import Message
 from ollama_nb.errors import TemplateError
 from ollama_nb.service.conversation import cuts, really_dropped
@@ -59,15 +59,15 @@ roles = st.sampled_from(["user", "assistant", "tool", "system"])
 talks = st.lists(st.tuples(roles, st.integers(0, 30)), min_size=1, max_size=60)
 
 
-@pytest.mark.parametrize(("path", "template"), [("go", GO), ("go", LEGACY), ("jinja", JINJA)])
+@pytest.mark.parametrize(("kind", "template"), [("go", GO), ("go", LEGACY), ("jinja", JINJA)])
 @settings(max_examples=100, deadline=None)
 @given(talks, st.integers(1, 400))
 def test_as_if_one_message_at_a_time_were_left_out(
-    path: str, template: str, talk: list[tuple[str, int]], limit: int
+    kind: TemplateKind, template: str, talk: list[tuple[str, int]], limit: int
 ) -> None:
     kitchen = Kitchen(Path("/nowhere"))
     messages = tuple(Message(role, "w " * words) for role, words in talk)
-    job = PromptJob(path=path, template=template, messages=messages)
+    job = PromptJob(kind=kind, template=template, messages=messages)
     cut, text = one_at_a_time(kitchen, job, limit)
     prompt = fitted(kitchen, job, limit)
     assert prompt.text == text
@@ -84,7 +84,7 @@ def test_templates_that_want_turns_lose_whole_turns(lengths: list[int], system: 
     messages = tuple(
         ([Message("system", "s")] if system else []) + talk + [Message("user", "w")] * (len(talk) % 2 == 0)
     )
-    job = PromptJob(path="jinja", template=TURNS, messages=messages)
+    job = PromptJob(kind="jinja", template=TURNS, messages=messages)
     cut, text = one_at_a_time(kitchen, job, limit)
     prompt = fitted(kitchen, job, limit)
     assert (prompt.text, prompt.messages_dropped) == (text, really_dropped(messages, cut))
@@ -95,13 +95,13 @@ def test_a_template_that_refuses_every_cut_says_why() -> None:
     refusing = "{% if messages | length < 5 %}{{ raise_exception('too short') }}{% endif %}" + JINJA
     messages = tuple(Message("user" if at % 2 == 0 else "assistant", "w " * 30) for at in range(5))
     with pytest.raises(TemplateError, match="too short"):
-        fitted(Kitchen(Path("/nowhere")), PromptJob(path="jinja", template=refusing, messages=messages), 40)
+        fitted(Kitchen(Path("/nowhere")), PromptJob(kind="jinja", template=refusing, messages=messages), 40)
 
 
 def test_images_count_as_long_as_their_message_stays() -> None:
     kitchen = Kitchen(Path("/nowhere"))
     look = [Message("user", "look", images=(b"a", b"b")), Message("assistant", "a cat"), Message("user", "sure?")]
-    job = PromptJob(path="go", template=GO, messages=tuple(look))
+    job = PromptJob(kind="go", template=GO, messages=tuple(look))
     whole = fitted(kitchen, job, 300, image_tokens=100)
     assert (whole.messages_dropped, whole.image_count) == (0, 2) and whole.text.count("[img-") == 2
     cut = fitted(kitchen, job, 150, image_tokens=100)
@@ -121,7 +121,7 @@ def test_probes_are_spread_up_to_the_end(low: int, high: int) -> None:
 def test_a_thousand_messages_need_few_round_trips() -> None:
     kitchen = Kitchen(Path("/nowhere"))
     messages = tuple(Message("user" if at % 2 else "assistant", f"word{at} " * 10) for at in range(1000))
-    job = PromptJob(path="jinja", template="{% for m in messages %}{{ m.content }}{% endfor %}", messages=messages)
+    job = PromptJob(kind="jinja", template="{% for m in messages %}{{ m.content }}{% endfor %}", messages=messages)
 
     async def run() -> Prompt:
         return await fit(kitchen.service._rooms, FakeLease(kitchen.pool, 4096), job, 4095)  # type: ignore[arg-type]

@@ -17,7 +17,7 @@ CONVERSATIONS = {name: tuple(Message(*turn) for turn in turns) for name, turns i
 
 
 def prompt(name: str, *messages: Message) -> str:
-    return render(PromptJob(path="go", template=builtin(name).text, messages=messages))[0]
+    return render(PromptJob(kind="go", template=builtin(name).text, messages=messages))[0]
 
 
 @pytest.mark.parametrize("name", sorted(NAMES))

@@ -19,7 +19,7 @@ TURNS = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}<assist
 
 
 def chat(template: str, *messages: Message, think: Think = None, **more: object) -> str:
-    (prompt,) = render(PromptJob(path="jinja", template=template, messages=messages, think=think, **more))  # type: ignore[arg-type]
+    (prompt,) = render(PromptJob(kind="jinja", template=template, messages=messages, think=think, **more))  # type: ignore[arg-type]
     return prompt
 
 
@@ -150,7 +150,7 @@ def test_tools_have_a_description_and_parameters_and_are_absent_when_there_are_n
 def test_a_template_changes_only_its_own_copy() -> None:
     template = "{{ tools[0].function.parameters.required.pop() }}{{ messages.pop().content }}"
     tool = {"type": "function", "function": {"name": "f", "parameters": {"required": ["city"]}}}
-    job = PromptJob(path="jinja", template=template, messages=(USER, USER), tools=(tool,), drops=(0, 1))
+    job = PromptJob(kind="jinja", template=template, messages=(USER, USER), tools=(tool,), drops=(0, 1))
     assert render(job) == ("cityhi", "cityhi")
 
 

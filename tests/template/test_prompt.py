@@ -14,7 +14,7 @@ ANSWER = Message("assistant", "Yes")
 
 
 def go(template: str, *messages: Message, think: Think = None, **more: object) -> str:
-    (prompt,) = render(PromptJob(path="go", template=template, messages=messages, think=think, **more))  # type: ignore[arg-type]
+    (prompt,) = render(PromptJob(kind="go", template=template, messages=messages, think=think, **more))  # type: ignore[arg-type]
     return prompt
 
 
@@ -144,7 +144,7 @@ def test_drops_keep_system_messages_and_the_last_one() -> None:
     assert [m.content for m in kept(messages, 99)] == ["S", "3"]
     assert kept((), 3) == ()
     job = PromptJob(
-        path="go", template="{{ range .Messages }}{{ .Content }}{{ end }}", messages=messages, drops=(0, 2, 3)
+        kind="go", template="{{ range .Messages }}{{ .Content }}{{ end }}", messages=messages, drops=(0, 2, 3)
     )
     assert render(job) == ("S123", "S23", "S3")
 
@@ -152,6 +152,6 @@ def test_drops_keep_system_messages_and_the_last_one() -> None:
 def test_drops_in_jinja() -> None:
     messages = (Message("system", "S"), Message("user", "1"), Message("assistant", "2"), Message("user", "3"))
     job = PromptJob(
-        path="jinja", template="{% for m in messages %}{{ m.content }}{% endfor %}", messages=messages, drops=(0, 3)
+        kind="jinja", template="{% for m in messages %}{{ m.content }}{% endfor %}", messages=messages, drops=(0, 3)
     )
     assert render(job) == ("S123", "S3")

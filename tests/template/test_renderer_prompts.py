@@ -30,7 +30,7 @@ TALK = (Message("system", "Be brief."), Message("user", "hi"), Message("assistan
 
 
 def job(renderer: str, drops: tuple[int, ...] = (0,)) -> PromptJob:
-    return PromptJob(path="renderer", template="", renderer=renderer, messages=TALK, drops=drops)
+    return PromptJob(kind="renderer", template="", renderer=renderer, messages=TALK, drops=drops)
 
 
 def test_one_prompt_per_drop_keeps_the_system_message() -> None:
@@ -50,7 +50,7 @@ def test_unknown_name() -> None:
 @pytest.mark.parametrize("name", sorted(NAMES))
 def test_the_tokenizer_s_own_bos_takes_the_place_of_the_family_s(name: str) -> None:
     """So it is the one text that the tokenizer leaves out; a model whose tokenizer adds none gets the family's."""
-    asked = PromptJob(path="renderer", template="", renderer=name, messages=TALK, bos="<first>")
+    asked = PromptJob(kind="renderer", template="", renderer=name, messages=TALK, bos="<first>")
     (plain,), (added,) = render(asked), render(replace(asked, add_bos=True))
     assert "<first>" not in plain
     assert plain.endswith(added.removeprefix("<first>"))

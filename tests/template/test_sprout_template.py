@@ -9,7 +9,7 @@ import gguf
 import pytest
 
 import ollama_nb.sprout
-from ollama_nb.api.chat import PromptJob
+from ollama_nb.api.chat import PromptJob, TemplateKind
 from ollama_nb.api.messages import Message, Think, ToolCall
 from ollama_nb.template.facts import facts, jinja_facts, jinja_preferred
 from ollama_nb.template.prompt import render
@@ -37,8 +37,8 @@ def jinja() -> str:
     return str(reader.fields["tokenizer.chat_template"].contents())
 
 
-def prompt(path: str, template: str, *messages: Message, think: Think = None, tools: bool = False) -> str:
-    job = PromptJob(path=path, template=template, messages=messages, think=think, tools=(WEATHER,) if tools else ())
+def prompt(kind: TemplateKind, template: str, *messages: Message, think: Think = None, tools: bool = False) -> str:
+    job = PromptJob(kind=kind, template=template, messages=messages, think=think, tools=(WEATHER,) if tools else ())
     return render(job)[0]
 
 
@@ -92,7 +92,7 @@ def test_an_answer_is_continued() -> None:
 
 
 def test_fill_in_the_middle() -> None:
-    job = PromptJob(path="go", template=GO, prompt="def f(", suffix="return 1")
+    job = PromptJob(kind="go", template=GO, prompt="def f(", suffix="return 1")
     assert render(job) == ("<|fim_prefix|>def f(<|fim_suffix|>return 1<|fim_middle|>",)
 
 

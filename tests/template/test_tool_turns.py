@@ -65,4 +65,4 @@ SHOWN = "{% if m.tool_calls %}" + CALLS + "{% else %}{{ m.content }}@{{ m.tool_c
 def test_templates_that_are_strict_get_what_they_want(rule: str, expected: str) -> None:
     refuses = "{% if " + rule + " %}{{ raise_exception('strict') }}{% endif %}"
     template = "{% for m in messages %}" + refuses + SHOWN + "{% endfor %}"
-    assert render(PromptJob(path="jinja", template=template, messages=(ASK, BOTH, X, Y))) == (expected,)
+    assert render(PromptJob(kind="jinja", template=template, messages=(ASK, BOTH, X, Y))) == (expected,)
