@@ -292,8 +292,8 @@ def help_(topic: Annotated[list[str] | None, typer.Argument(metavar="[command]")
         return
     text = usage.root_help(ROOT, commands.values())
     if names:
-        topic = " ".join(f"`{word}`" for word in names)
-        print(f"Unknown help topic [{topic}]\n{text.removeprefix(ROOT.help).lstrip()}", file=sys.stderr)
+        asked = " ".join(f"`{word}`" for word in names)
+        print(f"Unknown help topic [{asked}]\n{text.removeprefix(ROOT.help).lstrip()}", file=sys.stderr)
     else:
         print(text)
 
