@@ -20,7 +20,7 @@ from ollama_nb.api.events import Stats
 from ollama_nb.api.models import Running
 from ollama_nb.api.names import ModelName
 from ollama_nb.errors import OllamaError
-from ollama_nb.service.requests import QueueEntry
+from ollama_nb.service.requests import QUEUED, STATES, QueueEntry
 from ollama_nb.store.store import Store
 from ollama_nb.store.usage import Usage, usage
 
@@ -141,9 +141,9 @@ class Metrics:
             await asyncio.wait({self._lag})
 
     def _show_queue(self, queue: Sequence[QueueEntry]) -> None:
-        for state in ("queued", "loading", "prompt", "generating"):
+        for state in STATES:
             self._queue.labels(state).set(sum(entry.state == state for entry in queue))
-        waiting = [entry.created_at for entry in queue if entry.state == "queued"]
+        waiting = [entry.created_at for entry in queue if entry.state == QUEUED]
         self._oldest.set(time.time() - min(waiting) if waiting else 0)
 
     def _measure(self, store: Store) -> None:

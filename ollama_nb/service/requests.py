@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from ollama_nb.errors import Cancelled
 
-QUEUED, LOADING, PROMPT, GENERATING = "queued", "loading", "prompt", "generating"
+QUEUED, LOADING, PROMPT, GENERATING = STATES = "queued", "loading", "prompt", "generating"
 
 
 @dataclass(frozen=True, slots=True)
