@@ -22,9 +22,10 @@ from ollama_nb.service import capabilities as caps
 from ollama_nb.service.answer import Answer
 from ollama_nb.service.constraint import constraint_text
 from ollama_nb.service.load import acquire
+from ollama_nb.service.options import options_in_force, seeded
 from ollama_nb.service.passes import Ask
 from ollama_nb.service.prompt import Prompt
-from ollama_nb.service.record import options_in_force, run_record, seeded
+from ollama_nb.service.record import run_record
 from ollama_nb.service.requests import LiveRequest
 from ollama_nb.service.resolve import weights_header
 from ollama_nb.service.rooms import Rooms

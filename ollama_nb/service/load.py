@@ -6,7 +6,7 @@ from ollama_nb.api.chat import ModelRequest
 from ollama_nb.api.models import GGUF, Model
 from ollama_nb.api.options import Options
 from ollama_nb.runner.pool import Lease
-from ollama_nb.service.record import options_in_force
+from ollama_nb.service.options import options_in_force
 from ollama_nb.service.requests import LOADING, PROMPT, LiveRequest
 from ollama_nb.service.resolve import weights_header
 from ollama_nb.service.rooms import Rooms

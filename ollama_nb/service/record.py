@@ -1,38 +1,15 @@
-"""What a caller wants to know about a run beside its answer: everything that was ignored, and how to repeat it."""
+"""The record by which a run can be repeated: told beside the answer, when asked for."""
 
 from __future__ import annotations
 
 import hashlib
-import secrets
-from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
 from ollama_nb.api.encode import shortest
 from ollama_nb.api.models import Model
 from ollama_nb.api.options import Options
-from ollama_nb.errors import BadRequest
-
-_SEED_BITS = 0xFFFFFFFF
-
-
-def options_in_force(
-    model: Model, asked: Mapping[str, Any], ignored: tuple[str, ...], *, strict: bool
-) -> tuple[Options, tuple[str, ...]]:
-    """The model's options and the request's above them, with a warning for each thing of the request that is ignored.
-
-    Raises BadRequest for a value of the wrong type and, when ``strict``, for anything that the request has in vain.
-    """
-    options, warnings = Options.layered(model.params, asked)
-    if strict and (vain := (*ignored, *Options.layered(asked)[1])):
-        raise BadRequest("; ".join(vain))
-    return options, (*ignored, *warnings)
-
-
-def seeded(options: Options) -> Options:
-    """The same options with the seed that will be used: a random one is drawn now, so that it can be told."""
-    seed = secrets.randbelow(_SEED_BITS) if options.seed == -1 else options.seed
-    return replace(options, seed=seed)
+from ollama_nb.service.options import SEED_BITS
 
 
 def run_record(
@@ -49,7 +26,7 @@ def run_record(
         "template_hash": _hash(template),
         "prompt_hash": _hash(prompt),
         "options": told,
-        "seed": options.seed & _SEED_BITS,
+        "seed": options.seed & SEED_BITS,
         "engine_build": build,
     }
 
