@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from support.processes import until
 from support.servers import RunningServer, standalone
 
 import ollama_nb
@@ -63,11 +64,7 @@ def test_an_interrupt_frees_the_server(client: Client) -> None:
     with pytest.raises(Interrupted):
         texts.ollama.generate(MODEL, "{{value}}", num_predict=2000, repeat_penalty=1.5, num_thread=1)
     stopper.join()
-    for _ in range(500):
-        if not client.queue()["requests"]:
-            break
-        threading.Event().wait(0.01)
-    assert client.queue()["requests"] == []
+    until(lambda: not client.queue()["requests"])
 
 
 def test_python_s_own_door(client: Client) -> None:

@@ -30,25 +30,30 @@ def server(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[EchoServer]:
         yield running
 
 
-def stop_after(server: EchoServer, count: int) -> None:
-    """Press the stop button once, while the ``count``-th question waits for its answer."""
-    lock, asked = threading.Lock(), 0
+def stop_after(server: EchoServer, count: int) -> threading.Event:
+    """Press the stop button while the ``count``-th question waits: it and later ones do so until the event is set."""
+    lock, asked, go_on = threading.Lock(), 0, threading.Event()
 
     def wait(text: str) -> None:
         nonlocal asked
         with lock:
             asked += 1
-            if asked == count:
-                _thread.interrupt_main()
+            number = asked
+        if number == count:
+            _thread.interrupt_main()
+        if number >= count:
+            go_on.wait(60)
 
     server.before = wait
+    return go_on
 
 
 @pytest.mark.parametrize("keywords", [{"temperature": 0}, {}], ids=["determined", "drawn"])
 def test_finished_rows_are_kept_and_the_next_run_goes_on(server: EchoServer, keywords: dict[str, Any]) -> None:
-    stop_after(server, 20)
+    go_on = stop_after(server, 20)
     with pytest.raises(Interrupted, match=r"Interrupted: \d+ of 40 rows are done. Run it again to go on from there."):
         WORDS.ollama.generate(MODEL, **keywords)
+    go_on.set()
     before = server.asked_times
     assert 20 <= before < 40
     server.before = lambda text: None
@@ -59,9 +64,10 @@ def test_finished_rows_are_kept_and_the_next_run_goes_on(server: EchoServer, key
 
 
 def test_what_was_done_is_in_a_variable(server: EchoServer, shell: InteractiveShell, displays: list[Any]) -> None:
-    stop_after(server, 20)
+    go_on = stop_after(server, 20)
     with pytest.raises(Interrupted, match="They are in `_ollama`"):
         WORDS.ollama.generate(MODEL)
+    go_on.set()
     partial = shell.user_ns["_ollama"]
     assert partial.index.equals(WORDS.index)
     done = partial.dropna()
