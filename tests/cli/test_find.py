@@ -26,7 +26,14 @@ def test_a_list(ollama: Ollama, home: Path) -> None:
     assert ollama("discover").out == "no GGUF files in the Hugging Face cache or in LM Studio's folders\n"
     path = put(home)
     done = ollama("discover")
-    assert done.out.splitlines()[1].split() == ["thing:q4_0", str(len(MODEL)), "B", "LM", "Studio", str(path)]
+    assert done.out.splitlines()[1].rstrip().split(None, 5) == [
+        "thing:q4_0",
+        str(len(MODEL)),
+        "B",
+        "LM",
+        "Studio",
+        str(path),
+    ]
     assert done.out.endswith("to use one: ollama-nb discover thing:q4_0\n")
     (described,) = json.loads(ollama("discover", "--json").out)
     assert described["paths"] == [str(path)]

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 from support.command_line import Ollama, Result
-from support.ggufs import gguf
 from support.kitchen import MODELS, Kitchen, collect
 from support.servers import RunningServer, free_port, started, until_answers
 from support.stores import check_sound, create, tiny
@@ -188,7 +187,7 @@ def test_wheels_through_a_real_index(
 ) -> None:
     """Packed, served, pulled under another name: the same weights, and everything that the Modelfile says."""
     folder, url = package_index
-    weights, draft = (MODELS / "stories260K-f16.gguf").read_bytes(), gguf(data=bytes(64))
+    weights, draft = ((MODELS / f"stories260K-{kind}.gguf").read_bytes() for kind in ("f16", "q4_0"))
     create(
         store,
         "ns/Tales:260k",
