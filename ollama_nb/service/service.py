@@ -40,6 +40,7 @@ from ollama_nb.service.rooms import Rooms
 from ollama_nb.service.tokens import detokenize, tokenize
 from ollama_nb.service.transfer import pull, push
 from ollama_nb.settings import Settings
+from ollama_nb.store import workplace
 from ollama_nb.store.blobs import BlobStore
 from ollama_nb.store.store import Store
 
@@ -143,3 +144,4 @@ class Service:
         store = self._rooms.store
         store.fix_legacy_names()
         store.prune()
+        workplace.sweep(self._rooms.settings.home / "tmp")

