@@ -40,21 +40,9 @@ def _header(system: str, tools: Sequence[Tool]) -> str:
 
 def _declaration(tool: Tool) -> str:
     function = function_of(tool)
-    schema = function.parameters
-    parts = []
-    if function.properties:
-        listed = ",".join(f"{name}:{{{_property(inner)}}}" for name, inner in by_name(function.properties))
-        parts.append(f"properties:{{{listed}}}")
-    if "required" in schema:
-        parts.append(f"required:{_VALUES.texts(schema['required'])}")
-    if schema["type"]:
-        parts.append(f"type:{_VALUES.text(schema['type'].upper())}")
-    has_any = schema["type"] or schema["properties"] is not None
-    parameters = f",parameters:{{{','.join(parts)}}}" if has_any else ""
-    described = f"description:{_VALUES.text(function.description)}"
-    return (
-        f"<start_function_declaration>declaration:{function.name}{{{described}{parameters}}}<end_function_declaration>"
-    )
+    listed = ",".join(f"{name}:{{{_property(inner)}}}" for name, inner in by_name(function.properties))
+    declared = _VALUES.declaration(function, listed if function.properties else None)
+    return f"<start_function_declaration>{declared}<end_function_declaration>"
 
 
 def _property(schema: Struct) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ollama_nb.api.messages import ToolCall
+from ollama_nb.template.renderers.schema import Function
 from ollama_nb.template.renderers.spelling import by_name, go_value, whole_number
 
 
@@ -44,3 +45,15 @@ class Values:
 
     def call(self, call: ToolCall) -> str:
         return f"call:{call.name}{{{self.entries(call.arguments)}}}"
+
+    def declaration(self, function: Function, properties: str | None) -> str:
+        """A function as the models are told of it. ``properties``: as the family writes them; None: it has none."""
+        schema = function.parameters
+        parts = [] if properties is None else [f"properties:{{{properties}}}"]
+        if "required" in schema:
+            parts.append(f"required:{self.texts(schema['required'])}")
+        if schema["type"]:
+            parts.append(f"type:{self.text(schema['type'].upper())}")
+        has_any = schema["type"] or schema["properties"] is not None
+        parameters = f",parameters:{{{','.join(parts)}}}" if has_any else ""
+        return f"declaration:{function.name}{{description:{self.text(function.description)}{parameters}}}"

@@ -21,17 +21,8 @@ _KEPT = ("description", "enum", "items", "required", "nullable")
 
 def declaration(tool: Tool) -> str:
     function = function_of(tool)
-    schema = function.parameters
-    parts = []
-    if function.properties:
-        parts.append(f"properties:{{{_properties(_typed_all(function.properties))}}}")
-    if "required" in schema:
-        parts.append(f"required:{VALUES.texts(schema['required'])}")
-    if schema["type"]:
-        parts.append(f"type:{VALUES.text(schema['type'].upper())}")
-    has_any = schema["type"] or schema["properties"] is not None
-    parameters = f",parameters:{{{','.join(parts)}}}" if has_any else ""
-    return f"<|tool>declaration:{function.name}{{description:{VALUES.text(function.description)}{parameters}}}<tool|>"
+    listed = _properties(_typed_all(function.properties)) if function.properties else None
+    return f"<|tool>{VALUES.declaration(function, listed)}<tool|>"
 
 
 # Properties that were read as such, made ready for the notation: their types become one text
