@@ -49,7 +49,7 @@ def test_full_in_the_middle_of_the_work(tmp_path: Path) -> None:
         assert found[stage]["freed"] == {}, "as soon as there is room, without a restart"
     assert found["quantise"]["left over"] == found["convert"]["left over"] == []
     assert found["pull"]["pulled"] == ["tales:latest"]
-    assert found["pull"]["sent"] < 5 << 20, "no try after try against a full disk"
+    assert found["pull"]["again"] == 0, "no try after try against a full disk"
 
 
 def test_read_only(tmp_path: Path) -> None:
