@@ -73,6 +73,8 @@ def _read(source: _Bytes, arrays: bool) -> GGUF:
     kept = _Kept(arrays)
     for _ in range(pair_count):
         key = source.text()
+        if not key:
+            raise _corrupt("a metadata key has no name")  # llama.cpp would abort
         if key in metadata:
             raise _corrupt(f"the metadata key {_name(key)} occurs twice")
         metadata[key] = _value(source, kept)

@@ -1,4 +1,4 @@
-"""What is secret stays so: in logs, errors, figures and files, also when things go wrong and the log says all it can."""
+"""What is secret stays so: in logs, errors, figures and files, also when things go wrong and the log says all."""
 
 from __future__ import annotations
 

@@ -96,6 +96,25 @@ async def test_it_leaves_when_its_time_is_over_and_not_before() -> None:
 
 
 @in_loop
+@pytest.mark.parametrize("jump", [3600.0, -3600.0])
+async def test_a_clock_on_the_wall_that_jumps_moves_only_what_is_shown(
+    monkeypatch: pytest.MonkeyPatch, jump: float
+) -> None:
+    async with a_house() as house:
+        (await house.get("a", keep_alive=10)).release()
+        shown = house.pool.running()[0].expires_at
+        now = time.time
+        monkeypatch.setattr(time, "time", lambda: now() + jump)
+        assert house.pool.running()[0].expires_at == pytest.approx(shown + jump, abs=30)
+        house.clock.advance(9)
+        await house.settle()
+        assert house.names == ["a"]
+        house.clock.advance(2)
+        await house.settle()
+        assert house.names == []
+
+
+@in_loop
 async def test_zero_leaves_at_once_and_for_ever_stays() -> None:
     async with a_house(keep_alive=math.inf) as house:
         (await house.get("a")).release()

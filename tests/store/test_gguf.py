@@ -113,6 +113,7 @@ UNSOUND = {
     "negative tensor count": gguf(tensor_count=2**64 - 1),
     "more keys than bytes": gguf(pair_count=2**40),
     "one key too many": gguf(pair_count=len(TINY) + 1),
+    "key without a name": gguf((*TINY, ("", U32, 1))),
     "key twice": gguf((*TINY, TINY[1])),
     "unknown value type": gguf((ARCH,), pair_count=2)[:-64] + text("k") + struct.pack("<I", 99) + bytes(64),
     "array of arrays": gguf((ARCH, ("x", ARRAY, (ARRAY, [(U32, [1])])))),
