@@ -167,6 +167,7 @@ class Chat:
 
 
 def _said(text: str, images: Iterable[Image]) -> Message:
+    question.text(text, "message")
     said: Message = {"role": "user", "content": text}
     if shown := question.encoded(images):
         said["images"] = shown

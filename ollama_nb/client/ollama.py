@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,6 @@ from ollama_nb.client.connect import connect as find_server
 from ollama_nb.client.question import Image, Overflow
 from ollama_nb.client.shape import bound, value, with_fields
 from ollama_nb.client.tools import Functions
-from ollama_nb.errors import BadRequest
 
 T = TypeVar("T")
 Vectors = npt.NDArray[np.float32]
@@ -58,6 +57,13 @@ class Ollama:
 
     def __repr__(self) -> str:
         return f"Ollama({self.client.url!r})"
+
+    if not TYPE_CHECKING:  # type checkers know what there is
+
+        def __getattr__(self, name: str) -> Any:
+            if hasattr(Client, name) and not name.startswith("_"):
+                raise AttributeError(f"`{name}` is a method of Ollama's own API: `.client.{name}(…)`")
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
 
     def twin(self) -> Ollama:
         """The same server by a connection of its own."""
@@ -207,8 +213,7 @@ class Ollama:
     def _body(
         self, prompt: str, system: str | None, images: Iterable[Image], on_overflow: Overflow, extras: dict[str, Any]
     ) -> dict[str, Any]:
-        if not prompt:
-            raise BadRequest("no prompt: there is nothing to ask")
+        question.text(prompt, "prompt")
         body = {"prompt": prompt, "truncate": question.truncates(on_overflow), **question.fields_of(extras)}
         if system is not None:
             body["system"] = system

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, TypedDict
 
 from ollama_nb.api.messages import Think
-from ollama_nb.api.options import Options
+from ollama_nb.api.options import DEPRECATED, KINDS, Options
 from ollama_nb.errors import BadRequest, ContextOverflow, OllamaError
 
 Overflow = Literal["error", "truncate"]
@@ -39,9 +39,23 @@ class Extras(TypedDict, total=False):
     options: Mapping[str, Any]
 
 
+KEYWORDS = frozenset({*Extras.__annotations__, *KINDS, "logit_bias", *DEPRECATED})
+"""All that a question may say."""
+
+
+def text(given: object, name: str) -> None:
+    """Raises BadRequest for what is no text, or an empty one."""
+    if not isinstance(given, str):
+        raise BadRequest(f"the {name} must be a text, not {given!r} of type {type(given).__name__}")
+    if not given:
+        raise BadRequest(f"no {name}: there is nothing to ask")
+
+
 def fields_of(given: Mapping[str, Any]) -> dict[str, Any]:
     """The request's fields. Raises BadRequest for an unknown name (with the nearest one) or a wrong value."""
     fields = {name: given[name] for name in Extras.__annotations__ if given.get(name) is not None and name != "options"}
+    if isinstance(choices := fields.get("choices", []), str) or not all(isinstance(one, str) for one in choices):
+        raise BadRequest(f"choices are a list of texts, not {choices!r}")
     bound = [name for name in _BINDING if name in fields]
     if len(bound) > 1:
         raise BadRequest(f"give at most one of {', '.join(_BINDING)}: this question has {' and '.join(bound)}")
@@ -77,5 +91,5 @@ def told() -> Iterator[None]:
         yield
     except OllamaError as error:
         if error.status == 400 and any(words in error.message for words in _TOO_LONG):
-            raise ContextOverflow(error.message) from None
+            raise ContextOverflow(f"{error.message}; `num_ctx` widens the context of a question") from None
         raise

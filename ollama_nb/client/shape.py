@@ -41,7 +41,7 @@ def shape_of(wanted: Any) -> Shape[Any]:
     Raises BadRequest for what is no such type.
     """
     if isinstance(wanted, Mapping):
-        wanted = _typed_dict(wanted)
+        return _of_fields(wanted)
     if hasattr(wanted, "model_json_schema"):
         return Shape(_closed(wanted.model_json_schema()), _reader(wanted.model_validate_json, ValueError))
     try:
@@ -79,9 +79,20 @@ def value(shape: Shape[T], answer: Answer) -> T:
     return shape.read(answer)
 
 
-def _typed_dict(fields: Fields) -> Any:
+def _of_fields(fields: Fields) -> Shape[Any]:
     if not fields:
         raise BadRequest("no fields: name at least one, such as `{'city': str}`")
+    for name, told in fields.items():
+        try:
+            msgspec.json.schema(_field(name, told))
+        except (TypeError, NameError):
+            raise BadRequest(
+                f'field "{name}": {told!r} is neither a type nor a list of choices nor a description'
+            ) from None
+    return shape_of(_typed_dict(fields))
+
+
+def _typed_dict(fields: Fields) -> Any:
     return typing.TypedDict("Fields", {name: _field(name, told) for name, told in fields.items()})  # type: ignore[operator]
 
 

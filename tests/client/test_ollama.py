@@ -70,6 +70,36 @@ def test_misspelt_keywords_are_refused_with_the_nearest_name(server: ScriptedSer
     assert server.asked("POST /api/generate") == []
 
 
+@pytest.mark.parametrize(
+    ("prompt", "keywords", "words"),
+    [
+        (5, {}, "the prompt must be a text, not 5 of type int"),
+        ("", {}, "no prompt: there is nothing to ask"),
+        (None, {}, "the prompt must be a text, not None"),
+        ("Sky?", {"choices": "blue"}, "choices are a list of texts, not 'blue'"),
+        ("Sky?", {"choices": [1, 2]}, r"choices are a list of texts, not \[1, 2\]"),
+        ("Sky?", {"returns": {"a": 5}}, 'field "a": 5 is neither a type nor a list of choices nor a description'),
+    ],
+)
+def test_wrong_types_are_told_in_python_s_words(
+    server: ScriptedServer, ollama: Ollama, prompt: Any, keywords: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(BadRequest, match=words):
+        ollama.ask("m", prompt, **keywords)
+    if not keywords:
+        with pytest.raises(BadRequest, match=words.replace("prompt", "message")):
+            ollama.chat_session("m").ask(prompt)
+    assert server.asked("POST /api/generate") == server.asked("POST /api/chat") == []
+
+
+def test_ollama_s_own_methods_are_pointed_to(ollama: Ollama) -> None:
+    with pytest.raises(AttributeError, match=r"`list` is a method of Ollama's own API: `\.client\.list\("):
+        ollama.list  # type: ignore[attr-defined]  # noqa: B018
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        ollama.nothing  # type: ignore[attr-defined]  # noqa: B018
+    assert not hasattr(ollama, "_http")
+
+
 def test_options_may_also_be_given_as_ollama_names_them(server: ScriptedServer, ollama: Ollama) -> None:
     server.routes["POST /api/generate"] = generated("Blue.")
     ollama.ask("m", "Sky?", options={"seed": 7, "temperature": 1}, temperature=0)

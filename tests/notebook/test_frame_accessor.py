@@ -159,7 +159,13 @@ def test_a_text_that_does_not_fit_may_be_cut_when_asked_for(server: EchoServer) 
         ({"temprature": 0}, 'did you mean "temperature"'),
         ({"errors": "ignore"}, 'errors must be "raise" or "keep"'),
         ({"on_overflow": "cut"}, "on_overflow must be"),
-        ({"parallel": -1}, "parallel must be between"),
+        ({"parallel": -1}, "parallel must be a number between 1 and 64, not -1"),
+        ({"parallel": 0.5}, "parallel must be a number between 1 and 64, not 0.5"),
+        ({"paralel": 2}, 'unknown keyword "paralel", did you mean "parallel"'),
+        ({"sistem": "x"}, 'unknown keyword "sistem", did you mean "system"'),
+        ({"text": "{{value}}"}, 'unknown keyword "text", did you mean "prompt"'),
+        ({"wholly": "unknown"}, 'unknown option "wholly"'),
+        ({"choices": "abc"}, "choices are a list of texts, not 'abc'"),
     ],
 )
 def test_keywords_that_mean_nothing_are_refused(server: EchoServer, keywords: dict[str, Any], words: str) -> None:
@@ -173,6 +179,18 @@ def test_no_rows_need_no_server(home: Path, monkeypatch: pytest.MonkeyPatch) -> 
     client = ollama_nb.Client("http://127.0.0.1:9")
     assert pd.Series([], dtype="object").ollama.generate(MODEL, client=client).tolist() == []
     assert pd.Series([None, None]).ollama.generate(MODEL, client=client).isna().all()
+
+
+@pytest.mark.parametrize("door", [ollama_nb.Client, lambda url: ollama_nb.Ollama(ollama_nb.Client(url))])
+def test_the_server_may_be_given(home: Path, door: Any) -> None:
+    with EchoServer() as running:
+        assert pd.Series(["a"]).ollama.generate(MODEL, client=door(running.url)).tolist() == ["A"]
+
+
+def test_an_accessor_says_what_it_can_do() -> None:
+    assert repr(pd.Series([1, 2]).ollama) == (
+        "models over 2 rows: generate, chat, classify, extract, embed, similar, rerank"
+    )
 
 
 # conversations
@@ -190,7 +208,7 @@ def test_messages_are_told_with_system_and_examples_first(server: EchoServer) ->
 
 def test_a_row_may_be_a_conversation(server: EchoServer) -> None:
     talk = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}]
-    assert pd.Series([talk, None]).ollama.chat(MODEL).fillna("-").tolist() == ["C", "-"]
+    assert pd.Series([talk, None, "d", 5]).ollama.chat(MODEL).fillna("-").tolist() == ["C", "-", "D", "5"]
     assert server.asked("POST /api/chat")[0]["messages"] == talk
 
 
@@ -228,6 +246,23 @@ def test_labels_must_be_texts(server: EchoServer, labels: Any) -> None:
         pd.Series(["x"]).ollama.classify(MODEL, labels)
     with pytest.raises(BadRequest, match='examples: "c" is none of the labels'):
         pd.Series(["x"]).ollama.classify(MODEL, ["a", "b"], examples=[("x", "c")])
+    with pytest.raises(BadRequest, match='unknown keyword "prompt", did you mean "text"'):
+        pd.Series(["x"]).ollama.classify(MODEL, ["a", "b"], prompt="{{value}}")
+
+
+@pytest.mark.parametrize("examples", [[("a",)], ["ab"], [(1, "a")], [("a", "b", "c")]])
+def test_examples_are_pairs(server: EchoServer, examples: Any) -> None:
+    words = pd.Series(["x"])
+    for ask in (lambda: words.ollama.classify(MODEL, ["a", "b"], examples=examples),
+                lambda: words.ollama.chat(MODEL, examples=examples),
+                lambda: words.ollama.extract(MODEL, {"a": str}, examples=examples)):  # fmt: skip
+        with pytest.raises(BadRequest, match="examples are pairs of a text and its"):
+            ask()
+
+
+def test_examples_may_be_a_dict(server: EchoServer) -> None:
+    pd.Series(["x"]).ollama.classify(MODEL, ["X", "Y"], examples={"u": "X"})
+    assert [message["content"] for message in server.asked("POST /api/chat")[0]["messages"]][1:] == ["u", "X", "x"]
 
 
 # fields
@@ -340,8 +375,15 @@ def test_rows_by_how_well_they_answer(server: EchoServer) -> None:
     assert words.ollama.rerank(MODEL, "?", 1).index.tolist() == [1]
     with pytest.raises(BadRequest, match='a column "score" already'):
         words.rename("score").ollama.rerank(MODEL, "?")
-    with pytest.raises(BadRequest, match="k must be at least 1"):
-        words.ollama.similar(MODEL, "?", 0)
+    asked = server.asked_times
+    for k in (0, 1.5, "2"):
+        with pytest.raises(BadRequest, match="k is how many rows: a number of at least 1"):
+            words.ollama.similar(MODEL, "?", k)
+    with pytest.raises(BadRequest, match='a column "score" already'):
+        words.to_frame("score").ollama.similar(MODEL, "?", text="{{score}}")
+    with pytest.raises(BadRequest, match="a ranking needs all rows, so it takes no `errors`"):
+        words.ollama.rerank(MODEL, "?", errors="keep")
+    assert server.asked_times == asked
 
 
 # whatever the index

@@ -49,11 +49,14 @@ def test_a_row_that_lacks_a_value_has_no_text(missing: Any) -> None:
         ("title", "the text names no column, so it is the same for every row: write `{{title}}`"),
         ("Hello", "names no column"),
         ("{{First Name}}", 'column "First Name" cannot be inserted.*"First_Name"'),
-        ("{{title}} {{ year }}", 'column "year" cannot be inserted'),
+        ("{{title}} {{ year }}", "write `{{year}}` without blanks between the braces"),
+        ("When was {year}?", "the same for every row: write `{{year}}` in it"),
+        (5, "a text with `{{column}}` in it is needed, not a int"),
+        (FRAME["title"], "a text with `{{column}}` in it is needed, not a Series"),
         (None, "say which columns"),
     ],
 )
-def test_mistakes_are_named(template: str | None, words: str) -> None:
+def test_mistakes_are_named(template: Any, words: str) -> None:
     with pytest.raises(BadRequest, match=words.replace("{", r"\{").replace("?", r"\?")):
         texts(FRAME, template)
 

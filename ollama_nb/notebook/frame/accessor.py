@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields as fields_of_class
+from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,7 @@ class Accessor:
     Keywords of every method: ``errors`` is ``"raise"`` (the default) or ``"keep"``: then the result is a DataFrame with
     a column ``error``; ``on_overflow="truncate"`` cuts texts that do not fit, instead of an error; ``parallel`` is how
     many rows to ask about at once; ``ledger=False`` records nothing; ``progress=False`` shows none; ``client`` is the
-    server to use.
+    server to use, as `ollama_nb.connect` returns it.
     Every other keyword is a model option (``temperature``, ``num_ctx``, ``seed``, …) or one of ``think``, ``format``,
     ``choices``, ``regex``, ``grammar``, ``keep_alive``. Unknown ones are errors.
     """
@@ -44,9 +45,13 @@ class Accessor:
     def __init__(self, rows: Rows) -> None:
         self._rows = rows
 
+    def __repr__(self) -> str:
+        methods = ", ".join(name for name in vars(Accessor) if not name.startswith("_"))
+        return f"models over {len(self._rows):,} rows: {methods}"
+
     def generate(self, model: str, prompt: str | None = None, *, system: str | None = None, **keywords: Any) -> Result:
         """Answer ``prompt`` for each row: texts. ``system`` says how to behave; it is read once for all rows."""
-        how, fields = _read(keywords)
+        how, fields = _read(keywords, "prompt", "system")
         if system is not None:
             fields["system"] = system
         return self._texts("answer", asking.generating(model, fields), texts(self._rows, prompt), how)
@@ -64,11 +69,12 @@ class Accessor:
 
         The values of a Series may also be lists of messages, each row a conversation to go on with.
         """
-        how, fields = _read(keywords)
-        before = [*asking.system_message(system), *asking.examples_messages(examples)]
+        how, fields = _read(keywords, "prompt", "system", "examples")
+        before = [*asking.system_message(system), *asking.examples_messages(asking.pairs(examples, "answer"))]
         questions: list[Question]
         if prompt is None and isinstance(self._rows, pd.Series) and any(isinstance(row, list) for row in self._rows):
-            questions = [row if isinstance(row, list) else None for row in self._rows]
+            one_by_one = zip(self._rows, texts(self._rows, None), strict=True)
+            questions = [row if isinstance(row, list) else text for row, text in one_by_one]
         else:
             questions = [*texts(self._rows, prompt)]
         return self._texts("answer", asking.chatting("answered", model, fields, before), questions, how)
@@ -89,10 +95,11 @@ class Accessor:
         the instructions; ``examples`` are pairs of a text and its label.
         """
         meanings = asking.described(labels)
-        pairs = [(asked, label) for asked, label in examples]
+        pairs = asking.pairs(examples, "label")
         if wrong := [label for _, label in pairs if label not in meanings]:
             raise BadRequest(f'examples: "{wrong[0]}" is none of the labels')
-        how, fields = _read({"temperature": 0, "think": False, **keywords, "choices": [*meanings]})
+        fixed = {"choices": [*meanings]}
+        how, fields = _read({"temperature": 0, "think": False, **keywords, **fixed}, "text", "system", "examples")
         before = [
             *asking.system_message(asking.classifying(meanings) if system is None else system),
             *asking.examples_messages(pairs),
@@ -121,9 +128,9 @@ class Accessor:
         """
         shape = shape_of(fields)
         instructions = asking.extracting(shape.schema) if system is None else system
-        pairs = [(asked, asking.as_json(found, shape)) for asked, found in examples]
+        pairs = [(asked, asking.as_json(found, shape)) for asked, found in asking.pairs(examples, "fields")]
         given = {"temperature": 0, "num_predict": asking.LONGEST_RECORD, "think": False, **keywords}
-        how, request = _read({**given, "format": shape.schema})
+        how, request = _read({**given, "format": shape.schema}, "text", "system", "examples")
         before = [*asking.system_message(instructions), *asking.examples_messages(pairs)]
         job = asking.chatting("extracted", model, request, before, asking.checked(shape))
 
@@ -138,7 +145,7 @@ class Accessor:
 
     def embed(self, model: str, *, text: str | None = None, dimensions: int = 0, **keywords: Any) -> pd.DataFrame:
         """A unit vector for each row: a DataFrame of float32, a column for each dimension."""
-        how, fields = _read(keywords)
+        how, fields = _read(keywords, "text", "dimensions")
         if dimensions:
             fields["dimensions"] = dimensions
 
@@ -154,10 +161,10 @@ class Accessor:
 
         ``model`` makes the vectors; those of the rows are recorded, so the next query costs one vector only.
         """
-        how, fields = _read({**keywords, "errors": "raise"})
+        how, fields = _read(self._ranking(keywords, k), "text", "k")
         sources: list[Question] = [query, *texts(self._rows, text)]
         labels = ["query", *self._rows.index.tolist()]
-        outcomes = run(vectors.embedding(model, fields), sources, how, labels, _forget)
+        outcomes = run(vectors.embedding(model, fields, whole=True), sources, how, labels, _forget)
         matrix = vectors.matrix(outcomes).astype(np.float64)
         return self._best((matrix[1:] @ matrix[0]).tolist(), k)
 
@@ -168,7 +175,7 @@ class Accessor:
 
         A reranking model reads query and row together, score 0 to 1; from any other model it is the cosine.
         """
-        how, fields = _read({**keywords, "errors": "raise"})
+        how, fields = _read(self._ranking(keywords, k), "text", "k")
         fields.pop("truncate")  # documents are always cut to what fits
         job = vectors.ranking(model, query, fields)
         outcomes = run(job, [*texts(self._rows, text)], how, self._rows.index.tolist(), _forget)
@@ -184,13 +191,20 @@ class Accessor:
         outcomes = run(job, questions, how, self._rows.index.tolist(), lambda so_far: _keep(result(so_far)))
         return columns.with_errors(result(outcomes), outcomes) if how.errors == "keep" else result(outcomes)
 
+    def _ranking(self, keywords: Mapping[str, Any], k: int | None) -> Mapping[str, Any]:
+        """Keywords of a ranking. Raises BadRequest before anything is computed for what would fail afterwards."""
+        if "errors" in keywords:
+            raise BadRequest("a ranking needs all rows, so it takes no `errors`; `on_overflow` may cut long texts")
+        if k is not None and (not isinstance(k, int | np.integer) or k < 1):
+            raise BadRequest(f"k is how many rows: a number of at least 1, not {k!r}")
+        names = [self._rows.name] if isinstance(self._rows, pd.Series) else [*self._rows.columns]
+        if SCORE in names:
+            raise BadRequest(f'there is a column "{SCORE}" already: rename it first')
+        return keywords
+
     def _best(self, scores: list[float], k: int | None) -> pd.DataFrame:
         """Rows with a score, best first; rows with the same score keep their order."""
-        if k is not None and k < 1:
-            raise BadRequest("k must be at least 1")
         frame = self._rows.to_frame() if isinstance(self._rows, pd.Series) else self._rows
-        if SCORE in frame.columns:
-            raise BadRequest(f'there is a column "{SCORE}" already: rename it first')
         order = [at for at in np.argsort(-np.asarray(scores), kind="stable") if not np.isnan(scores[at])][:k]
         return frame.iloc[order].assign(**{SCORE: [scores[at] for at in order]})
 
@@ -200,8 +214,17 @@ def accessor(rows: Rows) -> Accessor:
     return Accessor(rows)
 
 
-def _read(keywords: Mapping[str, Any]) -> tuple[How, dict[str, Any]]:
-    """Keywords → how to run, and the request's fields. Raises BadRequest for unknown ones."""
+def _read(keywords: Mapping[str, Any], *own: str) -> tuple[How, dict[str, Any]]:
+    """Keywords → how to run, and the request's fields. Raises BadRequest for unknown ones.
+
+    ``own``: what the method itself takes, to name it where something near it was written.
+    """
+    known = {*own, *_HOW, "on_overflow", *question.KEYWORDS}
+    for name in keywords:
+        other = {"prompt": "text", "text": "prompt"}.get(name, "")
+        near = other if other in own else next(iter(get_close_matches(name, known, n=1)), "")
+        if near and name not in known:
+            raise BadRequest(f'unknown keyword "{name}", did you mean "{near}"?')
     how = How(**{name: given for name, given in keywords.items() if name in _HOW})
     overflow: Overflow = keywords.get("on_overflow", "error")
     rest = {name: given for name, given in keywords.items() if name not in _HOW and name != "on_overflow"}

@@ -82,6 +82,15 @@ def system_message(text: str | None) -> list[Message]:
     return [{"role": "system", "content": text}] if text else []
 
 
+def pairs(examples: Iterable[tuple[str, Any]], of: str) -> list[tuple[str, Any]]:
+    """Raises BadRequest for an example that is no pair of a text and its ``of``."""
+    found = [*examples.items()] if isinstance(examples, Mapping) else [*examples]
+    for example in found:
+        if not isinstance(example, tuple | list) or len(example) != 2 or not isinstance(example[0], str):
+            raise BadRequest(f"examples are pairs of a text and its {of}, not {example!r}")
+    return [(asked, answered) for asked, answered in found]
+
+
 def examples_messages(examples: Iterable[tuple[str, str]]) -> list[Message]:
     """Questions with their right answers, as if they had been asked and answered."""
     return [

@@ -29,6 +29,8 @@ def texts(rows: pd.DataFrame | pd.Series[Any], template: str | None) -> list[Tex
 
     Raises BadRequest for a template that names a column which is not there, or none at all.
     """
+    if template is not None and not isinstance(template, str):
+        raise BadRequest(f"a text with `{{{{column}}}}` in it is needed, not a {type(template).__name__}")
     if template is None:
         if isinstance(rows, pd.DataFrame):
             raise BadRequest('say which columns the text is made of, such as text="{{title}}"')
@@ -47,6 +49,8 @@ def _columns(rows: pd.DataFrame | pd.Series[Any], template: str) -> dict[str, li
         if isinstance(known[name], pd.DataFrame):
             raise BadRequest(f'there are several columns "{name}": rename all but one')
     for looks_like in _LOOKS_LIKE_MARK.findall(template):
+        if looks_like in known and looks_like.isidentifier() and looks_like not in wanted:
+            raise BadRequest(f"write `{{{{{looks_like}}}}}` without blanks between the braces")
         if looks_like in known and looks_like not in wanted:
             plain = re.sub(r"\W+", "_", looks_like)
             raise BadRequest(
@@ -54,7 +58,8 @@ def _columns(rows: pd.DataFrame | pd.Series[Any], template: str) -> dict[str, li
                 f'rename it first, `df.rename(columns={{"{looks_like}": "{plain}"}})`'
             )
     if not wanted:
-        example = template if template in known else next(iter(known), VALUE)
+        meant = (name for name in known if name == template or f"{{{name}}}" in template)
+        example = next(meant, next(iter(known), VALUE))
         raise BadRequest(f"the text names no column, so it is the same for every row: write `{{{{{example}}}}}` in it")
     return {name: known[name].tolist() for name in wanted}
 

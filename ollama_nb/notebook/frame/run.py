@@ -13,8 +13,9 @@ from IPython.core.getipython import get_ipython
 from ollama_nb.api.names import ModelName
 from ollama_nb.client.client import Client
 from ollama_nb.client.connect import connect
+from ollama_nb.client.ollama import Ollama
 from ollama_nb.client.question import STRICT
-from ollama_nb.errors import BadRequest, InvalidName, OllamaError
+from ollama_nb.errors import BadRequest, ContextOverflow, InvalidName, OllamaError
 from ollama_nb.notebook.display import Interrupted, Page, Screen, screen_for
 from ollama_nb.notebook.frame.bar import Bar
 from ollama_nb.notebook.frame.crew import Crew, Send, Task
@@ -39,7 +40,7 @@ class Job:
 
     ``about``: everything beside the row's own body that the answer depends on. ``repeatable``: the same question has
     the same answer, so duplicates are asked once and a finished run is remembered. ``load`` brings the model into
-    memory; ``send`` answers up to ``chunk`` tasks.
+    memory; ``send`` answers up to ``chunk`` tasks. ``whole``: without one of its rows the result would be wrong.
     """
 
     verb: str
@@ -49,6 +50,7 @@ class Job:
     load: Callable[[Client], object]
     send: Send
     chunk: int = 1
+    whole: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +65,18 @@ class How:
     parallel: int = 0
     ledger: bool = True
     progress: bool | None = None
-    client: Client | None = None
+    client: Client | Ollama | None = None
 
     def __post_init__(self) -> None:
         if self.errors not in ("raise", "keep"):
             raise BadRequest(f'errors must be "raise" or "keep", not "{self.errors}"')
-        if not 0 <= self.parallel <= MOST_AT_ONCE:
-            raise BadRequest(f"parallel must be between 1 and {MOST_AT_ONCE}")
+        if type(self.parallel) is not int or not 0 <= self.parallel <= MOST_AT_ONCE:
+            raise BadRequest(f"parallel must be a number between 1 and {MOST_AT_ONCE}, not {self.parallel!r}")
+
+    @property
+    def server(self) -> Client:
+        """The one that was given, or the one that is found."""
+        return self.client.client if isinstance(self.client, Ollama) else self.client or connect()
 
 
 def run(job: Job, questions: Sequence[Question], how: How, labels: Sequence[Any], stopped: Stop) -> list[Outcome]:
@@ -79,8 +86,8 @@ def run(job: Job, questions: Sequence[Question], how: How, labels: Sequence[Any]
     """
     outcomes: list[Outcome] = [question if isinstance(question, BadRequest) else None for question in questions]
     for row, outcome in enumerate(outcomes):
-        _check(outcome, row, labels, how)
-    client = how.client or connect()
+        _check(outcome, row, labels, how, job)
+    client = how.server
     tasks = plan(questions, repeatable=job.repeatable)
     if not tasks:
         return outcomes
@@ -166,7 +173,7 @@ def _ask(
             if outcome is not None:
                 task, found = outcome
                 if isinstance(found, OllamaError):
-                    _check(found, task.rows[0], labels, how)
+                    _check(found, task.rows[0], labels, how, job)
                     failed[task.key] = found
                     bar.add(len(task.rows), failed=True)
                 else:
@@ -184,11 +191,13 @@ def _gathered(
     return outcomes
 
 
-def _check(outcome: Outcome, row: int, labels: Sequence[Any], how: How) -> None:
+def _check(outcome: Outcome, row: int, labels: Sequence[Any], how: How, job: Job) -> None:
     """Raise a row's error, with its place, unless errors are kept."""
     if isinstance(outcome, OllamaError) and how.errors == "raise":
-        where = f"row {labels[row]!r}: {outcome.message}"
-        raise type(outcome)(f'{where} (`errors="keep"` goes on with the other rows)', status=outcome.status)
+        ways = ['`on_overflow="truncate"` cuts such texts'] * isinstance(outcome, ContextOverflow)
+        ways += ['`errors="keep"` goes on with the other rows'] * (not job.whole)
+        told = f"row {labels[row]!r}: {outcome.message}" + (f" ({', '.join(ways)})" if ways else "")
+        raise type(outcome)(told, status=outcome.status)
 
 
 def _told(bar: Bar, how: How) -> str:

@@ -21,7 +21,7 @@ CHUNK = 32
 Vectors = npt.NDArray[np.float32]
 
 
-def embedding(model: str, fields: Mapping[str, Any]) -> Job:
+def embedding(model: str, fields: Mapping[str, Any], *, whole: bool = False) -> Job:
     """Bodies are texts; values are their unit vectors: float32, little-endian, in base64."""
 
     def send(client: Client, tasks: Sequence[Task]) -> list[Entry]:
@@ -33,7 +33,7 @@ def embedding(model: str, fields: Mapping[str, Any]) -> Job:
             for task, vector in zip(tasks, vectors, strict=True)
         ]
 
-    return Job("embedded", model, ["embed", fields], True, _loading(model, fields), send, CHUNK)
+    return Job("embedded", model, ["embed", fields], True, _loading(model, fields), send, CHUNK, whole)
 
 
 def matrix(outcomes: Sequence[Outcome]) -> Vectors:
@@ -53,7 +53,7 @@ def ranking(model: str, query: str, fields: Mapping[str, Any]) -> Job:
         found = {entry["index"]: entry["relevance_score"] for entry in reply["results"]}
         return [{"key": task.key, "value": repr(found[at])} for at, task in enumerate(tasks)]
 
-    return Job("ranked", model, ["rerank", query, fields], True, _loading(model, fields), send, CHUNK)
+    return Job("ranked", model, ["rerank", query, fields], True, _loading(model, fields), send, CHUNK, whole=True)
 
 
 def _loading(model: str, fields: Mapping[str, Any]) -> Callable[[Client], object]:
