@@ -18,10 +18,11 @@ from line import Line, Pairs, Round, Row, Values
 from peers import NAME, OURS, Server
 
 from ollama_nb.client.client import Client
+from ollama_nb.client.shape import shape_of
 from ollama_nb.notebook.frame.accessor import Accessor
-from ollama_nb.notebook.frame.asking import classifying, examples_messages
+from ollama_nb.notebook.frame.asking import classifying, examples_messages, extracting
 
-ROWS, LOOPED = 1000, 60
+LOOPED = 60
 LABELS = ["sport", "cooking", "weather"]
 EXAMPLES = [
     ("He plays tennis on Sundays.", "sport"),
@@ -35,6 +36,9 @@ PROMPT = "In five words, what happens here? {{value}}"
 SURE: dict[str, Any] = {"temperature": 0}
 WORDS: dict[str, Any] = {**SURE, "num_predict": 12}
 HOW: dict[str, Any] = {"ledger": False, "progress": False}
+FIELDS = {"person": ["striker", "coach", "cook", "aunt", "neighbour", "forecaster"], "day": int, "indoors": bool}
+SHAPE = shape_of(FIELDS)
+ASKED = {"role": "system", "content": extracting(SHAPE.schema)}
 COPIES = 4
 WARMING = 16
 
@@ -48,18 +52,19 @@ class Work:
     table: Callable[[Accessor, Client], object]
     one: Callable[[ollama.Client, str], object]
     texts: Callable[[Round, int], Texts]
+    rows: int = 1000
 
     def fast(self, server: Server, turn: Round) -> float:
         """Rows a second as a table, once the server is warm."""
         client = Client(server.running.url)
-        texts = self.texts(turn, WARMING + ROWS)
+        texts = self.texts(turn, WARMING + self.rows)
         self.table(Accessor(pd.Series(texts[:WARMING])), client)
-        return _rate(ROWS, lambda: self.table(Accessor(pd.Series(texts[WARMING:])), client))
+        return _rate(self.rows, lambda: self.table(Accessor(pd.Series(texts[WARMING:])), client))
 
     def slow(self, server: Server, turn: Round) -> float:
         """Rows a second in a loop; its first rows are not counted."""
         client = ollama.Client(server.running.url)
-        texts = self.texts(turn, 2 * (WARMING + ROWS))[WARMING + ROWS :]  # others than those of the table
+        texts = self.texts(turn, 2 * (WARMING + self.rows))[WARMING + self.rows :]  # others than those of the table
         for text in texts[:2]:
             self.one(client, text)
         return _rate(LOOPED, lambda: [self.one(client, text) for text in texts[2 : 2 + LOOPED]])
@@ -92,6 +97,15 @@ ANSWERED = Work(
     lambda rows, client: rows.generate(NAME, PROMPT, client=client, **WORDS, **HOW),
     lambda client, text: client.generate(NAME, PROMPT.replace("{{value}}", text), options=WORDS),
     sentences,
+    rows=300,
+)
+EXTRACTED = Work(
+    lambda rows, client: rows.extract(NAME, FIELDS, client=client, num_predict=80, errors="keep", **HOW),
+    lambda client, text: client.chat(
+        NAME, [ASKED, {"role": "user", "content": text}], format=SHAPE.schema, options={**SURE, "num_predict": 80}
+    ),
+    sentences,
+    rows=300,
 )
 EMBEDDED = Work(
     lambda rows, client: rows.embed(NAME, client=client, **HOW),
@@ -138,8 +152,15 @@ LINES = (
         "smol-q4_0",
         {
             "labels": ("1,000 rows classified", LABELLED),
-            "texts": ("1,000 rows answered in 12 tokens", ANSWERED),
-            "copies": ("1,000 rows, each text four times", replace(LABELLED, texts=repeated)),
+            "copies": ("1,000 rows classified, each text four times", replace(LABELLED, texts=repeated)),
+        },
+    ),
+    _line(
+        "frame_texts",
+        "smol-q4_0",
+        {
+            "texts": ("300 rows answered in 12 tokens", ANSWERED),
+            "fields": ("300 rows, three fields extracted", EXTRACTED),
         },
     ),
     _line("frame_q4_1", "smol", {"labels": ("1,000 rows classified (Q4_1)", LABELLED)}, rounds=1),
