@@ -28,6 +28,8 @@ PRICE_GUESS = 0.25
 """A row more is first believed to cost this share of a step of one row; a draft then measures it."""
 MODEL_CHANCE = 0.8
 """What the guess of a draft model is thought to be worth before any came true: enough to be tried."""
+PRESCRIBED_CHANCE = 0.95
+"""What a guess is thought to be worth of which the letters are certain."""
 LONGEST_REST = 32
 _LEVELS = 7
 
@@ -138,14 +140,11 @@ class Lookup(Guesser):
         return before
 
 
-class Forecast(Guesser):
-    """How far a draft model's guesses are to be trusted for one reply, counted by how many were guessed before."""
+class Ahead(Guesser):
+    """Guesses that do not come from what the reply repeats, counted by how many were guessed before in one draft."""
 
-    def __init__(self, most: int) -> None:
-        """``most``: tokens of a draft."""
-        super().__init__(most, MODEL_CHANCE)
-        self.seconds = 0.0
-        """Time that drafts have saved, less the time in which the draft model read this text; negative: lost."""
+    def __init__(self, most: int, first: float) -> None:
+        super().__init__(most, first)
         self._length = 0
 
     def feed(self) -> None:
@@ -160,6 +159,33 @@ class Forecast(Guesser):
         super().settle(drafted, accepted, price)
         for depth in range(min(accepted + 1, drafted)):
             self._note(_level(depth), depth < accepted)
+
+
+class Forecast(Ahead):
+    """How far a draft model's guesses are to be trusted for one reply."""
+
+    def __init__(self, most: int) -> None:
+        """``most``: tokens of a draft."""
+        super().__init__(most, MODEL_CHANCE)
+        self.seconds = 0.0
+        """Time that drafts have saved, less the time in which the draft model read this text; negative: lost."""
+
+
+class Prescribed(Ahead):
+    """What a format leaves no choice about: the letters are certain, only their cut into tokens is a guess."""
+
+    def __init__(self, most: int) -> None:
+        """``most``: tokens of a draft."""
+        super().__init__(most, PRESCRIBED_CHANCE)
+        self.tokens: list[int] = []
+        """What comes next; none where there is a choice."""
+
+    def guess(self, count: int) -> list[int]:
+        """The first ``count`` of them."""
+        return self.tokens[:count]
+
+    def chances(self, count: int) -> list[float]:
+        return super().chances(min(count, len(self.tokens)))
 
 
 class Habit:

@@ -76,12 +76,17 @@ class Constraint:
         plain = found[~self._escapes.writes[self._opened, found]]
         return plain if len(plain) else found  # some control characters have no other form
 
+    def forced(self) -> list[int]:
+        """The text that must come next, in the tokens of a tokenizer; the model may cut it otherwise."""
+        forced: list[int] = self._matcher.compute_ff_tokens()
+        return forced
+
     def ending(self, most: int) -> list[int]:
         """The tokens up to the end where only one end is possible, of ``most`` tokens; they are taken as chosen.
 
         None where there is still a choice, or where the end is further away. A label is told by its first tokens.
         """
-        forced: list[int] = self._matcher.compute_ff_tokens()
+        forced = self.forced()
         if not 0 < len(forced) <= most:
             return []
         taken = self._matcher.try_consume_tokens(forced)

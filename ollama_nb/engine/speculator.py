@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ollama_nb.engine.config import Counters
-from ollama_nb.engine.draft import Forecast, Guesser, Habit, Lookup, choose
+from ollama_nb.engine.draft import Forecast, Guesser, Habit, Lookup, Prescribed, choose
 from ollama_nb.engine.drafter import Drafter
 from ollama_nb.engine.rows import RowTimes
 from ollama_nb.engine.scheduler import Batch
@@ -99,7 +99,7 @@ class Speculator:
             if guesser is None or not count:
                 continue
             self._guessers[stream.id] = guesser
-            if isinstance(guesser, Lookup):
+            if isinstance(guesser, Lookup | Prescribed):
                 self.drafts[stream.id] = guesser.guess(count)
             else:
                 asked.append((stream, count))

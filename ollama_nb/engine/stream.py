@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 
-from ollama_nb.engine.draft import Forecast, Guesser, Lookup
+from ollama_nb.engine.draft import Forecast, Guesser, Lookup, Prescribed
 from ollama_nb.engine.grammar import Constraint
 from ollama_nb.engine.llama import Floats, Model
 from ollama_nb.engine.output import FinishOut, TextOut, TokenProb, TopToken
@@ -39,6 +39,7 @@ class Stream:
         self.sampler = sampler
         self.most_drafted = most_drafted
         self.lookup = Lookup(seq.tokens, most_drafted) if most_drafted else None
+        self.prescribed = Prescribed(most_drafted) if constraint is not None and most_drafted else None
         self.forecast: Forecast | None = None
         """Set while a draft model is asked too."""
         self.reason = ""
@@ -69,8 +70,9 @@ class Stream:
         seq.append(token)
         if self.lookup is not None:
             self.lookup.feed(token)
-        if self.forecast is not None:
-            self.forecast.feed()
+        for ahead in (self.forecast, self.prescribed):
+            if ahead is not None:
+                ahead.feed()
         if token in self._eog:
             self.reason = "stop"
             return self._out(self._text.end(), ())
@@ -89,12 +91,14 @@ class Stream:
         if self.lookup is None:
             return None, []
         room = self.seq.room()
+        best: Guesser = self.lookup
         chances = self.lookup.chances(room)
-        if self.forecast is not None:
-            asked = self.forecast.chances(room)
-            if sum(asked) > sum(chances):
-                return self.forecast, asked
-        return self.lookup, chances
+        if self.prescribed is not None and self._constraint is not None:
+            self.prescribed.tokens = self._constraint.forced()
+        for ahead in (self.forecast, self.prescribed):
+            if ahead is not None and sum(asked := ahead.chances(room)) > sum(chances):
+                best, chances = ahead, asked
+        return best, chances
 
     def cancel(self) -> TextOut | None:
         """End it as cancelled; what was held back comes out."""

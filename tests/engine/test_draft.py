@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ollama_nb.engine.draft import CREDIT, LONGEST_REST, Forecast, Habit, Lookup, choose
+from ollama_nb.engine.draft import CREDIT, LONGEST_REST, Forecast, Habit, Lookup, choose, Prescribed
 from ollama_nb.engine.rows import TRIES, RowTimes
 
 REPACKED = {1: 12.6, 4: 30.7, 8: 39.7, 12: 50.6, 16: 50.7}
@@ -195,3 +195,16 @@ def test_an_unknown_size_is_tried_when_it_promises_enough() -> None:
         for _ in range(TRIES):
             known.observe(rows, rows * 7.0)
     assert choose([SURE], known) is None, "it was measured, and does not pay"
+
+
+def test_what_a_format_prescribes_is_trusted_until_the_model_cuts_it_otherwise() -> None:
+    prescribed = Prescribed(8)
+    assert prescribed.chances(8) == [], "nothing is prescribed"
+    prescribed.tokens = [4, 5, 6]
+    assert prescribed.guess(2) == [4, 5]
+    first = prescribed.chances(8)
+    assert len(first) == 3 and first[0] > 0.9
+    assert prescribed.chances(-1) == []
+    for _ in range(20):
+        prescribed.settle(3, 0, 0.3)
+    assert prescribed.chances(8) == [], "it has cost too much"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Iterator
 from dataclasses import replace
@@ -46,6 +47,14 @@ def without_drafts(request: Request) -> Request:
     return msgspec.structs.replace(request, options=replace(request.options, draft_num_predict=0))
 
 
+PERSON = json.dumps(
+    {
+        "type": "object",
+        "properties": {"name of the girl": {"enum": ["Lily", "Anna"]}, "her age": {"type": "integer", "maximum": 99}},
+        "required": ["name of the girl", "her age"],
+        "additionalProperties": False,
+    }
+)
 WAYS: list[dict[str, Any]] = [
     {"num_predict": 150},
     {"num_predict": 150, "temperature": 0.4, "seed": 7},
@@ -55,6 +64,7 @@ WAYS: list[dict[str, Any]] = [
     {"num_predict": 150, "num_ctx": 140},
     {"num_predict": 150, "num_ctx": 140, "shift": False},
     {"num_predict": 60, "format": '{"type":"array","items":{"enum":["red ball","park"]},"maxItems":9}'},
+    {"num_predict": 60, "format": PERSON},
     {"num_predict": 100, "draft_num_predict": 2},
     {"num_predict": -1, "num_ctx": 64},
 ]
@@ -80,6 +90,16 @@ def test_drafts_spare_steps(eager: Engine) -> None:
     assert counters["decodes"] + counters["accepted"] == 150
     assert counters["rows"] == {"1": counters["decodes"] - 1}, "drafts are no replies"
     assert counters["prompt_tokens"] == len(eager.tokenize(request.prompt))
+
+
+def test_names_that_a_format_prescribes_spare_steps(plain: Engine, eager: Engine) -> None:
+    request = ask(num_predict=60, format=PERSON, return_tokens=True)
+    expected = run(plain, without_drafts(request))[0].said
+    before = eager.counters["decodes"]
+    assert run(eager, request)[0].said == expected
+    counters = eager.counters
+    assert counters["accepted"] > 5
+    assert counters["decodes"] - before < len(expected[2]) / 2
 
 
 def test_log_probabilities_belong_to_their_tokens(plain: Engine, eager: Engine) -> None:
