@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ollama_nb.engine.draft import CREDIT, LONGEST_REST, Forecast, Habit, Lookup, choose, Prescribed
+from ollama_nb.engine.draft import CREDIT, LONGEST_REST, Forecast, Habit, Lookup, Prescribed, choose
 from ollama_nb.engine.rows import TRIES, RowTimes
 
 REPACKED = {1: 12.6, 4: 30.7, 8: 39.7, 12: 50.6, 16: 50.7}
