@@ -1,7 +1,8 @@
 """JSON Schemas, looked over before native code sees them: bounded, and refused by keyword where they cannot be kept.
 
-Rule: what comes out of here compiles within moments and says no less than what went in. Two parts are said more
-narrowly than their standards, so that parsers accept every reply: dates have a year from 1, times no leap second.
+Rule: what comes out of here compiles within moments and says no less than what went in. Three parts are said more
+narrowly than their standards: dates have a year from 1 and times no leap second, so that parsers accept every reply;
+objects that list properties have no others (``closing.py``).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Any
 from urllib.parse import unquote
 
+from ollama_nb.engine.closing import close_objects
 from ollama_nb.engine.patterns import read_regex
 from ollama_nb.engine.recursion import endless
 from ollama_nb.errors import BadRequest
@@ -95,6 +97,7 @@ class _Lint:
                 raise _refused("pattern", f"at most {MAX_PATTERNS} can hold for one value")
         if (reference := endless(self._seen.values(), self._target)) is not None:
             raise _refused("$ref", f'"{reference[:100]}" is required within itself without end; make it optional')
+        close_objects(self._seen.values(), self._target)
         for schema in self._seen.values():
             _narrow(schema)
 
