@@ -1,7 +1,7 @@
 """Fuzzing of everything that reads files and headers of others: ``python tests/fuzz/fuzz_readers.py gguf 300 [SEED]``.
 
 Each target takes any bytes. It says whether they were good, refuses them with the error of that reader, or has a
-finding: another exception, a broken promise, more than a second, or much more memory than the input has bytes.
+finding: another exception, a broken promise, seconds, or much more memory than the input has bytes.
 ``guided.py`` beside it looks for inputs that reach new code.
 """
 
@@ -16,13 +16,14 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 if __name__ == "__main__":
     sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 
+from fuzz.budget import for_seconds
 from support.ggufs import F32, STRING, TINY, U8, U32, gguf
 from support.stores import create, tiny
 from support.wheels import make_wheel
@@ -43,7 +44,8 @@ from ollama_nb.store.store import Store
 from ollama_nb.store.transfer import plan
 from ollama_nb.store.wheel import Wheel
 
-SECONDS = 1.0
+SECONDS = 5.0
+"""Of processor time, on a slow machine and with a collection of garbage in it."""
 SPARE = 64 << 20
 """Bytes that a reader may take beside four times its input."""
 
@@ -302,7 +304,7 @@ def tried(target: Target, data: bytes) -> bool:
         good = False
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) << 10
     promise(grown <= 4 * len(data) + SPARE, f"{grown >> 20} MiB of memory")
-    promise(time.process_time() - began < SECONDS, "more than a second")
+    promise(time.process_time() - began < SECONDS, "too long")
     return good
 
 
@@ -337,25 +339,24 @@ def changed(seeds: list[bytes], dice: random.Random) -> bytes:
     return bytes(data[: 1 << 17])
 
 
-def run(name: str, seconds: float, seed: int) -> dict[str, int]:
+def run(name: str, budget: Iterator[int], seed: int) -> dict[str, int]:
     """Fuzz one reader; returns how many inputs there were, how many were good, and MiB of memory at most."""
     target, dice = TARGETS[name], random.Random(seed)
     seeds = target.seeds()
     good = sum(tried(target, data) for data in seeds)
-    count, end = len(seeds), time.monotonic() + seconds
-    while time.monotonic() < end:
+    count = 0
+    for count in budget:  # noqa: B007
         data = changed(seeds, dice)
         try:
             good += tried(target, data)
         except BaseException as error:
             error.add_note(f"the input: {data[:4000]!r}")
             raise
-        count += 1
-    return {"inputs": count, "good": good, "mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10}
+    return {"inputs": len(seeds) + count, "good": good, "mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10}
 
 
 if __name__ == "__main__":
     wanted, length, *rest = sys.argv[1:]
     chosen = int(rest[0]) if rest else time.time_ns() % 1_000_000
     print(f"{wanted} with seed {chosen}", flush=True)
-    print(json.dumps(run(wanted, float(length), chosen)))
+    print(json.dumps(run(wanted, for_seconds(float(length)), chosen)))

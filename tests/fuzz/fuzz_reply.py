@@ -18,6 +18,7 @@ from typing import Any
 if __name__ == "__main__":
     sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 
+from fuzz.budget import for_seconds
 from support.replies import in_order, in_pieces, read_all
 
 from ollama_nb.api.events import Delta, ToolCalls
@@ -266,11 +267,11 @@ def check_generic(rng: random.Random) -> None:
         assert kept in {"".join(rest.split()) for rest in (*rests, rests[1].replace("</think>", "", 1))}, text
 
 
-def run_t11(seconds: float, seed: int) -> int:
+def run_t11(budget: Iterator[int], seed: int) -> int:
     """Fuzz the readers; returns the number of texts."""
     rng = random.Random(seed)
     words = {name: words_for(name) for name in NAMES}
-    for count in _while(seconds):
+    for count in budget:
         if count % 8 == 0:
             check_generic(rng)
             continue
@@ -286,14 +287,6 @@ def run_t11(seconds: float, seed: int) -> int:
 
 def _maker(name: str, turn: Turn) -> Callable[[], RegionReader]:
     return lambda: family(name).reader(turn)
-
-
-def _while(seconds: float) -> Iterator[int]:
-    """1, 2, 3, … for that long, at least once."""
-    end, count = time.monotonic() + seconds, 0
-    while not count or time.monotonic() < end:
-        count += 1
-        yield count
 
 
 # T12
@@ -339,11 +332,11 @@ def check_matcher(stops: Sequence[str], text: str, rng: random.Random) -> None:
     assert told + (marker or "") + rest == text
 
 
-def run_t12(seconds: float, seed: int) -> int:
+def run_t12(budget: Iterator[int], seed: int) -> int:
     """Fuzz the search for stop strings; returns the number of texts."""
     rng = random.Random(seed)
     total = 0
-    for total in _while(seconds):  # noqa: B007
+    for total in budget:  # noqa: B007
         letters = rng.choice(("a", "ab", "abc", "ab<>\n", "a你🙂\n"))
         stops = ["".join(rng.choices(letters, k=rng.randint(1, rng.choice((3, 12))))) for _ in range(rng.randint(1, 5))]
         text = "".join(
@@ -354,10 +347,10 @@ def run_t12(seconds: float, seed: int) -> int:
     return total
 
 
-TARGETS: dict[str, Callable[[float, int], int]] = {"t11": run_t11, "t12": run_t12}
+TARGETS: dict[str, Callable[[Iterator[int], int], int]] = {"t11": run_t11, "t12": run_t12}
 
 if __name__ == "__main__":
     target, seconds, *seed = sys.argv[1:]
     chosen = int(seed[0]) if seed else time.time_ns() % 1_000_000
     print(f"{target} with seed {chosen}", flush=True)
-    print(f"{TARGETS[target](float(seconds), chosen)} texts")
+    print(f"{TARGETS[target](for_seconds(float(seconds)), chosen)} texts")

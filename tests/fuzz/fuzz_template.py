@@ -21,7 +21,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
+if __name__ == "__main__":
+    sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
+
+from fuzz.budget import for_seconds
 
 from ollama_nb.api.chat import PromptJob
 from ollama_nb.api.messages import Message, ToolCall
@@ -295,6 +298,7 @@ def main() -> None:
     arguments = argparse.ArgumentParser()
     arguments.add_argument("language", choices=["go", "jinja"])
     arguments.add_argument("--seconds", type=float, default=5.0)
+    arguments.add_argument("--count", type=int, help="so many templates, however long it takes")
     arguments.add_argument("--seed", type=int, default=0)
     asked = arguments.parse_args()
     is_go = asked.language == "go"
@@ -306,9 +310,11 @@ def main() -> None:
     start_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     if not is_go:
         resource.setrlimit(resource.RLIMIT_AS, (512 << 20, 512 << 20))
-    watch, end = Watch(), time.monotonic() + asked.seconds
+    watch = Watch()
     found: dict[str, Any] = {"executions": 0, "texts": 0, "too_slow": 0, "slowest": 0.0, "findings": []}
-    while time.monotonic() < end and len(found["findings"]) < 20:
+    for _ in range(1, asked.count + 1) if asked.count else for_seconds(asked.seconds):
+        if len(found["findings"]) == 20:
+            break
         text = writer.text()
         began = time.process_time()
         result = tried(render, text, dice.random() < 0.3, watch, SECONDS[asked.language])
