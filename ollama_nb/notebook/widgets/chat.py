@@ -159,6 +159,8 @@ class Chat(Panel):
                 speaking.run(
                     self._find_server, lambda client: client.chat(model, messages, stream=True, **fields), self._news
                 )
+            except NotFound as error:
+                exchange.fail(f"{words(error)}. Pick another model at the top left, or pull it there.")
             except OllamaError as error:
                 exchange.fail(words(error))
             except Exception as error:

@@ -13,6 +13,7 @@ function render({ model, el }) {
   const disk = make("span", { class: "onb-figures" });
   const rows = new Map();
   const asking = keepAsking(page, "look", 3000);
+  let lost = "";
 
   page.root.append(make("header", { class: "onb-title" }, make("strong", {}, "Models"), disk), form, pulls.element, notice, page.slow, list, page.gone);
 
@@ -24,13 +25,25 @@ function render({ model, el }) {
       else if (told.error === "") complain(`${told.name} is here.`, true);
     },
     deleted: (told) => complain(`${told.name} is deleted.`, true),
-    problem(told) { asking.answered(); complain(told.text); },
+    problem: (told) => complain(told.text),
+    /** Asking for the list failed: told once, and only until it works again. */
+    lost(told) {
+      asking.answered();
+      if (lost !== told.text) complain(told.text);
+      lost = told.text;
+    },
     shown: (told) => rows.get(told.name)?.details(told),
     models(told) {
       asking.answered();
+      if (lost && notice.textContent === lost) notice.hidden = true;
+      lost = "";
       disk.textContent = told.disk;
       const here = new Set(told.models.map((one) => one.name));
-      for (const [name, row] of rows) if (!here.has(name)) { row.element.remove(); rows.delete(name); }
+      for (const [name, row] of rows) if (!here.has(name)) {
+        if (row.element.contains(document.activeElement)) wanted.focus();
+        row.element.remove();
+        rows.delete(name);
+      }
       told.models.forEach((one, index) => {
         if (!rows.has(one.name)) rows.set(one.name, makeRow(one.name, page));
         const row = rows.get(one.name);
@@ -76,7 +89,7 @@ function makeRow(name, page) {
   function ask() {
     const keep = textButton("Keep", leave);
     sure.replaceChildren(make("span", {}, `Delete ${name} (${size}) from the disk?`), make("div", { class: "onb-edit-actions" }, keep,
-      textButton("Delete", () => { sure.hidden = true; page.send("delete", { name }); }, "onb-danger")));
+      textButton("Delete", () => { leave(); page.send("delete", { name }); }, "onb-danger")));
     sure.hidden = false;
     keep.focus();
   }

@@ -35,10 +35,10 @@ class Models(Panel):
     def do_hello(self, said: Said) -> None:
         self.say("known", models=[_suggestion(known.name, known.size, known.about) for known in KNOWN])
         self._pulling(self._pulls.shown())
-        self.work(self._look)
+        self.do_look(said)
 
     def do_look(self, said: Said) -> None:
-        self.work(self._look)
+        self.work(self._look, on_error=lambda text: self.say("lost", text=text))
 
     def do_pull(self, said: Said) -> None:
         name = str(said.get("name", "")).strip()

@@ -6,7 +6,7 @@ import contextlib
 import secrets
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -118,10 +118,28 @@ class Pulls:
         fields: dict[str, Any] = {"insecure": True} if pull.insecure else {}
         if pull.name != pull.reference:
             fields["as"] = pull.name
-        told = 0.0
-        with contextlib.closing(pull.client.pull(pull.reference, **fields)) as stream:
+        with self._teller() as news, contextlib.closing(pull.client.pull(pull.reference, **fields)) as stream:
             for chunk in stream:
                 pull.feed(chunk)
-                if time.monotonic() - told >= TELL_SECONDS:
-                    told = time.monotonic()
-                    self._changed(self.shown())
+                news.set()
+
+    @contextlib.contextmanager
+    def _teller(self) -> Iterator[threading.Event]:
+        """Tell what changed when that event is set, at most every TELL_SECONDS; what came last is told, too, even if
+        nothing comes after it for long."""
+        news, over = threading.Event(), threading.Event()
+
+        def tell() -> None:
+            while news.wait() and not over.is_set():
+                news.clear()
+                self._changed(self.shown())
+                over.wait(TELL_SECONDS)
+
+        thread = threading.Thread(target=tell, daemon=True, name="ollama-nb-teller")
+        thread.start()
+        try:
+            yield news
+        finally:
+            over.set()
+            news.set()
+            thread.join()
