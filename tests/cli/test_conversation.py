@@ -7,6 +7,7 @@ import fcntl
 import os
 import pty
 import select
+import shlex
 import signal
 import stat
 import struct
@@ -216,7 +217,7 @@ def test_a_long_message_in_an_editor(talker: ScriptedServer, begin: Callable[...
     script = tmp_path / "editor"
     script.write_text('#!/bin/sh\nprintf "%s and more\\n" "$(cat "$1")" > "$1"\n')
     script.chmod(0o755)
-    terminal = begin(OLLAMA_EDITOR=str(script))
+    terminal = begin(OLLAMA_EDITOR=shlex.quote(str(script)))
     terminal.type("draft")
     terminal.expect("draft")
     terminal.type("\x07")

@@ -35,8 +35,17 @@ def test_bytes_go_in_and_come_out(blobs: BlobStore) -> None:
     assert added == digest(b"hello")
     assert (blobs.read(added, 10), blobs.size(added), list(blobs.all())) == (b"hello", 5, [added])
     assert files(blobs) == [added.filename]
-    assert blobs.path(added).stat().st_mode & 0o777 == 0o644
-    assert blobs.root.stat().st_mode & 0o777 == 0o755
+
+
+@pytest.mark.parametrize(("umask", "file", "folder"), [(0o022, 0o644, 0o755), (0o077, 0o600, 0o700)])
+def test_others_may_read_what_the_user_s_umask_lets_them(blobs: BlobStore, umask: int, file: int, folder: int) -> None:
+    before = os.umask(umask)
+    try:
+        added = blobs.add(b"hello")
+    finally:
+        os.umask(before)
+    assert blobs.path(added).stat().st_mode & 0o777 == file
+    assert blobs.root.stat().st_mode & 0o777 == folder
 
 
 def test_a_file_is_copied(blobs: BlobStore, tmp_path: Path) -> None:
