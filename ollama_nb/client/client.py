@@ -6,28 +6,39 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Literal, overload
 from urllib.parse import quote
 
-from ollama_nb.client.http import Http, Readable, Stream
+from ollama_nb.client.http import Again, Http, Readable, Stream
 from ollama_nb.errors import ConnectError, NotFound, OllamaError
 
 Reply = dict[str, Any]
 
 
 class Client:
-    """One server. ``headers`` go with every request (``X-Ollama-Strict``, ``X-Ollama-Run-Record``, …).
+    """One server. ``headers`` go with every request (``X-Ollama-Strict``, ``X-Ollama-Run-Record``, …); ``again`` finds
+    url and key of another one when that one has ended.
 
     Every method raises OllamaError with the server's own text; the class follows the HTTP status.
     """
 
-    def __init__(self, url: str, key: str = "", *, headers: Mapping[str, str] | None = None) -> None:
-        self._http = Http(url, key, headers=headers)
-        self.url, self.key, self.headers = self._http.url, key, dict(headers or {})
+    def __init__(
+        self, url: str, key: str = "", *, headers: Mapping[str, str] | None = None, again: Again | None = None
+    ) -> None:
+        self._http = Http(url, key, headers=headers, again=again)
+        self.headers = dict(headers or {})
 
     def __repr__(self) -> str:
         return f"Client({self.url!r})"
 
     def twin(self, headers: Mapping[str, str] | None = None) -> Client:
         """Another client of the same server, with more headers; hanging up on one leaves the other alone."""
-        return Client(self.url, self.key, headers={**self.headers, **(headers or {})})
+        return Client(self.url, self.key, headers={**self.headers, **(headers or {})}, again=self._http.again)
+
+    @property
+    def url(self) -> str:
+        return self._http.url
+
+    @property
+    def key(self) -> str:
+        return self._http.key
 
     def hang_up(self) -> None:
         """Cancel all that this client asks just now, from any thread. It cannot be used afterwards."""

@@ -24,7 +24,8 @@ GREETING = "Ollama is running"
 def connect(host: str | None = None, *, key: str | None = None, start: bool = True) -> Client:
     """A client of the server that was found; with ``start``, a background server is started when there is none.
 
-    ``host`` is written as ``OLLAMA_HOST`` is. Raises ConnectError when no server answers.
+    ``host`` is written as ``OLLAMA_HOST`` is. Raises ConnectError when no server answers. One that was found, not
+    given, may end when it is idle: the client then finds, or starts, the next one by itself.
     """
     env = os.environ
     asked = host or env.get("OLLAMA_HOST", "").strip().strip("\"'").strip()
@@ -35,12 +36,14 @@ def connect(host: str | None = None, *, key: str | None = None, start: bool = Tr
         client = Client(address.url, _key(asked, env) or _own_key(address, env) if key is None else key)
         client.require()
         return client
-    found = find(Settings.from_env(env), env)
-    if found is None and start:
-        return background.start(Settings.from_env(env))
-    if found is None:
-        raise ConnectError(NO_SERVER)
-    return found
+
+    def again() -> tuple[str, str]:
+        found = find(Settings.from_env(env), env) or (background.start(Settings.from_env(env)) if start else None)
+        if found is None:
+            raise ConnectError(NO_SERVER)
+        return found.url, found.key
+
+    return Client(*again(), again=again)
 
 
 def find(settings: Settings, env: Mapping[str, str]) -> Client | None:

@@ -44,6 +44,9 @@ _ERRORS: dict[int, type[OllamaError]] = {
 }
 
 
+Again = Callable[[], tuple[str, str]]
+
+
 class Readable(Protocol):
     """What an upload is read from: a file opened in binary, or something like it."""
 
@@ -136,23 +139,32 @@ class Stream(Iterator[dict[str, Any]]):
 
 
 class Http:
-    """Requests to the server at ``url`` (a path in it is kept), with ``key`` as its bearer token."""
+    """Requests to the server at ``url`` (a path in it is kept), with ``key`` as its bearer token.
 
-    def __init__(self, url: str, key: str = "", *, headers: Mapping[str, str] | None = None) -> None:
-        self._parts, self._port = _address(url)
-        self.url = _without_user(self._parts).rstrip("/")
-        self._headers = {
-            "Content-Type": "application/json",
-            "Accept": "application/json",
-            "User-Agent": USER_AGENT,
-            **({"Authorization": f"Bearer {key}"} if key else {}),
-            **(headers or {}),
-        }
+    ``again`` finds url and key of another server when nobody listens at ``url`` any more.
+    """
+
+    def __init__(
+        self, url: str, key: str = "", *, headers: Mapping[str, str] | None = None, again: Again | None = None
+    ) -> None:
+        self._more, self.again = dict(headers or {}), again
+        self._settle(url, key)
         self._live: set[socket.socket] = set()
         self._over = False
 
     def __repr__(self) -> str:
         return f"Http({self.url!r})"
+
+    def _settle(self, url: str, key: str) -> None:
+        self._parts, self._port = _address(url)
+        self.url, self.key = _without_user(self._parts).rstrip("/"), key
+        self._headers = {
+            "Content-Type": "application/json",
+            "Accept": "application/json",
+            "User-Agent": USER_AGENT,
+            **({"Authorization": f"Bearer {key}"} if key else {}),
+            **self._more,
+        }
 
     def hang_up(self) -> None:
         """End every request that is under way, from any thread; later ones raise Cancelled."""
@@ -200,7 +212,14 @@ class Http:
         connection, target, more = self._connection(timeout or CONNECT_SECONDS)
         sock: socket.socket | None = None
         try:
-            connection.connect()
+            try:
+                connection.connect()
+            except ConnectionRefusedError:
+                if self.again is None:
+                    raise
+                self._settle(*self.again())
+                connection, target, more = self._connection(timeout or CONNECT_SECONDS)
+                connection.connect()
             sock = connection.sock
             assert sock is not None
             self._live.add(sock)

@@ -21,6 +21,8 @@ def explain(error: OllamaError, models: Callable[[], Iterable[str]] = tuple) -> 
 
 
 def _hint(error: OllamaError, text: str) -> str:
+    if isinstance(error, ConnectError) and "was lost" in text:
+        return "Run the cell again: a server is found, or started."
     if isinstance(error, ConnectError):
         return "`ollama serve` in a terminal starts a server; `OLLAMA_HOST` says where one is."
     if error.status == 404 and "model" in text:

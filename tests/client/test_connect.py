@@ -244,3 +244,37 @@ def test_the_key_of_a_server_that_this_user_started(
     monkeypatch.delenv("OLLAMA_API_KEY")
     file.write_text(file.read_text("utf-8").replace(server.url, "http://127.0.0.1:2"), "utf-8")
     assert offered() is None
+
+
+def test_a_found_server_that_ended_is_followed_by_the_next(
+    server: ScriptedServer, other: ScriptedServer, home: Path
+) -> None:
+    server.routes["HEAD /"] = with_key("k1")
+    other.routes["HEAD /"] = with_key("k2")
+    other.routes["GET /api/version"] = ok({"version": "2"})
+    write_runtime(home / ".ollama" / "nb" / "server.json", server, "k1")
+    client = connect.connect()
+    twin = client.twin({"X-Mine": "1"})
+    assert (client.url, client.key) == (server.url, "k1")
+    server.close()
+    write_runtime(home / ".ollama" / "nb" / "server.json", other, "k2")
+    assert (client.version(), client.url, client.key) == ("2", other.url, "k2")
+    assert twin.version() == "2"
+    seen = other.seen[-1].headers
+    assert (seen["Authorization"], seen["X-Mine"]) == ("Bearer k2", "1")
+
+
+def test_a_given_server_that_ended_is_an_error(server: ScriptedServer, other: ScriptedServer, home: Path) -> None:
+    client = connect.connect(server.url)
+    write_runtime(home / ".ollama" / "nb" / "server.json", other)
+    server.close()
+    with pytest.raises(ConnectError, match="could not connect"):
+        client.version()
+
+
+def test_where_none_may_be_started_a_server_that_ended_is_an_error(server: ScriptedServer, home: Path) -> None:
+    write_runtime(home / ".ollama" / "nb" / "server.json", server)
+    client = connect.connect(start=False)
+    server.close()
+    with pytest.raises(ConnectError, match="could not connect"):
+        client.version()

@@ -227,6 +227,7 @@ def test_mistakes_are_told_in_one_line(
         (ConnectError("no server answers at http://127.0.0.1:1"), "`ollama serve` in a terminal starts a server"),
         (BadRequest('"m" does not support thinking'), "Leave `--think` out"),
         (BadRequest('"m" does not support tools'), "Leave `--tools` out"),
+        (ConnectError("the connection to the server was lost before the end"), "Run the cell again"),
         (BadRequest('time: invalid duration "for ever"'), "`--keepalive` takes a time such as 10m"),
         (BadRequest("invalid model name"), "The first word names the model"),
         (BadRequest("try `this`"), ""),
