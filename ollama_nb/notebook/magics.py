@@ -16,7 +16,7 @@ from IPython.core.magic import Magics, line_cell_magic, magics_class, no_var_exp
 from traitlets import Bool, Dict, Unicode
 
 from ollama_nb.errors import BadRequest, OllamaError
-from ollama_nb.notebook import commands, complete, syntax
+from ollama_nb.notebook import commands, complete, syntax, trace
 from ollama_nb.notebook.display import Interrupted
 from ollama_nb.notebook.explain import explain, nearest
 from ollama_nb.notebook.insert import insert
@@ -32,6 +32,7 @@ def register(shell: InteractiveShell, connect: Callable[[], Client] | None = Non
     session = Session(shell, connect or _connect)
     shell.register_magics(OllamaMagics(session))
     syntax.install(shell)
+    trace.install()
     complete.install(shell, session)
 
 

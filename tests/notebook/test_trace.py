@@ -1,0 +1,48 @@
+"""An error of ours in a cell shows the cell and what was wrong, and nothing of what lies between."""
+
+from __future__ import annotations
+
+import re
+import sys
+import traceback
+
+import pytest
+from IPython.core.interactiveshell import InteractiveShell
+from support.scripted_client import ScriptedClient
+
+from ollama_nb.notebook.magics import register
+
+CELL = """
+import ollama_nb
+def ask_for(city):
+    return ollama_nb.Ollama(ollama_nb.Client("http://127.0.0.1:9")).ask("m", city)
+ask_for("")
+"""
+
+
+def test_the_cell_and_the_error_are_all_that_is_shown(
+    shell: InteractiveShell, capsys: pytest.CaptureFixture[str]
+) -> None:
+    register(shell, ScriptedClient)
+    error = shell.run_cell(CELL).error_in_exec
+    told = re.sub(r"\x1b\[[\d;]*m", "", "".join(capsys.readouterr()))
+    assert "BadRequest" in told and "no prompt: there is nothing to ask" in told
+    assert 'ask_for("")' in told and '.ask("m", city)' in told
+    assert "question.py" not in told and "ollama.py" not in told
+    assert sys.last_value is error
+    assert "question.py" in "".join(traceback.format_exception(error))
+
+
+def test_what_caused_it_inside_is_not_shown(shell: InteractiveShell, capsys: pytest.CaptureFixture[str]) -> None:
+    register(shell, ScriptedClient)
+    error = shell.run_cell("import ollama_nb\nollama_nb.connect('127.0.0.1:9')").error_in_exec
+    told = "".join(capsys.readouterr())
+    assert "could not connect to ollama server" in told and "ConnectionRefusedError" not in told
+    assert isinstance(error.__cause__, ConnectionRefusedError)
+
+
+def test_other_errors_are_shown_as_ever(shell: InteractiveShell, capsys: pytest.CaptureFixture[str]) -> None:
+    register(shell, ScriptedClient)
+    shell.run_cell("import json\njson.loads('{')")
+    told = "".join(capsys.readouterr())
+    assert "JSONDecodeError" in told and "decoder.py" in told
