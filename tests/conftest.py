@@ -23,7 +23,7 @@ def no_process_outlives_its_file() -> Iterator[None]:
     before = children()
     yield
     with contextlib.suppress(AssertionError):
-        until(lambda: children() <= before, seconds=10)
+        until(lambda: children() <= before)
     left = {pid: command_line(pid) or "a zombie" for pid in children() - before}
     assert not left, f"left behind by a test of this file: {left}"
 
