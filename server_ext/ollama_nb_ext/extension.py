@@ -6,6 +6,7 @@ Rule: this process parses nothing with native code and renders no template; mode
 
 from __future__ import annotations
 
+import atexit
 import os
 import secrets
 from pathlib import Path
@@ -84,6 +85,7 @@ class OllamaExtension(ExtensionApp):
         self._activity.stop()
         if self._file is not None:
             self._file.unlink(missing_ok=True)
+            atexit.unregister(self._file.unlink)
         for server in self._listeners:
             server.stop()
         await self.state.drain(DRAIN_SECONDS)
@@ -108,3 +110,5 @@ class OllamaExtension(ExtensionApp):
             self.log.warning("ollama-nb: terminals and editors will not find this server: %s", error.message)
         else:
             self._file = file
+            # A Jupyter server without a terminal that is interrupted ends without stopping its extensions.
+            atexit.register(file.unlink, missing_ok=True)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ import httpx
 import pytest
 from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_server.auth import passwd
-from support.servers import RunningServer, free_port, jupyter, until
+from support.servers import RunningServer, clean_env, free_port, jupyter, started, until
 
 pytestmark = pytest.mark.model
 
@@ -29,10 +31,11 @@ print(json.dumps({"host": os.environ["OLLAMA_HOST"], "text": reply.message.conte
 
 
 @contextlib.contextmanager
-def logged_in(server: RunningServer, password: str = "") -> Iterator[httpx.Client]:
-    """A client of Jupyter's own API."""
+def logged_in(server: RunningServer, password: str = "", sock: Path | None = None) -> Iterator[httpx.Client]:
+    """A client of Jupyter's own API, through a Unix socket where one is given."""
+    transport = httpx.HTTPTransport(uds=str(sock)) if sock else httpx.HTTPTransport(verify=False, trust_env=False)
     root = server.url.removesuffix("/ollama")
-    with httpx.Client(base_url=root, timeout=120, trust_env=False, verify=False, headers=server.headers) as client:
+    with httpx.Client(base_url=root, timeout=120, transport=transport, headers=server.headers) as client:
         if password:
             client.get("/login")
             xsrf = {"_xsrf": client.cookies["_xsrf"]}
@@ -41,9 +44,9 @@ def logged_in(server: RunningServer, password: str = "") -> Iterator[httpx.Clien
         yield client
 
 
-def run_in_kernel(server: RunningServer, code: str, password: str = "") -> dict[str, Any]:
+def run_in_kernel(server: RunningServer, code: str, password: str = "", sock: Path | None = None) -> dict[str, Any]:
     """Start a kernel as a notebook does; return what the code prints as JSON."""
-    with logged_in(server, password) as client:
+    with logged_in(server, password, sock) as client:
         started = client.post("/api/kernels", json={"name": "python3"})
         assert started.status_code == 201, started.text
         kernel_id = started.json()["id"]
@@ -70,8 +73,8 @@ def _text(message: dict[str, Any]) -> str:
     return str(content.get("text") or "\n".join(content.get("traceback", ())))
 
 
-def check(server: RunningServer, host: str, password: str = "") -> None:
-    found = run_in_kernel(server, CHAT, password)
+def check(server: RunningServer, host: str, password: str = "", sock: Path | None = None) -> None:
+    found = run_in_kernel(server, CHAT, password, sock)
     assert found["host"].startswith(host)
     assert found["text"].strip() and found["pieces"] > 1 and "sprout:latest" in found["names"]
 
@@ -102,6 +105,34 @@ def test_https_with_a_certificate_that_nobody_knows(tmp_path: Path) -> None:
     with jupyter(tmp_path, args=args, scheme="https") as server:
         check(server, "http://127.0.0.1:")
         assert httpx.get(f"{server.url}/api/tags", headers=server.headers, timeout=60, verify=False).status_code == 200
+
+
+def test_a_unix_socket_and_a_folder_with_a_chinese_name_and_a_space(tmp_path: Path) -> None:
+    """Plain clients are told of a listener that they can reach."""
+    home, sock = tmp_path / "我的 笔记", tmp_path / "sock"
+    home.mkdir()
+    command = [
+        sys.executable, "-P", "-m", "jupyter_server", "--no-browser", "--allow-root", f"--ServerApp.sock={sock}",
+        f"--ServerApp.root_dir={home}", "--IdentityProvider.token=test-token",
+        "--ServerApp.jpserver_extensions={'ollama_nb_ext': True}",
+    ]  # fmt: skip
+    with started(command, home, clean_env(home)) as (process, log):
+        headers = {"Authorization": "Bearer test-token"}
+        server = RunningServer("http://localhost/ollama", process, home, log, headers)
+        until(server, lambda: bool(list((home / "jupyter_runtime_dir").glob("ollama-nb-*.json"))))
+        check(server, "http://127.0.0.1:", sock=sock)
+        with logged_in(server, sock=sock) as client:
+            assert client.get("/ollama/api/tags").json()["models"][0]["name"] == "sprout:latest"
+
+
+def test_a_server_that_is_interrupted_leaves_no_address_behind(tmp_path: Path) -> None:
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        pytest.skip("interrupts are ignored here, and by whatever is started from here")
+    with jupyter(tmp_path) as server:
+        assert list((tmp_path / "jupyter_runtime_dir").glob("ollama-nb-*.json"))
+        server.process.send_signal(signal.SIGINT)
+        server.process.wait(60)
+        assert not list((tmp_path / "jupyter_runtime_dir").glob("ollama-nb-*.json"))
 
 
 def test_an_open_port_and_an_address_of_the_users_own(tmp_path: Path) -> None:
