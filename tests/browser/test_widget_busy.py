@@ -65,6 +65,17 @@ def test_a_kernel_restart_is_told_and_overcome(page: Any, shared_lab: Lab) -> No
     replies(page).get_by_text("tok/s").wait_for()
 
 
+def test_a_kernel_that_was_shut_down_is_told_to_whoever_asks(page: Any, shared_lab: Lab) -> None:
+    open_notebook(page, shared_lab, shared_lab.notebook("shut.ipynb", [f"{CHAT}Chat('sprout')"]))
+    run_all(page)
+    page.get_by_text("Ask sprout").wait_for()
+    page.evaluate("() => window.jupyterapp.shell.currentWidget.sessionContext.shutdown().then(() => true)")
+    say(page, "Hello!")
+    page.get_by_text("This kernel is gone. Run the cell again to go on.").wait_for()
+    assert page.locator(".onb-composer[inert]").count() == 1
+    assert page.locator(".onb-dots:visible").count() == 0
+
+
 @pytest.mark.slow
 def test_another_server_is_stopped_by_way_of_the_kernel(page: Any, tmp_path_factory: pytest.TempPathFactory) -> None:
     """The page's own server does not know that request, so the kernel hangs up: also while a cell is busy."""

@@ -121,14 +121,19 @@ function startPage(model, el, name, label, hear) {
   const send = (act, fields = {}, { patient = false } = {}) => {
     clearTimeout(waiting);
     if (!patient) waiting = setTimeout(() => { slow.hidden = !gone.hidden; }, 1500);
-    model.send({ do: act, ...fields });
+    try {
+      model.send({ do: act, ...fields });
+    } catch { // the kernel was shut down
+      clearTimeout(waiting);
+      showGone(true);
+    }
   };
   // The kernel went away, or came back: only one that still knows this widget will answer.
   const liveChanged = () => {
     clearTimeout(waiting);
     slow.hidden = true;
     showGone(true);
-    try { send("hello", {}, { patient: true }); } catch { /* nobody there */ }
+    send("hello", {}, { patient: true });
   };
 
   for (const type of ["keydown", "keyup", "keypress"]) root.addEventListener(type, (event) => event.stopPropagation());
