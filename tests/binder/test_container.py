@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent.parent
-TEXT = (ROOT / "Dockerfile").read_text("utf-8")
+TEXT = (ROOT / "binder/Containerfile").read_text("utf-8")
 
 
 def instructions(name: str) -> list[str]:
