@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from ollama_nb.engine.config import EngineConfig
 from ollama_nb.engine.engine import Engine
+from ollama_nb.engine.prefix_keeper import PrefixKeeper
 
 
 @pytest.fixture(scope="module")
@@ -29,3 +31,11 @@ def engine(shared: Engine) -> Iterator[Engine]:
     yield shared
     assert not shared.busy
     assert shared.counters["busy_slots"] == shared.counters["waiting"] == 0
+
+
+@pytest.fixture
+def free_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading takes no time: a prefix on disk is used, however fast a machine computes and however slow it reads."""
+    monkeypatch.setattr("ollama_nb.engine.prefix.READ_DELAY", 0.0)
+    rate = property(lambda keeper: math.inf, lambda keeper, measured: None)
+    monkeypatch.setattr(PrefixKeeper, "_rate", rate, raising=False)

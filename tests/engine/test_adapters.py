@@ -91,6 +91,7 @@ def test_a_prefix_is_for_its_adapters_only(path: Path, sets: tuple[Adapters, ...
     engine.close()
 
 
+@pytest.mark.usefixtures("free_disk")
 def test_a_prefix_on_disk_is_for_its_adapters_only(path: Path, sets: tuple[Adapters, ...], tmp_path: Path) -> None:
     disk: dict[str, Any] = {"prefix_folder": str(tmp_path), "prefix_bytes": 1 << 28, "prefix_gain": 0.0}
     prompt = STORY * 8

@@ -38,6 +38,7 @@ WAYS: tuple[tuple[dict[str, Any], dict[str, Any]], ...] = (
 )
 """The second and the third drop half of their window again and again; the last one ends within its format."""
 
+pytestmark = pytest.mark.usefixtures("free_disk")
 Answer = tuple[str, str, tuple[int, ...], list[TokenProb]]
 
 
@@ -83,6 +84,7 @@ def load(path: Path, models: Path, tmp_path: Path) -> Iterator[Callable[[], Engi
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Drafter, "seconds", lambda self, replies: 0.0)
+        patch.setattr("ollama_nb.engine.prefix_keeper.MOST_WRITES", 100)
         yield load
     for engine in made:
         engine.close()
@@ -144,5 +146,5 @@ def test_whatever_comes_together_each_says_what_it_says_alone(
                 assert same(mine, expected), request
         counters = engine.counters
         assert counters["model_accepted"] > 0 and counters["shifts"] > 0 and counters["cached_tokens"] > 0
-        engine.flush(5.0)
+        engine.flush(60.0)
         assert counters["disk_hits"] > 0 or not seed

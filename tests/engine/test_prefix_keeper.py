@@ -24,6 +24,7 @@ from ollama_nb.engine.sequence import Request
 PROMPT = tuple(3 + n * n % 300 for n in range(1000))
 OTHER = tuple(3 + n * 7 % 311 for n in range(600))
 ids = itertools.count(1)
+pytestmark = pytest.mark.usefixtures("free_disk")
 
 
 @pytest.fixture(scope="module")
