@@ -24,7 +24,7 @@ from ollama_nb.server.neighbours import Neighbours
 
 pytestmark = pytest.mark.model
 
-ENDLESS = {"num_predict": -1, "temperature": 2, "top_k": 100, "top_p": 1, "logit_bias": {"</s>": -100}}
+ENDLESS = {"num_predict": -1, "temperature": 2, "top_k": 100, "top_p": 1, "logit_bias": {"<s>": -100, "</s>": -100}}
 BACKGROUND = [
     sys.executable, "-P", "-c",
     "import sys; from ollama_nb.server import neighbours, __main__ as program; "
