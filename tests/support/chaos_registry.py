@@ -302,13 +302,18 @@ def etag(tag: str) -> Fault:
     return fault
 
 
-def stall(handler: Handler) -> bool:
-    """Headers and a few bytes, then silence until the test is over."""
+def _begun(handler: Handler) -> memoryview:
+    """Send the head of a right answer; what is to follow."""
     handler.send_response(handler.status)
     for name, value in {"Content-Length": str(handler.last - handler.first + 1), **handler.extra}.items():
         handler.send_header(name, value)
     handler.end_headers()
-    handler.stream(memoryview(handler.data)[handler.first : handler.first + 1000])
+    return memoryview(handler.data)[handler.first : handler.last + 1]
+
+
+def stall(handler: Handler) -> bool:
+    """Headers and a few bytes, then silence until the test is over."""
+    handler.stream(_begun(handler)[:1000])
     handler.registry.released.wait(60)
     handler.cut()
     return True
@@ -318,11 +323,7 @@ def slow(pause: float) -> Fault:
     """64 KiB, a pause, and so on."""
 
     def fault(handler: Handler) -> bool:
-        handler.send_response(handler.status)
-        for name, value in {"Content-Length": str(handler.last - handler.first + 1), **handler.extra}.items():
-            handler.send_header(name, value)
-        handler.end_headers()
-        handler.stream(memoryview(handler.data)[handler.first : handler.last + 1], pause=pause)
+        handler.stream(_begun(handler), pause=pause)
         return True
 
     return fault
@@ -332,12 +333,9 @@ def unfinished(pause: float) -> Fault:
     """As ``slow``, but the blob's last byte does not come until the test is over."""
 
     def fault(handler: Handler) -> bool:
-        handler.send_response(handler.status)
-        for name, value in {"Content-Length": str(handler.last - handler.first + 1), **handler.extra}.items():
-            handler.send_header(name, value)
-        handler.end_headers()
+        body = _begun(handler)
         last = handler.last == len(handler.data) - 1
-        handler.stream(memoryview(handler.data)[handler.first : handler.last + (not last)], pause=pause)
+        handler.stream(body[: len(body) - last], pause=pause)
         if last:
             handler.registry.released.wait()
             handler.cut()
@@ -350,11 +348,7 @@ def rationed(pieces: threading.Semaphore) -> Fault:
     """A piece of 64 KiB, of whatever blob, each time that the semaphore is released."""
 
     def fault(handler: Handler) -> bool:
-        handler.send_response(handler.status)
-        for name, value in {"Content-Length": str(handler.last - handler.first + 1), **handler.extra}.items():
-            handler.send_header(name, value)
-        handler.end_headers()
-        body = memoryview(handler.data)[handler.first : handler.last + 1]
+        body = _begun(handler)
         for at in range(0, len(body), _CHUNK):
             if not pieces.acquire(timeout=60):
                 break
@@ -368,11 +362,7 @@ def held(event: threading.Event) -> Fault:
     """The first bytes at once, the others when the event is set."""
 
     def fault(handler: Handler) -> bool:
-        handler.send_response(handler.status)
-        for name, value in {"Content-Length": str(handler.last - handler.first + 1), **handler.extra}.items():
-            handler.send_header(name, value)
-        handler.end_headers()
-        body = memoryview(handler.data)[handler.first : handler.last + 1]
+        body = _begun(handler)
         handler.stream(body[:_CHUNK])
         event.wait(60)
         handler.stream(body[_CHUNK:])
