@@ -1,102 +1,194 @@
-"""Every error of the house, each with the HTTP status that it becomes.
+"""Every error that a user or a client can see, with its HTTP status and its code.
 
-OllamaError 500
-├── BadRequest 400            the caller's input is wrong; the text says where
-│   ├── InvalidName           a model name that is none
-│   ├── ContextOverflow       the prompt does not fit and the caller wanted to know
-│   ├── CorruptModel          a model file that cannot be what it claims to be
-│   └── TemplateError         a prompt template that does not parse or run
-├── Unauthorized 401
-├── Forbidden 403
-├── NotFound 404              a thing that is not there
-│   └── ModelNotFound
-├── Cancelled 499             the caller went away or asked to stop
-├── Busy 503                  the queue is full
-├── StoreError 500            the model store cannot be read or written
-├── LoadError 500             a model that the engine cannot load
-├── RunnerCrashed 500         a runner process died under a request
-└── SourceError 500           a registry or package index that cannot be reached or gives nonsense
-    (client side)
-    ConnectError              no server answers
+The code is the stable name of the kind of error: it crosses every border (runner process, REST reply, client) beside
+the message, and :func:`from_code` turns it back into the class. Code that reacts to an error compares classes or codes,
+never the text of the message.
+
+======================  ======  ======================  =====================================================
+class                   status  code                    raised when
+======================  ======  ======================  =====================================================
+OllamaError             500     internal_error          no narrower class applies
+  BadRequest            400     bad_request             the request is wrong; the message says where
+    InvalidName         400     invalid_name            a text is not a model name
+    Unsupported         400     unsupported             the model lacks a capability that the request needs
+    ContextOverflow     400     context_overflow        the prompt does not fit into the context
+    CorruptModel        400     corrupt_model           a model file is damaged or is not what it claims to be
+    TemplateError       400     template_error          a prompt template does not parse or does not run
+  Unauthorized          401     unauthorized            the API key is missing or not valid
+  Forbidden             403     forbidden               the API key is valid but does not allow the action
+  NotFound              404     not_found               the named thing does not exist
+    ModelNotFound       404     model_not_found         the named model is not in the store
+  Cancelled             499     cancelled               the client went away or asked to stop
+  Busy                  503     busy                    the request queue is full
+  StoreError            500     store_error             the model store cannot be read or written
+  LoadError             500     load_error              the engine cannot load the model
+  RunnerCrashed         500     runner_crashed          the runner process ended during the request
+  SourceError           500     source_error            a registry or package index fails or sends invalid data
+  ConnectError          500     connect_error           client only: no server answers at the address
+======================  ======  ======================  =====================================================
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 
 class OllamaError(Exception):
-    """Base of all errors that carry a text for the user and an HTTP status."""
+    """Base class. ``message`` is written for the user, ``status`` is the HTTP status, ``code`` names the kind of error.
+
+    Catch it to handle every failure of a request; catch a subclass to handle one kind.
+    """
 
     status = 500
+    code = "internal_error"
 
-    def __init__(self, message: str, *, status: int | None = None) -> None:
+    def __init__(self, message: str, *, status: int | None = None, code: str | None = None) -> None:
         super().__init__(message)
         self.message = message
         if status is not None:
             self.status = status
+        if code is not None:
+            self.code = code
 
 
 class BadRequest(OllamaError):
+    """The request is wrong. Correct the field that the message names; the same request fails again."""
+
     status = 400
+    code = "bad_request"
 
 
 class InvalidName(BadRequest):
-    pass
+    """A text is not a valid model name. Use ``[host/][namespace/]model[:tag]``."""
+
+    code = "invalid_name"
+
+
+class Unsupported(BadRequest):
+    """The model lacks a capability that the request needs, such as tools or thinking. Use another model."""
+
+    code = "unsupported"
 
 
 class ContextOverflow(BadRequest):
-    pass
+    """The prompt does not fit into the context. Shorten it, raise ``num_ctx`` or allow truncation."""
+
+    code = "context_overflow"
 
 
 class CorruptModel(BadRequest):
-    pass
+    """A model file is damaged or is not what it claims to be. Pull or create the model again."""
+
+    code = "corrupt_model"
 
 
 class TemplateError(BadRequest):
-    pass
+    """A prompt template does not parse or does not run. Correct the template of the model."""
+
+    code = "template_error"
 
 
 class Unauthorized(OllamaError):
+    """The API key is missing or not valid. Send a valid key as bearer token."""
+
     status = 401
+    code = "unauthorized"
 
 
 class Forbidden(OllamaError):
+    """The action is not allowed to this client. Use a key with the scope that the message names."""
+
     status = 403
+    code = "forbidden"
 
 
 class NotFound(OllamaError):
+    """The named thing does not exist."""
+
     status = 404
+    code = "not_found"
 
 
 class ModelNotFound(NotFound):
-    pass
+    """The named model is not in the store. Pull or create it first."""
+
+    code = "model_not_found"
 
 
 class Cancelled(OllamaError):
-    status = 499
+    """The client went away or asked to stop. There is nothing to handle but to release resources."""
 
-    def __init__(self, message: str = "request canceled", *, status: int | None = None) -> None:
-        super().__init__(message, status=status)
+    status = 499
+    code = "cancelled"
+
+    def __init__(
+        self, message: str = "request canceled", *, status: int | None = None, code: str | None = None
+    ) -> None:
+        super().__init__(message, status=status, code=code)
 
 
 class Busy(OllamaError):
+    """The request queue is full. Try again later."""
+
     status = 503
+    code = "busy"
 
 
 class StoreError(OllamaError):
-    pass
+    """The model store cannot be read or written: permissions, disk space, or a damaged manifest."""
+
+    code = "store_error"
 
 
 class LoadError(OllamaError):
-    pass
+    """The engine cannot load the model. The message gives llama.cpp's reason."""
+
+    code = "load_error"
 
 
 class RunnerCrashed(OllamaError):
-    pass
+    """The runner process ended during the request. The next request starts a new one; try once again."""
+
+    code = "runner_crashed"
 
 
 class SourceError(OllamaError):
-    pass
+    """A registry or package index cannot be reached or sends invalid data."""
+
+    code = "source_error"
 
 
 class ConnectError(OllamaError):
-    pass
+    """No server answers at the address. Start one with ``ollama serve`` or correct ``OLLAMA_HOST``."""
+
+    code = "connect_error"
+
+
+def from_code(code: str, message: str, status: int) -> OllamaError:
+    """Rebuild an error that crossed a border as ``code``, ``message`` and HTTP ``status``.
+
+    An unknown or empty code, as real Ollama sends it, gives the class of the status (OllamaError if there is none).
+
+    >>> type(from_code("model_not_found", "model 'x' not found", 404)).__name__
+    'ModelNotFound'
+    >>> type(from_code("", "no such route", 404)).__name__
+    'NotFound'
+    """
+    known = _by_code().get(code) or _BY_STATUS.get(status, OllamaError)
+    return known(message, status=status, code=code or None)
+
+
+_BY_STATUS: dict[int, type[OllamaError]] = {
+    error.status: error for error in (BadRequest, Unauthorized, Forbidden, NotFound, Cancelled, Busy)
+}
+
+
+def _by_code() -> dict[str, type[OllamaError]]:
+    """Every class that is imported so far, by its code; packages above add classes of their own."""
+    return {error.code: error for error in _family(OllamaError)}
+
+
+def _family(error: type[OllamaError]) -> Iterator[type[OllamaError]]:
+    yield error
+    for narrower in error.__subclasses__():
+        yield from _family(narrower)

@@ -15,10 +15,10 @@ from urllib.parse import urlsplit
 
 from ollama_nb.api.names import Digest
 from ollama_nb.client.client import Client
+from ollama_nb.disk import TEMP_PREFIX
 from ollama_nb.errors import OllamaError, StoreError
 from ollama_nb.settings import Settings
 from ollama_nb.store.blobs import CHUNK, BlobStore
-from ollama_nb.store.fsops import TEMP_PREFIX
 
 Report = Callable[[int, int], None]
 

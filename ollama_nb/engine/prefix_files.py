@@ -25,11 +25,11 @@ from typing import Any
 
 import numpy as np
 
+from ollama_nb.disk import Tree
 from ollama_nb.engine.adapters import Adapters
 from ollama_nb.engine.llama import Bytes
 from ollama_nb.engine.prefix import UNFINISHED, File, Prefix, outdated
 from ollama_nb.errors import StoreError
-from ollama_nb.store.fsops import Tree
 
 MAGIC = b"nbprefix"
 LEAST_FREE = 256 << 20

@@ -16,11 +16,11 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+from ollama_nb import disk
 from ollama_nb.engine.hardware import default_threads
 from ollama_nb.engine.llama.quantize import quantize
 from ollama_nb.errors import CorruptModel, OllamaError
 from ollama_nb.runner import confine, jobs, wire
-from ollama_nb.store import fsops
 from ollama_nb.store.convert.adapter import convert_adapter
 from ollama_nb.store.convert.convert import convert_model
 
@@ -72,7 +72,7 @@ def _answer(job: jobs.Job, report: Callable[[int, int], None]) -> jobs.Made | jo
     except OllamaError as error:
         return jobs.NotMade(error.message, error.status)
     except OSError as error:
-        return jobs.NotMade(f"cannot write the model: {fsops.reason(error)}", 500)
+        return jobs.NotMade(f"cannot write the model: {disk.reason(error)}", 500)
     except Exception as error:  # the border of this process: a checkpoint can break every assumption
         traceback.print_exc()
         broken = CorruptModel(f"the model cannot be converted: {type(error).__name__}: {error}"[:500])

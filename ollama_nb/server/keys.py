@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ollama_nb import disk
 from ollama_nb.errors import BadRequest, Forbidden, NotFound, OllamaError, StoreError, Unauthorized
 from ollama_nb.server.access import Keys, key_hash, offered_key
 from ollama_nb.server.scopes import ADMIN, INFER, READ, SCOPES
-from ollama_nb.store import fsops
 
 DEFAULT_SCOPES = (INFER, READ)
 PREFIX = "onb_"
@@ -97,14 +97,14 @@ class KeyFile:
     @contextlib.contextmanager
     def _changing(self) -> Iterator[tuple[Key, ...]]:
         """Nobody else changes the file meanwhile."""
-        with fsops.clear_errors("create the folder", self.path.parent):
+        with disk.clear_errors("create the folder", self.path.parent):
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with fsops.locked(self.path.parent):
+        with disk.locked(self.path.parent):
             yield self.read()
 
     def _write(self, keys: Sequence[Key]) -> None:
         body = {"keys": [_json(key) for key in keys]}
-        fsops.write(self.path, (json.dumps(body, indent=2, ensure_ascii=False) + "\n").encode(), mode=0o600)
+        disk.write(self.path, (json.dumps(body, indent=2, ensure_ascii=False) + "\n").encode(), mode=0o600)
 
 
 class KeyRing:
@@ -164,20 +164,20 @@ def _state(path: Path) -> tuple[int, ...] | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise StoreError(f"cannot read {fsops.shown(path)}: {error.strerror}") from error
+        raise StoreError(f"cannot read {disk.shown(path)}: {error.strerror}") from error
     return (status.st_ino, status.st_size, status.st_mtime_ns, status.st_mode)
 
 
 def _read(path: Path) -> tuple[Key, ...]:
-    with fsops.clear_errors("read", path), path.open("rb") as file:
+    with disk.clear_errors("read", path), path.open("rb") as file:
         status = os.fstat(file.fileno())
         if status.st_mode & 0o022 or status.st_uid not in (os.getuid(), 0):
-            raise StoreError(f"{fsops.shown(path)} can be changed by other users: `chmod 600` it")
+            raise StoreError(f"{disk.shown(path)} can be changed by other users: `chmod 600` it")
         raw = file.read(_MAX_BYTES)
     try:
         return tuple(_key(item) for item in json.loads(raw)["keys"])
     except (ValueError, LookupError, TypeError, RecursionError) as error:
-        raise StoreError(f"{fsops.shown(path)} is broken: {error}") from error
+        raise StoreError(f"{disk.shown(path)} is broken: {error}") from error
 
 
 def _json(key: Key) -> dict[str, Any]:

@@ -6,11 +6,10 @@ import json
 import os
 from pathlib import Path
 
-from ollama_nb import __version__
-from ollama_nb.store import fsops
+from ollama_nb import __version__, disk
 
 
 def write(path: Path, url: str, key: str) -> None:
     """Write ``{"url", "key", "pid", "build"}``, mode 0600. Raises StoreError."""
     described = {"url": url, "key": key, "pid": os.getpid(), "build": __version__}
-    fsops.write(path, json.dumps(described).encode(), mode=0o600)
+    disk.write(path, json.dumps(described).encode(), mode=0o600)

@@ -13,18 +13,18 @@ from ollama_nb.api.events import Progress, Report
 from ollama_nb.api.models import Model
 from ollama_nb.api.options import Options
 from ollama_nb.errors import BadRequest, ModelNotFound
+from ollama_nb.service.backend import Backend
 from ollama_nb.service.capabilities import check_names, check_template
 from ollama_nb.service.making import tools
 from ollama_nb.service.progress import in_thread
 from ollama_nb.service.resolve import find, parse_name
-from ollama_nb.service.rooms import Rooms
 from ollama_nb.service.transfer import PullPlan, run_pull
 from ollama_nb.store import quantization
 from ollama_nb.store.assemble import assemble, read_files
 from ollama_nb.store.packages import is_package
 
 
-async def create(rooms: Rooms, request: CreateRequest) -> AsyncGenerator[Progress, None]:
+async def create(backend: Backend, request: CreateRequest) -> AsyncGenerator[Progress, None]:
     """Yield progress lines, ``success`` last. A model of that name is replaced, its unused layers removed.
 
     Raises Ollama's errors before the first line for a request that cannot be right.
@@ -39,16 +39,16 @@ async def create(rooms: Rooms, request: CreateRequest) -> AsyncGenerator[Progres
     for wanted in (request.quantize, request.draft_quantize):
         if wanted:
             quantization.parse(wanted)
-    base, plan = await _base(rooms, request.from_) if request.from_ else (None, None)
+    base, plan = await _base(backend, request.from_) if request.from_ else (None, None)
 
     def work(report: Report, cancelled: threading.Event) -> None:
         found = base
         if plan is not None:
-            found = rooms.store.resolve(run_pull(rooms, plan, report, cancelled))
+            found = backend.store.resolve(run_pull(backend, plan, report, cancelled))
         made = functools.partial(_with_warnings, report, warnings)
-        assemble(rooms.store, request, base=found, files=files, report=made, tools=tools(rooms, cancelled))
+        assemble(backend.store, request, base=found, files=files, report=made, tools=tools(backend, cancelled))
 
-    with rooms.requests.enter(request.request_id, request.model, "create") as live:
+    with backend.requests.enter(request.request_id, request.model, "create") as live:
         async with aclosing(in_thread(work, live)) as lines:
             async for line in lines:
                 yield line
@@ -70,11 +70,11 @@ def _with_warnings(report: Report, warnings: tuple[str, ...], line: Progress) ->
     report(replace(line, warnings=warnings) if line.status == "success" else line)
 
 
-async def _base(rooms: Rooms, text: str) -> tuple[Model | None, PullPlan | None]:
+async def _base(backend: Backend, text: str) -> tuple[Model | None, PullPlan | None]:
     """The model to build on, or how it is pulled first."""
     if not is_package(text):
         try:
-            return await find(rooms, text), None
+            return await find(backend, text), None
         except ModelNotFound:
             pass
     return None, PullPlan.of(text)

@@ -9,38 +9,38 @@ from ollama_nb.api.chat import EmbedRequest
 from ollama_nb.api.events import Embeddings, Stats
 from ollama_nb.errors import BadRequest, ModelNotFound
 from ollama_nb.runner import wire
+from ollama_nb.service.backend import Backend
 from ollama_nb.service.load import acquire_for
 from ollama_nb.service.requests import LiveRequest
 from ollama_nb.service.resolve import find
-from ollama_nb.service.rooms import Rooms
 
 Matrix = npt.NDArray[np.float32]
 
 
-async def embed(rooms: Rooms, request: EmbedRequest) -> Embeddings:
+async def embed(backend: Backend, request: EmbedRequest) -> Embeddings:
     """One unit vector per input, in their order; no vectors when there are no inputs: the model is loaded then.
 
     Raises ModelNotFound, BadRequest for an input that is too long and must not be cut.
     """
     if not request.model:
         raise ModelNotFound("model '' not found")
-    return await _embed(rooms, request)
+    return await _embed(backend, request)
 
 
-async def embeddings(rooms: Rooms, request: EmbedRequest) -> Embeddings:
+async def embeddings(backend: Backend, request: EmbedRequest) -> Embeddings:
     """The older endpoint: the same vectors, but an empty model is a bad request and every failed run a 500."""
     if not request.model:
         raise BadRequest("model is required")
-    return await _embed(rooms, request, failed_status=500)
+    return await _embed(backend, request, failed_status=500)
 
 
-async def _embed(rooms: Rooms, request: EmbedRequest, *, failed_status: int | None = None) -> Embeddings:
-    with rooms.requests.enter(request.request_id, request.model, "embed") as live:
+async def _embed(backend: Backend, request: EmbedRequest, *, failed_status: int | None = None) -> Embeddings:
+    with backend.requests.enter(request.request_id, request.model, "embed") as live:
         try:
-            model = await find(rooms, request.model)
+            model = await find(backend, request.model)
         except ModelNotFound:
             raise ModelNotFound(f'model "{request.model}" not found, try pulling it first') from None
-        async with await acquire_for(rooms, request, model, live) as lease:
+        async with await acquire_for(backend, request, model, live) as lease:
             if request.inputs is None:
                 return Embeddings(())
             load_seconds = live.seconds

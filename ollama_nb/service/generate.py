@@ -11,16 +11,16 @@ from ollama_nb.api.chat import GO, GenerateRequest, PromptJob
 from ollama_nb.api.events import Done, Event
 from ollama_nb.errors import BadRequest, ModelNotFound
 from ollama_nb.runner.pool import Lease
+from ollama_nb.service.backend import Backend
 from ollama_nb.service.conversation import generate_messages
 from ollama_nb.service.inference import Plan, Ready, check_logprobs, get_ready, load_only, run
 from ollama_nb.service.prompt import Prompt, fit
 from ollama_nb.service.requests import LiveRequest
 from ollama_nb.service.resolve import find
-from ollama_nb.service.rooms import Rooms
 from ollama_nb.service.tokens import text_of
 
 
-async def generate(rooms: Rooms, request: GenerateRequest) -> AsyncGenerator[Event, None]:
+async def generate(backend: Backend, request: GenerateRequest) -> AsyncGenerator[Event, None]:
     """Yield the answer and a final Done; with an empty prompt, one Done that says ``load`` or ``unload``.
 
     Errors that need no answer of the model are raised before the first event.
@@ -28,10 +28,10 @@ async def generate(rooms: Rooms, request: GenerateRequest) -> AsyncGenerator[Eve
     check_logprobs(request)
     if not request.model:
         raise ModelNotFound("model '' not found")
-    with rooms.requests.enter(request.request_id, request.model, "generate") as live:
-        model = await find(rooms, request.model)
+    with backend.requests.enter(request.request_id, request.model, "generate") as live:
+        model = await find(backend, request.model)
         if request.unloads:
-            await rooms.pool.unload(model)
+            await backend.pool.unload(model)
             yield Done("unload")
             return
         if "image" in model.config.capabilities:
@@ -40,22 +40,22 @@ async def generate(rooms: Rooms, request: GenerateRequest) -> AsyncGenerator[Eve
             raise BadRequest("raw mode does not support template, system, or context")
         extra = ("insert",) if request.suffix else ()
         images = bool(request.images)
-        ready = await get_ready(rooms, request, model, "generate", extra=extra, images=images)
+        ready = await get_ready(backend, request, model, "generate", extra=extra, images=images)
         if not request.prompt:
-            yield await load_only(rooms, request, ready, live)
+            yield await load_only(backend, request, ready, live)
             return
-        async with aclosing(_reply(rooms, request, ready, live)) as events:
+        async with aclosing(_reply(backend, request, ready, live)) as events:
             async for event in events:
                 yield event
 
 
-def _reply(rooms: Rooms, request: GenerateRequest, ready: Ready, live: LiveRequest) -> AsyncGenerator[Event, None]:
-    write = partial(_write, rooms, request, ready)
+def _reply(backend: Backend, request: GenerateRequest, ready: Ready, live: LiveRequest) -> AsyncGenerator[Event, None]:
+    write = partial(_write, backend, request, ready)
     plan = Plan(write, parse=not request.raw, return_tokens=not request.raw)
-    return run(rooms, request, ready, plan, live)
+    return run(backend, request, ready, plan, live)
 
 
-async def _write(rooms: Rooms, request: GenerateRequest, ready: Ready, lease: Lease) -> Prompt:
+async def _write(backend: Backend, request: GenerateRequest, ready: Ready, lease: Lease) -> Prompt:
     """The prompt as it was sent (raw, or no template anywhere), or rendered; a context's text goes in front."""
     if request.raw:
         return Prompt(request.prompt)
@@ -63,9 +63,9 @@ async def _write(rooms: Rooms, request: GenerateRequest, ready: Ready, lease: Le
     if job is None:
         prompt = Prompt(request.prompt)
     elif job.suffix or not request.truncate:
-        prompt = Prompt((await rooms.renderer.render(job))[0])
+        prompt = Prompt((await backend.renderer.render(job))[0])
     else:
-        prompt = await fit(rooms, lease, job, lease.num_ctx - 1)
+        prompt = await fit(backend, lease, job, lease.num_ctx - 1)
     if request.context:
         before = await text_of(lease.runner, request.context, request.model)
         # What goes on does not begin again; where the tokenizer adds no BOS, the same text may begin every turn.

@@ -20,6 +20,7 @@ from ollama_nb.runner import wire
 from ollama_nb.runner.pool import Lease
 from ollama_nb.service import capabilities as caps
 from ollama_nb.service.answer import Answer
+from ollama_nb.service.backend import Backend
 from ollama_nb.service.constraint import constraint_text
 from ollama_nb.service.load import acquire
 from ollama_nb.service.options import options_in_force, seeded
@@ -28,7 +29,6 @@ from ollama_nb.service.prompt import Prompt
 from ollama_nb.service.record import run_record
 from ollama_nb.service.requests import LiveRequest
 from ollama_nb.service.resolve import weights_header
-from ollama_nb.service.rooms import Rooms
 
 MOST_TOP_LOGPROBS = 20
 _NO_SHIFT = frozenset({"deepseek2"})
@@ -83,11 +83,11 @@ def check_logprobs(request: Inference) -> None:
 
 
 async def get_ready(
-    rooms: Rooms, request: Inference, model: Model, use: str, *, extra: Collection[str] = (), images: bool = False
+    backend: Backend, request: Inference, model: Model, use: str, *, extra: Collection[str] = (), images: bool = False
 ) -> Ready:
     """Thinking, then capabilities, then options: the checks that need the model's files but not its weights loaded."""
-    gguf = await weights_header(rooms, model, request.model)
-    go_template = rooms.settings.go_template
+    gguf = await weights_header(backend, model, request.model)
+    go_template = backend.settings.go_template
     has = caps.capabilities(model, gguf, go_template)
     think = request.think
     if think:
@@ -104,23 +104,23 @@ async def get_ready(
     return Ready(model, gguf, prompting, think, seeded(options), constraint_text(request), warnings)
 
 
-async def load_only(rooms: Rooms, request: Inference, ready: Ready, live: LiveRequest) -> Done:
+async def load_only(backend: Backend, request: Inference, ready: Ready, live: LiveRequest) -> Done:
     """A request without a prompt loads the model and sets its keep_alive."""
     try:
-        async with await acquire(rooms, ready.model, ready.gguf, ready.options, request.keep_alive, live):
+        async with await acquire(backend, ready.model, ready.gguf, ready.options, request.keep_alive, live):
             return Done("load", warnings=ready.warnings)
     except Cancelled:
         return Done("cancelled")
 
 
 async def run(
-    rooms: Rooms, request: Inference, ready: Ready, plan: Plan, live: LiveRequest
+    backend: Backend, request: Inference, ready: Ready, plan: Plan, live: LiveRequest
 ) -> AsyncGenerator[Event, None]:
     """Load, write the prompt, answer. Closing the generator cancels; so does ``Requests.cancel``, with a final Done."""
     load_seconds = 0.0
     async with AsyncExitStack() as stack:
         try:
-            lease = await acquire(rooms, ready.model, ready.gguf, ready.options, request.keep_alive, live)
+            lease = await acquire(backend, ready.model, ready.gguf, ready.options, request.keep_alive, live)
             await stack.enter_async_context(lease)
             load_seconds = live.seconds
             with live.interruptible():

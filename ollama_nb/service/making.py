@@ -1,15 +1,15 @@
-"""What making a model needs from the rooms below: a process that converts, and the templates that are known."""
+"""What making a model needs from the backend below: a process that converts, and the templates that are known."""
 
 from __future__ import annotations
 
 import threading
 
 from ollama_nb.runner.converter import Converter
-from ollama_nb.service.rooms import Rooms
+from ollama_nb.service.backend import Backend
 from ollama_nb.store.sources import Tools
 from ollama_nb.template.builtin import recognise
 
 
-def tools(rooms: Rooms, cancelled: threading.Event) -> Tools:
+def tools(backend: Backend, cancelled: threading.Event) -> Tools:
     """For one request; setting ``cancelled`` ends a conversion."""
-    return Tools(Converter(cancelled), recognise, rooms.settings.home / "tmp")
+    return Tools(Converter(cancelled), recognise, backend.settings.home / "tmp")

@@ -13,8 +13,8 @@ from ollama_nb.api.chat import PromptJob
 from ollama_nb.api.messages import Message
 from ollama_nb.errors import TemplateError
 from ollama_nb.runner.pool import Lease
+from ollama_nb.service.backend import Backend
 from ollama_nb.service.conversation import cuts, really_dropped
-from ollama_nb.service.rooms import Rooms
 
 PROBES = 8
 IMAGE_TOKENS = 768
@@ -43,13 +43,13 @@ class _Probe:
     tokens: int
 
 
-async def fit(rooms: Rooms, lease: Lease, job: PromptJob, limit: int, *, image_tokens: int = 0) -> Prompt:
+async def fit(backend: Backend, lease: Lease, job: PromptJob, limit: int, *, image_tokens: int = 0) -> Prompt:
     """Render ``job`` and drop the oldest messages until it has at most ``limit`` tokens, specials included.
 
     When even the last message alone is too long, it is what remains: the runner decides about it.
     Raises TemplateError.
     """
-    text = (await rooms.renderer.render(job))[0]
+    text = (await backend.renderer.render(job))[0]
     images = count_images(job.messages)
     if _surely_fits(text, limit) and not images:
         return Prompt(text)
@@ -57,7 +57,7 @@ async def fit(rooms: Rooms, lease: Lease, job: PromptJob, limit: int, *, image_t
     allowed = cuts(job.messages)
     if whole.tokens <= limit or not allowed:
         return Prompt(text, whole.tokens, image_count=images)
-    best = await _best_cut(rooms, lease, job, allowed, limit, image_tokens)
+    best = await _best_cut(backend, lease, job, allowed, limit, image_tokens)
     kept = job.messages[best.cut :]
     return Prompt(
         best.text,
@@ -73,20 +73,20 @@ def count_images(messages: Sequence[Message]) -> int:
 
 
 async def _best_cut(
-    rooms: Rooms, lease: Lease, job: PromptJob, allowed: Sequence[int], limit: int, image_tokens: int
+    backend: Backend, lease: Lease, job: PromptJob, allowed: Sequence[int], limit: int, image_tokens: int
 ) -> _Probe:
     """The smallest cut that fits. Templates that want user and assistant to take turns are cut between whole turns."""
     try:
-        return await _shortest_cut(rooms, lease, job, allowed, limit, image_tokens)
+        return await _shortest_cut(backend, lease, job, allowed, limit, image_tokens)
     except TemplateError:
         turns = [cut for cut in allowed if job.messages[cut].role == "user"]
         if not turns or turns == list(allowed):
             raise
-        return await _shortest_cut(rooms, lease, job, turns, limit, image_tokens)
+        return await _shortest_cut(backend, lease, job, turns, limit, image_tokens)
 
 
 async def _shortest_cut(
-    rooms: Rooms, lease: Lease, job: PromptJob, allowed: Sequence[int], limit: int, image_tokens: int
+    backend: Backend, lease: Lease, job: PromptJob, allowed: Sequence[int], limit: int, image_tokens: int
 ) -> _Probe:
     """The smallest allowed cut that fits; the largest one when none does."""
     low, high = 0, len(allowed) - 1
@@ -94,7 +94,7 @@ async def _shortest_cut(
     while low <= high:
         places = spread(low, high)
         drops = tuple(allowed[place] for place in places)
-        texts = await rooms.renderer.render(replace(job, drops=drops))
+        texts = await backend.renderer.render(replace(job, drops=drops))
         probes = await _weigh(lease, job, drops, texts, image_tokens)
         fitting = next((at for at, probe in enumerate(probes) if probe.tokens <= limit), None)
         if fitting is None:

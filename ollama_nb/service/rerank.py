@@ -12,14 +12,14 @@ from ollama_nb.api.chat import RerankRequest
 from ollama_nb.api.events import Ranking
 from ollama_nb.errors import BadRequest
 from ollama_nb.runner.pool import Lease
+from ollama_nb.service.backend import Backend
 from ollama_nb.service.load import acquire_for
 from ollama_nb.service.resolve import find
-from ollama_nb.service.rooms import Rooms
 
 COSINE, RANK = "cosine", "rank"
 
 
-async def rerank(rooms: Rooms, request: RerankRequest) -> Ranking:
+async def rerank(backend: Backend, request: RerankRequest) -> Ranking:
     """The best ``top_n`` documents, best first. Raises ModelNotFound, BadRequest."""
     if not request.model:
         raise BadRequest("model is required")
@@ -29,9 +29,9 @@ async def rerank(rooms: Rooms, request: RerankRequest) -> Ranking:
         raise BadRequest("documents: give at least one")
     if request.top_n is not None and request.top_n < 1:
         raise BadRequest("top_n must be at least 1")
-    with rooms.requests.enter(request.request_id, request.model, "embed") as live:
-        model = await find(rooms, request.model)
-        async with await acquire_for(rooms, request, model, live) as lease:
+    with backend.requests.enter(request.request_id, request.model, "embed") as live:
+        model = await find(backend, request.model)
+        async with await acquire_for(backend, request, model, live) as lease:
             method = RANK if lease.loaded.pooling == RANK else COSINE
             with live.interruptible():
                 scores, tokens = await (_ranked if method == RANK else _cosines)(lease, request)

@@ -14,7 +14,7 @@ from ollama_nb.api.models import GGUF, Model
 from ollama_nb.api.names import ModelName
 from ollama_nb.errors import BadRequest, Forbidden, InvalidName, ModelNotFound
 from ollama_nb.service import bundled
-from ollama_nb.service.rooms import Rooms
+from ollama_nb.service.backend import Backend
 from ollama_nb.store.store import Store
 
 CLOUD_MODEL = "ollama cloud is disabled: remote model is unavailable"
@@ -51,12 +51,12 @@ def _has_cloud_tag(text: str) -> bool:
     return text.rpartition("/")[2].partition(":")[2].lower().endswith("-cloud")
 
 
-async def find(rooms: Rooms, text: str, *, cloud_error: str = CLOUD_MODEL) -> Model:
+async def find(backend: Backend, text: str, *, cloud_error: str = CLOUD_MODEL) -> Model:
     """The local model that ``text`` names; a bundled one registers itself now.
 
     Raises InvalidName, Forbidden for cloud models and stubs of remote ones, ModelNotFound with the client's own text.
     """
-    return await asyncio.to_thread(find_in, rooms.store, text, cloud_error=cloud_error)
+    return await asyncio.to_thread(find_in, backend.store, text, cloud_error=cloud_error)
 
 
 def find_in(store: Store, text: str, *, cloud_error: str = CLOUD_MODEL) -> Model:
@@ -76,7 +76,7 @@ def find_in(store: Store, text: str, *, cloud_error: str = CLOUD_MODEL) -> Model
     return model
 
 
-async def weights_header(rooms: Rooms, model: Model, text: str) -> GGUF:
+async def weights_header(backend: Backend, model: Model, text: str) -> GGUF:
     """The header of the model's weights.
 
     Raises ModelNotFound when the file has vanished, CorruptModel when it is none, BadRequest when there is nothing
@@ -85,7 +85,7 @@ async def weights_header(rooms: Rooms, model: Model, text: str) -> GGUF:
     weights = model.weights
     if weights is None:
         raise BadRequest(f'"{text}" has no GGUF weights, which is the only format that this version runs')
-    gguf = await asyncio.to_thread(lambda: rooms.store.gguf(model) if weights.is_file() else None)
+    gguf = await asyncio.to_thread(lambda: backend.store.gguf(model) if weights.is_file() else None)
     if gguf is None:
         raise ModelNotFound(f'model "{text}" not found, try pulling it first')
     return gguf

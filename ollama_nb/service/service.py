@@ -27,6 +27,7 @@ from ollama_nb.errors import OllamaError
 from ollama_nb.runner.pool import Pool
 from ollama_nb.runner.renderer import Renderer
 from ollama_nb.runner.vocabularies import Vocabularies
+from ollama_nb.service.backend import Backend
 from ollama_nb.service.chat import chat
 from ollama_nb.service.create import create
 from ollama_nb.service.embed import embed, embeddings
@@ -36,7 +37,6 @@ from ollama_nb.service.models import copy, delete, list_models, show
 from ollama_nb.service.requests import Requests
 from ollama_nb.service.rerank import rerank
 from ollama_nb.service.resolve import find
-from ollama_nb.service.rooms import Rooms
 from ollama_nb.service.tokens import detokenize, tokenize
 from ollama_nb.service.transfer import pull, push
 from ollama_nb.settings import Settings
@@ -53,7 +53,7 @@ class Service:
     def __init__(self, settings: Settings, *, pool: Pool | None = None, renderer: Renderer | None = None) -> None:
         self.requests = Requests()
         self.meter: Meter = NoMeter()
-        self._rooms = Rooms(
+        self._backend = Backend(
             settings,
             Store(settings.models, noprune=settings.noprune, others=settings.extra_models),
             pool or Pool(settings),
@@ -65,7 +65,7 @@ class Service:
     async def start(self) -> None:
         """Tidy the store. A store that cannot be tidied is reported by the request that needs it."""
         with contextlib.suppress(OSError):  # whoever makes a folder below it first would leave it open to others
-            self._rooms.settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._backend.settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
             await asyncio.to_thread(self._tidy)
         except OllamaError as error:
@@ -73,75 +73,75 @@ class Service:
 
     async def close(self) -> None:
         """End every child process."""
-        rooms = self._rooms
-        await asyncio.gather(rooms.pool.close(), rooms.renderer.close(), rooms.vocabularies.close())
+        backend = self._backend
+        await asyncio.gather(backend.pool.close(), backend.renderer.close(), backend.vocabularies.close())
 
     @property
     def blobs(self) -> BlobStore:
-        return self._rooms.store.blobs
+        return self._backend.store.blobs
 
     @property
     def store(self) -> Store:
-        return self._rooms.store
+        return self._backend.store
 
     def chat(self, request: ChatRequest) -> AsyncGenerator[Event, None]:
-        return metered(chat(self._rooms, request), self.meter, request.model)
+        return metered(chat(self._backend, request), self.meter, request.model)
 
     def generate(self, request: GenerateRequest) -> AsyncGenerator[Event, None]:
-        return metered(generate(self._rooms, request), self.meter, request.model)
+        return metered(generate(self._backend, request), self.meter, request.model)
 
     async def embed(self, request: EmbedRequest) -> Embeddings:
-        return await embed(self._rooms, request)
+        return await embed(self._backend, request)
 
     async def embeddings(self, request: EmbedRequest) -> Embeddings:
         """The older endpoint; it differs in its errors only."""
-        return await embeddings(self._rooms, request)
+        return await embeddings(self._backend, request)
 
     async def rerank(self, request: RerankRequest) -> Ranking:
-        return await rerank(self._rooms, request)
+        return await rerank(self._backend, request)
 
     async def tokenize(self, request: TokenizeRequest) -> tuple[int, ...]:
-        return await tokenize(self._rooms, request)
+        return await tokenize(self._backend, request)
 
     async def detokenize(self, model: str, tokens: Sequence[int]) -> str:
-        return await detokenize(self._rooms, model, tokens)
+        return await detokenize(self._backend, model, tokens)
 
     async def list(self) -> list[Listed]:
-        return await list_models(self._rooms)
+        return await list_models(self._backend)
 
     async def show(
         self, model: str, verbose: bool = False, system: str = "", options: Mapping[str, Any] | None = None
     ) -> Shown:
-        return await show(self._rooms, model, verbose=verbose, system=system, options=options)
+        return await show(self._backend, model, verbose=verbose, system=system, options=options)
 
     async def copy(self, source: str, destination: str) -> None:
-        await copy(self._rooms, source, destination)
+        await copy(self._backend, source, destination)
 
     async def delete(self, model: str) -> None:
-        await delete(self._rooms, model)
+        await delete(self._backend, model)
 
     def create(self, request: CreateRequest) -> AsyncGenerator[Progress, None]:
-        return create(self._rooms, request)
+        return create(self._backend, request)
 
     def pull(self, request: PullRequest) -> AsyncGenerator[Progress, None]:
-        return pull(self._rooms, request)
+        return pull(self._backend, request)
 
     def push(self, request: PushRequest) -> AsyncGenerator[Progress, None]:
-        return push(self._rooms, request)
+        return push(self._backend, request)
 
     async def digest(self, model: str) -> str:
         """The digest of the local model that ``model`` names. Raises InvalidName, ModelNotFound and the like."""
-        return (await find(self._rooms, model)).digest
+        return (await find(self._backend, model)).digest
 
     def running(self) -> Sequence[Running]:
-        return self._rooms.pool.running()
+        return self._backend.pool.running()
 
     async def runner_stats(self) -> Sequence[tuple[str, dict[str, Any]]]:
         """The engine's counters of every loaded model, by its short name."""
-        return [(model.name.short, counters) for model, counters in await self._rooms.pool.stats()]
+        return [(model.name.short, counters) for model, counters in await self._backend.pool.stats()]
 
     def _tidy(self) -> None:
-        store = self._rooms.store
+        store = self._backend.store
         store.fix_legacy_names()
         store.prune()
-        workplace.sweep(self._rooms.settings.home / "tmp")
+        workplace.sweep(self._backend.settings.home / "tmp")

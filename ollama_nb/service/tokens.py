@@ -12,13 +12,13 @@ from ollama_nb.api.chat import ChatRequest, TokenizeRequest
 from ollama_nb.api.models import Model
 from ollama_nb.errors import BadRequest, RunnerCrashed
 from ollama_nb.runner.process import Runner
+from ollama_nb.service.backend import Backend
 from ollama_nb.service.chat import chat_job
 from ollama_nb.service.inference import get_ready
 from ollama_nb.service.resolve import find, weights_header
-from ollama_nb.service.rooms import Rooms
 
 
-async def tokenize(rooms: Rooms, request: TokenizeRequest) -> tuple[int, ...]:
+async def tokenize(backend: Backend, request: TokenizeRequest) -> tuple[int, ...]:
     """The tokens of a prompt as it stands, or of a chat as it would be rendered, nothing left out.
 
     Raises ModelNotFound, BadRequest, TemplateError.
@@ -27,25 +27,25 @@ async def tokenize(rooms: Rooms, request: TokenizeRequest) -> tuple[int, ...]:
         raise BadRequest("model is required")
     if request.messages and request.prompt is not None:
         raise BadRequest('give either "prompt" or "messages", not both')
-    model = await find(rooms, request.model)
+    model = await find(backend, request.model)
     if request.prompt is not None:
-        async with _vocabulary(rooms, model, request.model) as runner:
+        async with _vocabulary(backend, model, request.model) as runner:
             return await _tokens(runner, request.prompt, request.add_special, request.parse_special)
     if not request.messages:
         raise BadRequest('give "prompt" or "messages": this request has nothing to count')
     chat = ChatRequest(model=request.model, messages=request.messages, tools=request.tools, think=request.think)
-    ready = await get_ready(rooms, chat, model, "chat", extra=("tools",) if request.tools else ())
-    async with _vocabulary(rooms, model, request.model) as runner:
-        text = (await rooms.renderer.render(chat_job(chat, ready, runner.loaded)))[0]
+    ready = await get_ready(backend, chat, model, "chat", extra=("tools",) if request.tools else ())
+    async with _vocabulary(backend, model, request.model) as runner:
+        text = (await backend.renderer.render(chat_job(chat, ready, runner.loaded)))[0]
         return await _tokens(runner, text, True, True)
 
 
-async def detokenize(rooms: Rooms, model_text: str, tokens: Sequence[int]) -> str:
+async def detokenize(backend: Backend, model_text: str, tokens: Sequence[int]) -> str:
     """The text of tokens, special ones as their text. Raises ModelNotFound, BadRequest for a number that is none."""
     if not model_text:
         raise BadRequest("model is required")
-    model = await find(rooms, model_text)
-    async with _vocabulary(rooms, model, model_text) as runner:
+    model = await find(backend, model_text)
+    async with _vocabulary(backend, model, model_text) as runner:
         return await text_of(runner, tokens, model_text)
 
 
@@ -63,10 +63,10 @@ async def _tokens(runner: Runner, text: str, add_special: bool, parse_special: b
 
 
 @asynccontextmanager
-async def _vocabulary(rooms: Rooms, model: Model, text: str) -> AsyncIterator[Runner]:
-    await weights_header(rooms, model, text)
+async def _vocabulary(backend: Backend, model: Model, text: str) -> AsyncIterator[Runner]:
+    await weights_header(backend, model, text)
     assert model.weights is not None
-    loaded = rooms.pool.loaded(model)
+    loaded = backend.pool.loaded(model)
     if loaded is not None:
         try:
             yield loaded
@@ -75,5 +75,5 @@ async def _vocabulary(rooms: Rooms, model: Model, text: str) -> AsyncIterator[Ru
                 raise
             raise RunnerCrashed(f'"{text}" was unloaded while its tokens were counted, please try again') from None
         return
-    async with rooms.vocabularies.borrow(model.weights) as runner:
+    async with backend.vocabularies.borrow(model.weights) as runner:
         yield runner

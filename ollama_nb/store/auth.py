@@ -21,8 +21,8 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from ollama_nb import disk
 from ollama_nb.errors import StoreError
-from ollama_nb.store import fsops
 from ollama_nb.store.registry.urls import Origin
 
 MAX_FILE = 1 << 20
@@ -100,12 +100,12 @@ class Key:
             return cls.load(path)
         except FileNotFoundError:
             pass
-        with fsops.clear_errors("write", path):
+        with disk.clear_errors("write", path):
             path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
             key = cls(Ed25519PrivateKey.generate())
             with contextlib.suppress(FileExistsError):  # another process was first: its key counts
-                fsops.write_new(path, key._openssh(), mode=0o600)
-                fsops.write(path.with_name(f"{path.name}.pub"), f"ssh-ed25519 {key.blob}\n".encode())
+                disk.write_new(path, key._openssh(), mode=0o600)
+                disk.write(path.with_name(f"{path.name}.pub"), f"ssh-ed25519 {key.blob}\n".encode())
         return cls.load(path)
 
     @classmethod
@@ -114,19 +114,19 @@ class Key:
         try:
             with path.open("rb") as file:
                 if stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o077:
-                    shown = fsops.shown(path)
+                    shown = disk.shown(path)
                     raise StoreError(f"others can read the private key {shown}: run `chmod 600 {shown}` first")
                 raw = file.read(MAX_FILE)
         except FileNotFoundError:
             raise
         except OSError as error:
-            raise StoreError(f"cannot read the key {fsops.shown(path)}: {error.strerror}") from error
+            raise StoreError(f"cannot read the key {disk.shown(path)}: {error.strerror}") from error
         try:
             key = serialization.load_ssh_private_key(raw, password=None)
         except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-            raise StoreError(f"{fsops.shown(path)} is no private key in OpenSSH's form: {error}") from error
+            raise StoreError(f"{disk.shown(path)} is no private key in OpenSSH's form: {error}") from error
         if not isinstance(key, Ed25519PrivateKey):
-            raise StoreError(f"{fsops.shown(path)} is no ed25519 key, which is what registries of Ollama expect")
+            raise StoreError(f"{disk.shown(path)} is no ed25519 key, which is what registries of Ollama expect")
         return cls(key)
 
     @property
@@ -154,7 +154,7 @@ def _read(path: Path) -> Mapping[str, Any]:
     except (FileNotFoundError, NotADirectoryError, PermissionError):
         return {}
     except (OSError, ValueError, RecursionError) as error:
-        raise StoreError(f"cannot read the credentials in {fsops.shown(path)}: {error}") from error
+        raise StoreError(f"cannot read the credentials in {disk.shown(path)}: {error}") from error
     return body if isinstance(body, dict) else {}
 
 

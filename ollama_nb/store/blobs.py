@@ -10,10 +10,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
+from ollama_nb import disk
 from ollama_nb.api.names import Digest
 from ollama_nb.api.units import human_bytes
 from ollama_nb.errors import BadRequest, NotFound, StoreError
-from ollama_nb.store import fsops
 
 CHUNK = 1 << 20
 
@@ -26,7 +26,7 @@ class BlobStore:
 
     def __init__(self, root: Path, others: Sequence[BlobStore] = ()) -> None:
         self.root = root
-        self.tree = fsops.Tree(root)
+        self.tree = disk.Tree(root)
         self._others = others
 
     def path(self, digest: Digest) -> Path:
@@ -36,7 +36,7 @@ class BlobStore:
     def find(self, digest: Digest) -> Path:
         """Where the blob can be read; where it belongs, if it is nowhere."""
         here = self.path(digest)
-        if self._others and fsops.regular_size(here) is None:
+        if self._others and disk.regular_size(here) is None:
             return next((other.path(digest) for other in self._others if other.has(digest)), here)
         return here
 
@@ -45,7 +45,7 @@ class BlobStore:
 
     def size(self, digest: Digest) -> int | None:
         """Bytes, or None when the blob is not there."""
-        return fsops.regular_size(self.find(digest))
+        return disk.regular_size(self.find(digest))
 
     def read(self, digest: Digest, limit: int) -> bytes:
         """The whole blob. Raises NotFound when it is not there, StoreError when it has more than ``limit`` bytes."""
@@ -55,7 +55,7 @@ class BlobStore:
         if size > limit:
             raise StoreError(f'blob "{digest}" has {size} bytes, more than the {limit} allowed here')
         path = self.find(digest)
-        with fsops.clear_errors("read", path):
+        with disk.clear_errors("read", path):
             return path.read_bytes()
 
     def add(self, data: bytes) -> Digest:
@@ -69,7 +69,7 @@ class BlobStore:
 
     def add_file(self, path: Path) -> Digest:
         """Store a copy of a file, without taking room where the file system can share its bytes."""
-        with fsops.clear_errors("read", path), path.open("rb") as source, self.tree.temp() as temp:
+        with disk.clear_errors("read", path), path.open("rb") as source, self.tree.temp() as temp:
             digest = self._filled(temp, source)
             self._publish(temp, digest)
             return digest
@@ -82,14 +82,14 @@ class BlobStore:
         with self.tree.temp() as temp:
             fill(temp.path)
             made()
-            with fsops.clear_errors("read", temp.path), temp.path.open("rb") as file:
+            with disk.clear_errors("read", temp.path), temp.path.open("rb") as file:
                 digest = Digest(hashlib.file_digest(file, "sha256").hexdigest())
             self._publish(temp, digest)
             return digest
 
-    def _publish(self, temp: fsops.Temp, digest: Digest) -> None:
+    def _publish(self, temp: disk.Temp, digest: Digest) -> None:
         path = self.path(digest)
-        if fsops.regular_size(path) is None or not self.tree.touch(path):
+        if disk.regular_size(path) is None or not self.tree.touch(path):
             temp.commit(self.tree, path)
 
     def writer(self) -> BlobWriter:
@@ -99,7 +99,7 @@ class BlobStore:
     def need(self, size: int) -> None:
         """Raises StoreError when the disk has no room for ``size`` bytes."""
         self.tree.make()
-        with fsops.clear_errors("look at the disk of", self.root):
+        with disk.clear_errors("look at the disk of", self.root):
             free = shutil.disk_usage(self.root).free
         if free < size:
             raise StoreError(f"not enough disk space for the model: need {human_bytes(size)}, have {human_bytes(free)}")
@@ -113,17 +113,17 @@ class BlobStore:
 
     def _adopt(self, path: Path) -> bool:
         """Copy another store's blob, without taking room where the file system can share it."""
-        size = fsops.regular_size(path)
+        size = disk.regular_size(path)
         if size is None:
             return False
-        with fsops.clear_errors("copy", path), path.open("rb") as source, self.tree.temp() as temp:
+        with disk.clear_errors("copy", path), path.open("rb") as source, self.tree.temp() as temp:
             digest = self._filled(temp, source)
             if digest.filename != path.name:
                 return False
             temp.commit(self.tree, self.path(digest))
         return True
 
-    def _filled(self, temp: fsops.Temp, source: BinaryIO) -> Digest:
+    def _filled(self, temp: disk.Temp, source: BinaryIO) -> Digest:
         """Give a temporary file the bytes of a file, and say which they are."""
         if not temp.clone(source):
             self.need(os.fstat(source.fileno()).st_size)
@@ -137,7 +137,7 @@ class BlobStore:
 
     def all(self) -> Iterator[Digest]:
         """Every finished blob."""
-        with fsops.clear_errors("read the folder", self.root):
+        with disk.clear_errors("read the folder", self.root):
             names = sorted(entry.name for entry in self.root.iterdir()) if self.root.exists() else []
         for name in names:
             digest = named(name)
@@ -176,7 +176,7 @@ class BlobWriter:
             self.abort()
             raise BadRequest(f'digest mismatch, expected "{expected}", got "{digest}"')
         path = self._store.path(digest)
-        if fsops.regular_size(path) == self.size and self._store.tree.touch(path):
+        if disk.regular_size(path) == self.size and self._store.tree.touch(path):
             self.abort()
         else:
             self._temp.commit(self._store.tree, path)

@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ollama_nb import disk
 from ollama_nb.api.events import Progress, Report
 from ollama_nb.api.models import Layer, Manifest
 from ollama_nb.api.names import Digest, ModelName
 from ollama_nb.errors import Cancelled, OllamaError
-from ollama_nb.store import fsops
 from ollama_nb.store.gguf import read_gguf
 from ollama_nb.store.manifest import GGUF_KINDS, MAX_JSON, parse_config
 from ollama_nb.store.store import Store
@@ -135,7 +135,7 @@ class _Checker:
     def _problem(self, kind: str, what: str, why: str, path: Path, before: tuple[int, ...] | None) -> None:
         moved = False
         if self._aside is not None:
-            with fsops.locked(self._store.root):
+            with disk.locked(self._store.root):
                 if before is not None and _state(path) == before:  # not replaced by a good one meanwhile
                     self._store.set_aside(path, self._aside)
                     moved = True

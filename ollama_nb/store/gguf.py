@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from ollama_nb.api.models import GGUF, TensorInfo
+from ollama_nb.disk import clear_errors
 from ollama_nb.errors import CorruptModel
-from ollama_nb.store.fsops import clear_errors
 from ollama_nb.store.ggml import TENSOR_TYPES
 
 MAGIC = b"GGUF"

@@ -6,18 +6,18 @@ import fcntl
 import os
 from pathlib import Path
 
-from ollama_nb.store import fsops
+from ollama_nb import disk
 
 
 class InPlace:
     """An unfinished file whose pieces arrive in any order. Several threads may read and write; one closes it."""
 
-    def __init__(self, tree: fsops.Tree, path: Path) -> None:
+    def __init__(self, tree: disk.Tree, path: Path) -> None:
         """Open it, or make it if it is not there; a link of that name is refused."""
         self._tree = tree
         self.path = path
-        with fsops.clear_errors("write", path), tree.folder_of(path, create=True) as folder:
-            fsops.step("create", path.name)
+        with disk.clear_errors("write", path), tree.folder_of(path, create=True) as folder:
+            disk.step("create", path.name)
             flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
             self._file = os.open(path.name, flags, 0o644, dir_fd=folder)
 
@@ -35,26 +35,26 @@ class InPlace:
 
     def resize(self, size: int) -> None:
         """New bytes are zeros and take no room yet."""
-        with fsops.clear_errors("write", self.path):
-            fsops.step("truncate", self.path.name)
+        with disk.clear_errors("write", self.path):
+            disk.step("truncate", self.path.name)
             os.ftruncate(self._file, size)
 
     def write_at(self, data: bytes, offset: int) -> None:
         view = memoryview(data)
-        with fsops.clear_errors("write", self.path):
+        with disk.clear_errors("write", self.path):
             while view:
-                fsops.step("write", self.path.name)
+                disk.step("write", self.path.name)
                 written = os.pwrite(self._file, view, offset)
                 view, offset = view[written:], offset + written
 
     def read_at(self, size: int, offset: int) -> bytes:
-        with fsops.clear_errors("read", self.path):
+        with disk.clear_errors("read", self.path):
             return os.pread(self._file, size, offset)
 
     def commit(self, path: Path) -> None:
         """Bring the bytes to the disk, then give them their final name in the same folder."""
-        with fsops.clear_errors("write", path):
-            fsops.fsync(self._file, self.path.name)
+        with disk.clear_errors("write", path):
+            disk.fsync(self._file, self.path.name)
         self._tree.rename(self.path, path.name)
 
     def close(self) -> None:

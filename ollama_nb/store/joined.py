@@ -6,9 +6,9 @@ import hashlib
 from pathlib import Path
 from types import TracebackType
 
+from ollama_nb import disk
 from ollama_nb.api.names import Digest
 from ollama_nb.errors import BadRequest, NotFound, StoreError
-from ollama_nb.store import fsops
 from ollama_nb.store.blobs import CHUNK, BlobStore
 from ollama_nb.store.inplace import InPlace
 from ollama_nb.store.pieces import PackedFile, Piece
@@ -84,4 +84,4 @@ class Joined:
 
 def arrived(blobs: BlobStore, digest: Digest) -> int:
     """Bytes that an earlier try may have left."""
-    return fsops.regular_size(joined_path(blobs, digest)) or 0
+    return disk.regular_size(joined_path(blobs, digest)) or 0

@@ -15,10 +15,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from ollama_nb import disk
 from ollama_nb.api.events import Progress, Report
 from ollama_nb.api.names import Digest
 from ollama_nb.errors import BadRequest, Cancelled, CorruptModel
-from ollama_nb.store import fsops
 from ollama_nb.store.blobs import CHUNK, BlobStore, BlobWriter
 from ollama_nb.store.gguf import read_gguf
 from ollama_nb.store.joined import Joined, arrived
@@ -92,7 +92,7 @@ def fetch(
     """
     report(Progress(f"resolving {reference}"))
     place = Path(tempfile.gettempdir()) if temp is None else temp
-    with workplace(place, "pip") as folder, fsops.clear_errors("work in", place):
+    with workplace(place, "pip") as folder, disk.clear_errors("work in", place):
         fetcher = _Fetcher(reference, folder, store.blobs, report, cancelled)
         return fetcher.package()
 

@@ -14,11 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
+from ollama_nb import disk
 from ollama_nb.api.events import Progress, Report
 from ollama_nb.api.models import GGUF
 from ollama_nb.api.names import Digest
 from ollama_nb.errors import BadRequest, NotFound
-from ollama_nb.store import fsops, quantization
+from ollama_nb.store import quantization
 from ollama_nb.store.gguf import is_gguf
 from ollama_nb.store.store import Store
 from ollama_nb.store.workplace import workplace
@@ -58,7 +59,7 @@ class Recognised(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Tools:
-    """What making a model needs from other rooms. ``recognise``: a GGUF's chat template → the known one that it is.
+    """What making a model needs from other backend. ``recognise``: a GGUF's chat template → the known one that it is.
 
     ``temp``: where links to blobs may lie for the time of a conversion.
     """
@@ -211,7 +212,7 @@ class Sources:
         """A folder with links to blobs under the names that converters look for."""
         temp = self._tools.temp
         with workplace(temp, "convert") as folder:
-            with fsops.clear_errors("work in", temp):
+            with disk.clear_errors("work in", temp):
                 for path, digest in files.items():
                     try:
                         (folder / path).parent.mkdir(parents=True, exist_ok=True)

@@ -16,10 +16,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ollama_nb import disk
 from ollama_nb.api.models import GGUF, Layer, Manifest, Model
 from ollama_nb.api.names import Digest, ModelName
 from ollama_nb.errors import Forbidden, InvalidName, ModelNotFound, OllamaError, StoreError
-from ollama_nb.store import fsops
 from ollama_nb.store.blobs import BlobStore, named
 from ollama_nb.store.gguf import read_gguf
 from ollama_nb.store.manifest import MAX_JSON, encode_manifest, parse_manifest
@@ -52,9 +52,9 @@ class Store:
         self.noprune = noprune
         self.others: tuple[Store, ...] = tuple(Store(path) for path in others if path.resolve() != root.resolve())
         self.blobs: BlobStore = BlobStore(root / "blobs", [other.blobs for other in self.others])
-        self._manifests = fsops.Tree(root / "manifests")
+        self._manifests = disk.Tree(root / "manifests")
         # Unfinished manifests lie beside the two folders: in manifests/ Ollama would take them for models.
-        self._temps = fsops.Tree(root)
+        self._temps = disk.Tree(root)
         self._warned: set[str] = set()
 
     # -- reading ---------------------------------------------------------------------------------------------------
@@ -72,7 +72,7 @@ class Store:
 
     def canonical(self, name: ModelName) -> ModelName:
         """The name spelt as manifests on disk spell it; each part is looked up without regard to case."""
-        if fsops.regular_size(self._path(name)) is not None:
+        if disk.regular_size(self._path(name)) is not None:
             return name  # as nearly always: no need to walk through all models
         names = self.names()
         for known in names:
@@ -82,7 +82,7 @@ class Store:
         return name.with_parts(*(_respelt(part, set(known)) for part, known in zip(name.parts, columns, strict=True)))
 
     def exists(self, name: ModelName) -> bool:
-        return fsops.regular_size(self._path(self.canonical(name))) is not None
+        return disk.regular_size(self._path(self.canonical(name))) is not None
 
     def resolve(self, name: ModelName) -> Model:
         """The model of that name. Raises ModelNotFound, or StoreError when its files are missing or broken."""
@@ -116,7 +116,7 @@ class Store:
         """The header of any GGUF file, remembered as long as the file stays the same."""
         if arrays:
             return read_gguf(path, arrays=True)
-        with fsops.clear_errors("read", path):
+        with disk.clear_errors("read", path):
             status = path.stat()
         return _header(path, status.st_ino, status.st_size, status.st_mtime_ns)
 
@@ -135,7 +135,7 @@ class Store:
         digests = _digests(parse_manifest(raw))
         for digest in digests if self.others else ():
             self.blobs.touch(digest)  # comes here from another store before the lock is taken
-        with fsops.locked(self.root):
+        with disk.locked(self.root):
             return self._publish(name, raw, digests)
 
     def copy(self, source: ModelName, destination: ModelName) -> None:
@@ -157,7 +157,7 @@ class Store:
             if not self._manifests.remove(self._path(name)):
                 if other := self._other(name):
                     raise Forbidden(
-                        f"model '{name.short}' lies in {fsops.shown(other.root)}, which this program only reads"
+                        f"model '{name.short}' lies in {disk.shown(other.root)}, which this program only reads"
                     )
                 raise _not_found(name)
             folder = self._path(name).parent
@@ -169,7 +169,7 @@ class Store:
 
     def fix_legacy_names(self) -> None:
         """Rename blobs of the old form ``sha256:…``."""
-        with fsops.clear_errors("read the folder", self.blobs.root):
+        with disk.clear_errors("read the folder", self.blobs.root):
             old = [path for path in _children(self.blobs.root) if path.name.startswith("sha256:")]
         for path in old:
             self.blobs.tree.rename(path, path.name.replace(":", "-", 1))
@@ -179,9 +179,9 @@ class Store:
 
         Nothing is removed when any manifest cannot be read: what it uses is not known.
         """
-        if self.noprune or not fsops.is_folder(self.root):
+        if self.noprune or not disk.is_folder(self.root):
             return 0
-        with fsops.locked(self.root), fsops.clear_errors("clean up", self.root):
+        with disk.locked(self.root), disk.clear_errors("clean up", self.root):
             stale = self.stale()
             if stale is None:
                 return 0
@@ -196,7 +196,7 @@ class Store:
         if used is None:
             return None
         unused = [path for path in _children(self.blobs.root) if named(path.name) not in used]
-        return [path for path in (*unused, *self.root.glob(fsops.TEMP_PREFIX + "*")) if _is_old(path)]
+        return [path for path in (*unused, *self.root.glob(disk.TEMP_PREFIX + "*")) if _is_old(path)]
 
     def survey(self) -> Iterator[Surveyed]:
         """Every file where a manifest belongs, sound or not."""
@@ -214,7 +214,7 @@ class Store:
     def set_aside(self, path: Path, folder: Path) -> None:
         """Move a broken blob or manifest out of the store."""
         tree = self.blobs.tree if path.is_relative_to(self.blobs.root) else self._manifests
-        fsops.move_out(tree, path, folder / "-".join(path.relative_to(self.root).parts))
+        disk.move_out(tree, path, folder / "-".join(path.relative_to(self.root).parts))
 
     # -- inside ----------------------------------------------------------------------------------------------------
 
@@ -244,7 +244,7 @@ class Store:
 
     def _manifest_files(self) -> list[Path]:
         """Every regular file exactly four levels below ``manifests``."""
-        with fsops.clear_errors("read the models folder", self.root):
+        with disk.clear_errors("read the models folder", self.root):
             # Listing the root, rather than asking for one name in it, tells "unreadable" from "empty".
             level = [child for child in _children(self.root) if child == self._manifests.root]
             for _ in range(4):
@@ -254,9 +254,9 @@ class Store:
     def _read_manifest(self, name: ModelName) -> tuple[bytes, float]:
         """A manifest's bytes and time of change."""
         path = self._path(name)
-        if fsops.regular_size(path) is None:
+        if disk.regular_size(path) is None:
             raise _not_found(name)
-        with fsops.clear_errors("read", path):
+        with disk.clear_errors("read", path):
             try:
                 with path.open("rb") as file:
                     return file.read(MAX_JSON + 1), os.fstat(file.fileno()).st_mtime
@@ -291,13 +291,13 @@ class Store:
 
     def _locked(self) -> contextlib.AbstractContextManager[None]:
         """The lock, without making the folder of a store that is not there yet."""
-        return fsops.locked(self.root) if fsops.is_folder(self.root) else contextlib.nullcontext()
+        return disk.locked(self.root) if disk.is_folder(self.root) else contextlib.nullcontext()
 
     def _publish(self, name: ModelName, raw: bytes, digests: Iterable[Digest]) -> tuple[Digest, ...]:
         name = self.canonical(name)
         replaced = self._digests_of(name)
         for digest in digests:
-            if not self.blobs.touch(digest) or fsops.regular_size(self.blobs.path(digest)) is None:
+            if not self.blobs.touch(digest) or disk.regular_size(self.blobs.path(digest)) is None:
                 raise StoreError(f'blob "{digest}" is missing, so model {name.short} was not written; try again')
         self._manifests.write(self._path(name), raw, temps=self._temps)
         return () if self.noprune else self._remove_unused(replaced)

@@ -9,9 +9,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from ollama_nb import disk
 from ollama_nb.api.models import Manifest
 from ollama_nb.api.names import Digest
-from ollama_nb.store import fsops
 from ollama_nb.store.blobs import named
 from ollama_nb.store.store import Store
 
@@ -52,9 +52,9 @@ def usage(store: Store) -> Usage:
         ModelUsage(name.short, sum(sizes.values()), sum(size for digest, size in sizes.items() if users[digest] == 1))
         for name, sizes in sorted(layers.items())
     )
-    with fsops.clear_errors("read the folder", store.blobs.root):
+    with disk.clear_errors("read the folder", store.blobs.root):
         paths = list(store.blobs.root.iterdir()) if store.blobs.root.is_dir() else []
-    paths += store.root.glob(fsops.TEMP_PREFIX + "*")
+    paths += store.root.glob(disk.TEMP_PREFIX + "*")
     finished = {path: digest for path in paths if (digest := named(path.name))}
     return Usage(
         models,
@@ -80,7 +80,7 @@ def _layers(manifest: Manifest) -> dict[Digest, int]:
 
 
 def _size(path: Path, sparse: bool) -> int | None:
-    size = fsops.regular_size(path)
+    size = disk.regular_size(path)
     return min(size, path.stat().st_blocks * 512) if size is not None and sparse else size
 
 

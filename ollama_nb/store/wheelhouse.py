@@ -17,10 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from ollama_nb import disk
 from ollama_nb.api.events import Progress, Report
 from ollama_nb.api.names import Digest
 from ollama_nb.errors import BadRequest, Cancelled, StoreError
-from ollama_nb.store import fsops, pieces
+from ollama_nb.store import pieces
 from ollama_nb.store.blobs import CHUNK, BlobStore
 from ollama_nb.store.pieces import Description, PackedFile, Piece
 
@@ -165,7 +166,7 @@ class _Packer:
     def _wheel(self, distribution: str) -> Iterator[tuple[Path, _Wheel]]:
         stem = f"{_escaped(distribution)}-{self._content.version}"
         path = self._folder / f"{stem}-py3-none-any.whl"
-        with fsops.replacing(path) as file:
+        with disk.replacing(path) as file:
             wheel = _Wheel(file, stem)
             try:
                 yield path, wheel

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from ollama_nb.store import fsops
+from ollama_nb import disk
 
 PREFIX = "ollama-nb-"
 
@@ -22,9 +22,9 @@ PREFIX = "ollama-nb-"
 def workplace(place: Path, job: str) -> Iterator[Path]:
     """A new folder in ``place``, gone at the end; those of killed processes go now. Raises StoreError."""
     with contextlib.ExitStack() as held:
-        with fsops.clear_errors("work in", place):
+        with disk.clear_errors("work in", place):
             place.mkdir(0o700, parents=True, exist_ok=True)
-            with fsops.locked(place):  # a new folder is never seen before it is locked
+            with disk.locked(place):  # a new folder is never seen before it is locked
                 _sweep(place)
                 made = tempfile.TemporaryDirectory(prefix=f"{PREFIX}{job}-", dir=place, ignore_cleanup_errors=True)
                 folder = Path(held.enter_context(made))
@@ -36,7 +36,7 @@ def workplace(place: Path, job: str) -> Iterator[Path]:
 def sweep(place: Path) -> None:
     """Remove what killed processes left behind. Raises StoreError."""
     if place.is_dir():
-        with fsops.clear_errors("work in", place), fsops.locked(place):
+        with disk.clear_errors("work in", place), disk.locked(place):
             _sweep(place)
 
 

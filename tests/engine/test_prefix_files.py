@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ollama_nb import disk
 from ollama_nb.engine.adapters import Adapter
 from ollama_nb.engine.prefix import Prefix
 from ollama_nb.engine.prefix_files import PrefixFiles, file_identity, identity
-from ollama_nb.store import fsops
 
 MADE_BY = {"build": "llama.cpp 1", "model": "sha256-1", "kv_type": "f16"}
 STATE = np.arange(200, dtype=np.uint8)
@@ -189,7 +189,7 @@ def test_a_writer_that_is_killed_leaves_nothing_half(folder: Path, monkeypatch: 
             raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(fsops, "before", before)
+        patch.setattr(disk, "before", before)
         try:
             files(folder).write(TOKENS, STATE, 0.25)
         except Killed:

@@ -56,16 +56,16 @@ def test_contradicting_suffixes(text: str) -> None:
     ],
 )
 def test_what_is_not_there(tmp_path: Path, text: str, kind: type[OllamaError], message: str) -> None:
-    rooms = Kitchen(tmp_path).service._rooms
+    backend = Kitchen(tmp_path).service._backend
     with pytest.raises(kind) as caught:
-        asyncio.run(find(rooms, text))
+        asyncio.run(find(backend, text))
     assert caught.value.message == message
 
 
 def test_case_does_not_matter(tmp_path: Path) -> None:
     kitchen = Kitchen(tmp_path)
     kitchen.make("Story")
-    assert asyncio.run(find(kitchen.service._rooms, "sTORY:latest")).name.short == "Story:latest"
+    assert asyncio.run(find(kitchen.service._backend, "sTORY:latest")).name.short == "Story:latest"
 
 
 def test_stubs_of_remote_models(tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_stubs_of_remote_models(tmp_path: Path) -> None:
         ("big:local", ModelNotFound, "model 'big:local' not found"),
     ):
         with pytest.raises(kind) as caught:
-            asyncio.run(find(kitchen.service._rooms, text))
+            asyncio.run(find(kitchen.service._backend, text))
         assert caught.value.message == message
 
 

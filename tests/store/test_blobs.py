@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from ollama_nb import disk
 from ollama_nb.api.names import Digest
 from ollama_nb.errors import BadRequest, NotFound, StoreError
-from ollama_nb.store import fsops
 from ollama_nb.store.blobs import BlobStore
 
 
@@ -140,7 +140,7 @@ def test_a_folder_that_is_a_link_is_refused(tmp_path: Path) -> None:
     (tmp_path / "outside").mkdir()
     (tmp_path / "outside" / "f").write_bytes(b"x")
     (tmp_path / "tree" / "link").symlink_to(tmp_path / "outside")
-    tree = fsops.Tree(tmp_path / "tree")
+    tree = disk.Tree(tmp_path / "tree")
     path = tree.root / "link" / "f"
     for action in (tree.remove, tree.touch, lambda p: tree.write(p, b"y", temps=tree)):
         with pytest.raises(StoreError, match="symbolic link"):
@@ -150,15 +150,15 @@ def test_a_folder_that_is_a_link_is_refused(tmp_path: Path) -> None:
 
 
 def test_no_way_out_of_a_tree(tmp_path: Path) -> None:
-    tree = fsops.Tree(tmp_path / "tree")
+    tree = disk.Tree(tmp_path / "tree")
     with pytest.raises(StoreError, match="may not leave"):
         tree.write(tree.root / "a" / ".." / ".." / "f", b"", temps=tree)
 
 
 def test_write_replaces_a_file_at_once(tmp_path: Path) -> None:
     path = tmp_path / "new" / "state.json"
-    fsops.write(path, b"1", 0o600)
-    fsops.write(path, b"2", 0o600)
+    disk.write(path, b"1", 0o600)
+    disk.write(path, b"2", 0o600)
     assert path.read_bytes() == b"2"
     assert path.stat().st_mode & 0o777 == 0o600
     assert [p.name for p in path.parent.iterdir()] == ["state.json"]
@@ -166,7 +166,7 @@ def test_write_replaces_a_file_at_once(tmp_path: Path) -> None:
 
 def test_order_of_system_calls(blobs: BlobStore, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
-    monkeypatch.setattr(fsops, "before", lambda call, subject: calls.append(call))
+    monkeypatch.setattr(disk, "before", lambda call, subject: calls.append(call))
     blobs.add(b"x")
     assert calls == ["mkdir", "fsync", "mkdir", "fsync", "create", "write", "fsync", "rename", "fsync"]
 
@@ -187,7 +187,7 @@ def test_a_full_disk_is_a_clear_error(blobs: BlobStore, monkeypatch: pytest.Monk
         if call == "write":
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(fsops, "before", full)
+    monkeypatch.setattr(disk, "before", full)
     with pytest.raises(StoreError, match="no space left on the disk"):
         blobs.add(b"x")
     assert files(blobs) == []

@@ -11,10 +11,11 @@ import pytest
 from support.ggufs import gguf
 from support.stores import check_sound, create, snapshot, tiny
 
+from ollama_nb import disk
 from ollama_nb.api.events import Progress
 from ollama_nb.api.names import ModelName
 from ollama_nb.errors import Cancelled
-from ollama_nb.store import check, fsops
+from ollama_nb.store import check
 from ollama_nb.store.check import Checked, Problem
 from ollama_nb.store.manifest import config_layer, layer
 from ollama_nb.store.store import Store
@@ -150,14 +151,14 @@ def test_a_blob_that_was_replaced_meanwhile_stays(
     path = weights(store, "a")
     whole = path.read_bytes()
     flip(path, 0)
-    locked = fsops.locked
+    locked = disk.locked
 
     def repaired_first(root: Path) -> object:
         path.unlink()
         path.write_bytes(whole)
         return locked(root)
 
-    monkeypatch.setattr(fsops, "locked", repaired_first)
+    monkeypatch.setattr(disk, "locked", repaired_first)
     assert look(store, tmp_path / "aside").problems[0].moved is False
     assert path.read_bytes() == whole
 
@@ -209,7 +210,7 @@ def test_a_repair_that_is_killed_loses_nothing(store: Store, tmp_path: Path, mon
                 raise Died
 
         with monkeypatch.context() as patch:
-            patch.setattr(fsops, "before", die)
+            patch.setattr(disk, "before", die)
             try:
                 look(store, aside)
                 died = False

@@ -16,8 +16,8 @@ from support.ggufs import gguf
 from support.powercuts import crash_states, record
 from support.stores import check_sound_files, create, published, published_in, snapshot, tiny
 
+from ollama_nb import disk
 from ollama_nb.api.names import ModelName
-from ollama_nb.store import fsops
 from ollama_nb.store.store import Store
 
 TESTS = Path(__file__).parent.parent
@@ -77,14 +77,14 @@ def test_power_cuts_in_thousands_of_states(tmp_path: Path, monkeypatch: pytest.M
 def test_power_cuts_find_a_missing_sync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The model has teeth: without any one kind of sync, some state is unsound."""
     for kind in ("file", "folder"):
-        sync = fsops.fsync
+        sync = disk.fsync
 
         def forgetful(descriptor: int, name: str, kind: str = kind, sync: Any = sync) -> None:
             if stat.S_ISDIR(os.fstat(descriptor).st_mode) != (kind == "folder"):
                 sync(descriptor, name)
 
         with monkeypatch.context() as patch:
-            patch.setattr(fsops, "fsync", forgetful)
+            patch.setattr(disk, "fsync", forgetful)
             with pytest.raises(AssertionError):
                 power_cuts(tmp_path / kind, prepare, OPERATIONS["create"], patch)
 
@@ -94,7 +94,7 @@ def test_the_disk_may_reorder_what_was_not_synced(tmp_path: Path, monkeypatch: p
     folder before anything builds on the name. A manifest comes after all that it names."""
     store = Store(tmp_path / "models")
     calls: list[tuple[str, str]] = []
-    monkeypatch.setattr(fsops, "before", lambda call, subject: calls.append((call, subject)))
+    monkeypatch.setattr(disk, "before", lambda call, subject: calls.append((call, subject)))
     tiny(store, "m", system="s", template="t")
     create(store, "m", files={"x.gguf": gguf(data=bytes(64))}, system="s2")
     unsynced: set[str] = set()

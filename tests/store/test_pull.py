@@ -30,10 +30,10 @@ from support.processes import until
 from support.stores import check_sound, digest_of
 from support.transfers import QUICK, left_over, never_back, noise, pull, statuses
 
+from ollama_nb import disk
 from ollama_nb.api.events import Progress
 from ollama_nb.api.names import ModelName
 from ollama_nb.errors import BadRequest, Cancelled, CorruptModel, OllamaError, SourceError, StoreError
-from ollama_nb.store import fsops
 from ollama_nb.store.registry.errors import Unreachable
 from ollama_nb.store.store import Store
 from ollama_nb.store.transfer import plan
@@ -320,12 +320,12 @@ def test_disks_that_fail(
         if what == call:
             raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(fsops, "before", before)
+    monkeypatch.setattr(disk, "before", before)
     with pytest.raises(StoreError, match=r"cannot (write|rename)"):
         pull(store, f"{registry.host}/a/m", tmp_path)
     fetched = [one.headers["Range"] for one in registry.of("GET", str(DIGEST))]
     assert len(set(fetched)) == len(fetched)
-    monkeypatch.setattr(fsops, "before", None)
+    monkeypatch.setattr(disk, "before", None)
     assert store.names() == ()
     check_sound(store.root)
     registry.sent = 0

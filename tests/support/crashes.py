@@ -21,9 +21,9 @@ from typing import Any
 from support.ggufs import gguf
 from support.stores import check_sound, create, published, tiny
 
+from ollama_nb import disk
 from ollama_nb.api.events import Progress
 from ollama_nb.api.names import ModelName
-from ollama_nb.store import fsops
 from ollama_nb.store.archive import export, import_models
 from ollama_nb.store.store import Store
 
@@ -120,7 +120,7 @@ def die_at(step: int, operation: Callable[[Store], None], root: Path) -> bool:
             if left[0] < 0:
                 os._exit(137)
 
-        fsops.before = before
+        disk.before = before
         try:
             operation(Store(root))
         except BaseException:

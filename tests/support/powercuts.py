@@ -1,4 +1,4 @@
-"""What the disk may hold after a power cut: every system call of ``fsops`` is recorded, then lost in all legal ways.
+"""What the disk may hold after a power cut: every system call of ``disk`` is recorded, then lost in all legal ways.
 
 The model: what was not synced may be missing. A change of a folder lasts once that folder was synced; the bytes of a
 file last once it was synced, before that it may be whole, half there or empty. Everything that may be missing is
@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from ollama_nb.store import fsops
+from ollama_nb import disk
 
 MOST_PENDING = 6
 SAMPLES = 24
@@ -36,7 +36,7 @@ class Event:
 
 @dataclass
 class Recorder:
-    """Stands in for the ``os`` module of ``fsops``: does what it is asked, and writes it down."""
+    """Stands in for the ``os`` module of ``disk``: does what it is asked, and writes it down."""
 
     root: Path
     log: list[Event] = field(default_factory=list)
@@ -94,7 +94,7 @@ def record(root: Path, work: Callable[[], object], monkeypatch: pytest.MonkeyPat
     """Do the work; return every change that it made below ``root``."""
     recorder = Recorder(root.resolve())
     with monkeypatch.context() as patch:
-        patch.setattr(fsops, "os", recorder)
+        patch.setattr(disk, "os", recorder)
         work()
     return recorder.log
 

@@ -15,10 +15,10 @@ from pathlib import Path
 
 from support.transfers import access
 
+from ollama_nb import disk
 from ollama_nb.api.events import Progress
 from ollama_nb.api.names import ModelName
 from ollama_nb.errors import OllamaError
-from ollama_nb.store import fsops
 from ollama_nb.store.registry.patience import Patience
 from ollama_nb.store.store import Store
 from ollama_nb.store.transfer.pace import Limits
@@ -49,7 +49,7 @@ def main() -> int:
             failures.append(error.message)
 
     if len(sys.argv) > 4:
-        fsops.before = _die_at(int(sys.argv[4]))
+        disk.before = _die_at(int(sys.argv[4]))
     threads = [threading.Thread(target=pull) for _ in range(int(sys.argv[3]))]
     for thread in threads:
         thread.start()

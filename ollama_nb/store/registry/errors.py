@@ -1,4 +1,4 @@
-"""What goes wrong between us and a registry, by what can be done about it."""
+"""Errors between this machine and a registry, by what the caller can do about them."""
 
 from __future__ import annotations
 
@@ -6,26 +6,34 @@ from ollama_nb.errors import SourceError
 
 
 class Unreachable(SourceError):
-    """No connection came about."""
+    """No connection could be opened. Check the network or the name of the registry."""
+
+    code = "registry_unreachable"
 
 
 class Broken(SourceError):
-    """A connection ended or fell silent in the middle: worth another try."""
+    """A connection ended or timed out during a transfer. A retry may succeed."""
+
+    code = "registry_connection_lost"
 
 
 class Refused(SourceError):
-    """An HTTP status that says no. ``wait``: the seconds that the server asked for, if it did."""
+    """The registry answered with an HTTP error. ``wait``: seconds that it asked to wait (Retry-After), None if not."""
 
-    def __init__(self, code: int, body: str, wait: float | None = None) -> None:
-        super().__init__(f"{code}: {body}".rstrip(": "))
-        self.code = code
+    code = "registry_refused"
+
+    def __init__(self, http_status: int, body: str, wait: float | None = None) -> None:
+        super().__init__(f"{http_status}: {body}".rstrip(": "))
+        self.http_status = http_status
         self.wait = wait
 
     @property
     def passing(self) -> bool:
-        """Whether the same request may succeed later."""
-        return self.code in (408, 425, 429) or (self.code >= 500 and self.code not in (501, 505))
+        """Whether the same request may succeed later (a temporary status)."""
+        return self.http_status in (408, 425, 429) or (self.http_status >= 500 and self.http_status not in (501, 505))
 
 
 class Missing(SourceError):
-    """The registry does not have it."""
+    """The registry has no such model or blob."""
+
+    code = "registry_missing"

@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
+from ollama_nb import disk
 from ollama_nb.api.names import Digest
 from ollama_nb.errors import StoreError
-from ollama_nb.store import fsops
 from ollama_nb.store.blobs import BlobStore
 from ollama_nb.store.inplace import InPlace
 from ollama_nb.store.transfer import plan
@@ -156,7 +156,7 @@ def partial_path(blobs: BlobStore, digest: Digest) -> Path:
 
 def arrived(blobs: BlobStore, digest: Digest, size: int) -> int:
     """Bytes of an unfinished blob that need not be fetched again."""
-    on_disk = fsops.regular_size(partial_path(blobs, digest))
+    on_disk = disk.regular_size(partial_path(blobs, digest))
     parts = plan.mend(_journal(blobs, digest), size, on_disk or 0)
     return sum(part.completed for part in parts)
 

@@ -13,8 +13,8 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+from ollama_nb import disk
 from ollama_nb.errors import Cancelled
-from ollama_nb.store import fsops
 from ollama_nb.store.transfer.progress import TICK, Show
 
 _LENGTH = 8
@@ -73,7 +73,7 @@ class Queue:
     @contextlib.contextmanager
     def _try(self) -> Iterator[Turn | None]:
         """The lock until the block ends, or None when somebody else holds it."""
-        with fsops.clear_errors("write", self._path):
+        with disk.clear_errors("write", self._path):
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         held = False

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar
 from urllib.parse import urlencode, urljoin, urlsplit
 
+from ollama_nb import disk
 from ollama_nb.api.models import Layer
 from ollama_nb.api.names import ModelName
 from ollama_nb.errors import BadRequest, SourceError, StoreError
-from ollama_nb.store import fsops
 from ollama_nb.store.registry.client import Registry, check
 from ollama_nb.store.registry.errors import Broken, Missing, Refused, Unreachable
 from ollama_nb.store.registry.session import Response
@@ -52,7 +52,7 @@ class Upload:
     def run(self) -> None:
         """Raises SourceError when the registry does not take it, StoreError when the blob is missing, Cancelled."""
         if not self._retried(lambda: self._registry.has_blob(self._layer.digest)):
-            with fsops.clear_errors("read", self._path), self._path.open("rb") as file:
+            with disk.clear_errors("read", self._path), self._path.open("rb") as file:
                 for _ in range(_SESSIONS - 1):
                     with contextlib.suppress(Lost):
                         self._send(file)

@@ -13,7 +13,7 @@ from ollama_nb.store.store import Store
 
 
 @dataclass(frozen=True, slots=True)
-class Rooms:
+class Backend:
     settings: Settings
     store: Store
     pool: Pool
