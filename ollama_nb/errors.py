@@ -10,7 +10,9 @@ class                   status  code                    raised when
 OllamaError             500     internal_error          no narrower class applies
   BadRequest            400     bad_request             the request is wrong; the message says where
     InvalidName         400     invalid_name            a text is not a model name
+    InvalidThink        400     invalid_think           the value of ``think`` is not a thinking level
     Unsupported         400     unsupported             the model lacks a capability that the request needs
+      ThinkingUnsupported 400   thinking_unsupported    the request asks for thinking and the model cannot think
     ContextOverflow     400     context_overflow        the prompt does not fit into the context
     CorruptModel        400     corrupt_model           a model file is damaged or is not what it claims to be
     TemplateError       400     template_error          a prompt template does not parse or does not run
@@ -24,6 +26,7 @@ OllamaError             500     internal_error          no narrower class applie
   LoadError             500     load_error              the engine cannot load the model
   RunnerCrashed         500     runner_crashed          the runner process ended during the request
   SourceError           500     source_error            a registry or package index fails or sends invalid data
+    AccessDenied        500     access_denied           a registry refuses the access that a pull or push needs
   ConnectError          500     connect_error           client only: no server answers at the address
 ======================  ======  ======================  =====================================================
 """
@@ -64,10 +67,22 @@ class InvalidName(BadRequest):
     code = "invalid_name"
 
 
+class InvalidThink(BadRequest):
+    """The value of ``think`` is not a thinking level. Use a bool or one of the levels that the message names."""
+
+    code = "invalid_think"
+
+
 class Unsupported(BadRequest):
     """The model lacks a capability that the request needs, such as tools or thinking. Use another model."""
 
     code = "unsupported"
+
+
+class ThinkingUnsupported(Unsupported):
+    """The request asks for thinking and the model cannot think. Leave ``think`` out, or use another model."""
+
+    code = "thinking_unsupported"
 
 
 class ContextOverflow(BadRequest):
@@ -158,14 +173,20 @@ class SourceError(OllamaError):
     code = "source_error"
 
 
+class AccessDenied(SourceError):
+    """A registry refuses the access that a pull or push needs. Push to a namespace you own, or add credentials."""
+
+    code = "access_denied"
+
+
 class ConnectError(OllamaError):
     """No server answers at the address. Start one with ``ollama serve`` or correct ``OLLAMA_HOST``."""
 
     code = "connect_error"
 
 
-def from_code(code: str, message: str, status: int) -> OllamaError:
-    """Rebuild an error that crossed a border as ``code``, ``message`` and HTTP ``status``.
+def from_code(code: str, message: str, status: int | None = None) -> OllamaError:
+    """Rebuild an error that crossed a border as ``code``, ``message`` and HTTP ``status`` (default: the class's own).
 
     An unknown or empty code, as real Ollama sends it, gives the class of the status (OllamaError if there is none).
 
@@ -174,7 +195,7 @@ def from_code(code: str, message: str, status: int) -> OllamaError:
     >>> type(from_code("", "no such route", 404)).__name__
     'NotFound'
     """
-    known = _by_code().get(code) or _BY_STATUS.get(status, OllamaError)
+    known = _by_code().get(code) or _BY_STATUS.get(status or 0, OllamaError)
     return known(message, status=status, code=code or None)
 
 

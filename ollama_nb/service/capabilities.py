@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from ollama_nb.api.chat import GO, JINJA, RENDERER, TemplateKind
 from ollama_nb.api.models import GGUF, Model
-from ollama_nb.errors import BadRequest, TemplateError
+from ollama_nb.errors import BadRequest, TemplateError, ThinkingUnsupported
 from ollama_nb.reply import families
 from ollama_nb.reply.family import Family
 from ollama_nb.template import renderers
@@ -73,7 +73,7 @@ def check_thinking(model: Model, text: str, has: Collection[str]) -> None:
     """Raise Ollama's error for a request that wants thinking of a model that cannot."""
     if "thinking" not in has:
         old = model.config.model_family == "qwen3" or model.name.model == "deepseek-r1"
-        raise BadRequest(f'"{text}" does not support thinking' + (_RENEW_HINT if old else ""))
+        raise ThinkingUnsupported(f'"{text}" does not support thinking' + (_RENEW_HINT if old else ""))
 
 
 def check(model: Model, text: str, has: Collection[str], use: str, extra: Collection[str] = ()) -> None:

@@ -20,7 +20,7 @@ from ollama_nb.api.chat import (
 )
 from ollama_nb.api.encode import go_quote
 from ollama_nb.api.messages import Message, Think, Tool, ToolCall
-from ollama_nb.errors import BadRequest
+from ollama_nb.errors import BadRequest, InvalidThink
 from ollama_nb.server.dialects import gojson
 from ollama_nb.server.dialects.gojson import Fields
 from ollama_nb.settings import FOREVER, parse_duration
@@ -222,7 +222,7 @@ def _think(value: Any) -> Think:
     match value:
         case "low" | "medium" | "high" | "max":
             return value
-    raise BadRequest(f"invalid think value: {go_quote(value)} {_THINK}")
+    raise InvalidThink(f"invalid think value: {go_quote(value)} {_THINK}")
 
 
 def _inputs(value: Any) -> tuple[str, ...] | None:

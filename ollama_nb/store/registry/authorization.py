@@ -13,7 +13,7 @@ import threading
 import time
 from pathlib import Path
 
-from ollama_nb.errors import SourceError
+from ollama_nb.errors import AccessDenied, SourceError
 from ollama_nb.store.auth import Credentials, Key
 from ollama_nb.store.registry import challenge as challenges
 from ollama_nb.store.registry.challenge import Challenge
@@ -54,7 +54,7 @@ class Authorization:
 
     def _require_safe(self) -> None:
         if self._registry.scheme != "https" and not self._registry.is_loopback:
-            raise SourceError(
+            raise AccessDenied(
                 f"{DENIED}: {self._registry.address} asks for credentials, which are never sent over plain http"
             )
 
@@ -64,12 +64,12 @@ class Authorization:
                 return f"Bearer {self._token(challenge)}"
         if any(challenge.scheme == "basic" for challenge in found):
             if self._credential is None or self._credential.token:
-                raise SourceError(
+                raise AccessDenied(
                     f"{DENIED}: {self._registry.address} asks for a name and a password, and none are known here "
                     f"(`docker login {self._registry.address}` keeps them)"
                 )
             return self._credential.header
-        raise SourceError(DENIED)
+        raise AccessDenied(DENIED)
 
     def _token(self, challenge: Challenge) -> str:
         realm = Origin.of(challenge.get("realm"))
@@ -88,7 +88,7 @@ class Authorization:
         with self._session.send("GET", url, headers) as response:
             body = response.body(MAX_TOKEN)
             if response.status in (401, 403):
-                raise SourceError(DENIED)
+                raise AccessDenied(DENIED)
             if response.status != 200:
                 raise Refused(response.status, body.decode("utf-8", "replace").strip())
         return _token_in(body, realm)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ollama_nb.api.models import MANIFEST_TYPE
 from ollama_nb.api.names import Digest, ModelName
-from ollama_nb.errors import SourceError
+from ollama_nb.errors import AccessDenied, SourceError
 from ollama_nb.store.auth import Credentials, credential_files
 from ollama_nb.store.manifest import MAX_JSON
 from ollama_nb.store.registry import network
@@ -116,7 +116,7 @@ class Registry:
                 break
             response.close()
             if last:
-                raise SourceError(DENIED)
+                raise AccessDenied(DENIED)
             self._authorization.answer(", ".join(response.headers.get_all("WWW-Authenticate", [])), tried)
         return response
 
