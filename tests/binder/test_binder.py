@@ -19,8 +19,8 @@ import yaml
 from ollama_nb_ext.extension import OllamaExtension
 from packaging.requirements import Requirement
 from packaging.version import Version
-from support.kitchen import MODELS
 from support.servers import clean_env, free_port, jupyter
+from support.service_harness import MODELS
 from support.wheels import make_wheel
 
 import ollama_nb

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from support.lab import CHROMIUM, Lab, chromium, jupyter_lab
+from support.browser import CHROMIUM, Lab, chromium, jupyter_lab
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.lab import jupyter_lab, open_notebook, outputs, run_all
+from support.browser import jupyter_lab, open_notebook, outputs, run_all
 
 pytestmark = [pytest.mark.browser, pytest.mark.model]
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.kitchen import MODELS
-from support.lab import jupyter_lab, open_notebook, outputs
+from support.browser import jupyter_lab, open_notebook, outputs
+from support.service_harness import MODELS
 
 pytestmark = [pytest.mark.browser, pytest.mark.model]
 

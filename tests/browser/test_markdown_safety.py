@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.lab import Lab, jupyter_lab, open_notebook, outputs, run_all
+from support.browser import Lab, jupyter_lab, open_notebook, outputs, run_all
+from support.fake_servers import ReplyServer
 from support.payloads import PAYLOADS
-from support.words import WordServer
 
 pytestmark = pytest.mark.browser
 
@@ -18,40 +18,40 @@ PIECE = 7
 
 
 @pytest.fixture(scope="module")
-def words() -> Iterator[WordServer]:
-    server: WordServer
+def reply_server() -> Iterator[ReplyServer]:
+    server: ReplyServer
 
     def speak(said: str) -> Iterator[str]:
         text = PAYLOADS[int(said)].replace("CANARY", f"{server.url}/canary/{said}")
         yield from (text[at : at + PIECE] for at in range(0, len(text), PIECE))
 
-    with WordServer(speak) as server:
+    with ReplyServer(speak) as server:
         yield server
 
 
 @pytest.fixture(scope="module")
-def lab(words: WordServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    with jupyter_lab(tmp_path_factory.mktemp("lab"), OLLAMA_HOST=words.url) as lab:
+def lab(reply_server: ReplyServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    with jupyter_lab(tmp_path_factory.mktemp("lab"), OLLAMA_HOST=reply_server.url) as lab:
         yield lab
 
 
-def canary_visits(words: WordServer) -> list[str]:
-    return [path for path in words.visits if path.startswith("/canary") and path != "/canary/control"]
+def canary_visits(reply_server: ReplyServer) -> list[str]:
+    return [path for path in reply_server.visits if path.startswith("/canary") and path != "/canary/control"]
 
 
-def test_the_traps_work(page: Any, lab: Lab, words: WordServer) -> None:
+def test_the_traps_work(page: Any, lab: Lab, reply_server: ReplyServer) -> None:
     """Shown the way that is easy and wrong, a payload runs and fetches: so the tests below would see it."""
-    canary = f"{words.url}/canary/control"
+    canary = f"{reply_server.url}/canary/control"
     html = f"""<img src=x onerror="window.__pwned=1"><img src="{canary}">"""
     open_notebook(page, lab, lab.notebook("control.ipynb", [f"from IPython.display import HTML\nHTML('''{html}''')"]))
     run_all(page)
     page.wait_for_function("() => window.__pwned === 1")
     page.wait_for_function("() => document.querySelectorAll('.jp-OutputArea img').length === 2")
     page.wait_for_load_state("networkidle")
-    assert words.visits.count("/canary/control") > 0
+    assert reply_server.visits.count("/canary/control") > 0
 
 
-def test_nothing_runs_and_nothing_is_fetched(page: Any, lab: Lab, words: WordServer) -> None:
+def test_nothing_runs_and_nothing_is_fetched(page: Any, lab: Lab, reply_server: ReplyServer) -> None:
     """Every payload streams into its own cell, each piece shown."""
     cells = ["%load_ext ollama_nb\nfrom ollama_nb.notebook import display\ndisplay.INTERVAL = 0"]
     cells += [f"%%ollama chat m --reset\n{number}" for number in range(len(PAYLOADS))]
@@ -64,7 +64,7 @@ def test_nothing_runs_and_nothing_is_fetched(page: Any, lab: Lab, words: WordSer
     assert all(cell[0]["output_type"] == "display_data" for cell in shown[1:])
     assert page.locator(".jp-OutputArea-output").count() == len(PAYLOADS)
     assert page.evaluate("() => window.__pwned") is None
-    assert canary_visits(words) == []
+    assert canary_visits(reply_server) == []
     dangerous = page.evaluate(
         """() => [...document.querySelectorAll('.jp-OutputArea-output *')].filter(element =>
             ['IMG', 'SCRIPT', 'IFRAME', 'OBJECT', 'EMBED', 'LINK', 'META', 'BASE', 'FORM', 'INPUT', 'VIDEO', 'AUDIO']
@@ -76,7 +76,7 @@ def test_nothing_runs_and_nothing_is_fetched(page: Any, lab: Lab, words: WordSer
     assert dangerous == []
 
 
-def test_a_saved_notebook_does_nothing_when_opened_again(page: Any, lab: Lab, words: WordServer) -> None:
+def test_a_saved_notebook_does_nothing_when_opened_again(page: Any, lab: Lab, reply_server: ReplyServer) -> None:
     name = lab.notebook("again.ipynb", ["%load_ext ollama_nb", *(f"%ollama run m {n}" for n in range(len(PAYLOADS)))])
     open_notebook(page, lab, name)
     run_all(page)
@@ -86,5 +86,5 @@ def test_a_saved_notebook_does_nothing_when_opened_again(page: Any, lab: Lab, wo
     page.get_by_text("tok/s").last.wait_for()
     page.wait_for_load_state("networkidle")
     assert page.evaluate("() => window.__pwned") is None
-    assert canary_visits(words) == []
+    assert canary_visits(reply_server) == []
     assert "window.__pwned" in Path(lab.root / name).read_text("utf-8")

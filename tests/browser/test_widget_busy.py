@@ -6,9 +6,22 @@ import itertools
 from typing import Any
 
 import pytest
-from support.lab import Lab, jupyter_lab, open_notebook, run_all
-from support.widgets import CHAT, ENDLESS, message_box, queue, replies, run_cell, runs, say, until_runs
-from support.words import WordServer
+from support.browser import (
+    CHAT,
+    ENDLESS,
+    Lab,
+    jupyter_lab,
+    message_box,
+    open_notebook,
+    queue,
+    replies,
+    run_all,
+    run_cell,
+    runs,
+    say,
+    until_runs,
+)
+from support.fake_servers import ReplyServer
 
 pytestmark = [pytest.mark.browser, pytest.mark.model]
 
@@ -80,8 +93,8 @@ def test_a_kernel_that_was_shut_down_is_told_to_whoever_asks(page: Any, shared_l
 def test_another_server_is_stopped_by_way_of_the_kernel(page: Any, tmp_path_factory: pytest.TempPathFactory) -> None:
     """The page's own server does not know that request, so the kernel hangs up: also while a cell is busy."""
     with (
-        WordServer(lambda said: itertools.repeat("word ")) as words,
-        jupyter_lab(tmp_path_factory.mktemp("lab"), OLLAMA_HOST=words.url) as lab,
+        ReplyServer(lambda said: itertools.repeat("word ")) as reply_server,
+        jupyter_lab(tmp_path_factory.mktemp("lab"), OLLAMA_HOST=reply_server.url) as lab,
     ):
         open_notebook(page, lab, lab.notebook("other.ipynb", [f"{CHAT}Chat()", BUSY]))
         run_cell(page, 0)

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.lab import Lab, jupyter_notebook, open_notebook, run_all
-from support.widgets import CHAT, message_box, replies, say
+from support.browser import CHAT, Lab, jupyter_notebook, message_box, open_notebook, replies, run_all, say
 
 pytestmark = [pytest.mark.browser, pytest.mark.model]
 

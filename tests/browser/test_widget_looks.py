@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from support.lab import Lab, open_notebook, run_all
-from support.widgets import replies, say
-from support.words import WordServer
+from support.browser import Lab, open_notebook, replies, run_all, say
+from support.fake_servers import ReplyServer
 
 pytestmark = pytest.mark.browser
 
@@ -16,25 +15,25 @@ TABLE = "| Name | Occupation | Notes |\n|---|---|---|\n| 玛丽亚 | Teacher | "
 
 
 @pytest.fixture(scope="module")
-def words() -> Iterator[WordServer]:
-    with WordServer(lambda said: iter([TABLE if said == "table" else f"You said: {said}"])) as server:
+def reply_server() -> Iterator[ReplyServer]:
+    with ReplyServer(lambda said: iter([TABLE if said == "table" else f"You said: {said}"])) as server:
         yield server
 
 
-def open_chat(page: Any, lab: Lab, words: WordServer, name: str, *more_cells: str, **more: str) -> None:
+def open_chat(page: Any, lab: Lab, reply_server: ReplyServer, name: str, *more_cells: str, **more: str) -> None:
     cell = (
         "from ollama_nb import Chat, Models\nfrom ollama_nb.client.connect import connect\n"
-        f"chat = Chat('m', find_server=lambda: connect('{words.url}'))\nchat"
+        f"chat = Chat('m', find_server=lambda: connect('{reply_server.url}'))\nchat"
     )
     open_notebook(page, lab, lab.notebook(f"{name}.ipynb", [cell, *more_cells]), **more)
     run_all(page)
     page.get_by_text("Ask m").first.wait_for()
 
 
-def test_a_long_answer_in_a_narrow_window(page: Any, shared_lab: Lab, words: WordServer) -> None:
+def test_a_long_answer_in_a_narrow_window(page: Any, shared_lab: Lab, reply_server: ReplyServer) -> None:
     """What screen readers are told covers nothing; columns are as wide as their words, and a table scrolls."""
     page.set_viewport_size({"width": 600, "height": 900})
-    open_chat(page, shared_lab, words, "narrow")
+    open_chat(page, shared_lab, reply_server, "narrow")
     say(page, "table")
     replies(page).get_by_text("tok/s").wait_for()
     heard = page.locator(".onb-offscreen[role=status]")
@@ -46,9 +45,9 @@ def test_a_long_answer_in_a_narrow_window(page: Any, shared_lab: Lab, words: Wor
     assert page.locator(".onb-log").evaluate("log => log.scrollWidth - log.clientWidth") == 0
 
 
-def test_two_views_of_one_chat_say_the_same(page: Any, shared_lab: Lab, words: WordServer) -> None:
+def test_two_views_of_one_chat_say_the_same(page: Any, shared_lab: Lab, reply_server: ReplyServer) -> None:
     """Whoever asks: each exchange is there once, and what follows one that is asked again is gone, in both."""
-    open_chat(page, shared_lab, words, "views", "chat")
+    open_chat(page, shared_lab, reply_server, "views", "chat")
     page.get_by_text("Ask m").nth(1).wait_for()
     views = [page.locator(".onb-chat").nth(number) for number in (0, 1)]
     for number, text in enumerate(("one", "two", "three")):
@@ -66,9 +65,9 @@ def test_two_views_of_one_chat_say_the_same(page: Any, shared_lab: Lab, words: W
 
 
 @pytest.mark.parametrize("theme", ["JupyterLab Light", "JupyterLab Dark"])
-def test_where_one_writes_is_seen(page: Any, shared_lab: Lab, words: WordServer, theme: str) -> None:
+def test_where_one_writes_is_seen(page: Any, shared_lab: Lab, reply_server: ReplyServer, theme: str) -> None:
     """Its outline has a contrast of 3:1, and one ring when it has the focus, also beside another widget's styles."""
-    open_chat(page, shared_lab, words, f"outline-{theme[-4:]}", "Models()", theme=theme)
+    open_chat(page, shared_lab, reply_server, f"outline-{theme[-4:]}", "Models()", theme=theme)
     page.get_by_label("Model to pull").wait_for()
     for where, paper in ((".onb-composer", ".onb-composer"), (".onb-pull-form input", ".onb-pull-form input")):
         assert contrast(page, where, "borderTopColor", paper) >= 3

@@ -8,9 +8,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from support.browser import CHAT, ENDLESS, Lab, open_notebook, queue, replies, run_all, run_cell, say, until_runs
 from support.chaos_registry import ChaosRegistry, chaos_registry, rationed, stall
-from support.lab import Lab, open_notebook, run_all
-from support.widgets import CHAT, ENDLESS, queue, replies, run_cell, say, until_runs
 
 from ollama_nb import sprout
 

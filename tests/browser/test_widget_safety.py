@@ -6,10 +6,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from support.lab import Lab, jupyter_lab, open_notebook, run_all
+from support.browser import CHAT, Lab, jupyter_lab, open_notebook, replies, run_all, say
+from support.fake_servers import ReplyServer
 from support.payloads import PAYLOADS
-from support.widgets import CHAT, replies, say
-from support.words import WordServer
 
 pytestmark = pytest.mark.browser
 
@@ -25,8 +24,8 @@ DANGEROUS = """() => [...document.querySelectorAll('.onb-reply *')].filter(eleme
 
 
 @pytest.fixture(scope="module")
-def words() -> Iterator[WordServer]:
-    server: WordServer
+def reply_server() -> Iterator[ReplyServer]:
+    server: ReplyServer
 
     def speak(said: str) -> Iterator[str]:
         wanted = PAYLOADS if said == "all" else [PAYLOADS[int(said)]]
@@ -34,17 +33,17 @@ def words() -> Iterator[WordServer]:
             text = text.replace("CANARY", f"{server.url}/canary") + "\n\n"
             yield from (text[at : at + PIECE] for at in range(0, len(text), PIECE))
 
-    with WordServer(speak) as server:
+    with ReplyServer(speak) as server:
         yield server
 
 
 @pytest.fixture(scope="module")
-def lab(words: WordServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    with jupyter_lab(tmp_path_factory.mktemp("lab"), OLLAMA_HOST=words.url) as lab:
+def lab(reply_server: ReplyServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    with jupyter_lab(tmp_path_factory.mktemp("lab"), OLLAMA_HOST=reply_server.url) as lab:
         yield lab
 
 
-def test_nothing_runs_and_nothing_is_fetched(page: Any, lab: Lab, words: WordServer) -> None:
+def test_nothing_runs_and_nothing_is_fetched(page: Any, lab: Lab, reply_server: ReplyServer) -> None:
     """Every payload as an answer of its own, then all in one, each piece drawn; one shown the wrong way does harm."""
     cells = [
         "from ollama_nb.notebook.widgets import speaking\nspeaking.BATCH_SECONDS = 0.001",
@@ -61,13 +60,13 @@ def test_nothing_runs_and_nothing_is_fetched(page: Any, lab: Lab, words: WordSer
     page.wait_for_load_state("networkidle")
     assert len(PAYLOADS) >= 40
     assert page.evaluate("() => window.__pwned") is None
-    assert [path for path in words.visits if path.startswith("/canary")] == []
+    assert [path for path in reply_server.visits if path.startswith("/canary")] == []
     assert page.evaluate(DANGEROUS) == []
 
     page.evaluate(  # the trap works
         "html => document.querySelector('.onb-answer').insertAdjacentHTML('beforeend', html)",
-        f"""<img src="{words.url}/canary/control" onerror="window.__pwned = 1">""",
+        f"""<img src="{reply_server.url}/canary/control" onerror="window.__pwned = 1">""",
     )
     page.wait_for_function("() => window.__pwned === 1")
-    assert {path for path in words.visits if path.startswith("/canary")} == {"/canary/control"}
+    assert {path for path in reply_server.visits if path.startswith("/canary")} == {"/canary/control"}
     assert page.evaluate(DANGEROUS) != []

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from support.command_line import Ollama, Result
-from support.scripted_server import ScriptedServer
+from support.fake_servers import ScriptedServer
 
 from ollama_nb.cli.main import main
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.scripted_server import Answer, ScriptedServer, Seen, ndjson, ok, until_hung_up
+from support.fake_servers import Answer, ScriptedServer, Seen, ndjson, ok, until_hung_up
 
 from ollama_nb.cli.editor import LineHistory
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from support.command_line import Ollama
-from support.scripted_server import ScriptedServer, ndjson, ok
+from support.fake_servers import ScriptedServer, ndjson, ok
 
 CONTENT = b"GGUF\x03\x00\x00\x00"
 

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 from support.command_line import Ollama
+from support.fake_servers import ScriptedServer, ok
 from support.ggufs import gguf
-from support.scripted_server import ScriptedServer, ok
 from support.stores import digest_of, tiny
 
 from ollama_nb.store.store import Store

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from support.scripted_server import ScriptedServer, ok
+from support.fake_servers import ScriptedServer, ok
 
 LIGHT = """
 import sys

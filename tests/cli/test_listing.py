@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from support.command_line import Ollama
-from support.scripted_server import ScriptedServer, error, ok
+from support.fake_servers import ScriptedServer, error, ok
 
 from ollama_nb.cli.listing import list_table, processor, running_table
 from ollama_nb.cli.tables import display_width, table

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 from support.command_line import Ollama, Result
-from support.kitchen import MODELS, Kitchen, collect
 from support.servers import RunningServer, free_port, started, until_answers
+from support.service_harness import MODELS, ServiceHarness, collect
 from support.stores import check_sound, create, tiny
 
 from ollama_nb.api.chat import PullRequest
@@ -204,10 +204,10 @@ def test_wheels_through_a_real_index(
     assert len(wheels) == (4 if part_size == "400KB" else 1)
     assert all(path.stat().st_size <= byte_size(part_size) for path in wheels)
     assert done.out.endswith("then: ollama-nb pull pip://tales-260k\n")
-    kitchen = Kitchen(tmp_path / "other")
-    lines = asyncio.run(collect(kitchen.service.pull(PullRequest(model="pip://tales-260k", as_="back"))))
+    harness = ServiceHarness(tmp_path / "other")
+    lines = asyncio.run(collect(harness.service.pull(PullRequest(model="pip://tales-260k", as_="back"))))
     assert lines[-1].status == "success"
-    back, there = kitchen.service.store.resolve(ModelName("back")), store.resolve(ModelName.parse("ns/Tales:260k"))
+    back, there = harness.service.store.resolve(ModelName("back")), store.resolve(ModelName.parse("ns/Tales:260k"))
     assert back.weights is not None and back.weights.read_bytes() == weights
     assert back.draft is not None and back.draft.read_bytes() == draft
     assert (back.system, back.template, back.params, back.licenses) == (
@@ -229,12 +229,12 @@ def test_what_cannot_be_packed(store: Store, ollama: Ollama, tmp_path: Path) -> 
 
 
 def test_the_bundled_model_gets_back_what_it_lost(store: Store, ollama: Ollama, tmp_path: Path) -> None:
-    kitchen = Kitchen(tmp_path)
-    bundled.register(kitchen.service.store)
+    harness = ServiceHarness(tmp_path)
+    bundled.register(harness.service.store)
     for kind in ("weights", "template"):
-        model = kitchen.service.store.resolve(ModelName("sprout"))
+        model = harness.service.store.resolve(ModelName("sprout"))
         lost = next(layer for layer in model.manifest.layers if layer.kind == ("model" if kind == "weights" else kind))
-        kitchen.service.blobs.path(lost.digest).unlink()
-        lines = asyncio.run(collect(kitchen.service.pull(PullRequest(model="sprout"))))
+        harness.service.blobs.path(lost.digest).unlink()
+        lines = asyncio.run(collect(harness.service.pull(PullRequest(model="sprout"))))
         assert lines[-1].status == "success"
-        check_sound(kitchen.service.store.root)
+        check_sound(harness.service.store.root)

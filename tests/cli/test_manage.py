@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from support.command_line import Ollama
-from support.scripted_server import Answer, ScriptedServer, Seen, error, ok
+from support.fake_servers import Answer, ScriptedServer, Seen, error, ok
 
 from ollama_nb import __version__
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from support.command_line import Ollama
-from support.scripted_server import Answer, ScriptedServer, error, ndjson, ok
+from support.fake_servers import Answer, ScriptedServer, error, ndjson, ok
 
 from ollama_nb.cli.bars import Bar, Spinner, eta
 from ollama_nb.cli.progress import Progress, shortened

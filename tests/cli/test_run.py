@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from support.command_line import Ollama
-from support.scripted_server import Answer, ScriptedServer, error, ndjson, ok, until_hung_up
+from support.fake_servers import Answer, ScriptedServer, error, ndjson, ok, until_hung_up
 
 PLAIN = ok({"capabilities": ["completion"], "model_info": {}})
 THINKER = ok({"capabilities": ["completion", "thinking"]})

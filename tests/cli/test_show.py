@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from support.command_line import Ollama
-from support.scripted_server import ScriptedServer, error, ok
+from support.fake_servers import ScriptedServer, error, ok
 
 from ollama_nb.cli.show import part, screen
 

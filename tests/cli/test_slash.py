@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from support.scripted_server import ScriptedServer, error, ndjson, ok
+from support.fake_servers import ScriptedServer, error, ndjson, ok
 
 from ollama_nb.cli import slash
 from ollama_nb.cli.talk import Talk

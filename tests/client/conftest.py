@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from support.scripted_server import ScriptedServer
+from support.fake_servers import ScriptedServer
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import threading
 from typing import Any
 
 import pytest
-from support.scripted_server import Answer, ScriptedServer, ndjson, ok, until_hung_up
+from support.fake_servers import Answer, ScriptedServer, ndjson, ok, until_hung_up
 
 from ollama_nb.client.aio import AsyncOllama, connect_async
 from ollama_nb.client.client import Client

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from support.scripted_server import Answer, ScriptedServer, Seen, error, ok
+from support.fake_servers import Answer, ScriptedServer, Seen, error, ok
 
 from ollama_nb import __version__, runtime
 from ollama_nb.client import background, connect

@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 
 import pytest
-from support.scripted_server import ScriptedServer, error, ok
+from support.fake_servers import ScriptedServer, error, ok
 
 from ollama_nb.client import files
 from ollama_nb.client.client import Client

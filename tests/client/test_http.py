@@ -8,7 +8,7 @@ import threading
 from typing import Any
 
 import pytest
-from support.scripted_server import Answer, ScriptedServer, error, ndjson, ok, until_hung_up
+from support.fake_servers import Answer, ScriptedServer, error, ndjson, ok, until_hung_up
 
 from ollama_nb.client.client import Client
 from ollama_nb.client.http import Http

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.fake_servers import ScriptedServer, error, ndjson, ok
 from support.scripted_client import FIGURES
-from support.scripted_server import ScriptedServer, error, ndjson, ok
 
 import ollama_nb
 from ollama_nb.client.chat import HistoryDropped

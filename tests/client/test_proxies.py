@@ -3,7 +3,7 @@ from __future__ import annotations
 from urllib.parse import urlsplit
 
 import pytest
-from support.scripted_server import ScriptedServer, ok
+from support.fake_servers import ScriptedServer, ok
 
 from ollama_nb.client.client import Client
 from ollama_nb.client.proxies import proxy_for

@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 
 import pytest
-from support.scripted_server import ScriptedServer, error, ok
+from support.fake_servers import ScriptedServer, error, ok
 from support.servers import standalone
 from support.stores import check_sound, snapshot
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 import pytest
 from pydantic import BaseModel
-from support.scripted_server import ScriptedServer, ndjson, ok
+from support.fake_servers import ScriptedServer, ndjson, ok
 
 from ollama_nb.client import docstring
 from ollama_nb.client.aio import AsyncOllama

@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
-from support.rankers import TinyRanker
+from support.models import TinyRanker
 from support.servers import RunningServer, jupyter, runtime_info, standalone
 
 pytestmark = pytest.mark.model

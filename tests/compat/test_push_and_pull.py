@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import ollama
 import pytest
-from support.registries import NAME, PASSWORD, Registry, certificate, docker_registry, needs_registry
+from support.docker_registry import NAME, PASSWORD, Registry, certificate, docker_registry, needs_registry
 from support.servers import RunningServer, clean_env, free_port, started, until_answers
 
 pytestmark = [pytest.mark.model, needs_registry]

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 from support import engines
-from support.adapters import random_lora
 from support.engines import EXACT, STORY, reply_of, run
 from support.ggufs import F32, F64, STRING, U32, gguf
+from support.models import random_lora
 
 from ollama_nb.engine.adapters import Adapter, Adapters
 from ollama_nb.engine.config import EngineConfig

@@ -14,8 +14,8 @@ from typing import Any
 
 import msgspec
 import pytest
-from support.adapters import random_lora
 from support.engines import EXACT, STORY, Flat, collect, ids, reply_of
+from support.models import random_lora
 
 from ollama_nb.api.options import Options
 from ollama_nb.engine.adapters import Adapter, Adapters

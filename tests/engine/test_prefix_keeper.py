@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.long_models import long_stories, tiny_mamba
+from support.models import long_stories, tiny_mamba
 
 from ollama_nb.api.options import Options
 from ollama_nb.engine.config import EngineConfig

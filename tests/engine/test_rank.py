@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.rankers import CONTEXT, TinyRanker
+from support.models import CONTEXT, TinyRanker
 
 from ollama_nb.engine.config import EngineConfig
 from ollama_nb.engine.engine import Engine

@@ -12,9 +12,7 @@ import numpy as np
 import pytest
 from jsonschema import validators
 from pydantic import BaseModel
-from support.json_schemas import ACCEPTED, REFUSED, Schema
-from support.pydantic_models import MODELS, schema_of
-from support.pydantic_models import REFUSED as REFUSED_TYPES
+from support.schemas import ACCEPTED, REFUSED, REFUSED_TYPES, TYPES, Schema, schema_of
 
 from ollama_nb.api.options import Options
 from ollama_nb.engine.config import EngineConfig
@@ -75,7 +73,7 @@ def finished(found: Mapping[str, tuple[str, FinishOut | FailOut]], least: float)
 
 def test_there_are_two_hundred_schemas_and_thirty_models() -> None:
     assert len(ACCEPTED) == 200 and len(set(map(json.dumps, ACCEPTED.values()))) == 200
-    assert len(set(MODELS)) == 30
+    assert len(set(TYPES)) == 30
 
 
 @pytest.mark.parametrize("options", SAMPLINGS.values(), ids=SAMPLINGS)
@@ -89,7 +87,7 @@ def test_replies_are_valid(engine: Engine, options: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("options", SAMPLINGS.values(), ids=SAMPLINGS)
 def test_models_read_their_replies(engine: Engine, options: dict[str, Any]) -> None:
-    kinds: dict[str, type[BaseModel]] = {kind.__name__: kind for kind in MODELS}
+    kinds: dict[str, type[BaseModel]] = {kind.__name__: kind for kind in TYPES}
     found = replies(engine, {name: schema_of(kind) for name, kind in kinds.items()}, options)
     for name, value in finished(found, FINISHING_MODELS).items():
         kinds[name].model_validate(value, strict=False)

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from support.aio import in_loop
-from support.heavy_models import N_VOCAB, heavy
+from support.models import N_VOCAB, heavy
 
 from ollama_nb.api.options import Options
 from ollama_nb.runner import wire

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from support.aio import in_loop
-from support.kitchen import MODELS, collect, content
+from support.service_harness import MODELS, collect, content
 
 from ollama_nb.api.chat import CreateRequest, GenerateRequest
 from ollama_nb.api.events import Delta, Done

@@ -17,8 +17,7 @@ import numpy as np
 import pytest
 from support.checkpoints import FAMILIES, lay_tokenizer, write_json, write_safetensors
 from support.processes import command_line, until
-from support.requests import Answers
-from support.servers import RunningServer, standalone
+from support.servers import RestClient, RunningServer, standalone
 from support.stores import check_sound
 
 from ollama_nb.store.blobs import BlobStore, named
@@ -95,7 +94,7 @@ def in_the_middle(server: RunningServer, **body: Any) -> Iterator[tuple[int, lis
 
     def ask() -> None:
         with contextlib.suppress(OSError, HTTPException):  # a server that is killed breaks off
-            told.append(Answers(server).create("new", **body))
+            told.append(RestClient(server).create("new", **body))
 
     while True:
         asking = threading.Thread(target=ask)
@@ -133,7 +132,7 @@ def jobs(files: dict[str, str]) -> list[dict[str, Any]]:
 def test_kill_9_of_the_server(files: dict[str, str], tmp_path: Path, job: int) -> None:
     body = jobs(files)[job]
     with standalone(tmp_path) as server:
-        assert Answers(server).create("base", files=files) == "success"
+        assert RestClient(server).create("base", files=files) == "success"
         with in_the_middle(server, **body) as (pid, _):
             os.kill(server.pid, signal.SIGKILL)
             server.process.wait()
@@ -145,15 +144,15 @@ def test_kill_9_of_the_server(files: dict[str, str], tmp_path: Path, job: int) -
     with standalone(tmp_path) as server:
         until(lambda: not half.exists())
         until(lambda: not (server.home / ".ollama/nb/tmp").exists() or not working_folders(server))
-        assert Answers(server).create("new", **body) == "success"
-        assert Answers(server).post("/api/show", {"model": "new"})["details"]["family"] == "llama"
+        assert RestClient(server).create("new", **body) == "success"
+        assert RestClient(server).post("/api/show", {"model": "new"})["details"]["family"] == "llama"
         assert not unfinished(server)
         check_sound(server.models)
 
 
 def test_kill_9_of_the_process_that_converts(files: dict[str, str], tmp_path: Path) -> None:
     with standalone(tmp_path) as server:
-        assert Answers(server).create("base", files=files) == "success"
+        assert RestClient(server).create("base", files=files) == "success"
         for body in jobs(files):
             with in_the_middle(server, **body) as (pid, told):
                 os.kill(pid, signal.SIGKILL)
@@ -162,4 +161,4 @@ def test_kill_9_of_the_process_that_converts(files: dict[str, str], tmp_path: Pa
             assert not (server.models / "manifests/registry.ollama.ai/library/new").exists()
         check_sound(server.models)
         for body in jobs(files):
-            assert Answers(server).create("new", **body) == "success"
+            assert RestClient(server).create("new", **body) == "success"

@@ -15,7 +15,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from support.echo_server import MODEL, EchoServer
+from support.fake_servers import MODEL, EchoServer
 from support.servers import clean_env
 
 WORK = """

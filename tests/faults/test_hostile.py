@@ -21,7 +21,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from support.heavy_models import heavy
+from support.models import heavy
 from support.processes import until
 from support.servers import RunningServer, descendants, standalone
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.kitchen import PLAIN, Kitchen, collect, content
+from support.service_harness import PLAIN, ServiceHarness, collect, content
 from support.stores import check_sound
 
 from ollama_nb.api.chat import CreateRequest, GenerateRequest
@@ -36,9 +36,9 @@ def tried(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_models_that_are_here(tmp_path: Path, tried: list[str]) -> None:
-    kitchen = Kitchen(tmp_path, lambda prompt, format: ["still", " here"])
-    kitchen.make("tales", template=PLAIN)
-    service = kitchen.service
+    harness = ServiceHarness(tmp_path, lambda prompt, format: ["still", " here"])
+    harness.make("tales", template=PLAIN)
+    service = harness.service
 
     async def use() -> None:
         await service.start()
@@ -52,6 +52,6 @@ def test_models_that_are_here(tmp_path: Path, tried: list[str]) -> None:
         await service.close()
 
     asyncio.run(use())
-    upkeep.df(kitchen.settings)
-    check_sound(kitchen.settings.models)
+    upkeep.df(harness.settings)
+    check_sound(harness.settings.models)
     assert tried == []

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 from support.chaos_registry import ChaosRegistry, chaos_registry, slow, unfinished
-from support.pull_program import DIED, start
 from support.stores import check_sound, digest_of
-from support.transfers import left_over, noise
+from support.transfers import DIED, left_over, noise, start
 
 from ollama_nb.api.names import ModelName
 from ollama_nb.store.store import Store

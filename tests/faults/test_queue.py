@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 from support.aio import in_loop
-from support.heavy_models import heavy
+from support.models import heavy
 from support.servers import standalone
 
 pytestmark = pytest.mark.model

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.shared_copy import SIZE
+from support.small_disk import SHARED_SIZE
 
 TESTS = Path(__file__).parent.parent
 MKFS = {"btrfs": ["mkfs.btrfs", "-q"], "xfs": ["mkfs.xfs", "-q", "-m", "reflink=1"], "ext4": ["mkfs.ext4", "-q"]}
@@ -32,7 +32,7 @@ def test_a_file_of_the_same_disk(tmp_path: Path, kind: str, shares: bool) -> Non
     with image.open("wb") as file:
         file.truncate(DISK)
     subprocess.run([*MKFS[kind], image], check=True, capture_output=True)
-    shell = 'mount -o loop "$1" "$2" && exec "$3" -m support.shared_copy "$2"'
+    shell = 'mount -o loop "$1" "$2" && exec "$3" -m support.small_disk share "$2"'
     command = ["unshare", "--mount", "sh", "-c", shell, "sh", image, disk, sys.executable]
     done = subprocess.run(command, cwd=TESTS, capture_output=True, text=True, check=False)
     if done.returncode and re.search("unshare: |mount: ", done.stderr):
@@ -40,4 +40,4 @@ def test_a_file_of_the_same_disk(tmp_path: Path, kind: str, shares: bool) -> Non
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["same"] and found["name"], "what is written to the file later does not reach the blob"
-    assert found["cost"] < SIZE // 16 if shares else found["cost"] >= SIZE
+    assert found["cost"] < SHARED_SIZE // 16 if shares else found["cost"] >= SHARED_SIZE

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import httpx
 from support.aio import in_loop
-from support.kitchen import Kitchen
+from support.service_harness import ServiceHarness
 from support.stores import snapshot
 from tornado import netutil
 
@@ -24,47 +24,47 @@ DIGEST = hashlib.sha256(DATA).hexdigest()
 
 
 @contextlib.asynccontextmanager
-async def served(folder: Path) -> AsyncIterator[tuple[Kitchen, httpx.AsyncClient]]:
-    kitchen = Kitchen(folder)
-    state = ServerState(kitchen.service)
+async def served(folder: Path) -> AsyncIterator[tuple[ServiceHarness, httpx.AsyncClient]]:
+    harness = ServiceHarness(folder)
+    state = ServerState(harness.service)
     sockets = netutil.bind_sockets(0, "127.0.0.1")
     server = listen(state, sockets, keys=Keys())
     url = f"http://127.0.0.1:{sockets[0].getsockname()[1]}"
     try:
         async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=60) as client:
-            yield kitchen, client
+            yield harness, client
     finally:
         server.stop()
         await state.drain(5)
         await server.close_all_connections()
-        await kitchen.service.close()
+        await harness.service.close()
 
 
 @in_loop
 async def test_the_same_blob_from_many_clients(tmp_path: Path) -> None:
-    async with served(tmp_path) as (kitchen, client):
+    async with served(tmp_path) as (harness, client):
         uploads = [client.post(f"/api/blobs/sha256:{DIGEST}", content=DATA) for _ in range(6)]
         codes = [reply.status_code for reply in await asyncio.gather(*uploads)]
         assert set(codes) <= {200, 201} and 201 in codes
-        assert snapshot(kitchen.settings.models) == {f"blobs/sha256-{DIGEST}": DATA}
+        assert snapshot(harness.settings.models) == {f"blobs/sha256-{DIGEST}": DATA}
         assert (await client.post(f"/api/blobs/sha256:{DIGEST}", content=DATA)).status_code == 200
         assert (await client.head(f"/api/blobs/sha256:{DIGEST}")).status_code == 200
 
 
 @in_loop
 async def test_false_ones_beside_a_true_one(tmp_path: Path) -> None:
-    async with served(tmp_path) as (kitchen, client):
+    async with served(tmp_path) as (harness, client):
         false = DATA[:-1] + bytes([DATA[-1] ^ 1])
         bodies = [false, DATA, DATA[:-1], false]
         replies = await asyncio.gather(*(client.post(f"/api/blobs/sha256:{DIGEST}", content=body) for body in bodies))
         assert [reply.status_code for reply in replies] == [400, 201, 400, 400]
         assert "digest mismatch" in replies[0].json()["error"]
-        assert snapshot(kitchen.settings.models) == {f"blobs/sha256-{DIGEST}": DATA}
+        assert snapshot(harness.settings.models) == {f"blobs/sha256-{DIGEST}": DATA}
 
 
 @in_loop
 async def test_cut_off_anywhere(tmp_path: Path) -> None:
-    async with served(tmp_path) as (kitchen, client):
+    async with served(tmp_path) as (harness, client):
         port = client.base_url.port
         for length in (0, 1, 1 << 20, len(DATA) - 1):
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -74,4 +74,4 @@ async def test_cut_off_anywhere(tmp_path: Path) -> None:
             writer.close()
             await reader.read()
         assert (await client.post(f"/api/blobs/sha256:{DIGEST}", content=DATA)).status_code == 201
-    assert snapshot(kitchen.settings.models) == {f"blobs/sha256-{DIGEST}": DATA}
+    assert snapshot(harness.settings.models) == {f"blobs/sha256-{DIGEST}": DATA}

@@ -16,8 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
-from support.echo_server import MODEL, EchoServer, score
-from support.scripted_server import Answer, error
+from support.fake_servers import MODEL, Answer, EchoServer, error, score
 
 import ollama_nb
 from ollama_nb.errors import BadRequest, ContextOverflow, ModelNotFound, NotFound, OllamaError

@@ -12,8 +12,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
-from support.echo_server import MODEL, EchoServer
-from support.scripted_server import Answer, error, until_hung_up
+from support.fake_servers import MODEL, Answer, EchoServer, error, until_hung_up
 
 import ollama_nb  # noqa: F401  (registers the accessor)
 from ollama_nb.errors import ConnectError, OllamaError

@@ -14,8 +14,8 @@ import pytest
 from jupyter_client.asynchronous.client import AsyncKernelClient
 from jupyter_client.manager import AsyncKernelManager
 from support.aio import in_loop
-from support.kitchen import MODELS
 from support.servers import clean_env
+from support.service_harness import MODELS
 
 from ollama_nb.server.access import Keys
 from ollama_nb.server.app import bind

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from IPython.core.error import UsageError
 from IPython.core.interactiveshell import InteractiveShell
-from support.kitchen import MODELS
-from support.registries import docker_registry, needs_registry
+from support.docker_registry import docker_registry, needs_registry
 from support.servers import RunningServer, standalone
+from support.service_harness import MODELS
 
 from ollama_nb import Client
 from ollama_nb.client.files import file_digest

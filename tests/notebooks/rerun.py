@@ -12,7 +12,7 @@ from nbconvert.preprocessors.coalescestreams import CoalesceStreamsPreprocessor
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from support.notebooks import NOTEBOOKS, notebook_env
+from support.servers import NOTEBOOKS, notebook_env
 
 
 def main() -> int:

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.notebooks import NOTEBOOKS, ROOT, notebook_env
+from support.servers import NOTEBOOKS, ROOT, notebook_env
 
 BOOKS = sorted(NOTEBOOKS.glob("*.ipynb"))
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.pool_parts import MIB, a_gguf, a_model
+from support.pool_harness import MIB, a_gguf, a_model
 
 from ollama_nb.api.models import Layer
 from ollama_nb.api.names import Digest

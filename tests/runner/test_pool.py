@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from support.aio import in_loop
-from support.pool_parts import MIB, Launcher, VirtualClock, a_gguf, a_model, plenty
+from support.pool_harness import MIB, Launcher, VirtualClock, a_gguf, a_model, plenty
 
 from ollama_nb.api.options import Options
 from ollama_nb.errors import BadRequest, Busy, LoadError, RunnerCrashed

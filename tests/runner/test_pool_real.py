@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from support.aio import in_loop
-from support.pool_parts import a_gguf, a_model
+from support.pool_harness import a_gguf, a_model
 
 from ollama_nb.api.options import Options
 from ollama_nb.errors import LoadError, RunnerCrashed

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from support.aio import in_loop
-from support.long_models import long_stories
+from support.models import long_stories
 
 from ollama_nb.api.options import Options
 from ollama_nb.runner import wire

@@ -9,7 +9,7 @@ from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.pool_parts import MIB, a_model
+from support.pool_harness import MIB, a_model
 
 from ollama_nb.api.options import Options
 from ollama_nb.errors import Busy, LoadError, RunnerCrashed

@@ -7,22 +7,21 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from support.adapters import random_lora
-from support.requests import Answers
-from support.servers import descendants, standalone
+from support.models import random_lora
+from support.servers import RestClient, descendants, standalone
 
 pytestmark = pytest.mark.model
 PROMPT = "Once upon a time"
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Iterator[Answers]:
+def server(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Iterator[RestClient]:
     """A base and two LoRA models of it."""
     folder = tmp_path_factory.mktemp("adapters")
     base = models / "stories260K-f32.gguf"
     env = {"OLLAMA_KV_CACHE_TYPE": "f32", "OLLAMA_FLASH_ATTENTION": "0", "OLLAMA_NUM_PARALLEL": "4"}
     with standalone(folder / "home", env=env) as found:
-        answers = Answers(found)
+        answers = RestClient(found)
         weights = answers.add_blob(base.read_bytes())
         answers.create("base", files={"m.gguf": weights})
         for seed, name in ((1, "one"), (2, "two")):
@@ -31,17 +30,17 @@ def server(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Iterator[A
         yield answers
 
 
-def runners(server: Answers) -> set[int]:
+def runners(server: RestClient) -> set[int]:
     command = b"ollama_nb.runner.child"
     return {pid for pid in descendants(server.pid) if command in Path(f"/proc/{pid}/cmdline").read_bytes()}
 
 
-def loaded(server: Answers) -> list[str]:
+def loaded(server: RestClient) -> list[str]:
     (line,) = server.request("GET", "/api/ps", b"")[1]
     return sorted(model["name"] for model in line["models"])
 
 
-def test_at_once_each_says_what_it_says_alone(server: Answers) -> None:
+def test_at_once_each_says_what_it_says_alone(server: RestClient) -> None:
     names = ("base", "one", "two")
     alone = {}
     for name in names:
@@ -56,7 +55,7 @@ def test_at_once_each_says_what_it_says_alone(server: Answers) -> None:
     assert len(runners(server)) == 1, "all three in one process"
 
 
-def test_unloading_one_leaves_the_others(server: Answers) -> None:
+def test_unloading_one_leaves_the_others(server: RestClient) -> None:
     for name in ("base", "one"):
         server.generate(name, PROMPT)
     before = runners(server)
@@ -65,7 +64,7 @@ def test_unloading_one_leaves_the_others(server: Answers) -> None:
     assert runners(server) == before
 
 
-def test_an_adapter_of_another_architecture_is_explained(server: Answers, models: Path, tmp_path: Path) -> None:
+def test_an_adapter_of_another_architecture_is_explained(server: RestClient, models: Path, tmp_path: Path) -> None:
     file = random_lora(models / "stories260K-f32.gguf", tmp_path / "lora.gguf", 3, architecture="qwen2")
     lora = server.add_blob(file.read_bytes())
     assert server.create("misfit", **{"from": "base", "adapters": {"lora.gguf": lora}}) == "success"

@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.requests import Answers
-from support.servers import standalone
+from support.servers import RestClient, standalone
 
 from ollama_nb.sprout import GGUF
 
@@ -15,12 +14,12 @@ pytestmark = pytest.mark.model
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Answers]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RestClient]:
     with standalone(tmp_path_factory.mktemp("drafts"), env={"OLLAMA_KV_CACHE_TYPE": "f32"}) as found:
-        yield Answers(found)
+        yield RestClient(found)
 
 
-def test_replies_are_the_same_with_a_draft_and_without(server: Answers, models: Path) -> None:
+def test_replies_are_the_same_with_a_draft_and_without(server: RestClient, models: Path) -> None:
     weights = server.add_blob((models / "stories260K-f32.gguf").read_bytes())
     draft = server.add_blob((models / "stories260K-q8_0.gguf").read_bytes())
     assert server.create("plain", files={"m.gguf": weights}) == "success"
@@ -32,7 +31,7 @@ def test_replies_are_the_same_with_a_draft_and_without(server: Answers, models: 
         assert texts[0] == texts[1] != ""
 
 
-def test_a_draft_of_another_vocabulary_is_refused_with_the_reason(server: Answers, models: Path) -> None:
+def test_a_draft_of_another_vocabulary_is_refused_with_the_reason(server: RestClient, models: Path) -> None:
     weights = server.add_blob((models / "stories260K-f32.gguf").read_bytes())
     draft = server.add_blob(GGUF.read_bytes())
     refused = server.create("misfit", files={"m.gguf": weights}, draft_files={"d.gguf": draft})
@@ -41,7 +40,7 @@ def test_a_draft_of_another_vocabulary_is_refused_with_the_reason(server: Answer
     assert status == 404, lines
 
 
-def test_one_that_is_there_all_the_same_is_explained_and_can_be_switched_off(server: Answers, models: Path) -> None:
+def test_one_that_is_there_all_the_same_is_explained_and_can_be_switched_off(server: RestClient, models: Path) -> None:
     """Such as one that another program made."""
     weights, fitting = (server.add_blob((models / f"stories260K-{kind}.gguf").read_bytes()) for kind in ("f32", "q8_0"))
     draft = server.add_blob(GGUF.read_bytes())

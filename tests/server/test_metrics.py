@@ -12,7 +12,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from support.aio import in_loop
-from support.kitchen import PLAIN, Kitchen, collect
+from support.service_harness import PLAIN, ServiceHarness, collect
 from tornado import netutil
 
 from ollama_nb.api.events import Delta, Done, Event, Stats
@@ -40,8 +40,8 @@ def value(found: Figures, name: str, **labels: str) -> float:
 
 
 @contextlib.asynccontextmanager
-async def served(kitchen: Kitchen) -> AsyncIterator[httpx.AsyncClient]:
-    state = ServerState(kitchen.service)
+async def served(harness: ServiceHarness) -> AsyncIterator[httpx.AsyncClient]:
+    state = ServerState(harness.service)
     sockets = netutil.bind_sockets(0, "127.0.0.1")
     server = listen(state, sockets, keys=Keys())
     url = f"http://127.0.0.1:{sockets[0].getsockname()[1]}"
@@ -52,14 +52,14 @@ async def served(kitchen: Kitchen) -> AsyncIterator[httpx.AsyncClient]:
         server.stop()
         await state.drain(0)
         await server.close_all_connections()
-        await kitchen.service.close()
+        await harness.service.close()
 
 
 @in_loop
 async def test_a_scrape(tmp_path: Path) -> None:
-    kitchen = Kitchen(tmp_path, lambda prompt, format: ["Once", " upon"])
-    kitchen.make("tales", template=PLAIN)
-    async with served(kitchen) as client:
+    harness = ServiceHarness(tmp_path, lambda prompt, format: ["Once", " upon"])
+    harness.make("tales", template=PLAIN)
+    async with served(harness) as client:
         secret = "a prompt that nobody may read"
         for _ in range(2):
             reply = await client.post("/api/generate", json={"model": "tales", "prompt": secret, "stream": False})
@@ -88,9 +88,9 @@ async def test_a_scrape(tmp_path: Path) -> None:
 @in_loop
 async def test_drafts_are_counted_and_told(tmp_path: Path) -> None:
     pieces = (wire.Text(1, "Once", (), 5), wire.Text(1, " upon", drafted=4, accepted=3))
-    kitchen = Kitchen(tmp_path, lambda prompt, format: pieces)
-    kitchen.make("tales", template=PLAIN)
-    async with served(kitchen) as client:
+    harness = ServiceHarness(tmp_path, lambda prompt, format: pieces)
+    harness.make("tales", template=PLAIN)
+    async with served(harness) as client:
         for _ in range(2):
             reply = (await client.post("/api/generate", json={"model": "tales", "prompt": "x", "stream": False})).json()
             assert (reply["drafted_tokens"], reply["accepted_tokens"]) == (4, 3)
@@ -119,9 +119,9 @@ async def test_a_reply_that_is_left(tmp_path: Path) -> None:
         await asyncio.wait({task})
     with pytest.raises(BadRequest):
         await collect(metered(reply(BadRequest("no")), metrics, "m"))  # type: ignore[arg-type]
-    kitchen = Kitchen(tmp_path)
+    harness = ServiceHarness(tmp_path)
     engines = [("tales", {"slots": 4, "pid": 7, "rows": {}})]
-    text = await metrics.text(busy=0, queue=(), running=(), engines=engines, store=kitchen.service.store)
+    text = await metrics.text(busy=0, queue=(), running=(), engines=engines, store=harness.service.store)
     await metrics.close()
     found = figures(text.decode())
     assert value(found, "ollama_nb_cancelled_total", phase="waiting") == 1
@@ -154,7 +154,7 @@ async def test_the_number_of_labels_is_bounded(tmp_path: Path) -> None:
     for number in range(MOST_MODELS + 30):
         metrics.done(f"model{number}", "stop", Stats(output_tokens=1, prompt_tokens_dropped=number % 2))
     text = (
-        await metrics.text(busy=0, queue=(), running=(), engines=(), store=Kitchen(tmp_path).service.store)
+        await metrics.text(busy=0, queue=(), running=(), engines=(), store=ServiceHarness(tmp_path).service.store)
     ).decode()
     await metrics.close()
     found = figures(text)
@@ -166,14 +166,14 @@ async def test_the_number_of_labels_is_bounded(tmp_path: Path) -> None:
 
 @in_loop
 async def test_a_store_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    kitchen = Kitchen(tmp_path)
+    harness = ServiceHarness(tmp_path)
     never = asyncio.Event()
     monkeypatch.setattr("ollama_nb.server.endpoints._READY_SECONDS", 0.01)
 
     async def stuck(*_: object) -> None:
         await never.wait()
 
-    async with served(kitchen) as client:
+    async with served(harness) as client:
         with monkeypatch.context() as patch:
             patch.setattr("ollama_nb.server.endpoints.asyncio.to_thread", stuck)
             late = await client.get("/readyz")

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.kitchen import MODELS
 from support.servers import RunningServer, clean_env, standalone, started, until
+from support.service_harness import MODELS
 
 from ollama_nb import Client
 from ollama_nb.client.files import file_digest

@@ -10,8 +10,8 @@ import httpx
 import pytest
 from ollama_nb_ext.activity import Activity
 from support.aio import in_loop
-from support.kitchen import MODELS, Kitchen
 from support.servers import RunningServer, jupyter, until
+from support.service_harness import MODELS, ServiceHarness
 
 from ollama_nb import Client
 from ollama_nb.client.files import file_digest
@@ -20,7 +20,7 @@ from ollama_nb.server.state import ServerState
 
 @in_loop
 async def test_time_is_written_while_something_works(tmp_path: Path) -> None:
-    state, times = ServerState(Kitchen(tmp_path).service), dict[str, datetime]()
+    state, times = ServerState(ServiceHarness(tmp_path).service), dict[str, datetime]()
     activity = Activity(state, times)
     activity.start()
     try:

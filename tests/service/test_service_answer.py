@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from support.aio import in_loop
-from support.kitchen import THINKS, WEATHER, Kitchen, calls, collect, content, done, thinking
+from support.service_harness import THINKS, WEATHER, ServiceHarness, calls, collect, content, done, thinking
 
 from ollama_nb.api.chat import ChatRequest, GenerateRequest
 from ollama_nb.api.messages import Message
@@ -38,12 +38,12 @@ def scripted(*first: str) -> Any:
 def test_the_format_binds_the_answer_only(
     tmp_path: Path, first: tuple[str, ...], thoughts: str, second_prompt: str
 ) -> None:
-    kitchen = Kitchen(tmp_path, scripted(*first))
-    kitchen.make("m", template=THINKS)
-    events = asyncio.run(collect(kitchen.service.chat(ChatRequest(model="m", messages=HI, format="json"))))
+    harness = ServiceHarness(tmp_path, scripted(*first))
+    harness.make("m", template=THINKS)
+    events = asyncio.run(collect(harness.service.chat(ChatRequest(model="m", messages=HI, format="json"))))
     assert (thinking(events), content(events)) == (thoughts, '{"a": 1}')
-    assert [asked["format"] for asked in kitchen.asks] == ["", "json"]
-    assert [asked["prompt"] for asked in kitchen.asks] == [PROMPT, second_prompt]
+    assert [asked["format"] for asked in harness.asks] == ["", "json"]
+    assert [asked["prompt"] for asked in harness.asks] == [PROMPT, second_prompt]
     stats = done(events).stats
     assert stats is not None
     assert stats.prompt_tokens == len(PROMPT.split())
@@ -58,65 +58,65 @@ def test_thoughts_that_are_broken_off_keep_their_figures(tmp_path: Path) -> None
     def script(prompt: str, format: str) -> Any:
         return ('{"a"', ": 1}") if format else (first, wire.Text(1, "</think>so", drafted=5, accepted=4), " and more")
 
-    kitchen = Kitchen(tmp_path, script)
-    kitchen.make("m", template=THINKS)
-    events = asyncio.run(collect(kitchen.service.chat(ChatRequest(model="m", messages=HI, format="json"))))
+    harness = ServiceHarness(tmp_path, script)
+    harness.make("m", template=THINKS)
+    events = asyncio.run(collect(harness.service.chat(ChatRequest(model="m", messages=HI, format="json"))))
     stats = done(events).stats
     assert stats is not None and content(events) == '{"a": 1}'
     assert (stats.prompt_tokens, stats.cached_tokens, stats.prompt_tokens_dropped) == (2, 1, 3)
     assert (stats.drafted_tokens, stats.accepted_tokens) == (5, 4)
-    assert kitchen.pool.runner.counted == []
+    assert harness.pool.runner.counted == []
 
 
 def test_a_model_that_does_not_think_begins_anew(tmp_path: Path) -> None:
-    kitchen = Kitchen(tmp_path, scripted("Sure: ", "so"))
-    kitchen.make("m", template=THINKS.replace("{{ if and .IsThinkSet .Think }}<think>{{ end }}", ""))
-    events = asyncio.run(collect(kitchen.service.chat(ChatRequest(model="m", messages=HI, format={"type": "object"}))))
+    harness = ServiceHarness(tmp_path, scripted("Sure: ", "so"))
+    harness.make("m", template=THINKS.replace("{{ if and .IsThinkSet .Think }}<think>{{ end }}", ""))
+    events = asyncio.run(collect(harness.service.chat(ChatRequest(model="m", messages=HI, format={"type": "object"}))))
     assert (thinking(events), content(events)) == ("", '{"a": 1}')
-    assert [asked["format"] for asked in kitchen.asks] == ["", '{"type":"object"}']
-    assert kitchen.asks[0]["prompt"] == kitchen.asks[1]["prompt"]
+    assert [asked["format"] for asked in harness.asks] == ["", '{"type":"object"}']
+    assert harness.asks[0]["prompt"] == harness.asks[1]["prompt"]
 
 
 @pytest.mark.parametrize("fields", [{"think": False}, {}])
 def test_one_run_where_nothing_is_thought(tmp_path: Path, fields: dict[str, Any]) -> None:
-    kitchen = Kitchen(tmp_path, scripted("never"))
-    kitchen.make("m", template=THINKS if fields else "{{ .Prompt }}")
-    asyncio.run(collect(kitchen.service.chat(ChatRequest(model="m", messages=HI, format="json", **fields))))
-    assert [asked["format"] for asked in kitchen.asks] == ["json"]
+    harness = ServiceHarness(tmp_path, scripted("never"))
+    harness.make("m", template=THINKS if fields else "{{ .Prompt }}")
+    asyncio.run(collect(harness.service.chat(ChatRequest(model="m", messages=HI, format="json", **fields))))
+    assert [asked["format"] for asked in harness.asks] == ["json"]
 
 
 def test_generate_does_the_same(tmp_path: Path) -> None:
-    kitchen = Kitchen(tmp_path, scripted("why</think>", "so"))
-    kitchen.make("m", template=THINKS)
-    events = asyncio.run(collect(kitchen.service.generate(GenerateRequest(model="m", prompt="hi", format="json"))))
+    harness = ServiceHarness(tmp_path, scripted("why</think>", "so"))
+    harness.make("m", template=THINKS)
+    events = asyncio.run(collect(harness.service.generate(GenerateRequest(model="m", prompt="hi", format="json"))))
     assert (thinking(events), content(events)) == ("why", '{"a": 1}')
     assert done(events).context == (7, 8, 9)
 
 
 def test_the_budget_is_one(tmp_path: Path) -> None:
-    kitchen = Kitchen(tmp_path, scripted("a", "b", "</think>", "so"))
-    kitchen.make("m", template=THINKS)
+    harness = ServiceHarness(tmp_path, scripted("a", "b", "</think>", "so"))
+    harness.make("m", template=THINKS)
     request = ChatRequest(model="m", messages=HI, format="json", options={"num_predict": 10})
-    asyncio.run(collect(kitchen.service.chat(request)))
-    assert [asked["options"].num_predict for asked in kitchen.asks] == [10, 6]
+    asyncio.run(collect(harness.service.chat(request)))
+    assert [asked["options"].num_predict for asked in harness.asks] == [10, 6]
 
 
 def test_out_of_room_while_thinking(tmp_path: Path) -> None:
-    kitchen = Kitchen(tmp_path, scripted("why", "<length>"))
-    kitchen.make("m", template=THINKS)
-    events = asyncio.run(collect(kitchen.service.chat(ChatRequest(model="m", messages=HI, format="json"))))
+    harness = ServiceHarness(tmp_path, scripted("why", "<length>"))
+    harness.make("m", template=THINKS)
+    events = asyncio.run(collect(harness.service.chat(ChatRequest(model="m", messages=HI, format="json"))))
     assert (thinking(events), content(events), done(events).reason) == ("why", "", "length")
-    assert len(kitchen.asks) == 1
+    assert len(harness.asks) == 1
 
 
 def test_a_tool_call_is_an_answer(tmp_path: Path) -> None:
     call = '<tool_call>{"name": "weather", "arguments": {"city": "Oslo"}}'
-    kitchen = Kitchen(tmp_path, scripted("why</think>", call))
-    kitchen.make("m", template=TWO_TURNS)
+    harness = ServiceHarness(tmp_path, scripted("why</think>", call))
+    harness.make("m", template=TWO_TURNS)
     request = ChatRequest(model="m", messages=HI, format="json", tools=(WEATHER,))
-    events = asyncio.run(collect(kitchen.service.chat(request)))
+    events = asyncio.run(collect(harness.service.chat(request)))
     assert calls(events) == ["weather"]
-    assert len(kitchen.asks) == 1
+    assert len(harness.asks) == 1
 
 
 @in_loop
@@ -127,13 +127,13 @@ async def test_cancelled_in_either_run(tmp_path: Path) -> None:
             pieces = ('{"a"',) if format else ("why",)
             return (*pieces, asyncio.Event()) if format == at_format else (*pieces, "</think>", "so")
 
-        kitchen = Kitchen(tmp_path, script)
-        kitchen.make("m", template=THINKS)
-        chat = kitchen.service.chat(ChatRequest(model="m", messages=HI, format="json", request_id="r"))
+        harness = ServiceHarness(tmp_path, script)
+        harness.make("m", template=THINKS)
+        chat = harness.service.chat(ChatRequest(model="m", messages=HI, format="json", request_id="r"))
         task = asyncio.ensure_future(collect(chat))
-        await kitchen.pool.runner.waiting.wait()
-        kitchen.service.requests.cancel("r")
+        await harness.pool.runner.waiting.wait()
+        harness.service.requests.cancel("r")
         events = await task
         assert (thinking(events), content(events)) == seen
         assert done(events).reason == "cancelled"
-        assert len(kitchen.asks) == (2 if at_format else 1)
+        assert len(harness.asks) == (2 if at_format else 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from support.kitchen import INSERTS, PLAIN, THINKS, TOOLS
+from support.service_harness import INSERTS, PLAIN, THINKS, TOOLS
 
 from ollama_nb.api.models import GGUF, Layer, Manifest, Model, ModelConfig
 from ollama_nb.api.names import Digest, ModelName

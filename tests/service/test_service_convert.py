@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from support.checkpoints import make_checkpoint, write_json, write_safetensors
 from support.checkpoints import weights as weights_of
-from support.kitchen import MODELS, PLAIN, Kitchen, collect
-from support.logits import logits_of
+from support.engines import logits_of
+from support.service_harness import MODELS, PLAIN, ServiceHarness, collect
 from support.stores import check_sound, snapshot
 
 from ollama_nb.api.chat import CreateRequest
@@ -29,22 +29,22 @@ PROMPT = [5, 300, 17, 42, 8]
 
 
 @pytest.fixture
-def kitchen(tmp_path: Path) -> Kitchen:
-    return Kitchen(tmp_path)
+def harness(tmp_path: Path) -> ServiceHarness:
+    return ServiceHarness(tmp_path)
 
 
-def create(kitchen: Kitchen, **fields: Any) -> list[Progress]:
-    return asyncio.run(collect(kitchen.service.create(CreateRequest(model="new", **fields))))
+def create(harness: ServiceHarness, **fields: Any) -> list[Progress]:
+    return asyncio.run(collect(harness.service.create(CreateRequest(model="new", **fields))))
 
 
-def uploaded(kitchen: Kitchen, folder: Path) -> dict[str, str]:
+def uploaded(harness: ServiceHarness, folder: Path) -> dict[str, str]:
     """All files of a folder as blobs, by their names."""
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-    return {path.relative_to(folder).as_posix(): str(kitchen.service.blobs.add_file(path)) for path in files}
+    return {path.relative_to(folder).as_posix(): str(harness.service.blobs.add_file(path)) for path in files}
 
 
-def made(kitchen: Kitchen) -> Model:
-    return kitchen.service.store.resolve(ModelName.parse("new"))
+def made(harness: ServiceHarness) -> Model:
+    return harness.service.store.resolve(ModelName.parse("new"))
 
 
 def statuses(lines: list[Progress]) -> list[str]:
@@ -52,9 +52,9 @@ def statuses(lines: list[Progress]) -> list[str]:
     return [status for at, status in enumerate(short) if at == 0 or status != short[at - 1]]
 
 
-def test_a_checkpoint_becomes_a_model(kitchen: Kitchen, tmp_path: Path) -> None:
-    files = uploaded(kitchen, make_checkpoint("qwen3", tmp_path / "c", kind="BF16", files=2))
-    lines = create(kitchen, files={f"deep/{name}": digest for name, digest in files.items()}, system="你好")
+def test_a_checkpoint_becomes_a_model(harness: ServiceHarness, tmp_path: Path) -> None:
+    files = uploaded(harness, make_checkpoint("qwen3", tmp_path / "c", kind="BF16", files=2))
+    lines = create(harness, files={f"deep/{name}": digest for name, digest in files.items()}, system="你好")
     assert statuses(lines) == [
         "converting model",
         "verifying conversion",
@@ -62,14 +62,14 @@ def test_a_checkpoint_becomes_a_model(kitchen: Kitchen, tmp_path: Path) -> None:
         "writing manifest",
         "success",
     ]
-    model = made(kitchen)
+    model = made(harness)
     assert (model.config.model_family, model.config.file_type, model.system) == ("qwen3", "F16", "你好")
     assert model.weights is not None and np.isfinite(logits_of(model.weights, PROMPT)).all()
-    check_sound(kitchen.settings.models)
-    assert list((kitchen.settings.home / "tmp").iterdir()) == []
+    check_sound(harness.settings.models)
+    assert list((harness.settings.home / "tmp").iterdir()) == []
 
 
-def test_only_the_text_model_of_one_that_sees(kitchen: Kitchen, tmp_path: Path) -> None:
+def test_only_the_text_model_of_one_that_sees(harness: ServiceHarness, tmp_path: Path) -> None:
     """What stays behind is said; the text model is found in the part of the configuration that is its own."""
     folder = make_checkpoint("gemma3", tmp_path / "c")
     text = json.loads((folder / "config.json").read_bytes())
@@ -78,15 +78,15 @@ def test_only_the_text_model_of_one_that_sees(kitchen: Kitchen, tmp_path: Path) 
     tensors = {f"language_model.{name}": tensor for name, tensor in weights_of("gemma3").items()}
     tensors["vision_tower.vision_model.embeddings.patch_embedding.weight"] = np.zeros((2, 2), np.float32)
     write_safetensors(folder / "model.safetensors", tensors)
-    lines = create(kitchen, files=uploaded(kitchen, folder))
+    lines = create(harness, files=uploaded(harness, folder))
     assert any(line.startswith("warning: only the text model was converted") for line in statuses(lines))
-    assert made(kitchen).config.model_family == "gemma3"
+    assert made(harness).config.model_family == "gemma3"
 
 
 @pytest.mark.parametrize(("wanted", "shown"), [("F32", "unknown"), ("bf16", "BF16"), ("q8_0", "Q8_0")])
-def test_a_checkpoint_in_another_type(kitchen: Kitchen, tmp_path: Path, wanted: str, shown: str) -> None:
-    lines = create(kitchen, files=uploaded(kitchen, make_checkpoint("llama", tmp_path / "c")), quantize=wanted)
-    assert made(kitchen).config.file_type == shown
+def test_a_checkpoint_in_another_type(harness: ServiceHarness, tmp_path: Path, wanted: str, shown: str) -> None:
+    lines = create(harness, files=uploaded(harness, make_checkpoint("llama", tmp_path / "c")), quantize=wanted)
+    assert made(harness).config.file_type == shown
     assert ("quantizing F16 model to Q8_0" in statuses(lines)) == (wanted == "q8_0")
 
 
@@ -102,48 +102,50 @@ def test_a_checkpoint_in_another_type(kitchen: Kitchen, tmp_path: Path, wanted: 
         ({"rms_norm_eps": "x"}, "cannot be converted"),
     ],
 )
-def test_a_checkpoint_that_is_none(kitchen: Kitchen, tmp_path: Path, change: Mapping[str, Any], message: str) -> None:
+def test_a_checkpoint_that_is_none(
+    harness: ServiceHarness, tmp_path: Path, change: Mapping[str, Any], message: str
+) -> None:
     folder = make_checkpoint("llama", tmp_path / "c")
     write_json(folder / "config.json", {**json.loads((folder / "config.json").read_bytes()), **change})
-    files = uploaded(kitchen, folder)
-    before = snapshot(kitchen.settings.models)
+    files = uploaded(harness, folder)
+    before = snapshot(harness.settings.models)
     if not message:  # too few tensors: only who loads it can tell
-        assert create(kitchen, files=files)[-1].status == "success"
+        assert create(harness, files=files)[-1].status == "success"
         return
     with pytest.raises(OllamaError, match=message) as caught:
-        create(kitchen, files=files)
+        create(harness, files=files)
     assert caught.value.status == 400
-    assert snapshot(kitchen.settings.models) == before
-    assert list((kitchen.settings.home / "tmp").iterdir()) == []
+    assert snapshot(harness.settings.models) == before
+    assert list((harness.settings.home / "tmp").iterdir()) == []
 
 
-def test_files_that_cannot_lie_in_one_folder(kitchen: Kitchen, tmp_path: Path) -> None:
-    files = uploaded(kitchen, make_checkpoint("llama", tmp_path / "c"))
+def test_files_that_cannot_lie_in_one_folder(harness: ServiceHarness, tmp_path: Path) -> None:
+    files = uploaded(harness, make_checkpoint("llama", tmp_path / "c"))
     with pytest.raises(OllamaError, match="a file and a folder have the same name") as caught:
-        create(kitchen, files={**files, "config.json/more.json": files["config.json"]})
+        create(harness, files={**files, "config.json/more.json": files["config.json"]})
     assert caught.value.status == 400
-    assert list((kitchen.settings.home / "tmp").iterdir()) == []
+    assert list((harness.settings.home / "tmp").iterdir()) == []
 
 
-def test_a_model_is_quantised(kitchen: Kitchen) -> None:
-    kitchen.make("base", "stories260K-f32.gguf", template=PLAIN)
-    lines = create(kitchen, from_="base", quantize="Q4_0")
+def test_a_model_is_quantised(harness: ServiceHarness) -> None:
+    harness.make("base", "stories260K-f32.gguf", template=PLAIN)
+    lines = create(harness, from_="base", quantize="Q4_0")
     work = [line for line in lines if line.status == "quantizing F32 model to Q4_0"]
     assert (work[0].completed, work[-1].completed) == (0, work[0].total)
     assert {line.digest for line in work} == {"0000000000000000000"}
-    model = made(kitchen)
+    model = made(harness)
     assert (model.config.file_type, model.template) == ("Q4_0", PLAIN)
     assert model.weights is not None
     assert model.weights.stat().st_size < (MODELS / "stories260K-f32.gguf").stat().st_size
     assert np.isfinite(logits_of(model.weights, PROMPT)).all()
-    check_sound(kitchen.settings.models)
+    check_sound(harness.settings.models)
 
 
-def test_the_same_type_again_is_no_work(kitchen: Kitchen, tmp_path: Path) -> None:
-    create(kitchen, files=uploaded(kitchen, make_checkpoint("llama", tmp_path / "c")), quantize="F16")
-    before = made(kitchen).weights_digest
-    assert not [line for line in create(kitchen, from_="new", quantize="f16") if "quantizing" in line.status]
-    assert made(kitchen).weights_digest == before
+def test_the_same_type_again_is_no_work(harness: ServiceHarness, tmp_path: Path) -> None:
+    create(harness, files=uploaded(harness, make_checkpoint("llama", tmp_path / "c")), quantize="F16")
+    before = made(harness).weights_digest
+    assert not [line for line in create(harness, from_="new", quantize="f16") if "quantizing" in line.status]
+    assert made(harness).weights_digest == before
 
 
 def split(source: Path, folder: Path, name: str = "tiny") -> list[Path]:
@@ -164,33 +166,33 @@ def split(source: Path, folder: Path, name: str = "tiny") -> list[Path]:
     return sorted(folder.iterdir())
 
 
-def test_parts_become_one(kitchen: Kitchen, tmp_path: Path) -> None:
+def test_parts_become_one(harness: ServiceHarness, tmp_path: Path) -> None:
     whole = MODELS / "stories260K-f32.gguf"
     parts = split(whole, tmp_path / "parts")
     assert len(parts) > 1
-    files = {path.name: str(kitchen.service.blobs.add_file(path)) for path in reversed(parts)}
-    lines = create(kitchen, files=files)
+    files = {path.name: str(harness.service.blobs.add_file(path)) for path in reversed(parts)}
+    lines = create(harness, files=files)
     assert "validating GGUF model" in statuses(lines)
-    weights = made(kitchen).weights
+    weights = made(harness).weights
     assert weights is not None
     assert np.array_equal(logits_of(weights, PROMPT), logits_of(whole, PROMPT))
-    assert "split.count" not in kitchen.service.store.gguf_at(weights).metadata
+    assert "split.count" not in harness.service.store.gguf_at(weights).metadata
 
 
-def test_parts_that_are_not_all_there(kitchen: Kitchen, tmp_path: Path) -> None:
+def test_parts_that_are_not_all_there(harness: ServiceHarness, tmp_path: Path) -> None:
     parts = split(MODELS / "stories260K-f32.gguf", tmp_path / "parts")
-    digests = [str(kitchen.service.blobs.add_file(path)) for path in parts]
+    digests = [str(harness.service.blobs.add_file(path)) for path in parts]
     with pytest.raises(OllamaError, match=rf'"{parts[0].name}" has 1 shards, expected {len(parts)}'):
-        create(kitchen, files={parts[0].name: digests[0]})
+        create(harness, files={parts[0].name: digests[0]})
     with pytest.raises(OllamaError, match=r"must use llama\.cpp split filename pattern"):
-        create(kitchen, files={"x.gguf": digests[0]})
+        create(harness, files={"x.gguf": digests[0]})
 
 
-def test_a_lora_adapter(kitchen: Kitchen, tmp_path: Path) -> None:
+def test_a_lora_adapter(harness: ServiceHarness, tmp_path: Path) -> None:
     """What the adapter adds is what adding its product to the weights by hand gives."""
     base = make_checkpoint("llama", tmp_path / "base")
-    create(kitchen, files=uploaded(kitchen, base), quantize="F32")
-    plain = made(kitchen).weights
+    create(harness, files=uploaded(harness, base), quantize="F32")
+    plain = made(harness).weights
     random = np.random.default_rng(5)
     matrix = "model.layers.1.self_attn.q_proj"
     a, b = (random.standard_normal(shape).astype(np.float32) * 0.3 for shape in ((4, 32), (32, 4)))
@@ -199,16 +201,16 @@ def test_a_lora_adapter(kitchen: Kitchen, tmp_path: Path) -> None:
     pair = {f"base_model.model.{matrix}.lora_A.weight": a, f"base_model.model.{matrix}.lora_B.weight": b}
     write_safetensors(lora / "adapter_model.safetensors", pair)
     write_json(lora / "adapter_config.json", {"peft_type": "LORA", "r": 4, "lora_alpha": 8})
-    lines = create(kitchen, from_="new", adapters=uploaded(kitchen, lora))
+    lines = create(harness, from_="new", adapters=uploaded(harness, lora))
     assert "converting adapter" in statuses(lines)
-    (adapter,) = made(kitchen).adapters
+    (adapter,) = made(harness).adapters
     assert plain is not None
     unchanged, answer = logits_of(plain, PROMPT), logits_of(plain, PROMPT, adapters=(str(adapter),))
     changed = weights_of("llama")
     changed[f"{matrix}.weight"] = changed[f"{matrix}.weight"] + b @ a * (8 / 4)
     write_safetensors(base / "model.safetensors", changed)
-    create(kitchen, files=uploaded(kitchen, base), quantize="F32")
-    expected = made(kitchen).weights
+    create(harness, files=uploaded(harness, base), quantize="F32")
+    expected = made(harness).weights
     assert expected is not None
     assert np.abs(answer - logits_of(expected, PROMPT)).max() < 1e-3
     assert np.abs(answer - unchanged).max() > 1e-2
@@ -222,69 +224,73 @@ def test_a_lora_adapter(kitchen: Kitchen, tmp_path: Path) -> None:
         ({}, "has no lora_alpha"),
     ],
 )
-def test_adapters_that_are_refused(kitchen: Kitchen, tmp_path: Path, settings: dict[str, Any], message: str) -> None:
-    kitchen.make("base", "stories260K-f32.gguf")
+def test_adapters_that_are_refused(
+    harness: ServiceHarness, tmp_path: Path, settings: dict[str, Any], message: str
+) -> None:
+    harness.make("base", "stories260K-f32.gguf")
     write_safetensors(tmp_path / "a.safetensors", {"x.lora_A.weight": np.zeros((1, 1), np.float32)})
     write_json(tmp_path / "adapter_config.json", settings)
     files = {
-        name: str(kitchen.service.blobs.add_file(tmp_path / name)) for name in ("a.safetensors", "adapter_config.json")
+        name: str(harness.service.blobs.add_file(tmp_path / name)) for name in ("a.safetensors", "adapter_config.json")
     }
     with pytest.raises(OllamaError, match=message):
-        create(kitchen, from_="base", adapters=files)
+        create(harness, from_="base", adapters=files)
 
 
-def test_a_checkpoint_drafts(kitchen: Kitchen, tmp_path: Path) -> None:
-    files = uploaded(kitchen, make_checkpoint("llama", tmp_path / "c"))
-    create(kitchen, files=files)
-    lines = create(kitchen, from_="new", draft_files=files)
+def test_a_checkpoint_drafts(harness: ServiceHarness, tmp_path: Path) -> None:
+    files = uploaded(harness, make_checkpoint("llama", tmp_path / "c"))
+    create(harness, files=files)
+    lines = create(harness, from_="new", draft_files=files)
     assert "converting model" in statuses(lines)
-    model = made(kitchen)
+    model = made(harness)
     assert model.draft is not None
-    assert kitchen.service.store.gguf_at(model.draft).metadata["general.file_type"] == 1
+    assert harness.service.store.gguf_at(model.draft).metadata["general.file_type"] == 1
 
 
-def test_a_draft_is_quantised(kitchen: Kitchen) -> None:
-    kitchen.make("base", "stories260K-q4_0.gguf")
+def test_a_draft_is_quantised(harness: ServiceHarness) -> None:
+    harness.make("base", "stories260K-q4_0.gguf")
     float_, small = (
-        str(kitchen.service.blobs.add_file(MODELS / f"stories260K-{kind}.gguf")) for kind in ("f16", "q4_0")
+        str(harness.service.blobs.add_file(MODELS / f"stories260K-{kind}.gguf")) for kind in ("f16", "q4_0")
     )
-    lines = create(kitchen, from_="base", draft_files={"d.gguf": float_}, draft_quantize="q8_0")
+    lines = create(harness, from_="base", draft_files={"d.gguf": float_}, draft_quantize="q8_0")
     assert "quantizing F16 model to Q8_0" in statuses(lines)
-    draft = made(kitchen).draft
+    draft = made(harness).draft
     assert draft is not None
-    assert kitchen.service.store.gguf_at(draft).metadata["general.file_type"] == 7
+    assert harness.service.store.gguf_at(draft).metadata["general.file_type"] == 7
     with pytest.raises(OllamaError, match="draft quantization requires an unquantized draft model, got Q4_0"):
-        create(kitchen, from_="base", draft_files={"d.gguf": small}, draft_quantize="q8_0")
+        create(harness, from_="base", draft_files={"d.gguf": small}, draft_quantize="q8_0")
 
 
-def test_who_goes_away_ends_the_work(kitchen: Kitchen, tmp_path: Path) -> None:
+def test_who_goes_away_ends_the_work(harness: ServiceHarness, tmp_path: Path) -> None:
     """The process is gone, nothing half made is left, and the store is as it was."""
-    files = uploaded(kitchen, make_checkpoint("llama", tmp_path / "c"))
-    before = snapshot(kitchen.settings.models)
+    files = uploaded(harness, make_checkpoint("llama", tmp_path / "c"))
+    before = snapshot(harness.settings.models)
 
     async def leave() -> None:
-        stream = kitchen.service.create(CreateRequest(model="new", files=files))
+        stream = harness.service.create(CreateRequest(model="new", files=files))
         async with contextlib.aclosing(stream):
             assert (await anext(stream)).status == "converting model"
 
     asyncio.run(leave())
-    assert snapshot(kitchen.settings.models) == before
-    assert list((kitchen.settings.home / "tmp").iterdir()) == []
+    assert snapshot(harness.settings.models) == before
+    assert list((harness.settings.home / "tmp").iterdir()) == []
 
 
-def test_a_process_that_dies_is_an_error(kitchen: Kitchen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_dies_is_an_error(
+    harness: ServiceHarness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     command = ("/bin/sh", "-c", "echo out of luck; exit 3")
     monkeypatch.setattr("ollama_nb.runner.converter.COMMAND", command)
-    files = uploaded(kitchen, make_checkpoint("llama", tmp_path / "c"))
+    files = uploaded(harness, make_checkpoint("llama", tmp_path / "c"))
     with pytest.raises(RunnerCrashed, match=r"the conversion process ended: exited with status 3: out of luck"):
-        create(kitchen, files=files)
-    assert not [path for path in kitchen.service.blobs.root.iterdir() if len(path.name) != 71]
+        create(harness, files=files)
+    assert not [path for path in harness.service.blobs.root.iterdir() if len(path.name) != 71]
 
 
-def test_every_type_that_is_offered_can_be_made(kitchen: Kitchen, tmp_path: Path) -> None:
+def test_every_type_that_is_offered_can_be_made(harness: ServiceHarness, tmp_path: Path) -> None:
     assert {"Q4_0", "Q4_K_M", "Q5_K_S", "Q6_K", "Q8_0", "IQ4_XS", "TQ2_0", "MXFP4_MOE"} <= set(quantization.SUPPORTED)
-    kitchen.make("base", "stories260K-f32.gguf")
+    harness.make("base", "stories260K-f32.gguf")
     for name in ("Q2_K", "IQ4_NL", "MXFP4_MOE"):
-        create(kitchen, from_="base", quantize=name)
-        weights = made(kitchen).weights
+        create(harness, from_="base", quantize=name)
+        weights = made(harness).weights
         assert weights is not None and np.isfinite(logits_of(weights, PROMPT)).all(), name

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.kitchen import MODELS, PLAIN, Kitchen, collect
+from support.service_harness import MODELS, PLAIN, ServiceHarness, collect
 
 from ollama_nb.api.chat import CreateRequest
 from ollama_nb.api.events import Progress
@@ -16,8 +16,8 @@ from ollama_nb.errors import OllamaError
 ZERO = "sha256:" + "0" * 64
 
 
-def create(kitchen: Kitchen, model: str = "new", **fields: Any) -> list[Progress]:
-    return asyncio.run(collect(kitchen.service.create(CreateRequest(model=model, **fields))))
+def create(harness: ServiceHarness, model: str = "new", **fields: Any) -> list[Progress]:
+    return asyncio.run(collect(harness.service.create(CreateRequest(model=model, **fields))))
 
 
 def statuses(lines: list[Progress]) -> list[str]:
@@ -25,9 +25,9 @@ def statuses(lines: list[Progress]) -> list[str]:
 
 
 def test_from_uploaded_blobs(tmp_path: Path) -> None:
-    kitchen = Kitchen(tmp_path)
-    digest = kitchen.service.blobs.add_file(MODELS / "stories260K-q8_0.gguf")
-    lines = create(kitchen, files={"tiny.gguf": str(digest)}, template=PLAIN, parameters={"seed": 7})
+    harness = ServiceHarness(tmp_path)
+    digest = harness.service.blobs.add_file(MODELS / "stories260K-q8_0.gguf")
+    lines = create(harness, files={"tiny.gguf": str(digest)}, template=PLAIN, parameters={"seed": 7})
     assert statuses(lines) == [
         "parsing GGUF",
         "using existing layer",
@@ -36,29 +36,29 @@ def test_from_uploaded_blobs(tmp_path: Path) -> None:
         "writing manifest",
         "success",
     ]
-    (model,) = kitchen.service.store.models()
+    (model,) = harness.service.store.models()
     assert (model.weights_digest, model.template, model.params) == (digest, PLAIN, {"seed": 7})
 
 
 def test_from_a_model_with_changes(tmp_path: Path) -> None:
-    kitchen = Kitchen(tmp_path)
-    kitchen.make("base", template=PLAIN, system="old", parameters={"top_k": 1, "seed": 2}, licenses=("A",))
-    lines = create(kitchen, from_="BASE", system="new", parameters={"seed": 3}, licenses=("B",))
+    harness = ServiceHarness(tmp_path)
+    harness.make("base", template=PLAIN, system="old", parameters={"top_k": 1, "seed": 2}, licenses=("A",))
+    lines = create(harness, from_="BASE", system="new", parameters={"seed": 3}, licenses=("B",))
     assert statuses(lines)[-1] == "success"
-    shown = asyncio.run(kitchen.service.show("new"))
+    shown = asyncio.run(harness.service.show("new"))
     assert (shown.system, shown.license, shown.parent) == ("new", "A\nB", "base:latest")
     assert shown.model.params == {"top_k": 1, "seed": 3}
 
 
 def test_over_an_old_one_unused_layers_go(tmp_path: Path) -> None:
-    kitchen = Kitchen(tmp_path)
-    create(kitchen, from_="sprout", system="first")
-    before = set(kitchen.service.blobs.all())
-    create(kitchen, from_="sprout", system="second")
-    gone = before - set(kitchen.service.blobs.all())
+    harness = ServiceHarness(tmp_path)
+    create(harness, from_="sprout", system="first")
+    before = set(harness.service.blobs.all())
+    create(harness, from_="sprout", system="second")
+    gone = before - set(harness.service.blobs.all())
     assert len(gone) >= 1
-    assert asyncio.run(kitchen.service.show("new")).system == "second"
-    careful = Kitchen(tmp_path, noprune=True)
+    assert asyncio.run(harness.service.show("new")).system == "second"
+    careful = ServiceHarness(tmp_path, noprune=True)
     before = set(careful.service.blobs.all())
     create(careful, from_="sprout", system="third")
     assert before < set(careful.service.blobs.all())
@@ -91,28 +91,28 @@ def test_over_an_old_one_unused_layers_go(tmp_path: Path) -> None:
     ],
 )
 def test_errors_change_nothing(tmp_path: Path, fields: dict[str, Any], status: int, message: str) -> None:
-    kitchen = Kitchen(tmp_path)
-    kitchen.make("base", template=PLAIN)
-    before = kitchen.service.store.names()
+    harness = ServiceHarness(tmp_path)
+    harness.make("base", template=PLAIN)
+    before = harness.service.store.names()
     with pytest.raises(OllamaError) as caught:
-        create(kitchen, **fields)
+        create(harness, **fields)
     assert (caught.value.status, caught.value.message[: len(message)]) == (status, message)
-    assert kitchen.service.store.names() == before
-    assert kitchen.service.requests.queue() == []
+    assert harness.service.store.names() == before
+    assert harness.service.requests.queue() == []
 
 
 def test_what_is_in_vain_is_told_at_the_end(tmp_path: Path) -> None:
-    kitchen = Kitchen(tmp_path)
-    kitchen.make("base", template=PLAIN)
+    harness = ServiceHarness(tmp_path)
+    harness.make("base", template=PLAIN)
     parameters = {"temprature": 0.5, "mirostat": 1, "top_k": 3}
-    *lines, last = create(kitchen, from_="base", parameters=parameters, ignored=('ignored field "modelfile"',))
+    *lines, last = create(harness, from_="base", parameters=parameters, ignored=('ignored field "modelfile"',))
     assert not any(line.warnings for line in lines)
     assert last.status == "success" and last.warnings == (
         'ignored field "modelfile"',
         'unknown option "temprature", did you mean "temperature"?',
         'option "mirostat" is deprecated and has no effect',
     )
-    assert create(kitchen, from_="base", parameters={"top_k": 3})[-1].warnings == ()
+    assert create(harness, from_="base", parameters={"top_k": 3})[-1].warnings == ()
 
 
 @pytest.mark.parametrize(
@@ -125,10 +125,10 @@ def test_what_is_in_vain_is_told_at_the_end(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_no_gguf(tmp_path: Path, path: str, data: bytes, message: str) -> None:
-    kitchen = Kitchen(tmp_path)
-    digest = str(kitchen.service.blobs.add(data))
+    harness = ServiceHarness(tmp_path)
+    digest = str(harness.service.blobs.add(data))
     with pytest.raises(OllamaError) as caught:
-        create(kitchen, files={path: digest})
+        create(harness, files={path: digest})
     assert caught.value.status == 400
     assert message in caught.value.message
-    assert kitchen.service.store.names() == ()
+    assert harness.service.store.names() == ()

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.kitchen import BAD_NAME, Kitchen
+from support.service_harness import BAD_NAME, ServiceHarness
 
 from ollama_nb.api.chat import EmbedRequest
 from ollama_nb.api.events import Embeddings
@@ -17,30 +17,30 @@ from ollama_nb.errors import OllamaError, RunnerCrashed
 from ollama_nb.service.embed import cut, shortest
 
 
-def ask(kitchen: Kitchen, *inputs: str, old: bool = False, model: str = "m", **fields: Any) -> Embeddings:
-    call = kitchen.service.embeddings if old else kitchen.service.embed
+def ask(harness: ServiceHarness, *inputs: str, old: bool = False, model: str = "m", **fields: Any) -> Embeddings:
+    call = harness.service.embeddings if old else harness.service.embed
     return asyncio.run(call(EmbedRequest(model=model, inputs=inputs or None, **fields)))
 
 
 @pytest.fixture
-def kitchen(tmp_path: Path) -> Kitchen:
-    kitchen = Kitchen(tmp_path)
-    kitchen.make("m", "all-MiniLM-L6-v2-q8_0.gguf")
-    return kitchen
+def harness(tmp_path: Path) -> ServiceHarness:
+    harness = ServiceHarness(tmp_path)
+    harness.make("m", "all-MiniLM-L6-v2-q8_0.gguf")
+    return harness
 
 
-def test_vectors_in_order(kitchen: Kitchen) -> None:
-    found = ask(kitchen, "a b", "", "abc")
+def test_vectors_in_order(harness: ServiceHarness) -> None:
+    found = ask(harness, "a b", "", "abc")
     assert found.vectors == ((3.0, 4.0, 3.0, 0.1), (3.0, 4.0, 0.0, 0.1), (3.0, 4.0, 3.0, 0.1))
     assert found.stats is not None
     assert found.stats.prompt_tokens == 3
     assert found.stats.total_seconds >= found.stats.load_seconds > 0
 
 
-def test_dimensions_cut_and_scale_again(kitchen: Kitchen) -> None:
-    assert ask(kitchen, "x", dimensions=2).vectors == ((0.6, 0.8),)
+def test_dimensions_cut_and_scale_again(harness: ServiceHarness) -> None:
+    assert ask(harness, "x", dimensions=2).vectors == ((0.6, 0.8),)
     for as_it_is in (0, 4, 9):
-        assert len(ask(kitchen, "x", dimensions=as_it_is).vectors[0]) == 4
+        assert len(ask(harness, "x", dimensions=as_it_is).vectors[0]) == 4
     assert cut(np.zeros((1, 3), np.float32), 2).tolist() == [[0.0, 0.0]]
 
 
@@ -53,9 +53,9 @@ def test_numbers_print_as_short_as_float32_allows() -> None:
     assert math.isnan(shortest(np.array([np.nan], np.float32))[0])
 
 
-def test_load_only(kitchen: Kitchen) -> None:
-    assert ask(kitchen, keep_alive=9.0) == Embeddings(())
-    assert kitchen.pool.acquired[0][2] == 9.0
+def test_load_only(harness: ServiceHarness) -> None:
+    assert ask(harness, keep_alive=9.0) == Embeddings(())
+    assert harness.pool.acquired[0][2] == 9.0
 
 
 @pytest.mark.parametrize(
@@ -72,17 +72,17 @@ def test_load_only(kitchen: Kitchen) -> None:
         (False, {"options": {"num_ctx": True}}, 400, 'option "num_ctx" must be of type integer'),
     ],
 )
-def test_errors(kitchen: Kitchen, old: bool, fields: dict[str, Any], status: int, message: str) -> None:
+def test_errors(harness: ServiceHarness, old: bool, fields: dict[str, Any], status: int, message: str) -> None:
     with pytest.raises(OllamaError) as caught:
-        ask(kitchen, "one two three", old=old, **fields)
+        ask(harness, "one two three", old=old, **fields)
     assert (caught.value.status, caught.value.message) == (status, message)
-    assert kitchen.pool.leases == 0
+    assert harness.pool.leases == 0
 
 
-def test_a_crash_stays_a_crash(kitchen: Kitchen, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_crash_stays_a_crash(harness: ServiceHarness, monkeypatch: pytest.MonkeyPatch) -> None:
     async def crash(inputs: object, **_: object) -> None:
         raise RunnerCrashed("gone")
 
-    monkeypatch.setattr(kitchen.pool.runner, "embed", crash)
+    monkeypatch.setattr(harness.pool.runner, "embed", crash)
     with pytest.raises(RunnerCrashed):
-        ask(kitchen, "x")
+        ask(harness, "x")

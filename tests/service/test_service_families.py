@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.kitchen import PLAIN, THINKS, WEATHER, Kitchen, calls, collect, content, done, thinking
+from support.service_harness import PLAIN, THINKS, WEATHER, ServiceHarness, calls, collect, content, done, thinking
 
 from ollama_nb.api.chat import ChatRequest, CreateRequest, GenerateRequest
 from ollama_nb.api.events import Delta, Event, ToolCalls
@@ -23,14 +23,14 @@ HARMONY = (
 SEND = {"type": "function", "function": {"name": "mail.send-all", "parameters": {"type": "object", "properties": {}}}}
 
 
-def kitchen_of(folder: Path, *reply: str, **parts: Any) -> Kitchen:
-    kitchen = Kitchen(folder, lambda prompt, format: ('{"a": ', "1}") if format else reply)
-    kitchen.make("m", **parts)
-    return kitchen
+def harness_of(folder: Path, *reply: str, **parts: Any) -> ServiceHarness:
+    harness = ServiceHarness(folder, lambda prompt, format: ('{"a": ', "1}") if format else reply)
+    harness.make("m", **parts)
+    return harness
 
 
-def chat(kitchen: Kitchen, messages: tuple[Message, ...] = HI, **fields: Any) -> list[Event]:
-    return asyncio.run(collect(kitchen.service.chat(ChatRequest(model="m", messages=messages, **fields))))
+def chat(harness: ServiceHarness, messages: tuple[Message, ...] = HI, **fields: Any) -> list[Event]:
+    return asyncio.run(collect(harness.service.chat(ChatRequest(model="m", messages=messages, **fields))))
 
 
 def test_a_renderer_writes_the_prompt_and_the_parser_reads(tmp_path: Path) -> None:
@@ -38,63 +38,63 @@ def test_a_renderer_writes_the_prompt_and_the_parser_reads(tmp_path: Path) -> No
         "Look.\n<tool",
         "_call>\n<function=weather>\n<parameter=city>\nParis\n</parameter>\n</function>\n</tool_call>",
     )
-    kitchen = kitchen_of(tmp_path, *reply, renderer="qwen3-coder", parser="qwen3-coder")
-    events = chat(kitchen, tools=(WEATHER,))
+    harness = harness_of(tmp_path, *reply, renderer="qwen3-coder", parser="qwen3-coder")
+    events = chat(harness, tools=(WEATHER,))
     assert (content(events), calls(events)) == ("Look.", ["weather"])
-    asked = kitchen.asks[0]
+    asked = harness.asks[0]
     assert asked["prompt"].startswith("<|im_start|>system\n")
     assert "<name>weather</name>" in asked["prompt"]
     assert asked["prompt"].endswith("<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n")
     assert asked["preserve"] == family("qwen3-coder").preserve
     assert asked["options"].stop == ()
-    assert asyncio.run(kitchen.service.show("m")).template == "{{ .Prompt }}"
+    assert asyncio.run(harness.service.show("m")).template == "{{ .Prompt }}"
 
 
 def test_generate_goes_the_same_way(tmp_path: Path) -> None:
-    kitchen = kitchen_of(tmp_path, "why</think>\n\nso", renderer="qwen3.5", parser="qwen3.5")
+    harness = harness_of(tmp_path, "why</think>\n\nso", renderer="qwen3.5", parser="qwen3.5")
     request = GenerateRequest(model="m", prompt="hi", system="be kind")
-    events = asyncio.run(collect(kitchen.service.generate(request)))
+    events = asyncio.run(collect(harness.service.generate(request)))
     assert (thinking(events), content(events)) == ("why", "so")
-    assert "be kind" in kitchen.asks[0]["prompt"]
-    raw = asyncio.run(collect(kitchen.service.generate(GenerateRequest(model="m", prompt="hi", raw=True))))
-    assert (content(raw), kitchen.asks[1]["prompt"]) == ("why</think>\n\nso", "hi")
+    assert "be kind" in harness.asks[0]["prompt"]
+    raw = asyncio.run(collect(harness.service.generate(GenerateRequest(model="m", prompt="hi", raw=True))))
+    assert (content(raw), harness.asks[1]["prompt"]) == ("why</think>\n\nso", "hi")
 
 
 def test_a_parser_alone_keeps_the_template(tmp_path: Path) -> None:
-    kitchen = kitchen_of(tmp_path, "why</think>so", template=PLAIN, parser="deepseek3")
-    events = chat(kitchen)
+    harness = harness_of(tmp_path, "why</think>so", template=PLAIN, parser="deepseek3")
+    events = chat(harness)
     assert (thinking(events), content(events)) == ("why", "so")
-    assert kitchen.asks[0]["prompt"] == "<user> hi <assistant>"
-    bare = kitchen_of(tmp_path / "bare", "Hello", parser="passthrough")
+    assert harness.asks[0]["prompt"] == "<user> hi <assistant>"
+    bare = harness_of(tmp_path / "bare", "Hello", parser="passthrough")
     assert content(chat(bare)) == "Hello"
     assert bare.asks[0]["prompt"] == "hi"
 
 
 def test_a_renderer_alone_leaves_the_template_s_tags(tmp_path: Path) -> None:
-    kitchen = kitchen_of(tmp_path, "why</think>so", template=THINKS, renderer="glm-4.7")
-    events = chat(kitchen)
+    harness = harness_of(tmp_path, "why</think>so", template=THINKS, renderer="glm-4.7")
+    events = chat(harness)
     assert (thinking(events), content(events)) == ("why", "so")
-    assert "<|user|>hi" in kitchen.asks[0]["prompt"]
+    assert "<|user|>hi" in harness.asks[0]["prompt"]
 
 
 def test_harmony_with_tools_by_other_names(tmp_path: Path) -> None:
     reply = ("<|channel|>analysis<|message|>hm<|end|><|start|>assistant<|channel|>commentary ",
              "to=functions.mail_send_all <|constrain|>json<|message|>{}")  # fmt: skip
-    kitchen = kitchen_of(tmp_path, *reply, template=HARMONY, parser="harmony")
-    events = chat(kitchen, tools=(SEND, WEATHER), think="max")
+    harness = harness_of(tmp_path, *reply, template=HARMONY, parser="harmony")
+    events = chat(harness, tools=(SEND, WEATHER), think="max")
     assert (thinking(events), content(events), calls(events)) == ("hm", "", ["mail.send-all"])
-    assert kitchen.asks[0]["prompt"].startswith("Reasoning: high mail_send_all weather <|start|>user")
-    assert "<|channel|>" in kitchen.asks[0]["preserve"]
+    assert harness.asks[0]["prompt"].startswith("Reasoning: high mail_send_all weather <|start|>user")
+    assert "<|channel|>" in harness.asks[0]["preserve"]
 
 
 def test_harmony_goes_on_with_an_answer(tmp_path: Path) -> None:
-    kitchen = kitchen_of(tmp_path, " there<|end|>", template=HARMONY, parser="harmony")
-    assert content(chat(kitchen, (*HI, Message("assistant", "Hello")))) == " there"
+    harness = harness_of(tmp_path, " there<|end|>", template=HARMONY, parser="harmony")
+    assert content(chat(harness, (*HI, Message("assistant", "Hello")))) == " there"
 
 
 def test_a_call_that_cannot_be_read_is_told_and_ends_nothing(tmp_path: Path) -> None:
-    kitchen = kitchen_of(tmp_path, "a <tool_call>{bad}</tool_call> b", template=PLAIN, parser="qwen3")
-    events = chat(kitchen, tools=(WEATHER,))
+    harness = harness_of(tmp_path, "a <tool_call>{bad}</tool_call> b", template=PLAIN, parser="qwen3")
+    events = chat(harness, tools=(WEATHER,))
     assert content(events) == "a <tool_call>{bad}</tool_call> b"
     assert [event.tool_error for event in events if isinstance(event, Delta) and event.tool_error] == [
         "the tool call is not valid JSON"
@@ -143,13 +143,13 @@ def test_a_call_that_cannot_be_read_is_told_and_ends_nothing(tmp_path: Path) -> 
 def test_a_format_binds_the_answer_where_it_begins(
     tmp_path: Path, parser: str, reply: tuple[str, ...], prompts: tuple[str, ...]
 ) -> None:
-    kitchen = kitchen_of(tmp_path, *reply, template=PLAIN, parser=parser)
-    events = chat(kitchen, format="json")
+    harness = harness_of(tmp_path, *reply, template=PLAIN, parser=parser)
+    events = chat(harness, format="json")
     assert content(events) == '{"a": 1}'
     assert thinking(events) == ("" if reply == ("so",) else "a" if parser == "deepseek3" else "why")
     start = "<user> hi <assistant>"
-    assert [asked["prompt"] for asked in kitchen.asks] == [start, *(start + prompt for prompt in prompts)]
-    assert [asked["format"] for asked in kitchen.asks] == ["", "json"]
+    assert [asked["prompt"] for asked in harness.asks] == [start, *(start + prompt for prompt in prompts)]
+    assert [asked["format"] for asked in harness.asks] == ["", "json"]
 
 
 @pytest.mark.parametrize(
@@ -164,9 +164,9 @@ def test_a_format_binds_the_answer_where_it_begins(
     ],
 )
 def test_without_thoughts_it_is_bound_at_once(tmp_path: Path, parser: str, more: str) -> None:
-    kitchen = kitchen_of(tmp_path, "never", template=PLAIN, parser=parser)
-    assert content(chat(kitchen, format="json", think=False)) == '{"a": 1}'
-    assert [(asked["prompt"], asked["format"]) for asked in kitchen.asks] == [("<user> hi <assistant>" + more, "json")]
+    harness = harness_of(tmp_path, "never", template=PLAIN, parser=parser)
+    assert content(chat(harness, format="json", think=False)) == '{"a": 1}'
+    assert [(asked["prompt"], asked["format"]) for asked in harness.asks] == [("<user> hi <assistant>" + more, "json")]
 
 
 @pytest.mark.parametrize(
@@ -174,9 +174,9 @@ def test_without_thoughts_it_is_bound_at_once(tmp_path: Path, parser: str, more:
     [({"renderer": "none"}, 'unknown renderer "none"'), ({"parser": "none"}, 'unknown parser "none"')],
 )
 def test_unknown_names(tmp_path: Path, parts: dict[str, str], message: str) -> None:
-    kitchen = kitchen_of(tmp_path, "x", template=PLAIN, **parts)
+    harness = harness_of(tmp_path, "x", template=PLAIN, **parts)
     with pytest.raises(BadRequest, match=message):
-        chat(kitchen)
-    assert asyncio.run(kitchen.service.show("m")).capabilities == ("completion",)
+        chat(harness)
+    assert asyncio.run(harness.service.show("m")).capabilities == ("completion",)
     with pytest.raises(BadRequest, match=message):
-        asyncio.run(collect(kitchen.service.create(CreateRequest(model="n", from_="m", **parts))))
+        asyncio.run(collect(harness.service.create(CreateRequest(model="n", from_="m", **parts))))

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from support.kitchen import INSERTS, PLAIN, THINKS, Kitchen, collect, content, done, thinking
+from support.service_harness import INSERTS, PLAIN, THINKS, ServiceHarness, collect, content, done, thinking
 
 from ollama_nb.api.chat import GenerateRequest
 from ollama_nb.api.events import Done, Event
@@ -16,8 +16,8 @@ from ollama_nb.api.messages import Message
 from ollama_nb.errors import BadRequest, OllamaError
 
 
-def ask(kitchen: Kitchen, prompt: str = "hi", model: str = "m", **fields: Any) -> list[Event]:
-    return asyncio.run(collect(kitchen.service.generate(GenerateRequest(model=model, prompt=prompt, **fields))))
+def ask(harness: ServiceHarness, prompt: str = "hi", model: str = "m", **fields: Any) -> list[Event]:
+    return asyncio.run(collect(harness.service.generate(GenerateRequest(model=model, prompt=prompt, **fields))))
 
 
 @pytest.mark.parametrize(
@@ -33,72 +33,72 @@ def ask(kitchen: Kitchen, prompt: str = "hi", model: str = "m", **fields: Any) -
     ],
 )
 def test_prompts(tmp_path: Path, fields: dict[str, Any], prompt: str) -> None:
-    kitchen = Kitchen(tmp_path)
-    kitchen.make("m", template=PLAIN, system="own")
-    events = ask(kitchen, **fields)
-    assert kitchen.asks[0]["prompt"] == prompt
+    harness = ServiceHarness(tmp_path)
+    harness.make("m", template=PLAIN, system="own")
+    events = ask(harness, **fields)
+    assert harness.asks[0]["prompt"] == prompt
     assert content(events) == "Hello there"
     assert done(events).context == (None if fields.get("raw") else (7, 8, 9))
-    assert kitchen.asks[0]["return_tokens"] is not bool(fields.get("raw"))
+    assert harness.asks[0]["return_tokens"] is not bool(fields.get("raw"))
 
 
 def test_stored_messages_unless_a_context_goes_on(tmp_path: Path) -> None:
-    kitchen = Kitchen(tmp_path)
-    kitchen.make("m", template=PLAIN, messages=(Message("user", "q"), Message("assistant", "a")))
-    ask(kitchen)
-    ask(kitchen, context=())
-    assert [asked["prompt"] for asked in kitchen.asks] == [
+    harness = ServiceHarness(tmp_path)
+    harness.make("m", template=PLAIN, messages=(Message("user", "q"), Message("assistant", "a")))
+    ask(harness)
+    ask(harness, context=())
+    assert [asked["prompt"] for asked in harness.asks] == [
         "<user> q <assistant> a <user> hi <assistant>",
         "<user> hi <assistant>",
     ]
 
 
 def test_what_goes_on_behind_a_context_does_not_begin_again(tmp_path: Path) -> None:
-    kitchen = Kitchen(tmp_path)
-    kitchen.make("m", template="<s>" + PLAIN)
-    ask(kitchen)
-    ask(kitchen, context=(3, 4))
+    harness = ServiceHarness(tmp_path)
+    harness.make("m", template="<s>" + PLAIN)
+    ask(harness)
+    ask(harness, context=(3, 4))
     prompt = "<user> hi <assistant>"
-    assert [asked["prompt"] for asked in kitchen.asks] == [f"<s>{prompt}", f"<3><4>{prompt}"]
+    assert [asked["prompt"] for asked in harness.asks] == [f"<s>{prompt}", f"<3><4>{prompt}"]
     # ChatML models call the mark that begins each turn their BOS, and their tokenizers do not add it.
-    kitchen.pool.runner.loaded = msgspec.structs.replace(kitchen.pool.runner.loaded, add_bos=False)
-    ask(kitchen, context=(3, 4))
-    assert kitchen.asks[-1]["prompt"] == f"<3><4><s>{prompt}"
+    harness.pool.runner.loaded = msgspec.structs.replace(harness.pool.runner.loaded, add_bos=False)
+    ask(harness, context=(3, 4))
+    assert harness.asks[-1]["prompt"] == f"<3><4><s>{prompt}"
 
 
 def test_a_context_holds_tokens(tmp_path: Path) -> None:
-    kitchen = Kitchen(tmp_path)
-    kitchen.make("m", template=PLAIN)
+    harness = ServiceHarness(tmp_path)
+    harness.make("m", template=PLAIN)
     for token in (-1, 100):
         with pytest.raises(BadRequest, match=f'^{token} is no token of "m": its tokens are 0 to 99$'):
-            ask(kitchen, context=(3, token))
+            ask(harness, context=(3, token))
 
 
 def test_suffix(tmp_path: Path) -> None:
-    kitchen = Kitchen(tmp_path)
-    kitchen.make("m", template=INSERTS)
-    kitchen.make("plain", template=PLAIN)
-    ask(kitchen, "def f():", suffix="return 1")
-    assert kitchen.asks[0]["prompt"] == "<pre> def f(): <suf> return 1 <mid>"
+    harness = ServiceHarness(tmp_path)
+    harness.make("m", template=INSERTS)
+    harness.make("plain", template=PLAIN)
+    ask(harness, "def f():", suffix="return 1")
+    assert harness.asks[0]["prompt"] == "<pre> def f(): <suf> return 1 <mid>"
     with pytest.raises(BadRequest, match=r"^registry\.ollama\.ai/library/plain:latest does not support insert$"):
-        ask(kitchen, model="plain", suffix="x")
+        ask(harness, model="plain", suffix="x")
 
 
 def test_the_models_own_jinja_template(tmp_path: Path) -> None:
-    kitchen = Kitchen(tmp_path)
-    kitchen.make("m")
-    ask(kitchen, "Once upon a time")
-    assert kitchen.renderer.jobs[0].kind == "jinja"
-    assert "Once upon a time" in kitchen.asks[0]["prompt"]
+    harness = ServiceHarness(tmp_path)
+    harness.make("m")
+    ask(harness, "Once upon a time")
+    assert harness.renderer.jobs[0].kind == "jinja"
+    assert "Once upon a time" in harness.asks[0]["prompt"]
 
 
 def test_thinking_is_split_here_too(tmp_path: Path) -> None:
-    kitchen = Kitchen(tmp_path, lambda prompt, format: ("hm</think>", "\n\nyes"))
-    kitchen.make("m", template=THINKS)
-    events = ask(kitchen)
+    harness = ServiceHarness(tmp_path, lambda prompt, format: ("hm</think>", "\n\nyes"))
+    harness.make("m", template=THINKS)
+    events = ask(harness)
     assert (thinking(events), content(events)) == ("hm", "yes")
     # Raw text is nobody's to read.
-    assert content(ask(kitchen, raw=True)) == "hm</think>\n\nyes"
+    assert content(ask(harness, raw=True)) == "hm</think>\n\nyes"
 
 
 @pytest.mark.parametrize(
@@ -118,29 +118,29 @@ def test_thinking_is_split_here_too(tmp_path: Path) -> None:
     ],
 )
 def test_errors(tmp_path: Path, fields: dict[str, Any], status: int, message: str) -> None:
-    kitchen = Kitchen(tmp_path)
-    kitchen.make("m", template=PLAIN)
-    kitchen.make("bert", "all-MiniLM-L6-v2-q8_0.gguf")
-    kitchen.make("painter", info={"capabilities": ["image"]})
+    harness = ServiceHarness(tmp_path)
+    harness.make("m", template=PLAIN)
+    harness.make("bert", "all-MiniLM-L6-v2-q8_0.gguf")
+    harness.make("painter", info={"capabilities": ["image"]})
     with pytest.raises(OllamaError) as caught:
-        ask(kitchen, **fields)
+        ask(harness, **fields)
     assert (caught.value.status, caught.value.message) == (status, message)
-    assert kitchen.pool.acquired == []
+    assert harness.pool.acquired == []
 
 
 def test_a_template_that_does_not_parse(tmp_path: Path) -> None:
-    kitchen = Kitchen(tmp_path)
-    kitchen.make("m", template=PLAIN)
+    harness = ServiceHarness(tmp_path)
+    harness.make("m", template=PLAIN)
     with pytest.raises(BadRequest):
-        ask(kitchen, template="{{ if }}")
-    assert kitchen.pool.leases == 0
+        ask(harness, template="{{ if }}")
+    assert harness.pool.leases == 0
 
 
 def test_load_and_unload(tmp_path: Path) -> None:
-    kitchen = Kitchen(tmp_path)
-    kitchen.make("m", template=PLAIN)
-    assert ask(kitchen, "") == [Done("load")]
-    assert ask(kitchen, "", keep_alive=0.0) == [Done("unload")]
-    assert content(ask(kitchen, "hi", keep_alive=0.0)) == "Hello there"
-    assert kitchen.pool.unloaded == ["m:latest"]
-    assert [keep for _, _, keep in kitchen.pool.acquired] == [None, 0.0]
+    harness = ServiceHarness(tmp_path)
+    harness.make("m", template=PLAIN)
+    assert ask(harness, "") == [Done("load")]
+    assert ask(harness, "", keep_alive=0.0) == [Done("unload")]
+    assert content(ask(harness, "hi", keep_alive=0.0)) == "Hello there"
+    assert harness.pool.unloaded == ["m:latest"]
+    assert [keep for _, _, keep in harness.pool.acquired] == [None, 0.0]

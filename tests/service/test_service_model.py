@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from support.aio import in_loop
-from support.kitchen import MODELS, WEATHER, calls, collect, content, done, thinking
+from support.service_harness import MODELS, WEATHER, calls, collect, content, done, thinking
 
 from ollama_nb.api.chat import ChatRequest, CreateRequest, EmbedRequest, GenerateRequest
 from ollama_nb.api.events import Done, Event

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from support.chaos_registry import ChaosRegistry, chaos_registry, status
 from support.ggufs import gguf
-from support.kitchen import Kitchen
 from support.servers import free_port
+from support.service_harness import ServiceHarness
 
 from ollama_nb.api.names import ModelName
 from ollama_nb.errors import ModelNotFound
@@ -24,9 +24,9 @@ def registry() -> Iterator[ChaosRegistry]:
         yield found
 
 
-def take(kitchen: Kitchen, registry: ChaosRegistry, name: str) -> str:
+def take(harness: ServiceHarness, registry: ChaosRegistry, name: str) -> str:
     """Put a model of the registry into the store, byte for byte; return the digest of its manifest."""
-    store = kitchen.service.store
+    store = harness.service.store
     for data in registry.blobs.values():
         store.blobs.add(data)
     raw = registry.manifests[f"/v2/{name.replace(':', '/manifests/')}"]
@@ -35,15 +35,15 @@ def take(kitchen: Kitchen, registry: ChaosRegistry, name: str) -> str:
 
 
 def test_compared(tmp_path: Path, registry: ChaosRegistry) -> None:
-    kitchen = Kitchen(tmp_path)
+    harness = ServiceHarness(tmp_path)
     for name in ("a/same:latest", "a/newer:q4", "a/gone:latest"):
         registry.publish(name, model=gguf(), system=name.encode())
-    digests = {name: take(kitchen, registry, name) for name in ("a/same:latest", "a/newer:q4", "a/gone:latest")}
+    digests = {name: take(harness, registry, name) for name in ("a/same:latest", "a/newer:q4", "a/gone:latest")}
     registry.publish("a/newer:q4", model=gguf(data=bytes(64)))
     registry.manifests.pop("/v2/a/gone/manifests/latest")
-    bundled.register(kitchen.service.store)
+    bundled.register(harness.service.store)
     before = len(registry.asked)
-    found = {c.name: c for c in outdated(kitchen.settings, kitchen.service.store, (), insecure=True)}
+    found = {c.name: c for c in outdated(harness.settings, harness.service.store, (), insecure=True)}
     there = hashlib.sha256(registry.manifests["/v2/a/newer/manifests/q4"]).hexdigest()
     host = registry.host
     assert found == {
@@ -55,26 +55,26 @@ def test_compared(tmp_path: Path, registry: ChaosRegistry) -> None:
         "sprout:latest": Compared("sprout:latest", found["sprout:latest"].here, "", LOCAL),
     }
     assert len(registry.asked) == before + 3
-    (one,) = outdated(kitchen.settings, kitchen.service.store, [f"{host}/a/newer:q4"], insecure=True)
+    (one,) = outdated(harness.settings, harness.service.store, [f"{host}/a/newer:q4"], insecure=True)
     assert one.state == OUTDATED
     with pytest.raises(ModelNotFound):
-        list(outdated(kitchen.settings, kitchen.service.store, ["none"]))
+        list(outdated(harness.settings, harness.service.store, ["none"]))
 
 
 def test_a_registry_in_trouble(tmp_path: Path, registry: ChaosRegistry) -> None:
-    kitchen = Kitchen(tmp_path)
+    harness = ServiceHarness(tmp_path)
     registry.publish("a/m:latest", model=gguf())
-    take(kitchen, registry, "a/m:latest")
+    take(harness, registry, "a/m:latest")
     registry.gate = status(500)
-    (found,) = outdated(kitchen.settings, kitchen.service.store, (), insecure=True)
+    (found,) = outdated(harness.settings, harness.service.store, (), insecure=True)
     assert found.state == UNKNOWN and found.why
 
 
 def test_a_registry_that_cannot_be_reached_is_asked_once(tmp_path: Path) -> None:
-    kitchen = Kitchen(tmp_path)
+    harness = ServiceHarness(tmp_path)
     host = f"127.0.0.1:{free_port()}"
     for name in ("a/m", "a/n"):
-        kitchen.make(f"{host}/{name}")
-    found = list(outdated(kitchen.settings, kitchen.service.store, (), insecure=True))
+        harness.make(f"{host}/{name}")
+    found = list(outdated(harness.settings, harness.service.store, (), insecure=True))
     assert [compared.state for compared in found] == [UNKNOWN, UNKNOWN]
     assert found[0].why == found[1].why != ""

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.ggufs import STRING, TINY, gguf
-from support.kitchen import MODELS, PLAIN, Kitchen, collect
+from support.service_harness import MODELS, PLAIN, ServiceHarness, collect
 
 from ollama_nb import modelfile
 from ollama_nb.api.chat import CreateRequest
@@ -39,21 +39,21 @@ PARAMETERS = st.fixed_dictionaries(
 MESSAGES = st.lists(st.tuples(st.sampled_from(["user", "assistant", "system"]), SAYABLE.filter(bool)), max_size=3)
 
 
-def create(kitchen: Kitchen, **fields: Any) -> Model:
-    asyncio.run(collect(kitchen.service.create(CreateRequest(**fields))))
-    return kitchen.service.store.resolve(ModelName.parse(fields["model"]))
+def create(harness: ServiceHarness, **fields: Any) -> Model:
+    asyncio.run(collect(harness.service.create(CreateRequest(**fields))))
+    return harness.service.store.resolve(ModelName.parse(fields["model"]))
 
 
-def rebuilt(kitchen: Kitchen, name: str) -> Model:
+def rebuilt(harness: ServiceHarness, name: str) -> Model:
     """As a client would: the Modelfile's blob paths are files, found again by their digests."""
-    text = asyncio.run(kitchen.service.show(name)).modelfile
+    text = asyncio.run(harness.service.show(name)).modelfile
     parts = modelfile.parse(text).request_parts()
 
     def blobs(paths: tuple[str, ...]) -> dict[str, str]:
         return {Path(path).name: str(Digest.parse(Path(path).name)) for path in paths}
 
     return create(
-        kitchen,
+        harness,
         model="again",
         files=blobs(parts.from_),
         adapters=blobs(parts.adapters),
@@ -74,11 +74,11 @@ def test_the_same_digest(
     system: str, licenses: list[str], parameters: dict[str, Any], messages: list[tuple[str, str]]
 ) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        kitchen = Kitchen(Path(folder))
+        harness = ServiceHarness(Path(folder))
         made = create(
-            kitchen,
+            harness,
             model="first",
-            files={"m.gguf": str(kitchen.service.blobs.add(gguf()))},
+            files={"m.gguf": str(harness.service.blobs.add(gguf()))},
             template=PLAIN,
             system=system,
             licenses=tuple(licenses),
@@ -86,7 +86,7 @@ def test_the_same_digest(
             messages=tuple(Message(role, content) for role, content in messages),
             requires="0.14.0",
         )
-        assert rebuilt(kitchen, "first").digest == made.digest
+        assert rebuilt(harness, "first").digest == made.digest
 
 
 CHATML = (
@@ -96,26 +96,26 @@ CHATML = (
 )
 
 
-def chat_model(kitchen: Kitchen, template: str = CHATML) -> dict[str, str]:
+def chat_model(harness: ServiceHarness, template: str = CHATML) -> dict[str, str]:
     data = gguf((*TINY, ("tokenizer.chat_template", STRING, template)))
-    return {"m.gguf": str(kitchen.service.blobs.add(data))}
+    return {"m.gguf": str(harness.service.blobs.add(data))}
 
 
 def test_a_known_chat_template_is_recognised(tmp_path: Path) -> None:
-    kitchen = Kitchen(tmp_path)
+    harness = ServiceHarness(tmp_path)
     lines = asyncio.run(
-        collect(kitchen.service.create(CreateRequest(model="first", files=chat_model(kitchen), system="s")))
+        collect(harness.service.create(CreateRequest(model="first", files=chat_model(harness), system="s")))
     )
     assert [line.status.partition(" sha256:")[0] for line in lines] == [
         "parsing GGUF", "using existing layer", "using autodetected template chatml", "creating new layer",
         "creating new layer", "writing manifest", "success",
     ]  # fmt: skip
-    model = kitchen.service.store.resolve(ModelName.parse("first"))
+    model = harness.service.store.resolve(ModelName.parse("first"))
     known = recognise(CHATML)
     assert known is not None
     assert (model.template, model.params) == (known.text, {"stop": ["<|im_start|>", "<|im_end|>"]})
     assert [layer.kind for layer in model.manifest.layers] == ["model", "template", "system", "params"]
-    assert rebuilt(kitchen, "first").digest == model.digest
+    assert rebuilt(harness, "first").digest == model.digest
 
 
 PHI3 = (
@@ -126,8 +126,8 @@ PHI3 = (
 
 
 def test_parameters_of_a_recognised_template_are_ollama_s_to_the_byte(tmp_path: Path) -> None:
-    kitchen = Kitchen(tmp_path)
-    model = create(kitchen, model="first", files=chat_model(kitchen, PHI3))
+    harness = ServiceHarness(tmp_path)
+    model = create(harness, model="first", files=chat_model(harness, PHI3))
     digests = {layer.kind: layer.digest.hex for layer in model.manifest.layers}
     assert digests["params"] == "0d79f567714c62c048378f2107fb332dabee0135d080c302d884317da9433cc5"
 
@@ -143,8 +143,8 @@ def test_parameters_of_a_recognised_template_are_ollama_s_to_the_byte(tmp_path: 
 def test_what_is_asked_for_goes_over_what_is_recognised(
     tmp_path: Path, fields: dict[str, Any], template: str | None, stop: list[str]
 ) -> None:
-    kitchen = Kitchen(tmp_path)
-    model = create(kitchen, model="first", files=chat_model(kitchen), **fields)
+    harness = ServiceHarness(tmp_path)
+    model = create(harness, model="first", files=chat_model(harness), **fields)
     known = recognise(CHATML)
     assert known is not None
     assert model.template == (known.text if template is None else template)
@@ -152,17 +152,17 @@ def test_what_is_asked_for_goes_over_what_is_recognised(
 
 
 def test_nothing_is_recognised_in_a_model_that_is_built_on(tmp_path: Path) -> None:
-    kitchen = Kitchen(tmp_path)
-    create(kitchen, model="first", files=chat_model(kitchen, "{{ messages }} something else"))
-    assert create(kitchen, model="second", from_="first", system="x").template is None
+    harness = ServiceHarness(tmp_path)
+    create(harness, model="first", files=chat_model(harness, "{{ messages }} something else"))
+    assert create(harness, model="second", from_="first", system="x").template is None
 
 
 def test_the_bundled_model_and_one_with_an_adapter(tmp_path: Path) -> None:
-    kitchen = Kitchen(tmp_path)
-    weights = str(kitchen.service.blobs.add_file(MODELS / "stories260K-q8_0.gguf"))
+    harness = ServiceHarness(tmp_path)
+    weights = str(harness.service.blobs.add_file(MODELS / "stories260K-q8_0.gguf"))
     adapter = gguf((*TINY, ("general.type", STRING, "adapter")))
     made = create(
-        kitchen, model="first", files={"m.gguf": weights}, adapters={"a.gguf": str(kitchen.service.blobs.add(adapter))}
+        harness, model="first", files={"m.gguf": weights}, adapters={"a.gguf": str(harness.service.blobs.add(adapter))}
     )
     assert len(made.adapters) == 1
-    assert rebuilt(kitchen, "first").digest == made.digest
+    assert rebuilt(harness, "first").digest == made.digest

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from support.aio import in_loop
-from support.kitchen import MODELS, PLAIN, Kitchen, collect, content, done
+from support.service_harness import MODELS, PLAIN, ServiceHarness, collect, content, done
 
 from ollama_nb.api.chat import ChatRequest, CreateRequest, EmbedRequest, GenerateRequest
 from ollama_nb.api.messages import Message
@@ -21,21 +21,21 @@ HI = (Message("user", "hi"),)
 
 
 @pytest.fixture
-def kitchen(tmp_path: Path) -> Kitchen:
-    kitchen = Kitchen(tmp_path)
-    kitchen.make("m", template=PLAIN, parameters={"top_k": 7, "mirostat": 1})
-    kitchen.make("minilm", "all-MiniLM-L6-v2-q8_0.gguf")
-    return kitchen
+def harness(tmp_path: Path) -> ServiceHarness:
+    harness = ServiceHarness(tmp_path)
+    harness.make("m", template=PLAIN, parameters={"top_k": 7, "mirostat": 1})
+    harness.make("minilm", "all-MiniLM-L6-v2-q8_0.gguf")
+    return harness
 
 
-def ask(kitchen: Kitchen, **fields: Any) -> Any:
+def ask(harness: ServiceHarness, **fields: Any) -> Any:
     request = ChatRequest(model="m", messages=HI, **fields)
-    return done(asyncio.run(collect(kitchen.service.chat(request))))
+    return done(asyncio.run(collect(harness.service.chat(request))))
 
 
-def test_everything_ignored_is_told(kitchen: Kitchen) -> None:
+def test_everything_ignored_is_told(harness: ServiceHarness) -> None:
     options = {"tempreture": 1, "low_vram": True}
-    assert ask(kitchen, options=options, ignored=("ignored field x",)).warnings == (
+    assert ask(harness, options=options, ignored=("ignored field x",)).warnings == (
         "ignored field x",
         'option "mirostat" is deprecated and has no effect',
         'unknown option "tempreture", did you mean "temperature"?',
@@ -43,34 +43,34 @@ def test_everything_ignored_is_told(kitchen: Kitchen) -> None:
     )
 
 
-def test_strict_refuses_what_the_request_has_in_vain(kitchen: Kitchen) -> None:
+def test_strict_refuses_what_the_request_has_in_vain(harness: ServiceHarness) -> None:
     for fields, message in (
         ({"options": {"tempreture": 1}}, 'unknown option "tempreture", did you mean "temperature"?'),
         ({"ignored": ("a", "b"), "options": {"numa": True}}, 'a; b; option "numa" is deprecated and has no effect'),
     ):
         with pytest.raises(BadRequest) as caught:
-            ask(kitchen, strict=True, **fields)
+            ask(harness, strict=True, **fields)
         assert caught.value.message == message
         with pytest.raises(BadRequest):
-            asyncio.run(kitchen.service.embed(EmbedRequest(model="minilm", inputs=("x",), strict=True, **fields)))
-    assert not kitchen.pool.acquired
-    assert ask(kitchen, strict=True, options={"top_k": 1}).warnings, (
+            asyncio.run(harness.service.embed(EmbedRequest(model="minilm", inputs=("x",), strict=True, **fields)))
+    assert not harness.pool.acquired
+    assert ask(harness, strict=True, options={"top_k": 1}).warnings, (
         "what the model itself stores is no request's fault"
     )
 
 
-def test_a_run_record_on_demand(kitchen: Kitchen) -> None:
-    assert ask(kitchen).run is None
-    run = ask(kitchen, run_record=True, options={"num_ctx": 64, "stop": ["x"]}).run
+def test_a_run_record_on_demand(harness: ServiceHarness) -> None:
+    assert ask(harness).run is None
+    run = ask(harness, run_record=True, options={"num_ctx": 64, "stop": ["x"]}).run
     assert run["model"] == "m:latest" and len(run["model_digest"]) == len("sha256:") + 64
     assert run["template_hash"] == "sha256:" + hashlib.sha256(PLAIN.encode()).hexdigest()
-    assert run["prompt_hash"] == "sha256:" + hashlib.sha256(kitchen.asks[-1]["prompt"].encode()).hexdigest()
+    assert run["prompt_hash"] == "sha256:" + hashlib.sha256(harness.asks[-1]["prompt"].encode()).hexdigest()
     assert (run["options"]["top_k"], run["options"]["num_ctx"], run["options"]["stop"]) == (7, 64, ("x",))
     assert run["engine_build"] == "fake"
-    assert run["seed"] == run["options"]["seed"] == kitchen.asks[-1]["options"].seed
+    assert run["seed"] == run["options"]["seed"] == harness.asks[-1]["options"].seed
     assert 0 <= run["seed"] < 1 << 32
-    assert ask(kitchen, run_record=True, options={"seed": 5}).run["seed"] == 5
-    assert len({ask(kitchen, run_record=True).run["seed"] for _ in range(5)}) == 5
+    assert ask(harness, run_record=True, options={"seed": 5}).run["seed"] == 5
+    assert len({ask(harness, run_record=True).run["seed"] for _ in range(5)}) == 5
 
 
 @pytest.mark.model

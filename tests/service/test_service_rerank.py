@@ -10,8 +10,8 @@ from typing import Any
 import msgspec
 import pytest
 from support.aio import in_loop
-from support.kitchen import MODELS, Kitchen, collect
-from support.rankers import TinyRanker
+from support.models import TinyRanker
+from support.service_harness import MODELS, ServiceHarness, collect
 
 from ollama_nb.api.chat import CreateRequest, EmbedRequest, RerankRequest
 from ollama_nb.api.events import Ranking
@@ -22,18 +22,18 @@ from ollama_nb.settings import Settings
 
 @dataclass
 class Desk:
-    kitchen: Kitchen
+    harness: ServiceHarness
 
     def ask(self, *documents: str, **fields: Any) -> Ranking:
         request = RerankRequest(**{"model": "m", "query": "q r", "documents": documents, **fields})
-        return asyncio.run(self.kitchen.service.rerank(request))
+        return asyncio.run(self.harness.service.rerank(request))
 
 
 @pytest.fixture
 def desk(tmp_path: Path) -> Desk:
-    kitchen = Kitchen(tmp_path)
-    kitchen.make("m", "all-MiniLM-L6-v2-q8_0.gguf")
-    return Desk(kitchen)
+    harness = ServiceHarness(tmp_path)
+    harness.make("m", "all-MiniLM-L6-v2-q8_0.gguf")
+    return Desk(harness)
 
 
 def test_cosine_of_a_plain_embedding_model(desk: Desk) -> None:
@@ -44,7 +44,7 @@ def test_cosine_of_a_plain_embedding_model(desk: Desk) -> None:
 
 
 def test_scores_of_a_model_that_ranks(desk: Desk) -> None:
-    runner = desk.kitchen.pool.runner
+    runner = desk.harness.pool.runner
     runner.loaded = msgspec.structs.replace(runner.loaded, pooling="rank")
     found = desk.ask("a", "abc", "ab", "cba")
     assert found == Ranking(((1, 0.3), (3, 0.3), (2, 0.2), (0, 0.1)), "rank", 2), "equals keep their order"

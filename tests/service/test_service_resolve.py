@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from support.kitchen import BAD_NAME, Kitchen
+from support.service_harness import BAD_NAME, ServiceHarness
 
 from ollama_nb.api.models import ModelConfig
 from ollama_nb.api.names import ModelName
@@ -56,21 +56,21 @@ def test_contradicting_suffixes(text: str) -> None:
     ],
 )
 def test_what_is_not_there(tmp_path: Path, text: str, kind: type[OllamaError], message: str) -> None:
-    backend = Kitchen(tmp_path).service._backend
+    backend = ServiceHarness(tmp_path).service._backend
     with pytest.raises(kind) as caught:
         asyncio.run(find(backend, text))
     assert caught.value.message == message
 
 
 def test_case_does_not_matter(tmp_path: Path) -> None:
-    kitchen = Kitchen(tmp_path)
-    kitchen.make("Story")
-    assert asyncio.run(find(kitchen.service._backend, "sTORY:latest")).name.short == "Story:latest"
+    harness = ServiceHarness(tmp_path)
+    harness.make("Story")
+    assert asyncio.run(find(harness.service._backend, "sTORY:latest")).name.short == "Story:latest"
 
 
 def test_stubs_of_remote_models(tmp_path: Path) -> None:
-    kitchen = Kitchen(tmp_path)
-    store = kitchen.service.store
+    harness = ServiceHarness(tmp_path)
+    store = harness.service.store
     data = encode_config(ModelConfig(remote_host="https://ollama.com", remote_model="big"))
     store.write_manifest(ModelName("big"), config_layer(store.blobs.add(data), len(data)), ())
     for text, kind, message in (
@@ -78,18 +78,18 @@ def test_stubs_of_remote_models(tmp_path: Path) -> None:
         ("big:local", ModelNotFound, "model 'big:local' not found"),
     ):
         with pytest.raises(kind) as caught:
-            asyncio.run(find(kitchen.service._backend, text))
+            asyncio.run(find(harness.service._backend, text))
         assert caught.value.message == message
 
 
 def test_pinned_to_a_digest(tmp_path: Path) -> None:
-    kitchen = Kitchen(tmp_path)
-    kitchen.make("m")
-    store = kitchen.service.store
+    harness = ServiceHarness(tmp_path)
+    harness.make("m")
+    store = harness.service.store
     digest = store.resolve(ModelName("m")).digest
     assert find_in(store, f"m@sha256:{digest}").digest == digest
     assert find_in(store, f"m:latest@sha256:{digest}").name == ModelName("m")
-    kitchen.make("m", system="changed")
+    harness.make("m", system="changed")
     with pytest.raises(ModelNotFound, match=f"model 'm@sha256:{digest}' not found: 'm:latest' is sha256:"):
         find_in(store, f"m@sha256:{digest}")
     for text in ("m@sha256:12", f"m@{digest}", f"@sha256:{digest}", f"m@sha256:{digest}@sha256:{digest}"):

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from support.aio import in_loop
-from support.kitchen import BAD_NAME, MODELS, TOOLS, WEATHER, Kitchen, collect
+from support.service_harness import BAD_NAME, MODELS, TOOLS, WEATHER, ServiceHarness, collect
 
 from ollama_nb.api.chat import CreateRequest, EmbedRequest, GenerateRequest, TokenizeRequest
 from ollama_nb.api.messages import Message
@@ -20,32 +20,32 @@ HI = (Message("user", "hi there"),)
 
 
 @pytest.fixture
-def kitchen(tmp_path: Path) -> Kitchen:
-    kitchen = Kitchen(tmp_path)
-    kitchen.make("m", template="<s>{{ range .Messages }}<{{ .Role }}> {{ .Content }} {{ end }}", system="be kind")
-    kitchen.make("tools", template=TOOLS)
-    return kitchen
+def harness(tmp_path: Path) -> ServiceHarness:
+    harness = ServiceHarness(tmp_path)
+    harness.make("m", template="<s>{{ range .Messages }}<{{ .Role }}> {{ .Content }} {{ end }}", system="be kind")
+    harness.make("tools", template=TOOLS)
+    return harness
 
 
-def ask(kitchen: Kitchen, **fields: Any) -> tuple[int, ...]:
-    return asyncio.run(kitchen.service.tokenize(TokenizeRequest(**{"model": "m", **fields})))
+def ask(harness: ServiceHarness, **fields: Any) -> tuple[int, ...]:
+    return asyncio.run(harness.service.tokenize(TokenizeRequest(**{"model": "m", **fields})))
 
 
-def test_a_prompt_goes_as_it_stands(kitchen: Kitchen) -> None:
-    assert ask(kitchen, prompt="a b c") == (0, 1, 2)
-    assert kitchen.pool.runner.tokenized == (("a b c",), True, False)
-    ask(kitchen, prompt="", add_special=False, parse_special=True)
-    assert kitchen.pool.runner.tokenized == (("",), False, True)
+def test_a_prompt_goes_as_it_stands(harness: ServiceHarness) -> None:
+    assert ask(harness, prompt="a b c") == (0, 1, 2)
+    assert harness.pool.runner.tokenized == (("a b c",), True, False)
+    ask(harness, prompt="", add_special=False, parse_special=True)
+    assert harness.pool.runner.tokenized == (("",), False, True)
 
 
-def test_messages_go_as_a_chat_renders_them(kitchen: Kitchen) -> None:
-    ask(kitchen, messages=HI, add_special=False)
+def test_messages_go_as_a_chat_renders_them(harness: ServiceHarness) -> None:
+    ask(harness, messages=HI, add_special=False)
     expected = "<s><system> be kind <user> hi there "
-    assert kitchen.pool.runner.tokenized == ((expected,), True, True)
-    ask(kitchen, model="tools", messages=HI, tools=(WEATHER,))
-    tokenized = kitchen.pool.runner.tokenized
+    assert harness.pool.runner.tokenized == ((expected,), True, True)
+    ask(harness, model="tools", messages=HI, tools=(WEATHER,))
+    tokenized = harness.pool.runner.tokenized
     assert tokenized is not None and "weather" in tokenized[0][0]
-    assert not kitchen.pool.acquired, "nothing was loaded"
+    assert not harness.pool.acquired, "nothing was loaded"
 
 
 @pytest.mark.parametrize(
@@ -60,21 +60,21 @@ def test_messages_go_as_a_chat_renders_them(kitchen: Kitchen) -> None:
         ({"messages": HI, "tools": (WEATHER,)}, 400, "registry.ollama.ai/library/m:latest does not support tools"),
     ],
 )
-def test_errors(kitchen: Kitchen, fields: dict[str, Any], status: int, message: str) -> None:
+def test_errors(harness: ServiceHarness, fields: dict[str, Any], status: int, message: str) -> None:
     with pytest.raises(OllamaError) as caught:
-        ask(kitchen, **fields)
+        ask(harness, **fields)
     assert (caught.value.status, caught.value.message) == (status, message)
 
 
-def test_only_tokens_have_a_text(kitchen: Kitchen) -> None:
-    assert asyncio.run(kitchen.service.detokenize("m", (3, 99))) == "<3><99>"
+def test_only_tokens_have_a_text(harness: ServiceHarness) -> None:
+    assert asyncio.run(harness.service.detokenize("m", (3, 99))) == "<3><99>"
     for token in (-1, 100, 1 << 62):
         with pytest.raises(OllamaError, match=f'{token} is no token of "m": its tokens are 0 to 99') as caught:
-            asyncio.run(kitchen.service.detokenize("m", (1, token)))
+            asyncio.run(harness.service.detokenize("m", (1, token)))
         assert caught.value.status == 400
     for model, message in (("", "model is required"), ("no", "model 'no' not found")):
         with pytest.raises(OllamaError, match=message):
-            asyncio.run(kitchen.service.detokenize(model, ()))
+            asyncio.run(harness.service.detokenize(model, ()))
 
 
 @pytest.mark.model

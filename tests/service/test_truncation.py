@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.fake_pool import FakeLease
-from support.kitchen import Kitchen
+from support.service_harness import FakeLease, ServiceHarness
 
 from ollama_nb.api.chat import PromptJob, TemplateKind
 from ollama_nb.api.messages import Message
@@ -28,26 +27,26 @@ TURNS = (
 )
 
 
-def fitted(kitchen: Kitchen, job: PromptJob, limit: int, image_tokens: int = 0) -> Prompt:
-    lease = FakeLease(kitchen.pool, limit + 1)
-    kitchen.renderer.jobs.clear()
-    fitting = fit(kitchen.service._rooms, lease, job, limit, image_tokens=image_tokens)  # type: ignore[arg-type]
+def fitted(harness: ServiceHarness, job: PromptJob, limit: int, image_tokens: int = 0) -> Prompt:
+    lease = FakeLease(harness.pool, limit + 1)
+    harness.renderer.jobs.clear()
+    fitting = fit(harness.service._rooms, lease, job, limit, image_tokens=image_tokens)  # type: ignore[arg-type]
     return asyncio.run(fitting)
 
 
-def rendered(kitchen: Kitchen, job: PromptJob, cut: int) -> str | None:
+def rendered(harness: ServiceHarness, job: PromptJob, cut: int) -> str | None:
     """The prompt without the ``cut`` oldest messages; None where the template refuses that."""
     try:
-        return asyncio.run(kitchen.renderer.render(replace(job, drops=(cut,))))[0]
+        return asyncio.run(harness.renderer.render(replace(job, drops=(cut,))))[0]
     except TemplateError:
         return None
 
 
-def one_at_a_time(kitchen: Kitchen, job: PromptJob, limit: int) -> tuple[int, str]:
+def one_at_a_time(harness: ServiceHarness, job: PromptJob, limit: int) -> tuple[int, str]:
     """The plain way: leave out the oldest message until it fits, or only the last one is left."""
     last = (0, "")
     for cut in [0, *cuts(job.messages)]:
-        text = rendered(kitchen, job, cut)
+        text = rendered(harness, job, cut)
         if text is not None:
             last = (cut, text)
             if len(text.split()) <= limit:
@@ -65,13 +64,13 @@ talks = st.lists(st.tuples(roles, st.integers(0, 30)), min_size=1, max_size=60)
 def test_as_if_one_message_at_a_time_were_left_out(
     kind: TemplateKind, template: str, talk: list[tuple[str, int]], limit: int
 ) -> None:
-    kitchen = Kitchen(Path("/nowhere"))
+    harness = ServiceHarness(Path("/nowhere"))
     messages = tuple(Message(role, "w " * words) for role, words in talk)
     job = PromptJob(kind=kind, template=template, messages=messages)
-    cut, text = one_at_a_time(kitchen, job, limit)
-    prompt = fitted(kitchen, job, limit)
+    cut, text = one_at_a_time(harness, job, limit)
+    prompt = fitted(harness, job, limit)
     assert prompt.text == text
-    assert len(kitchen.renderer.jobs) <= 2 + math.ceil(math.log(1 + len(cuts(messages)), PROBES))
+    assert len(harness.renderer.jobs) <= 2 + math.ceil(math.log(1 + len(cuts(messages)), PROBES))
     if template != LEGACY:  # where it does not show which messages are there, equal prompts may have lost more or less
         assert prompt.messages_dropped == really_dropped(messages, cut)
 
@@ -79,32 +78,32 @@ def test_as_if_one_message_at_a_time_were_left_out(
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.integers(0, 30), min_size=1, max_size=40), st.booleans(), st.integers(1, 300))
 def test_templates_that_want_turns_lose_whole_turns(lengths: list[int], system: bool, limit: int) -> None:
-    kitchen = Kitchen(Path("/nowhere"))
+    harness = ServiceHarness(Path("/nowhere"))
     talk = [Message("assistant" if at % 2 else "user", "w " * words) for at, words in enumerate(lengths)]
     messages = tuple(
         ([Message("system", "s")] if system else []) + talk + [Message("user", "w")] * (len(talk) % 2 == 0)
     )
     job = PromptJob(kind="jinja", template=TURNS, messages=messages)
-    cut, text = one_at_a_time(kitchen, job, limit)
-    prompt = fitted(kitchen, job, limit)
+    cut, text = one_at_a_time(harness, job, limit)
+    prompt = fitted(harness, job, limit)
     assert (prompt.text, prompt.messages_dropped) == (text, really_dropped(messages, cut))
-    assert len(kitchen.renderer.jobs) <= 2 + 2 * math.ceil(math.log(1 + len(messages), PROBES))
+    assert len(harness.renderer.jobs) <= 2 + 2 * math.ceil(math.log(1 + len(messages), PROBES))
 
 
 def test_a_template_that_refuses_every_cut_says_why() -> None:
     refusing = "{% if messages | length < 5 %}{{ raise_exception('too short') }}{% endif %}" + JINJA
     messages = tuple(Message("user" if at % 2 == 0 else "assistant", "w " * 30) for at in range(5))
     with pytest.raises(TemplateError, match="too short"):
-        fitted(Kitchen(Path("/nowhere")), PromptJob(kind="jinja", template=refusing, messages=messages), 40)
+        fitted(ServiceHarness(Path("/nowhere")), PromptJob(kind="jinja", template=refusing, messages=messages), 40)
 
 
 def test_images_count_as_long_as_their_message_stays() -> None:
-    kitchen = Kitchen(Path("/nowhere"))
+    harness = ServiceHarness(Path("/nowhere"))
     look = [Message("user", "look", images=(b"a", b"b")), Message("assistant", "a cat"), Message("user", "sure?")]
     job = PromptJob(kind="go", template=GO, messages=tuple(look))
-    whole = fitted(kitchen, job, 300, image_tokens=100)
+    whole = fitted(harness, job, 300, image_tokens=100)
     assert (whole.messages_dropped, whole.image_count) == (0, 2) and whole.text.count("[img-") == 2
-    cut = fitted(kitchen, job, 150, image_tokens=100)
+    cut = fitted(harness, job, 150, image_tokens=100)
     assert (cut.messages_dropped, cut.image_count) == (1, 0) and "[img-" not in cut.text
     assert cut.tokens == 5 and cut.tokens_dropped == (whole.tokens or 0) - 5
 
@@ -119,16 +118,16 @@ def test_probes_are_spread_up_to_the_end(low: int, high: int) -> None:
 
 
 def test_a_thousand_messages_need_few_round_trips() -> None:
-    kitchen = Kitchen(Path("/nowhere"))
+    harness = ServiceHarness(Path("/nowhere"))
     messages = tuple(Message("user" if at % 2 else "assistant", f"word{at} " * 10) for at in range(1000))
     job = PromptJob(kind="jinja", template="{% for m in messages %}{{ m.content }}{% endfor %}", messages=messages)
 
     async def run() -> Prompt:
-        return await fit(kitchen.service._rooms, FakeLease(kitchen.pool, 4096), job, 4095)  # type: ignore[arg-type]
+        return await fit(harness.service._rooms, FakeLease(harness.pool, 4096), job, 4095)  # type: ignore[arg-type]
 
     prompt = asyncio.run(run())
     assert prompt.messages_dropped == 1000 - 409
     assert prompt.tokens == 4090
     assert prompt.tokens_dropped == 10_000 - 4090
-    assert len(kitchen.renderer.jobs) <= 5
-    assert len(kitchen.pool.runner.counted) <= 5
+    assert len(harness.renderer.jobs) <= 5
+    assert len(harness.pool.runner.counted) <= 5

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.crashes import OPERATIONS, Operation, prepare, random_scenario
+from support.crashes import OPERATIONS, Operation, crash_states, prepare, random_scenario, record
 from support.ggufs import gguf
-from support.powercuts import crash_states, record
 from support.stores import check_sound_files, create, published, published_in, snapshot, tiny
 
 from ollama_nb import disk

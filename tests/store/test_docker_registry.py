@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support.proxies import proxy_to
-from support.registries import NAME, PASSWORD, Registry, certificate, docker_registry, needs_registry
+from support.docker_registry import NAME, PASSWORD, Registry, certificate, docker_registry, needs_registry
+from support.fake_servers import proxy_to
 from support.stores import check_sound, published, snapshot, tiny
 from support.transfers import never_back, pull, push, statuses
 

@@ -1,12 +1,15 @@
-"""A program in a user's own mount namespace: what the service does on a disk of 8 MiB that fills up or is read-only.
+"""Programs that run in a mount namespace of their own, on a small, full, read-only or copy-on-write disk.
 
-``python -m support.small_disk full|work|readonly FOLDER`` with a tmpfs at FOLDER; prints what happened as JSON.
+``python -m support.small_disk full|work|readonly|share FOLDER`` with a file system mounted at FOLDER; prints the
+results as JSON.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -21,19 +24,22 @@ from unittest.mock import patch
 from support.chaos_registry import chaos_registry, held
 from support.checkpoints import make_checkpoint
 from support.ggufs import gguf
-from support.kitchen import PLAIN, Kitchen, collect, content
+from support.service_harness import PLAIN, ServiceHarness, collect, content
 from support.stores import check_sound, digest_of
 from support.transfers import noise
 from support.transfers import pull as pulled
 
 from ollama_nb.api.chat import CreateRequest, GenerateRequest
 from ollama_nb.api.events import Progress
+from ollama_nb.client.files import file_digest
+from ollama_nb.client.shared import SharedStore
 from ollama_nb.errors import OllamaError
 from ollama_nb.server.keys import KeyFile
 from ollama_nb.service import shelf, upkeep
 from ollama_nb.store.blobs import BlobStore, named
 
 BIG = gguf(data=bytes(6 << 20))
+SHARED_SIZE = 32 << 20  # bytes
 
 
 def told(work: Callable[[], object]) -> dict[str, Any]:
@@ -56,9 +62,9 @@ def drained(lines: AsyncIterator[Any]) -> list[Any]:
 class Program:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.kitchen = Kitchen(folder, lambda prompt, format: ["still", " served"])
-        self.kitchen.make("tales", template=PLAIN)
-        self.service = self.kitchen.service
+        self.harness = ServiceHarness(folder, lambda prompt, format: ["still", " served"])
+        self.harness.make("tales", template=PLAIN)
+        self.service = self.harness.service
 
     def still_works(self) -> dict[str, Any]:
         async def look() -> dict[str, Any]:
@@ -85,7 +91,7 @@ class Program:
 
     def check(self) -> None:
         never = threading.Event()
-        upkeep.fsck(self.kitchen.settings, repair=False, report=lambda line: None, cancelled=never)
+        upkeep.fsck(self.harness.settings, repair=False, report=lambda line: None, cancelled=never)
 
     def pad(self, leave: int) -> Path:
         """Fill the disk up to some bytes."""
@@ -116,7 +122,7 @@ class Program:
         found["texts"] = told(
             lambda: drained(self.service.create(CreateRequest(model="new", from_="tales", system="你" * 30_000)))
         )
-        found["key"] = told(lambda: KeyFile(self.kitchen.settings.home).add("a"))
+        found["key"] = told(lambda: KeyFile(self.harness.settings.home).add("a"))
         found["while full"] = self.still_works()
         check_sound(self.service.store.root)
         names = [path.name for path in self.service.store.root.rglob("sha256-*")]
@@ -135,7 +141,7 @@ class Program:
     def work(self) -> dict[str, Any]:
         """The disk fills up while a pull, a quantisation and a conversion are under way."""
         found: dict[str, Any] = {"pull": self.pull()}
-        self.kitchen.make("base", "stories260K-f32.gguf", template=PLAIN)
+        self.harness.make("base", "stories260K-f32.gguf", template=PLAIN)
         checkpoint = make_checkpoint("llama", self.folder.parent / "checkpoint")
         files = {path.name: str(self.service.blobs.add_file(path)) for path in checkpoint.iterdir()}
         works = {
@@ -204,12 +210,29 @@ class Program:
             "start": told(lambda: asyncio.run(self.service.start())),
             "works": self.still_works(),
             "fsck": told(self.check),
-            "df": told(lambda: upkeep.df(self.kitchen.settings)),
+            "df": told(lambda: upkeep.df(self.harness.settings)),
         }
         check_sound(self.service.store.root)
         return found
 
 
+def share(folder: Path) -> dict[str, Any]:
+    """Put a file of this disk into a store on it: the bytes this took, and whether a later write reached the blob."""
+    file, store = folder / "m.gguf", SharedStore(BlobStore(folder / "models" / "blobs"))
+    file.write_bytes(noise(SHARED_SIZE))
+    digest = file_digest(file)
+    os.sync()
+    before = shutil.disk_usage(folder).used
+    store.take(file, digest, lambda done, total: None)
+    os.sync()
+    cost = shutil.disk_usage(folder).used - before
+    with file.open("r+b") as writing:
+        writing.write(b"changed")
+    (blob,) = (folder / "models" / "blobs").iterdir()
+    same = f"sha256:{hashlib.sha256(blob.read_bytes()).hexdigest()}" == digest
+    return {"cost": cost, "same": same, "name": blob.name == digest.replace(":", "-")}
+
+
 if __name__ == "__main__":
-    program = Program(Path(sys.argv[2]))
-    print(json.dumps(getattr(program, sys.argv[1])()))
+    what, place = sys.argv[1], Path(sys.argv[2])
+    print(json.dumps(share(place) if what == "share" else getattr(Program(place), what)()))

@@ -1,14 +1,25 @@
-"""Pulls and pushes against registries of tests: little patience, small parts, everything reported."""
+"""Pulls and pushes against test registries: short timeouts, small parts, every progress line kept.
+
+``python -m support.transfers NAME FOLDER PULLERS [STEP]`` pulls in a process of its own and prints the number of bytes
+on disk. With STEP it exits, as by kill -9, before that system call of its own that would change the disk.
+"""
 
 from __future__ import annotations
 
+import itertools
+import os
 import random
+import subprocess
+import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ollama_nb import disk
 from ollama_nb.api.events import Progress
 from ollama_nb.api.names import Digest, ModelName
+from ollama_nb.errors import OllamaError
 from ollama_nb.store.registry.client import Access
 from ollama_nb.store.registry.patience import Patience
 from ollama_nb.store.store import Store
@@ -83,3 +94,52 @@ def never_back(lines: list[Progress]) -> bool:
 def left_over(store: Store) -> list[str]:
     """Files in ``blobs`` that are no blobs."""
     return sorted(path.name for path in store.blobs.root.iterdir() if len(path.name) != len(Digest("0" * 64).filename))
+
+
+DIED = 137
+
+
+def start(name: str, folder: Path, pullers: int = 1, step: int | None = None) -> subprocess.Popen[bytes]:
+    last = [] if step is None else [str(step)]
+    command = [sys.executable, "-m", "support.transfers", name, str(folder), str(pullers), *last]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parent.parent)
+
+
+def main() -> int:
+    name, folder = ModelName.parse(sys.argv[1]), Path(sys.argv[2])
+    failures: list[str] = []
+
+    def report(line: Progress) -> None:
+        if line.digest:
+            print(line.completed, flush=True)
+
+    def pull() -> None:
+        try:
+            store, how = Store(folder / "models"), access(folder, patience=Patience())
+            Pull(store, name, name, how, folder / "locks", Limits(), insecure=True).run(report, threading.Event())
+        except OllamaError as error:
+            failures.append(error.message)
+
+    if len(sys.argv) > 4:
+        disk.before = _die_at(int(sys.argv[4]))
+    threads = [threading.Thread(target=pull) for _ in range(int(sys.argv[3]))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    print(*failures, file=sys.stderr)
+    return len(failures)
+
+
+def _die_at(step: int) -> Callable[[str, str], None]:
+    steps = itertools.count()
+
+    def before(call: str, subject: str) -> None:
+        if next(steps) == step:
+            os._exit(DIED)
+
+    return before
+
+
+if __name__ == "__main__":
+    sys.exit(main())

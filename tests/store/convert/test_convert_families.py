@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support.checkpoints import FAMILIES, GOLDEN, make_checkpoint
-from support.logits import logits_of, pooled_of
+from support.engines import logits_of, pooled_of
 
 from ollama_nb.store.convert.convert import convert_model
 from ollama_nb.store.gguf import read_gguf

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.checkpoints import GOLDEN, PRETOKENIZERS, make_checkpoint, stored, weights, write_json, write_safetensors
-from support.logits import pooled_of
+from support.engines import pooled_of
 
 from ollama_nb.errors import BadRequest, CorruptModel
 from ollama_nb.store.convert.checkpoint import Checkpoint

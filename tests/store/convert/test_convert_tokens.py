@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from gguf import TokenType
 from support.checkpoints import GOLDEN, lay_tokenizer, make_checkpoint, write_json
-from support.logits import tokens_of
+from support.engines import tokens_of
 
 from ollama_nb.errors import BadRequest
 from ollama_nb.store.convert.checkpoint import Checkpoint
