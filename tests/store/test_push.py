@@ -16,7 +16,7 @@ from support.transfers import never_back, push, statuses
 from ollama_nb.api.events import Progress
 from ollama_nb.api.models import Model
 from ollama_nb.api.names import ModelName
-from ollama_nb.errors import Cancelled, ModelNotFound, SourceError, StoreError
+from ollama_nb.errors import AccessDenied, Cancelled, ModelNotFound, SourceError, StoreError
 from ollama_nb.store.store import Store
 from ollama_nb.store.transfer import upload
 
@@ -200,3 +200,17 @@ def test_names(store: Store, tmp_path: Path) -> None:
     assert [line.status for line in lines] == ["retrieving manifest", "couldn't retrieve manifest"]
     with pytest.raises(SourceError, match=r"^insecure protocol http$"):
         push(store, "http://127.0.0.1:1/a/none", tmp_path, insecure=False)
+
+
+@pytest.mark.parametrize("code", [401, 403])
+def test_denied_push_has_its_own_class(registry: ChaosRegistry, store: Store, tmp_path: Path, code: int) -> None:
+    model(store, registry)
+
+    def refuse(handler: Handler) -> bool:
+        handler.answer(code, b'{"errors":[{"code":"UNAUTHORIZED"}]}')
+        return True
+
+    registry.always = refuse
+    with pytest.raises(AccessDenied) as caught:
+        push(store, f"{registry.host}/a/m", tmp_path)
+    assert caught.value.code == "access_denied"

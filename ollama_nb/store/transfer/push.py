@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ollama_nb.api.events import Progress, Report
 from ollama_nb.api.models import MANIFEST_TYPE, Layer, Manifest
 from ollama_nb.api.names import ModelName
-from ollama_nb.errors import OllamaError, StoreError
+from ollama_nb.errors import AccessDenied, OllamaError, StoreError
 from ollama_nb.store.registry.client import Access, Registry, connected, origin_of
+from ollama_nb.store.registry.errors import Refused
 from ollama_nb.store.store import Store
 from ollama_nb.store.transfer.pace import Limits
 from ollama_nb.store.transfer.progress import meter
@@ -30,7 +33,8 @@ class Push:
     def run(self, report: Report, cancelled: threading.Event) -> None:
         """Blocking. Reports every line but the last one, ``success``. The manifest is sent after all blobs.
 
-        Raises ModelNotFound, StoreError, SourceError for what the registry does or does not do, or Cancelled.
+        Raises AccessDenied when the registry does not let this user push, SourceError for other errors of the registry,
+        ModelNotFound, StoreError or Cancelled.
         """
         report(Progress("retrieving manifest"))
         origin = origin_of(self.name, insecure=self.insecure)
@@ -43,7 +47,7 @@ class Push:
             raise
         if origin.scheme == "http" and not origin.is_loopback:
             report(Progress(f"using plain http to {origin.address}: everyone on the way can read what is sent"))
-        with connected(self.name, self.access, cancelled, insecure=self.insecure) as registry:
+        with connected(self.name, self.access, cancelled, insecure=self.insecure) as registry, _denials():
             for layer in layers:
                 self._send(registry, layer, report)
             report(Progress("pushing manifest"))
@@ -64,6 +68,17 @@ class Push:
         status, digest = f"pushing {layer.digest.short}", str(layer.digest)
         show = meter(lambda done: report(Progress(status, digest, layer.size, done)), layer.size)
         Upload(registry, self.store.blobs.find(layer.digest), layer, self.limits, show).run()
+
+
+@contextlib.contextmanager
+def _denials() -> Iterator[None]:
+    """Raise AccessDenied, which clients know by its code, for a refusal by HTTP status."""
+    try:
+        yield
+    except Refused as error:
+        if error.http_status not in (401, 403):
+            raise
+        raise AccessDenied(error.message) from error
 
 
 def _media_type(manifest: Manifest) -> str:
