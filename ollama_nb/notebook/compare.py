@@ -13,10 +13,10 @@ from IPython.display import publish_display_data
 
 from ollama_nb.client.client import Client
 from ollama_nb.errors import BadRequest, OllamaError
-from ollama_nb.notebook.display import Interrupted, follow
+from ollama_nb.notebook.display import CellAnswer, Interrupted, current_cell, follow, is_notebook, was_just_shown
 from ollama_nb.notebook.parse import Line
-from ollama_nb.notebook.render import footer, is_notebook
-from ollama_nb.notebook.reply import BROKEN, Answer, Reply, is_just_shown, this_cell
+from ollama_nb.notebook.render import footer, reply_html, reply_plain
+from ollama_nb.notebook.reply import BROKEN, ReplyState
 from ollama_nb.notebook.session import Session
 from ollama_nb.notebook.talk import read, text_of, variable
 
@@ -28,7 +28,7 @@ _CELL = "min-width: 0; overflow-wrap: anywhere"
 class Columns:
     """A page of several replies. Its chunks are ``{"column": NUMBER, "chunk": OBJECT or "error": TEXT}``."""
 
-    def __init__(self, replies: Sequence[Reply]) -> None:
+    def __init__(self, replies: Sequence[ReplyState]) -> None:
         self.replies = replies
 
     def feed(self, chunk: Mapping[str, Any]) -> None:
@@ -48,28 +48,28 @@ class Columns:
 
     def html(self) -> str:
         cells = "".join(
-            f'<div style="{_CELL}"><div style="{_HEAD}">{escape(reply.model)}</div>{reply.html()}</div>'
+            f'<div style="{_CELL}"><div style="{_HEAD}">{escape(reply.model)}</div>{reply_html(reply)}</div>'
             for reply in self.replies
         )
         return f'<div style="{_GRID}">{cells}</div>'
 
     def plain(self) -> str:
-        return "\n\n".join(f"{reply.model}\n{'-' * len(reply.model)}\n{reply.plain()}" for reply in self.replies)
+        return "\n\n".join(f"{reply.model}\n{'-' * len(reply.model)}\n{reply_plain(reply)}" for reply in self.replies)
 
     def log(self) -> str:
         """A terminal has one column: nothing until all is there."""
         return f"{self.plain()}\n" if all(reply.reason for reply in self.replies) else ""
 
 
-class Comparison(dict[str, Answer]):
+class Comparison(dict[str, CellAnswer]):
     """Answers by their models, shown side by side."""
 
     def __init__(self, columns: Columns) -> None:
-        super().__init__({reply.model: Answer(reply) for reply in columns.replies})
-        self._columns, self._shown_at = columns, this_cell()
+        super().__init__({reply.model: CellAnswer(reply) for reply in columns.replies})
+        self._columns, self._shown_at = columns, current_cell()
 
     def _ipython_display_(self) -> None:
-        if not is_just_shown(self._shown_at):
+        if not was_just_shown(self._shown_at):
             page = {"text/html": self._columns.html(), "text/plain": self._columns.plain()}
             publish_display_data(page)  # type: ignore[no-untyped-call]
         elif not is_notebook(get_ipython()):
@@ -125,7 +125,7 @@ def compare(session: Session, line: Line, cell: str | None) -> Comparison:
         return server.twin(), lambda client: client.generate(model, prompt, stream=True, truncate=False, **fields)
 
     hide = line.has("--hidethinking")
-    columns = Columns([Reply(model, show_thinking=not hide, verbose=line.has("--verbose")) for model in models])
+    columns = Columns([ReplyState(model, show_thinking=not hide, verbose=line.has("--verbose")) for model in models])
     try:
         follow(lambda: Together([asked(model) for model in models]), columns, session.screen())
     except Interrupted:

@@ -1,7 +1,7 @@
-"""One output that follows a stream: in a notebook it is rewritten in place, in a terminal its text grows.
+"""Cell output that follows a stream: a notebook updates one display in place, a terminal prints what is new.
 
-Rule: at most ten updates a second, whatever the speed of the stream, and always a last one. With ``OLLAMA_NB_STREAM=0``
-there is only the last one, so that saved notebooks can be compared.
+At most ten updates a second are sent, whatever the speed of the stream, and always one at the end. With
+``OLLAMA_NB_STREAM=0`` only the last update is sent, so that saved notebooks can be compared.
 """
 
 from __future__ import annotations
@@ -11,21 +11,23 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
+from IPython.core.getipython import get_ipython
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.display import publish_display_data
 
+from ollama_nb.client.answer import Answer
 from ollama_nb.errors import OllamaError
-from ollama_nb.notebook.render import is_notebook
+from ollama_nb.notebook import render
+from ollama_nb.notebook.reply import ReplyState
 from ollama_nb.settings import Settings
 
-INTERVAL = 0.1
-"""Seconds between two updates of an output."""
+INTERVAL = 0.1  # seconds between two updates of an output
 
 
 class Page(Protocol):
-    """Something that grows with a stream and can be shown at any time."""
+    """The content of a cell output: fed by a stream, rendered at any time."""
 
     def feed(self, chunk: Mapping[str, Any]) -> None: ...
     def interrupt(self) -> None: ...
@@ -33,27 +35,97 @@ class Page(Protocol):
     def html(self) -> str: ...
     def plain(self) -> str: ...
     def log(self) -> str:
-        """Text for a terminal: what it was a moment ago is always a prefix of what it is."""
+        """Text for a terminal. Each later log begins with the earlier one."""
 
 
 class Screen(Protocol):
-    """Where a page is shown."""
+    """The place where a page is shown."""
 
     def show(self, page: Page, *, now: bool = False) -> None:
-        """What has changed may wait a little, unless ``now``: something else will take its time."""
+        """Update the output, or wait for the next interval unless ``now``."""
 
-    def finish(self, page: Page) -> None: ...
+    def finish(self, page: Page) -> None:
+        """Show the final state."""
 
 
 class Interrupted(KeyboardInterrupt):
-    """The user stopped the cell. One line instead of a traceback; cells queued behind this one do not run."""
+    """The user stopped the cell.
+
+    IPython shows one line instead of a traceback, and cells queued behind this one do not run.
+    """
 
     def _render_traceback_(self) -> list[str]:
         return [str(self)]
 
 
+class ReplyPage:
+    """A reply as the content of a cell output."""
+
+    def __init__(self, reply: ReplyState) -> None:
+        self.reply = reply
+        self.feed, self.interrupt, self.fail = reply.feed, reply.interrupt, reply.fail
+
+    def html(self) -> str:
+        return render.reply_html(self.reply)
+
+    def plain(self) -> str:
+        return render.reply_plain(self.reply)
+
+    def log(self) -> str:
+        return render.reply_log(self.reply)
+
+
+class CellAnswer(Answer):
+    """The result of a cell: a string with metadata. The cell has already shown it while it streamed."""
+
+    _reply: ReplyState
+    _shown_at: int | None
+
+    def __new__(cls, reply: ReplyState) -> CellAnswer:
+        self = cast(
+            CellAnswer,
+            super().__new__(
+                cls,
+                reply.text,
+                model=reply.model,
+                thinking=reply.thinking,
+                reason=reply.reason,
+                stats=reply.stats,
+                warnings=tuple(reply.notes),
+                calls=tuple(step.called for step in reply.steps if step.called.content is not None),
+            ),
+        )
+        self._reply = reply
+        self._shown_at = current_cell()
+        return self
+
+    @property
+    def usage(self) -> dict[str, int | float]:
+        """Prompt tokens, output tokens, tokens per second and seconds in total; empty for an incomplete answer."""
+        if (stats := self.stats) is None:
+            return {}
+        speed = stats.output_tokens / stats.output_seconds if stats.output_seconds > 0 else 0.0
+        return {
+            "prompt_tokens": stats.prompt_tokens,
+            "output_tokens": stats.output_tokens,
+            "tokens_per_second": round(speed, 1),
+            "seconds": round(stats.total_seconds, 3),
+        }
+
+    def __getnewargs__(self) -> tuple[Any, ...]:
+        return (self._reply,)
+
+    def _ipython_display_(self) -> None:
+        if was_just_shown(self._shown_at):
+            if not is_notebook(get_ipython()):
+                print(render.footer(self._reply))
+            return
+        page = ReplyPage(self._reply)
+        publish_display_data({"text/html": page.html(), "text/plain": page.plain()})  # type: ignore[no-untyped-call]
+
+
 class NotebookScreen:
-    """One display that is updated in place."""
+    """A display that is updated in place."""
 
     def __init__(self, *, live: bool, clock: Callable[[], float] = time.monotonic) -> None:
         self._live, self._clock = live, clock
@@ -79,7 +151,7 @@ class NotebookScreen:
 
 
 class TerminalScreen:
-    """Prints what is new."""
+    """Standard output, to which only the new part of a page's log is printed."""
 
     def __init__(self, *, live: bool) -> None:
         self._live = live
@@ -98,17 +170,33 @@ class TerminalScreen:
         self._printed = log
 
 
+def is_notebook(shell: Any) -> bool:
+    """Whether the shell is a kernel, whose front end shows HTML, and not a terminal."""
+    return getattr(shell, "kernel", None) is not None
+
+
+def current_cell() -> int | None:
+    """The number of the running cell; None outside IPython."""
+    shell = get_ipython()
+    return None if shell is None else shell.execution_count
+
+
+def was_just_shown(cell: int | None) -> bool:
+    """Whether ``cell`` is still running, so that its result is already in its output."""
+    return cell is not None and cell == current_cell()
+
+
 def screen_for(shell: InteractiveShell, *, live: bool = True) -> Screen:
-    """``live`` False: shown once, at its end."""
+    """The screen of the running cell. With ``live`` False it is updated only once, at the end."""
     live = live and Settings.from_env().stream_in_notebook
     return NotebookScreen(live=live) if is_notebook(shell) else TerminalScreen(live=live)
 
 
 def follow(start: Callable[[], Iterator[Mapping[str, Any]]], page: Page, screen: Screen) -> None:
-    """Start a stream and show the page while the stream fills it.
+    """Start a stream, feed its chunks to the page and keep the screen up to date.
 
-    However this ends, the stream is closed (which cancels the request on the server) and what came stays on the screen.
-    An interrupt becomes ``Interrupted``.
+    In every case the stream is closed, which cancels the request on the server, and the received part stays on the
+    screen. Raises Interrupted in place of KeyboardInterrupt.
     """
     with ExitStack() as ending:
         ending.callback(screen.finish, page)

@@ -6,8 +6,8 @@ from typing import Any
 
 from ollama_nb.errors import BadRequest
 from ollama_nb.notebook import inputs, widgets
+from ollama_nb.notebook.display import is_notebook
 from ollama_nb.notebook.parse import Line
-from ollama_nb.notebook.render import is_notebook
 from ollama_nb.notebook.session import Session
 
 _SETTINGS = ("temperature", "num_ctx")

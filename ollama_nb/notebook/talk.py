@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from ollama_nb.errors import BadRequest
 from ollama_nb.notebook import inputs, overflow
-from ollama_nb.notebook.display import Interrupted, follow
+from ollama_nb.notebook.display import CellAnswer, Interrupted, ReplyPage, follow
 from ollama_nb.notebook.opening import open_chat
 from ollama_nb.notebook.parse import Line, Option
-from ollama_nb.notebook.reply import Answer, Reply
+from ollama_nb.notebook.reply import ReplyState
 from ollama_nb.notebook.session import Session
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def chat(session: Session, line: Line, cell: str | None) -> Any:
 
     rounds = question.tools and import_module("ollama_nb.client.tools").Rounds(asked, question.tools)
 
-    def heard(reply: Reply) -> None:
+    def heard(reply: ReplyState) -> None:
         conversation.add([said, *(rounds.said if rounds else ())], reply.text, reply.thinking)
 
     return answered(session, line, question, lambda: rounds or asked(), heard=heard)
@@ -125,7 +125,7 @@ def answered(
     question: Question,
     start: Callable[[], Iterator[Mapping[str, Any]]],
     *,
-    heard: Callable[[Reply], None] = lambda reply: None,
+    heard: Callable[[ReplyState], None] = lambda reply: None,
 ) -> Any:
     """Stream an answer; it, or the value of the type that was asked for.
 
@@ -133,16 +133,16 @@ def answered(
     """
     output = variable(line)
     session.last_model = question.model
-    reply = Reply(question.model, show_thinking=not line.has("--hidethinking"), verbose=line.has("--verbose"))
+    reply = ReplyState(question.model, show_thinking=not line.has("--hidethinking"), verbose=line.has("--verbose"))
 
-    def keep() -> Answer:
-        answer = Answer(reply)
+    def keep() -> CellAnswer:
+        answer = CellAnswer(reply)
         session.keep(("_ollama", output), answer)
         heard(reply)
         return answer
 
     try:
-        follow(start, reply, session.screen())
+        follow(start, ReplyPage(reply), session.screen())
     except Interrupted:
         if not reply.text and not reply.steps:
             raise

@@ -1,4 +1,4 @@
-"""One output follows a stream: how often it is written, and what is left when the stream ends."""
+"""A cell output follows a stream: how often it is updated, and what it shows at the end."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from IPython.core.interactiveshell import InteractiveShell
 from support.scripted_client import ScriptedClient, chat_reply
 
 from ollama_nb.errors import BadRequest
-from ollama_nb.notebook.display import Interrupted, NotebookScreen, TerminalScreen, follow
-from ollama_nb.notebook.reply import Reply
+from ollama_nb.notebook.display import Interrupted, NotebookScreen, ReplyPage, TerminalScreen, follow
+from ollama_nb.notebook.reply import ReplyState
 
 
 class Clock:
@@ -28,10 +28,10 @@ def test_ten_updates_a_second_and_a_last_one(shell: InteractiveShell, displays: 
         clock.now += 0.002
 
     client.before_chunk = tick
-    page = Reply("m")
+    page = ReplyPage(ReplyState("m"))
     follow(lambda: client.chat("m", []), page, NotebookScreen(live=True, clock=clock))
     assert 15 <= len(displays) <= 23  # two seconds
-    assert displays[-1]["data"]["text/plain"] == page.text
+    assert displays[-1]["data"]["text/plain"] == page.reply.text
     assert [output["update"] for output in displays] == [False] + [True] * (len(displays) - 1)
 
 
@@ -42,19 +42,19 @@ def test_a_slow_stream_is_shown_word_by_word(shell: InteractiveShell, displays: 
         clock.now += 0.5
 
     client.before_chunk = tick
-    follow(lambda: client.chat("m", []), Reply("m"), NotebookScreen(live=True, clock=clock))
+    follow(lambda: client.chat("m", []), ReplyPage(ReplyState("m")), NotebookScreen(live=True, clock=clock))
     assert [output["data"]["text/plain"] for output in displays] == ["", "a", "ab", "abc", "abc", "abc"]
     assert "m …" in displays[0]["data"]["text/html"]
 
 
 def test_without_live_updates_there_is_one_display(shell: InteractiveShell, displays: list[Any]) -> None:
     client = ScriptedClient(chat_reply("a", "b"))
-    follow(lambda: client.chat("m", []), Reply("m"), NotebookScreen(live=False))
+    follow(lambda: client.chat("m", []), ReplyPage(ReplyState("m")), NotebookScreen(live=False))
     assert [(output["data"]["text/plain"], output["update"]) for output in displays] == [("ab", False)]
 
 
 def test_thinking_is_open_while_it_lasts(shell: InteractiveShell) -> None:
-    page, chunks = Reply("m"), chat_reply("a", thinking="hmm")
+    page, chunks = ReplyPage(ReplyState("m")), chat_reply("a", thinking="hmm")
     page.feed(chunks[0])
     assert page.html().startswith("<details open>")
     page.feed(chunks[1])
@@ -67,7 +67,7 @@ def test_a_terminal_s_text_only_grows(
 ) -> None:
     chunks = chat_reply("Two ", "words.", thinking="hm\n")
     client = ScriptedClient(chunks if end is None else [*chunks[:2], end])
-    page, logs = Reply("m"), []
+    page, logs = ReplyPage(ReplyState("m")), []
 
     class Recorder(TerminalScreen):
         def _print(self, log: str) -> None:
@@ -92,29 +92,29 @@ def test_an_interrupt_while_the_request_starts(shell: InteractiveShell) -> None:
     def start() -> Any:
         raise KeyboardInterrupt
 
-    page = Reply("m")
+    page = ReplyPage(ReplyState("m"))
     with pytest.raises(Interrupted):
         follow(start, page, NotebookScreen(live=False))
-    assert page.reason == "interrupted"
+    assert page.reply.reason == "interrupted"
 
 
-def test_a_model_that_goes_round_is_pointed_out_while_it_writes(shell: InteractiveShell) -> None:
-    page = Reply("m")
-    circle = "The best of the best is often said of a person who has achieved exceptional success. "
-    for chunk in chat_reply(*[circle] * 4)[:-1]:
+def test_a_repeating_model_is_pointed_out_while_it_writes(shell: InteractiveShell) -> None:
+    page = ReplyPage(ReplyState("m"))
+    sentence = "The best of the best is often said of a person who has achieved exceptional success. "
+    for chunk in chat_reply(*[sentence] * 4)[:-1]:
         page.feed(chunk)
-        assert "again and again" not in page.html()
-    for chunk in chat_reply(*[circle] * 3)[:-1]:
+        assert "repeating itself" not in page.html()
+    for chunk in chat_reply(*[sentence] * 3)[:-1]:
         page.feed(chunk)
-    assert "The model says the same again and again. Interrupt the cell" in page.html()
-    assert "again and again" not in page.plain()
+    assert "The model appears to be repeating itself. Interrupt the cell" in page.html()
+    assert "repeating itself" not in page.plain()
     page.interrupt()
-    assert "again and again" not in page.html()
+    assert "repeating itself" not in page.html()
 
 
-def test_lists_and_tables_do_not_go_round(shell: InteractiveShell) -> None:
-    page = Reply("m")
-    page.text = "".join(f"| row {at} | the same words in every row | and some more of them |\n" for at in range(200))
-    assert not page.goes_round
-    page.text = "x" * 300
-    assert not page.goes_round
+def test_lists_and_tables_are_not_repetitions(shell: InteractiveShell) -> None:
+    reply = ReplyState("m")
+    reply.text = "".join(f"| row {at} | the same words in every row | and some more of them |\n" for at in range(200))
+    assert not reply.is_repeating
+    reply.text = "x" * 300
+    assert not reply.is_repeating

@@ -16,9 +16,8 @@ from IPython.core.interactiveshell import InteractiveShell
 from support.scripted_client import ScriptedClient, chat_reply, generate_reply
 
 from ollama_nb.errors import BadRequest, ConnectError, ModelNotFound
-from ollama_nb.notebook.display import Interrupted
+from ollama_nb.notebook.display import CellAnswer, Interrupted
 from ollama_nb.notebook.magics import register
-from ollama_nb.notebook.reply import Answer
 
 
 def run(shell: InteractiveShell, code: str) -> None:
@@ -45,7 +44,7 @@ def test_run_streams_and_returns_the_answer(shell: InteractiveShell, capsys: pyt
         }
     ]
     answer = shell.user_ns["r"]
-    assert isinstance(answer, Answer)
+    assert isinstance(answer, CellAnswer)
     assert answer == answer.text == answer.response == "Because of **air**."
     assert (answer.model, answer.reason, answer.stats.output_tokens) == ("smollm2", "stop", 20)
     assert shell.user_ns["kept"] is shell.user_ns["_ollama"] is answer

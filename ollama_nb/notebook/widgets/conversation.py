@@ -11,7 +11,7 @@ from ollama_nb.api.options import Options
 from ollama_nb.client.answer import INTERRUPTED
 from ollama_nb.errors import BadRequest, NotFound
 from ollama_nb.notebook import render
-from ollama_nb.notebook.reply import BROKEN, Reply
+from ollama_nb.notebook.reply import BROKEN, ReplyState
 
 THINK: dict[str, bool | str | None] = {
     "auto": None, "on": True, "off": False, "low": "low", "medium": "medium", "high": "high",
@@ -62,7 +62,7 @@ class Exchange:
     id: int
     text: str
     images: tuple[str, ...]
-    reply: Reply
+    reply: ReplyState
     error: str = ""
 
     @property
@@ -101,7 +101,7 @@ class Conversation:
     _numbers: itertools.count[int] = field(default_factory=itertools.count)
 
     def ask(self, model: str, text: str, images: tuple[str, ...] = ()) -> Exchange:
-        exchange = Exchange(next(self._numbers), text, images, Reply(model))
+        exchange = Exchange(next(self._numbers), text, images, ReplyState(model))
         self.exchanges.append(exchange)
         return exchange
 
@@ -149,6 +149,6 @@ def _question(exchange: Exchange) -> dict[str, Any]:
     return {"role": "user", "content": exchange.text, **images}
 
 
-def _answer(reply: Reply) -> dict[str, Any]:
+def _answer(reply: ReplyState) -> dict[str, Any]:
     thinking = {"thinking": reply.thinking} if reply.thinking else {}
     return {"role": "assistant", "content": reply.text, **thinking}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from ollama_nb.notebook.render import reply_html, reply_plain
 from ollama_nb.notebook.widgets.conversation import Conversation, Exchange
 
 LOAD = "%load_ext ollama_nb"
@@ -76,5 +77,5 @@ def _quoted(text: str) -> str:
 
 
 def _output(exchange: Exchange) -> dict[str, Any]:
-    data = {"text/html": exchange.reply.html(), "text/plain": exchange.reply.plain()}
+    data = {"text/html": reply_html(exchange.reply), "text/plain": reply_plain(exchange.reply)}
     return {"output_type": "display_data", "data": data, "metadata": {}}
