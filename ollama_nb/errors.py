@@ -12,7 +12,11 @@ OllamaError             500     internal_error          no narrower class applie
     InvalidName         400     invalid_name            a text is not a model name
     InvalidThink        400     invalid_think           the value of ``think`` is not a thinking level
     Unsupported         400     unsupported             the model lacks a capability that the request needs
-      ThinkingUnsupported 400   thinking_unsupported    the request asks for thinking and the model cannot think
+      ThinkingUnsupported    400  thinking_unsupported    the request asks for thinking and the model cannot think
+      ToolsUnsupported       400  tools_unsupported       the request has tools and the model cannot call them
+      ImagesUnsupported      400  images_unsupported      a message has images and they cannot be read
+      InsertUnsupported      400  insert_unsupported      the request has a suffix and the model cannot fill a gap
+      CompletionUnsupported  400  completion_unsupported  the model makes embeddings and cannot write text
     ContextOverflow     400     context_overflow        the prompt does not fit into the context
     CorruptModel        400     corrupt_model           a model file is damaged or is not what it claims to be
     TemplateError       400     template_error          a prompt template does not parse or does not run
@@ -83,6 +87,30 @@ class ThinkingUnsupported(Unsupported):
     """The request asks for thinking and the model cannot think. Leave ``think`` out, or use another model."""
 
     code = "thinking_unsupported"
+
+
+class ToolsUnsupported(Unsupported):
+    """The model cannot call tools. Send the request without ``tools``."""
+
+    code = "tools_unsupported"
+
+
+class ImagesUnsupported(Unsupported):
+    """The model cannot read images, or this program cannot for this model. Send the message without them."""
+
+    code = "images_unsupported"
+
+
+class InsertUnsupported(Unsupported):
+    """The model cannot fill a gap. Send the prompt without ``suffix``."""
+
+    code = "insert_unsupported"
+
+
+class CompletionUnsupported(Unsupported):
+    """The model makes embeddings and cannot write text. Use it with ``embed``."""
+
+    code = "completion_unsupported"
 
 
 class ContextOverflow(BadRequest):
@@ -196,7 +224,9 @@ def from_code(code: str, message: str, status: int | None = None) -> OllamaError
     'NotFound'
     """
     known = _by_code().get(code) or _BY_STATUS.get(status or 0, OllamaError)
-    return known(message, status=status, code=code or None)
+    error = known.__new__(known)  # a subclass may take other arguments
+    OllamaError.__init__(error, message, status=status, code=code or None)
+    return error
 
 
 _BY_STATUS: dict[int, type[OllamaError]] = {

@@ -27,7 +27,7 @@ from ollama_nb.engine.sequence import Request, State
 from ollama_nb.engine.slots import Cut, MemoryOp, Share, Shift
 from ollama_nb.engine.speculator import Speculator
 from ollama_nb.engine.stream import Stream
-from ollama_nb.errors import BadRequest, OllamaError
+from ollama_nb.errors import BadRequest, Busy, OllamaError
 
 FETCH_WAIT = 0.02
 """Seconds of a step that has nothing to do but wait for the disk."""
@@ -90,7 +90,7 @@ class Engine:
                 raise BadRequest("this model was loaded to make embeddings or count tokens, it cannot generate text")
             self._inbox.append(self._intake.stream(request))
         except OllamaError as error:
-            self._inbox.append(FailOut(request.id, error.message, error.status))
+            self._inbox.append(FailOut.of(request.id, error))
 
     def cancel(self, id: int) -> None:
         """End a request in the next step; a prompt that is just being read is aborted. Unknown ids are ignored.
@@ -269,7 +269,7 @@ class Engine:
             try:
                 self._advance(stream, logits[row:], draft, out)
             except OllamaError as error:
-                self._end(stream, FailOut(stream.id, error.message, error.status), out)
+                self._end(stream, FailOut.of(stream.id, error), out)
                 continue
             finally:
                 row += 1 + len(draft)
@@ -338,7 +338,8 @@ class Engine:
             self._apply([cut])
             return
         youngest = max(batch.chunks, key=lambda chunk: chunk.seq.id).seq
-        self._end(self._streams[youngest.id], FailOut(youngest.id, "the model's context memory is full", 503), out)
+        full = Busy("the model's context memory is full")
+        self._end(self._streams[youngest.id], FailOut.of(youngest.id, full), out)
 
     def _forget_everything(self) -> None:
         assert self._context is not None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from ollama_nb.errors import OllamaError
+
 
 class TopToken(msgspec.Struct, frozen=True, array_like=True):
     token: bytes
@@ -57,11 +59,16 @@ class FinishOut(msgspec.Struct, frozen=True, tag="finished", kw_only=True):
 
 
 class FailOut(msgspec.Struct, frozen=True, tag="failed"):
-    """A request that cannot be served, with the HTTP status that fits."""
+    """The error that ended a request: its message, HTTP status and code (see ``errors.from_code``)."""
 
     id: int
     message: str
-    status: int = 500
+    status: int = OllamaError.status
+    code: str = OllamaError.code
+
+    @classmethod
+    def of(cls, id: int, error: OllamaError) -> FailOut:
+        return cls(id, error.message, error.status, error.code)
 
 
 Output = TextOut | FinishOut | FailOut

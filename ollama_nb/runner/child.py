@@ -46,7 +46,7 @@ class RunnerProcess:
         try:
             engine = self._engine = Engine(load)
         except OllamaError as error:
-            self._send(wire.LoadFailed(error.message))
+            self._send(wire.LoadFailed(error.message, error.status, error.code))
             return
         self._send(engine.facts)
         while True:
@@ -77,7 +77,7 @@ class RunnerProcess:
         try:
             reply = self._reply(engine, message)
         except OllamaError as error:
-            reply = wire.Failed(message.id, error.message, error.status)
+            reply = wire.Failed.of(message.id, error)
         except Exception as error:  # the border of this process: whatever it is, the others go on
             traceback.print_exc()
             reply = wire.Failed(message.id, f"internal error in the model runner: {error!r}")

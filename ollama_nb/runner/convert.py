@@ -19,7 +19,7 @@ from pathlib import Path
 from ollama_nb import disk
 from ollama_nb.engine.hardware import default_threads
 from ollama_nb.engine.llama.quantize import quantize
-from ollama_nb.errors import CorruptModel, OllamaError
+from ollama_nb.errors import CorruptModel, OllamaError, StoreError
 from ollama_nb.runner import confine, jobs, wire
 from ollama_nb.store.convert.adapter import convert_adapter
 from ollama_nb.store.convert.convert import convert_model
@@ -70,13 +70,13 @@ def _answer(job: jobs.Job, report: Callable[[int, int], None]) -> jobs.Made | jo
     try:
         return jobs.Made(_do(job, report))
     except OllamaError as error:
-        return jobs.NotMade(error.message, error.status)
+        return jobs.NotMade.of(error)
     except OSError as error:
-        return jobs.NotMade(f"cannot write the model: {disk.reason(error)}", 500)
+        return jobs.NotMade.of(StoreError(f"cannot write the model: {disk.reason(error)}"))
     except Exception as error:  # the border of this process: a checkpoint can break every assumption
         traceback.print_exc()
         broken = CorruptModel(f"the model cannot be converted: {type(error).__name__}: {error}"[:500])
-        return jobs.NotMade(broken.message, broken.status)
+        return jobs.NotMade.of(broken)
 
 
 def _do(job: jobs.Job, report: Callable[[int, int], None]) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ollama_nb.errors import Cancelled, OllamaError, RunnerCrashed
+from ollama_nb.errors import Cancelled, RunnerCrashed, from_code
 from ollama_nb.runner import jobs, spawn, wire
 from ollama_nb.runner.link import explain
 
@@ -55,8 +55,8 @@ class Converter:
                     match reply:
                         case jobs.Working(done, total):
                             report(done, total)
-                        case jobs.NotMade(message, status):
-                            raise OllamaError(message, status=status)
+                        case jobs.NotMade(message, status, code):
+                            raise from_code(code, message, status)
                         case jobs.Made(notes):
                             return notes
             cause = explain(child.exited.result(), child.printed.last_line())

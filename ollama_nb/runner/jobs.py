@@ -6,6 +6,8 @@ from typing import Any
 
 import msgspec
 
+from ollama_nb.errors import OllamaError
+
 
 class Convert(msgspec.Struct, frozen=True, tag="convert"):
     """The checkpoint in ``folder`` becomes the GGUF ``target``, its matrices of type ``output`` (F32, F16, BF16)."""
@@ -47,8 +49,15 @@ class Made(msgspec.Struct, frozen=True, tag="made"):
 
 
 class NotMade(msgspec.Struct, frozen=True, tag="not_made"):
+    """The error that ended the job: its message, HTTP status and code."""
+
     message: str
     status: int
+    code: str
+
+    @classmethod
+    def of(cls, error: OllamaError) -> NotMade:
+        return cls(error.message, error.status, error.code)
 
 
 Reply = Working | Made | NotMade

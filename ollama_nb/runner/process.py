@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from ollama_nb.api.options import Options
-from ollama_nb.errors import BadRequest, Busy, Cancelled, LoadError, NotFound, OllamaError, RunnerCrashed
+from ollama_nb.errors import LoadError, RunnerCrashed, from_code
 from ollama_nb.runner import spawn, wire
 from ollama_nb.runner.link import End, Link
 
@@ -36,7 +36,6 @@ _STOPPED = (
     "check ollama server logs for details"
 )
 _Reply = TypeVar("_Reply")
-_BY_STATUS: dict[int, type[OllamaError]] = {400: BadRequest, 404: NotFound, 499: Cancelled, 503: Busy}
 
 
 @dataclass(slots=True)
@@ -208,7 +207,7 @@ class Runner:
         if item is None:
             raise self._crash(request)
         if isinstance(item, wire.Failed):
-            raise _BY_STATUS.get(item.status, OllamaError)(item.message, status=item.status)
+            raise from_code(item.code, item.message, item.status)
         request.answered = True
         return item
 
@@ -275,7 +274,7 @@ class Runner:
                 raise RunnerCrashed(f"the model runner process has terminated: {ended.result().cause}")
         verdict = self._verdict.result()
         if isinstance(verdict, wire.LoadFailed):
-            raise LoadError(verdict.message)
+            raise from_code(verdict.code, verdict.message, verdict.status)
         self.loaded = verdict
 
     def _last_words(self) -> str:

@@ -42,7 +42,7 @@ def _answer(job: wire.Render) -> bytes:
     try:
         return wire.frame(wire.Prompts(job.id, _render(job)))
     except OllamaError as error:
-        return wire.frame(wire.RenderFailed(job.id, error.message))
+        return wire.frame(wire.RenderFailed(job.id, error.message, error.status, error.code))
     except (MemoryError, RecursionError):
         return wire.frame(wire.RenderFailed(job.id, wire.TEMPLATE_TOOK_TOO_MUCH))
     except Exception as error:  # the border of this process: a template can raise anything

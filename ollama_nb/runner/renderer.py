@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ollama_nb.api.chat import PromptJob
-from ollama_nb.errors import RunnerCrashed, TemplateError
+from ollama_nb.errors import RunnerCrashed, TemplateError, from_code
 from ollama_nb.runner import spawn, wire
 from ollama_nb.runner.link import Link
 
@@ -49,7 +49,7 @@ class Renderer:
             process = await self._ready()
             reply = await self._ask(process, data)
         if isinstance(reply, wire.RenderFailed):
-            raise TemplateError(reply.message)
+            raise from_code(reply.code, reply.message, reply.status)
         return reply.texts
 
     async def close(self) -> None:

@@ -16,7 +16,7 @@ from ollama_nb.api.chat import PromptJob
 from ollama_nb.engine import adapters, output
 from ollama_nb.engine.config import EngineConfig, EngineFacts
 from ollama_nb.engine.sequence import Request
-from ollama_nb.errors import BadRequest, RunnerCrashed
+from ollama_nb.errors import BadRequest, LoadError, RunnerCrashed, TemplateError
 
 MAX_FRAME = 256 << 20
 _LENGTH = struct.Struct("<I")
@@ -85,7 +85,11 @@ ToRunner = Load | Complete | Embed | Rank | Tokenize | Detokenize | Cancel | Get
 
 
 class LoadFailed(msgspec.Struct, frozen=True, tag="load_failed"):
+    """The error that ended the load: its message, HTTP status and code."""
+
     message: str
+    status: int = LoadError.status
+    code: str = LoadError.code
 
 
 class Embedded(msgspec.Struct, frozen=True, tag="embedded"):
@@ -157,8 +161,12 @@ class Prompts(msgspec.Struct, frozen=True, tag="prompts"):
 
 
 class RenderFailed(msgspec.Struct, frozen=True, tag="render_failed"):
+    """The error that ended a prompt job: its message, HTTP status and code."""
+
     id: int
     message: str
+    status: int = TemplateError.status
+    code: str = TemplateError.code
 
 
 TEMPLATE_TOOK_TOO_MUCH = "template took too long or too much memory"

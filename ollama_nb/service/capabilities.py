@@ -11,7 +11,15 @@ from dataclasses import dataclass
 
 from ollama_nb.api.chat import GO, JINJA, RENDERER, TemplateKind
 from ollama_nb.api.models import GGUF, Model
-from ollama_nb.errors import BadRequest, TemplateError, ThinkingUnsupported
+from ollama_nb.errors import (
+    BadRequest,
+    CompletionUnsupported,
+    InsertUnsupported,
+    TemplateError,
+    ThinkingUnsupported,
+    ToolsUnsupported,
+    Unsupported,
+)
 from ollama_nb.reply import families
 from ollama_nb.reply.family import Family
 from ollama_nb.template import renderers
@@ -21,6 +29,8 @@ ORDER = ("completion", "embedding", "tools", "insert", "thinking", "vision", "au
 
 THINK_TAGS = ("<think>", "</think>")
 _RENEW_HINT = ". Pull the model again to get the latest version with full thinking support"
+
+_UNSUPPORTED: dict[str, type[Unsupported]] = {"tools": ToolsUnsupported, "insert": InsertUnsupported}
 
 _log = logging.getLogger("ollama_nb.service")
 
@@ -79,10 +89,11 @@ def check_thinking(model: Model, text: str, has: Collection[str]) -> None:
 def check(model: Model, text: str, has: Collection[str], use: str, extra: Collection[str] = ()) -> None:
     """Raise Ollama's error unless a model can do ``use`` (``chat`` or ``generate``) and all of ``extra``."""
     if "completion" not in has:
-        raise BadRequest(f'"{text}" does not support {use}')
+        raise CompletionUnsupported(f'"{text}" does not support {use}')
     missing = [word for word in extra if word not in has]
     if missing:
-        raise BadRequest(f"{model.name.full} does not support " + "\n".join(missing))
+        kind = _UNSUPPORTED.get(missing[0], Unsupported)
+        raise kind(f"{model.name.full} does not support " + "\n".join(missing))
 
 
 def check_template(text: str) -> None:
@@ -90,7 +101,7 @@ def check_template(text: str) -> None:
     try:
         facts(text)
     except TemplateError as error:
-        raise BadRequest(f"template error: {error.message}") from None
+        raise TemplateError(f"template error: {error.message}") from None
 
 
 def check_names(renderer: str, parser: str) -> None:

@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from ollama_nb.api.chat import EmbedRequest
 from ollama_nb.api.events import Embeddings, Stats
-from ollama_nb.errors import BadRequest, ModelNotFound
+from ollama_nb.errors import BadRequest, ModelNotFound, from_code
 from ollama_nb.runner import wire
 from ollama_nb.service.backend import Backend
 from ollama_nb.service.load import acquire_for
@@ -50,7 +50,7 @@ async def _embed(backend: Backend, request: EmbedRequest, *, failed_status: int 
                         request.inputs, truncate=request.truncate, num_ctx=lease.num_ctx, adapters=lease.adapters
                     )
             except BadRequest as error:
-                raise type(error)(error.message, status=failed_status) from error
+                raise from_code(error.code, error.message, failed_status or error.status) from error
             return _result(reply, request.dimensions, load_seconds, live)
 
 

@@ -9,7 +9,7 @@ from functools import partial
 
 from ollama_nb.api.chat import GO, GenerateRequest, PromptJob
 from ollama_nb.api.events import Done, Event
-from ollama_nb.errors import BadRequest, ModelNotFound
+from ollama_nb.errors import BadRequest, ModelNotFound, Unsupported
 from ollama_nb.runner.pool import Lease
 from ollama_nb.service.backend import Backend
 from ollama_nb.service.conversation import generate_messages
@@ -35,7 +35,7 @@ async def generate(backend: Backend, request: GenerateRequest) -> AsyncGenerator
             yield Done("unload")
             return
         if "image" in model.config.capabilities:
-            raise BadRequest("image generation models are not currently supported")
+            raise Unsupported("image generation models are not currently supported")
         if request.raw and (request.template or request.system or request.context):
             raise BadRequest("raw mode does not support template, system, or context")
         extra = ("insert",) if request.suffix else ()

@@ -15,7 +15,7 @@ from ollama_nb.api.events import Delta, Done, Event, Rendered, Stats
 from ollama_nb.api.messages import Message, Think, Tool
 from ollama_nb.api.models import GGUF, Model
 from ollama_nb.api.options import Options
-from ollama_nb.errors import BadRequest, Cancelled
+from ollama_nb.errors import BadRequest, Cancelled, ImagesUnsupported
 from ollama_nb.runner import wire
 from ollama_nb.runner.pool import Lease
 from ollama_nb.service import capabilities as caps
@@ -189,8 +189,8 @@ def _complete(stats: Stats, prompt: Prompt, lease: Lease, load_seconds: float, l
 
 def _refuse_images(text: str, has: Collection[str]) -> None:
     if "vision" not in has:
-        raise BadRequest(f'"{text}" does not support vision: send the message without images')
-    raise BadRequest("this version does not read images yet: send the message without them")
+        raise ImagesUnsupported(f'"{text}" does not support vision: send the message without images')
+    raise ImagesUnsupported("this version does not read images yet: send the message without them")
 
 
 def has_images(messages: Collection[Message]) -> bool:

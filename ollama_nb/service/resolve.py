@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from ollama_nb.api.models import GGUF, Model
 from ollama_nb.api.names import ModelName
-from ollama_nb.errors import BadRequest, Forbidden, InvalidName, ModelNotFound
+from ollama_nb.errors import BadRequest, Forbidden, InvalidName, ModelNotFound, Unsupported
 from ollama_nb.service import bundled
 from ollama_nb.service.backend import Backend
 from ollama_nb.store.store import Store
@@ -84,7 +84,7 @@ async def weights_header(backend: Backend, model: Model, text: str) -> GGUF:
     """
     weights = model.weights
     if weights is None:
-        raise BadRequest(f'"{text}" has no GGUF weights, which is the only format that this version runs')
+        raise Unsupported(f'"{text}" has no GGUF weights, which is the only format that this version runs')
     gguf = await asyncio.to_thread(lambda: backend.store.gguf(model) if weights.is_file() else None)
     if gguf is None:
         raise ModelNotFound(f'model "{text}" not found, try pulling it first')

@@ -15,7 +15,7 @@ import pytest
 from support.aio import in_loop
 
 from ollama_nb.api.options import Options
-from ollama_nb.errors import BadRequest, LoadError, RunnerCrashed
+from ollama_nb.errors import BadRequest, ContextOverflow, LoadError, RunnerCrashed
 from ollama_nb.runner import wire
 from ollama_nb.runner.process import Runner
 
@@ -81,10 +81,19 @@ async def test_embeds(models: Path) -> None:
         assert found.dimensions == 384
         floats = struct.unpack(f"<{2 * 384}f", found.vectors)
         assert sum(x * x for x in floats[:384]) == pytest.approx(1.0, abs=1e-4)
-        with pytest.raises(BadRequest, match="the input length exceeds the context length"):
+        with pytest.raises(ContextOverflow, match="the input length exceeds the context length"):
             await runner.embed(["cat " * 2000], truncate=False)
         with pytest.raises(BadRequest):
             await text_of(runner, "no text from this one")
+
+
+@in_loop
+async def test_an_error_of_the_engine_keeps_its_class(models: Path) -> None:
+    async with running(models / "stories260K-f32.gguf") as runner:
+        with pytest.raises(ContextOverflow) as found:
+            async for _ in runner.complete(prompt="cat " * 2000, options=Options(), truncate=False):
+                pass
+        assert (found.value.status, found.value.code) == (400, "context_overflow")
 
 
 @in_loop

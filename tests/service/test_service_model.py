@@ -157,7 +157,7 @@ async def test_a_runner_that_is_killed_costs_one_request(tmp_path: Path) -> None
         request = GenerateRequest(model="tiny", prompt="Once", raw=True, options={"num_predict": -1})
         with pytest.raises(RunnerCrashed, match="an error was encountered while running the model: "):
             async for _ in service.generate(request):
-                for runner in service._rooms.pool._runners.values():
+                for runner in service._backend.pool._runners.values():
                     os.kill(runner.pid, signal.SIGKILL)
         short = GenerateRequest(model="tiny", prompt="Once", raw=True, options={"num_predict": 3})
         assert content(await collect(service.generate(short)))

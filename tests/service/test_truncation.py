@@ -30,7 +30,7 @@ TURNS = (
 def fitted(harness: ServiceHarness, job: PromptJob, limit: int, image_tokens: int = 0) -> Prompt:
     lease = FakeLease(harness.pool, limit + 1)
     harness.renderer.jobs.clear()
-    fitting = fit(harness.service._rooms, lease, job, limit, image_tokens=image_tokens)  # type: ignore[arg-type]
+    fitting = fit(harness.service._backend, lease, job, limit, image_tokens=image_tokens)  # type: ignore[arg-type]
     return asyncio.run(fitting)
 
 
@@ -123,7 +123,7 @@ def test_a_thousand_messages_need_few_round_trips() -> None:
     job = PromptJob(kind="jinja", template="{% for m in messages %}{{ m.content }}{% endfor %}", messages=messages)
 
     async def run() -> Prompt:
-        return await fit(harness.service._rooms, FakeLease(harness.pool, 4096), job, 4095)  # type: ignore[arg-type]
+        return await fit(harness.service._backend, FakeLease(harness.pool, 4096), job, 4095)  # type: ignore[arg-type]
 
     prompt = asyncio.run(run())
     assert prompt.messages_dropped == 1000 - 409

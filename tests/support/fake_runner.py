@@ -21,6 +21,7 @@ from typing import Any
 
 import msgspec
 
+from ollama_nb.errors import from_code
 from ollama_nb.runner import confine, wire
 
 
@@ -140,7 +141,7 @@ class FakeRunner:
                 self.waiting.add(id)
             case "fail":
                 del self.streams[id]
-                self.send(wire.Step((wire.Failed(id, f"failed with {value}", int(value)),)))
+                self.send(wire.Step((wire.Failed.of(id, from_code("", f"failed with {value}", int(value))),)))
             case "length":
                 self.finish(id, "length")
 

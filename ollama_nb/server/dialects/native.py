@@ -218,7 +218,7 @@ def _think(value: Any) -> Think:
     if value is None or isinstance(value, bool):
         return value
     if not isinstance(value, str):
-        raise BadRequest('think must be a boolean or string ("high", "medium", "low", "max", true, or false)')
+        raise InvalidThink('think must be a boolean or string ("high", "medium", "low", "max", true, or false)')
     match value:
         case "low" | "medium" | "high" | "max":
             return value
