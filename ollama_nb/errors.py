@@ -20,18 +20,20 @@ OllamaError             500     internal_error          no narrower class applie
     ContextOverflow     400     context_overflow        the prompt does not fit into the context
     CorruptModel        400     corrupt_model           a model file is damaged or is not what it claims to be
     TemplateError       400     template_error          a prompt template does not parse or does not run
+    RequestTooLarge     413     request_too_large       the request body is larger than the route accepts
   Unauthorized          401     unauthorized            the API key is missing or not valid
   Forbidden             403     forbidden               the API key is valid but does not allow the action
   NotFound              404     not_found               the named thing does not exist
     ModelNotFound       404     model_not_found         the named model is not in the store
   Cancelled             499     cancelled               the client went away or asked to stop
   Busy                  503     busy                    the request queue is full
+    ShuttingDown        503     shutting_down           the server is shutting down
   StoreError            500     store_error             the model store cannot be read or written
   LoadError             500     load_error              the engine cannot load the model
   RunnerCrashed         500     runner_crashed          the runner process ended during the request
   SourceError           500     source_error            a registry or package index fails or sends invalid data
     AccessDenied        500     access_denied           a registry refuses the access that a pull or push needs
-  ConnectError          500     connect_error           client only: no server answers at the address
+  ConnectError          500     connect_error           a server cannot be reached or closes the connection
 ======================  ======  ======================  =====================================================
 """
 
@@ -131,6 +133,13 @@ class TemplateError(BadRequest):
     code = "template_error"
 
 
+class RequestTooLarge(BadRequest):
+    """The request body is larger than the route accepts. Send less data in one request."""
+
+    status = 413
+    code = "request_too_large"
+
+
 class Unauthorized(OllamaError):
     """The API key is missing or not valid. Send a valid key as bearer token."""
 
@@ -177,6 +186,17 @@ class Busy(OllamaError):
     code = "busy"
 
 
+class ShuttingDown(Busy):
+    """The server is shutting down. Start it again, or send the request to another server."""
+
+    code = "shutting_down"
+
+    def __init__(
+        self, message: str = "server is shutting down", *, status: int | None = None, code: str | None = None
+    ) -> None:
+        super().__init__(message, status=status, code=code)
+
+
 class StoreError(OllamaError):
     """The model store cannot be read or written: permissions, disk space, or a damaged manifest."""
 
@@ -208,7 +228,10 @@ class AccessDenied(SourceError):
 
 
 class ConnectError(OllamaError):
-    """No server answers at the address. Start one with ``ollama serve`` or correct ``OLLAMA_HOST``."""
+    """A server cannot be reached, or closes the connection during a request.
+
+    Start one with ``ollama serve``, correct ``OLLAMA_HOST``, or repeat the request.
+    """
 
     code = "connect_error"
 
@@ -216,21 +239,23 @@ class ConnectError(OllamaError):
 def from_code(code: str, message: str, status: int | None = None) -> OllamaError:
     """Rebuild an error that crossed a border as ``code``, ``message`` and HTTP ``status`` (default: the class's own).
 
-    An unknown or empty code, as real Ollama sends it, gives the class of the status (OllamaError if there is none).
+    An unknown or empty code (real Ollama sends no codes) gives the class of the status: BadRequest for a 4xx status
+    without a class of its own, OllamaError for all others.
 
     >>> type(from_code("model_not_found", "model 'x' not found", 404)).__name__
     'ModelNotFound'
     >>> type(from_code("", "no such route", 404)).__name__
     'NotFound'
     """
-    known = _by_code().get(code) or _BY_STATUS.get(status or 0, OllamaError)
+    status = status or 0
+    known = _by_code().get(code) or _BY_STATUS.get(status) or (BadRequest if 400 <= status < 500 else OllamaError)
     error = known.__new__(known)  # a subclass may take other arguments
-    OllamaError.__init__(error, message, status=status, code=code or None)
+    OllamaError.__init__(error, message, status=status or None, code=code or None)
     return error
 
 
 _BY_STATUS: dict[int, type[OllamaError]] = {
-    error.status: error for error in (BadRequest, Unauthorized, Forbidden, NotFound, Cancelled, Busy)
+    error.status: error for error in (BadRequest, RequestTooLarge, Unauthorized, Forbidden, NotFound, Cancelled, Busy)
 }
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from ollama_nb.api.names import Digest
-from ollama_nb.errors import OllamaError
+from ollama_nb.errors import RequestTooLarge
 from ollama_nb.store.blobs import BlobWriter
 
 MIB = 1 << 20
@@ -31,7 +31,7 @@ class Collected:
     async def write(self, chunk: bytes) -> None:
         self._size += len(chunk)
         if self._size > self._most:
-            raise OllamaError(f"request body too large: more than {self._most // MIB} MiB", status=413)
+            raise RequestTooLarge(f"request body too large: more than {self._most // MIB} MiB")
         self._chunks.append(chunk)
 
     def body(self) -> bytes:

@@ -21,7 +21,7 @@ from tornado import web
 from tornado.iostream import StreamClosedError
 
 from ollama_nb.api.events import Done, Event, Progress, Rendered
-from ollama_nb.errors import OllamaError
+from ollama_nb.errors import OllamaError, ShuttingDown, from_code
 from ollama_nb.server.bodies import MIB, Collected, Discarded, Sink
 from ollama_nb.server.dialects import native, native_reply
 from ollama_nb.server.dialects.gojson import Fields
@@ -53,13 +53,13 @@ class Answer(Exception):
 class Route:
     """One method of a path. ``most``: bytes of a body; ``sink``: where it goes instead of into memory.
 
-    ``error``: how the route words its errors, if not as the native API does.
+    ``error``: writes the body of an error reply, if not in the format of the native API.
     """
 
     run: Callable[[Endpoint], Awaitable[None]]
     most: int = 32 * MIB
     sink: Callable[[Endpoint], Sink] | None = None
-    error: Callable[[int, str], bytes] | None = None
+    error: Callable[[OllamaError], bytes] | None = None
 
 
 @web.stream_request_body
@@ -127,7 +127,7 @@ class Endpoint(web.RequestHandler):
                 else:
                     gathered.append(event)
         if not gathered or not isinstance(gathered[-1], Done | Rendered):
-            raise OllamaError("the reply of the model ended before its end")
+            raise OllamaError("the model's reply ended prematurely")
         if self._outlet is None:
             await self.send(reply.whole(gathered))
         else:
@@ -168,9 +168,9 @@ class Endpoint(web.RequestHandler):
         """Let the request in, or raise OllamaError, Answer or web.HTTPError."""
         raise NotImplementedError
 
-    def error_body(self, status: int, message: str) -> bytes:
+    def error_body(self, error: OllamaError) -> bytes:
         route = self.methods.get(self.request.method or "")
-        return route.error(status, message) if route and route.error else native_reply.error(message)
+        return route.error(error) if route and route.error else native_reply.error(error)
 
     # Tornado's hooks
 
@@ -235,11 +235,12 @@ class Endpoint(web.RequestHandler):
             self.state.enter(self._task)
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
-        """What Tornado and Jupyter raise outside of our own code, in the shape of our errors."""
+        """Write errors that Tornado and Jupyter raise outside of our own code in the format of ours."""
         error = kwargs.get("exc_info", (None, None, None))[1]
-        reason = (isinstance(error, web.HTTPError) and (error.log_message or error.reason)) or _reason(status_code)
+        if not isinstance(error, web.HTTPError):
+            error = web.HTTPError(status_code)
         self.set_header("Content-Type", native_reply.JSON)
-        self.finish(self.error_body(status_code, reason.lower()))
+        self.finish(self.error_body(_from_tornado(error)))
 
     # Inside
 
@@ -254,7 +255,7 @@ class Endpoint(web.RequestHandler):
         if route is None:
             raise Answer(405, b"405 method not allowed", {"Allow": ", ".join(self.methods)})
         if self.state.draining:
-            raise OllamaError("server is shutting down", status=503)
+            raise ShuttingDown
         return route.sink(self) if route.sink else Collected(route.most)
 
     async def _run(self) -> None:
@@ -262,26 +263,26 @@ class Endpoint(web.RequestHandler):
         try:
             await self.methods[self.request.method or ""].run(self)
         except OllamaError as error:
-            await self._fail(error.status, error.message)
+            await self._fail(error)
         except (StreamClosedError, SlowReader):
             self._connection.close()
         except asyncio.CancelledError:
             if not self._gone:
-                await self._fail(503, "server is shutting down")
+                await self._fail(ShuttingDown())
         except Exception:
             _log.exception("request %s failed: %s %s", self.id, self.request.method, self.request.path)
-            await self._fail(500, f"internal error, see the server's log for request {self.id}")
+            await self._fail(OllamaError(f"internal error, see the server's log for request {self.id}"))
         finally:
             await self.sink.close()
 
-    async def _fail(self, status: int, message: str) -> None:
-        """An error before the first object has its status; after it, it is the stream's last line."""
+    async def _fail(self, error: OllamaError) -> None:
+        """Send an error: with its status before the first object, as the stream's last line after it."""
         if self._gone or self._finished:
             return
-        body = self.error_body(status, message)
+        body = self.error_body(error)
         try:
             if self._outlet is None:
-                await self.send(body, native_reply.JSON, status)
+                await self.send(body, native_reply.JSON, error.status)
             else:
                 await self.send_line(body)
                 await self.end()
@@ -295,10 +296,9 @@ class Endpoint(web.RequestHandler):
                     self.set_header(name, value)
                 await self.send(error.body, error.headers.get("Content-Type", _TEXT), error.status)
             elif isinstance(error, OllamaError):
-                await self._fail(error.status, error.message)
+                await self._fail(error)
             elif isinstance(error, web.HTTPError):
-                message = error.log_message or error.reason or _reason(error.status_code)
-                await self._fail(error.status_code, message.lower())
+                await self._fail(_from_tornado(error))
         except StreamClosedError:
             pass
 
@@ -310,6 +310,11 @@ def closing(source: AsyncIterator[T]) -> aclosing[AsyncGenerator[T, None]]:
 
 def _is_single(event: Event) -> bool:
     return isinstance(event, Rendered) or (isinstance(event, Done) and event.reason in ("load", "unload"))
+
+
+def _from_tornado(error: web.HTTPError) -> OllamaError:
+    message = error.log_message or error.reason or _reason(error.status_code)
+    return from_code("", message.lower(), error.status_code)
 
 
 def _reason(status: int) -> str:

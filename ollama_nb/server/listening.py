@@ -12,7 +12,7 @@ import socket
 from typing import Any
 
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
-_BODY = b'{"error":"too many connections are open, please try again"}'
+_BODY = b'{"error":"too many connections are open, please try again","code":"busy"}'
 FULL = b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json; charset=utf-8\r\nRetry-After: 1\r\n" + (
     b"Connection: close\r\nContent-Length: %d\r\n\r\n%b" % (len(_BODY), _BODY)
 )

@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import cast
 
-from ollama_nb.errors import Cancelled, OllamaError
+from ollama_nb.errors import Cancelled, ConnectError
 from ollama_nb.server.bodies import Collected
 from ollama_nb.server.dialects import native_reply
 from ollama_nb.server.exchange import Broken, Head, ask
@@ -78,8 +78,8 @@ async def _stream(call: Endpoint, pieces: Pieces, live: LiveRequest, neighbour: 
     except Broken:
         if not sent:
             raise
-        raise OllamaError(
-            f"the server at {neighbour.url}, which had the model in memory, ended before its answer did: ask again"
+        raise ConnectError(
+            f"the server at {neighbour.url}, which has the model loaded, closed the connection: repeat the request"
         ) from None
     await call.end()
     return True

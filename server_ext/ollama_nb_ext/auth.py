@@ -15,7 +15,7 @@ from jupyter_server.base.handlers import JupyterHandler
 from jupyter_server.utils import ensure_async
 from tornado import web
 
-from ollama_nb.errors import Forbidden, OllamaError, Unauthorized
+from ollama_nb.errors import Forbidden, OllamaError, Unauthorized, from_code
 from ollama_nb.server import access
 from ollama_nb.server.access import Keys, Origins
 from ollama_nb.server.handlers import Answer, Endpoint
@@ -88,7 +88,7 @@ class JupyterEndpoint(Endpoint, JupyterHandler):  # type: ignore[misc]
         """A request that Jupyter refused because nobody sent it is unauthorised, not forbidden."""
         if self.check_host() and getattr(self, "_jupyter_current_user", None) is None:
             return Unauthorized("unauthorized")
-        return OllamaError((error.log_message or error.reason or "forbidden").lower(), status=error.status_code)
+        return from_code("", (error.log_message or error.reason or "forbidden").lower(), error.status_code)
 
     def _preflight(self, origin: str) -> None:
         """Browsers ask before they send a key; the answer depends on the page's origin alone."""

@@ -20,6 +20,8 @@ from support.processes import until
 from support.servers import RunningServer, descendants, jupyter, runtime_info, standalone
 from support.wheels import make_wheel
 
+from ollama_nb.errors import from_code
+
 pytestmark = pytest.mark.model
 SKY = "Why is the sky blue?"
 
@@ -212,7 +214,9 @@ def test_load_and_unload(client: ollama.Client) -> None:
 )  # fmt: skip
 def test_error_texts(server: RunningServer, path: str, body: Any, status: int, text: str) -> None:
     reply = httpx.post(f"{server.url}/api/{path}", json=body, headers=server.headers, timeout=60, trust_env=False)
-    assert (reply.status_code, reply.json()) == (status, {"error": text})
+    assert (reply.status_code, reply.json()["error"]) == (status, text)
+    assert reply.json().keys() == {"error", "code"}
+    assert type(from_code(reply.json()["code"], text, status)).code == reply.json()["code"], "errors.py has a class"
 
 
 def test_errors_reach_the_client(client: ollama.Client, server: RunningServer) -> None:
@@ -310,7 +314,7 @@ def test_a_runner_that_dies_gives_an_error_line_and_the_next_request_works(
     endless = Endless(server, stories)
     (runner,) = runners(server) - before
     os.kill(runner, signal.SIGKILL)
-    assert "error" in endless.last() and set(endless.last()) == {"error"}
+    assert "error" in endless.last() and endless.last()["code"] == "runner_crashed"
     assert client.generate(stories, "Once", raw=True, options={"num_predict": 3}).response
 
 

@@ -39,7 +39,7 @@ def test_a_signal_in_mid_reply(tmp_path: Path) -> None:
         server.process.send_signal(signal.SIGTERM)
         ends = [[json.loads(line) for line in reply][-1] for reply in reversed(replies)]
         assert ends[0]["done"] and ends[0]["done_reason"] == "length", "what ends soon may end"
-        assert ends[1] == {"error": "server is shutting down"}
+        assert ends[1] == {"error": "server is shutting down", "code": "shutting_down"}
         assert server.process.wait(60) == 0
         until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children))
         assert "Traceback" not in server.output()

@@ -64,7 +64,7 @@ async def test_rerank_in_two_dialects(tmp_path: Path) -> None:
             assert reply.json()["results"][0] == {"index": 1, "relevance_score": 0.75}
             assert h.service.asked[-1].strict
         wrong = {**body, "query": "wrong"}
-        assert (await h.client.post("/api/rerank", json=wrong)).json() == {"error": "no"}
+        assert (await h.client.post("/api/rerank", json=wrong)).json() == {"error": "no", "code": "bad_request"}
         reply = await h.client.post("/v1/rerank", json=wrong)
         assert (reply.status_code, reply.json()["error"]["type"]) == (400, "invalid_request_error")
         assert reply.json()["error"] == {"message": "no", "type": "invalid_request_error", "param": None, "code": None}

@@ -218,7 +218,7 @@ def test_errors_before_the_first_object_have_their_status(tmp_path: Path, stream
             ):
                 h.service.script = [error]
                 reply = await h.client.post("/api/chat", json={"model": "m", "stream": stream})
-                assert (reply.status_code, reply.json()) == (status, {"error": error.message})
+                assert (reply.status_code, reply.json()) == (status, {"error": error.message, "code": error.code})
                 assert reply.headers["content-type"] == "application/json; charset=utf-8"
 
     check()
@@ -230,9 +230,10 @@ async def test_an_error_in_the_middle_is_the_last_line(tmp_path: Path) -> None:
         h.service.script = [Delta("a"), RunnerCrashed("an error was encountered")]
         reply = await h.client.post("/api/generate", json=GENERATE)
         assert reply.status_code == 200
-        assert reply.text.splitlines()[1] == '{"error":"an error was encountered"}'
+        assert reply.text.splitlines()[1] == '{"error":"an error was encountered","code":"runner_crashed"}'
         h.service.script = [Delta("a")]
-        assert '{"error":"the reply of the model ended' in (await h.client.post("/api/generate", json=GENERATE)).text
+        unfinished = await h.client.post("/api/generate", json=GENERATE)
+        assert '{"error":"the model\'s reply ended prematurely","code":"internal_error"}' in unfinished.text
 
 
 @in_loop
@@ -241,7 +242,7 @@ async def test_a_mistake_of_ours_is_a_500_that_tells_nothing(tmp_path: Path) -> 
         h.service.script = [RuntimeError("secret path")]
         reply = await h.client.post("/api/generate", json=GENERATE)
         assert reply.status_code == 500 and "secret" not in reply.text
-        assert reply.headers["x-request-id"] in reply.json()["error"]
+        assert reply.headers["x-request-id"] in reply.json()["error"] and reply.json()["code"] == "internal_error"
 
 
 @in_loop
@@ -253,7 +254,7 @@ async def test_bad_bodies(tmp_path: Path) -> None:
             (b"[]", "json: cannot unmarshal array into Go value of type api.ChatRequest"),
         ):
             reply = await h.client.post("/api/chat", content=body)
-            assert (reply.status_code, reply.json()) == (400, {"error": text})
+            assert (reply.status_code, reply.json()) == (400, {"error": text, "code": "bad_request"})
         form = {"Content-Type": "application/x-www-form-urlencoded"}
         h.service.script = [Done("load")]
         assert (await h.client.post("/api/chat", content=b'{"MODEL":"m"}', headers=form)).json()["model"] == "m"
@@ -265,6 +266,7 @@ async def test_a_body_has_a_limit(tmp_path: Path) -> None:
         big = b'{"model":"' + b"x" * (32 << 20) + b'"}'
         reply = await h.client.post("/api/show", content=big)
         assert reply.status_code == 413 and "more than 32 MiB" in reply.json()["error"]
+        assert reply.json()["code"] == "request_too_large"
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -320,7 +322,10 @@ async def test_a_reader_that_stopped_is_dropped(tmp_path: Path) -> None:
 async def test_cancel_and_queue(tmp_path: Path) -> None:
     async with house(tmp_path) as h:
         missing = await h.client.delete("/api/requests/nope")
-        assert (missing.status_code, missing.json()) == (404, {"error": 'request "nope" not found'})
+        assert (missing.status_code, missing.json()) == (
+            404,
+            {"error": 'request "nope" not found', "code": "not_found"},
+        )
         h.service.script = [Delta("a"), asyncio.Event().wait()]
         async with h.client.stream("POST", "/api/chat", json={"model": "m"}, headers={"X-Request-Id": "q1"}) as reply:
             lines = reply.aiter_lines()
@@ -345,9 +350,11 @@ async def test_progress(tmp_path: Path) -> None:
         once = await h.client.post("/api/create", json={"model": "x", "from": "y", "stream": False})
         assert (once.text, once.headers["content-type"]) == ('{"status":"success"}', "application/json")
         h.service.script = [Progress("pulling manifest"), BadRequest("no")]
-        assert (await h.client.post("/api/pull", json={"model": "x"})).text.endswith('{"error":"no"}\n')
+        assert (await h.client.post("/api/pull", json={"model": "x"})).text.endswith(
+            '{"error":"no","code":"bad_request"}\n'
+        )
         alone = await h.client.post("/api/pull", json={"model": "x", "stream": False})
-        assert (alone.status_code, alone.json()) == (400, {"error": "no"})
+        assert (alone.status_code, alone.json()) == (400, {"error": "no", "code": "bad_request"})
         h.service.script = [Progress("retrieving manifest"), Progress("success")]
         push = await h.client.post("/api/push", json={"name": "x", "insecure": True, "max_rate": 5})
         assert push.text == '{"status":"retrieving manifest"}\n{"status":"success"}\n'
@@ -361,7 +368,7 @@ async def test_copy_delete_and_the_account(tmp_path: Path) -> None:
         deleted = await h.client.request("DELETE", "/api/delete", json={"name": "b"})
         assert (copied.status_code, copied.content, deleted.status_code, deleted.content) == (200, b"", 200, b"")
         assert h.service.asked == [("a", "b"), "b"]
-        assert (await h.client.post("/api/me")).json() == {"error": "unauthorized"}
+        assert (await h.client.post("/api/me")).json() == {"error": "unauthorized", "code": "unauthorized"}
         assert (await h.client.post("/api/signout")).status_code == 401
         assert (await h.client.post("/api/experimental/web_search", json={})).status_code == 403
 
@@ -385,9 +392,9 @@ async def test_blobs(tmp_path: Path) -> None:
         assert (again.status_code, again.content) == (200, b"")
         other = f"sha256:{'0' * 64}"
         mismatch = await h.client.post(f"/api/blobs/{other}", content=data)
-        assert mismatch.json() == {"error": f'digest mismatch, expected "{other}", got "{digest}"'}
+        assert mismatch.json()["error"] == f'digest mismatch, expected "{other}", got "{digest}"'
         bad = await h.client.post("/api/blobs/sha256:abc", content=b"x")
-        assert (bad.status_code, bad.json()) == (400, {"error": "invalid digest format"})
+        assert (bad.status_code, bad.json()) == (400, {"error": "invalid digest format", "code": "bad_request"})
         assert [p.name for p in (tmp_path / "models" / "blobs").iterdir()] == [digest.replace(":", "-")]
 
 
@@ -475,8 +482,9 @@ async def test_draining(tmp_path: Path) -> None:
             drained = asyncio.ensure_future(h.state.drain(0.05))
             await asyncio.sleep(0)
             refused = await h.client.get("/api/tags")
-            assert (refused.status_code, refused.json()) == (503, {"error": "server is shutting down"})
-            assert [json.loads(line) async for line in lines] == [{"error": "server is shutting down"}]
+            ending = {"error": "server is shutting down", "code": "shutting_down"}
+            assert (refused.status_code, refused.json()) == (503, ending)
+            assert [json.loads(line) async for line in lines] == [ending]
             await drained
 
 

@@ -124,7 +124,7 @@ def test_a_neighbour_that_dies_is_told_and_then_done_without(
         stream = two.generate("tiny", "Once", options=ENDLESS)
         next(stream)
         os.kill(server.pid, signal.SIGKILL)
-        with pytest.raises(Exception, match="which had the model in memory, ended before its answer did: ask again"):
+        with pytest.raises(Exception, match="which has the model loaded, closed the connection: repeat the request"):
             list(stream)
         answer = two.generate("tiny", "Once", stream=False, options={"num_predict": 2})
         assert answer["done"] and loaded(two) == ["tiny:latest"]

@@ -59,7 +59,10 @@ def test_who_is_let_in(token_server: RunningServer, client: httpx.Client) -> Non
     ):
         assert client.get(f"{token_server.url}/api/version", headers=headers).status_code == 200
         shown = client.post(f"{token_server.url}/api/show", headers=headers, json={"model": "nope"})
-        assert (shown.status_code, shown.json()) == (404, {"error": "model 'nope:latest' not found"})
+        assert (shown.status_code, shown.json()) == (
+            404,
+            {"error": "model 'nope:latest' not found", "code": "model_not_found"},
+        )
         missing = client.get(f"{token_server.url}/nope", headers=headers)
         assert (missing.status_code, missing.text) == (404, "404 page not found")
         assert client.get(f"{token_server.url}/api/chat", headers=headers).headers["allow"] == "POST"
@@ -76,7 +79,7 @@ def test_our_key_opens_nothing_else_and_sets_no_cookie(token_server: RunningServ
     assert "set-cookie" not in reply.headers and "server" not in reply.headers and reply.headers["x-request-id"]
     assert "access-control-allow-origin" not in reply.headers
     rebound = client.get(f"{token_server.url}/api/tags", headers={**own_key(token_server), **REBOUND})
-    assert (rebound.status_code, rebound.json()) == (403, {"error": "host not allowed"})
+    assert (rebound.status_code, rebound.json()) == (403, {"error": "host not allowed", "code": "forbidden"})
     assert client.get(f"{token_server.url}/?token={runtime_info(token_server)['key']}").status_code == 401
 
 

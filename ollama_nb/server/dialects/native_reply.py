@@ -24,6 +24,7 @@ from ollama_nb.api.events import (
     ToolCalls,
 )
 from ollama_nb.api.messages import Message, ToolCall
+from ollama_nb.errors import OllamaError
 from ollama_nb.server.dialects.times import nanoseconds, utc_now
 
 JSON = "application/json; charset=utf-8"
@@ -35,8 +36,9 @@ def encode(value: Any) -> bytes:
     return go_json(value).encode("utf-8")
 
 
-def error(message: str) -> bytes:
-    return encode({"error": message})
+def error(failure: OllamaError) -> bytes:
+    """The body of an error reply, and the last line of a stream that fails."""
+    return encode({"error": failure.message, "code": failure.code})
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,10 +177,10 @@ def ranking(request: RerankRequest, ranking: Ranking) -> bytes:
     )
 
 
-def openai_error(status: int, message: str) -> bytes:
-    """An error as OpenAI's API words it, for the routes below ``/v1``."""
-    kind = {400: "invalid_request_error", 404: "not_found_error"}.get(status, "api_error")
-    return encode({"error": {"message": message, "type": kind, "param": None, "code": None}})
+def openai_error(failure: OllamaError) -> bytes:
+    """The body of an error reply in the format of OpenAI's API, for the routes below ``/v1``."""
+    kind = {400: "invalid_request_error", 404: "not_found_error"}.get(failure.status, "api_error")
+    return encode({"error": {"message": failure.message, "type": kind, "param": None, "code": None}})
 
 
 def _vector(vector: tuple[float, ...]) -> bytes:
