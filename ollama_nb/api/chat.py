@@ -8,6 +8,13 @@ from typing import Any, Literal
 
 from ollama_nb.api.messages import Message, Think, Tool
 
+Truncate = bool | Literal["messages"]
+"""What may be left out of a prompt that does not fit into the context.
+
+True: old messages, then tokens in the middle of what remains, as Ollama does. ``"messages"`` (chat only): whole old
+messages. False: nothing. What still does not fit raises ContextOverflow.
+"""
+
 Format = str | Mapping[str, Any] | None
 """``"json"``, a JSON Schema, or None for free text."""
 
@@ -51,7 +58,7 @@ class Inference(ModelRequest):
     think: Think = None
     logprobs: bool = False
     top_logprobs: int = 0
-    truncate: bool = True
+    truncate: Truncate = True
     shift: bool | None = None
     render_only: bool = False
     run_record: bool = False

@@ -9,7 +9,7 @@ from functools import partial
 
 from ollama_nb.api.chat import JINJA, ChatRequest, PromptJob
 from ollama_nb.api.events import Done, Event
-from ollama_nb.errors import BadRequest
+from ollama_nb.errors import BadRequest, ContextOverflow
 from ollama_nb.runner import wire
 from ollama_nb.runner.pool import Lease
 from ollama_nb.service.backend import Backend
@@ -70,12 +70,22 @@ async def _write(backend: Backend, request: ChatRequest, ready: Ready, lease: Le
 
 
 async def _render(backend: Backend, request: ChatRequest, ready: Ready, lease: Lease) -> Prompt:
-    """Render the conversation, old messages left out as far as it must be."""
+    """Render the conversation; drop old messages until it fits, if the request allows that.
+
+    Raises ContextOverflow when no message may be cut and the last one alone does not fit.
+    """
     job = chat_job(request, ready, lease.loaded)
     if not request.truncate:
         return Prompt((await backend.renderer.render(job))[0])
     image_tokens = IMAGE_TOKENS if ready.model.projectors else 0
-    return await fit(backend, lease, job, lease.num_ctx - 1, image_tokens=image_tokens)
+    limit = lease.num_ctx - 1
+    prompt = await fit(backend, lease, job, limit, image_tokens=image_tokens)
+    if request.truncate == "messages" and (prompt.tokens or 0) > limit:
+        raise ContextOverflow(
+            f"the last message and the system prompt have {prompt.tokens} tokens, but only {limit} fit into the "
+            "context; shorten them or increase num_ctx"
+        )
+    return prompt
 
 
 def chat_job(request: ChatRequest, ready: Ready, loaded: wire.Loaded) -> PromptJob:

@@ -152,7 +152,7 @@ def _ask(request: Inference, ready: Ready, plan: Plan, lease: Lease, prompt: Pro
         num_ctx=lease.num_ctx,
         adapters=lease.adapters,
         shift=shift,
-        truncate=request.truncate and plan.cut_tokens,
+        truncate=request.truncate is True and plan.cut_tokens,
         logprobs=request.top_logprobs if request.logprobs else -1,
         format=ready.format,
         return_tokens=plan.return_tokens,

@@ -6,6 +6,7 @@ The questions are those that the bundled model answers right, so that a wrong an
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -205,3 +206,18 @@ def test_a_conversation_that_must_not_be_cut_is_refused(server: RunningServer) -
     reply = httpx.post(f"{server.url}/api/chat", json=body, headers=server.headers, timeout=120, trust_env=False)
     assert reply.status_code == 400
     assert "the prompt is longer than the context length currently available" in reply.json()["error"]
+
+
+def test_whole_messages_are_dropped_on_request(server: RunningServer) -> None:
+    def chat(*last: str) -> httpx.Response:
+        talk = [{"role": "user", "content": f"I count {at}. " * 20} for at in range(40)]
+        talk = [{"role": "system", "content": "You count."}, *talk, {"role": "user", "content": "".join(last)}]
+        body = {"model": "sprout", "messages": talk, "truncate": "messages", "stream": False, "think": False}
+        body["options"] = {"num_predict": 4}
+        return httpx.post(f"{server.url}/api/chat", json=body, headers=server.headers, timeout=120, trust_env=False)
+
+    dropped = chat(FRANCE).json()["truncated"]
+    assert dropped["messages_dropped"] > 10 and dropped["prompt_tokens_dropped"] > 1000
+    refused = chat("I count. " * 2000)
+    assert refused.status_code == 400
+    assert re.search(r"the last message .* \d{4,5} tokens, but only \d{3,4} fit", refused.json()["error"])

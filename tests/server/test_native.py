@@ -79,8 +79,16 @@ def test_defaults() -> None:
     request = chat()
     assert (request.model, request.messages, request.tools, request.options) == ("", (), (), {})
     assert (request.format, request.keep_alive, request.think, request.shift) == (None, None, None, None)
-    assert request.truncate and not request.logprobs and not request.render_only
+    assert request.truncate is True and not request.logprobs and not request.render_only
     assert native.wants_stream(Fields({}, "S")) and not native.wants_stream(Fields({"stream": False}, "S"))
+
+
+def test_a_chat_may_drop_whole_messages_only() -> None:
+    assert chat(truncate="messages").truncate == "messages"
+    with pytest.raises(BadRequest):
+        chat(truncate="tokens")
+    with pytest.raises(BadRequest):
+        native.read_generate(Fields({"truncate": "messages"}, "S"), "id")
 
 
 @pytest.mark.parametrize(

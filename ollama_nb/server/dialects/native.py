@@ -17,6 +17,7 @@ from ollama_nb.api.chat import (
     PushRequest,
     RerankRequest,
     TokenizeRequest,
+    Truncate,
 )
 from ollama_nb.api.encode import go_quote
 from ollama_nb.api.messages import Message, Think, Tool, ToolCall
@@ -46,6 +47,7 @@ def fields(body: bytes, struct: str) -> Fields:
 def read_chat(body: Fields, request_id: str) -> ChatRequest:
     request = ChatRequest(
         **_inference(body, request_id),
+        truncate=_truncate(body),
         messages=tuple(_message(m) for m in body.structs("messages", "api.Message")),
         tools=tuple(_tool(body, tool) for tool in body.items("tools", "api.Tools")),
     )
@@ -55,6 +57,7 @@ def read_chat(body: Fields, request_id: str) -> ChatRequest:
 def read_generate(body: Fields, request_id: str) -> GenerateRequest:
     request = GenerateRequest(
         **_inference(body, request_id),
+        truncate=body.flag("truncate") is not False,
         prompt=body.text("prompt"),
         suffix=body.text("suffix"),
         system=body.text("system"),
@@ -192,11 +195,15 @@ def _inference(body: Fields, request_id: str) -> dict[str, Any]:
         "think": _think(body.raw("think")),
         "logprobs": body.flag("logprobs") or False,
         "top_logprobs": body.whole("top_logprobs"),
-        "truncate": body.flag("truncate") is not False,
         "shift": body.flag("shift"),
         "render_only": body.flag("_debug_render_only") or False,
         "request_id": request_id,
     }
+
+
+def _truncate(body: Fields) -> Truncate:
+    """A boolean, or in a chat also ``"messages"``; the default is True."""
+    return "messages" if body.raw("truncate") == "messages" else body.flag("truncate") is not False
 
 
 def _keep_alive(body: Fields) -> float | None:
