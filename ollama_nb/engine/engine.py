@@ -8,25 +8,26 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from collections.abc import Sequence as Items
 from typing import Any
+
+import numpy as np
 
 from ollama_nb.engine import loading
 from ollama_nb.engine.adapters import Adapters
 from ollama_nb.engine.config import Counters, EngineConfig
 from ollama_nb.engine.embedder import Embedder
-from ollama_nb.engine.filling import fill
 from ollama_nb.engine.intake import Intake
 from ollama_nb.engine.llama import Context, Decoded, Floats
 from ollama_nb.engine.output import FailOut, FinishOut, Output
-from ollama_nb.engine.pace import Team, Watchdog
 from ollama_nb.engine.prefix_keeper import PrefixCounts
 from ollama_nb.engine.scheduler import Batch
 from ollama_nb.engine.sequence import Request, State
 from ollama_nb.engine.slots import Cut, MemoryOp, Share, Shift
-from ollama_nb.engine.speculator import Speculator
+from ollama_nb.engine.speculation import Speculator
 from ollama_nb.engine.stream import Stream
+from ollama_nb.engine.threads import ThreadTuner, Watchdog
 from ollama_nb.errors import BadRequest, Busy, OllamaError
 
 FETCH_WAIT = 0.02
@@ -48,21 +49,21 @@ class Engine:
         elif not config.vocab_only:
             self._context = loading.make_context(config, model, shape)
         context = self._context
-        self._team, self._watchdog = Team(shape.n_threads), Watchdog(self.abort)
+        self._tuner, self._watchdog = ThreadTuner(shape.n_threads), Watchdog(self.abort)
         self._scheduler = loading.make_scheduler(context, shape)
         self._keeper = loading.make_keeper(config, context, self._scheduler, shape)
-        drafter = loading.make_drafter(config, model, shape) if context and config.draft else None
+        draft_model = loading.make_draft_model(config, model, shape) if context and config.draft else None
         outputs = context.n_outputs if context else 1
-        self._speculator = Speculator(outputs, cuttable=not model.recurrent, drafter=drafter)
+        self._speculator = Speculator(outputs, cuttable=not model.recurrent, draft_model=draft_model)
         self._intake = Intake(model, shape.n_ctx)
         self._inbox: deque[Stream | FailOut | int] = deque()
         self._streams: dict[int, Stream] = {}
         self._reading: frozenset[int] = frozenset()
         self._counts = Counters()
         if context is not None:
-            loading.warm_up(context, self._team, self._watchdog)
-        self._speculator.use(self._team.size)
-        draft = drafter.context.model if drafter else None
+            loading.warm_up(context, self._tuner, self._watchdog)
+        self._speculator.set_threads(self._tuner.threads)
+        draft = draft_model.context.model if draft_model else None
         self.facts = loading.gather_facts(config, model, context, draft, shape, time.perf_counter() - begun)
 
     def close(self) -> None:
@@ -142,7 +143,7 @@ class Engine:
             "shifts": counts.shifts,
             "aborts": counts.aborts,
             "decode_seconds": counts.seconds,
-            "threads": self._team.size,
+            "threads": self._tuner.threads,
             "slots": len(slots.slots),
             "busy_slots": slots.busy,
             "waiting": len(self._scheduler.waiting),
@@ -169,7 +170,7 @@ class Engine:
             return out
         streams = [self._streams[chunk.seq.id] for chunk in batch.chunks]
         rows = self._speculator.plan(batch, streams)
-        count = fill(context, batch, self._speculator.drafts)
+        count = _fill(context, batch, self._speculator.drafts)
         if count < rows:
             context.pad(count, rows)
         status, seconds = self._decode(context, batch, rows)
@@ -190,8 +191,8 @@ class Engine:
         if len(batch.chunks) > batch.replies:
             self._reading = frozenset(chunk.seq.id for chunk in batch.chunks[batch.replies :])
         changed = context.use(batch.adapters)
-        patience = self._team.patience(rows)
-        self._watchdog.arm(patience)
+        limit = self._tuner.time_limit(rows)
+        self._watchdog.arm(limit)
         begun = time.perf_counter()
         status = context.decode(rows)
         ended = time.perf_counter()
@@ -199,11 +200,11 @@ class Engine:
         self._reading = frozenset()
         seconds = ended - begun
         if status is Decoded.DONE and batch.replies == len(batch.chunks) and not changed:
-            self._speculator.times.observe(rows, seconds)
-        cut = status is Decoded.ABORTED and seconds >= patience
-        if (cut or status is Decoded.DONE) and self._team.observe(rows, seconds, ended, cut=cut):
-            context.set_threads(self._team.size)
-            self._speculator.use(self._team.size)
+            self._speculator.times.record(rows, seconds)
+        late = status is Decoded.ABORTED and seconds >= limit
+        if (late or status is Decoded.DONE) and self._tuner.record(rows, seconds, ended, aborted=late):
+            context.set_threads(self._tuner.threads)
+            self._speculator.set_threads(self._tuner.threads)
         return status, seconds
 
     def _take_inbox(self, out: list[Output]) -> None:
@@ -211,7 +212,7 @@ class Engine:
             item = self._inbox.popleft()
             if isinstance(item, Stream):
                 self._streams[item.id] = item
-                self._speculator.welcome(item)
+                self._speculator.add(item)
                 self._scheduler.add(item.seq)
             elif isinstance(item, FailOut):
                 out.append(item)
@@ -293,13 +294,13 @@ class Engine:
                 accepted += 1
         finally:
             if draft:
-                self._speculator.settle(stream, accepted, self._counts)
+                self._speculator.record(stream, accepted, self._counts)
                 if accepted < len(draft):
                     self._apply([Cut(seq.slot, seq.n_past)])
 
     def _end(self, stream: Stream, last: FinishOut | FailOut, out: list[Output]) -> None:
         self._counts.output_tokens += stream.seq.n_new
-        self._speculator.leave(stream)
+        self._speculator.remove(stream)
         if self._keeper is not None:
             self._keeper.leave(stream.seq, whole=isinstance(last, FinishOut))
         self._apply(self._scheduler.remove(stream.seq))
@@ -322,7 +323,7 @@ class Engine:
         if status is Decoded.ABORTED:
             self._counts.aborts += 1
         elif status is Decoded.NO_ROOM and rows > batch.size:
-            self._speculator.give_way()
+            self._speculator.back_off()
         elif status is Decoded.NO_ROOM:
             self._make_room(batch, out)
         else:
@@ -385,3 +386,21 @@ class Engine:
     def detokenize(self, tokens: Items[int]) -> str:
         """Text of token ids, special ones included; ids that are no tokens give nothing."""
         return self._model.detokenize(tokens).decode("utf-8", "replace")
+
+
+def _fill(context: Context, batch: Batch, drafts: Mapping[int, Items[int]]) -> int:
+    """Write a batch into the context's arrays, each draft after the token that it follows; return the rows."""
+    tokens, positions, sequences, outputs = context.tokens, context.positions, context.sequences, context.outputs
+    row = 0
+    for seq, start, size, output in batch.chunks:
+        if size == 1:
+            tokens[row], positions[row], sequences[row], outputs[row] = seq.tokens[start], start, seq.slot, output
+            row += 1
+            if (draft := drafts.get(seq.id)) is not None:
+                end = row + len(draft)
+                tokens[row:end], positions[row:end] = draft, np.arange(start + 1, start + 1 + len(draft))
+                sequences[row:end], outputs[row:end] = seq.slot, 1
+                row = end
+            continue
+        row = context.fill(row, seq.slot, start, seq.tokens[start : start + size], output=output)
+    return row

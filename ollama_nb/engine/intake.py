@@ -47,7 +47,7 @@ class Intake:
         sampler = Sampler(Recipe.of(options, limit), bias)
         most = MAX_DRAFT if options.draft_num_predict is None else min(options.draft_num_predict, MAX_DRAFT)
         most = 0 if model.recurrent else max(0, most)
-        return Stream(model, request, seq, sampler=sampler, text=text, constraint=constraint, most_drafted=most)
+        return Stream(model, request, seq, sampler=sampler, text=text, constraint=constraint, max_draft=most)
 
     def _prompt(self, request: Request) -> list[int]:
         model = self._model

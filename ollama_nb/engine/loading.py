@@ -9,15 +9,14 @@ from ollama_nb.api import vocabulary
 from ollama_nb.api.vocabulary import Vocabulary
 from ollama_nb.engine.adapters import Adapters
 from ollama_nb.engine.config import EngineConfig, EngineFacts
-from ollama_nb.engine.drafter import Drafter
 from ollama_nb.engine.embedder import Embedder
-from ollama_nb.engine.hardware import default_threads
 from ollama_nb.engine.llama import BUILD, KV_TYPES, MAX_SEQUENCES, Context, Model
-from ollama_nb.engine.pace import LEAST_PATIENCE, Team, Watchdog
 from ollama_nb.engine.prefix_files import PrefixFiles, identity
 from ollama_nb.engine.prefix_keeper import PrefixKeeper
 from ollama_nb.engine.scheduler import Scheduler
 from ollama_nb.engine.sequence import MIN_CONTEXT
+from ollama_nb.engine.speculation import DraftModel
+from ollama_nb.engine.threads import MIN_LIMIT, ThreadTuner, Watchdog, default_threads
 from ollama_nb.errors import LoadError
 
 MICRO_BATCH = 512
@@ -77,14 +76,14 @@ def make_context(config: EngineConfig, model: Model, shape: Shape) -> Context:
     )
 
 
-def make_drafter(config: EngineConfig, model: Model, shape: Shape) -> Drafter:
+def make_draft_model(config: EngineConfig, model: Model, shape: Shape) -> DraftModel:
     """The draft model of ``config`` beside its ``model``. Raises LoadError when it does not fit that."""
     try:
         draft = load_model(config, config.draft)
         reason = misfit(model, draft)
         if not reason:
             small = replace(shape, n_threads=min(shape.n_threads, default_threads(draft.n_params)))
-            return Drafter(make_context(config, draft, small), model.n_vocab, small.n_threads)
+            return DraftModel(make_context(config, draft, small), model.n_vocab, small.n_threads)
         draft.close()
     except LoadError as error:
         reason = error.message
@@ -133,20 +132,20 @@ def make_keeper(
     return PrefixKeeper(context, scheduler, files, limit=shape.n_ctx, least=config.prefix_gain, cuttable=cuttable)
 
 
-def warm_up(context: Context, team: Team, watchdog: Watchdog) -> None:
+def warm_up(context: Context, tuner: ThreadTuner, watchdog: Watchdog) -> None:
     """Bring the weights in, and learn what a step costs by one thread and by all, where that is soon known."""
-    if team.most == 1 or context.model.size > CALIBRATED:
+    if tuner.max_threads == 1 or context.model.size > CALIBRATED:
         context.time_one()
         return
     context.set_threads(1)
     alone = min(context.time_one() for _ in range(2))
-    context.set_threads(team.most)
-    watchdog.arm(2 * alone + LEAST_PATIENCE)
+    context.set_threads(tuner.max_threads)
+    watchdog.arm(2 * alone + MIN_LIMIT)
     together = min(context.time_one() for _ in range(2))
     watchdog.disarm()
     context.rearm()
-    team.calibrate(together, alone)
-    context.set_threads(team.size)
+    tuner.calibrate(together, alone)
+    context.set_threads(tuner.threads)
 
 
 def gather_facts(

@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 
-from ollama_nb.engine.draft import Forecast, Guesser, Lookup, Prescribed
+from ollama_nb.engine.drafts import DraftModelSource, DraftSource, GrammarSource, PromptLookup
 from ollama_nb.engine.grammar import Constraint
 from ollama_nb.engine.llama import Floats, Model
 from ollama_nb.engine.output import FinishOut, TextOut, TokenProb, TopToken
@@ -31,16 +31,16 @@ class Stream:
         sampler: Sampler,
         text: TextStream,
         constraint: Constraint | None = None,
-        most_drafted: int = 0,
+        max_draft: int = 0,
     ) -> None:
-        """``most_drafted``: tokens of a draft, 0: no drafts."""
+        """``max_draft``: tokens of a draft, 0: no drafts."""
         self.id = request.id
         self.seq = seq
         self.sampler = sampler
-        self.most_drafted = most_drafted
-        self.lookup = Lookup(seq.tokens, most_drafted) if most_drafted else None
-        self.prescribed = Prescribed(most_drafted) if constraint is not None and most_drafted else None
-        self.forecast: Forecast | None = None
+        self.max_draft = max_draft
+        self.prompt_lookup = PromptLookup(seq.tokens, max_draft) if max_draft else None
+        self.grammar_source = GrammarSource(max_draft) if constraint is not None and max_draft else None
+        self.model_source: DraftModelSource | None = None
         """Set while a draft model is asked too."""
         self.reason = ""
         self.drafted = self.accepted = 0
@@ -68,11 +68,11 @@ class Stream:
         else:
             token = self._constraint.pick(self.sampler, row, seq.tokens)
         seq.append(token)
-        if self.lookup is not None:
-            self.lookup.feed(token)
-        for ahead in (self.forecast, self.prescribed):
-            if ahead is not None:
-                ahead.feed()
+        if self.prompt_lookup is not None:
+            self.prompt_lookup.append(token)
+        for source in (self.model_source, self.grammar_source):
+            if source is not None:
+                source.append()
         if token in self._eog:
             self.reason = "stop"
             return self._out(self._text.end(), ())
@@ -86,19 +86,19 @@ class Stream:
             text += self._text.end()
         return self._out(text, () if raw is None else (self._probability(raw, token),))
 
-    def offer(self) -> tuple[Guesser | None, list[float]]:
-        """Who guesses best, and for each token that could be drafted now the chance that it comes true."""
-        if self.lookup is None:
+    def best_source(self) -> tuple[DraftSource | None, list[float]]:
+        """Return the most promising draft source and the acceptance probability of each token that it could draft."""
+        if self.prompt_lookup is None:
             return None, []
         room = self.seq.room()
-        best: Guesser = self.lookup
-        chances = self.lookup.chances(room)
-        if self.prescribed is not None and self._constraint is not None:
-            self.prescribed.tokens = self._constraint.forced()
-        for ahead in (self.forecast, self.prescribed):
-            if ahead is not None and sum(asked := ahead.chances(room)) > sum(chances):
-                best, chances = ahead, asked
-        return best, chances
+        best: DraftSource = self.prompt_lookup
+        probabilities = self.prompt_lookup.probabilities(room)
+        if self.grammar_source is not None and self._constraint is not None:
+            self.grammar_source.tokens = self._constraint.forced()
+        for source in (self.model_source, self.grammar_source):
+            if source is not None and sum(offered := source.probabilities(room)) > sum(probabilities):
+                best, probabilities = source, offered
+        return best, probabilities
 
     def cancel(self) -> TextOut | None:
         """End it as cancelled; what was held back comes out."""

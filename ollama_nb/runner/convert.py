@@ -17,8 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ollama_nb import disk
-from ollama_nb.engine.hardware import default_threads
 from ollama_nb.engine.llama.quantize import quantize
+from ollama_nb.engine.threads import default_threads
 from ollama_nb.errors import CorruptModel, OllamaError, StoreError
 from ollama_nb.runner import confine, jobs, wire
 from ollama_nb.store.convert.adapter import convert_adapter

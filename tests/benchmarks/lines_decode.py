@@ -14,7 +14,7 @@ from models import words
 from peers import Server, bare_decode, llama_bench
 from streams import Load, answer, answers, read_part
 
-from ollama_nb.engine.hardware import default_threads
+from ollama_nb.engine.threads import default_threads
 
 TOKENS = 64
 PROMPT_WORDS = 16

@@ -41,7 +41,7 @@ from plot import draw
 from streams import answer
 from support.servers import clean_env
 
-from ollama_nb.engine.hardware import default_threads
+from ollama_nb.engine.threads import default_threads
 
 LINES = {line.name: line for line in (*lines_decode.LINES, *lines_prompt.LINES, *lines_frame.LINES)}
 RESULTS = Path("bench") / "last.json"

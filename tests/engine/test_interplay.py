@@ -20,10 +20,10 @@ from support.models import random_lora
 from ollama_nb.api.options import Options
 from ollama_nb.engine.adapters import Adapter, Adapters
 from ollama_nb.engine.config import EngineConfig
-from ollama_nb.engine.drafter import Drafter
 from ollama_nb.engine.engine import Engine
 from ollama_nb.engine.output import Output, TokenProb
 from ollama_nb.engine.sequence import Request
+from ollama_nb.engine.speculation import DraftModel
 
 PROMPTS = STORY * 3 + "Lily", STORY * 3 + "Tom had a dog. The dog", "Once upon a time"
 CHOICES = '{"type":"array","items":{"enum":["red ball","park"]},"minItems":3,"maxItems":9}'
@@ -83,7 +83,7 @@ def load(path: Path, models: Path, tmp_path: Path) -> Iterator[Callable[[], Engi
         return engine
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Drafter, "seconds", lambda self, replies: 0.0)
+        patch.setattr(DraftModel, "round_seconds", lambda self, replies: 0.0)
         patch.setattr("ollama_nb.engine.prefix_keeper.MOST_WRITES", 100)
         yield load
     for engine in made:

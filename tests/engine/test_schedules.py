@@ -17,10 +17,10 @@ from support.engines import EXACT, STORY, Blocks, Reply, collect, ids
 
 from ollama_nb.api.options import Options
 from ollama_nb.engine.config import EngineConfig
+from ollama_nb.engine.drafts import StepTimes
 from ollama_nb.engine.engine import Engine
 from ollama_nb.engine.llama import Context
 from ollama_nb.engine.output import FailOut, FinishOut, Output, TextOut
-from ollama_nb.engine.rows import RowTimes
 from ollama_nb.engine.sequence import Request, State
 
 REQUESTS = 10
@@ -46,7 +46,7 @@ WAYS: tuple[dict[str, Any], ...] = (
 Expected = Callable[[str, int], tuple[str, FinishOut]]
 
 
-def load(path: str, times: Callable[[int], RowTimes] = RowTimes, **config: Any) -> Engine:
+def load(path: str, times: Callable[[int], StepTimes] = StepTimes, **config: Any) -> Engine:
     engine = Engine(EngineConfig(path=path, **{**EXACT, **config}))
     engine._speculator.times = times(context_of(engine).n_outputs)
     return engine
@@ -61,9 +61,9 @@ def cramped(path: str) -> Engine:
         return load(path, Blocks, n_seq=3, n_batch=64)
 
 
-def nothing_beyond(n_outputs: int) -> RowTimes:
+def nothing_beyond(n_outputs: int) -> StepTimes:
     """No room for drafts and padding."""
-    return RowTimes(1)
+    return StepTimes(1)
 
 
 SETUPS: dict[str, Callable[[str], Engine]] = {

@@ -12,10 +12,10 @@ import numpy.typing as npt
 
 from ollama_nb.api.options import Options
 from ollama_nb.engine.adapters import Adapter
+from ollama_nb.engine.drafts import StepTimes
 from ollama_nb.engine.engine import Engine
 from ollama_nb.engine.llama import Context, Decoded, Model
 from ollama_nb.engine.output import FailOut, FinishOut, Output, TextOut
-from ollama_nb.engine.rows import RowTimes
 from ollama_nb.engine.sequence import Request
 
 EXACT: dict[str, Any] = {"n_ctx": 512, "n_threads": 1, "kv_cache_type": "f32", "flash_attention": False}
@@ -26,26 +26,26 @@ ids = itertools.count(1)
 _OPTIONS = set(Options.__dataclass_fields__) - {"num_ctx"}
 
 
-class Flat(RowTimes):
-    """Every step takes the same time, so whatever is guessed is read."""
+class Flat(StepTimes):
+    """Every step takes the same time, so every draft is used."""
 
     def seconds(self, rows: int) -> float | None:
         return 1.0
 
-    def fresh(self, rows: int) -> bool:
+    def is_current(self, rows: int) -> bool:
         return True
 
-    def rounded(self, rows: int) -> int:
+    def padded(self, rows: int) -> int:
         return rows
 
 
 class Blocks(Flat):
-    """Only steps of whole blocks of four are cheap, and all of them equally: every step is rounded up."""
+    """Steps of full blocks of four rows all take the same, shorter time: every step is padded."""
 
     def seconds(self, rows: int) -> float | None:
         return 1.0 if rows % 4 else 0.5
 
-    def rounded(self, rows: int) -> int:
+    def padded(self, rows: int) -> int:
         return -(-rows // 4) * 4 if rows > 1 else 1
 
 

@@ -7,6 +7,7 @@ import enum
 import math
 import time
 import weakref
+from collections.abc import Sequence
 from typing import Any
 
 import llama_cpp.llama_cpp as L
@@ -201,6 +202,17 @@ class Context:
             return True
         L.llama_memory_seq_rm(self.memory, target, -1, -1)
         return False
+
+    def fill(self, row: int, seq: int, start: int, tokens: Sequence[int], *, output: bool) -> int:
+        """Write tokens of a sequence into the batch arrays from ``row`` on; return the next free row.
+
+        ``start``: position of the first token; ``output``: the last one gets logits.
+        """
+        end = row + len(tokens)
+        self.tokens[row:end], self.positions[row:end] = tokens, np.arange(start, start + len(tokens))
+        self.sequences[row:end], self.outputs[row:end] = seq, 0
+        self.outputs[end - 1] = output
+        return end
 
     def pad(self, count: int, rows: int) -> None:
         """Fill the batch from ``count`` to ``rows`` with rows of the scratch sequence; cut it after the decode.

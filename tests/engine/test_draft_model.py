@@ -1,4 +1,4 @@
-"""A draft model beside its target: replies as without it, fewer steps, memory that follows, misfits refused."""
+"""A draft model beside its target: same replies, fewer steps, a KV cache that follows, unsuitable models refused."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import pytest
 from support.engines import EXACT, STORY, Flat, ask, ids, reply_of, run
 
 from ollama_nb.engine.config import EngineConfig
-from ollama_nb.engine.drafter import Drafter
 from ollama_nb.engine.engine import Engine
 from ollama_nb.engine.llama import Decoded
 from ollama_nb.engine.sequence import Request
+from ollama_nb.engine.speculation import DraftModel
 from ollama_nb.errors import LoadError
 from ollama_nb.sprout import GGUF
 
@@ -35,7 +35,7 @@ def plain(path: str) -> Iterator[Engine]:
 
 @pytest.fixture
 def load(path: str, models: Path) -> Iterator[Load]:
-    """Engines with a draft model whose guesses cost nothing; at the end its memory holds what it believes."""
+    """Engines with a draft model that takes no time; at the end its KV cache holds the tokens that it tracks."""
     made: list[Engine] = []
 
     def load(draft: str = DRAFTS[1], **config: Any) -> Engine:
@@ -46,21 +46,21 @@ def load(path: str, models: Path) -> Iterator[Load]:
         return engine
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Drafter, "seconds", lambda self, replies: 0.0)
+        patch.setattr(DraftModel, "round_seconds", lambda self, replies: 0.0)
         yield load
     for engine in made:
-        check_memory(drafter_of(engine))
+        check_memory(draft_model_of(engine))
         engine.close()
 
 
-def drafter_of(engine: Engine) -> Drafter:
-    assert engine._speculator.drafter is not None
-    return engine._speculator.drafter
+def draft_model_of(engine: Engine) -> DraftModel:
+    assert engine._speculator.draft_model is not None
+    return engine._speculator.draft_model
 
 
-def check_memory(drafter: Drafter) -> None:
-    for slot, held in enumerate(drafter._held):
-        assert drafter.context.extent(slot) == ((0, len(held) - 1) if held else (-1, -1))
+def check_memory(draft_model: DraftModel) -> None:
+    for slot, held in enumerate(draft_model._held):
+        assert draft_model.context.extent(slot) == ((0, len(held) - 1) if held else (-1, -1))
 
 
 def alone(plain: Engine, request: Request) -> tuple[str, str, tuple[int, ...]]:
@@ -94,22 +94,22 @@ def test_a_reply_is_the_same_with_a_draft_model_and_without(
     assert counters["model_drafted"] > 0 and counters["model_accepted"] <= counters["accepted"]
 
 
-def test_replies_tell_what_was_drafted_for_them(load: Load) -> None:
+def test_replies_report_their_draft_tokens(load: Load) -> None:
     engine = load(DRAFTS[0])
     replies = run(engine, *(ask(prompt, num_predict=80) for prompt in PROMPTS))
     without = run(engine, ask(PROMPTS[1], num_predict=20, draft_num_predict=0))[0]
     assert sum(reply.done.drafted for reply in replies) == engine.counters["drafted"]
     assert sum(reply.done.accepted for reply in replies) == engine.counters["accepted"] > 0
     for reply in replies:
-        told = [(text.drafted, text.accepted) for text in reply.texts]
-        assert told == sorted(told) and told[-1][0] <= reply.done.drafted
+        counts = [(text.drafted, text.accepted) for text in reply.texts]
+        assert counts == sorted(counts) and counts[-1][0] <= reply.done.drafted
         assert reply.texts[0].prompt_tokens == reply.done.prompt_tokens
         assert not any(text.prompt_tokens or text.cached_tokens for text in reply.texts[1:])
     assert (without.done.drafted, without.done.accepted) == (0, 0) == (without.texts[-1].drafted, 0)
     assert without.texts[0].cached_tokens == without.done.cached_tokens > 0
 
 
-def test_a_draft_model_spares_most_steps_of_a_text_that_repeats_nothing(load: Load) -> None:
+def test_a_draft_model_saves_most_steps_of_a_text_without_repeats(load: Load) -> None:
     engine = load(DRAFTS[0])
     run(engine, ask("Once upon a time", num_predict=100))
     counters = engine.counters
@@ -117,18 +117,18 @@ def test_a_draft_model_spares_most_steps_of_a_text_that_repeats_nothing(load: Lo
     assert counters["decodes"] + counters["accepted"] == counters["output_tokens"] == 100
 
 
-def test_no_drafts_where_none_are_wanted(load: Load) -> None:
+def test_drafts_can_be_switched_off_per_request(load: Load) -> None:
     engine = load()
     run(engine, ask("Once upon a time", num_predict=30, draft_num_predict=0))
     assert engine.counters["drafted"] == 0
 
 
-def test_any_schedule_gives_the_text_of_a_lone_request(plain: Engine, load: Load) -> None:
-    """Arrivals, cancels and failing drafts at any step; a prompt that takes the draft model several batches."""
+def test_any_schedule_gives_the_text_of_a_request_alone(plain: Engine, load: Load) -> None:
+    """Arrivals, cancels and failing drafts at any step; one prompt takes the draft model several batches."""
     prompts = (*PROMPTS, STORY * 5)
     expected = {prompt: alone(plain, ask(prompt, num_predict=40))[0] for prompt in prompts}
     engine = load(n_seq=3, n_batch=32)
-    context = drafter_of(engine).context
+    context = draft_model_of(engine).context
     for seed in range(6):
         dice, asked, outs = random.Random(seed), {}, []
         while len(asked) < 8 or engine.busy:
@@ -144,24 +144,24 @@ def test_any_schedule_gives_the_text_of_a_lone_request(plain: Engine, load: Load
                 elif dice.random() < 0.05:
                     patch.setattr(context, "decode", lambda count: Decoded.NO_ROOM)
                 outs += engine.step()
-            check_memory(drafter_of(engine))
+            check_memory(draft_model_of(engine))
         for id, prompt in asked.items():
             text, reason, _ = reply_of(outs, id).said
             assert text == expected[prompt] or (reason == "cancelled" and expected[prompt].startswith(text))
     assert engine.counters["model_accepted"] > 0
 
 
-def test_a_beginning_that_another_place_holds_is_not_read_again(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_prefix_in_another_slot_is_shared(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = load(n_seq=2)
-    drafter = drafter_of(engine)
+    draft_model = draft_model_of(engine)
     shares: list[int] = []
-    share = drafter.context.share
+    share = draft_model.context.share
 
     def watched(source: int, target: int, count: int) -> bool:
         shares.append(count)
         return share(source, target, count)
 
-    monkeypatch.setattr(drafter.context, "share", watched)
+    monkeypatch.setattr(draft_model.context, "share", watched)
     run(engine, ask(STORY * 3 + "Lily", num_predict=8), ask(STORY * 3 + "Tom", num_predict=8))
     assert len(shares) == 1 and shares[0] > 50
 
@@ -178,9 +178,7 @@ def test_facts_count_both_models(path: str, plain: Engine, load: Load) -> None:
         ("sprout", "token"),
     ],
 )
-def test_a_draft_model_that_does_not_fit_is_refused_with_the_reason(
-    models: Path, path: str, draft: str, reason: str
-) -> None:
+def test_an_unsuitable_draft_model_is_refused_with_the_reason(models: Path, path: str, draft: str, reason: str) -> None:
     file = GGUF if draft == "sprout" else models / draft
     with pytest.raises(LoadError, match=reason) as caught:
         Engine(EngineConfig(path=path, draft=str(file), **EXACT))
@@ -198,8 +196,8 @@ def test_one_token_that_differs_is_named(models: Path, path: str, tmp_path: Path
         Engine(EngineConfig(path=path, draft=str(other), **EXACT))
 
 
-def test_a_context_that_fails_costs_guesses_only(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_draft_context_costs_only_drafts(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = load()
-    monkeypatch.setattr(drafter_of(engine).context, "decode", lambda count: Decoded.FAILED)
+    monkeypatch.setattr(draft_model_of(engine).context, "decode", lambda count: Decoded.FAILED)
     (reply,) = run(engine, ask("Once upon a time", num_predict=20))
     assert reply.done.reason == "length" and engine.counters["model_drafted"] == 0
