@@ -1,4 +1,8 @@
-"""Fixtures for all tests: small real models, an empty home, and nothing left behind."""
+"""Fixtures for all tests: small real models, an empty home, scripted and real servers, an empty store.
+
+A folder or a file overrides one of these only to add to it, or where its tests need another kind. What each test
+double stands for is in support/README.md.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,12 @@ from typing import Any
 
 import pytest
 from hypothesis import settings
+from support.chaos_registry import ChaosRegistry, chaos_registry
+from support.fake_servers import EchoServer, ScriptedServer
 from support.processes import children, command_line, until
+from support.servers import RunningServer, standalone
+
+from ollama_nb.store.store import Store
 
 MODELS = Path(__file__).parent / "models"
 settings.load_profile("ci")  # the same examples in every run, no clock; --hypothesis-profile=default draws others
@@ -19,7 +28,7 @@ settings.load_profile("ci")  # the same examples in every run, no clock; --hypot
 
 @pytest.fixture(scope="module", autouse=True)
 def no_process_outlives_its_file() -> Iterator[None]:
-    """Tests that leave a child of this process behind fail themselves; none that comes later finds it."""
+    """Fail the file whose tests leave a child process behind, not a later one."""
     before = children()
     yield
     with contextlib.suppress(AssertionError):
@@ -51,3 +60,52 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("HOME", str(folder))
     monkeypatch.setenv("OLLAMA_NB_EXTRA_MODELS", "")  # a system Ollama's models are not ours to test
     yield folder
+
+
+@pytest.fixture
+def server() -> Iterator[ScriptedServer]:
+    """A server with scripted replies."""
+    with ScriptedServer() as running:
+        yield running
+
+
+@pytest.fixture
+def echo_server(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[EchoServer]:
+    """A server whose model returns its question in capitals; clients find it through OLLAMA_HOST."""
+    with EchoServer() as running:
+        monkeypatch.setenv("OLLAMA_HOST", running.url)
+        yield running
+
+
+@pytest.fixture(scope="module")
+def real_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """The standalone server in a process of its own, with an empty store."""
+    with standalone(tmp_path_factory.mktemp("server")) as running:
+        yield running
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """An empty store."""
+    return Store(tmp_path / "models")
+
+
+@pytest.fixture
+def registry() -> Iterator[ChaosRegistry]:
+    """An empty registry that can be made to misbehave."""
+    with chaos_registry() as running:
+        yield running
+        running.released.set()
+
+
+@pytest.fixture
+def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that pip uses in place of a package index; the user's own configuration does not count."""
+    for name in [name for name in os.environ if name.startswith("PIP_")]:
+        monkeypatch.delenv(name)
+    folder = tmp_path / "index"
+    folder.mkdir()
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", folder.as_uri())
+    return folder

@@ -4,25 +4,17 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from support.browser import CHAT, ENDLESS, Lab, open_notebook, queue, replies, run_all, run_cell, say, until_runs
-from support.chaos_registry import ChaosRegistry, chaos_registry, rationed, stall
+from support.chaos_registry import ChaosRegistry, rationed, stall
 
 from ollama_nb import sprout
 
 pytestmark = [pytest.mark.browser, pytest.mark.model]
 
 MODELS = "from ollama_nb.notebook.widgets import Activity, Models\n"
-
-
-@pytest.fixture
-def registry() -> Iterator[ChaosRegistry]:
-    with chaos_registry() as found:
-        yield found
-        found.released.set()
 
 
 def publish(registry: ChaosRegistry, name: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from support.command_line import Ollama
+from support.command_line import RunCommand
 
 from ollama_nb.cli import argv, describe
 from ollama_nb.cli.main import ALIASES, HIDDEN_ALIASES, ROOT, app
@@ -92,7 +92,7 @@ def test_usage_errors(line: list[str], text: str) -> None:
     assert caught.value.message == text
 
 
-def test_an_error_is_one_line_and_exit_1(ollama: Ollama) -> None:
+def test_an_error_is_one_line_and_exit_1(ollama: RunCommand) -> None:
     result = ollama("show")
     assert (result.code, result.out, result.err) == (1, "", "Error: accepts 1 arg(s), received 0\n")
 
@@ -107,13 +107,13 @@ def test_an_error_is_one_line_and_exit_1(ollama: Ollama) -> None:
         ("frobnicate", []),
     ],
 )
-def test_unknown_commands_with_suggestions(ollama: Ollama, word: str, near: list[str]) -> None:
+def test_unknown_commands_with_suggestions(ollama: RunCommand, word: str, near: list[str]) -> None:
     hint = "\n\nDid you mean this?\n" + "\n".join(f"\t{name}" for name in near) if near else ""
     assert ollama(word).err == f'Error: unknown command "{word}" for "ollama"{hint}\n'
 
 
 @pytest.mark.parametrize("line", [[], ["help"], ["--help"], ["-h"]])
-def test_root_help_lists_the_commands_in_order(ollama: Ollama, line: list[str]) -> None:
+def test_root_help_lists_the_commands_in_order(ollama: RunCommand, line: list[str]) -> None:
     result = ollama(*line)
     assert result.code == 0
     listed = result.out.split("Available Commands:\n")[1].split("\n\n")[0]
@@ -126,20 +126,20 @@ def test_root_help_lists_the_commands_in_order(ollama: Ollama, line: list[str]) 
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_help_of_a_command_is_the_same_both_ways(ollama: Ollama, command: str) -> None:
+def test_help_of_a_command_is_the_same_both_ways(ollama: RunCommand, command: str) -> None:
     asked, flagged = ollama("help", command), ollama(command, "--help")
     assert asked.out == flagged.out
     assert f"Usage:\n  ollama {command}" in asked.out
     assert (asked.code, asked.err) == (0, "")
 
 
-def test_help_names_the_environment(ollama: Ollama) -> None:
+def test_help_names_the_environment(ollama: RunCommand) -> None:
     line = "      OLLAMA_NOHISTORY              Do not preserve readline history"
     assert line in ollama("run", "--help").out
     assert "Aliases:\n  list, ls\n" in ollama("help", "ls").out
 
 
-def test_help_on_nothing_we_know(ollama: Ollama) -> None:
+def test_help_on_nothing_we_know(ollama: RunCommand) -> None:
     result = ollama("help", "foo")
     assert result.code == 0
     assert result.out == ""
@@ -147,7 +147,7 @@ def test_help_on_nothing_we_know(ollama: Ollama) -> None:
 
 
 @pytest.mark.parametrize("command", ["signin", "signout", "login", "logout"])
-def test_accounts_are_not_supported(ollama: Ollama, command: str) -> None:
+def test_accounts_are_not_supported(ollama: RunCommand, command: str) -> None:
     result = ollama(command)
     assert result.code == 1
     assert result.err.startswith("Error: cloud accounts are not supported")

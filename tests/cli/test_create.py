@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 
 import pytest
-from support.command_line import Ollama
+from support.command_line import RunCommand
 from support.fake_servers import ScriptedServer, ndjson, ok
 
 CONTENT = b"GGUF\x03\x00\x00\x00"
@@ -23,7 +23,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return place
 
 
-def test_what_is_sent(server: ScriptedServer, ollama: Ollama, folder: Path) -> None:
+def test_what_is_sent(server: ScriptedServer, ollama: RunCommand, folder: Path) -> None:
     (folder / "d.gguf").write_bytes(CONTENT + b"draft")
     (folder / "Modelfile").write_text("FROM ./m.gguf\nDRAFT ./d.gguf\n", "utf-8")
     server.routes["POST /api/create"] = ndjson({"status": "success"})
@@ -37,18 +37,18 @@ def test_what_is_sent(server: ScriptedServer, ollama: Ollama, folder: Path) -> N
     assert [*body["draft_files"]] == ["d.gguf"]
 
 
-def test_a_draft_type_without_a_draft(server: ScriptedServer, ollama: Ollama, folder: Path) -> None:
+def test_a_draft_type_without_a_draft(server: ScriptedServer, ollama: RunCommand, folder: Path) -> None:
     done = ollama("create", "new", "--draft-quantize", "q4_0")
     assert (done.code, done.err) == (1, "Error: --draft-quantize requires a DRAFT model\n")
 
 
-def test_links_need_a_store_in_common(server: ScriptedServer, ollama: Ollama, folder: Path) -> None:
+def test_links_need_a_store_in_common(server: ScriptedServer, ollama: RunCommand, folder: Path) -> None:
     done = ollama("create", "new", "--link")
     assert done.code == 1
     assert "--link: the server does not keep its models where this user can write" in done.err
 
 
-def test_a_folder_of_nothing(server: ScriptedServer, ollama: Ollama, folder: Path) -> None:
+def test_a_folder_of_nothing(server: ScriptedServer, ollama: RunCommand, folder: Path) -> None:
     (folder / "Modelfile").write_text("FROM .\n", "utf-8")
     (folder / "m.gguf").unlink()
     assert "no Modelfile or safetensors files found" in ollama("create", "new").err

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from support.command_line import Ollama
+from support.command_line import RunCommand
 from support.fake_servers import ScriptedServer, ok
 from support.ggufs import gguf
 from support.stores import digest_of, tiny
@@ -22,7 +22,7 @@ def put(home: Path) -> Path:
     return path
 
 
-def test_a_list(ollama: Ollama, home: Path) -> None:
+def test_a_list(ollama: RunCommand, home: Path) -> None:
     assert ollama("discover").out == "no GGUF files in the Hugging Face cache or in LM Studio's folders\n"
     path = put(home)
     done = ollama("discover")
@@ -39,7 +39,7 @@ def test_a_list(ollama: Ollama, home: Path) -> None:
     assert described["paths"] == [str(path)]
 
 
-def test_create_from_there(ollama: Ollama, server: ScriptedServer, home: Path) -> None:
+def test_create_from_there(ollama: RunCommand, server: ScriptedServer, home: Path) -> None:
     put(home)
     digest = digest_of(MODEL)
     server.routes[f"HEAD /api/blobs/{digest}"] = ok()
@@ -51,13 +51,13 @@ def test_create_from_there(ollama: Ollama, server: ScriptedServer, home: Path) -
     assert Store(home / ".ollama/models").blobs.has(digest)
 
 
-def test_what_cannot_be_created(ollama: Ollama, home: Path) -> None:
+def test_what_cannot_be_created(ollama: RunCommand, home: Path) -> None:
     put(home)
     assert "no model named 'other' was discovered" in ollama("discover", "other").err
     assert "--as names one model" in ollama("discover", "--as", "x").err
 
 
-def test_outdated_without_models(ollama: Ollama, home: Path) -> None:
+def test_outdated_without_models(ollama: RunCommand, home: Path) -> None:
     assert ollama("outdated").out.split() == ["NAME", "ID", "HERE", "ID", "THERE", "STATE"]
     tiny(Store(home / ".ollama/models"), "127.0.0.1:1/a/m")
     done = ollama("outdated")

@@ -7,12 +7,12 @@ import re
 from pathlib import Path
 
 import pytest
-from support.command_line import Ollama
+from support.command_line import RunCommand
 
 from ollama_nb.server.keys import KeyFile
 
 
-def test_a_key_is_shown_once(ollama: Ollama, home: Path) -> None:
+def test_a_key_is_shown_once(ollama: RunCommand, home: Path) -> None:
     done = ollama("keys", "add", "Anna", "--scope", "read, infer", "--days", "30")
     assert done.out.startswith("key 'Anna' (infer, read; expires 4 weeks from now):\n\n    onb_")
     assert "From now on `ollama serve` asks every client for a key" in done.out
@@ -32,7 +32,7 @@ def test_a_key_is_shown_once(ollama: Ollama, home: Path) -> None:
     assert [key.name for key in KeyFile(home / ".ollama" / "nb").read()] == ["Anna", "ci"]
 
 
-def test_removed(ollama: Ollama) -> None:
+def test_removed(ollama: RunCommand) -> None:
     for name in ("a", "b"):
         ollama("keys", "add", name)
     assert ollama("keys", "rm", "a").out == "removed 'a'\n"
@@ -53,6 +53,6 @@ def test_removed(ollama: Ollama) -> None:
         (("keys", "rm", "none"), "no key is named 'none'"),
     ],
 )
-def test_mistakes(ollama: Ollama, arguments: tuple[str, ...], text: str) -> None:
+def test_mistakes(ollama: RunCommand, arguments: tuple[str, ...], text: str) -> None:
     done = ollama(*arguments)
     assert (done.code, done.out, done.err) == (1, "", f"Error: {text}\n")

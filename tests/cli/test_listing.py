@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from support.command_line import Ollama
+from support.command_line import RunCommand
 from support.fake_servers import ScriptedServer, error, ok
 
 from ollama_nb.cli.listing import list_table, processor, running_table
@@ -75,7 +75,7 @@ def test_processor(size: int, vram: int, text: str) -> None:
     assert processor(size, vram) == text
 
 
-def test_list_as_json_is_the_servers_document(server: ScriptedServer, ollama: Ollama) -> None:
+def test_list_as_json_is_the_servers_document(server: ScriptedServer, ollama: RunCommand) -> None:
     server.routes["GET /api/tags"] = ok({"models": MODELS})
     result = ollama("list", "--json")
     assert json.loads(result.out) == {"models": MODELS}
@@ -83,7 +83,7 @@ def test_list_as_json_is_the_servers_document(server: ScriptedServer, ollama: Ol
 
 
 @pytest.mark.parametrize(("prefix", "names"), [("", 2), ("SPR", 1), ("小", 1), ("x", 0)])
-def test_list_by_prefix(server: ScriptedServer, ollama: Ollama, prefix: str, names: int) -> None:
+def test_list_by_prefix(server: ScriptedServer, ollama: RunCommand, prefix: str, names: int) -> None:
     server.routes["GET /api/tags"] = ok({"models": MODELS})
     assert len(ollama("list", "-q", prefix).out.splitlines()) == names
     assert len(json.loads(ollama("ls", prefix, "--json").out)["models"]) == names
@@ -91,30 +91,30 @@ def test_list_by_prefix(server: ScriptedServer, ollama: Ollama, prefix: str, nam
 
 
 @pytest.mark.parametrize(("prefix", "out"), [("", "sprout:latest\n"), ("sp", "sprout:latest\n"), ("SP", "")])
-def test_ps_names_by_prefix_of_the_same_case(server: ScriptedServer, ollama: Ollama, prefix: str, out: str) -> None:
+def test_ps_names_by_prefix_of_the_same_case(server: ScriptedServer, ollama: RunCommand, prefix: str, out: str) -> None:
     server.routes["GET /api/ps"] = ok({"models": [RUNNING]})
     assert ollama("ps", "-q", prefix).out == out
 
 
-def test_empty_documents(server: ScriptedServer, ollama: Ollama) -> None:
+def test_empty_documents(server: ScriptedServer, ollama: RunCommand) -> None:
     server.routes |= {"GET /api/tags": ok({"models": []}), "GET /api/ps": ok({"models": []})}
     assert json.loads(ollama("list", "--json").out) == {"models": []}
     assert ollama("ps", "-q") == ollama("list", "-q")
     assert ollama("ps").out == "NAME    ID    SIZE    PROCESSOR    CONTEXT    UNTIL \n"
 
 
-def test_json_and_names_do_not_go_together(ollama: Ollama) -> None:
+def test_json_and_names_do_not_go_together(ollama: RunCommand) -> None:
     result = ollama("ps", "-q", "--json")
     assert (result.code, result.err) == (1, "Error: only one of '--quiet' or '--json' can be specified\n")
 
 
-def test_an_error_prints_nothing_on_stdout(server: ScriptedServer, ollama: Ollama) -> None:
+def test_an_error_prints_nothing_on_stdout(server: ScriptedServer, ollama: RunCommand) -> None:
     server.routes["GET /api/tags"] = error(500, "the models folder cannot be read")
     result = ollama("list", "--json")
     assert (result.code, result.out, result.err) == (1, "", "Error: the models folder cannot be read\n")
 
 
-def test_no_server(server: ScriptedServer, ollama: Ollama) -> None:
+def test_no_server(server: ScriptedServer, ollama: RunCommand) -> None:
     server.close()
     result = ollama("list")
     assert result.err == "Error: could not connect to ollama server, run 'ollama serve' to start it\n"

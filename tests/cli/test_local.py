@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.command_line import Ollama, Result
+from support.command_line import RunCommand, command_runner
 from support.servers import RunningServer, free_port, started, until_answers
 from support.service_harness import MODELS, ServiceHarness, collect
 from support.stores import check_sound, create, tiny
@@ -19,7 +19,6 @@ from support.stores import check_sound, create, tiny
 from ollama_nb.api.chat import PullRequest
 from ollama_nb.api.names import ModelName
 from ollama_nb.cli.local.shelf import byte_size
-from ollama_nb.cli.main import main
 from ollama_nb.errors import BadRequest
 from ollama_nb.service import bundled
 from ollama_nb.store.store import Store
@@ -27,18 +26,15 @@ from ollama_nb.store.store import Store
 
 @pytest.fixture
 def store(home: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
-    monkeypatch.setenv("OLLAMA_HOST", "127.0.0.1:1")  # whoever asks a server fails
+    """The store below HOME, which commands open without arguments."""
+    monkeypatch.setenv("OLLAMA_HOST", "127.0.0.1:1")  # a request to a server fails
     return Store(home / ".ollama" / "models")
 
 
 @pytest.fixture
-def ollama(store: Store, capsys: pytest.CaptureFixture[str]) -> Ollama:
-    def run(*args: str) -> Result:
-        code = main([str(arg) for arg in args])
-        captured = capsys.readouterr()
-        return Result(code, captured.out, captured.err)
-
-    return run
+def ollama(store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> RunCommand:
+    """Runs command lines that work on the store itself: no server can be reached."""
+    return command_runner(monkeypatch, capsys)
 
 
 def weights(store: Store, name: str) -> Path:
@@ -53,7 +49,7 @@ def flip(path: Path) -> None:
     path.write_bytes(data)
 
 
-def test_fsck_of_a_sound_store(store: Store, ollama: Ollama) -> None:
+def test_fsck_of_a_sound_store(store: Store, ollama: RunCommand) -> None:
     tiny(store, "m")
     done = ollama("fsck")
     assert done.code == 0
@@ -61,7 +57,7 @@ def test_fsck_of_a_sound_store(store: Store, ollama: Ollama) -> None:
     assert "checking blobs: 100%" in done.err
 
 
-def test_fsck_finds_and_repairs(store: Store, ollama: Ollama, home: Path) -> None:
+def test_fsck_finds_and_repairs(store: Store, ollama: RunCommand, home: Path) -> None:
     tiny(store, "m")
     path = weights(store, "m")
     flip(path)
@@ -84,7 +80,7 @@ def old(path: Path) -> Path:
     return path
 
 
-def test_df_and_prune(store: Store, ollama: Ollama, home: Path) -> None:
+def test_df_and_prune(store: Store, ollama: RunCommand, home: Path) -> None:
     tiny(store, "m")
     unused = old(store.blobs.path(store.blobs.add(b"unused" * 1000)))
     young = store.blobs.path(store.blobs.add(b"young"))
@@ -114,7 +110,7 @@ def test_df_and_prune(store: Store, ollama: Ollama, home: Path) -> None:
     assert [model.name.short for model in store.models()] == ["m:latest"]
 
 
-def test_prune_removes_nothing_beside_a_broken_manifest(store: Store, ollama: Ollama) -> None:
+def test_prune_removes_nothing_beside_a_broken_manifest(store: Store, ollama: RunCommand) -> None:
     tiny(store, "m")
     unused = old(store.blobs.path(store.blobs.add(b"unused")))
     junk = store.root / "manifests/registry.ollama.ai/library/junk"
@@ -131,7 +127,7 @@ def test_prune_removes_nothing_beside_a_broken_manifest(store: Store, ollama: Ol
     assert not unused.exists()
 
 
-def test_export_and_import(store: Store, ollama: Ollama, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_export_and_import(store: Store, ollama: RunCommand, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny(store, "a", system="你好")
     create(store, "b", base=store.resolve(ModelName("a")), template="t")
     tar = tmp_path / "models.tar"
@@ -183,7 +179,7 @@ def package_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[t
 
 @pytest.mark.parametrize("part_size", ["100MB", "400KB"])
 def test_wheels_through_a_real_index(
-    store: Store, ollama: Ollama, tmp_path: Path, package_index: tuple[Path, str], part_size: str
+    store: Store, ollama: RunCommand, tmp_path: Path, package_index: tuple[Path, str], part_size: str
 ) -> None:
     """Packed, served, pulled under another name: the same weights, and everything that the Modelfile says."""
     folder, url = package_index
@@ -219,7 +215,7 @@ def test_wheels_through_a_real_index(
     assert url in os.environ["PIP_INDEX_URL"]
 
 
-def test_what_cannot_be_packed(store: Store, ollama: Ollama, tmp_path: Path) -> None:
+def test_what_cannot_be_packed(store: Store, ollama: RunCommand, tmp_path: Path) -> None:
     tiny(store, "odd", parameters={"no_such_parameter": 3})
     failed = ollama("wheel", "odd", "-o", str(tmp_path / "w"))
     assert failed.code == 1 and failed.err.startswith("Error: ")
@@ -228,7 +224,7 @@ def test_what_cannot_be_packed(store: Store, ollama: Ollama, tmp_path: Path) -> 
     assert not (tmp_path / "w").exists()
 
 
-def test_the_bundled_model_gets_back_what_it_lost(store: Store, ollama: Ollama, tmp_path: Path) -> None:
+def test_the_bundled_model_gets_back_what_it_lost(store: Store, ollama: RunCommand, tmp_path: Path) -> None:
     harness = ServiceHarness(tmp_path)
     bundled.register(harness.service.store)
     for kind in ("weights", "template"):

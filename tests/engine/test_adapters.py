@@ -25,33 +25,22 @@ from ollama_nb.errors import BadRequest
 PROMPTS = "Once upon a time", STORY * 2 + "Lily", STORY * 2 + "Tom had a dog"
 
 
-@pytest.fixture(scope="module")
-def path(models: Path) -> Path:
-    return models / "stories260K-f32.gguf"
-
-
-@pytest.fixture(scope="module")
-def sets(path: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Adapters, ...]:
-    """None, one, another one, the first one half as strong, and both."""
-    folder = tmp_path_factory.mktemp("lora")
-    one, two = (Adapter(str(random_lora(path, folder / f"{seed}.gguf", seed))) for seed in (1, 2))
-    return (), (one,), (two,), (Adapter(one.path, 0.5),), (one, two)
-
-
-def load(path: Path, **config: Any) -> Engine:
+def load(path: str, **config: Any) -> Engine:
     return Engine(EngineConfig(path=str(path), **{"n_seq": 4, **EXACT, **config}))
 
 
 @pytest.fixture(scope="module")
-def expected(path: Path, sets: tuple[Adapters, ...]) -> Iterator[dict[tuple[str, Adapters], str]]:
+def expected(path: str, adapter_sets: tuple[Adapters, ...]) -> Iterator[dict[tuple[str, Adapters], str]]:
     """What each says in an engine that serves no other."""
     found = {}
-    for adapters in sets:
+    for adapters in adapter_sets:
         engine = load(path, n_seq=1)
         for prompt in PROMPTS:
             found[prompt, adapters] = run(engine, ask(prompt, adapters))[0].text
         engine.close()
-    assert len({found[PROMPTS[0], adapters] for adapters in sets}) == len(sets), "each changes what is said"
+    assert len({found[PROMPTS[0], adapters] for adapters in adapter_sets}) == len(adapter_sets), (
+        "each changes what is said"
+    )
     yield found
 
 
@@ -61,14 +50,14 @@ def ask(prompt: str, adapters: Adapters = (), **options: Any) -> Request:
 
 @pytest.mark.parametrize("drafts", [None, 0])
 def test_in_mixed_traffic_each_says_what_it_says_alone(
-    path: Path, sets: tuple[Adapters, ...], expected: dict[tuple[str, Adapters], str], drafts: int | None
+    path: str, adapter_sets: tuple[Adapters, ...], expected: dict[tuple[str, Adapters], str], drafts: int | None
 ) -> None:
     engine = load(path, n_batch=32)
     for seed in range(4):
         dice, asked, outs = random.Random(seed), {}, []
         while len(asked) < 12 or engine.busy:
             if len(asked) < 12 and dice.random() < 0.3:
-                request = ask(dice.choice(PROMPTS), dice.choice(sets), draft_num_predict=drafts)
+                request = ask(dice.choice(PROMPTS), dice.choice(adapter_sets), draft_num_predict=drafts)
                 asked[request.id] = request
                 engine.submit(request)
             outs += engine.step()
@@ -79,29 +68,31 @@ def test_in_mixed_traffic_each_says_what_it_says_alone(
     engine.close()
 
 
-def test_a_prefix_is_for_its_adapters_only(path: Path, sets: tuple[Adapters, ...]) -> None:
+def test_a_prefix_is_for_its_adapters_only(path: str, adapter_sets: tuple[Adapters, ...]) -> None:
     engine = load(path)
     cached = []
-    for adapters in (*sets, *sets):
+    for adapters in (*adapter_sets, *adapter_sets):
         (reply,) = run(engine, ask(PROMPTS[1], adapters, num_predict=2))
         cached.append(reply.done.cached_tokens)
-    assert cached[: len(sets)] == [0] * len(sets)
-    assert sum(map(bool, cached[len(sets) :])) == 0, "four slots hold the last four of five sets"
-    assert run(engine, ask(PROMPTS[1], sets[-1]))[0].done.cached_tokens > 20
+    assert cached[: len(adapter_sets)] == [0] * len(adapter_sets)
+    assert sum(map(bool, cached[len(adapter_sets) :])) == 0, "four slots hold the last four of five sets"
+    assert run(engine, ask(PROMPTS[1], adapter_sets[-1]))[0].done.cached_tokens > 20
     engine.close()
 
 
 @pytest.mark.usefixtures("free_disk")
-def test_a_prefix_on_disk_is_for_its_adapters_only(path: Path, sets: tuple[Adapters, ...], tmp_path: Path) -> None:
+def test_a_prefix_on_disk_is_for_its_adapters_only(
+    path: str, adapter_sets: tuple[Adapters, ...], tmp_path: Path
+) -> None:
     disk: dict[str, Any] = {"prefix_folder": str(tmp_path), "prefix_bytes": 1 << 28, "prefix_gain": 0.0}
     prompt = STORY * 8
     first = load(path, **disk)
-    whole = {adapters: run(first, ask(prompt, adapters))[0].text for adapters in sets[:2]}
+    whole = {adapters: run(first, ask(prompt, adapters))[0].text for adapters in adapter_sets[:2]}
     first.close()
     assert len({file.name.partition("-")[0] for file in tmp_path.glob("*.prefix")}) == 2
     second = load(path, **disk)
     hits = []
-    for adapters in sets[:4]:
+    for adapters in adapter_sets[:4]:
         text = run(second, ask(prompt, adapters))[0].text
         assert text == whole.get(adapters, text)
         hits.append(second.counters["disk_hits"])
@@ -110,7 +101,7 @@ def test_a_prefix_on_disk_is_for_its_adapters_only(path: Path, sets: tuple[Adapt
 
 
 def test_adapters_that_nobody_uses_do_not_pile_up(
-    path: Path, tmp_path: Path, sets: tuple[Adapters, ...], expected: dict[tuple[str, Adapters], str]
+    path: str, tmp_path: Path, adapter_sets: tuple[Adapters, ...], expected: dict[tuple[str, Adapters], str]
 ) -> None:
     engine = load(path)
     many = [(Adapter(str(random_lora(path, tmp_path / f"{n}.gguf", n))),) for n in range(MOST_ADAPTERS + 4)]
@@ -120,17 +111,17 @@ def test_adapters_that_nobody_uses_do_not_pile_up(
     for adapters in many:
         engine.embed(["Once"], adapters=adapters)
         assert len(engine._model._adapters) <= MOST_ADAPTERS + 2
-    for adapters in sets:
+    for adapters in adapter_sets:
         assert run(engine, ask(PROMPTS[0], adapters))[0].text == expected[PROMPTS[0], adapters]
     engine.close()
 
 
-def test_embeddings_are_those_of_their_adapters(path: Path, sets: tuple[Adapters, ...]) -> None:
+def test_embeddings_are_those_of_their_adapters(path: str, adapter_sets: tuple[Adapters, ...]) -> None:
     engine = load(path)
-    vectors = {adapters: engine.embed(["Once upon a time"], adapters=adapters)[0] for adapters in sets}
-    again = {adapters: engine.embed(["Once upon a time"], adapters=adapters)[0] for adapters in reversed(sets)}
-    assert all((vectors[adapters] == again[adapters]).all() for adapters in sets)
-    assert len({vector.tobytes() for vector in vectors.values()}) == len(sets)
+    vectors = {adapters: engine.embed(["Once upon a time"], adapters=adapters)[0] for adapters in adapter_sets}
+    again = {adapters: engine.embed(["Once upon a time"], adapters=adapters)[0] for adapters in reversed(adapter_sets)}
+    assert all((vectors[adapters] == again[adapters]).all() for adapters in adapter_sets)
+    assert len({vector.tobytes() for vector in vectors.values()}) == len(adapter_sets)
     engine.close()
 
 
@@ -184,7 +175,7 @@ def broken() -> dict[str, tuple[bytes, str]]:
 
 
 @pytest.fixture(scope="module")
-def engine(path: Path) -> Iterator[Engine]:
+def engine(path: str) -> Iterator[Engine]:
     engine = load(path)
     yield engine
     assert run(engine, ask("Once upon a time"))[0].text.startswith(", there was")

@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ollama_nb.api.options import Options
-from ollama_nb.engine.config import EngineConfig
 from ollama_nb.engine.engine import Engine
 from ollama_nb.engine.output import FailOut, FinishOut, TextOut
 from ollama_nb.engine.sequence import Request
 from ollama_nb.errors import BadRequest
-
-
-@pytest.fixture(scope="module")
-def engine(models: Path) -> Iterator[Engine]:
-    engine = Engine(EngineConfig(path=str(models / "stories260K-f32.gguf"), n_ctx=512, n_seq=4, n_threads=1))
-    yield engine
-    engine.close()
 
 
 def reply(engine: Engine, bias: dict[str, Any], **fields: Any) -> str:

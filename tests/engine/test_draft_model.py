@@ -26,13 +26,6 @@ DRAFTS = "stories260K-f32.gguf", "stories260K-q4_0.gguf"
 Load = Callable[..., Engine]
 
 
-@pytest.fixture(scope="module")
-def plain(path: str) -> Iterator[Engine]:
-    engine = Engine(EngineConfig(path=path, n_seq=1, **EXACT))
-    yield engine
-    engine.close()
-
-
 @pytest.fixture
 def load(path: str, models: Path) -> Iterator[Load]:
     """Engines with a draft model that takes no time; at the end its KV cache holds the tokens that it tracks."""

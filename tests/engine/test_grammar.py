@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from support.engines import ask, run
 
 from ollama_nb.api.options import Options
-from ollama_nb.engine.config import EngineConfig
 from ollama_nb.engine.engine import Engine
 from ollama_nb.engine.output import FailOut, FinishOut
 from ollama_nb.engine.schema import depth, read_schema
 from ollama_nb.errors import BadRequest
-
-
-@pytest.fixture(scope="module")
-def engine(models: Path) -> Iterator[Engine]:
-    engine = Engine(EngineConfig(path=str(models / "stories260K-q8_0.gguf"), n_ctx=512, n_seq=4, n_threads=1))
-    yield engine
-    engine.close()
 
 
 def reply(engine: Engine, format: str, **options: Any) -> tuple[str, FinishOut | FailOut]:
@@ -76,9 +66,9 @@ def test_depth_counts_levels() -> None:
     ids=str,
 )
 def test_a_schema_that_cannot_be_kept_is_refused_with_its_reason(
-    engine: Engine, schema: dict[str, Any], reason: str
+    q8_engine: Engine, schema: dict[str, Any], reason: str
 ) -> None:
-    text, last = reply(engine, json.dumps(schema))
+    text, last = reply(q8_engine, json.dumps(schema))
     assert isinstance(last, FailOut) and last.status == 400 and not text
     assert last.message.startswith("invalid format: ") and reason in last.message
 
@@ -96,23 +86,23 @@ PERSON = {
 
 
 @pytest.mark.parametrize("options", [{"temperature": 0.0}, {"seed": 1}, {"seed": 2, "top_k": 0, "top_p": 1.0}], ids=str)
-def test_a_reply_matches_its_schema(engine: Engine, options: dict[str, Any]) -> None:
-    text, last = reply(engine, json.dumps(PERSON), **options)
+def test_a_reply_matches_its_schema(q8_engine: Engine, options: dict[str, Any]) -> None:
+    text, last = reply(q8_engine, json.dumps(PERSON), **options)
     value = json.loads(text)
     assert isinstance(last, FinishOut) and last.reason == "stop"
     assert set(value) == {"name", "age", "colours"} and 0 <= value["age"] <= 120
     assert 1 <= len(value["colours"]) <= 3 and set(value["colours"]) <= {"red", "blue"}
 
 
-def test_json_mode_writes_one_object(engine: Engine) -> None:
-    text, last = reply(engine, "json", temperature=0.0, num_predict=200)
+def test_json_mode_writes_one_object(q8_engine: Engine) -> None:
+    text, last = reply(q8_engine, "json", temperature=0.0, num_predict=200)
     assert text.startswith("{")
     assert isinstance(last, FinishOut)
     if last.reason == "stop":
         assert isinstance(json.loads(text), dict)
 
 
-def test_a_constrained_reply_is_cut_by_its_limit_too(engine: Engine) -> None:
-    text, last = reply(engine, json.dumps(PERSON), temperature=0.0, num_predict=3)
+def test_a_constrained_reply_is_cut_by_its_limit_too(q8_engine: Engine) -> None:
+    text, last = reply(q8_engine, json.dumps(PERSON), temperature=0.0, num_predict=3)
     assert isinstance(last, FinishOut) and (last.reason, last.output_tokens) == ("length", 3)
     assert text.startswith("{")

@@ -15,10 +15,9 @@ from typing import Any
 import msgspec
 import pytest
 from support.engines import EXACT, STORY, Flat, collect, ids, reply_of
-from support.models import random_lora
 
 from ollama_nb.api.options import Options
-from ollama_nb.engine.adapters import Adapter, Adapters
+from ollama_nb.engine.adapters import Adapters
 from ollama_nb.engine.config import EngineConfig
 from ollama_nb.engine.engine import Engine
 from ollama_nb.engine.output import Output, TokenProb
@@ -43,18 +42,7 @@ Answer = tuple[str, str, tuple[int, ...], list[TokenProb]]
 
 
 @pytest.fixture(scope="module")
-def path(models: Path) -> Path:
-    return models / "stories260K-f32.gguf"
-
-
-@pytest.fixture(scope="module")
-def sets(path: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Adapters, ...]:
-    folder = tmp_path_factory.mktemp("lora")
-    return (), *((Adapter(str(random_lora(path, folder / f"{seed}.gguf", seed))),) for seed in (1, 2))
-
-
-@pytest.fixture(scope="module")
-def alone(path: Path) -> Callable[[Request], Answer]:
+def alone(path: str) -> Callable[[Request], Answer]:
     @functools.cache
     def answer(request: Request) -> Answer:
         engine = Engine(EngineConfig(path=str(path), n_seq=1, **EXACT))
@@ -69,7 +57,7 @@ def alone(path: Path) -> Callable[[Request], Answer]:
 
 
 @pytest.fixture
-def load(path: Path, models: Path, tmp_path: Path) -> Iterator[Callable[[], Engine]]:
+def load(path: str, models: Path, tmp_path: Path) -> Iterator[Callable[[], Engine]]:
     """Engines with a draft model whose guesses cost nothing, and one folder of kept prefixes."""
     made: list[Engine] = []
 
@@ -108,12 +96,12 @@ def alike(mine: list[TokenProb], expected: list[TokenProb]) -> bool:
     )
 
 
-def ask(dice: random.Random, sets: tuple[Adapters, ...]) -> Request:
+def ask(dice: random.Random, adapter_sets: tuple[Adapters, ...]) -> Request:
     options, fields = dice.choice(WAYS)
     return Request(
         id=next(ids),
         prompt=dice.choice(PROMPTS),
-        adapters=dice.choice(sets),
+        adapters=dice.choice(adapter_sets),
         options=Options(**{"temperature": 0.0, **options}),
         return_tokens=True,
         **fields,
@@ -121,7 +109,7 @@ def ask(dice: random.Random, sets: tuple[Adapters, ...]) -> Request:
 
 
 def test_whatever_comes_together_each_says_what_it_says_alone(
-    load: Callable[[], Engine], alone: Callable[[Request], Answer], sets: tuple[Adapters, ...]
+    load: Callable[[], Engine], alone: Callable[[Request], Answer], adapter_sets: tuple[Adapters, ...]
 ) -> None:
     """Cancelled at any time, a reply is a beginning of it. The second engine finds the first one's prefixes."""
     for seed in range(2):
@@ -130,7 +118,7 @@ def test_whatever_comes_together_each_says_what_it_says_alone(
         outs: list[Output] = []
         while len(asked) < 12 or engine.busy:
             if len(asked) < 12 and dice.random() < 0.2:
-                request = ask(dice, sets)
+                request = ask(dice, adapter_sets)
                 asked[request.id] = request
                 engine.submit(request)
             if asked and dice.random() < 0.01:

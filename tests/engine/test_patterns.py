@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ from support.engines import ask, run
 from test_gbnf import Judge
 
 from ollama_nb.api.options import Options
-from ollama_nb.engine.config import EngineConfig
 from ollama_nb.engine.engine import Engine
 from ollama_nb.engine.llama import Model
 from ollama_nb.engine.output import FailOut, FinishOut
@@ -26,13 +24,6 @@ from ollama_nb.errors import BadRequest
 @pytest.fixture(scope="module")
 def judge(models: Path) -> Judge:
     return Judge(Model(str(models / "stories260K-q8_0.gguf")))
-
-
-@pytest.fixture(scope="module")
-def engine(models: Path) -> Iterator[Engine]:
-    engine = Engine(EngineConfig(path=str(models / "stories260K-q8_0.gguf"), n_ctx=512, n_seq=4, n_threads=1))
-    yield engine
-    engine.close()
 
 
 def reply(engine: Engine, format: str, **options: Any) -> tuple[str, FinishOut | FailOut]:
@@ -46,9 +37,9 @@ def reply(engine: Engine, format: str, **options: Any) -> tuple[str, FinishOut |
     "pattern",
     [r"\d{3}-\d{4}", r"^[A-Z][a-z]{2,8}, (Lily|Tom)\.$", r"天[地人]{2}", r"(?i)yes|no", r"a/b\n", r"[^a-z\s]{4}"],
 )
-def test_the_whole_answer_matches(engine: Engine, pattern: str, temperature: float) -> None:
+def test_the_whole_answer_matches(q8_engine: Engine, pattern: str, temperature: float) -> None:
     for seed in range(4):
-        text, last = reply(engine, "regex:" + pattern, temperature=temperature, seed=seed, num_predict=64)
+        text, last = reply(q8_engine, "regex:" + pattern, temperature=temperature, seed=seed, num_predict=64)
         assert isinstance(last, FinishOut) and last.reason == "stop"
         assert re.fullmatch(pattern, text), text
 
@@ -58,37 +49,37 @@ def test_the_whole_answer_matches(engine: Engine, pattern: str, temperature: flo
     ["choices:" + json.dumps(["sunny afternoon", "rainy morning"]), json.dumps({"enum": ["sunny day", "rainy day"]})],
     ids=["choices", "schema"],
 )
-def test_what_can_only_end_in_one_way_is_not_computed(engine: Engine, format: str) -> None:
+def test_what_can_only_end_in_one_way_is_not_computed(q8_engine: Engine, format: str) -> None:
     """Only the first letters are a choice; the rest counts as written, but no decode is made for it."""
-    before = engine.counters["decodes"]
-    text, last = reply(engine, format, temperature=0.0)
-    decodes = engine.counters["decodes"] - before
+    before = q8_engine.counters["decodes"]
+    text, last = reply(q8_engine, format, temperature=0.0)
+    decodes = q8_engine.counters["decodes"] - before
     assert isinstance(last, FinishOut) and last.reason == "stop"
     assert text.strip('"') in ("sunny afternoon", "rainy morning", "sunny day", "rainy day")
     assert decodes <= 3 and last.output_tokens > decodes + 2
 
 
 @pytest.mark.parametrize("most", range(1, 9))
-def test_an_end_that_is_known_respects_the_limit(engine: Engine, most: int) -> None:
+def test_an_end_that_is_known_respects_the_limit(q8_engine: Engine, most: int) -> None:
     choices = ["sunny afternoon", "rainy morning"]
-    whole, _ = reply(engine, "choices:" + json.dumps(choices), temperature=0.0)
-    text, last = reply(engine, "choices:" + json.dumps(choices), temperature=0.0, num_predict=most)
+    whole, _ = reply(q8_engine, "choices:" + json.dumps(choices), temperature=0.0)
+    text, last = reply(q8_engine, "choices:" + json.dumps(choices), temperature=0.0, num_predict=most)
     assert isinstance(last, FinishOut) and last.output_tokens <= most
     assert whole.startswith(text) and (last.reason == "stop") == (text == whole)
 
 
-def test_a_known_end_keeps_stop_strings_and_the_probabilities_of_each_token(engine: Engine) -> None:
+def test_a_known_end_keeps_stop_strings_and_the_probabilities_of_each_token(q8_engine: Engine) -> None:
     format = "choices:" + json.dumps(["sunny afternoon", "rainy morning"])
-    text, last = reply(engine, format, temperature=0.0, stop=("y ",))
+    text, last = reply(q8_engine, format, temperature=0.0, stop=("y ",))
     assert text in ("sunn", "rain") and isinstance(last, FinishOut) and last.reason == "stop"
-    (shown,) = run(engine, ask(format=format, temperature=0.0, logprobs=1))
+    (shown,) = run(q8_engine, ask(format=format, temperature=0.0, logprobs=1))
     assert len(shown.logprobs) == shown.done.output_tokens > 1
 
 
-def test_the_answer_is_one_of_the_choices(engine: Engine) -> None:
+def test_the_answer_is_one_of_the_choices(q8_engine: Engine) -> None:
     choices = ["a", "ab", 'say "hi"', "天", "a|b", "\\d", "(", "two\nlines"]
     found = {
-        reply(engine, "choices:" + json.dumps(choices), temperature=3.0, top_k=0, top_p=1.0, seed=seed)[0]
+        reply(q8_engine, "choices:" + json.dumps(choices), temperature=3.0, top_k=0, top_p=1.0, seed=seed)[0]
         for seed in range(60)
     }
     assert found <= set(choices) and len(found) > 3
@@ -122,8 +113,8 @@ def test_choices_match_themselves_only(judge: Judge, choices: list[str], other: 
         (r"regex:[^\x00-\x{10FFFF}]", "nothing that this model can write matches it"),
     ],
 )
-def test_what_is_refused(engine: Engine, format: str, reason: str) -> None:
-    text, last = reply(engine, format)
+def test_what_is_refused(q8_engine: Engine, format: str, reason: str) -> None:
+    text, last = reply(q8_engine, format)
     assert isinstance(last, FailOut) and last.status == 400 and not text
     assert reason in last.message and len(last.message) < 200
 
@@ -139,8 +130,8 @@ def test_parts_with_repeats_written_out(pattern: str, parts: int) -> None:
     assert written_out(pattern) == parts
 
 
-def test_a_reply_that_cannot_go_on_fails_and_says_so(engine: Engine) -> None:
-    text, last = reply(engine, 'grammar:root ::= "a" dead\ndead ::= dead "b"')
+def test_a_reply_that_cannot_go_on_fails_and_says_so(q8_engine: Engine) -> None:
+    text, last = reply(q8_engine, 'grammar:root ::= "a" dead\ndead ::= dead "b"')
     assert isinstance(last, FailOut) and "goes on from here" in last.message and text in ("", "a")
 
 

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("free_disk")
 
 
 @pytest.fixture(scope="module")
-def path(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def long_path(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return long_stories(models / "stories260K-f32.gguf", tmp_path_factory.mktemp("long") / "stories.gguf")
 
 
@@ -66,12 +66,12 @@ def kept(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.prefix"))
 
 
-def test_a_new_engine_continues_from_the_disk(path: Path, tmp_path: Path) -> None:
-    with engine(path, tmp_path / "p") as first:
+def test_a_new_engine_continues_from_the_disk(long_path: Path, tmp_path: Path) -> None:
+    with engine(long_path, tmp_path / "p") as first:
         (computed,) = run(first, ask())
         assert (computed.cached_tokens, disk(first)) == (0, (0, 0))
     (file,) = kept(tmp_path / "p")
-    with engine(path, tmp_path / "p") as second:
+    with engine(long_path, tmp_path / "p") as second:
         (restored,) = run(second, ask())
         assert restored.tokens == computed.tokens
         assert (restored.cached_tokens, disk(second)) == (999, (1, 999))
@@ -81,21 +81,21 @@ def test_a_new_engine_continues_from_the_disk(path: Path, tmp_path: Path) -> Non
         assert again.tokens == computed.tokens and disk(second) == (1, 999), "memory has it now"
 
 
-def test_a_prompt_that_differs_takes_what_it_shares(path: Path, tmp_path: Path) -> None:
+def test_a_prompt_that_differs_takes_what_it_shares(long_path: Path, tmp_path: Path) -> None:
     changed = (*PROMPT[:700], 9, *OTHER)
-    with engine(path, None) as plain:
+    with engine(long_path, None) as plain:
         (expected,) = run(plain, ask(changed))
-    with engine(path, tmp_path) as first:
+    with engine(long_path, tmp_path) as first:
         run(first, ask())
-    with engine(path, tmp_path) as second:
+    with engine(long_path, tmp_path) as second:
         (restored,) = run(second, ask(changed))
         assert restored.tokens == expected.tokens and restored.cached_tokens == 700
 
 
-def test_two_with_the_same_beginning_read_it_once_and_nobody_waits(path: Path, tmp_path: Path) -> None:
-    with engine(path, tmp_path) as first:
+def test_two_with_the_same_beginning_read_it_once_and_nobody_waits(long_path: Path, tmp_path: Path) -> None:
+    with engine(long_path, tmp_path) as first:
         alone = [run(first, ask(tokens))[0].tokens for tokens in (PROMPT, OTHER)]
-    with engine(path, tmp_path, n_seq=4) as second:
+    with engine(long_path, tmp_path, n_seq=4) as second:
         short = ask((5, 6, 7), 40)
         ends = run(second, short, ask(), ask(), ask(OTHER))
         assert [end.tokens for end in ends[1:]] == [alone[0], alone[0], alone[1]]
@@ -118,11 +118,13 @@ class Gate:
         monkeypatch.setattr(PrefixFiles, "read", read)
 
 
-def test_streams_run_on_while_the_disk_is_slow(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with engine(path, tmp_path) as first:
+def test_streams_run_on_while_the_disk_is_slow(
+    long_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with engine(long_path, tmp_path) as first:
         run(first, ask())
     gate = Gate(monkeypatch)
-    with engine(path, tmp_path) as second:
+    with engine(long_path, tmp_path) as second:
         second.submit(ask())
         second.step()
         assert gate.reached.wait(60)
@@ -138,23 +140,23 @@ def test_streams_run_on_while_the_disk_is_slow(path: Path, tmp_path: Path, monke
         assert isinstance(outs[-1], FinishOut) and outs[-1].cached_tokens == 999
 
 
-def test_a_prompt_beside_replies_is_kept_too(path: Path, tmp_path: Path) -> None:
-    with engine(path, tmp_path) as first:
+def test_a_prompt_beside_replies_is_kept_too(long_path: Path, tmp_path: Path) -> None:
+    with engine(long_path, tmp_path) as first:
         talk = ask((5, 6, 7), 400)
         first.submit(talk)
         first.step()
         first.step()
         (long,) = run(first, ask(num_predict=4))
-    with engine(path, tmp_path) as second:
+    with engine(long_path, tmp_path) as second:
         assert run(second, ask(num_predict=4))[0].tokens == long.tokens
         assert disk(second) == (1, 999)
 
 
-def test_cancelled_while_the_disk_is_slow(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with engine(path, tmp_path) as first:
+def test_cancelled_while_the_disk_is_slow(long_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with engine(long_path, tmp_path) as first:
         run(first, ask())
     gate = Gate(monkeypatch)
-    with engine(path, tmp_path) as second:
+    with engine(long_path, tmp_path) as second:
         request = ask()
         second.submit(request)
         second.step()
@@ -166,14 +168,14 @@ def test_cancelled_while_the_disk_is_slow(path: Path, tmp_path: Path, monkeypatc
         assert run(second, ask())[0].cached_tokens == 999
 
 
-def test_a_broken_file_costs_only_time(path: Path, tmp_path: Path) -> None:
-    with engine(path, tmp_path) as first:
+def test_a_broken_file_costs_only_time(long_path: Path, tmp_path: Path) -> None:
+    with engine(long_path, tmp_path) as first:
         (computed,) = run(first, ask())
     (file,) = kept(tmp_path)
     data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 1
     file.write_bytes(data)
-    with engine(path, tmp_path) as second:
+    with engine(long_path, tmp_path) as second:
         (again,) = run(second, ask())
         assert again.tokens == computed.tokens
         assert (again.cached_tokens, disk(second)) == (0, (0, 0))
@@ -181,62 +183,62 @@ def test_a_broken_file_costs_only_time(path: Path, tmp_path: Path) -> None:
 
 
 def test_a_state_that_native_code_refuses_costs_only_time(
-    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    long_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with engine(path, tmp_path) as first:
+    with engine(long_path, tmp_path) as first:
         (computed,) = run(first, ask())
     real = PrefixFiles.read
     monkeypatch.setattr(PrefixFiles, "read", lambda files, prefix: real(files, prefix)[:-1000])  # type: ignore[index]
-    with engine(path, tmp_path) as second:
+    with engine(long_path, tmp_path) as second:
         (again,) = run(second, ask())
         assert again.tokens == computed.tokens and disk(second) == (0, 0)
 
 
-def test_a_growing_chat_keeps_one_file(path: Path, tmp_path: Path) -> None:
-    with engine(path, tmp_path) as chat:
+def test_a_growing_chat_keeps_one_file(long_path: Path, tmp_path: Path) -> None:
+    with engine(long_path, tmp_path) as chat:
         for count in (300, 340, 600):
             run(chat, ask(PROMPT[:count], 0))
             chat.flush(60)
         assert chat.counters["disk_kept"] == 2, "340 is hardly more than 300"
         assert len(kept(tmp_path)) == 1
-    with engine(path, tmp_path) as later:
+    with engine(long_path, tmp_path) as later:
         assert run(later, ask(PROMPT[:800]))[0].cached_tokens == 600
 
 
-def test_a_reply_is_kept_with_its_prompt(path: Path, tmp_path: Path) -> None:
-    with engine(path, tmp_path) as first:
+def test_a_reply_is_kept_with_its_prompt(long_path: Path, tmp_path: Path) -> None:
+    with engine(long_path, tmp_path) as first:
         (end,) = run(first, ask(PROMPT[:200], 300))
-    with engine(path, tmp_path) as second:
+    with engine(long_path, tmp_path) as second:
         (longer,) = run(second, ask((*end.tokens, 5, 6)))
         assert longer.cached_tokens >= 499
 
 
-def test_a_full_window_is_kept_up_to_its_prompt_alone(path: Path, tmp_path: Path) -> None:
-    with engine(path, tmp_path) as first:
+def test_a_full_window_is_kept_up_to_its_prompt_alone(long_path: Path, tmp_path: Path) -> None:
+    with engine(long_path, tmp_path) as first:
         run(first, ask(PROMPT[:200], 300, num_ctx=256))
         assert first.counters["shifts"]
-    with engine(path, tmp_path) as second:
+    with engine(long_path, tmp_path) as second:
         assert run(second, ask(PROMPT[:300]))[0].cached_tokens == 200
 
 
-def test_another_cache_type_does_not_see_it(path: Path, tmp_path: Path) -> None:
-    with engine(path, tmp_path) as first:
+def test_another_cache_type_does_not_see_it(long_path: Path, tmp_path: Path) -> None:
+    with engine(long_path, tmp_path) as first:
         run(first, ask())
-    with engine(path, tmp_path, kv_cache_type="f32") as second:
+    with engine(long_path, tmp_path, kv_cache_type="f32") as second:
         assert run(second, ask())[0].cached_tokens == 0
     assert len(kept(tmp_path)) == 2
 
 
-def test_what_does_not_fit_into_a_smaller_context_is_computed(path: Path, tmp_path: Path) -> None:
-    with engine(path, tmp_path) as first:
+def test_what_does_not_fit_into_a_smaller_context_is_computed(long_path: Path, tmp_path: Path) -> None:
+    with engine(long_path, tmp_path) as first:
         run(first, ask())
-    with engine(path, tmp_path, n_ctx=512) as second:
+    with engine(long_path, tmp_path, n_ctx=512) as second:
         assert run(second, ask(PROMPT[:400]))[0].cached_tokens == 0
 
 
 @pytest.mark.parametrize("off", [{"prefix_bytes": 0}, {"prefix_gain": 1e9}])
-def test_switched_off_or_never_worth_it(path: Path, tmp_path: Path, off: dict[str, Any]) -> None:
-    with engine(path, tmp_path / "p", **off) as only:
+def test_switched_off_or_never_worth_it(long_path: Path, tmp_path: Path, off: dict[str, Any]) -> None:
+    with engine(long_path, tmp_path / "p", **off) as only:
         run(only, ask())
     assert not (tmp_path / "p").exists()
 
@@ -253,15 +255,15 @@ def test_a_recurrent_memory_is_kept_as_a_whole(models: Path, tmp_path: Path) -> 
         assert other.cached_tokens == 0, "it cannot be cut"
 
 
-def test_any_schedule_gives_the_text_of_a_lone_request(path: Path, tmp_path: Path) -> None:
+def test_any_schedule_gives_the_text_of_a_lone_request(long_path: Path, tmp_path: Path) -> None:
     """Kept, restored, shared and evicted in turn, with cancels at any time: no reply differs."""
     prompts = [PROMPT[:count] for count in (70, 150, 400)] + [OTHER[:200], (*PROMPT[:130], *OTHER[:90])]
-    with engine(path, None, n_seq=1) as alone:
+    with engine(long_path, None, n_seq=1) as alone:
         expected = [run(alone, ask(prompt, 8))[0].tokens for prompt in prompts]
     hits = 0
     for seed in range(6):
         dice = random.Random(seed)
-        with engine(path, tmp_path, n_seq=2, n_batch=64, prefix_bytes=600_000) as crowd:
+        with engine(long_path, tmp_path, n_seq=2, n_batch=64, prefix_bytes=600_000) as crowd:
             asked: dict[int, int] = {}
             outs: list[Output] = []
             while len(asked) < 12 or crowd.busy:

@@ -18,53 +18,53 @@ DOCUMENTS = ["the sky is blue", "grass is green", "rain falls", "the cat sat on 
 
 
 @pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+def ranker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     path = TinyRanker().write(tmp_path_factory.mktemp("ranker") / "ranker.gguf")
-    engine = Engine(EngineConfig(path=str(path), n_ctx=512, n_threads=1))
-    yield engine
-    engine.close()
+    ranker = Engine(EngineConfig(path=str(path), n_ctx=512, n_threads=1))
+    yield ranker
+    ranker.close()
 
 
-def test_scores_equal_the_reference(engine: Engine) -> None:
+def test_scores_equal_the_reference(ranker: Engine) -> None:
     expected = [TinyRanker().score(QUERY, document) for document in DOCUMENTS]
-    scores, tokens = engine.rank(QUERY, DOCUMENTS)
+    scores, tokens = ranker.rank(QUERY, DOCUMENTS)
     assert scores.dtype == np.float32
     np.testing.assert_allclose(scores, expected, atol=5e-3)
     assert max(expected) - min(expected) > 0.2, "the test would notice a wrong order"
     assert tokens == sum(len(f"{QUERY} {document}".split()) + 3 for document in DOCUMENTS)
-    assert engine.facts.pooling == "rank"
+    assert ranker.facts.pooling == "rank"
 
 
 def test_a_pair_is_written_as_the_model_says(tmp_path: Path) -> None:
     path = TinyRanker().write(tmp_path / "ranker.gguf", template="[CLS] {query} is [SEP] {document} [SEP]")
-    engine = Engine(EngineConfig(path=str(path), n_ctx=512, n_threads=1))
-    scores, _ = engine.rank("the sky", ["blue {query}", "green " * 100])
+    ranker = Engine(EngineConfig(path=str(path), n_ctx=512, n_threads=1))
+    scores, _ = ranker.rank("the sky", ["blue {query}", "green " * 100])
     assert scores[0] == pytest.approx(TinyRanker().score("the sky is", "blue [UNK] [UNK] [UNK]"), abs=5e-3)
     assert scores[1] == pytest.approx(TinyRanker().score("the sky is", "green " * (CONTEXT - 6)), abs=5e-3)
-    engine.close()
+    ranker.close()
 
 
-def test_many_documents_in_company_and_alone(engine: Engine) -> None:
+def test_many_documents_in_company_and_alone(ranker: Engine) -> None:
     many = DOCUMENTS * 30
-    scores, _ = engine.rank(QUERY, many)
+    scores, _ = ranker.rank(QUERY, many)
     for at in (0, 100, 209):
-        np.testing.assert_allclose(engine.rank(QUERY, [many[at]])[0][0], scores[at], atol=5e-3)
-    assert engine.rank(QUERY, [])[0].shape == (0,)
+        np.testing.assert_allclose(ranker.rank(QUERY, [many[at]])[0][0], scores[at], atol=5e-3)
+    assert ranker.rank(QUERY, [])[0].shape == (0,)
 
 
-def test_a_long_document_is_cut_and_a_long_query_refused(engine: Engine) -> None:
-    (score,), tokens = engine.rank("sky", ["blue " * 1000])
+def test_a_long_document_is_cut_and_a_long_query_refused(ranker: Engine) -> None:
+    (score,), tokens = ranker.rank("sky", ["blue " * 1000])
     assert tokens == CONTEXT
     assert score == pytest.approx(TinyRanker().score("sky", "blue " * (CONTEXT - 4)), abs=5e-3)
-    assert engine.rank("sky", ["blue " * 1000], num_ctx=10)[1] == 10
+    assert ranker.rank("sky", ["blue " * 1000], num_ctx=10)[1] == 10
     for query in ("sky " * 1000, "sky " * (CONTEXT - 3)):
         with pytest.raises(ContextOverflow, match="the query leaves no room"):
-            engine.rank(query, ["blue"])
+            ranker.rank(query, ["blue"])
 
 
-def test_who_ranks_does_not_embed_and_the_other_way_round(engine: Engine, models: Path) -> None:
+def test_who_ranks_does_not_embed_and_the_other_way_round(ranker: Engine, models: Path) -> None:
     with pytest.raises(BadRequest, match="makes no embeddings: use /api/rerank"):
-        engine.embed(["x"])
+        ranker.embed(["x"])
     minilm = Engine(EngineConfig(path=str(models / "all-MiniLM-L6-v2-q8_0.gguf"), n_ctx=64, n_threads=1))
     with pytest.raises(BadRequest, match="does not rank"):
         minilm.rank("a", ["b"])

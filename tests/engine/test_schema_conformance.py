@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ from pydantic import BaseModel
 from support.schemas import ACCEPTED, REFUSED, REFUSED_TYPES, TYPES, Schema, schema_of
 
 from ollama_nb.api.options import Options
-from ollama_nb.engine.config import EngineConfig
 from ollama_nb.engine.engine import Engine
 from ollama_nb.engine.grammar import Grammars
 from ollama_nb.engine.llama import Model
@@ -32,13 +31,6 @@ LIMIT = 400
 FINISHING = 0.9
 FINISHING_MODELS = 0.7
 """Of the replies, at least so many end by themselves; the others are cut by ``LIMIT`` in an endless part."""
-
-
-@pytest.fixture(scope="module")
-def engine(models: Path) -> Iterator[Engine]:
-    engine = Engine(EngineConfig(path=str(models / "stories260K-q8_0.gguf"), n_ctx=512, n_seq=8, n_threads=1))
-    yield engine
-    engine.close()
 
 
 def replies(
@@ -77,8 +69,8 @@ def test_there_are_two_hundred_schemas_and_thirty_models() -> None:
 
 
 @pytest.mark.parametrize("options", SAMPLINGS.values(), ids=SAMPLINGS)
-def test_replies_are_valid(engine: Engine, options: dict[str, Any]) -> None:
-    for name, value in finished(replies(engine, ACCEPTED, options), FINISHING).items():
+def test_replies_are_valid(q8_engine: Engine, options: dict[str, Any]) -> None:
+    for name, value in finished(replies(q8_engine, ACCEPTED, options), FINISHING).items():
         schema = ACCEPTED[name]
         kind = validators.validator_for(schema, default=validators.Draft202012Validator)
         problems = [error.message for error in kind(schema, format_checker=kind.FORMAT_CHECKER).iter_errors(value)]
@@ -86,9 +78,9 @@ def test_replies_are_valid(engine: Engine, options: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("options", SAMPLINGS.values(), ids=SAMPLINGS)
-def test_models_read_their_replies(engine: Engine, options: dict[str, Any]) -> None:
+def test_models_read_their_replies(q8_engine: Engine, options: dict[str, Any]) -> None:
     kinds: dict[str, type[BaseModel]] = {kind.__name__: kind for kind in TYPES}
-    found = replies(engine, {name: schema_of(kind) for name, kind in kinds.items()}, options)
+    found = replies(q8_engine, {name: schema_of(kind) for name, kind in kinds.items()}, options)
     for name, value in finished(found, FINISHING_MODELS).items():
         kinds[name].model_validate(value, strict=False)
 
@@ -114,8 +106,8 @@ def test_a_property_cannot_pass_for_another_one_by_escapes(models: Path) -> None
     [*REFUSED.values(), *((schema_of(kind), keyword) for kind, keyword in REFUSED_TYPES)],
     ids=[*REFUSED, *(str(kind) for kind, _ in REFUSED_TYPES)],
 )
-def test_what_cannot_be_kept_is_refused_by_name(engine: Engine, schema: Schema, keyword: str) -> None:
-    text, last = replies(engine, {"": schema}, {})[""]
+def test_what_cannot_be_kept_is_refused_by_name(q8_engine: Engine, schema: Schema, keyword: str) -> None:
+    text, last = replies(q8_engine, {"": schema}, {})[""]
     assert isinstance(last, FailOut) and (last.status, text) == (400, "")
     assert last.message.startswith("invalid format: ") and keyword in last.message
 
@@ -170,14 +162,14 @@ HEAVY: dict[str, Schema] = {
 }
 
 
-def test_bombs_are_refused_and_the_engine_goes_on(engine: Engine) -> None:
-    found = replies(engine, BOMBS | {"": {"const": "alive"}}, {})
+def test_bombs_are_refused_and_the_engine_goes_on(q8_engine: Engine) -> None:
+    found = replies(q8_engine, BOMBS | {"": {"const": "alive"}}, {})
     text, last = found.pop("")
     assert isinstance(last, FinishOut) and text == '"alive"'
     let_in = {name: text for name, (text, last) in found.items() if not isinstance(last, FailOut) or last.status != 400}
     assert not let_in
 
 
-def test_what_is_large_but_can_be_kept_is_written(engine: Engine) -> None:
-    found = replies(engine, HEAVY, {"temperature": 0.0})
+def test_what_is_large_but_can_be_kept_is_written(q8_engine: Engine) -> None:
+    found = replies(q8_engine, HEAVY, {"temperature": 0.0})
     assert all(isinstance(last, FinishOut) for _, last in found.values()), found

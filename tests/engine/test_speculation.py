@@ -21,14 +21,6 @@ STORIES = STORY * 3
 PROMPTS = STORIES + "Lily saw", STORIES + "Lily", "Tom had a dog. The dog was happy. " * 4 + "Tom", "Once upon a time"
 
 
-@pytest.fixture(scope="module")
-def plain(path: str) -> Iterator[Engine]:
-    """One sequence: nothing to round up; requests ask for no drafts."""
-    engine = Engine(EngineConfig(path=path, n_seq=1, **EXACT))
-    yield engine
-    engine.close()
-
-
 @pytest.fixture
 def eager(path: str) -> Iterator[Engine]:
     """Whatever is guessed is drafted, and every step is rounded up."""

@@ -17,7 +17,7 @@ LIMIT = 64
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[RunningServer]:
+def limited_server(tmp_path: Path) -> Iterator[RunningServer]:
     address = f"127.0.0.1:{free_port()}"
     limited = ["sh", "-c", f'ulimit -n {LIMIT} && exec "$@"', "sh"]
     command = [*limited, sys.executable, "-P", "-m", "ollama_nb.server", "--host", address]
@@ -31,18 +31,18 @@ def descriptors(server: RunningServer) -> int:
     return len(list(Path(f"/proc/{server.pid}/fd").iterdir()))
 
 
-def test_more_connections_than_descriptors(server: RunningServer) -> None:
-    host, _, port = server.url.removeprefix("http://").partition(":")
-    before, answers = descriptors(server), set()
+def test_more_connections_than_descriptors(limited_server: RunningServer) -> None:
+    host, _, port = limited_server.url.removeprefix("http://").partition(":")
+    before, answers = descriptors(limited_server), set()
     with contextlib.ExitStack() as open_ones:
         for _ in range(MANY):
             open_ones.enter_context(socket.create_connection((host, int(port)), timeout=30))
-        until(server, lambda: descriptors(server) >= LIMIT - 1)
+        until(limited_server, lambda: descriptors(limited_server) >= LIMIT - 1)
         for _ in range(20):
-            reply = httpx.get(f"{server.url}/api/tags", timeout=30)
+            reply = httpx.get(f"{limited_server.url}/api/tags", timeout=30)
             answers.add((reply.status_code, reply.json()["error"], reply.json()["code"], reply.headers["Retry-After"]))
     assert answers == {(503, "too many connections are open, please try again", "busy", "1")}
-    until(server, lambda: descriptors(server) <= before + 1)
-    assert httpx.get(f"{server.url}/api/tags", timeout=30).json() == {"models": []}
-    assert "Traceback" not in server.output()
-    assert len(server.output()) < 10_000
+    until(limited_server, lambda: descriptors(limited_server) <= before + 1)
+    assert httpx.get(f"{limited_server.url}/api/tags", timeout=30).json() == {"models": []}
+    assert "Traceback" not in limited_server.output()
+    assert len(limited_server.output()) < 10_000

@@ -31,28 +31,28 @@ Answer = tuple[int, list[dict[str, Any]]]
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Iterator[RunningServer]:
+def real_server(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Iterator[RunningServer]:
     with standalone(tmp_path_factory.mktemp("hostile"), env={"OLLAMA_NUM_PARALLEL": "2"}) as found:
         add(found, "stories", (models / "stories260K-f32.gguf").read_bytes())
         yield found
 
 
 @pytest.fixture(scope="module")
-def quiet(server: RunningServer) -> str:
+def quiet(real_server: RunningServer) -> str:
     """What sprout says when nothing else goes on."""
-    return story(server)
+    return story(real_server)
 
 
 @pytest.fixture(autouse=True)
-def bystander(server: RunningServer, quiet: str) -> Iterator[None]:
-    pid, heard = server.pid, []
-    thread = threading.Thread(target=lambda: heard.append(story(server)))
+def bystander(real_server: RunningServer, quiet: str) -> Iterator[None]:
+    pid, heard = real_server.pid, []
+    thread = threading.Thread(target=lambda: heard.append(story(real_server)))
     thread.start()
     yield
     thread.join()
     assert heard == [quiet], "another model's reply is untouched"
-    assert (server.process.poll(), server.pid) == (None, pid)
-    assert text(generate(server, "Once upon a time")).startswith(", there was"), "and the next request works"
+    assert (real_server.process.poll(), real_server.pid) == (None, pid)
+    assert text(generate(real_server, "Once upon a time")).startswith(", there was"), "and the next request works"
 
 
 def post(server: RunningServer, path: str, body: bytes) -> Answer:
@@ -101,23 +101,23 @@ def add(server: RunningServer, name: str, data: bytes) -> str:
 
 @pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity", "1e999", "-1e999"])
 @pytest.mark.parametrize("option", ["temperature", "top_k", "num_ctx"])
-def test_what_is_no_number(server: RunningServer, option: str, value: str) -> None:
+def test_what_is_no_number(real_server: RunningServer, option: str, value: str) -> None:
     body = f'{{"model":"stories","prompt":"a","stream":false,"options":{{"{option}":{value}}}}}'
-    status, message = error(post(server, "/api/generate", body.encode()))
+    status, message = error(post(real_server, "/api/generate", body.encode()))
     assert status == 400 and message
 
 
 @pytest.mark.parametrize("value", [10**40, -(10**40), 1 << 63, 3.0e38, -3.0e38])
-def test_huge_numbers(server: RunningServer, value: float) -> None:
+def test_huge_numbers(real_server: RunningServer, value: float) -> None:
     """Clamped or refused by name."""
     for option in ("temperature", "top_k", "top_p", "seed", "num_keep", "num_ctx", "repeat_last_n", "repeat_penalty"):
-        status, (reply,) = generate(server, "Once upon a time", options={option: value})
+        status, (reply,) = generate(real_server, "Once upon a time", options={option: value})
         assert status == 200 or (status == 400 and option in reply["error"]), (option, reply)
 
 
 @pytest.mark.parametrize("fields", [{}, {"truncate": False}, {"shift": False}], ids=str)
-def test_a_prompt_longer_than_any_context(server: RunningServer, fields: dict[str, bool]) -> None:
-    answer = generate(server, "Lily saw a big red ball. " * 50_000, **fields)
+def test_a_prompt_longer_than_any_context(real_server: RunningServer, fields: dict[str, bool]) -> None:
+    answer = generate(real_server, "Lily saw a big red ball. " * 50_000, **fields)
     if fields:
         assert error(answer)[0] == 400 and "context" in error(answer)[1]
     else:
@@ -125,70 +125,70 @@ def test_a_prompt_longer_than_any_context(server: RunningServer, fields: dict[st
 
 
 @pytest.mark.parametrize("prompt", [b"\xff\xfe\xc3(", b"\\ud800", b"\\udfff\\ud800", b"a\\u0000b"])
-def test_text_that_is_none(server: RunningServer, prompt: bytes) -> None:
+def test_text_that_is_none(real_server: RunningServer, prompt: bytes) -> None:
     body = b'{"model":"stories","stream":false,"options":{"num_predict":2},"prompt":"' + prompt + b'"}'
-    status, (reply,) = post(server, "/api/generate", body)
+    status, (reply,) = post(real_server, "/api/generate", body)
     assert status == 200 or (status == 400 and reply["error"])
 
 
 @pytest.mark.parametrize("coding", ["gzip", "deflate", "zstd"])
-def test_a_packed_body_is_not_unpacked(server: RunningServer, coding: str) -> None:
+def test_a_packed_body_is_not_unpacked(real_server: RunningServer, coding: str) -> None:
     bomb = gzip.compress(bytes(64 << 20))
-    connection = http.client.HTTPConnection(urlsplit(server.url).netloc, timeout=150)
+    connection = http.client.HTTPConnection(urlsplit(real_server.url).netloc, timeout=150)
     connection.request("POST", "/api/generate", bomb, {"Content-Encoding": coding})
     reply = connection.getresponse()
     assert (reply.status, json.loads(reply.read())["error"][:17]) == (400, "invalid character")
     connection.close()
 
 
-def test_a_grammar_60000_groups_deep(server: RunningServer) -> None:
+def test_a_grammar_60000_groups_deep(real_server: RunningServer) -> None:
     grammar = "root ::= " + "(" * 60_000 + '"a"' + ")" * 60_000
-    status, message = error(generate(server, "a", grammar=grammar))
+    status, message = error(generate(real_server, "a", grammar=grammar))
     assert status == 400 and "64 levels deep" in message
 
 
-def test_a_schema_60000_levels_deep(server: RunningServer) -> None:
+def test_a_schema_60000_levels_deep(real_server: RunningServer) -> None:
     body = '{"model":"stories","prompt":"a","format":' + '{"items":' * 60_000 + "{}" + "}" * 60_000 + "}"
-    status, message = error(post(server, "/api/generate", body.encode()))
+    status, message = error(post(real_server, "/api/generate", body.encode()))
     assert status == 400 and message
 
 
-def test_a_schema_of_10000_properties(server: RunningServer) -> None:
+def test_a_schema_of_10000_properties(real_server: RunningServer) -> None:
     properties = {f"property {n}": {"type": "integer"} for n in range(10_000)}
     schema = {"type": "object", "properties": properties, "required": list(properties)}
-    status, message = error(generate(server, "a", format=schema))
+    status, message = error(generate(real_server, "a", format=schema))
     assert status == 400 and "format" in message, message
 
 
-def test_a_model_that_aborts_the_loader(server: RunningServer, models: Path) -> None:
+def test_a_model_that_aborts_the_loader(real_server: RunningServer, models: Path) -> None:
     """One bit: the sign of a number that must not be negative. Its header is sound, llama.cpp ends the process."""
     data = bytearray((models / "stories260K-q4_0.gguf").read_bytes())
     at = data.index(struct.pack("<Q", len(EPSILON)) + EPSILON) + 8 + len(EPSILON) + 4
     data[at + 3] ^= 0x80
-    add(server, "fatal", bytes(data))
+    add(real_server, "fatal", bytes(data))
     for _ in range(4):
-        status, message = error(generate(server, "a", "fatal"))
+        status, message = error(generate(real_server, "a", "fatal"))
         assert status == 500 and "died by SIGABRT: GGML_ASSERT" in message
         assert "/" not in message, "where llama.cpp was built is nobody's business"
     assert "left alone" in message, "it is not tried again and again"
 
 
-def test_a_runner_killed_in_prefill(server: RunningServer, tmp_path: Path) -> None:
-    digest = add(server, "heavy", heavy(tmp_path / "heavy.gguf").read_bytes())
+def test_a_runner_killed_in_prefill(real_server: RunningServer, tmp_path: Path) -> None:
+    digest = add(real_server, "heavy", heavy(tmp_path / "heavy.gguf").read_bytes())
     answers: list[Answer] = []
 
     def ask() -> None:
-        answers.append(generate(server, " bababa" * 7000, "heavy", options={"num_ctx": 8192}))
+        answers.append(generate(real_server, " bababa" * 7000, "heavy", options={"num_ctx": 8192}))
 
     request = threading.Thread(target=ask)
     request.start()
-    until(lambda: "prompt" in states(server, "heavy"))
-    (runner,) = (pid for pid in descendants(server.pid) if digest in Path(f"/proc/{pid}/maps").read_text())
+    until(lambda: "prompt" in states(real_server, "heavy"))
+    (runner,) = (pid for pid in descendants(real_server.pid) if digest in Path(f"/proc/{pid}/maps").read_text())
     os.kill(runner, signal.SIGKILL)
     request.join()
     status, message = error(answers[0])
     assert status == 500 and "SIGKILL" in message
-    assert generate(server, " bababa", "heavy")[0] == 200, "the model is loaded again"
+    assert generate(real_server, " bababa", "heavy")[0] == 200, "the model is loaded again"
 
 
 def states(server: RunningServer, model: str) -> list[str]:
@@ -198,16 +198,16 @@ def states(server: RunningServer, model: str) -> list[str]:
 
 
 @pytest.mark.parametrize("count", [3, pytest.param(200, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])])
-def test_a_runner_killed_in_mid_reply(server: RunningServer, tmp_path: Path, count: int) -> None:
-    digest = add(server, "heavy", heavy(tmp_path / "heavy.gguf").read_bytes())
+def test_a_runner_killed_in_mid_reply(real_server: RunningServer, tmp_path: Path, count: int) -> None:
+    digest = add(real_server, "heavy", heavy(tmp_path / "heavy.gguf").read_bytes())
     request = {"model": "heavy", "prompt": " bababa" * 4, "raw": True, "options": {"num_predict": 9999, "seed": 1}}
     seconds = []
     for _ in range(count):
-        connection = http.client.HTTPConnection(urlsplit(server.url).netloc, timeout=150)
+        connection = http.client.HTTPConnection(urlsplit(real_server.url).netloc, timeout=150)
         connection.request("POST", "/api/generate", json.dumps(request), {"Content-Type": "application/json"})
         reply = connection.getresponse()
         assert reply.status == 200 and not json.loads(reply.readline())["done"]
-        (runner,) = (pid for pid in descendants(server.pid) if digest in Path(f"/proc/{pid}/maps").read_text())
+        (runner,) = (pid for pid in descendants(real_server.pid) if digest in Path(f"/proc/{pid}/maps").read_text())
         os.kill(runner, signal.SIGKILL)
         killed = time.monotonic()
         lines = [json.loads(line) for line in reply]
@@ -215,5 +215,5 @@ def test_a_runner_killed_in_mid_reply(server: RunningServer, tmp_path: Path, cou
         assert "SIGKILL" in lines[-1]["error"], "the error is the last line"
         assert all("error" not in line and not line["done"] for line in lines[:-1])
         connection.close()
-    assert server.process.poll() is None
+    assert real_server.process.poll() is None
     print(f"{count} deaths told within {sorted(seconds)[count // 2]:.3f} s, at most {max(seconds):.3f} s")

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.chaos_registry import ChaosRegistry, chaos_registry, slow, unfinished
+from support.chaos_registry import ChaosRegistry, slow, unfinished
 from support.stores import check_sound, digest_of
 from support.transfers import DIED, left_over, noise, start
 
@@ -17,12 +16,6 @@ from ollama_nb.store.store import Store
 MIB = 1 << 20
 AGAIN = 16 * MIB
 """The most bytes that a kill may cost."""
-
-
-@pytest.fixture
-def registry() -> Iterator[ChaosRegistry]:
-    with chaos_registry() as found:
-        yield found
 
 
 def kill_and_finish(registry: ChaosRegistry, folder: Path, data: bytes, kills: int) -> float:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import json
 import threading
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -24,61 +23,54 @@ from ollama_nb.errors import BadRequest, ContextOverflow, ModelNotFound, NotFoun
 TOO_LONG = "the prompt is longer than the context length currently available to the model"
 
 
-@pytest.fixture
-def server(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[EchoServer]:
-    with EchoServer() as running:
-        monkeypatch.setenv("OLLAMA_HOST", running.url)
-        yield running
-
-
-def test_texts_come_back_in_their_rows(server: EchoServer) -> None:
+def test_texts_come_back_in_their_rows(echo_server: EchoServer) -> None:
     frame = pd.DataFrame({"a": ["x", None, "z"], "n": [1, 2, 3]}, index=pd.Index([10, 20, 20], name="id"))
     found = frame.ollama.generate(MODEL, "{{a}}-{{n}}", system="Be short.", temperature=0)
     expected = pd.Series(["X-1", pd.NA, "Z-3"], index=frame.index, dtype="string", name="answer")
     pd.testing.assert_series_equal(found, expected)
-    (asked,) = (body for body in server.asked("POST /api/generate") if body["prompt"] == "x-1")
+    (asked,) = (body for body in echo_server.asked("POST /api/generate") if body["prompt"] == "x-1")
     assert asked == {
         "model": MODEL, "prompt": "x-1", "stream": False, "system": "Be short.", "options": {"temperature": 0},
         "truncate": False,
     }  # fmt: skip
 
 
-def test_the_same_question_is_asked_once_where_its_answer_is_determined(server: EchoServer) -> None:
+def test_the_same_question_is_asked_once_where_its_answer_is_determined(echo_server: EchoServer) -> None:
     words = pd.Series(["a", "b", "a", "a"])
     assert words.ollama.generate(MODEL, seed=7).tolist() == ["A", "B", "A", "A"]
-    assert server.questions == {"a": 1, "b": 1}
+    assert echo_server.questions == {"a": 1, "b": 1}
     assert words.ollama.generate(MODEL).tolist() == ["A", "B", "A", "A"]
-    assert server.questions == {"a": 4, "b": 2}
+    assert echo_server.questions == {"a": 4, "b": 2}
 
 
-def test_determined_answers_are_remembered_also_for_other_tables(server: EchoServer) -> None:
+def test_determined_answers_are_remembered_also_for_other_tables(echo_server: EchoServer) -> None:
     pd.Series(["a", "b"]).ollama.generate(MODEL, temperature=0)
     assert pd.Series(["b", "c"]).ollama.generate(MODEL, temperature=0).tolist() == ["B", "C"]
-    assert server.questions == {"a": 1, "b": 1, "c": 1}
+    assert echo_server.questions == {"a": 1, "b": 1, "c": 1}
     pd.Series(["a"]).ollama.generate(MODEL, temperature=0, num_predict=9)
-    assert server.questions["a"] == 2
-    server.digest = "f" * 64  # another model of the same name
+    assert echo_server.questions["a"] == 2
+    echo_server.digest = "f" * 64  # another model of the same name
     pd.Series(["a"]).ollama.generate(MODEL, temperature=0)
-    assert server.questions["a"] == 3
+    assert echo_server.questions["a"] == 3
     pd.Series(["a"]).ollama.generate(MODEL, temperature=0, ledger=False)
-    assert server.questions["a"] == 4
+    assert echo_server.questions["a"] == 4
 
 
-def test_other_answers_are_drawn_anew_once_a_run_has_finished(server: EchoServer) -> None:
+def test_other_answers_are_drawn_anew_once_a_run_has_finished(echo_server: EchoServer) -> None:
     for times in (1, 2):
         pd.Series(["a"]).ollama.generate(MODEL)
-        assert server.questions["a"] == times
+        assert echo_server.questions["a"] == times
 
 
-def test_all_slots_are_busy_at_once(server: EchoServer) -> None:
-    server.slots = 8
+def test_all_slots_are_busy_at_once(echo_server: EchoServer) -> None:
+    echo_server.slots = 8
     together = threading.Barrier(8)
-    server.before = lambda text: together.wait(60)
+    echo_server.before = lambda text: together.wait(60)
     found = pd.Series([*"abcdefgh"]).ollama.generate(MODEL)
     assert found.tolist() == [*"ABCDEFGH"]
 
 
-def test_parallel_says_how_many_at_once(server: EchoServer) -> None:
+def test_parallel_says_how_many_at_once(echo_server: EchoServer) -> None:
     running, most, lock = 0, 0, threading.Lock()
 
     def count(text: str) -> None:
@@ -90,20 +82,20 @@ def test_parallel_says_how_many_at_once(server: EchoServer) -> None:
         with lock:
             running -= 1
 
-    server.before = count
+    echo_server.before = count
     pd.Series([*"abcdefgh"]).ollama.generate(MODEL, parallel=1)
     assert most == 1
 
 
-def test_a_row_s_error_stops_the_run_and_names_the_row(server: EchoServer) -> None:
-    server.say = lambda text: error(400, TOO_LONG) if text == "bad" else text.upper()
+def test_a_row_s_error_stops_the_run_and_names_the_row(echo_server: EchoServer) -> None:
+    echo_server.say = lambda text: error(400, TOO_LONG) if text == "bad" else text.upper()
     words = pd.Series(["a", "bad", "c"], index=["x", "y", "z"])
     with pytest.raises(ContextOverflow, match=r"row 'y': the prompt is longer.*`errors=\"keep\"`"):
         words.ollama.generate(MODEL, parallel=1)
 
 
-def test_errors_can_be_kept_beside_the_results(server: EchoServer) -> None:
-    server.say = lambda text: error(400, "no") if text == "bad" else text.upper()
+def test_errors_can_be_kept_beside_the_results(echo_server: EchoServer) -> None:
+    echo_server.say = lambda text: error(400, "no") if text == "bad" else text.upper()
     words = pd.Series(["a", "bad", None, "\ud800"], index=["x", "y", "z", "w"])
     found = words.ollama.generate(MODEL, errors="keep")
     assert found["answer"].isna().tolist() == [False, True, True, True]
@@ -114,42 +106,42 @@ def test_errors_can_be_kept_beside_the_results(server: EchoServer) -> None:
     assert found["error"].dtype == "string"
 
 
-def test_rows_that_failed_are_asked_again_the_next_time(server: EchoServer) -> None:
-    server.say = lambda text: error(400, "no") if text == "bad" else text.upper()
+def test_rows_that_failed_are_asked_again_the_next_time(echo_server: EchoServer) -> None:
+    echo_server.say = lambda text: error(400, "no") if text == "bad" else text.upper()
     words = pd.Series(["a", "bad"])
     words.ollama.generate(MODEL, errors="keep")
-    server.say = str.upper
+    echo_server.say = str.upper
     assert words.ollama.generate(MODEL).tolist() == ["A", "BAD"]
-    assert server.questions == {"a": 1, "bad": 2}
+    assert echo_server.questions == {"a": 1, "bad": 2}
 
 
-def test_what_concerns_all_rows_is_raised_whatever_errors_says(server: EchoServer) -> None:
+def test_what_concerns_all_rows_is_raised_whatever_errors_says(echo_server: EchoServer) -> None:
     with pytest.raises(NotFound, match="model not found"):
         pd.Series(["a"]).ollama.generate("nobody", errors="keep")
-    server.say = lambda text: error(404, "gone")
+    echo_server.say = lambda text: error(404, "gone")
     with pytest.raises(NotFound, match="gone"):
         pd.Series(["a", "b"]).ollama.generate(MODEL, errors="keep")
     assert not issubclass(NotFound, ModelNotFound)
 
 
-def test_a_busy_server_is_asked_again(server: EchoServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_busy_server_is_asked_again(echo_server: EchoServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ollama_nb.notebook.frame.crew.PAUSES", (0.01, 0.01, 0.01, 0.01))
     for replies in ([error(503, "server busy")] * 4 + ["done"], [error(500, "runner died"), "done"]):
-        server.say = lambda text, replies=replies: replies.pop(0)  # type: ignore[misc]
+        echo_server.say = lambda text, replies=replies: replies.pop(0)  # type: ignore[misc]
         assert pd.Series(["a"]).ollama.generate(MODEL).tolist() == ["done"]
 
 
-def test_a_server_that_stays_broken_is_an_error(server: EchoServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_stays_broken_is_an_error(echo_server: EchoServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ollama_nb.notebook.frame.crew.PAUSES", (0.01, 0.01, 0.01, 0.01))
-    server.say = lambda text: error(500, "runner died")
+    echo_server.say = lambda text: error(500, "runner died")
     with pytest.raises(OllamaError, match="row 0: runner died"):
         pd.Series(["a"]).ollama.generate(MODEL)
-    assert server.questions["a"] == 2
+    assert echo_server.questions["a"] == 2
 
 
-def test_a_text_that_does_not_fit_may_be_cut_when_asked_for(server: EchoServer) -> None:
+def test_a_text_that_does_not_fit_may_be_cut_when_asked_for(echo_server: EchoServer) -> None:
     pd.Series(["a"]).ollama.generate(MODEL, on_overflow="truncate")
-    assert server.asked("POST /api/generate")[-1]["truncate"] is True
+    assert echo_server.asked("POST /api/generate")[-1]["truncate"] is True
 
 
 @pytest.mark.parametrize(
@@ -167,10 +159,10 @@ def test_a_text_that_does_not_fit_may_be_cut_when_asked_for(server: EchoServer) 
         ({"choices": "abc"}, "choices are a list of texts, not 'abc'"),
     ],
 )
-def test_keywords_that_mean_nothing_are_refused(server: EchoServer, keywords: dict[str, Any], words: str) -> None:
+def test_keywords_that_mean_nothing_are_refused(echo_server: EchoServer, keywords: dict[str, Any], words: str) -> None:
     with pytest.raises(BadRequest, match=words):
         pd.Series(["a"]).ollama.generate(MODEL, **keywords)
-    assert server.asked_times == 0
+    assert echo_server.asked_times == 0
 
 
 def test_no_rows_need_no_server(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,9 +187,9 @@ def test_an_accessor_says_what_it_can_do() -> None:
 # conversations
 
 
-def test_messages_are_told_with_system_and_examples_first(server: EchoServer) -> None:
+def test_messages_are_told_with_system_and_examples_first(echo_server: EchoServer) -> None:
     pd.Series(["hi"]).ollama.chat(MODEL, "{{value}}!", system="Be short.", examples=[("a", "b")])
-    assert server.asked("POST /api/chat")[0]["messages"] == [
+    assert echo_server.asked("POST /api/chat")[0]["messages"] == [
         {"role": "system", "content": "Be short."},
         {"role": "user", "content": "a"},
         {"role": "assistant", "content": "b"},
@@ -205,42 +197,42 @@ def test_messages_are_told_with_system_and_examples_first(server: EchoServer) ->
     ]
 
 
-def test_a_row_may_be_a_conversation(server: EchoServer) -> None:
+def test_a_row_may_be_a_conversation(echo_server: EchoServer) -> None:
     talk = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}]
     assert pd.Series([talk, None, "d", 5]).ollama.chat(MODEL).fillna("-").tolist() == ["C", "-", "D", "5"]
-    assert talk in [asked["messages"] for asked in server.asked("POST /api/chat")]
+    assert talk in [asked["messages"] for asked in echo_server.asked("POST /api/chat")]
 
 
 # labels
 
 
-def test_labels_are_a_categorical_that_binds_the_model(server: EchoServer) -> None:
-    server.say = lambda text: "good" if "love" in text else "bad"
+def test_labels_are_a_categorical_that_binds_the_model(echo_server: EchoServer) -> None:
+    echo_server.say = lambda text: "good" if "love" in text else "bad"
     found = pd.Series(["love", None, "hate"]).ollama.classify(MODEL, ["good", "bad", "无"])
     expected = pd.Series(["good", None, "bad"], dtype=pd.CategoricalDtype(["good", "bad", "无"]), name="label")
     pd.testing.assert_series_equal(found, expected)
-    asked = server.asked("POST /api/chat")[0]
+    asked = echo_server.asked("POST /api/chat")[0]
     assert (asked["choices"], asked["options"], asked["think"]) == (["good", "bad", "无"], {"temperature": 0}, False)
     assert asked["messages"][0]["content"].endswith("one of these labels: good, bad, 无.")
 
 
-def test_labels_may_have_meanings_and_examples(server: EchoServer) -> None:
+def test_labels_may_have_meanings_and_examples(echo_server: EchoServer) -> None:
     labels = {"good": "praise", "bad": ""}
-    server.say = lambda text: "good"
+    echo_server.say = lambda text: "good"
     pd.Series(["x"]).ollama.classify(MODEL, labels, examples=[("y", "bad")], text="<{{value}}>")
-    messages = server.asked("POST /api/chat")[0]["messages"]
+    messages = echo_server.asked("POST /api/chat")[0]["messages"]
     assert messages[0]["content"].endswith("\n- good: praise\n- bad")
     assert [message["content"] for message in messages[1:]] == ["y", "bad", "<x>"]
 
 
-def test_an_answer_that_is_no_label_is_an_error(server: EchoServer) -> None:
-    server.say = lambda text: "I think it is good."
+def test_an_answer_that_is_no_label_is_an_error(echo_server: EchoServer) -> None:
+    echo_server.say = lambda text: "I think it is good."
     with pytest.raises(OllamaError, match=r'row 0: "I think it is good\." is none of the labels'):
         pd.Series(["x"]).ollama.classify(MODEL, ["good", "bad"])
 
 
 @pytest.mark.parametrize("labels", ["good", ["good"], ["good", ""], [1, 2]])
-def test_labels_must_be_texts(server: EchoServer, labels: Any) -> None:
+def test_labels_must_be_texts(echo_server: EchoServer, labels: Any) -> None:
     with pytest.raises(BadRequest, match="labels"):
         pd.Series(["x"]).ollama.classify(MODEL, labels)
     with pytest.raises(BadRequest, match='examples: "c" is none of the labels'):
@@ -250,7 +242,7 @@ def test_labels_must_be_texts(server: EchoServer, labels: Any) -> None:
 
 
 @pytest.mark.parametrize("examples", [[("a",)], ["ab"], [(1, "a")], [("a", "b", "c")]])
-def test_examples_are_pairs(server: EchoServer, examples: Any) -> None:
+def test_examples_are_pairs(echo_server: EchoServer, examples: Any) -> None:
     words = pd.Series(["x"])
     for ask in (lambda: words.ollama.classify(MODEL, ["a", "b"], examples=examples),
                 lambda: words.ollama.chat(MODEL, examples=examples),
@@ -259,9 +251,9 @@ def test_examples_are_pairs(server: EchoServer, examples: Any) -> None:
             ask()
 
 
-def test_examples_may_be_a_dict(server: EchoServer) -> None:
+def test_examples_may_be_a_dict(echo_server: EchoServer) -> None:
     pd.Series(["x"]).ollama.classify(MODEL, ["X", "Y"], examples={"u": "X"})
-    assert [message["content"] for message in server.asked("POST /api/chat")[0]["messages"]][1:] == ["u", "X", "x"]
+    assert [message["content"] for message in echo_server.asked("POST /api/chat")[0]["messages"]][1:] == ["u", "X", "x"]
 
 
 # fields
@@ -283,9 +275,9 @@ SALE = {
 }  # fmt: skip
 
 
-def test_fields_are_typed_columns(server: EchoServer) -> None:
+def test_fields_are_typed_columns(echo_server: EchoServer) -> None:
     nothing = {**SALE, "price": None, "when": None}
-    server.say = lambda text: json.dumps(SALE if text == "one" else nothing)
+    echo_server.say = lambda text: json.dumps(SALE if text == "one" else nothing)
     found = pd.Series(["one", "two", None], index=["x", "y", "z"]).ollama.extract(MODEL, Sale)
     assert [*found.columns] == [*SALE]
     assert found.dtypes.astype(str).to_dict() | {"when": "datetime", "item": "string"} == {
@@ -297,7 +289,7 @@ def test_fields_are_typed_columns(server: EchoServer) -> None:
     assert found.loc["x"].tolist() == ["自行车", 2, 9.5, True, pd.Timestamp("2024-02-29"), "used", ["a"]]
     assert found.loc["y", ["price", "when"]].isna().all()
     assert found.loc["z"].isna().all()
-    asked = server.asked("POST /api/chat")[0]
+    asked = echo_server.asked("POST /api/chat")[0]
     assert asked["format"]["required"] == [*SALE]
     assert asked["options"] == {"temperature": 0, "num_predict": 1024}
     assert asked["messages"][0]["content"].splitlines()[1:] == [
@@ -311,26 +303,26 @@ class Person(BaseModel):
     age: int
 
 
-def test_fields_of_pydantic_and_of_dicts(server: EchoServer) -> None:
-    server.say = lambda text: '{"name": "Ann", "age": 7}'
+def test_fields_of_pydantic_and_of_dicts(echo_server: EchoServer) -> None:
+    echo_server.say = lambda text: '{"name": "Ann", "age": 7}'
     by_model = pd.Series(["x"]).ollama.extract(MODEL, Person, examples=[("Bo, 8", Person(name="Bo", age=8))])
     by_dict = pd.Series(["x"]).ollama.extract(MODEL, {"name": "first name", "age": (int, "in years")})
     assert by_model.loc[0].tolist() == by_dict.loc[0].tolist() == ["Ann", 7]
-    first, second = (asked["messages"] for asked in server.asked("POST /api/chat"))
+    first, second = (asked["messages"] for asked in echo_server.asked("POST /api/chat"))
     assert first[2] == {"role": "assistant", "content": '{"name": "Bo", "age": 8}'}
     assert second[0]["content"].endswith("- name (string): first name\n- age (integer): in years")
 
 
-def test_a_record_that_was_cut_off_is_that_row_s_error(server: EchoServer) -> None:
+def test_a_record_that_was_cut_off_is_that_row_s_error(echo_server: EchoServer) -> None:
     message = {"role": "assistant", "content": '{"name": "An'}
     cut = Answer(200, [json.dumps({"message": message, "done": True, "done_reason": "length"}).encode()])
-    server.say = lambda text: cut if text == "long" else '{"name": "Ann", "age": 7}'
+    echo_server.say = lambda text: cut if text == "long" else '{"name": "Ann", "age": 7}'
     found = pd.Series(["long", "short"]).ollama.extract(MODEL, Person, errors="keep")
     assert found["age"].isna().tolist() == [True, False]
     assert "cut off" in found.loc[0, "error"]
 
 
-def test_fields_need_names_and_examples_their_shape(server: EchoServer) -> None:
+def test_fields_need_names_and_examples_their_shape(echo_server: EchoServer) -> None:
     with pytest.raises(BadRequest, match="fields need names"):
         pd.Series(["x"]).ollama.extract(MODEL, int)
     with pytest.raises(BadRequest, match="examples: the answer does not have the wanted shape"):
@@ -340,7 +332,7 @@ def test_fields_need_names_and_examples_their_shape(server: EchoServer) -> None:
 # vectors
 
 
-def test_vectors_are_columns(server: EchoServer) -> None:
+def test_vectors_are_columns(echo_server: EchoServer) -> None:
     found = pd.Series(["ab", None, "ba"], index=["x", "y", "z"]).ollama.embed(MODEL)
     assert (found.shape, set(found.dtypes.astype(str))) == ((3, 8), {"float32"})
     assert found.loc["y"].isna().all()
@@ -348,25 +340,25 @@ def test_vectors_are_columns(server: EchoServer) -> None:
     assert np.allclose(np.linalg.norm(found.loc["x"]), 1)
 
 
-def test_an_input_that_fails_does_not_take_others_with_it(server: EchoServer) -> None:
-    server.say = lambda text: error(400, "the input length exceeds the context length") if text == "bad" else text
+def test_an_input_that_fails_does_not_take_others_with_it(echo_server: EchoServer) -> None:
+    echo_server.say = lambda text: error(400, "the input length exceeds the context length") if text == "bad" else text
     words = pd.Series([f"w{number}" for number in range(40)] + ["bad"])
     found = words.ollama.embed(MODEL, errors="keep")
     assert found["error"].notna().tolist() == [False] * 40 + [True]
     assert found[0].isna().tolist() == [False] * 40 + [True]
 
 
-def test_the_rows_nearest_to_a_query(server: EchoServer) -> None:
+def test_the_rows_nearest_to_a_query(echo_server: EchoServer) -> None:
     frame = pd.DataFrame({"word": ["zzz", "abc", None, "cab"], "n": [1, 2, 3, 4]}, index=[*"pqrs"])
     found = frame.ollama.similar(MODEL, "bca", 2, text="{{word}}")
     assert found.index.tolist() == ["q", "s"]
     assert found["score"].round(6).tolist() == [1.0, 1.0]
     assert [*found.columns] == ["word", "n", "score"]
     frame.ollama.similar(MODEL, "zz", text="{{word}}")
-    assert server.questions == {"bca": 1, "zzz": 1, "abc": 1, "cab": 1, "zz": 1}
+    assert echo_server.questions == {"bca": 1, "zzz": 1, "abc": 1, "cab": 1, "zz": 1}
 
 
-def test_rows_by_how_well_they_answer(server: EchoServer) -> None:
+def test_rows_by_how_well_they_answer(echo_server: EchoServer) -> None:
     words = pd.Series(["aaaa", "a", None, "aaa"], name="word")
     found = words.ollama.rerank(MODEL, "?")
     assert found.index.tolist() == [1, 3, 0]
@@ -374,7 +366,7 @@ def test_rows_by_how_well_they_answer(server: EchoServer) -> None:
     assert words.ollama.rerank(MODEL, "?", 1).index.tolist() == [1]
     with pytest.raises(BadRequest, match='a column "score" already'):
         words.rename("score").ollama.rerank(MODEL, "?")
-    asked = server.asked_times
+    asked = echo_server.asked_times
     for k in (0, 1.5, "2"):
         with pytest.raises(BadRequest, match="k is how many rows: a number of at least 1"):
             words.ollama.similar(MODEL, "?", k)
@@ -382,7 +374,7 @@ def test_rows_by_how_well_they_answer(server: EchoServer) -> None:
         words.to_frame("score").ollama.similar(MODEL, "?", text="{{score}}")
     with pytest.raises(BadRequest, match="a ranking needs all rows, so it takes no `errors`"):
         words.ollama.rerank(MODEL, "?", errors="keep")
-    assert server.asked_times == asked
+    assert echo_server.asked_times == asked
 
 
 # whatever the index
@@ -394,7 +386,7 @@ VALUES = st.one_of(st.none(), st.text("abc ñ中", min_size=1, max_size=4))
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=st.lists(st.tuples(LABELS, LABELS, VALUES), max_size=12), multi=st.booleans(), determined=st.booleans())
 def test_index_order_and_missing_values_stay(
-    server: EchoServer, rows: list[tuple[Any, Any, str | None]], multi: bool, determined: bool
+    echo_server: EchoServer, rows: list[tuple[Any, Any, str | None]], multi: bool, determined: bool
 ) -> None:
     first, second, values = ([row[at] for row in rows] for at in range(3))
     index = pd.MultiIndex.from_arrays([first, second]) if multi else pd.Index(first, dtype="object")

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import _thread
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from support.processes import until
-from support.servers import RunningServer, standalone
+from support.servers import RunningServer
 
 import ollama_nb
 from ollama_nb.client.client import Client
@@ -22,16 +21,10 @@ MODEL = "sprout"
 THINK_OFF = {"think": False, "temperature": 0, "num_thread": 1}
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    with standalone(tmp_path_factory.mktemp("frame")) as running:
-        yield running
-
-
 @pytest.fixture
-def client(server: RunningServer, home: Path, monkeypatch: pytest.MonkeyPatch) -> Client:
-    monkeypatch.setenv("OLLAMA_HOST", server.url)
-    return Client(server.url)
+def client(real_server: RunningServer, home: Path, monkeypatch: pytest.MonkeyPatch) -> Client:
+    monkeypatch.setenv("OLLAMA_HOST", real_server.url)
+    return Client(real_server.url)
 
 
 def test_every_row_gets_its_own_answer(client: Client) -> None:

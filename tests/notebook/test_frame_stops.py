@@ -5,7 +5,6 @@ from __future__ import annotations
 import _thread
 import json
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +19,6 @@ from ollama_nb.notebook.display import Interrupted
 
 WORDS = pd.Series([f"w{number}" for number in range(40)])
 ANSWERS = [word.upper() for word in WORDS]
-
-
-@pytest.fixture
-def server(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[EchoServer]:
-    with EchoServer() as running:
-        monkeypatch.setenv("OLLAMA_HOST", running.url)
-        yield running
 
 
 def stop_after(server: EchoServer, count: int) -> threading.Event:
@@ -48,22 +40,22 @@ def stop_after(server: EchoServer, count: int) -> threading.Event:
 
 
 @pytest.mark.parametrize("keywords", [{"temperature": 0}, {}], ids=["determined", "drawn"])
-def test_finished_rows_are_kept_and_the_next_run_goes_on(server: EchoServer, keywords: dict[str, Any]) -> None:
-    go_on = stop_after(server, 20)
+def test_finished_rows_are_kept_and_the_next_run_goes_on(echo_server: EchoServer, keywords: dict[str, Any]) -> None:
+    go_on = stop_after(echo_server, 20)
     with pytest.raises(Interrupted, match=r"Interrupted: \d+ of 40 rows are done. Run it again to go on from there."):
         WORDS.ollama.generate(MODEL, **keywords)
     go_on.set()
-    before = server.asked_times
+    before = echo_server.asked_times
     assert 20 <= before < 40
-    server.before = lambda text: None
+    echo_server.before = lambda text: None
     assert WORDS.ollama.generate(MODEL, **keywords).tolist() == ANSWERS
-    in_flight = server.slots + 2
-    assert 40 <= server.asked_times <= 40 + in_flight
-    assert all(times <= 2 for times in server.questions.values())
+    in_flight = echo_server.slots + 2
+    assert 40 <= echo_server.asked_times <= 40 + in_flight
+    assert all(times <= 2 for times in echo_server.questions.values())
 
 
-def test_what_was_done_is_in_a_variable(server: EchoServer, shell: InteractiveShell, displays: list[Any]) -> None:
-    go_on = stop_after(server, 20)
+def test_what_was_done_is_in_a_variable(echo_server: EchoServer, shell: InteractiveShell, displays: list[Any]) -> None:
+    go_on = stop_after(echo_server, 20)
     with pytest.raises(Interrupted, match="They are in `_ollama`"):
         WORDS.ollama.generate(MODEL)
     go_on.set()
@@ -75,14 +67,14 @@ def test_what_was_done_is_in_a_variable(server: EchoServer, shell: InteractiveSh
     assert displays[-1]["data"]["text/plain"].endswith("(interrupted)")
 
 
-def test_requests_under_way_end_on_the_server(server: EchoServer) -> None:
+def test_requests_under_way_end_on_the_server(echo_server: EchoServer) -> None:
     started = threading.Barrier(7)  # six at once, and this test's own thread
 
     def endless(text: str) -> Answer:
         started.wait(60)
         return Answer(200, until_hung_up([], lambda: {"response": "x", "done": False}))
 
-    server.say = endless
+    echo_server.say = endless
 
     def stop() -> None:
         started.wait(60)
@@ -93,38 +85,38 @@ def test_requests_under_way_end_on_the_server(server: EchoServer) -> None:
     with pytest.raises(Interrupted):
         WORDS.ollama.generate(MODEL)
     stopper.join()
-    assert server.hung_up.wait(60)
+    assert echo_server.hung_up.wait(60)
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("ollama-nb-row")]
 
 
-def test_an_error_stops_the_others(server: EchoServer) -> None:
+def test_an_error_stops_the_others(echo_server: EchoServer) -> None:
     def answer(text: str) -> str | Answer:
         if text == "w3":
             return error(400, "no")
         return text.upper() if text < "w3" else Answer(200, until_hung_up([], lambda: {"response": "", "done": False}))
 
-    server.say = answer
+    echo_server.say = answer
     with pytest.raises(OllamaError, match="row 3: no"):
         WORDS.head(9).ollama.generate(MODEL)
-    assert server.hung_up.wait(60)
+    assert echo_server.hung_up.wait(60)
 
 
 def test_a_server_that_goes_away_ends_the_run(
     home: Path, monkeypatch: pytest.MonkeyPatch, shell: InteractiveShell
 ) -> None:
     monkeypatch.setattr("ollama_nb.notebook.frame.crew.PAUSES", (0.01, 0.01, 0.01, 0.01))
-    with EchoServer() as server:
-        monkeypatch.setenv("OLLAMA_HOST", server.url)
+    with EchoServer() as echo_server:
+        monkeypatch.setenv("OLLAMA_HOST", echo_server.url)
         cut = Answer(200, [b'{"resp'], cut=True)
-        server.say = lambda text: cut if text == "w9" else text.upper()
+        echo_server.say = lambda text: cut if text == "w9" else text.upper()
         with pytest.raises(ConnectError, match="connection to the server was lost"):
             WORDS.ollama.generate(MODEL, errors="keep", temperature=0)
-        server.say = str.upper
+        echo_server.say = str.upper
         assert WORDS.ollama.generate(MODEL, temperature=0).tolist() == ANSWERS
-        assert server.questions["w0"] == 1
+        assert echo_server.questions["w0"] == 1
 
 
-def test_a_run_shows_where_it_is(server: EchoServer, shell: InteractiveShell, displays: list[Any]) -> None:
+def test_a_run_shows_where_it_is(echo_server: EchoServer, shell: InteractiveShell, displays: list[Any]) -> None:
     WORDS.ollama.generate(MODEL, temperature=0)
     first, last = displays[0], displays[-1]
     assert "<progress" in first["data"]["text/html"]
@@ -138,14 +130,14 @@ def test_a_run_shows_where_it_is(server: EchoServer, shell: InteractiveShell, di
     assert displays == []
 
 
-def test_scripts_show_nothing_unless_asked(server: EchoServer, capsys: pytest.CaptureFixture[str]) -> None:
+def test_scripts_show_nothing_unless_asked(echo_server: EchoServer, capsys: pytest.CaptureFixture[str]) -> None:
     WORDS.ollama.generate(MODEL)
     assert capsys.readouterr().out == ""
     WORDS.ollama.generate(MODEL, progress=True)
     assert capsys.readouterr().out.splitlines()[-1].startswith("generated 40 rows in ")
 
 
-def test_prompts_are_not_written_to_disk(server: EchoServer, home: Path) -> None:
+def test_prompts_are_not_written_to_disk(echo_server: EchoServer, home: Path) -> None:
     pd.Series(["secret words"]).ollama.generate(MODEL, temperature=0)
     (ledger,) = (home / ".ollama" / "nb" / "ledgers").iterdir()
     (line,) = ledger.read_text("utf-8").splitlines()

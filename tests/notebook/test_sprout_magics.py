@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +15,7 @@ import pytest
 from IPython.core.error import UsageError
 from IPython.core.interactiveshell import InteractiveShell
 from support.docker_registry import docker_registry, needs_registry
-from support.servers import RunningServer, standalone
+from support.servers import RunningServer
 from support.service_harness import MODELS
 
 from ollama_nb import Client
@@ -30,16 +30,10 @@ ENDLESS = (
 FRANCE = "What is the capital of France?"
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    with standalone(tmp_path_factory.mktemp("magics")) as found:
-        yield found
-
-
 @pytest.fixture
-def magic(server: RunningServer, shell: InteractiveShell) -> Any:
+def magic(real_server: RunningServer, shell: InteractiveShell) -> Any:
     """Run a line or a cell; returns its answer."""
-    register(shell, lambda: Client(server.url))
+    register(shell, lambda: Client(real_server.url))
 
     def run(code: str) -> Any:
         result = shell.run_cell(code, store_history=True)
@@ -82,9 +76,9 @@ def test_a_message_that_is_too_long_alone_is_an_error_and_no_part_of_the_convers
 
 
 @pytest.fixture
-def pair(server: RunningServer) -> tuple[str, str]:
+def pair(real_server: RunningServer) -> tuple[str, str]:
     """Two models, each with a file and so a runner of its own."""
-    client = Client(server.url)
+    client = Client(real_server.url)
     for name, file in (("tiny", MODELS / "stories260K-q8_0.gguf"), ("other", MODELS / "stories260K-q4_0.gguf")):
         digest = file_digest(file)
         if not client.has_blob(digest):
@@ -116,9 +110,9 @@ def test_one_of_them_fails_in_its_column(magic: Any, pair: tuple[str, str]) -> N
 
 
 def test_both_answer_at_once_and_an_interrupt_ends_both(
-    magic: Any, server: RunningServer, pair: tuple[str, str]
+    magic: Any, real_server: RunningServer, pair: tuple[str, str]
 ) -> None:
-    client = Client(server.url)
+    client = Client(real_server.url)
     seen: list[int] = []
 
     def stop_when_both_write() -> None:

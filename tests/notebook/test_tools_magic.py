@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
@@ -10,7 +9,7 @@ import pytest
 from IPython.core.error import UsageError
 from IPython.core.interactiveshell import InteractiveShell
 from support.scripted_client import ScriptedClient, chat_reply
-from support.servers import RunningServer, standalone
+from support.servers import RunningServer
 
 from ollama_nb import Client
 from ollama_nb.notebook.display import Interrupted, TerminalScreen
@@ -148,16 +147,10 @@ def test_a_terminal_s_text_only_grows(shell: InteractiveShell, monkeypatch: pyte
     )
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    with standalone(tmp_path_factory.mktemp("tools")) as found:
-        yield found
-
-
 @pytest.mark.model
-def test_a_real_model_calls_and_answers(shell: InteractiveShell, server: RunningServer) -> None:
+def test_a_real_model_calls_and_answers(shell: InteractiveShell, real_server: RunningServer) -> None:
     use(shell)
-    register(shell, lambda: Client(server.url))
+    register(shell, lambda: Client(real_server.url))
     answer = run(shell, "%%ollama chat sprout --think=false --tools get_weather\nWhat is the weather in Paris?")
     assert (answer, RAN) == ("The weather in Paris is sunny, with 18 degrees.", ["Paris"])
     answer = run(shell, "%%ollama chat sprout --think=false --tools get_weather\nHello")

@@ -25,10 +25,10 @@ def words(*texts: str) -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-def server() -> Iterator[ScriptedServer]:
-    with ScriptedServer() as server:
-        server.routes |= {"GET /api/tags": ok(HERE), "GET /api/ps": ok({"models": []})}
-        yield server
+def server(server: ScriptedServer) -> ScriptedServer:
+    """One model is installed, none is loaded."""
+    server.routes |= {"GET /api/tags": ok(HERE), "GET /api/ps": ok({"models": []})}
+    return server
 
 
 class Page:

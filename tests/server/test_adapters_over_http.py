@@ -15,7 +15,7 @@ PROMPT = "Once upon a time"
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Iterator[RestClient]:
+def rest(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Iterator[RestClient]:
     """A base and two LoRA models of it."""
     folder = tmp_path_factory.mktemp("adapters")
     base = models / "stories260K-f32.gguf"
@@ -40,35 +40,35 @@ def loaded(server: RestClient) -> list[str]:
     return sorted(model["name"] for model in line["models"])
 
 
-def test_at_once_each_says_what_it_says_alone(server: RestClient) -> None:
+def test_at_once_each_says_what_it_says_alone(rest: RestClient) -> None:
     names = ("base", "one", "two")
     alone = {}
     for name in names:
-        alone[name] = server.generate(name, PROMPT, draft_num_predict=0)
-        server.post("/api/generate", {"model": name, "keep_alive": 0})
+        alone[name] = rest.generate(name, PROMPT, draft_num_predict=0)
+        rest.post("/api/generate", {"model": name, "keep_alive": 0})
     assert len(set(alone.values())) == 3
-    assert loaded(server) == []
+    assert loaded(rest) == []
     with ThreadPoolExecutor(6) as crowd:
-        asked = [(name, crowd.submit(server.generate, name, PROMPT)) for name in names * 4]
+        asked = [(name, crowd.submit(rest.generate, name, PROMPT)) for name in names * 4]
         assert [(name, reply.result()) for name, reply in asked] == [(name, alone[name]) for name, _ in asked]
-    assert loaded(server) == ["base:latest", "one:latest", "two:latest"]
-    assert len(runners(server)) == 1, "all three in one process"
+    assert loaded(rest) == ["base:latest", "one:latest", "two:latest"]
+    assert len(runners(rest)) == 1, "all three in one process"
 
 
-def test_unloading_one_leaves_the_others(server: RestClient) -> None:
+def test_unloading_one_leaves_the_others(rest: RestClient) -> None:
     for name in ("base", "one"):
-        server.generate(name, PROMPT)
-    before = runners(server)
-    server.post("/api/generate", {"model": "one", "keep_alive": 0})
-    assert "one:latest" not in loaded(server) and "base:latest" in loaded(server)
-    assert runners(server) == before
+        rest.generate(name, PROMPT)
+    before = runners(rest)
+    rest.post("/api/generate", {"model": "one", "keep_alive": 0})
+    assert "one:latest" not in loaded(rest) and "base:latest" in loaded(rest)
+    assert runners(rest) == before
 
 
-def test_an_adapter_of_another_architecture_is_explained(server: RestClient, models: Path, tmp_path: Path) -> None:
+def test_an_adapter_of_another_architecture_is_explained(rest: RestClient, models: Path, tmp_path: Path) -> None:
     file = random_lora(models / "stories260K-f32.gguf", tmp_path / "lora.gguf", 3, architecture="qwen2")
-    lora = server.add_blob(file.read_bytes())
-    assert server.create("misfit", **{"from": "base", "adapters": {"lora.gguf": lora}}) == "success"
-    status, error = server.fail("misfit", PROMPT)
+    lora = rest.add_blob(file.read_bytes())
+    assert rest.create("misfit", **{"from": "base", "adapters": {"lora.gguf": lora}}) == "success"
+    status, error = rest.fail("misfit", PROMPT)
     assert status == 400
     assert lora.replace(":", "-") in error and 'made for the architecture "qwen2", the model is "llama"' in error
-    assert server.generate("base", PROMPT) != ""
+    assert rest.generate("base", PROMPT) != ""

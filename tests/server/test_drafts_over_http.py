@@ -14,39 +14,39 @@ pytestmark = pytest.mark.model
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RestClient]:
+def rest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RestClient]:
     with standalone(tmp_path_factory.mktemp("drafts"), env={"OLLAMA_KV_CACHE_TYPE": "f32"}) as found:
         yield RestClient(found)
 
 
-def test_replies_are_the_same_with_a_draft_and_without(server: RestClient, models: Path) -> None:
-    weights = server.add_blob((models / "stories260K-f32.gguf").read_bytes())
-    draft = server.add_blob((models / "stories260K-q8_0.gguf").read_bytes())
-    assert server.create("plain", files={"m.gguf": weights}) == "success"
-    assert server.create("drafted", files={"m.gguf": weights}, draft_files={"d.gguf": draft}) == "success"
-    shown = server.post("/api/show", {"model": "drafted"})
-    assert f"DRAFT {server.models / 'blobs' / draft.replace(':', '-')}" in shown["modelfile"]
+def test_replies_are_the_same_with_a_draft_and_without(rest: RestClient, models: Path) -> None:
+    weights = rest.add_blob((models / "stories260K-f32.gguf").read_bytes())
+    draft = rest.add_blob((models / "stories260K-q8_0.gguf").read_bytes())
+    assert rest.create("plain", files={"m.gguf": weights}) == "success"
+    assert rest.create("drafted", files={"m.gguf": weights}, draft_files={"d.gguf": draft}) == "success"
+    shown = rest.post("/api/show", {"model": "drafted"})
+    assert f"DRAFT {rest.models / 'blobs' / draft.replace(':', '-')}" in shown["modelfile"]
     for options in ({}, {"temperature": 0.8, "seed": 5}, {"draft_num_predict": 0}):
-        texts = [server.generate(model, "Once upon a time", **options) for model in ("plain", "drafted")]
+        texts = [rest.generate(model, "Once upon a time", **options) for model in ("plain", "drafted")]
         assert texts[0] == texts[1] != ""
 
 
-def test_a_draft_of_another_vocabulary_is_refused_with_the_reason(server: RestClient, models: Path) -> None:
-    weights = server.add_blob((models / "stories260K-f32.gguf").read_bytes())
-    draft = server.add_blob(GGUF.read_bytes())
-    refused = server.create("misfit", files={"m.gguf": weights}, draft_files={"d.gguf": draft})
+def test_a_draft_of_another_vocabulary_is_refused_with_the_reason(rest: RestClient, models: Path) -> None:
+    weights = rest.add_blob((models / "stories260K-f32.gguf").read_bytes())
+    draft = rest.add_blob(GGUF.read_bytes())
+    refused = rest.create("misfit", files={"m.gguf": weights}, draft_files={"d.gguf": draft})
     assert "the draft model cannot be used: it has a tokenizer of another kind than the model" in refused
-    status, lines = server.request("POST", "/api/show", b'{"model":"misfit"}')
+    status, lines = rest.request("POST", "/api/show", b'{"model":"misfit"}')
     assert status == 404, lines
 
 
-def test_one_that_is_there_all_the_same_is_explained_and_can_be_switched_off(server: RestClient, models: Path) -> None:
+def test_one_that_is_there_all_the_same_is_explained_and_can_be_switched_off(rest: RestClient, models: Path) -> None:
     """Such as one that another program made."""
-    weights, fitting = (server.add_blob((models / f"stories260K-{kind}.gguf").read_bytes()) for kind in ("f32", "q8_0"))
-    draft = server.add_blob(GGUF.read_bytes())
-    assert server.create("misfit", files={"m.gguf": weights}, draft_files={"d.gguf": fitting}) == "success"
-    manifest = server.models / "manifests/registry.ollama.ai/library/misfit/latest"
+    weights, fitting = (rest.add_blob((models / f"stories260K-{kind}.gguf").read_bytes()) for kind in ("f32", "q8_0"))
+    draft = rest.add_blob(GGUF.read_bytes())
+    assert rest.create("misfit", files={"m.gguf": weights}, draft_files={"d.gguf": fitting}) == "success"
+    manifest = rest.models / "manifests/registry.ollama.ai/library/misfit/latest"
     manifest.write_text(manifest.read_text("utf-8").replace(fitting, draft), "utf-8")
-    status, error = server.fail("misfit", "Once upon a time")
+    status, error = rest.fail("misfit", "Once upon a time")
     assert status == 500 and "the draft model cannot be used: " in error and "draft_num_predict 0" in error
-    assert server.generate("misfit", "Once upon a time", draft_num_predict=0).startswith(", there was")
+    assert rest.generate("misfit", "Once upon a time", draft_num_predict=0).startswith(", there was")

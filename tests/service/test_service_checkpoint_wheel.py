@@ -24,16 +24,6 @@ from ollama_nb.settings import Settings
 PROMPT = [5, 300, 17, 42, 8]
 
 
-@pytest.fixture
-def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An index that is a folder; nothing else can be reached."""
-    folder = tmp_path / "index"
-    folder.mkdir()
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", folder.as_uri())
-    return folder
-
-
 def members(folder: Path, place: str) -> dict[str, bytes]:
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     return {f"{place}/{path.relative_to(folder).as_posix()}": path.read_bytes() for path in files}

@@ -21,8 +21,8 @@ HI = (Message("user", "hi"),)
 
 
 @pytest.fixture
-def harness(tmp_path: Path) -> ServiceHarness:
-    harness = ServiceHarness(tmp_path, lambda prompt, format: ("yes",) if format else ("hm", "</think>", "free"))
+def harness(harness: ServiceHarness) -> ServiceHarness:
+    harness.pool.runner.script = lambda prompt, format: ("yes",) if format else ("hm", "</think>", "free")
     harness.make("m", template="{{ .Prompt }}")
     harness.make("thinker", template=THINKS)
     return harness

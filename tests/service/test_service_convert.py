@@ -28,11 +28,6 @@ from ollama_nb.store import quantization
 PROMPT = [5, 300, 17, 42, 8]
 
 
-@pytest.fixture
-def harness(tmp_path: Path) -> ServiceHarness:
-    return ServiceHarness(tmp_path)
-
-
 def create(harness: ServiceHarness, **fields: Any) -> list[Progress]:
     return asyncio.run(collect(harness.service.create(CreateRequest(model="new", **fields))))
 

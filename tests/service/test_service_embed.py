@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,8 +22,7 @@ def ask(harness: ServiceHarness, *inputs: str, old: bool = False, model: str = "
 
 
 @pytest.fixture
-def harness(tmp_path: Path) -> ServiceHarness:
-    harness = ServiceHarness(tmp_path)
+def harness(harness: ServiceHarness) -> ServiceHarness:
     harness.make("m", "all-MiniLM-L6-v2-q8_0.gguf")
     return harness
 

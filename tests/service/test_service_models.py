@@ -15,8 +15,7 @@ from ollama_nb.errors import OllamaError, StoreError
 
 
 @pytest.fixture
-def harness(tmp_path: Path) -> ServiceHarness:
-    harness = ServiceHarness(tmp_path)
+def harness(harness: ServiceHarness) -> ServiceHarness:
     harness.make(
         "m",
         template=PLAIN + "\n",

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.chaos_registry import ChaosRegistry, chaos_registry, status
+from support.chaos_registry import ChaosRegistry, status
 from support.ggufs import gguf
 from support.servers import free_port
 from support.service_harness import ServiceHarness
@@ -16,12 +15,6 @@ from ollama_nb.api.names import ModelName
 from ollama_nb.errors import ModelNotFound
 from ollama_nb.service import bundled
 from ollama_nb.service.outdated import CURRENT, LOCAL, OUTDATED, UNKNOWN, Compared, outdated
-
-
-@pytest.fixture
-def registry() -> Iterator[ChaosRegistry]:
-    with chaos_registry() as found:
-        yield found
 
 
 def take(harness: ServiceHarness, registry: ChaosRegistry, name: str) -> str:

@@ -21,8 +21,7 @@ HI = (Message("user", "hi"),)
 
 
 @pytest.fixture
-def harness(tmp_path: Path) -> ServiceHarness:
-    harness = ServiceHarness(tmp_path)
+def harness(harness: ServiceHarness) -> ServiceHarness:
     harness.make("m", template=PLAIN, parameters={"top_k": 7, "mirostat": 1})
     harness.make("minilm", "all-MiniLM-L6-v2-q8_0.gguf")
     return harness

@@ -20,8 +20,7 @@ HI = (Message("user", "hi there"),)
 
 
 @pytest.fixture
-def harness(tmp_path: Path) -> ServiceHarness:
-    harness = ServiceHarness(tmp_path)
+def harness(harness: ServiceHarness) -> ServiceHarness:
     harness.make("m", template="<s>{{ range .Messages }}<{{ .Role }}> {{ .Content }} {{ end }}", system="be kind")
     harness.make("tools", template=TOOLS)
     return harness

@@ -46,16 +46,6 @@ def wheel(folder: Path, name: str, files: dict[str, bytes], version: str = "1.0"
             archive.writestr(path, data)
 
 
-@pytest.fixture
-def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An index that is a folder; nothing else can be reached."""
-    folder = tmp_path / "index"
-    folder.mkdir()
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", folder.as_uri())
-    return folder
-
-
 def pull(harness: ServiceHarness, model: str, as_: str = "") -> list[Progress]:
     return asyncio.run(collect(harness.service.pull(PullRequest(model=model, as_=as_))))
 

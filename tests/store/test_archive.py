@@ -21,11 +21,11 @@ from ollama_nb.store.store import Store
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    made = Store(tmp_path / "models")
-    create(made, "ns/a", files={"m.gguf": gguf(data=bytes(range(256)) * 40)}, system="你好", licenses=("MIT",))
-    create(made, "b:q4", base=made.resolve(ModelName.parse("ns/a")), template="{{ .Prompt }}")
-    return made
+def store(store: Store) -> Store:
+    """Two models, the second made from the first."""
+    create(store, "ns/a", files={"m.gguf": gguf(data=bytes(range(256)) * 40)}, system="你好", licenses=("MIT",))
+    create(store, "b:q4", base=store.resolve(ModelName.parse("ns/a")), template="{{ .Prompt }}")
+    return store
 
 
 def export(store: Store, path: Path, *names: str, **more: Any) -> None:

@@ -22,11 +22,6 @@ ADAPTER = gguf((ARCH, ("general.type", STRING, "adapter")))
 PROJECTOR = gguf((("general.architecture", STRING, "clip"), ("clip.vision.block_count", U32, 2)))
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "models")
-
-
 def kinds(store: Store, name: str) -> list[str]:
     return [layer.kind for layer in store.resolve(ModelName.parse(name)).manifest.layers]
 

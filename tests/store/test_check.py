@@ -22,11 +22,11 @@ from ollama_nb.store.store import Store
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    made = Store(tmp_path / "models")
-    create(made, "a", files={"m.gguf": gguf(data=os.urandom(200_000))}, system="s")
-    tiny(made, "b", system="s")
-    return made
+def store(store: Store) -> Store:
+    """Two models that share one layer."""
+    create(store, "a", files={"m.gguf": gguf(data=os.urandom(200_000))}, system="s")
+    tiny(store, "b", system="s")
+    return store
 
 
 def look(store: Store, aside: Path | None = None) -> Checked:

@@ -20,11 +20,6 @@ from ollama_nb.store.transfer import plan, upload
 pytestmark = needs_registry
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "models")
-
-
 def there_and_back(registry: Registry, store: Store, folder: Path, name: str, **fields: object) -> None:
     full = f"{registry.host}/{name}"
     tiny(store, full, template="{{ .Prompt }}", system="说中文", licenses=("MIT",))

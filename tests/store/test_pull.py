@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +13,6 @@ from support.chaos_registry import (
     ChaosRegistry,
     Fault,
     Handler,
-    chaos_registry,
     corrupt,
     cut_after,
     etag,
@@ -46,16 +44,11 @@ DIGEST = digest_of(WEIGHTS)
 
 
 @pytest.fixture
-def registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[ChaosRegistry]:
+def registry(registry: ChaosRegistry, monkeypatch: pytest.MonkeyPatch) -> ChaosRegistry:
+    """It has one model, which is pulled in several parts."""
     monkeypatch.setattr(plan, "LEAST", 200_000)
-    with chaos_registry() as found:
-        found.publish("a/m:latest", model=WEIGHTS, template=b"{{ .Prompt }}")
-        yield found
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "models")
+    registry.publish("a/m:latest", model=WEIGHTS, template=b"{{ .Prompt }}")
+    return registry
 
 
 def weights(store: Store, registry: ChaosRegistry, name: str = "a/m") -> bytes:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.chaos_registry import ChaosRegistry, Fault, Handler, chaos_registry, cut_after, status
+from support.chaos_registry import ChaosRegistry, Fault, Handler, cut_after, status
 from support.processes import until
 from support.stores import tiny
 from support.transfers import never_back, push, statuses
@@ -19,17 +18,6 @@ from ollama_nb.api.names import ModelName
 from ollama_nb.errors import AccessDenied, Cancelled, ModelNotFound, SourceError, StoreError
 from ollama_nb.store.store import Store
 from ollama_nb.store.transfer import upload
-
-
-@pytest.fixture
-def registry() -> Iterator[ChaosRegistry]:
-    with chaos_registry() as found:
-        yield found
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "models")
 
 
 def model(store: Store, registry: ChaosRegistry) -> Model:

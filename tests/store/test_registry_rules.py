@@ -33,10 +33,10 @@ WEIGHTS = noise(5000)
 
 
 @pytest.fixture
-def registry() -> Iterator[ChaosRegistry]:
-    with chaos_registry() as found:
-        found.publish("a/m:latest", model=WEIGHTS)
-        yield found
+def registry(registry: ChaosRegistry) -> ChaosRegistry:
+    """It has one model."""
+    registry.publish("a/m:latest", model=WEIGHTS)
+    return registry
 
 
 @pytest.fixture
@@ -44,11 +44,6 @@ def other() -> Iterator[ChaosRegistry]:
     """A second server, which must not be reached unless it is allowed."""
     with chaos_registry() as found:
         yield found
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "models")
 
 
 def to_this_machine(host: str, port: int) -> list[str]:

@@ -28,11 +28,6 @@ def name(text: str) -> ModelName:
     return ModelName.parse(text)
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "models")
-
-
 def manifest_path(store: Store, text: str) -> Path:
     return store.root / "manifests" / Path(*name(text).parts)
 

@@ -32,24 +32,6 @@ SMALL = 200_000
 """Makes three parts: two of the weights, one of the adapter."""
 
 
-@pytest.fixture
-def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder in place of the index."""
-    folder = tmp_path / "index"
-    folder.mkdir()
-    for name in [name for name in os.environ if name.startswith("PIP_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", folder.as_uri())
-    return folder
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "models")
-
-
 def content(store: Store, **changes: Any) -> Content:
     files = {"model.gguf": store.blobs.add(WEIGHTS), "adapter.gguf": store.blobs.add(ADAPTER)}
     parts = {
