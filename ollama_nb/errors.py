@@ -17,6 +17,7 @@ OllamaError             500     internal_error          no narrower class applie
       ImagesUnsupported      400  images_unsupported      a message has images and they cannot be read
       InsertUnsupported      400  insert_unsupported      the request has a suffix and the model cannot fill a gap
       CompletionUnsupported  400  completion_unsupported  the model makes embeddings and cannot write text
+    InvalidDuration     400     invalid_duration        a text is not a duration such as ``10m``
     ContextOverflow     400     context_overflow        the prompt does not fit into the context
     CorruptModel        400     corrupt_model           a model file is damaged or is not what it claims to be
     TemplateError       400     template_error          a prompt template does not parse or does not run
@@ -34,12 +35,14 @@ OllamaError             500     internal_error          no narrower class applie
   SourceError           500     source_error            a registry or package index fails or sends invalid data
     AccessDenied        500     access_denied           a registry refuses the access that a pull or push needs
   ConnectError          500     connect_error           a server cannot be reached or closes the connection
+    ConnectionLost      500     connection_lost         client only: the connection ended during the reply
 ======================  ======  ======================  =====================================================
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Self
 
 
 class OllamaError(Exception):
@@ -58,6 +61,10 @@ class OllamaError(Exception):
             self.status = status
         if code is not None:
             self.code = code
+
+    def with_message(self, message: str) -> Self:
+        """The same kind of error (class, status and code) with another message."""
+        return type(self)(message, status=self.status, code=self.code)
 
 
 class BadRequest(OllamaError):
@@ -113,6 +120,12 @@ class CompletionUnsupported(Unsupported):
     """The model makes embeddings and cannot write text. Use it with ``embed``."""
 
     code = "completion_unsupported"
+
+
+class InvalidDuration(BadRequest):
+    """A text is not a duration. Write a number with a unit, such as ``10m``, ``1h30m`` or ``-1m``."""
+
+    code = "invalid_duration"
 
 
 class ContextOverflow(BadRequest):
@@ -234,6 +247,12 @@ class ConnectError(OllamaError):
     """
 
     code = "connect_error"
+
+
+class ConnectionLost(ConnectError):
+    """The connection to the server ended before the reply was complete. Send the request again."""
+
+    code = "connection_lost"
 
 
 def from_code(code: str, message: str, status: int | None = None) -> OllamaError:

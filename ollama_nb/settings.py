@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ollama_nb.errors import BadRequest
+from ollama_nb.errors import BadRequest, InvalidDuration
 
 DEFAULT_PORT = 11434
 FOREVER = math.inf
@@ -37,15 +37,15 @@ def parse_duration(text: str) -> float:
     while position < len(body):
         part = _DURATION_PART.match(body, position)
         if part is None:
-            raise BadRequest(f"time: invalid duration {quoted}")
+            raise InvalidDuration(f"time: invalid duration {quoted}")
         if not part[2]:
-            raise BadRequest(f"time: missing unit in duration {quoted}")
+            raise InvalidDuration(f"time: missing unit in duration {quoted}")
         if part[2] not in _DURATION_UNITS:
-            raise BadRequest(f'time: unknown unit "{part[2]}" in duration {quoted}')
+            raise InvalidDuration(f'time: unknown unit "{part[2]}" in duration {quoted}')
         total += float(part[1]) * _DURATION_UNITS[part[2]]
         position = part.end()
     if not body or total >= _DURATION_LIMIT:
-        raise BadRequest(f"time: invalid duration {quoted}")
+        raise InvalidDuration(f"time: invalid duration {quoted}")
     return -total if text[0] == "-" else total
 
 

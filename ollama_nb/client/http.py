@@ -26,6 +26,7 @@ from ollama_nb.errors import (
     Busy,
     Cancelled,
     ConnectError,
+    ConnectionLost,
     Forbidden,
     NotFound,
     OllamaError,
@@ -86,7 +87,7 @@ class _Exchange:
         try:
             data = self.response.read()
         except (HTTPException, OSError) as error:
-            raise ConnectError(CUT_OFF) from error
+            raise ConnectionLost(CUT_OFF) from error
         if 300 <= self.response.status < 400:
             where = self.response.getheader("Location")
             raise OllamaError(f"the server redirects to {where}: use that address instead")
@@ -135,7 +136,7 @@ class Stream(Iterator[dict[str, Any]]):
             while chunk := self._exchange.response.read1(READ_BYTES):
                 yield chunk
         except (HTTPException, OSError, ValueError) as error:  # ValueError: closed before
-            raise ConnectError(CUT_OFF) from error
+            raise ConnectionLost(CUT_OFF) from error
 
 
 class Http:

@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from ollama_nb.errors import ConnectError, OllamaError
+from ollama_nb.errors import ConnectionLost, OllamaError
 
 MAX_LINE = 8_000_000
 CUT_OFF = "the connection to the server was lost before the answer was complete"
@@ -44,7 +44,7 @@ def objects(chunks: Iterable[bytes], is_last: Callable[[dict[str, Any]], bool]) 
         complete = complete or is_last(found)
         yield found
     if not complete:
-        raise ConnectError(CUT_OFF)
+        raise ConnectionLost(CUT_OFF)
 
 
 def _object(line: bytes) -> dict[str, Any]:
@@ -52,7 +52,7 @@ def _object(line: bytes) -> dict[str, Any]:
         found = json.loads(line)
     except ValueError:
         # No proper prefix of an object is JSON, so half a line always ends here.
-        raise ConnectError(f"{CUT_OFF} (it ends with {_shortened(line)})") from None
+        raise ConnectionLost(f"{CUT_OFF} (it ends with {_shortened(line)})") from None
     if not isinstance(found, dict):
         raise OllamaError(f"the server sent {_shortened(line)} where a JSON object was expected")
     return found

@@ -16,9 +16,8 @@ from IPython.core.magic import Magics, line_cell_magic, magics_class, no_var_exp
 from traitlets import Bool, Dict, Unicode
 
 from ollama_nb.errors import BadRequest, OllamaError
-from ollama_nb.notebook import commands, complete, syntax, trace
+from ollama_nb.notebook import commands, complete, explain, syntax
 from ollama_nb.notebook.display import Interrupted
-from ollama_nb.notebook.explain import explain, nearest
 from ollama_nb.notebook.insert import insert
 from ollama_nb.notebook.parse import Line, Option, parse_line
 from ollama_nb.notebook.session import Defaults, Session
@@ -32,7 +31,7 @@ def register(shell: InteractiveShell, connect: Callable[[], Client] | None = Non
     session = Session(shell, connect or _connect)
     shell.register_magics(OllamaMagics(session))
     syntax.install(shell)
-    trace.install()
+    explain.install()
     complete.install(shell, session)
 
 
@@ -58,15 +57,17 @@ class OllamaMagics(Magics):
     def __init__(self, session: Session) -> None:
         super().__init__(session.shell)
         self._session = session
+        self._asked: tuple[str, ...] = ()
 
     @no_var_expand
     @line_cell_magic
     def ollama(self, line: str, cell: str | None = None) -> Any:
         """Language models in this notebook. `%ollama help` shows all commands."""
+        self._asked = ()
         try:
             return self._act(line, cell)
         except OllamaError as error:
-            raise UsageError(explain(error, self._models)) from None
+            raise UsageError(explain.explain(error, self._asked, self._installed)) from None
         except Interrupted:
             raise
         except KeyboardInterrupt:
@@ -88,6 +89,7 @@ class OllamaMagics(Magics):
             return print(commands.explained(command))
         if command.default:
             parsed = self._with_model(parsed, command)
+        self._asked = parsed.words[: command.models]
         if not least <= len(parsed.words) <= most:
             raise BadRequest(_count(command, len(parsed.words)))
         if cell is not None and not command.literal:
@@ -96,8 +98,8 @@ class OllamaMagics(Magics):
             print(f"Note: {parsed.stray} is a part of the text here; options go before it.", file=sys.stderr)
         return command.act(self._session, self._inserted(parsed), cell)
 
-    def _models(self) -> list[str]:
-        """Names of the models that are here; none where nobody can say."""
+    def _installed(self) -> list[str]:
+        """The names of the installed models; empty if the server does not answer."""
         try:
             listed = self._session.connect().list()["models"]
         except OllamaError:
@@ -140,7 +142,7 @@ def _unknown(name: str, *, cell: bool) -> str:
         return "which command? `%%ollama chat MODEL` above a text talks with a model; `%ollama help` shows all"
     if name in commands.TERMINAL:
         return f"`{name}` works on this machine's own store, from a terminal: `!ollama {name}`"
-    if near := nearest(name, commands.NAMES):
+    if near := explain.nearest(name, commands.NAMES):
         return f"unknown command `{name}`{near}; `%ollama help` shows all"
     way = f"`%%ollama chat {name}`" if cell else f"`%ollama run {name} PROMPT`"
     return f"unknown command `{name}`; if it is a model, write {way}; `%ollama help` shows all"

@@ -33,7 +33,4 @@ def _check_last(client: Client, model: str, messages: Sequence[Mapping[str, Any]
     name = model if ":" in model.rpartition("/")[2] else f"{model}:latest"
     room = next((entry.get("context_length", 0) for entry in running if entry["name"].lower() == name.lower()), 0)
     if room and needed >= room:
-        raise ContextOverflow(
-            f"the message is too long: it has {needed} tokens, and the context has room for {room}. Shorten it, or "
-            "widen the context with `--num-ctx`."
-        )
+        raise ContextOverflow(f"the message is too long: it has {needed} tokens, and the context has room for {room}.")

@@ -15,7 +15,7 @@ from ollama_nb import modelfile
 from ollama_nb.api.chat import CreateRequest, PullRequest, PushRequest
 from ollama_nb.api.events import Progress, Report
 from ollama_nb.api.names import ModelName
-from ollama_nb.errors import BadRequest, Forbidden, OllamaError
+from ollama_nb.errors import BadRequest, Forbidden, InvalidName, OllamaError
 from ollama_nb.service import bundled
 from ollama_nb.service.backend import Backend
 from ollama_nb.service.capabilities import check_names, check_template
@@ -72,7 +72,7 @@ class PullPlan:
 async def pull(backend: Backend, request: PullRequest) -> AsyncGenerator[Progress, None]:
     """Yield progress lines, ``success`` last. A name that is taken is fetched anew and replaced."""
     if not request.model:
-        raise BadRequest("invalid model name")
+        raise InvalidName("invalid model name")
     limits = Limits(request.streams or backend.settings.transfer_streams, request.max_rate)
     plan = PullPlan.of(request.model, request.as_, insecure=request.insecure, limits=limits)
 

@@ -15,7 +15,16 @@ from hypothesis import strategies as st
 from IPython.core.interactiveshell import InteractiveShell
 from support.scripted_client import ScriptedClient, chat_reply, generate_reply
 
-from ollama_nb.errors import BadRequest, ConnectError, ModelNotFound
+from ollama_nb.errors import (
+    BadRequest,
+    ConnectError,
+    ConnectionLost,
+    InvalidDuration,
+    InvalidName,
+    ModelNotFound,
+    ThinkingUnsupported,
+    ToolsUnsupported,
+)
 from ollama_nb.notebook.display import CellAnswer, Interrupted
 from ollama_nb.notebook.magics import register
 
@@ -222,13 +231,13 @@ def test_mistakes_are_told_in_one_line(
 @pytest.mark.parametrize(
     ("error", "hint"),
     [
-        (ModelNotFound("model 'm' not found"), "`%ollama pull` fetches one"),
+        (ModelNotFound("model 'm' not found"), "`%ollama pull` downloads one"),
         (ConnectError("no server answers at http://127.0.0.1:1"), "`ollama serve` in a terminal starts a server"),
-        (BadRequest('"m" does not support thinking'), "Leave `--think` out"),
-        (BadRequest('"m" does not support tools'), "Leave `--tools` out"),
-        (ConnectError("the connection to the server was lost before the end"), "Run the cell again"),
-        (BadRequest('time: invalid duration "for ever"'), "`--keepalive` takes a time such as 10m"),
-        (BadRequest("invalid model name"), "The first word names the model"),
+        (ThinkingUnsupported('"m" does not support thinking'), "Leave `--think` out"),
+        (ToolsUnsupported('"m" does not support tools'), "Leave `--tools` out"),
+        (ConnectionLost("the connection to the server was lost"), "Run the cell again; it finds or starts a server"),
+        (InvalidDuration('time: invalid duration "long"'), "`--keepalive` takes a time such as 10m"),
+        (InvalidName("invalid model name"), "The first word is the model"),
         (BadRequest("try `this`"), ""),
     ],
 )
@@ -260,7 +269,7 @@ def test_no_name_where_nobody_can_be_asked(shell: InteractiveShell, capsys: pyte
 
     client.list = gone  # type: ignore[method-assign]
     run_fails(shell, "%ollama run smolm2 hi")
-    assert "`%ollama pull` fetches one" in "".join(capsys.readouterr())
+    assert "`%ollama pull` downloads one" in "".join(capsys.readouterr())
 
 
 @pytest.mark.parametrize(

@@ -197,7 +197,7 @@ def _check(outcome: Outcome, row: int, labels: Sequence[Any], how: How, job: Job
         ways = ['`on_overflow="truncate"` cuts such texts'] * isinstance(outcome, ContextOverflow)
         ways += ['`errors="keep"` goes on with the other rows'] * (not job.whole)
         told = f"row {labels[row]!r}: {outcome.message}" + (f" ({', '.join(ways)})" if ways else "")
-        raise type(outcome)(told, status=outcome.status)
+        raise outcome.with_message(told)
 
 
 def _told(bar: Bar, how: How) -> str:
