@@ -14,10 +14,10 @@ from ollama_nb.api.models import Model
 from ollama_nb.api.options import Options
 from ollama_nb.errors import BadRequest, ModelNotFound
 from ollama_nb.service.backend import Backend
-from ollama_nb.service.capabilities import check_names, check_template
 from ollama_nb.service.making import tools
 from ollama_nb.service.progress import in_thread
 from ollama_nb.service.resolve import find, parse_name
+from ollama_nb.service.templates import check_names, check_template
 from ollama_nb.service.transfer import PullPlan, run_pull
 from ollama_nb.store import quantization
 from ollama_nb.store.assemble import assemble, read_files

@@ -19,6 +19,7 @@ from ollama_nb.errors import BadRequest, Cancelled, ImagesUnsupported
 from ollama_nb.runner import wire
 from ollama_nb.runner.pool import Lease
 from ollama_nb.service import capabilities as caps
+from ollama_nb.service import templates
 from ollama_nb.service.answer import Answer
 from ollama_nb.service.backend import Backend
 from ollama_nb.service.constraint import constraint_text
@@ -40,7 +41,7 @@ class Ready:
 
     model: Model
     gguf: GGUF
-    prompting: caps.Prompting
+    prompting: templates.ChatFormat
     think: Think
     options: Options
     format: str
@@ -98,7 +99,7 @@ async def get_ready(
     if images:
         _refuse_images(request.model, has)
     options, warnings = options_in_force(model, request.options, request.ignored, strict=request.strict)
-    prompting = caps.prompting(model, gguf, go_template)
+    prompting = templates.chat_format(model, gguf, go_template)
     if prompting.harmony and think == "max":
         think = "high"  # the most that these models know
     return Ready(model, gguf, prompting, think, seeded(options), constraint_text(request), warnings)

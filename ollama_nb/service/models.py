@@ -10,7 +10,7 @@ from typing import Any
 from ollama_nb.api.models import GGUF, Listed, Model, Shown
 from ollama_nb.api.names import ModelName
 from ollama_nb.errors import BadRequest, ModelNotFound, OllamaError
-from ollama_nb.service import bundled
+from ollama_nb.service import bundled, templates
 from ollama_nb.service import capabilities as caps
 from ollama_nb.service.backend import Backend
 from ollama_nb.service.modelfiles import modelfile_text, parameters_text
@@ -124,7 +124,7 @@ def parent(model: Model) -> str:
 
 def _template_in_use(model: Model, gguf: GGUF | None, go_template: bool | None) -> str:
     try:
-        return caps.prompting(model, gguf, go_template).template
+        return templates.chat_format(model, gguf, go_template).template
     except OllamaError:
         return model.template or ""
 

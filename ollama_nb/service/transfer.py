@@ -18,10 +18,10 @@ from ollama_nb.api.names import ModelName
 from ollama_nb.errors import BadRequest, Forbidden, InvalidName, OllamaError
 from ollama_nb.service import bundled
 from ollama_nb.service.backend import Backend
-from ollama_nb.service.capabilities import check_names, check_template
 from ollama_nb.service.making import tools
 from ollama_nb.service.progress import in_thread
 from ollama_nb.service.resolve import CLOUD_MODEL, parse_name, parse_source
+from ollama_nb.service.templates import check_names, check_template
 from ollama_nb.store.assemble import assemble
 from ollama_nb.store.packages import Package, PackageRef, fetch, is_package
 from ollama_nb.store.registry.client import Access

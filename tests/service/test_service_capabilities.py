@@ -8,7 +8,8 @@ from support.service_harness import INSERTS, PLAIN, THINKS, TOOLS
 from ollama_nb.api.models import GGUF, Layer, Manifest, Model, ModelConfig
 from ollama_nb.api.names import Digest, ModelName
 from ollama_nb.errors import BadRequest
-from ollama_nb.service.capabilities import capabilities, check, check_thinking, parser_name, prompting, renderer_name
+from ollama_nb.service.capabilities import capabilities, check, check_thinking
+from ollama_nb.service.templates import chat_format, parser_name, renderer_name
 
 CONFIG = Layer("", Digest("0" * 64), 0)
 JINJA = "{% for m in messages %}{{ m.content }}{% endfor %}"
@@ -55,7 +56,7 @@ def test_template_choice(
     template: str | None, jinja: str, go_template: bool | None, kind: str | None, words: set[str]
 ) -> None:
     if kind is not None:
-        assert prompting(model(template), gguf(jinja), go_template).kind == kind
+        assert chat_format(model(template), gguf(jinja), go_template).kind == kind
     assert set(capabilities(model(template), gguf(jinja), go_template)) == words
 
 
@@ -81,7 +82,7 @@ def test_other_sources() -> None:
     ],
 )
 def test_a_renderer_or_parser_rules(template: str | None, config: dict[str, str], kind: str, words: set[str]) -> None:
-    assert prompting(model(template, **config), gguf(JINJA_TOOLS), True).kind == kind
+    assert chat_format(model(template, **config), gguf(JINJA_TOOLS), True).kind == kind
     assert set(capabilities(model(template, **config), gguf(JINJA_TOOLS), True)) == words
 
 
