@@ -1,7 +1,13 @@
-"""Runtime files, by which a user's servers and clients find each other: ``{"url", "key", "pid", "build"}``.
+"""Runtime files: how a user's servers and clients find each other.
 
-A key must reach nobody but its own server, and a prompt nobody else's: so files of other users count for nothing, and
-neither do ports on which other users listen.
+A server writes ``{"url", "key", "pid", "build"}`` into a file that only its user can read, and removes it when it ends:
+
+- ``server.json`` in Ollama's state folder: the background server;
+- ``serve-PORT.json`` there: a server that ``ollama serve`` started;
+- ``ollama-nb-PID.json`` in Jupyter's runtime folder: the extension in a Jupyter server.
+
+Keys and prompts must reach no server of another user. Therefore files that other users own or can read are ignored,
+and :func:`read_running` ignores servers on whose port another user listens.
 """
 
 from __future__ import annotations
@@ -9,17 +15,22 @@ from __future__ import annotations
 import json
 import os
 import stat
+import sys
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
-_MOST_BYTES = 1 << 16
-_LISTEN = "0A"
-_TABLES = ("/proc/net/tcp", "/proc/net/tcp6")
+from ollama_nb import __version__
+from ollama_nb.errors import StoreError
+from ollama_nb.net import is_loopback_url, listening_users
+
+_MAX_BYTES = 1 << 16  # size of a runtime file
 
 
 @dataclass(frozen=True, slots=True)
-class Runtime:
-    """Where a server listens, the key that it takes, its process, and the version that it is."""
+class RuntimeInfo:
+    """A server's address, the key that it accepts, its process id and its version."""
 
     url: str
     key: str
@@ -27,37 +38,122 @@ class Runtime:
     build: str = ""
 
 
-def read(path: Path) -> Runtime | None:
-    """None when there is no such file, it is half written, or others own it or may read it."""
+def background_file(home: Path) -> Path:
+    """The runtime file of the background server whose state folder is ``home``."""
+    return home / "server.json"
+
+
+def serve_file(home: Path, port: int) -> Path:
+    """The runtime file of the ``ollama serve`` that listens on ``port``."""
+    return home / f"serve-{port}.json"
+
+
+def jupyter_file(folder: Path, pid: int) -> Path:
+    """The runtime file of the Jupyter server ``pid``; ``folder`` is Jupyter's runtime folder."""
+    return folder / f"ollama-nb-{pid}.json"
+
+
+def write(path: Path, url: str, key: str) -> None:
+    """Write the runtime file of this process, mode 0600, in one step for its readers. Raises StoreError."""
+    described = {"url": url, "key": key, "pid": os.getpid(), "build": __version__}
+    # Not by ollama_nb.disk: every client imports this module, and importing disk takes a tenth of their start-up time.
+    temp = path.with_name(f".{path.name}-{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temp.unlink(missing_ok=True)
+        with os.fdopen(os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+            json.dump(described, file)
+        temp.replace(path)
+    except OSError as error:
+        raise StoreError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def read(path: Path) -> RuntimeInfo | None:
+    """Read a runtime file. Return None if it is missing, incomplete, or owned or readable by other users."""
     try:
         with path.open("rb") as file:
             status = os.fstat(file.fileno())
             if hasattr(os, "getuid") and (status.st_uid != os.getuid() or status.st_mode & 0o077):
                 return None
-            found = json.loads(file.read(_MOST_BYTES)) if stat.S_ISREG(status.st_mode) else {}
-        return Runtime(str(found["url"]), str(found["key"]), int(found["pid"]), str(found.get("build", "")))
+            found = json.loads(file.read(_MAX_BYTES)) if stat.S_ISREG(status.st_mode) else {}
+        return RuntimeInfo(str(found["url"]), str(found["key"]), int(found["pid"]), str(found.get("build", "")))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
-def listeners(port: int, tables: tuple[str, ...] = _TABLES) -> set[int] | None:
-    """User ids of the sockets that listen on ``port``; None where the system does not tell (outside Linux)."""
-    found: set[int] = set()
-    readable = False
-    for table in tables:
-        try:
-            rows = Path(table).read_text("ascii").splitlines()[1:]
-        except OSError:
-            continue
-        readable = True
-        found |= {int(uid) for local, state, uid in map(_columns, rows) if state == _LISTEN and _port(local) == port}
-    return found if readable else None
+def read_running(path: Path) -> RuntimeInfo | None:
+    """Read the runtime file of another process, if that server runs on this machine and this user alone listens there.
+
+    Return None for symbolic links, for this process's own file and for servers that do not listen any more.
+    """
+    found = None if path.is_symlink() else read(path)
+    if found is None or found.pid == os.getpid() or not is_loopback_url(found.url):
+        return None
+    try:
+        parts = urlsplit(found.url)
+        port = parts.port
+    except ValueError:
+        return None
+    return found if parts.scheme == "http" and port and listening_users(port) == {os.getuid()} else None
 
 
-def _columns(row: str) -> tuple[str, str, str]:
-    cells = row.split()
-    return cells[1], cells[3], cells[7]
+def running_servers(home: Path, jupyter: Path) -> list[RuntimeInfo]:
+    """This user's other running servers, by the runtime files in ``home`` and in Jupyter's folder ``jupyter``."""
+    files = [background_file(home), *home.glob("serve-*.json"), *jupyter.glob("ollama-nb-*.json")]
+    return [found for file in sorted(files) if (found := read_running(file)) is not None]
 
 
-def _port(address: str) -> int:
-    return int(address.rpartition(":")[2], 16)
+def of_parent_jupyter(env: Mapping[str, str]) -> RuntimeInfo | None:
+    """The Jupyter server that started this process, if the extension runs in it."""
+    folder = jupyter_runtime_dir(env)
+    try:
+        written = set(folder.glob("ollama-nb-*.json"))
+    except OSError:
+        return None
+    if not written:
+        return None
+    for pid in _ancestors(env):
+        file = jupyter_file(folder, pid)
+        if file in written and (found := read(file)):
+            return found
+    return None
+
+
+def jupyter_runtime_dir(env: Mapping[str, str]) -> Path:
+    """Jupyter's folder for runtime files, by the rules of ``jupyter_core.paths``, whose import would take longer.
+
+    With ``JUPYTER_PLATFORM_DIRS``, and on Windows, ``jupyter_core`` itself is asked.
+    """
+    if folder := env.get("JUPYTER_RUNTIME_DIR"):
+        return Path(folder)
+    if folder := env.get("JUPYTER_DATA_DIR"):
+        return Path(folder) / "runtime"
+    switch = env.get("JUPYTER_PLATFORM_DIRS", "no").lower()
+    if sys.platform == "win32" or switch not in {"no", "n", "false", "off", "0", "0.0"}:
+        from jupyter_core.paths import jupyter_runtime_dir as ask_jupyter
+
+        return Path(ask_jupyter())
+    home = Path("~").expanduser()
+    if sys.platform == "darwin":
+        return home / "Library" / "Jupyter" / "runtime"
+    return Path(env.get("XDG_DATA_HOME") or home / ".local" / "share") / "jupyter" / "runtime"
+
+
+def _ancestors(env: Mapping[str, str]) -> Iterator[int]:
+    """Process ids: the parent that a kernel's environment names, then the parents of this process, nearest first."""
+    named = env.get("JPY_PARENT_PID", "")
+    if named.isdigit():
+        yield int(named)
+    pid = os.getppid()
+    while pid > 1:
+        yield pid
+        pid = _parent(pid)
+
+
+def _parent(pid: int) -> int:
+    """The parent of a process; 0 if the system does not report it (not Linux)."""
+    try:
+        stat_line = Path(f"/proc/{pid}/stat").read_bytes()
+        return int(stat_line.rpartition(b")")[2].split()[1])  # the name in brackets may hold any character
+    except (OSError, ValueError, IndexError):
+        return 0

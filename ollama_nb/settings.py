@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ollama_nb import net
 from ollama_nb.errors import BadRequest, InvalidDuration
 
 DEFAULT_PORT = 11434
@@ -83,13 +84,12 @@ class Host:
     @property
     def address(self) -> str:
         """``host:port`` with IPv6 in brackets."""
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return net.host_and_port(self.host, self.port)
 
     @property
     def url(self) -> str:
-        """The address that a client on this machine connects to: an unspecified host becomes its loopback."""
-        loopback = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
-        return f"{self.scheme}://{Host(host=loopback, port=self.port).address}{self.path}"
+        """The address that a client on this machine connects to: an unspecified host becomes its loopback address."""
+        return f"{self.scheme}://{net.host_and_port(net.connectable(self.host), self.port)}{self.path}"
 
 
 def _split_host_port(address: str) -> tuple[str, str | None]:

@@ -13,9 +13,8 @@ from pathlib import Path
 
 from ollama_nb import __version__
 from ollama_nb.client.client import Client
-from ollama_nb.client.runtime import answering
 from ollama_nb.errors import ConnectError
-from ollama_nb.runtime import read
+from ollama_nb.runtime import RuntimeInfo, background_file, read
 from ollama_nb.settings import Settings
 
 if sys.platform != "win32":
@@ -26,9 +25,15 @@ POLL_SECONDS = 0.05
 LOG_TAIL_LINES = 10
 
 
+def answering(found: RuntimeInfo) -> Client | None:
+    """A client of the server that a runtime file names, if it is alive and accepts the key."""
+    client = Client(found.url, found.key)
+    return client if client.answers() else None
+
+
 def find(settings: Settings) -> Client | None:
     """The background server that runs already; one of another build does not count, starting ours replaces it."""
-    found = read(settings.home / "server.json")
+    found = read(background_file(settings.home))
     return answering(found) if found and found.build == __version__ else None
 
 

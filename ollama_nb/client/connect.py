@@ -11,11 +11,12 @@ import sys
 from collections.abc import Mapping
 
 from ollama_nb.client import background
+from ollama_nb.client.background import answering
 from ollama_nb.client.client import Client
 from ollama_nb.client.http import NO_SERVER
-from ollama_nb.client.runtime import answering, of_jupyter
 from ollama_nb.errors import ConnectError, OllamaError
-from ollama_nb.runtime import listeners, read
+from ollama_nb.net import listening_users
+from ollama_nb.runtime import of_parent_jupyter, read, serve_file
 from ollama_nb.settings import DEFAULT_PORT, Host, Settings
 
 GREETING = "Ollama is running"
@@ -48,13 +49,13 @@ def connect(host: str | None = None, *, key: str | None = None, start: bool = Tr
 
 def find(settings: Settings, env: Mapping[str, str]) -> Client | None:
     """A server that runs already and is this user's, without any address given."""
-    jupyter = of_jupyter(env)
+    jupyter = of_parent_jupyter(env)
     return (answering(jupyter) if jupyter else None) or background.find(settings) or _on_default_port()
 
 
 def _on_default_port() -> Client | None:
     """Any Ollama on 127.0.0.1:11434, if all who listen on that port are this user."""
-    who = listeners(DEFAULT_PORT)
+    who = listening_users(DEFAULT_PORT)
     if who is not None and who != {os.getuid()}:
         return None
     client = Client(f"http://127.0.0.1:{DEFAULT_PORT}", _own_key(Host(), os.environ))
@@ -66,7 +67,7 @@ def _on_default_port() -> Client | None:
 
 def _own_key(address: Host, env: Mapping[str, str]) -> str:
     """The key with which a server that this user started on this machine lets its user in; empty when there is none."""
-    written = read(Settings.from_env(env).home / f"serve-{address.port}.json")
+    written = read(serve_file(Settings.from_env(env).home, address.port))
     return written.key if written is not None and written.url == address.url else ""
 
 

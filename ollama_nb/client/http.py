@@ -5,7 +5,6 @@ One connection per request: closing it is how a client cancels. The key travels 
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import json
 import os
@@ -16,11 +15,10 @@ from collections.abc import Callable, Iterator, Mapping
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from types import TracebackType
 from typing import Any, Protocol
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from ollama_nb import __version__
 from ollama_nb.client.ndjson import CUT_OFF, objects
-from ollama_nb.client.proxies import proxy_for
 from ollama_nb.errors import (
     BadRequest,
     Busy,
@@ -32,6 +30,7 @@ from ollama_nb.errors import (
     OllamaError,
     Unauthorized,
 )
+from ollama_nb.net import proxy_for, proxy_headers
 
 CONNECT_SECONDS = 10.0
 READ_BYTES = 1 << 16
@@ -253,8 +252,8 @@ class Http:
             return kind(host, self._port, timeout=timeout, blocksize=UPLOAD_BLOCK), prefix, {}
         connection = kind(proxy.hostname or "", proxy.port or 80, timeout=timeout, blocksize=UPLOAD_BLOCK)
         if parts.scheme == "http":
-            return connection, f"{_without_user(parts._replace(path=''))}{prefix}", _proxy_headers(proxy)
-        connection.set_tunnel(host, self._port, _proxy_headers(proxy))
+            return connection, f"{_without_user(parts._replace(path=''))}{prefix}", proxy_headers(proxy)
+        connection.set_tunnel(host, self._port, proxy_headers(proxy))
         return connection, prefix, {}
 
     def _failure(self, error: Exception) -> ConnectError:
@@ -316,10 +315,3 @@ def _value(data: bytes) -> Any:
 
 def _without_user(parts: SplitResult) -> str:
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
-
-
-def _proxy_headers(proxy: SplitResult) -> dict[str, str]:
-    if proxy.username is None:
-        return {}
-    pair = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}".encode()
-    return {"Proxy-Authorization": "Basic " + base64.b64encode(pair).decode("ascii")}

@@ -11,18 +11,16 @@ import hashlib
 import secrets
 from collections.abc import Callable
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from ollama_nb.api.names import Digest
 from ollama_nb.client.client import Client
 from ollama_nb.disk import TEMP_PREFIX
 from ollama_nb.errors import OllamaError, StoreError
+from ollama_nb.net import is_loopback_url
 from ollama_nb.settings import Settings
 from ollama_nb.store.blobs import CHUNK, BlobStore
 
 Report = Callable[[int, int], None]
-
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 class SharedStore:
@@ -37,7 +35,7 @@ class SharedStore:
 
         ``models``: where to look (default: as this user's settings say).
         """
-        if urlsplit(client.url).hostname not in _LOOPBACK:
+        if not is_loopback_url(client.url):
             return None
         blobs = BlobStore((Settings.from_env().models if models is None else models) / "blobs")
         if not blobs.root.is_dir():

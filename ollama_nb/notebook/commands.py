@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
+from ollama_nb import net
 from ollama_nb.api.names import ModelName
 from ollama_nb.api.units import byte_size
 from ollama_nb.errors import BadRequest, NotFound, OllamaError
@@ -173,8 +174,9 @@ def environment(session: Session, line: Line, cell: str | None) -> None:
     """What another program on this machine needs to reach the same server: shown, or set in this kernel."""
     client = session.connect()
     wanted = {"OLLAMA_HOST": client.url} | ({"OLLAMA_API_KEY": client.key} if client.key else {})
-    if any(os.environ.get(name) for name in _PROXIES):  # curl would ask the proxy for this machine's own addresses
-        wanted["NO_PROXY"] = ",".join(dict.fromkeys([*filter(None, os.environ.get("NO_PROXY", "").split(",")), *_HERE]))
+    exceptions = net.no_proxy_for(net.LOOPBACK_HOSTS, os.environ)
+    if exceptions is not None:  # curl would ask the proxy for this machine's own addresses
+        wanted["NO_PROXY"] = exceptions
     if line.has("--set"):
         os.environ.update(wanted)
     told = [f"{name}={value}" for name, value in wanted.items() if name != "OLLAMA_API_KEY"]
@@ -206,8 +208,6 @@ def show_help(session: Session, line: Line, cell: str | None) -> None:
         raise BadRequest(f"Unknown help topic `{line.words[0]}`{nearest(line.words[0], NAMES)}")
 
 
-_PROXIES = ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
-_HERE = ("127.0.0.1", "localhost", "::1")
 SHOW = (
     *(
         Option(f"--{part}", help=f"only its {part}")

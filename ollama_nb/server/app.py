@@ -13,13 +13,14 @@ import socket
 import sys
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 
-from ollama_nb.errors import BadRequest, OllamaError
-from ollama_nb.server import runtime
+from ollama_nb import runtime
+from ollama_nb.errors import BadRequest, OllamaError, StoreError
+from ollama_nb.net import is_loopback_socket
 from ollama_nb.server.access import Keys
 from ollama_nb.server.endpoints import OLLAMA_API_VERSION
 from ollama_nb.server.keys import KeyFile, KeyRing
 from ollama_nb.server.listening import Listening
-from ollama_nb.server.standalone import is_loopback, listen
+from ollama_nb.server.standalone import listen
 from ollama_nb.server.state import ServerState
 from ollama_nb.service.service import Service
 from ollama_nb.settings import Host, Settings
@@ -130,7 +131,7 @@ async def serve(settings: Settings) -> None:
     keys = KeyRing(Keys(own), file)
     closed = keys.closed
     sockets = bind(settings.host)
-    if not closed and not all(map(is_loopback, sockets)):
+    if not closed and not all(map(is_loopback_socket, sockets)):
         print(
             f"Warning: everyone who can reach {settings.host.address} can use this server: no API key exists. Make one "
             "with `ollama-nb keys add NAME`, or set OLLAMA_HOST=127.0.0.1 to keep the server to this machine.",
@@ -144,11 +145,11 @@ async def serve(settings: Settings) -> None:
 def _told(settings: Settings, sockets: Sequence[socket.socket], key: str) -> Iterator[None]:
     """Tell this user's own clients the key that lets them in whatever API keys there are."""
     host = dataclasses.replace(settings.host, port=sockets[0].getsockname()[1])
-    file = settings.home / f"serve-{host.port}.json"
+    file = runtime.serve_file(settings.home, host.port)
     try:
         settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
         runtime.write(file, host.url, key)
-    except (OSError, OllamaError) as error:
+    except (OSError, StoreError) as error:
         _log.warning("clients of this user need an API key, too, if there is one: %s", error)
     try:
         yield

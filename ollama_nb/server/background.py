@@ -18,12 +18,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from jupyter_core.paths import jupyter_runtime_dir
-
-from ollama_nb import __version__
+from ollama_nb import __version__, runtime
 from ollama_nb.errors import OllamaError
-from ollama_nb.runtime import read
-from ollama_nb.server import runtime
 from ollama_nb.server.access import Keys
 from ollama_nb.server.app import DRAIN_SECONDS, addresses, bind, run
 from ollama_nb.server.neighbours import Neighbours
@@ -38,10 +34,6 @@ _CHECKS = 20
 _log = logging.getLogger("ollama_nb.server")
 
 
-def runtime_file(home: Path) -> Path:
-    return home / "server.json"
-
-
 async def serve_in_background(settings: Settings, *, idle_seconds: float = IDLE_SECONDS) -> None:
     """Serve until no model has been loaded and no request came for ``idle_seconds``.
 
@@ -52,7 +44,7 @@ async def serve_in_background(settings: Settings, *, idle_seconds: float = IDLE_
     with contextlib.ExitStack() as stack:
         if not await _take_lock(settings.home, stack):
             return
-        file = runtime_file(settings.home)
+        file = runtime.background_file(settings.home)
         file.unlink(missing_ok=True)  # a dead one's
         key = secrets.token_urlsafe(32)
         sockets = bind(Host(host="127.0.0.1", port=0))
@@ -61,7 +53,7 @@ async def serve_in_background(settings: Settings, *, idle_seconds: float = IDLE_
 
         async def end_when_idle(state: ServerState, stop: asyncio.Event) -> None:
             if settings.neighbours:
-                state.neighbours = Neighbours(settings.home, Path(jupyter_runtime_dir()))
+                state.neighbours = Neighbours(settings.home, runtime.jupyter_runtime_dir(os.environ))
             while True:
                 idle = state.idle_seconds()
                 if idle >= idle_seconds:
@@ -119,5 +111,5 @@ def _locked(file: IO[bytes]) -> bool:
 
 def _running(home: Path) -> tuple[int, str]:
     """Process and build that the runtime file names; ``(0, "")`` while its writer is still starting."""
-    found = read(runtime_file(home))
+    found = runtime.read(runtime.background_file(home))
     return (found.pid, found.build) if found else (0, "")

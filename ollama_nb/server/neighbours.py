@@ -8,27 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 from contextlib import aclosing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from ollama_nb.errors import OllamaError
-from ollama_nb.runtime import listeners, read
+from ollama_nb.runtime import RuntimeInfo, running_servers
 from ollama_nb.server.exchange import Broken, Head, ask
 from ollama_nb.service.service import Service
 
 ASK_SECONDS = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Neighbour:
-    """A server of this user: where it listens and the key that it takes."""
-
-    url: str
-    key: str
 
 
 class Neighbours:
@@ -37,7 +26,7 @@ class Neighbours:
     def __init__(self, home: Path, jupyter: Path) -> None:
         self._home, self._jupyter = home, jupyter
 
-    async def with_model(self, service: Service, model: str) -> Neighbour | None:
+    async def with_model(self, service: Service, model: str) -> RuntimeInfo | None:
         """One that has in memory what ``model`` means here, when this server has it not; else None."""
         others = await asyncio.to_thread(self.found)
         if not others:
@@ -51,14 +40,12 @@ class Neighbours:
         answers = await asyncio.gather(*(_has(other, model, digest) for other in others))
         return next((other for other, has in zip(others, answers, strict=True) if has), None)
 
-    def found(self) -> list[Neighbour]:
-        """All that run now, but for this process."""
-        files = [self._home / "server.json", *self._home.glob("serve-*.json"), *self._jupyter.glob("ollama-nb-*.json")]
-        read = (_read(file) for file in sorted(files))
-        return [neighbour for neighbour in read if neighbour is not None]
+    def found(self) -> list[RuntimeInfo]:
+        """All that run now, except this process."""
+        return running_servers(self._home, self._jupyter)
 
 
-async def _has(other: Neighbour, model: str, digest: str) -> bool:
+async def _has(other: RuntimeInfo, model: str, digest: str) -> bool:
     """Whether it has the model of that digest in memory, under a name that ``model`` means there, too."""
     try:
         async with asyncio.timeout(ASK_SECONDS), aclosing(ask(other, "GET", "/api/ps")) as reply:
@@ -71,16 +58,3 @@ async def _has(other: Neighbour, model: str, digest: str) -> bool:
 def _means(entry: dict[str, Any], model: str) -> bool:
     name = model.partition("@")[0].removesuffix(":local").lower()
     return str(entry["name"]).lower() in (name, f"{name}:latest")
-
-
-def _read(file: Path) -> Neighbour | None:
-    """What a runtime file says, if its writer still listens there, on this machine."""
-    found = None if file.is_symlink() else read(file)
-    if found is None or found.pid == os.getpid():
-        return None
-    try:
-        parts = urlsplit(found.url)
-        near = parts.scheme == "http" and parts.hostname in ("127.0.0.1", "::1") and parts.port is not None
-    except ValueError:
-        return None
-    return Neighbour(found.url, found.key) if near and listeners(parts.port or 0) == {os.getuid()} else None

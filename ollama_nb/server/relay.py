@@ -13,11 +13,11 @@ from contextlib import aclosing
 from typing import cast
 
 from ollama_nb.errors import Cancelled, ConnectError
+from ollama_nb.runtime import RuntimeInfo
 from ollama_nb.server.bodies import Collected
 from ollama_nb.server.dialects import native_reply
 from ollama_nb.server.exchange import Broken, Head, ask
 from ollama_nb.server.handlers import Endpoint
-from ollama_nb.server.neighbours import Neighbour
 from ollama_nb.service.requests import PROMPT, LiveRequest
 
 FORWARDED = "X-Ollama-Forwarded"
@@ -50,7 +50,7 @@ async def passed_on(call: Endpoint, model: str, kind: str) -> bool:
                 await watching
 
 
-async def _send(call: Endpoint, pieces: Pieces, live: LiveRequest, neighbour: Neighbour) -> bool:
+async def _send(call: Endpoint, pieces: Pieces, live: LiveRequest, neighbour: RuntimeInfo) -> bool:
     try:
         head = await anext(pieces)
         assert isinstance(head, Head)
@@ -65,7 +65,7 @@ async def _send(call: Endpoint, pieces: Pieces, live: LiveRequest, neighbour: Ne
     return True
 
 
-async def _stream(call: Endpoint, pieces: Pieces, live: LiveRequest, neighbour: Neighbour) -> bool:
+async def _stream(call: Endpoint, pieces: Pieces, live: LiveRequest, neighbour: RuntimeInfo) -> bool:
     """Line by line, so that an error of ours is a line of its own as well."""
     rest, sent = b"", False
     try:
@@ -85,7 +85,7 @@ async def _stream(call: Endpoint, pieces: Pieces, live: LiveRequest, neighbour: 
     return True
 
 
-async def _watch(live: LiveRequest, neighbour: Neighbour, request_id: str) -> None:
+async def _watch(live: LiveRequest, neighbour: RuntimeInfo, request_id: str) -> None:
     """Whoever cancels the request here cancels it there; its stream then ends as cancelled ones do."""
     try:
         with live.interruptible():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import ipaddress
 import logging
 import socket
 from collections.abc import Callable, Sequence
@@ -12,6 +11,7 @@ from dataclasses import dataclass, field
 from tornado import httpserver, web
 
 from ollama_nb.errors import Unauthorized
+from ollama_nb.net import is_loopback_socket
 from ollama_nb.server import access
 from ollama_nb.server.access import HostKind, Keys, Origins
 from ollama_nb.server.handlers import SETTING, Answer, Endpoint
@@ -89,7 +89,7 @@ def listen(
 ) -> httpserver.HTTPServer:
     """Serve on bound sockets. Raises BadRequest for origins that are none."""
     ring = keys if isinstance(keys, KeyRing) else KeyRing(keys)
-    rules = Access(Origins.parse(origins), ring, loopback=all(map(is_loopback, sockets)))
+    rules = Access(Origins.parse(origins), ring, loopback=all(map(is_loopback_socket, sockets)))
     server = httpserver.HTTPServer(application(state, rules, log_request))
     server.add_sockets(sockets)
     return server
@@ -102,7 +102,3 @@ def log_request(handler: web.RequestHandler) -> None:
     _log.info(
         "%s %s %s %.3fs %s", request.method, request.path, handler.get_status(), request.request_time(), request_id
     )
-
-
-def is_loopback(bound: socket.socket) -> bool:
-    return ipaddress.ip_address(bound.getsockname()[0].partition("%")[0]).is_loopback

@@ -7,10 +7,9 @@ from urllib.parse import urlsplit
 
 from jupyter_server.serverapp import ServerApp
 
+from ollama_nb import net
+
 HOST, KEY, MARK = "OLLAMA_HOST", "OLLAMA_API_KEY", "OLLAMA_NB_EXPORTED"
-_PROXIES = ("http_proxy", "https_proxy", "all_proxy")
-_NO_PROXY = ("no_proxy", "NO_PROXY")
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def own_address(serverapp: ServerApp, prefix: str) -> str | None:
@@ -20,11 +19,8 @@ def own_address(serverapp: ServerApp, prefix: str) -> str | None:
     """
     if serverapp.sock or serverapp.certfile or not serverapp.port:
         return None
-    host = {"": "127.0.0.1", "*": "127.0.0.1", "0.0.0.0": "127.0.0.1", "localhost": "127.0.0.1", "::": "::1"}.get(
-        serverapp.ip, serverapp.ip
-    )
-    shown = f"[{host}]" if ":" in host else host
-    return f"http://{shown}:{serverapp.port}{serverapp.base_url.rstrip('/')}{prefix}"
+    host = "127.0.0.1" if serverapp.ip == "localhost" else net.connectable(serverapp.ip)
+    return f"http://{net.host_and_port(host, serverapp.port)}{serverapp.base_url.rstrip('/')}{prefix}"
 
 
 class Exports:
@@ -41,8 +37,10 @@ class Exports:
         self._set(HOST, url)
         self._set(KEY, key)
         self._set(MARK, "1")
-        if any(self._env.get(name) or self._env.get(name.upper()) for name in _PROXIES):
-            self._spare_proxy(urlsplit(url).hostname or "")
+        exceptions = net.no_proxy_for((*net.LOOPBACK_HOSTS, urlsplit(url).hostname or ""), self._env)
+        if exceptions is not None:
+            for name in ("no_proxy", "NO_PROXY"):
+                self._set(name, exceptions)
         return True
 
     def undo(self) -> None:
@@ -52,14 +50,6 @@ class Exports:
             else:
                 self._env[name] = value
         self._before.clear()
-
-    def _spare_proxy(self, host: str) -> None:
-        listed = [part.strip() for name in _NO_PROXY for part in self._env.get(name, "").split(",") if part.strip()]
-        if "*" in listed:
-            return
-        hosts = dict.fromkeys((*listed, *_LOOPBACK, host))
-        for name in _NO_PROXY:
-            self._set(name, ",".join(hosts))
 
     def _set(self, name: str, value: str) -> None:
         self._before.setdefault(name, self._env.get(name))

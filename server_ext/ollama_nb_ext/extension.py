@@ -17,8 +17,8 @@ from jupyter_server.serverapp import ServerApp
 from tornado.httpserver import HTTPServer
 from traitlets import Int
 
+from ollama_nb import runtime
 from ollama_nb.errors import OllamaError
-from ollama_nb.server import runtime
 from ollama_nb.server.access import Keys
 from ollama_nb.server.app import addresses, bind
 from ollama_nb.server.handlers import SETTING
@@ -103,7 +103,7 @@ class OllamaExtension(ExtensionApp):
         return f"http://{addresses(sockets)[0]}"
 
     def _write_runtime_file(self, folder: Path, url: str) -> None:
-        file = folder / f"ollama-nb-{os.getpid()}.json"
+        file = runtime.jupyter_file(folder, os.getpid())
         try:
             runtime.write(file, url, self.key)
         except OllamaError as error:

@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 from support.fake_servers import Answer, ScriptedServer, Seen, error, ok
 
-from ollama_nb import __version__, runtime
+from ollama_nb import __version__
 from ollama_nb.client import background, connect
-from ollama_nb.client.runtime import jupyter_runtime_dir
 from ollama_nb.errors import ConnectError
 from ollama_nb.settings import Settings
 
@@ -156,65 +155,6 @@ def test_another_program_on_the_default_port(
 def test_only_then_a_server_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(AssertionError, match="started a server"):
         connect.connect()
-
-
-@pytest.mark.parametrize(
-    ("env", "folder"),
-    [
-        ({}, "~/.local/share/jupyter/runtime"),
-        ({"XDG_DATA_HOME": "/x"}, "/x/jupyter/runtime"),
-        ({"JUPYTER_DATA_DIR": "/d"}, "/d/runtime"),
-        ({"JUPYTER_DATA_DIR": "/d", "JUPYTER_RUNTIME_DIR": "/r"}, "/r"),
-        ({"JUPYTER_PLATFORM_DIRS": "0"}, "~/.local/share/jupyter/runtime"),
-        ({"JUPYTER_PLATFORM_DIRS": "1", "XDG_DATA_HOME": "/x"}, "/x/jupyter/runtime"),
-    ],
-)
-def test_the_runtime_folder_is_the_one_that_jupyter_uses(
-    monkeypatch: pytest.MonkeyPatch, env: dict[str, str], folder: str
-) -> None:
-    for name, value in env.items():
-        monkeypatch.setenv(name, value)
-    paths = pytest.importorskip("jupyter_core.paths")
-    found = jupyter_runtime_dir(os.environ)
-    assert str(found) == paths.jupyter_runtime_dir()
-    if sys.platform == "linux":
-        assert found == Path(folder).expanduser()
-
-
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"url": "x", "key": "k", "pid": "p"}'])
-def test_half_a_runtime_file_is_none(tmp_path: Path, text: str) -> None:
-    (tmp_path / "server.json").write_text(text)
-    (tmp_path / "server.json").chmod(0o600)
-    assert runtime.read(tmp_path / "server.json") is None
-    assert runtime.read(tmp_path / "none.json") is None
-
-
-def test_another_users_runtime_file_is_none(
-    server: ScriptedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write_runtime(tmp_path / "server.json", server)
-    assert runtime.read(tmp_path / "server.json") is not None
-    (tmp_path / "server.json").chmod(0o640)  # others may read the key
-    assert runtime.read(tmp_path / "server.json") is None
-    (tmp_path / "server.json").chmod(0o600)
-    monkeypatch.setattr(runtime.os, "getuid", lambda: 12345)
-    assert runtime.read(tmp_path / "server.json") is None
-
-
-def test_owners_of_a_port(tmp_path: Path) -> None:
-    table = tmp_path / "tcp"
-    head = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
-    row = "   {}: {}:{:04X} 00000000:0000 {} 00000000:00000000 00:00000000 00000000  {}        0 1 1 0 100 0\n"
-    table.write_text(
-        head
-        + row.format(0, "0100007F", 11434, "0A", 1000)
-        + row.format(1, "00000000", 11434, "0A", 1001)
-        + row.format(2, "0100007F", 11434, "01", 1002)
-        + row.format(3, "0100007F", 80, "0A", 1003)
-    )
-    assert runtime.listeners(11434, (str(table), str(tmp_path / "none"))) == {1000, 1001}
-    assert runtime.listeners(81, (str(table),)) == set()
-    assert runtime.listeners(81, (str(tmp_path / "none"),)) is None
 
 
 def test_requests_use_what_was_found(server: ScriptedServer, home: Path) -> None:

@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -20,7 +19,6 @@ from support.service_harness import MODELS
 
 from ollama_nb import Client
 from ollama_nb.client.files import file_digest
-from ollama_nb.server.neighbours import Neighbours
 
 pytestmark = pytest.mark.model
 
@@ -191,29 +189,3 @@ def write(path: Path, mode: int = 0o600, **parts: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"url": "", "key": "k", "pid": 1, "build": "x", **parts}))
     path.chmod(mode)
-
-
-def test_only_this_users_own_living_servers_are_neighbours(tmp_path: Path) -> None:
-    home, jupyter = tmp_path / "home", tmp_path / "runtime"
-    neighbours = Neighbours(home, jupyter)
-    assert neighbours.found() == []
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        port = listening.getsockname()[1]
-        url = f"http://127.0.0.1:{port}"
-        write(home / "server.json", url=url)
-        write(home / "serve-1.json", url=url)
-        write(jupyter / "ollama-nb-1.json", url=f"{url}/user/x/ollama")
-        assert {found.url for found in neighbours.found()} == {url, f"{url}/user/x/ollama"}
-        assert len(neighbours.found()) == 3
-        write(home / "server.json", 0o640, url=url)
-        write(home / "serve-1.json", url=url, pid=os.getpid())
-        for wrong in ("http://10.0.0.1:80", "https://127.0.0.1:80", "http://evil.example", "http://127.0.0.1", 3, ""):
-            write(jupyter / "ollama-nb-1.json", url=wrong)
-            assert neighbours.found() == []
-        (jupyter / "ollama-nb-1.json").write_text("{")
-        (jupyter / "ollama-nb-2.json").symlink_to(home / "server.json")
-        (jupyter / "ollama-nb-3.json").mkdir()
-        assert neighbours.found() == []
-        write(home / "server.json", url=url)
-        assert len(neighbours.found()) == 1
-    assert neighbours.found() == []

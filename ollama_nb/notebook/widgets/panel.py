@@ -10,13 +10,13 @@ import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import anywidget
 
 from ollama_nb.client.client import Client
 from ollama_nb.client.connect import connect
 from ollama_nb.errors import ConnectError, OllamaError
+from ollama_nb.net import is_loopback_url
 
 _HERE = Path(__file__).parent
 _log = logging.getLogger(__name__)
@@ -88,7 +88,7 @@ class Panel(anywidget.AnyWidget):
 
 def is_local(client: Client) -> bool:
     """Whether its server is on this machine, so that what is known of this machine is true of it."""
-    return urlsplit(client.url).hostname in ("127.0.0.1", "localhost", "::1")
+    return is_loopback_url(client.url)
 
 
 def words(error: OllamaError) -> str:

@@ -15,8 +15,8 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from urllib.parse import urlsplit
-from urllib.request import getproxies_environment, proxy_bypass
 
+from ollama_nb import net
 from ollama_nb.errors import Cancelled, SourceError
 from ollama_nb.store.registry.errors import Unreachable
 from ollama_nb.store.registry.urls import Origin
@@ -50,23 +50,17 @@ def is_public(address: str) -> bool:
     return ip.is_global and not ip.is_multicast
 
 
-def proxy_of(origin: Origin) -> Origin | None:
-    """The proxy that the environment names for an origin; none for this machine."""
-    proxies = getproxies_environment()
-    proxy = proxies.get(origin.scheme)
-    if not proxy or origin.is_loopback or proxy_bypass(f"{origin.host}:{origin.port}", proxies):
+def proxy_of(origin: Origin) -> tuple[Origin, dict[str, str]] | None:
+    """The proxy that the environment names for an origin, and the headers with its credentials; None for no proxy."""
+    proxy = net.proxy_for(urlsplit(str(origin)), os.environ)
+    if proxy is None:
         return None
-    # Names and passwords of proxies are read by ``proxy_credentials``.
-    parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
-    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
-    return Origin.of(f"{parts.scheme}://{host}:{parts.port or (443 if parts.scheme == 'https' else 3128)}")
-
-
-def proxy_credentials(scheme: str) -> tuple[str, str] | None:
-    """Name and password in the proxy's address, if there are any."""
-    proxy = getproxies_environment().get(scheme, "")
-    parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
-    return (parts.username, parts.password or "") if parts.username else None
+    try:
+        port = proxy.port or (443 if proxy.scheme == "https" else 3128)
+    except ValueError as error:
+        raise SourceError(f"invalid proxy address: {error}") from error
+    address = net.host_and_port(proxy.hostname or "", port)
+    return Origin.of(f"{proxy.scheme}://{address}"), net.proxy_headers(proxy)
 
 
 def check_literal(origin: Origin) -> None:

@@ -6,7 +6,6 @@ that a socket connects to, and to end any wait within a moment.
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import http.client
 import socket
@@ -237,11 +236,10 @@ class _Connection(http.client.HTTPConnection):
         super().__init__(origin.host, origin.port)
         self.origin, self.named = origin, named
         self._session = session
-        self.proxy = network.proxy_of(origin)
-        self._sent_to_proxy: dict[str, str] = {}
-        if self.proxy and (credentials := network.proxy_credentials(origin.scheme)):
-            encoded = base64.b64encode(":".join(credentials).encode()).decode()
-            self._sent_to_proxy = {"Proxy-Authorization": f"Basic {encoded}"}
+        self.proxy: Origin | None = None
+        self._sent_to_proxy: Mapping[str, str] = {}
+        if found := network.proxy_of(origin):
+            self.proxy, self._sent_to_proxy = found
 
     def connect(self) -> None:
         if self.proxy is None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from dataclasses import dataclass
 from urllib.parse import SplitResult, urljoin, urlsplit
 
+from ollama_nb import net
 from ollama_nb.errors import SourceError
 
 PORTS = {"http": 80, "https": 443}
@@ -42,7 +42,7 @@ class Origin:
     @property
     def is_loopback(self) -> bool:
         """The names and addresses that mean this machine."""
-        return is_loopback(self.host)
+        return net.is_loopback(self.host)
 
     @property
     def party(self) -> Origin:
@@ -52,20 +52,11 @@ class Origin:
     @property
     def address(self) -> str:
         """As it stands in a URL; the usual port is left out."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return host if self.port == PORTS[self.scheme] else f"{host}:{self.port}"
+        address = net.host_and_port(self.host, self.port)
+        return address.removesuffix(f":{self.port}") if self.port == PORTS[self.scheme] else address
 
     def __str__(self) -> str:
         return f"{self.scheme}://{self.address}"
-
-
-def is_loopback(host: str) -> bool:
-    """True for the names and addresses that mean this machine; ``host`` in any case."""
-    host = host.lower()
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
 
 
 def target_of(url: str) -> str:
