@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 FLOORS = {
     "errors": 0, "net": 0, "disk": 1, "settings": 1, "api": 2,
     "template": 3, "reply": 3, "modelfile": 3, "store": 3, "sprout": 3, "runtime": 1,
-    "engine": 4, "runner": 5, "service": 6, "server": 7, "client": 7,
+    "families": 4, "engine": 4, "runner": 5, "service": 6, "server": 7, "client": 7,
     "ollama_nb_ext": 8, "cli": 8, "notebook": 8,
 }  # fmt: skip
 SIBLINGS = {"template", "reply", "modelfile", "store"}

@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from ollama_nb.api.events import Delta, ToolCalls
+from ollama_nb.reply.arguments import ObjectEnd
 from ollama_nb.reply.markers import Markers
-from ollama_nb.reply.objects import ObjectEnd
-from ollama_nb.reply.output import Found, Malformed, Output
+from ollama_nb.reply.output import MalformedCall, Output, ParsedCall
 
 THINKING, CONTENT, HIDDEN = "thinking", "content", "hidden"
 
@@ -28,7 +28,7 @@ class Exit(NamedTuple):
     closes: bool = True
 
 
-class Step(NamedTuple):
+class RegionStep(NamedTuple):
     """A region has read up to ``at``. ``to`` None: it needs more text. ``again`` is text to be read once more.
 
     ``space`` is the white space in front of ``marker`` that goes with it, unless the marker turns out to be text.
@@ -46,12 +46,12 @@ class Region(Protocol):
     to_answer: str
     """What the model would have to write here before its answer can begin."""
 
-    def enter(self, step: Step) -> None: ...
+    def enter(self, step: RegionStep) -> None: ...
 
-    def read(self, text: str, at: int, final: bool, out: Output) -> Step: ...
+    def read(self, text: str, at: int, final: bool, out: Output) -> RegionStep: ...
 
 
-class RegionReader:
+class RegionParser:
     """Reads one reply. ``start`` is the region in which it begins."""
 
     def __init__(self, regions: Mapping[str, Region], start: str) -> None:
@@ -89,13 +89,13 @@ class RegionReader:
                 break
             text, at = (step.again + text[step.at :], 0) if step.again else (text, step.at)
             self._region, self._entered = self._regions[step.to], self._read
-            if isinstance(self._region, Call):  # what cannot be read as a call is an answer from its marker on
+            if isinstance(self._region, CallRegion):  # what cannot be read as a call is an answer from its marker on
                 self._entered -= len(step.space) + len(step.marker)
             self._region.enter(step)
         self._rest = text[step.at :]
 
 
-class Text:
+class TextRegion:
     """Running text up to the first of ``exits``, given out as it comes.
 
     White space at its end is held back until it is known whether it stands before a marker that takes it along.
@@ -108,20 +108,20 @@ class Text:
         self._space: list[str] = []
         self._eat = False
 
-    def enter(self, step: Step) -> None:
+    def enter(self, step: RegionStep) -> None:
         self._eat, self._space = step.eat_space, []
 
-    def read(self, text: str, at: int, final: bool, out: Output) -> Step:
+    def read(self, text: str, at: int, final: bool, out: Output) -> RegionStep:
         start, marker = self._markers.search(text, at, final=final)
         self._say(text[at:start], out)
         if marker is None:
             if final:
                 self._flush(out)
-            return Step(start)
+            return RegionStep(start)
         exit = self._exits[marker]
         if not exit.before:
             self._flush(out)
-        return Step(start + len(marker), exit.to, exit.after, marker, "".join(self._space))
+        return RegionStep(start + len(marker), exit.to, exit.after, marker, "".join(self._space))
 
     def _say(self, text: str, out: Output) -> None:
         if self._eat:
@@ -147,7 +147,7 @@ class Text:
             out.thinking(text)
 
 
-class Fork:
+class ForkRegion:
     """A place where one of ``exits`` may stand; if none does, ``otherwise`` follows.
 
     ``space``: what becomes of white space in front: ``kept`` if no marker follows, ``dropped``, or ``none`` is allowed.
@@ -160,22 +160,22 @@ class Fork:
         self._eat = False
         self._space: list[str] = []
 
-    def enter(self, step: Step) -> None:
+    def enter(self, step: RegionStep) -> None:
         self._eat, self._space = step.eat_space, []
 
-    def read(self, text: str, at: int, final: bool, out: Output) -> Step:
+    def read(self, text: str, at: int, final: bool, out: Output) -> RegionStep:
         if self._allows_space:
             start, at = at, _end_of_space(text, at)
             self._space.append(text[start:at])
         if not final and any(self._unfinished(marker, text, at) for marker in self._markers):
-            return Step(at)
+            return RegionStep(at)
         for marker in self._markers:
             if text.startswith(marker, at):
-                return Step(at + len(marker), self._exits[marker].to, self._exits[marker].after, marker)
+                return RegionStep(at + len(marker), self._exits[marker].to, self._exits[marker].after, marker)
         if at == len(text) and not final:
-            return Step(at)
+            return RegionStep(at)
         dropped = self._drops or self._eat
-        return Step(at, self._otherwise, eat_space=dropped, again="" if dropped else "".join(self._space))
+        return RegionStep(at, self._otherwise, eat_space=dropped, again="" if dropped else "".join(self._space))
 
     @staticmethod
     def _unfinished(marker: str, text: str, at: int) -> bool:
@@ -189,18 +189,18 @@ def _end_of_space(text: str, at: int) -> int:
 
 _SPACE = re.compile(r"\s*")
 
-Reading = Callable[[str, bool], Sequence[str | Found | Malformed]]
+CallParser = Callable[[str, bool], Sequence[str | ParsedCall | MalformedCall]]
 """Reads what stood between a call's markers; the flag tells whether the closing marker was there."""
 
 
-class Call:
+class CallRegion:
     """The text of calls, up to one of ``exits``; nothing is given out before it is complete.
 
     ``whole``: the opening marker is part of the call. ``by_object``: the call ends with its first JSON object.
     """
 
     def __init__(
-        self, reading: Reading, exits: Mapping[str, Exit], *, whole: bool = False, by_object: str | None = None
+        self, reading: CallParser, exits: Mapping[str, Exit], *, whole: bool = False, by_object: str | None = None
     ) -> None:
         self._reading, self._exits, self._whole, self._by_object = reading, exits, whole, by_object
         self._markers = Markers({*exits, "{"} if by_object else exits)
@@ -209,22 +209,22 @@ class Call:
         self._body: list[str] = []
         self.to_answer = ""
 
-    def enter(self, step: Step) -> None:
+    def enter(self, step: RegionStep) -> None:
         self._opening, self._body, self._object = step.space + step.marker, [], None
         if self._whole:
             self._opening, self._body = step.space, [step.marker]
             self._object = ObjectEnd() if self._by_object and step.marker == "{" else None
 
-    def read(self, text: str, at: int, final: bool, out: Output) -> Step:
+    def read(self, text: str, at: int, final: bool, out: Output) -> RegionStep:
         if self._object is not None:
             return self._in_object(text, at, final, out)
         start, marker = self._markers.search(text, at)
         self._body.append(text[at:start])
         if marker is None and not final:
-            return Step(start)
+            return RegionStep(start)
         if marker is None:
             self._unclosed(text[start:], out)
-            return Step(len(text))
+            return RegionStep(len(text))
         if marker not in self._exits:
             self._object = ObjectEnd()
             self._body.append(marker)
@@ -233,32 +233,32 @@ class Call:
         body = "".join(self._body)
         repeated = marker == self._opening.lstrip() and not body.strip()
         read = repeated or self._finish(body, marker if exit.closes else "", out)
-        return Step(start + len(marker), exit.to, exit.after and read, marker)
+        return RegionStep(start + len(marker), exit.to, exit.after and read, marker)
 
-    def _in_object(self, text: str, at: int, final: bool, out: Output) -> Step:
+    def _in_object(self, text: str, at: int, final: bool, out: Output) -> RegionStep:
         assert self._object is not None and self._by_object is not None
         end = self._object.find(text, at)
         self._body.append(text[at:] if end < 0 else text[at:end])
         if end >= 0:
             self._finish("".join(self._body), "", out, closed=True)
-            return Step(end, self._by_object)
+            return RegionStep(end, self._by_object)
         if final:
             self._unclosed("", out)
-        return Step(len(text))
+        return RegionStep(len(text))
 
     def _unclosed(self, partial: str, out: Output) -> None:
         """The reply ended inside the call: perhaps only its closing marker, or a part of it, is missing."""
         body = "".join(self._body)
         read = self._reading(body, False)
-        if partial and any(isinstance(item, Malformed) for item in read):
+        if partial and any(isinstance(item, MalformedCall) for item in read):
             body, partial = body + partial, ""
         self._finish(body, partial, out, closed=False)
 
     def _finish(self, body: str, closing: str, out: Output, *, closed: bool | None = None) -> bool:
         """Give out what the text says; False when it says no call."""
         items = self._reading(body, bool(closing) if closed is None else closed)
-        if items and not any(isinstance(item, Found) for item in items):
-            why = next((item.why for item in items if isinstance(item, Malformed)), "")
+        if items and not any(isinstance(item, ParsedCall) for item in items):
+            why = next((item.why for item in items if isinstance(item, MalformedCall)), "")
             out.malformed(self._opening + body + closing, why)
             return False
         for item in items:
@@ -266,7 +266,7 @@ class Call:
         return True
 
 
-class Header:
+class HeaderRegion:
     """What stands between a message's start and its text, up to ``marker``; ``route`` reads it.
 
     ``route`` gives the region that follows and what was no header. ``plausible`` tells, for the beginning of a header,
@@ -287,15 +287,15 @@ class Header:
         self._markers = Markers([marker])
         self.to_answer = to_answer
 
-    def enter(self, step: Step) -> None:
+    def enter(self, step: RegionStep) -> None:
         pass
 
-    def read(self, text: str, at: int, final: bool, out: Output) -> Step:
+    def read(self, text: str, at: int, final: bool, out: Output) -> RegionStep:
         start, marker = self._markers.search(text, at, final=final)
         if not self._plausible(text[at : min(start, at + self.LONGEST)]) or start - at > self.LONGEST:
-            return Step(at, self._otherwise)
+            return RegionStep(at, self._otherwise)
         if marker is None:
-            return Step(at, self._otherwise) if final and at < len(text) else Step(at)
+            return RegionStep(at, self._otherwise) if final and at < len(text) else RegionStep(at)
         to, stray = self._route(text[at:start])
         out.content(stray)
-        return Step(start + len(marker), to)
+        return RegionStep(start + len(marker), to)

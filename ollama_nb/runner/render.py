@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 
+from ollama_nb import families
 from ollama_nb.errors import OllamaError, TemplateError
 from ollama_nb.runner import confine, wire
 from ollama_nb.template import prompt
@@ -52,7 +53,7 @@ def _answer(job: wire.Render) -> bytes:
 
 
 def _render(job: wire.Render) -> tuple[str, ...]:
-    texts = prompt.render(job.job)
+    texts = prompt.render(job.job, families.render)
     if sum(map(len, texts)) > MAX_OUTPUT:
         raise TemplateError(wire.TEMPLATE_TOOK_TOO_MUCH)
     return texts

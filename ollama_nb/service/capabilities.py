@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection
 
+from ollama_nb import families
 from ollama_nb.api.models import GGUF, Model
 from ollama_nb.errors import (
     BadRequest,
@@ -14,7 +15,7 @@ from ollama_nb.errors import (
     ToolsUnsupported,
     Unsupported,
 )
-from ollama_nb.service.templates import GPT_OSS, ChatFormat, chat_format
+from ollama_nb.service.templates import ChatFormat, chat_format
 from ollama_nb.template.facts import Facts, facts
 
 ORDER = ("completion", "embedding", "tools", "insert", "thinking", "vision", "audio", "image")
@@ -37,7 +38,7 @@ def capabilities(model: Model, gguf: GGUF | None, go_template: bool | None) -> t
 def check_thinking(model: Model, text: str, has: Collection[str]) -> None:
     """Raise Ollama's error for a request that wants thinking of a model that cannot."""
     if "thinking" not in has:
-        old = model.config.model_family == "qwen3" or model.name.model == "deepseek-r1"
+        old = any(family.hint_to_pull for family in families.of_model(model))
         raise ThinkingUnsupported(f'"{text}" does not support thinking' + (_RENEW_HINT if old else ""))
 
 
@@ -59,7 +60,7 @@ def _from_template(model: Model, gguf: GGUF | None, go_template: bool | None) ->
         # Such a model cannot answer, but it can be listed, shown and removed.
         _log.warning("template of %s: %s", model.name.short, error.message)
         return set()
-    return _words(chosen, layer) | ({"thinking"} if model.config.model_family in GPT_OSS else set())
+    return _words(chosen, layer).union(*(family.capabilities for family in families.of_model(model)))
 
 
 def _words(chosen: ChatFormat, layer: Facts | None) -> set[str]:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 
+from ollama_nb import families
 from ollama_nb.api.chat import GenerateRequest
 from ollama_nb.api.messages import Message
 from ollama_nb.api.models import Model
@@ -33,8 +34,8 @@ def generate_messages(model: Model, request: GenerateRequest) -> tuple[Message, 
 
 
 def without_old_thinking(model: Model, messages: tuple[Message, ...]) -> tuple[Message, ...]:
-    """Models of the first thinking families were trained with the think blocks of earlier turns taken out."""
-    if model.config.model_family != "qwen3" and model.name.model != "deepseek-r1":
+    """Remove the think blocks of earlier turns for the families that were trained without them."""
+    if not any(family.strip_old_thinking for family in families.of_model(model)):
         return messages
     last_user = max((at for at, message in enumerate(messages) if message.role == "user"), default=0)
     return tuple(

@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ollama_nb import families
 from ollama_nb.api.chat import Inference, PromptJob
 from ollama_nb.api.events import Delta, Done, Event, Rendered, Stats
 from ollama_nb.api.messages import Message, Think, Tool
@@ -32,7 +33,6 @@ from ollama_nb.service.requests import LiveRequest
 from ollama_nb.service.resolve import weights_header
 
 MOST_TOP_LOGPROBS = 20
-_NO_SHIFT = frozenset({"deepseek2"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +100,8 @@ async def get_ready(
         _refuse_images(request.model, has)
     options, warnings = options_in_force(model, request.options, request.ignored, strict=request.strict)
     prompting = templates.chat_format(model, gguf, go_template)
-    if prompting.harmony and think == "max":
-        think = "high"  # the most that these models know
+    if prompting.family is not None:
+        think = prompting.family.think_levels.get(think, think)
     return Ready(model, gguf, prompting, think, seeded(options), constraint_text(request), warnings)
 
 
@@ -146,7 +146,7 @@ async def run(
 
 
 def _ask(request: Inference, ready: Ready, plan: Plan, lease: Lease, prompt: Prompt) -> Ask:
-    shift = request.shift if request.shift is not None else ready.model.config.model_family not in _NO_SHIFT
+    shift = request.shift if request.shift is not None else families.can_shift(ready.model.config.model_family)
     return Ask(
         prompt=prompt.text,
         options=ready.options,

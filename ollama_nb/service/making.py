@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 
+from ollama_nb import families
 from ollama_nb.runner.converter import Converter
 from ollama_nb.service.backend import Backend
 from ollama_nb.store.sources import Tools
@@ -12,4 +13,4 @@ from ollama_nb.template.builtin import recognise
 
 def tools(backend: Backend, cancelled: threading.Event) -> Tools:
     """For one request; setting ``cancelled`` ends a conversion."""
-    return Tools(Converter(cancelled), recognise, backend.settings.home / "tmp")
+    return Tools(Converter(cancelled), recognise, families.create_defaults, backend.settings.home / "tmp")

@@ -13,9 +13,10 @@ from ollama_nb.api.events import Delta, TokenLogprob, ToolCalls
 from ollama_nb.api.messages import Message, Think, Tool
 from ollama_nb.api.options import Options
 from ollama_nb.errors import Cancelled, OllamaError
-from ollama_nb.reply.family import Family, ReplyReader, Turn
-from ollama_nb.reply.reader import Reader
-from ollama_nb.reply.regions import RegionReader
+from ollama_nb.families.card import ParserSpec
+from ollama_nb.reply.generic import TemplateReplyParser
+from ollama_nb.reply.output import ReplyContext, ReplyParser
+from ollama_nb.reply.regions import RegionParser
 from ollama_nb.runner import wire
 from ollama_nb.runner.process import Runner
 from ollama_nb.service.requests import PROMPT, LiveRequest
@@ -43,7 +44,7 @@ class Ask:
     thinking: tuple[str, str] | None = None
     tools: tuple[Tool, ...] = ()
     tool_marker: str | None = None
-    family: Family | None = None
+    family: ParserSpec | None = None
     think: Think = None
     last: Message | None = None
 
@@ -66,13 +67,13 @@ class Ask:
         return self.thinking is not None if self.family is None else self.family.thinking and bool(self.think)
 
     @property
-    def turn(self) -> Turn:
-        return Turn(self.tools, self.think, self.last)
+    def turn(self) -> ReplyContext:
+        return ReplyContext(self.tools, self.think, self.last)
 
-    def reader(self) -> ReplyReader:
+    def reader(self) -> ReplyParser:
         if self.family is not None:
-            return self.family.reader(self.turn)
-        return Reader(
+            return self.family.create(self.turn)
+        return TemplateReplyParser(
             thinking=self.thinking,
             inside_thinking=self.inside_thinking,
             tools=self.tools,
@@ -101,7 +102,7 @@ class Pass:
 
     def up_to_answer(self) -> str:
         """What was said up to where the answer begins, and what is missing for it to begin."""
-        if not isinstance(self._reader, RegionReader):
+        if not isinstance(self._reader, RegionParser):
             return _thoughts_text(self.ask, self.raw)
         raw, at = self.raw, self._reader.answer_at
         if at is None:

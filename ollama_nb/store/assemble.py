@@ -19,17 +19,8 @@ from ollama_nb.errors import BadRequest
 from ollama_nb.store.layers import Header, Layers
 from ollama_nb.store.quantization import FLOATS, said_type, type_of
 from ollama_nb.store.quantization import parse as parse_type
-from ollama_nb.store.sources import Source, Sources, Tools
+from ollama_nb.store.sources import FamilyDefaults, Source, Sources, Tools
 from ollama_nb.store.store import Store
-
-_FAMILY_DEFAULTS = {
-    "gemma4": "gemma4",
-    "laguna": "laguna",
-    "nemotron_h": "nemotron-3-nano",
-    "nemotron_h_moe": "nemotron-3-nano",
-    "nemotron_h_omni": "nemotron-3-nano",
-}
-"""Architecture → renderer and parser for models that come from files and name none."""
 
 
 def assemble(
@@ -44,13 +35,20 @@ def assemble(
     """Make the model ``request.model`` from ``base``, from stored ``files`` (path → digest), or from both.
 
     Blocking. Raises BadRequest, CorruptModel or NotFound for what the request asks wrongly; the store then keeps at
-    most blobs that no model uses. Without ``tools`` nothing is converted and no template recognised.
+    most blobs that no model uses. Without ``tools`` nothing is converted and no template or family recognised.
     """
     name = ModelName.parse(request.model)
     _check(request, base, files)
-    layers = _gather(store, request, base, files, report, tools or Tools())
+    tools = tools or Tools()
+    layers = _gather(store, request, base, files, report, tools)
     config = _config(request, base, layers.headers)
-    layers.add_texts(request, _parameters(request, config, base, layers.parameters))
+    defaults = _family_defaults(config, layers.headers, tools) if base is None else None
+    if defaults is not None:
+        config = replace(config, renderer=defaults.renderer, parser=defaults.parser)
+    parameters = {**layers.parameters, **request.parameters}
+    for option, value in defaults.parameters.items() if defaults is not None else ():
+        parameters.setdefault(option, value)
+    layers.add_texts(request, parameters)
     for status in layers.statuses():
         report(Progress(status))
     report(Progress("writing manifest"))
@@ -135,10 +133,15 @@ def _config(request: CreateRequest, base: Model | None, headers: list[Header]) -
             model_type=human_number(weights[0].parameter_count),
             file_type=said_type(weights[0]),
         )
-        if base is None and not config.renderer and not config.parser:
-            default = _FAMILY_DEFAULTS.get(family, "")
-            config = replace(config, renderer=default, parser=default)
     return _overridden(config, request.info)
+
+
+def _family_defaults(config: ModelConfig, headers: list[Header], tools: Tools) -> FamilyDefaults | None:
+    """The defaults of the weights' family, for a model that names neither a renderer nor a parser."""
+    weights = [header.gguf for header in headers if header.kind == "model"]
+    if not weights or config.renderer or config.parser:
+        return None
+    return tools.family_defaults(weights[0].architecture)
 
 
 def _overridden(config: ModelConfig, info: Mapping[str, Any]) -> ModelConfig:
@@ -178,13 +181,3 @@ def _info_length(info: Mapping[str, Any], key: str) -> int:
     if value < 0 or value != value // 1:
         raise BadRequest(f'info field "{key}" must be a non-negative integer')
     return int(value)
-
-
-def _parameters(
-    request: CreateRequest, config: ModelConfig, base: Model | None, found: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Parameters that were inherited or belong to a recognised template, the request's own over them."""
-    parameters = {**found, **request.parameters}
-    if base is None and config.parser == "gemma4" and not request.parser:
-        parameters.setdefault("stop", ["<turn|>"])
-    return parameters

@@ -57,15 +57,28 @@ class Recognised(Protocol):
     def parameters(self) -> Mapping[str, Any]: ...
 
 
+class FamilyDefaults(Protocol):
+    """The renderer, parser and parameters of a model family."""
+
+    @property
+    def renderer(self) -> str: ...
+    @property
+    def parser(self) -> str: ...
+    @property
+    def parameters(self) -> Mapping[str, Any]: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Tools:
     """What making a model needs from other backend. ``recognise``: a GGUF's chat template → the known one that it is.
 
+    ``family_defaults``: a GGUF's architecture → what models get that come from files and name no renderer or parser.
     ``temp``: where links to blobs may lie for the time of a conversion.
     """
 
     converter: Converter | None = None
     recognise: Callable[[str], Recognised | None] = lambda text: None
+    family_defaults: Callable[[str], FamilyDefaults | None] = lambda architecture: None
     temp: Path = field(default_factory=lambda: Path(tempfile.gettempdir()))
 
 

@@ -5,23 +5,37 @@ Rule: nothing here counts tokens; for each entry of ``job.drops`` one prompt com
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache
 
 from ollama_nb.api.chat import JINJA, RENDERER, PromptJob
-from ollama_nb.api.messages import Message
-from ollama_nb.template import chat_template, renderers
+from ollama_nb.api.messages import Message, Think, Tool
+from ollama_nb.errors import TemplateError
+from ollama_nb.template import chat_template
 from ollama_nb.template.data import message_views, think_keys, tool_views
 from ollama_nb.template.execute import Fuel, execute
 from ollama_nb.template.nodes import Action, Block, Branch, Field, Node, Operand, Pipe, Template
 from ollama_nb.template.parser import parse
 
+NamedRenderer = Callable[[str, Sequence[Message], Sequence[Tool], Think, str], str]
+"""Renderer name, messages, tools, requested thinking and BOS text → prompt."""
 
-def render(job: PromptJob) -> tuple[str, ...]:
-    """One prompt per entry of ``job.drops``. Raises TemplateError."""
+
+def _no_renderer(name: str, *_: object) -> str:
+    raise TemplateError(f'unknown renderer "{name}"')
+
+
+def render(job: PromptJob, render_named: NamedRenderer = _no_renderer) -> tuple[str, ...]:
+    """Render one prompt for each entry of ``job.drops``. Raises TemplateError.
+
+    ``render_named`` renders the jobs that name a model family's renderer instead of a template.
+    """
     if job.kind == RENDERER:
-        return tuple(_by_name(job, kept(job.messages, drop)) for drop in job.drops)
+        bos = job.bos if job.add_bos else ""
+        return tuple(
+            render_named(job.renderer, kept(job.messages, drop), job.tools, job.think, bos) for drop in job.drops
+        )
     if job.kind == JINJA:
         return tuple(chat_template.render(job, numbered(kept(job.messages, drop))) for drop in job.drops)
     template = completed(job.template)
@@ -34,10 +48,6 @@ def kept(messages: Sequence[Message], drop: int) -> tuple[Message, ...]:
     """The messages without the ``drop`` oldest: system ones among those stay in front, the last one always stays."""
     drop = max(0, min(drop, len(messages) - 1))
     return (*(message for message in messages[:drop] if message.role == "system"), *messages[drop:])
-
-
-def _by_name(job: PromptJob, messages: Sequence[Message]) -> str:
-    return renderers.render(job.renderer, messages, job.tools, job.think, job.bos if job.add_bos else "")
 
 
 # Go templates

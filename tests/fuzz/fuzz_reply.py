@@ -21,14 +21,14 @@ if __name__ == "__main__":
 from fuzz.budget import for_seconds
 from support.replies import in_order, in_pieces, read_all
 
+from ollama_nb import families
 from ollama_nb.api.events import Delta, ToolCalls
 from ollama_nb.api.messages import Message, Tool
 from ollama_nb.engine.text import TextStream
-from ollama_nb.reply.families import NAMES, family
-from ollama_nb.reply.family import ReplyReader, Turn
+from ollama_nb.reply.generic import TemplateReplyParser
 from ollama_nb.reply.markers import MarkerMatcher
-from ollama_nb.reply.reader import Reader
-from ollama_nb.reply.regions import HIDDEN, Call, Fork, Header, RegionReader, Text
+from ollama_nb.reply.output import ReplyContext, ReplyParser
+from ollama_nb.reply.regions import HIDDEN, CallRegion, ForkRegion, HeaderRegion, RegionParser, TextRegion
 
 Pieces = Sequence[str]
 HELD_AT_MOST = 600
@@ -48,7 +48,7 @@ TOOLS = (
     tool("mail.send-all", to="string"),
 )
 TURNS = [
-    Turn(tools, think, last)
+    ReplyContext(tools, think, last)
     for tools in (TOOLS, ())
     for think in (True, False, None, "high")
     for last in (None, Message("assistant", "So"), Message("assistant", "", "hm"), Message("tool", "sunny"))
@@ -83,7 +83,7 @@ class Lost(AssertionError):
 def words_for(name: str) -> list[str]:
     kind = next((kind for start, kind in VARIANTS.items() if name.startswith(start)), None)
     own = OF_A_FAMILY.get(kind or next((kind for kind in OF_A_FAMILY if name.startswith(kind)), ""), [])
-    markers = list(family(name).preserve)
+    markers = list(families.parser(name).preserve)
     return COMMON + 4 * (own + markers)
 
 
@@ -109,7 +109,7 @@ def random_pieces(text: str, rng: random.Random) -> list[str]:
 # T11
 
 
-def check_reply(make: Callable[[], ReplyReader], text: str, cuts: Sequence[Pieces]) -> None:
+def check_reply(make: Callable[[], ReplyParser], text: str, cuts: Sequence[Pieces]) -> None:
     """All pieces, and the whole, give one reply; its ids are unique and its calls counted."""
     whole = read_all(make(), [text])
     calls = [call for event in whole if isinstance(event, ToolCalls) for call in event.calls]
@@ -121,12 +121,12 @@ def check_reply(make: Callable[[], ReplyReader], text: str, cuts: Sequence[Piece
         events = []
         for piece in pieces:
             events += reader.feed(piece)
-            if isinstance(reader, RegionReader):
+            if isinstance(reader, RegionParser):
                 assert len(reader._rest) <= HELD_AT_MOST, (text, pieces)
         assert in_order(events + reader.end()) == in_order(whole), (text, pieces)
 
 
-def check_nothing_lost(reader: RegionReader, text: str) -> None:
+def check_nothing_lost(reader: RegionParser, text: str) -> None:
     """The pieces that came out stand in the text one behind the other, with nothing but markers and blanks between."""
     told: list[str] = []
     markers = _watch(reader, told)
@@ -153,22 +153,22 @@ def _reachable(places: set[int], text: str, markers: set[str]) -> set[int]:
     return found
 
 
-def _watch(reader: RegionReader, told: list[str]) -> set[str]:
+def _watch(reader: RegionParser, told: list[str]) -> set[str]:
     """Log what a reader gives out, calls as the text that they were read from; return the markers it may drop."""
     out, regions = reader._out, reader._regions
     markers: set[str] = set()
     for name in ("content", "thinking"):
         setattr(out, name, _logged(getattr(out, name), told))
     for region in regions.values():
-        if isinstance(region, Text | Fork | Call):
+        if isinstance(region, TextRegion | ForkRegion | CallRegion):
             markers |= {
                 marker for marker, exit in region._exits.items() if not getattr(regions[exit.to], "_whole", False)
             }
-        if isinstance(region, Text) and region._kind == HIDDEN:
+        if isinstance(region, TextRegion) and region._kind == HIDDEN:
             region._give = lambda text, out: told.append(text)  # type: ignore[method-assign]
-        if isinstance(region, Call):
+        if isinstance(region, CallRegion):
             region._finish = _finish(region._finish, told)  # type: ignore[method-assign]
-        if isinstance(region, Header):
+        if isinstance(region, HeaderRegion):
             markers |= {region._marker, "<|start|>assistant"}
             region._route = _route(region._route, told)
     _log_malformed(out, told)
@@ -259,8 +259,8 @@ def check_generic(rng: random.Random) -> None:
         "tools": TOOLS,
         "tool_marker": marker,
     }
-    check_reply(lambda: Reader(**setup), text, [random_pieces(text, rng), list(text)])
-    told = in_order(read_all(Reader(**setup), [text]))
+    check_reply(lambda: TemplateReplyParser(**setup), text, [random_pieces(text, rng), list(text)])
+    told = in_order(read_all(TemplateReplyParser(**setup), [text]))
     if not any(kind == "call" for kind, _ in told):
         kept = "".join("".join(value for _, value in told).split())
         rests = (text, text.replace("<think>", "", 1), text.replace("</think>", "", 1))
@@ -270,12 +270,12 @@ def check_generic(rng: random.Random) -> None:
 def run_t11(budget: Iterator[int], seed: int) -> int:
     """Fuzz the readers; returns the number of texts."""
     rng = random.Random(seed)
-    words = {name: words_for(name) for name in NAMES}
+    words = {name: words_for(name) for name in families.parsers()}
     for count in budget:
         if count % 8 == 0:
             check_generic(rng)
             continue
-        name, turn = rng.choice(NAMES), rng.choice(TURNS)
+        name, turn = rng.choice(list(families.parsers())), rng.choice(TURNS)
         if count % 200 == 1:
             check_work(_maker(name, turn), rng.choice(words[name]), rng.choice(words[name]), rng.choice((0, 3, 7)))
         text = random_text(words[name], rng)
@@ -285,8 +285,8 @@ def run_t11(budget: Iterator[int], seed: int) -> int:
     return count
 
 
-def _maker(name: str, turn: Turn) -> Callable[[], RegionReader]:
-    return lambda: family(name).reader(turn)
+def _maker(name: str, turn: ReplyContext) -> Callable[[], RegionParser]:
+    return lambda: families.parser(name).create(turn)
 
 
 # T12

@@ -8,17 +8,18 @@ import pytest
 from fuzz.fuzz_reply import TOOLS, TURNS, check_work, words_for, work_of
 from support.replies import in_pieces
 
-from ollama_nb.reply.families import NAMES, family
+from ollama_nb import families
+from ollama_nb.reply.generic import TemplateReplyParser
 from ollama_nb.reply.markers import MarkerMatcher
-from ollama_nb.reply.reader import Reader
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", families.parsers())
 def test_a_family_reads_in_linear_time(name: str) -> None:
     rng = random.Random(name)
     words = words_for(name)
+    parser = families.parser(name)
     for _ in range(10):
-        check_work(lambda: family(name).reader(TURNS[0]), rng.choice(words), rng.choice(words), rng.choice((0, 7)))
+        check_work(lambda: parser.create(TURNS[0]), rng.choice(words), rng.choice(words), rng.choice((0, 7)))
 
 
 @pytest.mark.parametrize("marker", ["<tool_call>", "{", "["])
@@ -27,7 +28,7 @@ def test_a_family_reads_in_linear_time(name: str) -> None:
 )
 def test_the_generic_reader_reads_in_linear_time(marker: str, word: str) -> None:
     setup = {"thinking": ("<think>", "</think>"), "tools": TOOLS, "tool_marker": marker}
-    check_work(lambda: Reader(**setup), marker, word, 7)  # type: ignore[arg-type]
+    check_work(lambda: TemplateReplyParser(**setup), marker, word, 7)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("word", ["a", "ab", "a" * 299 + "z", "b"])

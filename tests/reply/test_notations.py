@@ -10,11 +10,8 @@ from fuzz.fuzz_reply import TOOLS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ollama_nb.reply.families.gemma_arguments import ArgumentReader, NotArguments
-from ollama_nb.reply.families.python_calls import NotCalls, read_calls
-from ollama_nb.reply.families.tagged_arguments import NotTagged, read_tagged
-from ollama_nb.reply.objects import objects_in
-from ollama_nb.reply.schema import Schemas, typed
+from ollama_nb.reply.arguments import Schemas, objects_in, typed
+from ollama_nb.reply.notations import BraceObjectParser, NotationError, parse_python_calls, parse_tagged_call
 
 WORDS = {"true": True, "false": False, "null": None}
 VALUES = st.recursive(
@@ -25,7 +22,7 @@ VALUES = st.recursive(
 
 
 def one_call(text: str) -> dict[str, Any]:
-    (call,) = read_calls(text)
+    (call,) = parse_python_calls(text)
     return dict(call.arguments)
 
 
@@ -81,14 +78,14 @@ def test_python_like_text(text: str, arguments: dict[str, Any]) -> None:
     ],
 )
 def test_what_is_no_python_call(text: str) -> None:
-    with pytest.raises(NotCalls):
-        read_calls(text)
+    with pytest.raises(NotationError):
+        parse_python_calls(text)
 
 
 @settings(max_examples=150, deadline=None)
 @given(st.dictionaries(st.text("abc_", min_size=1), VALUES, max_size=4))
 def test_gemma_arguments_of_any_value(arguments: dict[str, Any]) -> None:
-    assert ArgumentReader(gemma(arguments), '<|"|>', WORDS).read() == arguments
+    assert BraceObjectParser(gemma(arguments), '<|"|>', WORDS).parse() == arguments
 
 
 def gemma(value: Any) -> str:
@@ -106,8 +103,8 @@ def gemma(value: Any) -> str:
     ["", "a:1", "{a:1", "{a}", "{a:1} x", "{:1}", "{a:[1}", "{a:" * 99 + "1" + "}" * 99, "{a:word}", "{a:1e999}"],
 )
 def test_what_are_no_gemma_arguments(text: str) -> None:
-    with pytest.raises(NotArguments):
-        ArgumentReader(text, '<|"|>', WORDS, texts=()).read()
+    with pytest.raises(NotationError):
+        BraceObjectParser(text, '<|"|>', WORDS, texts=()).parse()
 
 
 @pytest.mark.parametrize(
@@ -127,8 +124,8 @@ def test_what_are_no_gemma_arguments(text: str) -> None:
     ],
 )
 def test_what_is_no_tagged_call(text: str, strict: bool) -> None:
-    with pytest.raises(NotTagged):
-        read_tagged(text, strict=strict)
+    with pytest.raises(NotationError):
+        parse_tagged_call(text, strict=strict)
 
 
 @pytest.mark.parametrize(

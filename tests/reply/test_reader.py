@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ollama_nb.api.events import Delta, ToolCalls
-from ollama_nb.reply.reader import Reader
+from ollama_nb.reply.generic import TemplateReplyParser
 
 TAGS = ("<think>", "</think>")
-Call = tuple[str, dict[str, Any]]
+CallRegion = tuple[str, dict[str, Any]]
 
 
 def tool(name: str) -> dict[str, Any]:
@@ -24,7 +24,7 @@ def tool(name: str) -> dict[str, Any]:
 TOOLS = tuple(map(tool, ("get", "get_weather", "get_time", "say_hello", "say_hello_world", "add")))
 
 
-def read(*chunks: str, **setup: Any) -> tuple[str, str, list[Call]]:
+def read(*chunks: str, **setup: Any) -> tuple[str, str, list[CallRegion]]:
     """Thinking, content and calls of a reply."""
     events = all_events(*chunks, **setup)
     deltas = [event for event in events if isinstance(event, Delta)]
@@ -37,7 +37,7 @@ def read(*chunks: str, **setup: Any) -> tuple[str, str, list[Call]]:
 
 
 def all_events(*chunks: str, **setup: Any) -> list[Delta | ToolCalls]:
-    reader = Reader(**setup)
+    reader = TemplateReplyParser(**setup)
     return [event for chunk in chunks for event in reader.feed(chunk)] + reader.end()
 
 
@@ -103,8 +103,8 @@ def test_thinking_in_any_pieces(words: list[str], inside: bool, size: int) -> No
 # Tools
 
 WEATHER = '{"name": "get_weather", "arguments": {"city": "Paris"}}'
-PARIS: Call = ("get_weather", {"city": "Paris"})
-CASES: list[tuple[str, str, str, list[Call]]] = [
+PARIS: CallRegion = ("get_weather", {"city": "Paris"})
+CASES: list[tuple[str, str, str, list[CallRegion]]] = [
     # marker, reply, content, calls
     ("<tool_call>", "Hello! How can I help?", "Hello! How can I help?", []),
     ("<tool_call>", f"<tool_call>{WEATHER}</tool_call>", "", [PARIS]),
@@ -185,7 +185,7 @@ CASES: list[tuple[str, str, str, list[Call]]] = [
 
 
 @pytest.mark.parametrize(("marker", "reply", "content", "calls"), CASES)
-def test_tools(marker: str, reply: str, content: str, calls: list[Call]) -> None:
+def test_tools(marker: str, reply: str, content: str, calls: list[CallRegion]) -> None:
     for size in (len(reply), 1, 3, 7):
         assert read(*in_pieces(reply, size), tools=TOOLS, tool_marker=marker) == ("", content, calls)
 
@@ -218,13 +218,13 @@ def test_content_and_call_of_one_piece_come_in_order() -> None:
 
 
 def test_text_in_front_of_the_marker_is_not_held_back() -> None:
-    reader = Reader(tools=TOOLS, tool_marker="<tool_call>")
+    reader = TemplateReplyParser(tools=TOOLS, tool_marker="<tool_call>")
     assert reader.feed("a <to") == [Delta("a ")]
     assert reader.feed("p") == [Delta("<top")]
 
 
 def test_a_call_comes_as_soon_as_it_is_complete() -> None:
-    reader = Reader(tools=TOOLS, tool_marker="<tool_call>")
+    reader = TemplateReplyParser(tools=TOOLS, tool_marker="<tool_call>")
     assert reader.feed(f"<tool_call>{WEATHER[:-1]}") == []
     (event,) = reader.feed("}")
     assert isinstance(event, ToolCalls)

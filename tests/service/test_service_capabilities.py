@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 from support.service_harness import INSERTS, PLAIN, THINKS, TOOLS
 
+from ollama_nb import families
 from ollama_nb.api.models import GGUF, Layer, Manifest, Model, ModelConfig
 from ollama_nb.api.names import Digest, ModelName
 from ollama_nb.errors import BadRequest
 from ollama_nb.service.capabilities import capabilities, check, check_thinking
-from ollama_nb.service.templates import chat_format, parser_name, renderer_name
+from ollama_nb.service.templates import chat_format
 
 CONFIG = Layer("", Digest("0" * 64), 0)
 JINJA = "{% for m in messages %}{{ m.content }}{% endfor %}"
@@ -87,10 +88,11 @@ def test_a_renderer_or_parser_rules(template: str | None, config: dict[str, str]
 
 
 def test_the_parser_of_gpt_oss_is_known_by_its_template() -> None:
-    assert parser_name(model("<|start|>x<|end|>", model_family="gptoss")) == "harmony"
-    assert parser_name(model("<|start|>x<|end|>", model_family="gptoss", parser="passthrough")) == "passthrough"
-    assert parser_name(model("<|start|>x", model_family="gptoss")) == ""
-    assert parser_name(model("<|start|>x<|end|>")) == ""
+    assert families.parser_name(model("<|start|>x<|end|>", model_family="gptoss")) == "harmony"
+    named = model("<|start|>x<|end|>", model_family="gptoss", parser="passthrough")
+    assert families.parser_name(named) == "passthrough"
+    assert families.parser_name(model("<|start|>x", model_family="gptoss")) == ""
+    assert families.parser_name(model("<|start|>x<|end|>")) == ""
 
 
 @pytest.mark.parametrize(
@@ -104,7 +106,7 @@ def test_the_parser_of_gpt_oss_is_known_by_its_template() -> None:
     ],
 )
 def test_gemma4_is_prompted_by_its_size(name: str, size: str, renderer: str) -> None:
-    assert renderer_name(model(name=name, renderer="gemma4", model_type=size)) == renderer
+    assert families.renderer_name(model(name=name, renderer="gemma4", model_type=size)) == renderer
 
 
 def test_error_texts() -> None:

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from support.service_harness import PLAIN, THINKS, WEATHER, ServiceHarness, calls, collect, content, done, thinking
 
+from ollama_nb import families
 from ollama_nb.api.chat import ChatRequest, CreateRequest, GenerateRequest
 from ollama_nb.api.events import Delta, Event, ToolCalls
 from ollama_nb.api.messages import Message
 from ollama_nb.errors import BadRequest
-from ollama_nb.reply.families import family
 
 HI = (Message("user", "hi"),)
 HARMONY = (
@@ -45,7 +45,7 @@ def test_a_renderer_writes_the_prompt_and_the_parser_reads(tmp_path: Path) -> No
     assert asked["prompt"].startswith("<|im_start|>system\n")
     assert "<name>weather</name>" in asked["prompt"]
     assert asked["prompt"].endswith("<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n")
-    assert asked["preserve"] == family("qwen3-coder").preserve
+    assert asked["preserve"] == families.parser("qwen3-coder").preserve
     assert asked["options"].stop == ()
     assert asyncio.run(harness.service.show("m")).template == "{{ .Prompt }}"
 

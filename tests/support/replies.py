@@ -6,10 +6,10 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ollama_nb.api.events import Delta, ToolCalls
-from ollama_nb.reply.family import ReplyReader
+from ollama_nb.reply.output import ReplyParser
 
 
-def read_all(reader: ReplyReader, pieces: Iterable[str]) -> list[Delta | ToolCalls]:
+def read_all(reader: ReplyParser, pieces: Iterable[str]) -> list[Delta | ToolCalls]:
     return [event for piece in pieces for event in reader.feed(piece)] + reader.end()
 
 

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from ollama_nb import families
 from ollama_nb.api.chat import CreateRequest, PromptJob
 from ollama_nb.api.events import Delta, Done, Event, ToolCalls
 from ollama_nb.api.models import GGUF, Model, Running
@@ -37,7 +38,7 @@ class FakeRenderer:
 
     async def render(self, job: PromptJob) -> tuple[str, ...]:
         self.jobs.append(job)
-        return templates.render(job)
+        return templates.render(job, families.render)
 
     async def close(self) -> None:
         self.closed = True

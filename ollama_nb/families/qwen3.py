@@ -1,0 +1,70 @@
+"""Qwen 3: calls as JSON between ``<tool_call>`` tags, thinking between ``<think>`` tags. Prompts come from templates.
+
+The parser is also the base of the other Qwen families."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ollama_nb.families.card import Family, ParserSpec
+from ollama_nb.reply.arguments import as_object, parse_object
+from ollama_nb.reply.output import MalformedCall, ParsedCall, ReplyContext
+from ollama_nb.reply.regions import (
+    CONTENT,
+    THINKING,
+    CallParser,
+    CallRegion,
+    Exit,
+    ForkRegion,
+    Region,
+    RegionParser,
+    TextRegion,
+)
+
+THINK, END_THINK = "<think>", "</think>"
+TOOL, END_TOOL = "<tool_call>", "</tool_call>"
+TAGS = (THINK, END_THINK, TOOL, END_TOOL)
+
+
+def qwen_parser(parse_call: CallParser, *, thinking: bool, echo: bool = True) -> RegionParser:
+    """``echo``: some models repeat the opening tag that the prompt ended with; one of them is dropped."""
+    regions: dict[str, Region] = {
+        "echo": ForkRegion({THINK: Exit("thinking")}, "thinking", to_answer="\n</think>\n\n"),
+        "thinking": TextRegion(THINKING, {END_THINK: Exit("content"), TOOL: Exit("call")}, "\n</think>\n\n"),
+        "content": TextRegion(CONTENT, {TOOL: Exit("call")}),
+        "call": CallRegion(parse_call, {END_TOOL: Exit("content"), TOOL: Exit("call", closes=False)}),
+    }
+    start = ("echo" if echo else "thinking") if thinking else "content"
+    return RegionParser(regions, start)
+
+
+def parse_json_call(body: str, closed: bool) -> Sequence[ParsedCall | MalformedCall]:
+    """``{"name": …, "arguments": {…}}``."""
+    value = parse_object(body)
+    if value is None:
+        return [MalformedCall(body, "the tool call is not valid JSON")]
+    name, arguments = value.get("name"), as_object(value.get("arguments"))
+    if not isinstance(name, str) or not name:
+        return [MalformedCall(body, "the tool call names no tool")]
+    if arguments is None:
+        return [MalformedCall(body, f"the arguments for {name} are no JSON object")]
+    return [ParsedCall(name, arguments)]
+
+
+def _qwen3(context: ReplyContext) -> RegionParser:
+    return qwen_parser(parse_json_call, thinking=False)
+
+
+def _qwen3_thinking(context: ReplyContext) -> RegionParser:
+    return qwen_parser(parse_json_call, thinking=context.thinks(by_default=True))
+
+
+FAMILY = Family(
+    parsers={
+        "qwen3": ParserSpec(create=_qwen3, preserve=TAGS),
+        "qwen3-thinking": ParserSpec(create=_qwen3_thinking, thinking=True, preserve=TAGS),
+    },
+    model_families=frozenset({"qwen3"}),
+    strip_old_thinking=True,
+    hint_to_pull=True,
+)

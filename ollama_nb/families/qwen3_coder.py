@@ -1,0 +1,147 @@
+"""Qwen3-Coder: ChatML, tools and calls in XML. It does not think."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from functools import partial
+
+from ollama_nb.api.encode import go_json
+from ollama_nb.api.messages import Message, Think, Tool
+from ollama_nb.families.card import Family, ParserSpec
+from ollama_nb.families.qwen3 import END_TOOL, TOOL, qwen_parser
+from ollama_nb.reply.arguments import Schemas
+from ollama_nb.reply.output import MalformedCall, ParsedCall, ReplyContext
+from ollama_nb.reply.regions import CallParser, RegionParser
+from ollama_nb.template.chatml import CALL_FORMAT, END, START, continues, tool_results, turn, xml_call
+from ollama_nb.template.formatting import KeyOrderedDict, function_of, go_value, types
+
+_SYSTEM = "You are Qwen, a helpful AI assistant that can interact with a computer to solve tasks."
+
+
+def render(messages: Sequence[Message], tools: Sequence[Tool], think: Think) -> str:
+    del think  # the family does not think
+    systems = (message.content for message in messages if message.role == "system" and message.content)
+    system = next(systems, _SYSTEM if tools else "")
+    talk = [message for message in messages if message.role != "system"]
+    return _header(system, tools) + "".join(_turn(talk, at) for at in range(len(talk))) + _next(talk)
+
+
+def _next(talk: Sequence[Message]) -> str:
+    return f"{START}assistant\n" if talk and not (continues(talk)) else ""
+
+
+def _header(system: str, tools: Sequence[Tool]) -> str:
+    if not system:
+        return ""
+    if not tools:
+        return turn("system", system)
+    listed = "".join(map(_tool, tools))
+    intro = "# Tools\n\nYou have access to the following functions:\n\n<tools>"
+    return turn("system", f"{system}\n\n{intro}{listed}\n</tools>\n\n{CALL_FORMAT}")
+
+
+def _tool(tool: Tool) -> str:
+    function = function_of(tool)
+    described = f"\n<description>{function.description}</description>" if function.description else ""
+    properties = "".join(_parameter(name, schema) for name, schema in function.properties.items())
+    others = _others(function.parameters, ("type", "properties"))
+    return (
+        f"\n<function>\n<name>{function.name}</name>{described}"
+        f"\n<parameters>{properties}{others}\n</parameters>\n</function>"
+    )
+
+
+def _parameter(name: str, schema: KeyOrderedDict) -> str:
+    kinds = types(schema)
+    kind = kinds[0] if len(kinds) == 1 else go_json(kinds)
+    typed = f"\n<type>{kind}</type>" if kinds else ""
+    described = f"\n<description>{schema['description']}</description>" if "description" in schema else ""
+    others = _others(schema, ("type", "description"))
+    return f"\n<parameter>\n<name>{name}</name>{typed}{described}{others}\n</parameter>"
+
+
+def _others(schema: KeyOrderedDict, written: Collection[str]) -> str:
+    """Every other key as an element; Ollama writes them in an order that changes from call to call."""
+    return "".join(
+        f"\n<{key}>{go_json(value, sort_keys=True) if isinstance(value, (dict, list)) else go_value(value)}</{key}>"
+        for key, value in schema.items()
+        if key not in written and value is not None
+    )
+
+
+def _turn(talk: Sequence[Message], at: int) -> str:
+    message = talk[at]
+    if message.role == "tool":
+        return tool_results(talk, at, message.content)
+    if message.role != "assistant":
+        return turn(message.role, message.content)
+    if not message.tool_calls:
+        return f"{START}assistant\n{message.content}" + ("" if at == len(talk) - 1 else END)
+    content = f"{message.content}\n" if message.content else ""
+    calls = "".join("\n" + xml_call(call) for call in message.tool_calls)
+    return turn("assistant", content + calls)
+
+
+# Replies
+
+_FUNCTION, _END_FUNCTION = "<function=", "</function>"
+_PARAMETER, _END_PARAMETER = "<parameter=", "</parameter>"
+
+
+def _create_parser(context: ReplyContext) -> RegionParser:
+    return qwen_parser(xml_call_parser(context), thinking=False)
+
+
+def xml_call_parser(context: ReplyContext) -> CallParser:
+    return partial(_parse_xml_calls, Schemas(context.tools))
+
+
+def _parse_xml_calls(schemas: Schemas, body: str, closed: bool) -> Sequence[str | ParsedCall | MalformedCall]:
+    """``<function=name><parameter=key>value</parameter>…</function>``, one or more."""
+    items: list[str | ParsedCall | MalformedCall] = []
+    at = 0
+    while (start := body.find(_FUNCTION, at)) >= 0:
+        end = body.find(_END_FUNCTION, start)
+        if end < 0:
+            return [*items, MalformedCall(body[start:], "the tool call has no </function>")]
+        items += filter(None, (body[at:start].strip(),))
+        items.append(_parse_function(schemas, body[start + len(_FUNCTION) : end]))
+        at = end + len(_END_FUNCTION)
+    if not items:
+        return [MalformedCall(body, "the tool call has no <function=…>")]
+    return [*items, *filter(None, (body[at:].strip(),))]
+
+
+def _parse_function(schemas: Schemas, text: str) -> ParsedCall | MalformedCall:
+    name, opened, rest = text.partition(">")
+    name = name.strip()
+    if not opened or not name:
+        return MalformedCall(f"{_FUNCTION}{text}{_END_FUNCTION}", "the tool call names no tool")
+    try:
+        return ParsedCall(name, {key: schemas.typed(name, key, value) for key, value in _parse_parameters(rest)})
+    except ValueError as error:
+        return MalformedCall(f"{_FUNCTION}{text}{_END_FUNCTION}", str(error))
+
+
+def _parse_parameters(text: str) -> Iterator[tuple[str, str]]:
+    at = 0
+    while (start := text.find(_PARAMETER, at)) >= 0:
+        named = text.find(">", start)
+        end = text.find(_END_PARAMETER, named)
+        if named < 0 or end < 0:
+            raise ValueError("a parameter of the tool call does not end")
+        value = text[named + 1 : end]
+        if _PARAMETER in value:
+            raise ValueError("a parameter of the tool call does not end")
+        if text[at:start].strip():
+            break
+        yield text[start + len(_PARAMETER) : named].strip(), value
+        at = end + len(_END_PARAMETER)
+    if text[at:].strip():
+        raise ValueError("text between the parameters of the tool call")
+
+
+FAMILY = Family(
+    renderers={"qwen3-coder": render},
+    parsers={"qwen3-coder": ParserSpec(create=_create_parser, preserve=(TOOL, END_TOOL))},
+)

@@ -1,0 +1,178 @@
+"""JSON as models write it: objects found in running text, read with a little leniency.
+
+Rule: what is given back can be written as JSON and as UTF-8 again.
+Arguments that a model writes as bare text, given the types that the tool's schema declares.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NoReturn
+
+from ollama_nb.api.messages import Tool
+
+
+class ObjectEnd:
+    """Finds the brace that closes an object whose opening brace was just read; text may come in pieces."""
+
+    def __init__(self) -> None:
+        self._depth = 1
+        self._in_string = self._escaped = False
+
+    def find(self, text: str, at: int = 0) -> int:
+        """Index behind the closing brace, or -1: it is not in this text, read on in the next piece."""
+        if self._escaped:
+            if at >= len(text):
+                return -1
+            self._escaped, at = False, at + 1
+        while match := (_STRING_MARK if self._in_string else _OBJECT_MARK).search(text, at):
+            mark, at = match[0], match.end()
+            if mark == "\\":
+                self._escaped, at = at >= len(text), at + 1
+            elif mark == '"':
+                self._in_string = not self._in_string
+            else:
+                self._depth += 1 if mark == "{" else -1
+                if not self._depth:
+                    return at
+        return -1
+
+
+_STRING_MARK = re.compile(r'["\\]')
+_OBJECT_MARK = re.compile(r'["{}]')
+
+
+def objects_in(text: str) -> list[str]:
+    """The outermost braced pieces of a text; an unfinished last one is left out."""
+    found: list[str] = []
+    start = text.find("{")
+    while start >= 0:
+        end = ObjectEnd().find(text, start + 1)
+        if end < 0:
+            break
+        found.append(text[start:end])
+        start = text.find("{", end)
+    return found
+
+
+def as_object(value: Any) -> dict[str, Any] | None:
+    """Arguments: an object, a string that holds one, or null for none at all."""
+    if isinstance(value, str):
+        return parse_object(value)
+    return {} if value is None else value if isinstance(value, dict) else None
+
+
+def parse_object(text: str) -> dict[str, Any] | None:
+    """A JSON object, or None."""
+    value = parse_json(text)
+    return value if isinstance(value, dict) else None
+
+
+def parse_json(text: str) -> Any:
+    """A JSON value; None also for what is no JSON. Line breaks inside strings are let through: models write them."""
+    try:
+        value = json.loads(text, strict=False, parse_constant=_refuse, parse_float=_finite)
+    except (ValueError, RecursionError):
+        return None
+    return replace_lone_surrogates(value) if "\\ud" in text.lower() else value
+
+
+def _refuse(text: str) -> NoReturn:
+    raise ValueError(f"{text} is not JSON")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if number in (float("inf"), float("-inf")):
+        raise ValueError("number out of range")
+    return number
+
+
+def replace_lone_surrogates(value: Any) -> Any:
+    """Half surrogate pairs, which JSON can write but UTF-8 cannot, become U+FFFD."""
+    if isinstance(value, str):
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, dict):
+        return {replace_lone_surrogates(key): replace_lone_surrogates(item) for key, item in value.items()}
+    return [replace_lone_surrogates(item) for item in value] if isinstance(value, list) else value
+
+
+_INTEGER = re.compile(r"[+-]?[0-9]+")
+_NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+
+
+def tool_name(tool: Tool) -> str:
+    return str(_function(tool).get("name") or "")
+
+
+class Schemas:
+    """The declared arguments of the tools of one request."""
+
+    def __init__(self, tools: Iterable[Tool]) -> None:
+        self._parameters: dict[str, Mapping[str, Any]] = {}
+        for tool in tools:
+            name, parameters = tool_name(tool), _function(tool).get("parameters")
+            if name and name not in self._parameters:
+                self._parameters[name] = parameters if isinstance(parameters, Mapping) else {}
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._parameters
+
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._parameters)
+
+    def arguments(self, tool: str) -> tuple[str, ...]:
+        properties = self._parameters.get(tool, {}).get("properties")
+        return tuple(properties) if isinstance(properties, Mapping) else ()
+
+    def missing(self, tool: str, given: Iterable[str]) -> str | None:
+        """A required argument that was not given."""
+        required = self._parameters.get(tool, {}).get("required")
+        names = required if isinstance(required, Sequence) and not isinstance(required, str) else ()
+        return next((str(name) for name in names if name not in set(given)), None)
+
+    def types(self, tool: str, argument: str) -> tuple[str, ...]:
+        """The JSON types that an argument may have; none when nothing is said about it."""
+        properties = self._parameters.get(tool, {}).get("properties")
+        found = properties.get(argument) if isinstance(properties, Mapping) else None
+        if not isinstance(found, Mapping):
+            return ()
+        options = found.get("anyOf")
+        if isinstance(options, Sequence) and options:
+            return tuple(word for option in options if isinstance(option, Mapping) for word in _types(option))
+        return _types(found)
+
+    def typed(self, tool: str, argument: str, text: str) -> Any:
+        """The value of an argument that was written between tags, one line break beside each of them dropped."""
+        return typed(text.removeprefix("\n").removesuffix("\n"), self.types(tool, argument))
+
+
+def typed(text: str, types: Sequence[str]) -> Any:
+    """The first reading that fits: null, boolean, integer, number, array, object. Else the text itself."""
+    lower = text.lower()
+    if lower == "null":
+        return None
+    if "boolean" in types and (lower in ("true", "false") or len(types) == 1):
+        return lower == "true"
+    if "integer" in types and _INTEGER.fullmatch(text) and -(2**63) <= int(text) < 2**63:
+        return int(text)
+    if "number" in types and _NUMBER.fullmatch(text) and abs(number := float(text)) != float("inf"):
+        return int(number) if number == int(number) else number
+    for word, kind in (("array", list), ("object", dict)):
+        if word in types and isinstance(value := parse_json(text), kind):
+            return value
+    return text
+
+
+def _function(tool: Tool) -> Mapping[str, Any]:
+    function = tool.get("function")
+    return function if isinstance(function, Mapping) else {}
+
+
+def _types(schema: Mapping[str, Any]) -> tuple[str, ...]:
+    word = schema.get("type")
+    if isinstance(word, str):
+        return (word,)
+    return tuple(map(str, word)) if isinstance(word, Sequence) else ()

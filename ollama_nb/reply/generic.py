@@ -1,0 +1,321 @@
+"""Split a reply into thinking and answer by the model's two tags.
+
+Rule: thinking is only what stands at the very start; the tags and the white space behind each of them are dropped,
+every other character comes out, whatever the chunking.
+Find tool calls in a reply, for models whose templates write them as JSON behind a marker.
+
+Rule: each character is looked at once, and what is no call comes back as text. Only the markup around calls is dropped.
+One reply, read while it is written: thinking first, then text and tool calls, as events.
+
+Rule: no text is ever lost, and how the text was cut into pieces changes nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from ollama_nb.api.events import Delta, ToolCalls
+from ollama_nb.api.messages import Tool
+from ollama_nb.reply.arguments import ObjectEnd, as_object, parse_object, tool_name
+from ollama_nb.reply.markers import MarkerMatcher
+from ollama_nb.reply.output import MalformedCall, Output, ParsedCall
+
+
+class ReasoningParser:
+    """``inside``: the prompt ended with the opening tag, so that the reply starts with thinking."""
+
+    def __init__(self, opening: str, closing: str, *, inside: bool = False) -> None:
+        self._opening = opening
+        self._closing = MarkerMatcher([closing])
+        self._space: list[str] = []  # at the very start
+        self._tag = ""  # then perhaps a part of the opening tag
+        self._state = _THINKING if inside else _START
+        self._eats_space = inside
+
+    def feed(self, text: str) -> tuple[str, str]:
+        """Return the thinking and the content that are now certain."""
+        if self._state is _START:
+            text = self._begin(text)
+            if self._state is _START:
+                return "", ""
+        if self._state is _CONTENT:
+            return "", self._uneaten(text)
+        thinking, marker, rest = self._closing.feed(self._uneaten(text))
+        if marker is None:
+            return thinking, ""
+        self._state, self._eats_space = _CONTENT, True
+        return thinking, self._uneaten(rest)
+
+    def end(self) -> tuple[str, str]:
+        """No more text comes: what was held back is thinking inside thinking, content before it."""
+        if self._state is _START:
+            self._state = _CONTENT
+            return "", "".join(self._space) + self._tag
+        return self._closing.end()[0], ""
+
+    def _begin(self, text: str) -> str:
+        """Look for the opening tag. Once it is there or cannot come, return the text behind it."""
+        if not self._tag:
+            trimmed = text.lstrip()
+            self._space.append(text[: len(text) - len(trimmed)])
+            text = trimmed
+        text = self._tag + text
+        if text.startswith(self._opening):
+            self._state, self._eats_space = _THINKING, True
+            return text[len(self._opening) :]
+        if self._opening.startswith(text):
+            self._tag = text
+            return ""
+        self._state = _CONTENT
+        return "".join(self._space) + text
+
+    def _uneaten(self, text: str) -> str:
+        if self._eats_space:
+            text = text.lstrip()
+            self._eats_space = not text
+        return text
+
+
+_START, _THINKING, _CONTENT = "start", "thinking", "content"
+
+
+_NAME_KEYS = ("name", "function", "tool", "tool_name")
+_ARGUMENT_KEYS = ("arguments", "parameters")
+_MARKUP = r"</[^<>\s]{1,64}>|<[|｜][^<>]{1,64}[|｜]>|\[/?[A-Z_]+\]|```(?:json)?|[\s\]),;}]"
+
+
+class ToolCallParser:
+    """``marker`` is what the template writes in front of calls; ``{`` or ``[`` counts only at the start of a reply."""
+
+    def __init__(self, tools: Sequence[Tool], marker: str) -> None:
+        names = sorted(filter(None, map(tool_name, tools)), key=len, reverse=True)
+        self._reading = _CallFinder(frozenset(names))
+        self._names = re.compile("|".join(map(_whole_word, names))) if names else None
+        self._marker = marker
+        self._bracket = marker in ("{", "[")
+        self._markup = re.compile(f"(?:{_MARKUP}{'' if self._bracket else '|' + re.escape(marker)})*")
+        self._matcher = MarkerMatcher([marker])
+        self._state = _SEARCH if names else _OFF
+        self._found = 0
+        self._before: list[str] = []  # text up to the last object that was no call
+        self._head: list[str] = []  # text since then
+        self._object: list[str] = []  # the object that is being read
+        self._inside: ObjectEnd | None = None
+        self._brackets = 0
+
+    def feed(self, text: str) -> list[str | ParsedCall | MalformedCall]:
+        """Text and calls, in order, that are now certain."""
+        out: list[str | ParsedCall | MalformedCall] = []
+        if self._state is _SEARCH:
+            text = self._search(text, out)
+        if self._state is _CALLS:
+            text = self._scan(text, out)
+        if self._state is _OFF and text:
+            out.append(text)
+        return out
+
+    def end(self) -> list[str | ParsedCall | MalformedCall]:
+        """No more text comes: everything that is still held and is more than markup is text.
+
+        Behind a marker that can stand for nothing else, it was meant as a call.
+        """
+        begun = self._state is _CALLS and not self._bracket and (self._inside is not None or not self._found)
+        held = "".join(self._pending())
+        if self._state is _SEARCH:
+            held = self._matcher.end()[0]
+        elif self._found:
+            held = self._without_markup(held)
+        self._state = _OFF
+        if begun and held:
+            why = "the tool call does not end" if self._inside else "no call of an offered tool can be read"
+            return [MalformedCall(held, why)]
+        return [held] if held else []
+
+    # Looking for the marker
+
+    def _search(self, text: str, out: list[str | ParsedCall | MalformedCall]) -> str:
+        before, marker, rest = self._matcher.feed(text)
+        if before:
+            out.append(before)
+        if self._bracket and before.strip():
+            self._state = _OFF
+            return (marker or "") + rest
+        if marker is None:
+            return ""
+        self._state = _CALLS
+        return marker + rest
+
+    # Reading objects behind it
+
+    def _scan(self, text: str, out: list[str | ParsedCall | MalformedCall]) -> str:
+        """Read on; return what is left when the reading is given up."""
+        at = 0
+        while at < len(text):
+            end, complete = self._in_object(text, at) if self._inside else self._outside(text, at)
+            at = end
+            if complete and not self._complete(out):
+                self._state = _OFF
+                out.append("".join(self._pending()))
+                return text[at:]
+        return ""
+
+    def _outside(self, text: str, at: int) -> tuple[int, bool]:
+        """Up to the next object. Complete, for ``[``, when a list ends in which no call was found."""
+        for match in (_LIST_MARK if self._marker == "[" else _START_MARK).finditer(text, at):
+            mark, place = match[0], match.start()
+            if mark == "{":
+                self._head.append(text[at:place])
+                self._inside = ObjectEnd()
+                self._object = ["{"]
+                return place + 1, False
+            self._brackets += 1 if mark == "[" else -1
+            if not self._brackets and not self._found:
+                self._head.append(text[at : place + 1])
+                return place + 1, True
+        self._head.append(text[at:])
+        return len(text), False
+
+    def _in_object(self, text: str, at: int) -> tuple[int, bool]:
+        """Up to the end of the object, or of the text."""
+        assert self._inside is not None
+        end = self._inside.find(text, at)
+        self._object.append(text[at:] if end < 0 else text[at:end])
+        if end < 0:
+            return len(text), False
+        self._inside = None
+        return end, True
+
+    def _complete(self, out: list[str | ParsedCall | MalformedCall]) -> bool:
+        """An object (or a list without calls) has ended. False: this reply holds no calls."""
+        body, head = "".join(self._object), "".join(self._head)
+        lead, _, near = ("", "", head) if self._bracket else head.rpartition(self._marker)
+        calls = self._reading.calls(body)
+        if not calls and (named := self._named(near, body)):
+            calls, near = [named], ""
+        if not calls:
+            self._before += (head, body)
+            self._head, self._object = [], []
+            return bool(self._found) or not self._bracket or self._brackets > 0
+        text = _LIST_OPENED.sub("", self._without_markup("".join(self._before) + lead + near))
+        if text:
+            out.append(text)
+        for name, arguments in calls:
+            out.append(ParsedCall(name, arguments))
+            self._found += 1
+        self._before, self._head, self._object = [], [], []
+        return True
+
+    def _named(self, head: str, body: str) -> tuple[str, dict[str, Any]] | None:
+        """A call whose name stands in front of its arguments."""
+        match = self._names.search(head) if self._names else None
+        arguments = self._reading.arguments(body) if match else None
+        return (match[0], arguments) if match and arguments is not None else None
+
+    def _pending(self) -> list[str]:
+        pending = self._before + self._head + self._object
+        self._before, self._head, self._object = [], [], []
+        return pending
+
+    def _without_markup(self, text: str) -> str:
+        match = self._markup.match(text)
+        return text[match.end() :] if match else text
+
+
+_SEARCH, _CALLS, _OFF = "search", "calls", "off"
+_LIST_OPENED = re.compile(r"\s*\[\s*$")
+_START_MARK = re.compile(r"\{")
+_LIST_MARK = re.compile(r"[{\[\]]")
+
+
+def _whole_word(name: str) -> str:
+    """A pattern for the name, but not for a part of a longer word."""
+    before = r"(?<!\w)" if re.match(r"\w", name) else ""
+    return before + re.escape(name) + (r"(?!\w)" if re.search(r"\w$", name) else "")
+
+
+class _CallFinder:
+    """Calls of known tools in one JSON object."""
+
+    def __init__(self, names: frozenset[str]) -> None:
+        self._names = names
+
+    def calls(self, body: str) -> list[tuple[str, dict[str, Any]]]:
+        value = parse_object(body) if body else None
+        try:
+            return list(self._find(value))
+        except RecursionError:
+            return []
+
+    def arguments(self, body: str) -> dict[str, Any] | None:
+        """The arguments in an object that does not name its tool."""
+        value = parse_object(body) if body else None
+        if value is not None and len(value) == 1 and (key := next(iter(value))) in _ARGUMENT_KEYS:
+            return as_object(value[key])
+        return value
+
+    def _find(self, value: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+        """In reading order; an object that calls is not looked into."""
+        if isinstance(value, list):
+            for item in value:
+                yield from self._find(item)
+        if not isinstance(value, dict):
+            return
+        given = [key for key in _ARGUMENT_KEYS if key in value]
+        name = next((value[key] for key in _NAME_KEYS if self._known(value.get(key))), None)
+        if name is not None:
+            arguments: dict[str, Any] | None = {} if not given else None
+            for key in given:
+                arguments = as_object(value[key]) if arguments is None else arguments
+            if arguments is not None:
+                yield name, arguments
+            return
+        if isinstance(value.get("name"), str) and given:
+            return  # a call of something that was not offered
+        for key, item in value.items():
+            arguments = as_object(item) if self._known(key) else None
+            if arguments is not None:
+                yield key, arguments
+            else:
+                yield from self._find(item)
+
+    def _known(self, name: Any) -> bool:
+        return isinstance(name, str) and name in self._names
+
+
+class TemplateReplyParser:
+    """``thinking``: opening and closing tag, or None to leave thinking in the content.
+
+    ``inside_thinking``: the prompt already ended with the opening tag. Without ``tools`` and ``tool_marker`` calls
+    stay text.
+    """
+
+    def __init__(
+        self,
+        thinking: tuple[str, str] | None = None,
+        inside_thinking: bool = False,
+        tools: Sequence[Tool] = (),
+        tool_marker: str | None = None,
+    ) -> None:
+        self._thinking = ReasoningParser(*thinking, inside=inside_thinking) if thinking else None
+        self._tools = ToolCallParser(tools, tool_marker) if tools and tool_marker else None
+        self._out = Output()
+
+    def feed(self, text: str) -> list[Delta | ToolCalls]:
+        """The events that ``text`` makes certain; none when all of it must be held back."""
+        thinking, content = self._thinking.feed(text) if self._thinking else ("", text)
+        self._tell(thinking, content)
+        return self._out.take()
+
+    def end(self) -> list[Delta | ToolCalls]:
+        """No more text comes: everything held back comes out."""
+        self._tell(*(self._thinking.end() if self._thinking else ("", "")))
+        for item in self._tools.end() if self._tools else ():
+            self._out.add(item)
+        return self._out.take()
+
+    def _tell(self, thinking: str, content: str) -> None:
+        self._out.thinking(thinking)
+        for item in self._tools.feed(content) if self._tools else (content,):
+            self._out.add(item)
