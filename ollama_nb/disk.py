@@ -1,9 +1,4 @@
-"""The only writer of the model store.
-
-A file gets its final name whole and on disk: temporary file → write → fsync → rename → fsync of the folder.
-Below its root a tree is walked folder by folder without following symbolic links, so that nothing is ever written or
-removed through one.
-"""
+"""DISKDOC"""
 
 from __future__ import annotations
 
@@ -380,3 +375,58 @@ def step(call: str, subject: str) -> None:
     """To be called before every system call that changes the disk; see ``before``."""
     if before is not None:
         before(call, subject)
+
+
+class InPlace:
+    """An unfinished file whose pieces arrive in any order. Several threads may read and write; one closes it."""
+
+    def __init__(self, tree: Tree, path: Path) -> None:
+        """Open it, or make it if it is not there; a link of that name is refused."""
+        self._tree = tree
+        self.path = path
+        with clear_errors("write", path), tree.folder_of(path, create=True) as folder:
+            step("create", path.name)
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+            self._file = os.open(path.name, flags, 0o644, dir_fd=folder)
+
+    @property
+    def size(self) -> int:
+        return os.fstat(self._file).st_size
+
+    def lock(self) -> bool:
+        """Keep others of ours away until ``close``; False when one has it, or has just given it its final name."""
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return os.path.samestat(os.fstat(self._file), os.lstat(self.path))
+        except OSError:
+            return False
+
+    def resize(self, size: int) -> None:
+        """New bytes are zeros and take no room yet."""
+        with clear_errors("write", self.path):
+            step("truncate", self.path.name)
+            os.ftruncate(self._file, size)
+
+    def write_at(self, data: bytes, offset: int) -> None:
+        view = memoryview(data)
+        with clear_errors("write", self.path):
+            while view:
+                step("write", self.path.name)
+                written = os.pwrite(self._file, view, offset)
+                view, offset = view[written:], offset + written
+
+    def read_at(self, size: int, offset: int) -> bytes:
+        with clear_errors("read", self.path):
+            return os.pread(self._file, size, offset)
+
+    def commit(self, path: Path) -> None:
+        """Bring the bytes to the disk, then give them their final name in the same folder."""
+        with clear_errors("write", path):
+            fsync(self._file, self.path.name)
+        self._tree.rename(self.path, path.name)
+
+    def close(self) -> None:
+        """Nothing happens the second time."""
+        file, self._file = self._file, -1
+        if file >= 0:
+            os.close(file)

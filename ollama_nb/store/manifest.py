@@ -1,19 +1,22 @@
-"""Manifests, configs and the JSON layers: read leniently, written byte for byte as Ollama writes them."""
+"""Manifests, configs and JSON layers: parsed leniently, written byte for byte as Ollama writes them."""
 
 from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from ollama_nb.api.encode import filled, go_json, message_object
 from ollama_nb.api.messages import Message, ToolCall
-from ollama_nb.api.models import CONFIG_TYPE, LAYER_PREFIX, MANIFEST_TYPE, Layer, Manifest, ModelConfig
-from ollama_nb.api.names import Digest
+from ollama_nb.api.models import CONFIG_TYPE, LAYER_PREFIX, MANIFEST_TYPE, Layer, Manifest, Model, ModelConfig
+from ollama_nb.api.names import Digest, ModelName
 from ollama_nb.errors import BadRequest, CorruptModel
+from ollama_nb.store.blobs import BlobStore
 
 GGUF_KINDS = ("model", "adapter", "projector", "draft")
 """The kinds of layers that are GGUF files."""
@@ -36,6 +39,8 @@ _CONFIG_TEXTS = (
     "base_name",
 )
 _CONFIG_LENGTHS = ("context_length", "embedding_length")
+MAX_TEXT = 4 << 20
+"""The most bytes of a config or a text layer that are read."""
 
 
 def layer(kind: str, digest: Digest, size: int, *, from_: str = "") -> Layer:
@@ -206,4 +211,46 @@ def _call(item: Any) -> ToolCall:
         _typed(function, "arguments", dict, {}),
         _typed(item, "id", str, ""),
         _typed(function, "index", int, 0),
+    )
+
+
+def read_model(blobs: BlobStore, name: ModelName, manifest: Manifest, modified_at: float) -> Model:
+    """Of several layers of one kind the last one counts, but for adapters, projectors and licences.
+
+    Raises NotFound, StoreError or CorruptModel for a config or text that is missing, too large or broken; whether the
+    files are there is not looked at.
+    """
+    by_kind: dict[str, list[Layer]] = {}
+    for layer in manifest.layers:
+        kind = "template" if layer.kind == "prompt" else layer.kind  # "prompt": what early models call it
+        by_kind.setdefault(kind, []).append(layer)
+
+    def read(layer: Layer) -> bytes:
+        return blobs.read(layer.digest, MAX_TEXT)
+
+    def files(kind: str) -> tuple[Path, ...]:
+        return tuple(blobs.find(layer.digest) for layer in by_kind.get(kind, ()))
+
+    def last(kind: str) -> bytes:
+        return read(by_kind[kind][-1]) if kind in by_kind else b""
+
+    weights = by_kind["model"][-1].digest if "model" in by_kind else None
+    params, messages = last("params"), last("messages")
+    return Model(
+        name=name,
+        digest=hashlib.sha256(manifest.raw).hexdigest(),
+        manifest=manifest,
+        config=parse_config(read(manifest.config)),
+        modified_at=modified_at,
+        size=sum(layer.size for layer in (*manifest.layers, manifest.config)),
+        weights=None if weights is None else blobs.find(weights),
+        weights_digest=weights,
+        adapters=files("adapter"),
+        projectors=files("projector"),
+        draft=next(reversed(files("draft")), None),
+        template=last("template").decode("utf-8", "replace") if "template" in by_kind else None,
+        system=last("system").decode("utf-8", "replace"),
+        params=parse_params(params) if params else {},
+        messages=parse_messages(messages) if messages else (),
+        licenses=tuple(read(layer).decode("utf-8", "replace") for layer in by_kind.get("license", ())),
     )

@@ -22,7 +22,7 @@ from ollama_nb.errors import BadRequest, NotFound
 from ollama_nb.store import quantization
 from ollama_nb.store.gguf import is_gguf
 from ollama_nb.store.store import Store
-from ollama_nb.store.workplace import workplace
+from ollama_nb.store.workdir import workplace
 
 Count = Callable[[int, int], None]
 

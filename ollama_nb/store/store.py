@@ -22,8 +22,7 @@ from ollama_nb.api.names import Digest, ModelName
 from ollama_nb.errors import Forbidden, InvalidName, ModelNotFound, OllamaError, StoreError
 from ollama_nb.store.blobs import BlobStore, named
 from ollama_nb.store.gguf import read_gguf
-from ollama_nb.store.manifest import MAX_JSON, encode_manifest, parse_manifest
-from ollama_nb.store.model import read_model
+from ollama_nb.store.manifest import MAX_JSON, encode_manifest, parse_manifest, read_model
 
 log = logging.getLogger(__name__)
 

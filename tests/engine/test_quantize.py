@@ -11,8 +11,8 @@ import pytest
 from ollama_nb.engine.llama.quantize import quantize
 from ollama_nb.errors import BadRequest, LoadError
 from ollama_nb.store import quantization
-from ollama_nb.store.ggml import FILE_TYPES
 from ollama_nb.store.gguf import read_gguf
+from ollama_nb.store.quantization import FILE_TYPES
 
 WIDTH = 256
 """Of a whole block of the K types."""

@@ -34,14 +34,13 @@ from ollama_nb.errors import BadRequest, CorruptModel, InvalidName, OllamaError,
 from ollama_nb.runner import jobs, wire
 from ollama_nb.server.dialects import gojson
 from ollama_nb.store import archive, manifest, pieces
-from ollama_nb.store.convert.checkpoint import Checkpoint
-from ollama_nb.store.convert.safetensors import read_safetensors
-from ollama_nb.store.convert.subwords import read_vocabulary
+from ollama_nb.store.convert.checkpoint import Checkpoint, read_safetensors
+from ollama_nb.store.convert.tokenizers import read_vocabulary
 from ollama_nb.store.gguf import read_gguf
 from ollama_nb.store.packages import PackageRef
-from ollama_nb.store.registry import challenge, client, urls
+from ollama_nb.store.registry import authorization, client, urls
 from ollama_nb.store.store import Store
-from ollama_nb.store.transfer import plan
+from ollama_nb.store.transfer import partial
 from ollama_nb.store.wheel import Wheel
 
 SECONDS = 5.0
@@ -128,15 +127,15 @@ def read_tokenizer(data: bytes) -> None:
 
 def read_headers(data: bytes) -> None:
     text = data.decode("latin-1")
-    for found in challenge.parse(text):
+    for found in authorization.parse_challenges(text):
         with contextlib.suppress(SourceError):
             urls.Origin.of(found.get("realm"))
-            urls.Origin.of(challenge.token_url(found, [("ts", "1")]))
+            urls.Origin.of(authorization.token_url(found, [("ts", "1")]))
     client._retry_after(text)
-    span = plan.content_range(text)
+    span = partial.parse_content_range(text)
     promise(span is None or 0 <= span[0] <= span[1], "a range is in order")
-    part = plan.decode(data)
-    tiled = plan.mend([part] if part else [], 5_000_000_000, 4_000_000_000)
+    part = partial.decode_part(data)
+    tiled = partial.repair_parts([part] if part else [], 5_000_000_000, 4_000_000_000)
     at = 0
     for one in tiled:
         promise(one.offset == at and 0 <= one.completed <= one.size, "parts tile")
@@ -247,7 +246,7 @@ _NAMES = [b"a", b"http://h.org:80/ns/Model:Tag", b"sha256:" + b"a" * 64, b"pip:/
 _HEADERS = [
     b'Bearer realm="https://auth.example/token",service="a b",scope="pull push", Basic realm="x"',
     b"bytes 0-9/100", b"bytes 5-9/*", b"120", b"Fri, 31 Dec 1999 23:59:59 GMT", b"//[::1]:8/x", b"/v2/a?b=c#d",
-    plan.encode(plan.Part(3, 96_000_000, 32_000_000, 7, "tag")),
+    partial.encode_part(partial.Part(3, 96_000_000, 32_000_000, 7, "tag")),
 ]  # fmt: skip
 _BODY = (
     b'{"model":"m","messages":[{"role":"user","content":"\\ud83d\\ude42","images":["aGk="]}],'

@@ -13,9 +13,8 @@ from support.transfers import never_back, pull, push, statuses
 
 from ollama_nb.api.names import ModelName
 from ollama_nb.errors import SourceError
-from ollama_nb.store.auth import Credential, Credentials
+from ollama_nb.store.registry.credentials import Credential, Credentials
 from ollama_nb.store.store import Store
-from ollama_nb.store.transfer import plan, upload
 
 pytestmark = needs_registry
 
@@ -40,9 +39,9 @@ def there_and_back(registry: Registry, store: Store, folder: Path, name: str, **
 
 def test_over_http(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In several parts and chunks."""
-    monkeypatch.setattr(plan, "LEAST", 100)
-    monkeypatch.setattr(upload, "LEAST_CHUNK", 100)
-    monkeypatch.setattr(upload, "MOST_CHUNK", 100)
+    monkeypatch.setattr("ollama_nb.store.transfer.partial.MIN_PART", 100)
+    monkeypatch.setattr("ollama_nb.store.transfer.push.MIN_CHUNK", 100)
+    monkeypatch.setattr("ollama_nb.store.transfer.push.MAX_CHUNK", 100)
     with docker_registry(tmp_path / "registry") as registry:
         there_and_back(registry, store, tmp_path, "team/m:v1.0")
         assert registry.log.read_text("utf-8").count('"PATCH /v2/team/m/blobs/uploads/') > 5

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from support.ggufs import ARRAY, BOOL, F32, STRING, TINY, U8, U32, U64, gguf, text, value
 
 from ollama_nb.errors import CorruptModel, StoreError
-from ollama_nb.store.ggml import FILE_TYPES, TENSOR_TYPES
 from ollama_nb.store.gguf import read_gguf
+from ollama_nb.store.quantization import FILE_TYPES, TENSOR_TYPES
 
 MODELS = Path(__file__).parent.parent / "models"
 SPROUT = Path(__file__).parent.parent.parent / "ollama_nb" / "sprout" / "sprout-q8_0.gguf"

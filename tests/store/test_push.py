@@ -17,7 +17,6 @@ from ollama_nb.api.models import Model
 from ollama_nb.api.names import ModelName
 from ollama_nb.errors import AccessDenied, Cancelled, ModelNotFound, SourceError, StoreError
 from ollama_nb.store.store import Store
-from ollama_nb.store.transfer import upload
 
 
 def model(store: Store, registry: ChaosRegistry) -> Model:
@@ -72,8 +71,8 @@ def test_goes_on_where_it_broke(
 
 
 def test_several_chunks(registry: ChaosRegistry, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(upload, "LEAST_CHUNK", 100)
-    monkeypatch.setattr(upload, "MOST_CHUNK", 100)
+    monkeypatch.setattr("ollama_nb.store.transfer.push.MIN_CHUNK", 100)
+    monkeypatch.setattr("ollama_nb.store.transfer.push.MAX_CHUNK", 100)
     pushed = model(store, registry)
     registry.faults.extend([cut_after(1000)] * 2)  # the first chunk arrives, only its answer does not
     push(store, f"{registry.host}/a/m", tmp_path)

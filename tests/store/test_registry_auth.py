@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import load_ssh_public_key
 
 from ollama_nb.errors import StoreError
-from ollama_nb.store.auth import Credential, Credentials, Key, credential_files
+from ollama_nb.store.registry.credentials import Credential, Credentials, Key, credential_files
 from ollama_nb.store.registry.urls import Origin
 
 HUB = Origin.of("https://registry.example:5000")

@@ -22,9 +22,9 @@ from support.transfers import noise, pull
 
 from ollama_nb.api.names import ModelName
 from ollama_nb.errors import Cancelled, SourceError
-from ollama_nb.store.auth import Credential, Credentials
-from ollama_nb.store.registry import challenge, network
+from ollama_nb.store.registry import authorization, session
 from ollama_nb.store.registry.authorization import Authorization
+from ollama_nb.store.registry.credentials import Credential, Credentials
 from ollama_nb.store.registry.session import Session
 from ollama_nb.store.registry.urls import Origin, redirected
 from ollama_nb.store.store import Store
@@ -72,24 +72,24 @@ def to_this_machine(host: str, port: int) -> list[str]:
     ],
 )
 def test_private_addresses(address: str) -> None:
-    assert not network.is_public(address)
+    assert not session.is_public(address)
 
 
 @pytest.mark.parametrize("address", ["8.8.8.8", "1.1.1.1", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808"])
 def test_public_addresses(address: str) -> None:
-    assert network.is_public(address)
+    assert session.is_public(address)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.1", "0x7f.1", "2130706433", "10.1.2.3", "[::1]", "[fec0::1]"])
 def test_private_addresses_however_they_are_written(host: str) -> None:
     """A proxy would resolve them."""
     with pytest.raises(SourceError, match="may not send us into a private network"):
-        network.check_literal(Origin.of(f"https://{host}"))
+        session.check_literal(Origin.of(f"https://{host}"))
 
 
 def test_names_are_for_the_proxy_to_resolve() -> None:
     for host in ("cdn.example", "8.8.8.8", "127.evil.example"):
-        network.check_literal(Origin.of(f"https://{host}"))
+        session.check_literal(Origin.of(f"https://{host}"))
 
 
 def test_only_checked_addresses_are_connected_to(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,9 +105,9 @@ def test_only_checked_addresses_are_connected_to(monkeypatch: pytest.MonkeyPatch
         asked.append(host)
         return ["127.0.0.1", "8.8.8.8", "::1", "10.0.0.1", "8.8.4.4"]
 
-    monkeypatch.setattr(network, "_connected", connected)
+    monkeypatch.setattr(session, "_connected", connected)
     with pytest.raises(SourceError, match=r"^cannot reach evil\.example: not here$"):
-        network.dial(
+        session.dial(
             Origin.of("https://evil.example"), named=False, seconds=5, stopped=threading.Event(), resolver=resolver
         )
     assert (tried, asked) == (["8.8.8.8", "8.8.4.4"], ["evil.example"])
@@ -128,7 +128,7 @@ def test_nothing_is_waited_for_after_a_stop() -> None:
     stopped.set()
     silent = threading.Event()
     with pytest.raises(Cancelled):
-        network.dial(
+        session.dial(
             Origin.of("https://x.example"),
             named=True,
             seconds=60,
@@ -213,13 +213,13 @@ def test_nor_to_another_host_in_plain_http(
 ) -> None:
     """``insecure`` is for the host that was named."""
     connected: list[str] = []
-    real = network._connected
+    real = session._connected
 
     def watched(address: str, *rest: Any) -> socket.socket:
         connected.append(address)
         return real(address, *rest)
 
-    monkeypatch.setattr(network, "_connected", watched)
+    monkeypatch.setattr(session, "_connected", watched)
     registry.always = location(other, "cdn.example")
     with pytest.raises(SourceError, match="may not send us to another host in plain http"):
         pull(
@@ -417,23 +417,23 @@ def test_hugging_faces_token_goes_to_hugging_face_only(tmp_path: Path) -> None:
 
 def test_a_long_header_is_read_in_one_go() -> None:
     """Each gap is looked at once; twice over would take minutes."""
-    found = challenge.parse(("Basic a=b" + " " * 65_000 + "!") * 8)
+    found = authorization.parse_challenges(("Basic a=b" + " " * 65_000 + "!") * 8)
     assert [(one.scheme, one.parameters) for one in found] == [("basic", {"a": "b"})]
 
 
 def test_several_challenges() -> None:
-    found = challenge.parse(
+    found = authorization.parse_challenges(
         'Basic realm="a, b", Bearer realm="https://x/t?y=1",scope="s:\\"q\\"" ,service=z, Negotiate'
     )
     assert [one.scheme for one in found] == ["basic", "bearer", "negotiate"]
     assert found[0].get("realm") == "a, b"
     assert dict(found[1].parameters) == {"realm": "https://x/t?y=1", "scope": 's:"q"', "service": "z"}
-    assert challenge.token_url(found[1]) == "https://x/t?y=1&scope=s%3A%22q%22&service=z"
+    assert authorization.token_url(found[1]) == "https://x/t?y=1&scope=s%3A%22q%22&service=z"
 
 
 @given(st.text(max_size=80))
 def test_any_text_is_challenges_or_none(text: str) -> None:
-    for found in challenge.parse(text):
+    for found in authorization.parse_challenges(text):
         assert found.scheme and isinstance(json.dumps(dict(found.parameters)), str)
         with contextlib.suppress(SourceError):
-            Origin.of(challenge.token_url(found))
+            Origin.of(authorization.token_url(found))

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ollama_nb.store.transfer import plan
-from ollama_nb.store.transfer.plan import Part
+from ollama_nb.store.transfer import partial
+from ollama_nb.store.transfer.partial import Part
 
 sizes = st.integers(0, 20_000_000_000)
 small = st.integers(-5, 120)
@@ -29,16 +29,16 @@ def tiles(parts: tuple[Part, ...], total: int) -> bool:
 @given(sizes)
 @settings(max_examples=200)
 def test_a_split_tiles(total: int) -> None:
-    parts = plan.split(total)
+    parts = partial.split_blob(total)
     assert tiles(parts, total)
-    assert all(plan.LEAST <= part.size <= plan.MOST for part in parts[:-1])
-    assert len(parts) <= max(plan.PARTS, -(-total // plan.MOST))
+    assert all(partial.MIN_PART <= part.size <= partial.MAX_PART for part in parts[:-1])
+    assert len(parts) <= max(partial.TARGET_PARTS, -(-total // partial.MAX_PART))
 
 
 @given(st.lists(anything, max_size=8), st.integers(0, 100), st.integers(0, 100))
 @settings(max_examples=200)
 def test_a_mended_journal_tiles_and_invents_nothing(found: list[Part], total: int, on_disk: int) -> None:
-    parts = plan.mend(found, total, on_disk)
+    parts = partial.repair_parts(found, total, on_disk)
     assert tiles(parts, total)
     known = {(part.number, part.offset, part.size): part.completed for part in found}
     for part in parts:
@@ -54,23 +54,23 @@ def test_what_is_lost_of_a_journal_is_fetched_again(case: tuple[int, set[int]]) 
     total, cuts = case
     edges = [0, *sorted(cut for cut in cuts if cut < total), total]
     whole = [Part(n, a, b - a, b - a) for n, (a, b) in enumerate(pairwise(edges))]
-    assert plan.mend(whole, total, total) == tuple(whole)
+    assert partial.repair_parts(whole, total, total) == tuple(whole)
     kept = whole[::2]
-    parts = plan.mend(kept, total, total)
+    parts = partial.repair_parts(kept, total, total)
     assert tiles(parts, total)
     assert sum(part.completed for part in parts) == sum(part.size for part in kept)
 
 
 @given(st.binary(max_size=200))
 def test_bytes_are_a_state_or_none(raw: bytes) -> None:
-    part = plan.decode(raw)
-    assert part is None or plan.decode(plan.encode(part)) == part
+    part = partial.decode_part(raw)
+    assert part is None or partial.decode_part(partial.encode_part(part)) == part
 
 
 def test_the_journal_is_the_one_of_a_real_ollama() -> None:
-    assert plan.encode(Part(3, 100, 50, 7)) == b'{"N":3,"Offset":100,"Size":50,"Completed":7}\n'
-    assert plan.decode(b'{"N":0,"Offset":0,"Size":100000000,"Completed":123}\n') == Part(0, 0, 100_000_000, 123)
-    assert json.loads(plan.encode(Part(0, 0, 1, 1, '"x"')))["ETag"] == '"x"'
+    assert partial.encode_part(Part(3, 100, 50, 7)) == b'{"N":3,"Offset":100,"Size":50,"Completed":7}\n'
+    assert partial.decode_part(b'{"N":0,"Offset":0,"Size":100000000,"Completed":123}\n') == Part(0, 0, 100_000_000, 123)
+    assert json.loads(partial.encode_part(Part(0, 0, 1, 1, '"x"')))["ETag"] == '"x"'
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_the_journal_is_the_one_of_a_real_ollama() -> None:
     ],
 )
 def test_what_is_no_state(raw: bytes) -> None:
-    assert plan.decode(raw) is None
+    assert partial.decode_part(raw) is None
 
 
 @pytest.mark.parametrize(
@@ -98,4 +98,4 @@ def test_what_is_no_state(raw: bytes) -> None:
     ],
 )
 def test_content_range(text: str, range_: tuple[int, int, int | None] | None) -> None:
-    assert plan.content_range(text) == range_
+    assert partial.parse_content_range(text) == range_

@@ -20,9 +20,8 @@ from ollama_nb.api.events import Progress
 from ollama_nb.api.names import Digest
 from ollama_nb.errors import BadRequest, Cancelled, CorruptModel, NotFound, OllamaError, StoreError
 from ollama_nb.store import pieces, wheelhouse
-from ollama_nb.store.joined import Joined, joined_path
 from ollama_nb.store.packages import Package, PackageRef, fetch
-from ollama_nb.store.pieces import Description, PackedFile, Piece
+from ollama_nb.store.pieces import Description, Joined, PackedFile, Piece, joined_path
 from ollama_nb.store.store import Store
 from ollama_nb.store.wheelhouse import Content
 
@@ -163,7 +162,7 @@ def test_a_pull_goes_on_with_the_part_that_was_under_way(
 
     other = Store(tmp_path / "other")
     reference = PackageRef.parse("pip://my-model")
-    monkeypatch.setattr("ollama_nb.store.transfer.progress.TICK", 0.0)
+    monkeypatch.setattr("ollama_nb.store.transfer.pace.TICK", 0.0)
     with pytest.raises(Cancelled):
         fetch(reference, other, report=stop, cancelled=cancelled, temp=tmp_path / "temp")
     (left,) = other.blobs.root.iterdir()

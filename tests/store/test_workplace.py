@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ollama_nb.errors import StoreError
-from ollama_nb.store.workplace import PREFIX, sweep, workplace
+from ollama_nb.store.workdir import PREFIX, sweep, workplace
 
 
 def leave(place: Path) -> Path:

@@ -21,7 +21,7 @@ from ollama_nb.api.events import Progress
 from ollama_nb.api.names import Digest, ModelName
 from ollama_nb.errors import OllamaError
 from ollama_nb.store.registry.client import Access
-from ollama_nb.store.registry.patience import Patience
+from ollama_nb.store.registry.errors import Patience
 from ollama_nb.store.store import Store
 from ollama_nb.store.transfer.pace import Limits
 from ollama_nb.store.transfer.pull import Pull

@@ -7,10 +7,8 @@ from typing import Any, ClassVar
 
 import gguf
 
-from ollama_nb.store.convert.checkpoint import Checkpoint
-from ollama_nb.store.convert.family import Family
-from ollama_nb.store.convert.pooling import describe_pooling
-from ollama_nb.store.convert.safetensors import Tensor
+from ollama_nb.store.convert.base import Family, describe_pooling
+from ollama_nb.store.convert.checkpoint import Checkpoint, Tensor
 
 _HEADS = ("pooler.", "cls.predictions.", "cls.seq_relationship.", "lm_head.", "vocab_")
 

@@ -1,19 +1,20 @@
-"""A checkpoint, or a LoRA adapter, to one GGUF file, tensor by tensor."""
+"""Convert a checkpoint or a LoRA adapter to one GGUF file."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
 from gguf import GGMLQuantizationType, LlamaFileType
 
-from ollama_nb.store.convert.checkpoint import Checkpoint
-from ollama_nb.store.convert.families import family_of
-from ollama_nb.store.convert.family import Family, stored_as
-from ollama_nb.store.convert.safetensors import Array, Tensor
-from ollama_nb.store.convert.subwords import read_vocabulary
+from ollama_nb.errors import BadRequest, CorruptModel
+from ollama_nb.store.convert.base import Family, stored_as
+from ollama_nb.store.convert.checkpoint import Array, Checkpoint, Tensor
+from ollama_nb.store.convert.families import family_of, family_of_gguf
+from ollama_nb.store.convert.tokenizers import read_vocabulary
 from ollama_nb.store.convert.vocabulary import rows_of
 
 Report = Callable[[int, int], None]
@@ -29,6 +30,15 @@ OUTPUTS = {
     "BF16": (GGMLQuantizationType.BF16, LlamaFileType.MOSTLY_BF16),
 }
 """The types that a conversion itself can write; others are made from them by quantising."""
+_PREFIXES = ("base_model.model.", "base_model.")
+_INNER, _OUTER = ".lora_A.weight", ".lora_B.weight"
+_FROM_GGUF = {
+    "num_hidden_layers": "block_count",
+    "hidden_size": "embedding_length",
+    "num_attention_heads": "attention.head_count",
+    "num_key_value_heads": "attention.head_count_kv",
+    "head_dim": "attention.key_length",
+}
 
 
 def convert_model(folder: Path, target: Path, output: str, report: Report) -> tuple[str, ...]:
@@ -84,3 +94,66 @@ def _encoded(tensor: Tensor, kind: GGMLQuantizationType) -> Array:
     with np.errstate(over="ignore"):
         encoded: Array = gguf.quants.quantize(np.ascontiguousarray(tensor.load()), kind)
     return encoded
+
+
+def convert_adapter(folder: Path, target: Path, base: Mapping[str, Any], report: Report) -> None:
+    """Write the adapter in ``folder`` to ``target``. ``base``: the metadata of the GGUF that it is for.
+
+    Raises BadRequest for an adapter that is no plain LoRA, or whose matrices the base has not.
+    """
+    checkpoint = Checkpoint(folder)
+    settings = checkpoint.json("adapter_config.json")
+    architecture = str(base.get("general.architecture"))
+    family = family_of_gguf(architecture)(_hyperparameters(base, architecture))
+    out = gguf.GGUFWriter(target, architecture)
+    try:
+        out.add_type("adapter")
+        out.add_string("adapter.type", "lora")
+        out.add_float32("adapter.lora.alpha", _alpha(settings))
+        tensors = sorted(_pairs(checkpoint, family), key=lambda tensor: tensor.name)
+        write_tensors(out, iter(tensors), GGMLQuantizationType.F32, report)
+    finally:
+        out.close()
+
+
+def _hyperparameters(base: Mapping[str, Any], architecture: str) -> dict[str, Any]:
+    values = {key: base.get(f"{architecture}.{name}") for key, name in _FROM_GGUF.items()}
+    return {key: value for key, value in values.items() if type(value) is int}
+
+
+def _alpha(settings: Mapping[str, Any]) -> float:
+    kind, alpha, rank = settings.get("peft_type", "LORA"), settings.get("lora_alpha"), settings.get("r")
+    if kind != "LORA":
+        raise BadRequest(f"adapters of the type {kind} cannot be converted, only LoRA")
+    for option in ("use_dora", "rank_pattern", "alpha_pattern", "modules_to_save", "lora_bias"):
+        if settings.get(option):
+            raise BadRequest(f"adapters with {option} cannot be converted")
+    if isinstance(alpha, bool) or not isinstance(alpha, (int, float)):
+        raise CorruptModel("adapter_config.json has no lora_alpha")
+    # llama.cpp scales by alpha / rank; a rank-stabilised adapter by alpha / √rank.
+    return float(alpha) * rank**0.5 if settings.get("use_rslora") and isinstance(rank, int) else float(alpha)
+
+
+def _pairs(checkpoint: Checkpoint, family: Family) -> Iterator[Tensor]:
+    inner: dict[str, Tensor] = {}
+    outer: dict[str, Tensor] = {}
+    for tensor in checkpoint.tensors():
+        name = next((tensor.name.removeprefix(p) for p in _PREFIXES if tensor.name.startswith(p)), tensor.name)
+        if name.endswith(_INNER):
+            inner[name.removesuffix(_INNER)] = tensor
+        elif name.endswith(_OUTER):
+            outer[name.removesuffix(_OUTER)] = tensor
+        else:
+            raise BadRequest(f"tensor {tensor.name!r} is no half of a LoRA pair")
+    if not inner or set(inner) != set(outer):
+        raise BadRequest("the adapter has no LoRA pairs, or halves of pairs without the other")
+    for matrix, a in inner.items():
+        b = outer[matrix]
+        if len(a.shape) != 2 or len(b.shape) != 2 or a.shape[0] != b.shape[1]:
+            raise CorruptModel(f"the LoRA pair of {matrix!r} does not fit together")
+        found = [*family.place(family.plain(b.named(f"{matrix}.weight")))]
+        if len(found) != 1:
+            raise BadRequest(f"the base model has no place for the LoRA pair of {matrix!r}")
+        placed = found[0]
+        yield a.named(f"{placed.name}.lora_a")
+        yield placed.named(f"{placed.name}.lora_b")

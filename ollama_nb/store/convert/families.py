@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import gguf
 
 from ollama_nb.errors import BadRequest
+from ollama_nb.store.convert.base import Family
 from ollama_nb.store.convert.bert import Bert, DistilBert, Roberta
-from ollama_nb.store.convert.family import Family
 from ollama_nb.store.convert.gemma import EmbeddingGemma, Gemma, Gemma2, Gemma3
 from ollama_nb.store.convert.llama import Llama
 from ollama_nb.store.convert.phi3 import Phi3

@@ -7,10 +7,8 @@ from typing import ClassVar
 
 import gguf
 
-from ollama_nb.store.convert.checkpoint import Checkpoint
-from ollama_nb.store.convert.family import Family
-from ollama_nb.store.convert.pooling import dense_layers, describe_pooling
-from ollama_nb.store.convert.safetensors import Tensor
+from ollama_nb.store.convert.base import Family, dense_layers, describe_pooling
+from ollama_nb.store.convert.checkpoint import Checkpoint, Tensor
 
 
 class Gemma(Family):

@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 import gguf
 
 from ollama_nb.errors import BadRequest
-from ollama_nb.store.convert.family import Family, interleaved, vector
-from ollama_nb.store.convert.safetensors import Tensor
+from ollama_nb.store.convert.base import Family, interleaved, vector
+from ollama_nb.store.convert.checkpoint import Tensor
 
 _EXPERT = re.compile(r"(?:model\.)?layers\.(\d+)\.block_sparse_moe\.experts\.(\d+)\.(w[123])\.weight")
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import gguf
 
 from ollama_nb.errors import BadRequest
-from ollama_nb.store.convert.family import Family, vector
-from ollama_nb.store.convert.safetensors import Tensor
+from ollama_nb.store.convert.base import Family, vector
+from ollama_nb.store.convert.checkpoint import Tensor
 
 
 class Phi3(Family):

@@ -7,10 +7,8 @@ from collections.abc import Iterator
 
 import gguf
 
-from ollama_nb.store.convert.checkpoint import Checkpoint
-from ollama_nb.store.convert.family import Family
-from ollama_nb.store.convert.pooling import describe_pooling
-from ollama_nb.store.convert.safetensors import Tensor
+from ollama_nb.store.convert.base import Family, describe_pooling
+from ollama_nb.store.convert.checkpoint import Checkpoint, Tensor
 
 _EXPERT = re.compile(r"(model\.layers\.\d+\.mlp\.experts)\.(\d+)\.((?:gate|up|down)_proj\.weight)")
 

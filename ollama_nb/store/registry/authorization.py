@@ -1,29 +1,66 @@
-"""The ``Authorization`` of requests to one registry: from what is configured, or from a token that a challenge led to.
-
-Rules: only the registry that the user named gets its credentials, in plain http only on this machine. A signature of
-our key goes to nobody but that registry itself. A token service elsewhere may get the name and password that the user
-keeps for the registry, over https; that is how such services work.
-"""
+"""Challenges of a registry (``WWW-Authenticate``) and the ``Authorization`` header that answers them."""
 
 from __future__ import annotations
 
 import json
+import re
 import secrets
 import threading
 import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlencode, urlsplit
 
 from ollama_nb.errors import AccessDenied, SourceError
-from ollama_nb.store.auth import Credentials, Key
-from ollama_nb.store.registry import challenge as challenges
-from ollama_nb.store.registry.challenge import Challenge
+from ollama_nb.store.registry.credentials import Credentials, Key
 from ollama_nb.store.registry.errors import Refused
 from ollama_nb.store.registry.session import Session
 from ollama_nb.store.registry.urls import Origin
 
+# Between two things stands one class of characters only: two runs of spaces in a row would take quadratic time.
+_SCHEME = re.compile(r"[\s,]*([A-Za-z][A-Za-z0-9_-]*)(?:\s+|$)(?!=)")
+_PARAMETER = re.compile(r'[\s,]*([A-Za-z0-9_-]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s",]*))')
 DENIED = "unauthorized: access denied"
 MAX_TOKEN = 64 << 10
 _HASH_OF_NOTHING = "ZTNiMGM0NDI5OGZjMWMxNDlhZmJmNGM4OTk2ZmI5MjQyN2FlNDFlNDY0OWI5MzRjYTQ5NTk5MWI3ODUyYjg1NQ=="
+
+
+@dataclass(frozen=True, slots=True)
+class Challenge:
+    """What a server wants: ``scheme`` in lower case, parameters by their lower-case names."""
+
+    scheme: str
+    parameters: Mapping[str, str]
+
+    def get(self, name: str) -> str:
+        return self.parameters.get(name, "")
+
+
+def parse_challenges(header: str) -> tuple[Challenge, ...]:
+    """All challenges of a header; what cannot be read ends the list."""
+    found: list[Challenge] = []
+    at = 0
+    while match := _SCHEME.match(header, at):
+        at = match.end()
+        parameters: dict[str, str] = {}
+        while pair := _PARAMETER.match(header, at):
+            quoted = pair[2] is not None
+            parameters.setdefault(pair[1].lower(), re.sub(r"\\(.)", r"\1", pair[2]) if quoted else pair[3])
+            at = pair.end()
+        found.append(Challenge(match[1].lower(), parameters))
+    return tuple(found)
+
+
+def token_url(challenge: Challenge, extra: Iterable[tuple[str, str]] = ()) -> str:
+    """The realm with service and scopes as its query, keys sorted."""
+    realm = challenge.get("realm")
+    pairs = [("scope", scope) for scope in challenge.get("scope").split()]
+    if challenge.get("service"):
+        pairs.append(("service", challenge.get("service")))
+    pairs += extra
+    query = urlencode(sorted(pairs, key=lambda pair: pair[0]))
+    return f"{realm}{'&' if urlsplit(realm).query else '?'}{query}" if query else realm
 
 
 class Authorization:
@@ -47,7 +84,7 @@ class Authorization:
         with self._lock:
             if self._header != tried:
                 return  # another thread has been here meanwhile
-            self._header = self._new_header(challenges.parse(header))
+            self._header = self._new_header(parse_challenges(header))
 
     def _may_see(self, origin: Origin) -> bool:
         return origin.party == self._registry.party and (origin.scheme == "https" or origin.is_loopback)
@@ -82,7 +119,7 @@ class Authorization:
             headers["Authorization"] = self._credential.header
         elif ours:
             extra = [("ts", str(int(time.time()))), ("nonce", secrets.token_urlsafe(16))]
-        url = challenges.token_url(challenge, extra)
+        url = token_url(challenge, extra)
         if ours and "Authorization" not in headers:
             headers["Authorization"] = Key.ensure(self._key).authorization(f"GET,{url},{_HASH_OF_NOTHING}")
         with self._session.send("GET", url, headers) as response:

@@ -14,13 +14,11 @@ from pathlib import Path
 from ollama_nb.api.models import MANIFEST_TYPE
 from ollama_nb.api.names import Digest, ModelName
 from ollama_nb.errors import AccessDenied, SourceError
-from ollama_nb.store.auth import Credentials, credential_files
 from ollama_nb.store.manifest import MAX_JSON
-from ollama_nb.store.registry import network
 from ollama_nb.store.registry.authorization import DENIED, Authorization
-from ollama_nb.store.registry.errors import Missing, Refused
-from ollama_nb.store.registry.patience import Patience
-from ollama_nb.store.registry.session import Body, Response, Session
+from ollama_nb.store.registry.credentials import Credentials, credential_files
+from ollama_nb.store.registry.errors import Missing, Patience, Refused
+from ollama_nb.store.registry.session import Body, Resolve, Response, Session, resolve
 from ollama_nb.store.registry.urls import Origin, redirected
 
 MAX_ERROR = 64 << 10
@@ -39,7 +37,7 @@ class Access:
     key: Path
     credentials: Credentials = field(default_factory=Credentials)
     patience: Patience = field(default_factory=Patience)
-    resolver: network.Resolve = network.resolve
+    resolver: Resolve = resolve
 
     @classmethod
     def of_user(cls, key: Path, home: Path) -> Access:

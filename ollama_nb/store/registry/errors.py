@@ -1,8 +1,16 @@
-"""Errors between this machine and a registry, by what the caller can do about them."""
+"""Errors of registries by what the caller can do about them, and the policy that retries them."""
 
 from __future__ import annotations
 
-from ollama_nb.errors import SourceError
+import random
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from ollama_nb.errors import Cancelled, SourceError
+
+T = TypeVar("T")
 
 
 class Unreachable(SourceError):
@@ -37,3 +45,41 @@ class Missing(SourceError):
     """The registry has no such model or blob."""
 
     code = "registry_missing"
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """Times in seconds. A wait is ``first · 2^n``, at most ``longest``, less up to a half by chance."""
+
+    connect: float = 15.0
+    stall: float = 30.0
+    tries: int = 6
+    first: float = 1.0
+    longest: float = 30.0
+    asked: float = 300.0
+    """The longest that a server's own Retry-After is obeyed; one that asks for more gets no second request."""
+
+    def wait(self, failure: SourceError, attempt: int, stopped: threading.Event) -> None:
+        """Before try ``attempt`` (from 1): wait, or raise ``failure`` when there is no point. Raises Cancelled."""
+        asked = failure.wait if isinstance(failure, Refused) else None
+        if attempt >= self.tries or not worth_retrying(failure) or (asked or 0) > self.asked:
+            raise failure
+        own = min(self.longest, self.first * 2 ** (attempt - 1)) * (1 - random.random() / 2)
+        if stopped.wait(max(own, asked or 0)):
+            raise Cancelled
+
+    def retry(self, work: Callable[[], T], stopped: threading.Event, *, unreachable: bool = True) -> T:
+        """Call ``work`` until it succeeds or fails for good. ``unreachable`` False: an absent host is final."""
+        attempt = 0
+        while True:
+            try:
+                return work()
+            except (Broken, Refused, Unreachable) as failure:
+                if isinstance(failure, Unreachable) and not unreachable:
+                    raise
+                attempt += 1
+                self.wait(failure, attempt, stopped)
+
+
+def worth_retrying(failure: SourceError) -> bool:
+    return isinstance(failure, Broken | Unreachable) or (isinstance(failure, Refused) and failure.passing)

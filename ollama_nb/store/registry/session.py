@@ -1,32 +1,173 @@
-"""HTTP for one pull or push: a few kept connections that can all be hung up on at once, from any thread.
-
-Nothing is followed, decoded or authorised here. On the standard library, because what matters is to choose the address
-that a socket connects to, and to end any wait within a moment.
-"""
+"""HTTP connections to registries: address checks, proxies, TLS, keep-alive, cancellation."""
 
 from __future__ import annotations
 
 import contextlib
 import http.client
+import ipaddress
+import os
+import select
 import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
+from urllib.parse import urlsplit
 
-from ollama_nb import __version__
+from ollama_nb import __version__, net
 from ollama_nb.errors import Cancelled, SourceError
-from ollama_nb.store.registry import network
-from ollama_nb.store.registry.errors import Broken, Unreachable
-from ollama_nb.store.registry.patience import Patience
+from ollama_nb.store.registry.errors import Broken, Patience, Unreachable
 from ollama_nb.store.registry.urls import Origin, target_of
 
+STEP = 0.1
+"""Seconds between two looks at whether the caller still wants it."""
+
+_GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+
+Resolve = Callable[[str, int], Sequence[str]]
 Body = bytes | Iterable[bytes] | None
 _Key = tuple[Origin, bool]
 _DRAINED = 64 << 10
 """A response whose rest is at most this is read to its end, to keep the connection."""
+
+
+def resolve(host: str, port: int) -> Sequence[str]:
+    """The addresses of a host, the system's favourite first."""
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
+
+
+def is_public(address: str) -> bool:
+    """False for private, loopback, link-local and other special addresses, also where IPv6 wraps them."""
+    ip = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(ip, ipaddress.IPv6Address):
+        inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo or (None, None))[1]
+        if ip in _NAT64:
+            inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
+        if inner is not None:
+            return is_public(str(inner))
+        if ip not in _GLOBAL_UNICAST:
+            return False
+    return ip.is_global and not ip.is_multicast
+
+
+def proxy_of(origin: Origin) -> tuple[Origin, dict[str, str]] | None:
+    """The proxy that the environment names for an origin, and the headers with its credentials; None for no proxy."""
+    proxy = net.proxy_for(urlsplit(str(origin)), os.environ)
+    if proxy is None:
+        return None
+    try:
+        port = proxy.port or (443 if proxy.scheme == "https" else 3128)
+    except ValueError as error:
+        raise SourceError(f"invalid proxy address: {error}") from error
+    address = net.host_and_port(proxy.hostname or "", port)
+    return Origin.of(f"{proxy.scheme}://{address}"), net.proxy_headers(proxy)
+
+
+def check_literal(origin: Origin) -> None:
+    """Raises SourceError when the host is written as an address that is not public."""
+    try:
+        # Resolvers take short forms such as 127.1 and 0x7f000001 for addresses, too.
+        public = is_public(origin.host if ":" in origin.host else socket.inet_ntoa(socket.inet_aton(origin.host)))
+    except (OSError, ValueError):
+        return  # a name
+    if not public:
+        raise _refused(origin)
+
+
+def check_secure(origin: Origin) -> None:
+    """Raises SourceError for plain http: that is allowed to hosts that the user named, at most."""
+    if origin.scheme != "https":
+        raise SourceError(
+            f"refused to go to {origin.address}: a registry may not send us to another host in plain http"
+        )
+
+
+def dial(
+    origin: Origin, *, named: bool, seconds: float, stopped: threading.Event, resolver: Resolve = resolve
+) -> socket.socket:
+    """A connected socket. ``named``: the user named this host. Raises Unreachable, SourceError or Cancelled."""
+    addresses = _resolved(origin, resolver, seconds, stopped)
+    if not named:
+        addresses = [address for address in addresses if is_public(address)]
+        if not addresses:
+            raise _refused(origin)
+        check_secure(origin)
+    failure = OSError("no addresses")
+    for address in addresses:
+        try:
+            return _connected(address, origin.port, seconds, stopped)
+        except OSError as error:
+            failure = error
+    reason = "no answer" if isinstance(failure, TimeoutError) else failure.strerror or str(failure)
+    raise Unreachable(f"cannot reach {origin.address}: {reason}")
+
+
+def _refused(origin: Origin) -> SourceError:
+    return SourceError(
+        f"refused to go to {origin.address}: a registry may not send us into a private network "
+        '(~/.ollama/nb/registries.json can allow it: {"hosts": {REGISTRY: {"may_use": [HOST]}}})'
+    )
+
+
+def _resolved(origin: Origin, resolver: Resolve, seconds: float, stopped: threading.Event) -> Sequence[str]:
+    """In a thread of its own: a name server's silence cannot be interrupted, only left alone."""
+    found: list[Sequence[str]] = []
+    failures: list[OSError | UnicodeError] = []
+    ended = threading.Event()
+
+    def look() -> None:
+        try:
+            found.append(resolver(origin.host, origin.port))
+        except (OSError, UnicodeError) as error:
+            failures.append(error)
+        ended.set()
+
+    threading.Thread(target=look, name="ollama-nb-resolve", daemon=True).start()
+    deadline = time.monotonic() + seconds
+    while not ended.wait(STEP / 4):
+        _check(stopped)
+        if time.monotonic() > deadline:
+            raise Unreachable(f"cannot reach {origin.address}: the name server does not answer")
+    if failures:
+        reason = getattr(failures[0], "strerror", None) or str(failures[0])
+        raise Unreachable(f"cannot reach {origin.address}: {reason}")
+    return found[0]
+
+
+def _connected(address: str, port: int, seconds: float, stopped: threading.Event) -> socket.socket:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    connection = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        connection.setblocking(False)
+        connection.connect_ex((address, port))
+        _wait_writable(connection, seconds, stopped)
+        error = connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if error:
+            raise OSError(error, os.strerror(error))
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _wait_writable(connection: socket.socket, seconds: float, stopped: threading.Event) -> None:
+    deadline = time.monotonic() + seconds
+    poll = select.poll()
+    poll.register(connection, select.POLLOUT)
+    while not poll.poll(STEP * 1000):
+        _check(stopped)
+        if time.monotonic() > deadline:
+            raise TimeoutError
+
+
+def _check(stopped: threading.Event) -> None:
+    if stopped.is_set():
+        raise Cancelled
 
 
 class Session:
@@ -38,7 +179,7 @@ class Session:
         patience: Patience | None = None,
         *,
         named: Iterable[Origin] = (),
-        resolver: network.Resolve = network.resolve,
+        resolver: Resolve = resolve,
     ) -> None:
         self.patience = patience or Patience()
         self.stopped = threading.Event()
@@ -95,7 +236,7 @@ class Session:
     # -- inside ----------------------------------------------------------------------------------------------------
 
     def _watch(self, cancelled: threading.Event) -> None:
-        while not self._over.wait(network.STEP):
+        while not self._over.wait(STEP):
             if cancelled.is_set():
                 self.hang_up()
                 return
@@ -157,7 +298,7 @@ class Session:
         connection.close()
 
     def dial(self, origin: Origin, named: bool) -> socket.socket:
-        connected = network.dial(
+        connected = dial(
             origin, named=named, seconds=self.patience.connect, stopped=self.stopped, resolver=self._resolver
         )
         connected.settimeout(self.patience.stall)
@@ -238,7 +379,7 @@ class _Connection(http.client.HTTPConnection):
         self._session = session
         self.proxy: Origin | None = None
         self._sent_to_proxy: Mapping[str, str] = {}
-        if found := network.proxy_of(origin):
+        if found := proxy_of(origin):
             self.proxy, self._sent_to_proxy = found
 
     def connect(self) -> None:
@@ -246,8 +387,8 @@ class _Connection(http.client.HTTPConnection):
             self.sock = self._session.dial(self.origin, self.named)
         else:
             if not self.named:
-                network.check_literal(self.origin)
-                network.check_secure(self.origin)
+                check_literal(self.origin)
+                check_secure(self.origin)
             try:
                 self.sock = self._session.dial(self.proxy, True)
             except Unreachable as error:

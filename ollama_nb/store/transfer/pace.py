@@ -1,15 +1,21 @@
-"""What the user allows a transfer to take."""
+"""Limits of a transfer: parallel streams, bandwidth, and how often progress is reported."""
 
 from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from ollama_nb.errors import BadRequest
 
 MAX_STREAMS = 64
 CHUNK = 256 << 10
+TICK = 0.06
+"""Seconds between two progress lines."""
+
+Show = Callable[[int], None]
+"""Is told how many bytes are there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,3 +55,17 @@ class Throttle:
             self._free_at = max(self._free_at, now) + size / self._rate
             wait = self._free_at - now
         self._stopped.wait(wait)
+
+
+def meter(report: Show, total: int | None = None) -> Show:
+    """Passes on what is more than ever before, not too often, and the end in any case."""
+    most, told = -1, 0.0
+
+    def show(done: int) -> None:
+        nonlocal most, told
+        now = time.monotonic()
+        if done > most and (done == total or now - told >= TICK):
+            most, told = done, now
+            report(done)
+
+    return show

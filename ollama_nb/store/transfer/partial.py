@@ -1,23 +1,105 @@
-"""A blob that is arriving: its sparse file, and the journal of its parts beside it."""
+"""An unfinished download of one blob: its sparse file and the journal of its parts."""
 
 from __future__ import annotations
 
 import contextlib
-from dataclasses import replace
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 
 from ollama_nb import disk
 from ollama_nb.api.names import Digest
+from ollama_nb.disk import InPlace
 from ollama_nb.errors import StoreError
 from ollama_nb.store.blobs import BlobStore
-from ollama_nb.store.inplace import InPlace
-from ollama_nb.store.transfer import plan
-from ollama_nb.store.transfer.plan import Part
 
+MIN_PART, MAX_PART = 32_000_000, 1_000_000_000
+"""Bytes of a part, unless a blob is smaller."""
+TARGET_PARTS = 16
+
+_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 JOURNAL_BEHIND = 4 << 20
 """The most bytes that the journals of all parts together may be behind the file."""
 _STATE_BYTES = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Bytes ``offset`` to ``offset + size`` of a blob, of which the first ``completed`` are there."""
+
+    number: int
+    offset: int
+    size: int
+    completed: int = 0
+    etag: str = ""
+
+    @property
+    def end(self) -> int:
+        return self.offset + self.size
+
+
+def split_blob(total: int, offset: int = 0, number: int = 0) -> tuple[Part, ...]:
+    """Parts of ``offset`` to ``total``, numbered from ``number``; none when there is nothing between the two."""
+    size = min(MAX_PART, max(MIN_PART, -(-total // TARGET_PARTS)))
+    starts = range(offset, total, size)
+    return tuple(Part(number + count, start, min(size, total - start)) for count, start in enumerate(starts))
+
+
+def repair_parts(found: Iterable[Part], total: int, on_disk: int) -> tuple[Part, ...]:
+    """Parts that tile ``total`` bytes exactly: those found that can be true, and new ones in the gaps between them.
+
+    ``on_disk``: the length of the unfinished file; what lies beyond it is not there, whatever a part says.
+    """
+    kept: list[Part] = []
+    numbers: set[int] = set()
+    at = 0
+    for part in sorted(found, key=lambda part: (part.offset, -part.completed)):
+        sound = part.offset >= at and part.size > 0 and part.end <= total and 0 <= part.completed <= part.size
+        if sound and part.number not in numbers:
+            there = max(0, min(part.completed, on_disk - part.offset))
+            kept.append(replace(part, completed=there))
+            numbers.add(part.number)
+            at = part.end
+    free = max(numbers, default=-1) + 1
+    tiled: list[Part] = []
+    at = 0
+    for offset, end, old in [*((part.offset, part.end, (part,)) for part in kept), (total, total, ())]:
+        new = split_blob(offset, at, free)
+        free += len(new)
+        tiled += [*new, *old]
+        at = end
+    return tuple(tiled)
+
+
+def encode_part(part: Part) -> bytes:
+    body = {"N": part.number, "Offset": part.offset, "Size": part.size, "Completed": part.completed}
+    # A real Ollama passes over the tag.
+    return json.dumps(body | ({"ETag": part.etag} if part.etag else {}), separators=(",", ":")).encode() + b"\n"
+
+
+def decode_part(raw: bytes) -> Part | None:
+    """None for what is no part's state."""
+    try:
+        body = json.loads(raw)
+        part = Part(body["N"], body["Offset"], body["Size"], body["Completed"], body.get("ETag", ""))
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return None
+    numbers = (part.number, part.offset, part.size, part.completed)
+    sound = all(type(number) is int and number >= 0 for number in numbers) and isinstance(part.etag, str)
+    return part if sound else None
+
+
+def parse_content_range(text: str) -> tuple[int, int, int | None] | None:
+    """First byte, last byte and length of the whole, which may be unknown; None for another kind of text."""
+    match = _CONTENT_RANGE.fullmatch(text.strip())
+    if match is None:
+        return None
+    first, last = int(match[1]), int(match[2])
+    total = None if match[3] == "*" else int(match[3])
+    return (first, last, total) if first <= last and (total is None or last < total) else None
 
 
 class Arriving:
@@ -58,7 +140,7 @@ class Partial:
         try:
             found = _journal(blobs, digest)
             self.etag = next((part.etag for part in found if part.etag), "")
-            self.parts = [Arriving(part) for part in plan.mend(found, size, self._file.size)]
+            self.parts = [Arriving(part) for part in repair_parts(found, size, self._file.size)]
             if self._file.size != size:
                 self._file.resize(size)
             self._write_journal(found)
@@ -98,7 +180,7 @@ class Partial:
         self._file.resize(0)
         self._file.resize(self.size)
         self.etag = ""
-        parts = (Part(0, 0, self.size),) if whole and self.size else plan.split(self.size)
+        parts = (Part(0, 0, self.size),) if whole and self.size else split_blob(self.size)
         self.parts = [Arriving(part) for part in parts]
         self._write_journal([])
 
@@ -130,7 +212,7 @@ class Partial:
 
     def _save(self, part: Arriving) -> None:
         path = self._file.path.with_name(f"{self._file.path.name}-{part.part.number}")
-        self._blobs.tree.note(path, plan.encode(part.state(self.etag)))
+        self._blobs.tree.note(path, encode_part(part.state(self.etag)))
 
     def _write_journal(self, found: list[Part]) -> None:
         """Bring all of it up to date: a real Ollama takes the parts that it finds for the whole blob."""
@@ -157,7 +239,7 @@ def partial_path(blobs: BlobStore, digest: Digest) -> Path:
 def arrived(blobs: BlobStore, digest: Digest, size: int) -> int:
     """Bytes of an unfinished blob that need not be fetched again."""
     on_disk = disk.regular_size(partial_path(blobs, digest))
-    parts = plan.mend(_journal(blobs, digest), size, on_disk or 0)
+    parts = repair_parts(_journal(blobs, digest), size, on_disk or 0)
     return sum(part.completed for part in parts)
 
 
@@ -165,7 +247,7 @@ def _journal(blobs: BlobStore, digest: Digest) -> list[Part]:
     found = []
     for path in _journal_files(blobs, digest):
         with contextlib.suppress(OSError), path.open("rb") as file:
-            part = plan.decode(file.read(_STATE_BYTES))
+            part = decode_part(file.read(_STATE_BYTES))
             if part is not None and path.name.endswith(f"-partial-{part.number}"):
                 found.append(part)
     return found

@@ -1,9 +1,11 @@
-"""A model from a registry into the store: manifest, then each blob once, then the manifest's file."""
+"""Pull a model from a registry into the store."""
 
 from __future__ import annotations
 
 import hashlib
 import threading
+import time
+from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,15 +13,19 @@ from ollama_nb.api.events import Progress, Report
 from ollama_nb.api.models import Layer, Manifest
 from ollama_nb.api.names import ModelName
 from ollama_nb.errors import Cancelled, CorruptModel, OllamaError, SourceError
+from ollama_nb.store.blobs import CHUNK as HASHED_AT_ONCE
+from ollama_nb.store.blobs import BlobStore
 from ollama_nb.store.manifest import parse_manifest
 from ollama_nb.store.registry.client import Access, Registry, connected, origin_of
-from ollama_nb.store.registry.errors import Broken, Unreachable
+from ollama_nb.store.registry.errors import Broken, Refused, Unreachable
+from ollama_nb.store.registry.session import Response
 from ollama_nb.store.store import Store
-from ollama_nb.store.transfer.download import Download
-from ollama_nb.store.transfer.pace import Limits
-from ollama_nb.store.transfer.partial import arrived
-from ollama_nb.store.transfer.progress import meter
-from ollama_nb.store.transfer.sharing import Queue
+from ollama_nb.store.transfer.locks import Queue
+from ollama_nb.store.transfer.pace import TICK, Limits, Show, Throttle, meter
+from ollama_nb.store.transfer.partial import Arriving, Partial, arrived, parse_content_range
+
+_JOIN = 0.8
+"""Seconds that streams get to end in once their connections are cut."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,3 +113,192 @@ def _parsed(raw: bytes) -> Manifest:
 def _place(root: Path) -> str:
     """Tells stores apart: a transfer is one per blob and store."""
     return hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:12]
+
+
+class NoRanges(Exception):
+    """The server does not give the bytes that were asked for: take the blob as a whole."""
+
+
+class Changed(Exception):
+    """The server has another file now than the one that the part before came from."""
+
+
+class Download:
+    """Blocking; ``run`` it once. ``show`` is told how many bytes are there, which can also become fewer."""
+
+    def __init__(self, registry: Registry, blobs: BlobStore, layer: Layer, limits: Limits, show: Show) -> None:
+        self._registry = registry
+        self._blobs = blobs
+        self._layer = layer
+        self._limits = limits
+        self._show = show
+        self._ranged = True
+        self._may_change = True
+
+    def run(self) -> None:
+        """Raises SourceError when the registry does not give these bytes, StoreError, or Cancelled."""
+        digest, size = self._layer.digest, self._layer.size
+        with Partial(self._blobs, digest, size, self._limits.streams) as partial:
+            found = self._fetched(partial)
+            if found != digest.hex:
+                partial.restart()  # once more, and all of it: what was there may have come from anywhere
+                found = self._fetched(partial)
+            if found != digest.hex:
+                partial.discard()
+                raise SourceError(f"digest mismatch, file must be downloaded again: want {digest}, got sha256:{found}")
+            partial.finish()
+
+    def _fetched(self, partial: Partial) -> str:
+        """Have all bytes; return their digest."""
+        while True:
+            streams = Streams(self._registry, partial, self._limits, self._ranged, self._may_change)
+            try:
+                return streams.run(self._show)
+            except NoRanges:
+                self._ranged = False
+                partial.restart(whole=True)
+            except Changed:
+                self._may_change = False  # servers that take turns would go on for ever: the digest decides
+                partial.restart()
+
+
+class Streams:
+    """The threads that fetch the missing parts of one partial."""
+
+    def __init__(self, registry: Registry, partial: Partial, limits: Limits, ranged: bool, may_change: bool) -> None:
+        self._registry = registry
+        self._session = registry.session
+        self._partial = partial
+        self._ranged, self._may_change = ranged, may_change
+        self._todo = deque(part for part in partial.parts if not part.complete)
+        self._running = min(limits.streams, len(self._todo))
+        self._halt = threading.Event()
+        self._over = threading.Event()
+        self._lock = threading.Lock()
+        self._failure: BaseException | None = None
+        self._throttle = Throttle(limits.rate, self._halt)
+        self._hash = hashlib.sha256()
+        self._hashed = 0
+
+    def run(self, show: Show) -> str:
+        """Returns the digest of the whole; raises what the first stream to fail raised."""
+        threads = [
+            threading.Thread(target=self._stream, name="ollama-nb-stream", daemon=True) for _ in range(self._running)
+        ]
+        for thread in threads:
+            thread.start()
+        try:
+            while threads and not self._over.is_set():
+                show(self._partial.done)
+                self._follow()
+        finally:
+            self._end(threads)
+        if self._failure is not None:
+            raise self._failure
+        show(self._partial.done)
+        while self._hashed < self._partial.size:
+            self._follow()
+        return self._hash.hexdigest()
+
+    def _end(self, threads: list[threading.Thread]) -> None:
+        """No stream writes any more afterwards, not even one that does not end in time."""
+        with self._lock:
+            self._halt.set()
+        if self._running:
+            self._session.drop()
+        for thread in threads:
+            thread.join(_JOIN)
+
+    def _follow(self) -> None:
+        """For about one tick: hash what has arrived without a gap, wait when there is nothing. Raises Cancelled."""
+        until = time.monotonic() + TICK
+        while (left := until - time.monotonic()) > 0 and self._hashed < self._partial.size:
+            if self._session.stopped.is_set():
+                raise Cancelled
+            size = min(HASHED_AT_ONCE, self._partial.contiguous - self._hashed)
+            if size < HASHED_AT_ONCE and not self._partial.complete:
+                self._over.wait(left)
+                return
+            data = self._partial.read(size, self._hashed)
+            self._hash.update(data)
+            self._hashed += len(data)
+
+    # -- in the threads of the streams -----------------------------------------------------------------------------
+
+    def _stream(self) -> None:
+        failure: BaseException | None = None
+        try:
+            while (part := self._next()) is not None:
+                self._whole_part(part)
+        except BaseException as error:
+            failure = error
+        with self._lock:
+            self._running -= 1
+            if failure is not None and not self._halt.is_set():
+                self._failure = failure
+                self._halt.set()
+            if self._halt.is_set() or not self._running:
+                self._over.set()
+
+    def _next(self) -> Arriving | None:
+        with self._lock:
+            return self._todo.popleft() if self._todo and not self._halt.is_set() else None
+
+    def _whole_part(self, part: Arriving) -> None:
+        """Try until the part is there. Tries that brought something do not count."""
+        attempt = 0
+        while not part.complete and not self._halt.is_set():
+            before = part.done
+            try:
+                self._attempt(part)
+            except (Broken, Refused, Unreachable) as failure:
+                attempt = 1 if part.done > before else attempt + 1
+                self._session.patience.wait(failure, attempt, self._halt)
+
+    def _attempt(self, part: Arriving) -> None:
+        if not self._ranged:
+            part.done = 0
+        first, last = part.at, part.part.end - 1
+        with self._registry.open_blob(self._partial.digest, first, last if self._ranged else None) as response:
+            self._check(response, first)
+            before = part.done
+            while not part.complete and not self._halt.is_set():
+                data = response.read(min(self._throttle.chunk, part.part.size - part.done))
+                if not data:
+                    if part.done == before or not self._ranged:
+                        raise Broken(f"{self._registry.origin.address} ended the blob too early")
+                    return
+                self._throttle.take(len(data))
+                with self._lock:
+                    if not self._halt.is_set():
+                        self._partial.write(part, data)
+
+    def _check(self, response: Response, first: int) -> None:
+        """That these are the bytes that were asked for, of the file that the others came from."""
+        size = self._partial.size
+        if response.status == 206 and self._ranged:
+            found = parse_content_range(response.headers.get("Content-Range", ""))
+            if found is None or found[0] != first:
+                raise NoRanges
+            length = found[2]
+        elif response.status == 200:
+            text = response.headers.get("Content-Length", "")
+            length = int(text) if text.isdecimal() else None
+            if self._ranged and (len(self._partial.parts) > 1 or first):
+                raise NoRanges
+        else:
+            raise SourceError(f"{self._registry.origin.address} answers {response.status} to a request for a blob")
+        if length is not None and length != size:
+            raise SourceError(
+                f"{self._registry.origin.address} has {length} bytes under {self._partial.digest}, "
+                f"but the manifest says {size}"
+            )
+        self._compare(response.headers.get("ETag", ""))
+
+    def _compare(self, etag: str) -> None:
+        """A weak tag says nothing about bytes."""
+        if not etag or etag.startswith("W/"):
+            return
+        if self._partial.etag and etag != self._partial.etag and self._may_change:
+            raise Changed
+        self._partial.etag = etag

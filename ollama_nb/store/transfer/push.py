@@ -1,23 +1,38 @@
-"""A model from the store to a registry: each blob, then the manifest's bytes as they are, so that its digest stays."""
+"""Push a model from the store to a registry."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
+import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, TypeVar
+from urllib.parse import urlencode, urljoin, urlsplit
 
+from ollama_nb import disk
 from ollama_nb.api.events import Progress, Report
 from ollama_nb.api.models import MANIFEST_TYPE, Layer, Manifest
 from ollama_nb.api.names import ModelName
-from ollama_nb.errors import AccessDenied, OllamaError, StoreError
-from ollama_nb.store.registry.client import Access, Registry, connected, origin_of
-from ollama_nb.store.registry.errors import Refused
+from ollama_nb.errors import AccessDenied, BadRequest, OllamaError, SourceError, StoreError
+from ollama_nb.store.registry.client import Access, Registry, check, connected, origin_of
+from ollama_nb.store.registry.errors import Broken, Missing, Refused, Unreachable
+from ollama_nb.store.registry.session import Response
+from ollama_nb.store.registry.urls import Origin, redirected
 from ollama_nb.store.store import Store
-from ollama_nb.store.transfer.pace import Limits
-from ollama_nb.store.transfer.progress import meter
-from ollama_nb.store.transfer.upload import Upload
+from ollama_nb.store.transfer.pace import Limits, Show, Throttle, meter
+from ollama_nb.store.transfer.partial import TARGET_PARTS
+
+MIN_CHUNK, MAX_CHUNK = 100_000_000, 1_000_000_000
+_RANGE = re.compile(r"(?:bytes=)?0-(\d+)")
+
+_SESSIONS = 3
+"""How often a blob is begun anew after its session was lost."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,3 +100,198 @@ def _media_type(manifest: Manifest) -> str:
     """What the manifest says of itself."""
     said = json.loads(manifest.raw).get("mediaType")
     return said if isinstance(said, str) and said.isascii() and said.isprintable() and said else MANIFEST_TYPE
+
+
+class Lost(Broken):
+    """The registry does not know an upload any more, or not all of it: only a new session helps."""
+
+
+class Upload:
+    """Blocking; ``run`` it once. ``show`` is told how many bytes are there."""
+
+    def __init__(self, registry: Registry, path: Path, layer: Layer, limits: Limits, show: Show) -> None:
+        self._registry = registry
+        self._session = registry.session
+        self._path = path
+        self._layer = layer
+        self._show = show
+        self._throttle = Throttle(limits.rate, self._session.stopped)
+
+    def run(self) -> None:
+        """Raises SourceError when the registry does not take it, StoreError when the blob is missing, Cancelled."""
+        if not self._retried(lambda: self._registry.has_blob(self._layer.digest)):
+            with disk.clear_errors("read", self._path), self._path.open("rb") as file:
+                for _ in range(_SESSIONS - 1):
+                    with contextlib.suppress(Lost):
+                        self._send(file)
+                        break
+                else:
+                    self._send(file)
+        self._show(self._layer.size)
+
+    def _retried(self, work: Callable[[], T]) -> T:
+        return self._session.patience.retry(work, self._session.stopped, unreachable=False)
+
+    def _send(self, file: BinaryIO) -> None:
+        """One session from its start; raises Lost when a new one may do better."""
+        url = self._retried(self._begin)
+        if url is None:
+            return
+        sums: list[bytes] = []
+        size = chunk_size(self._layer.size)
+        for start in range(0, self._layer.size, size):
+            chunk = Chunk(file, start, min(size, self._layer.size - start), self._throttle, self._show)
+            url = self._chunk(url, chunk)
+            sums.append(chunk.md5)
+        self._commit(url, sums)
+
+    def _begin(self) -> str | None:
+        """The address of a new session; None when the blob could be mounted instead."""
+        url = self._registry.url("blobs/uploads/")
+        source = _mountable(self._layer.from_, self._registry.name)
+        if source is not None:
+            query = {"mount": str(self._layer.digest), "from": f"{source.namespace}/{source.model}"}
+            url += "?" + urlencode(query, safe="/:")
+        with self._registry.request("POST", url, {"Content-Length": "0"}) as response:
+            check(response)
+            return None if response.status == 201 else _next(response)
+
+    def _chunk(self, url: str, chunk: Chunk) -> str:
+        """Send one chunk, resumed as long as each try brings something; return the address of the next one."""
+        sent = most = attempt = 0
+        while True:
+            try:
+                if attempt:
+                    url, sent = self._where(url, chunk)
+                if sent == chunk.size:
+                    chunk.finish()
+                    return url
+                return self._patch(url, chunk, sent)
+            except Lost:
+                raise
+            except (Broken, Unreachable, Refused) as failure:
+                attempt = 1 if sent > most else attempt + 1
+                most = max(most, sent)
+                self._session.patience.wait(failure, attempt, self._session.stopped)
+
+    def _patch(self, url: str, chunk: Chunk, sent: int) -> str:
+        headers = {
+            "Content-Type": "application/octet-stream",
+            "Content-Length": str(chunk.size - sent),
+            "Content-Range": f"{chunk.start + sent}-{chunk.end - 1}",
+            "X-Redirect-Uploads": "1",
+        }
+        with self._registry.request("PATCH", url, headers, lambda: chunk.rest(sent)) as response:
+            if response.status != 307:
+                check(response)
+                return _next(response)
+            after = _next(response)
+            elsewhere = redirected(url, response.headers.get("Location", ""))
+        self._put_elsewhere(elsewhere, chunk)
+        return after
+
+    def _put_elsewhere(self, url: str, chunk: Chunk) -> None:
+        """The registry's storage takes the whole chunk under a signed address; it never gets our credentials."""
+        headers = {"Content-Type": "application/octet-stream", "Content-Length": str(chunk.size)}
+
+        def put() -> None:
+            with self._session.send("PUT", url, headers, chunk.rest(0)) as response:
+                check(response)
+
+        self._retried(put)
+
+    def _where(self, url: str, chunk: Chunk) -> tuple[str, int]:
+        """The address of a session that was interrupted, and how much of the chunk it has. Raises Lost."""
+        with self._registry.request("GET", url) as response:
+            try:
+                check(response)
+            except Missing as error:
+                raise Lost(f"{self._registry.origin.address} has forgotten an upload") from error
+            match = _RANGE.fullmatch(response.headers.get("Range", ""))
+            # Registries say "0-0" of a session without any bytes, too.
+            there = int(match[1]) + 1 if match and int(match[1]) else 0
+            if not chunk.start <= there <= chunk.end:
+                raise Lost(f"{self._registry.origin.address} has lost a part of an upload")
+            return (_next(response) if response.headers.get("Location") else url), there - chunk.start
+
+    def _commit(self, url: str, sums: list[bytes]) -> None:
+        """``etag`` is what Ollama's own registry checks the chunks by; others pass over it."""
+        etag = f"{hashlib.md5(b''.join(sums), usedforsecurity=False).hexdigest()}-{len(sums)}"
+        query = urlencode({"digest": str(self._layer.digest), "etag": etag})
+        url += ("&" if urlsplit(url).query else "?") + query
+
+        def put() -> None:
+            with self._registry.request("PUT", url, {"Content-Length": "0"}) as response:
+                if response.status == 404 and self._registry.has_blob(self._layer.digest):
+                    return  # an earlier try got through, only its answer did not
+                check(response)
+
+        self._retried(put)
+
+
+class Chunk:
+    """Bytes ``start`` to ``end`` of a blob's file, with their MD5 sum once they have been read to the end."""
+
+    def __init__(self, file: BinaryIO, start: int, size: int, throttle: Throttle, show: Show) -> None:
+        self._file = file
+        self.start, self.size, self.end = start, size, start + size
+        self._throttle = throttle
+        self._show = show
+        self._sum = hashlib.md5(usedforsecurity=False)
+        self._summed = 0
+
+    @property
+    def md5(self) -> bytes:
+        return self._sum.digest()
+
+    def rest(self, sent: int) -> Iterator[bytes]:
+        """What is left after ``sent`` bytes, as it is sent."""
+        at = sent
+        while at < self.size:
+            data = self._read(at)
+            self._throttle.take(len(data))
+            yield data
+            at += len(data)
+            self._show(self.start + at)
+
+    def finish(self) -> None:
+        """Sum what was sent but not read to its end by us."""
+        while self._summed < self.size:
+            self._read(self._summed)
+
+    def _read(self, at: int) -> bytes:
+        self._file.seek(self.start + at)
+        data = self._file.read(min(self._throttle.chunk, self.size - at))
+        if not data:
+            raise StoreError("a blob became shorter while it was sent")
+        if at <= self._summed:
+            new = data[self._summed - at :]
+            self._sum.update(new)
+            self._summed += len(new)
+        return data
+
+
+def chunk_size(total: int) -> int:
+    return min(MAX_CHUNK, max(MIN_CHUNK, -(-total // TARGET_PARTS)))
+
+
+def _next(response: Response) -> str:
+    """Where an upload goes on. Raises SourceError when the registry does not say, or sends us from https to http."""
+    location = response.headers.get("Docker-Upload-Location") or response.headers.get("Location")
+    if not location:
+        raise SourceError(f"{Origin.of(response.url).address} does not say where the upload goes on")
+    before, after = Origin.of(response.url), Origin.of(urljoin(response.url, location))
+    if before.host == after.host and before.scheme == "https" and after.scheme == "http":
+        # Registries behind a proxy that ends TLS do not know that they are reached over https.
+        location = urljoin(response.url, location).replace(str(after), str(before), 1)
+    return redirected(response.url, location)
+
+
+def _mountable(from_: str, name: ModelName) -> ModelName | None:
+    """The repository of the same registry that a layer came from, if it did."""
+    try:
+        source = ModelName.parse(from_)
+    except BadRequest:
+        return None
+    same = source.host.lower() == name.host.lower()
+    return source if same and (source.namespace, source.model) != (name.namespace, name.model) else None

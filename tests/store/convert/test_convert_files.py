@@ -16,12 +16,10 @@ from support.checkpoints import GOLDEN, PRETOKENIZERS, make_checkpoint, stored, 
 from support.engines import pooled_of
 
 from ollama_nb.errors import BadRequest, CorruptModel
-from ollama_nb.store.convert.checkpoint import Checkpoint
+from ollama_nb.store.convert.checkpoint import Checkpoint, read_safetensors
 from ollama_nb.store.convert.convert import convert_model
-from ollama_nb.store.convert.pretokenizer import pretokenizer
-from ollama_nb.store.convert.safetensors import read_safetensors
 from ollama_nb.store.convert.sentencepiece import read_sentencepiece
-from ollama_nb.store.convert.subwords import read_vocabulary
+from ollama_nb.store.convert.tokenizers import pretokenizer, read_vocabulary
 from ollama_nb.store.gguf import read_gguf
 
 SENTENCEPIECE = (GOLDEN / "sentencepiece" / "tokenizer.model").read_bytes()

@@ -14,7 +14,7 @@ from support.engines import tokens_of
 from ollama_nb.errors import BadRequest
 from ollama_nb.store.convert.checkpoint import Checkpoint
 from ollama_nb.store.convert.convert import convert_model
-from ollama_nb.store.convert.subwords import read_vocabulary
+from ollama_nb.store.convert.tokenizers import read_vocabulary
 from ollama_nb.store.gguf import read_gguf
 
 _FOUND = json.loads((GOLDEN / "tokens.json").read_text("utf-8"))

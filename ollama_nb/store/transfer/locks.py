@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ollama_nb import disk
 from ollama_nb.errors import Cancelled
-from ollama_nb.store.transfer.progress import TICK, Show
+from ollama_nb.store.transfer.pace import TICK, Show
 
 _LENGTH = 8
 MAX_NOTE = 4096
