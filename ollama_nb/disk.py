@@ -16,7 +16,7 @@ from typing import BinaryIO
 
 from ollama_nb.errors import StoreError
 
-before: Callable[[str, str], None] | None = None
+before_change_hook: Callable[[str, str], None] | None = None
 """Called with name and subject of every system call that is about to change the disk: tests stop a process there."""
 
 TEMP_PREFIX = "sha256-"
@@ -56,53 +56,53 @@ def write_new(path: Path, data: bytes, mode: int = 0o644) -> None:
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
+def atomic_writer(path: Path) -> Iterator[BinaryIO]:
     """A file outside of any store, written in pieces: it gets its name, whole and synced, when the block ends well."""
     temp = path.with_name(f".{path.name}-{secrets.token_hex(8)}")
-    with clear_errors("write", path):
+    with store_errors("write", path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with temp.open("xb") as file:
                 yield file
                 file.flush()
                 fsync(file.fileno(), temp.name)
-            step("rename", path.name)
+            announce("rename", path.name)
             temp.replace(path)
         finally:
             temp.unlink(missing_ok=True)
         _sync_folder(path.parent)
 
 
-def shown(path: Path) -> str:
+def display_path(path: Path) -> str:
     """A path for error texts: the home folder as ``~``."""
     home = Path.home()
     return str("~" / path.relative_to(home)) if path.is_relative_to(home) else str(path)
 
 
-def reason(error: OSError) -> str:
+def describe_error(error: OSError) -> str:
     """Why something could not be done on a disk, in words for users."""
     return _REASONS.get(error.errno or 0, error.strerror or str(error))
 
 
 @contextlib.contextmanager
-def clear_errors(doing: str, path: Path) -> Iterator[None]:
+def store_errors(doing: str, path: Path) -> Iterator[None]:
     """Turn an OSError into a StoreError that says what could not be done, where and why."""
     try:
         yield
     except OSError as error:
         refused = error.errno in _REFUSALS and not doing.startswith(("read", "look"))
-        text = f"cannot {doing} {shown(path)}: {reason(error)}"
+        text = f"cannot {doing} {display_path(path)}: {describe_error(error)}"
         raise StoreError(text, status=403 if refused else None) from error
 
 
 @contextlib.contextmanager
-def locked(root: Path) -> Iterator[None]:
+def folder_lock(root: Path) -> Iterator[None]:
     """Keep other threads and processes of ours from changing which blobs are in use.
 
     The lock is on the folder itself, so that it leaves no file. File systems without locks go on unlocked.
     """
     Tree(root).make()
-    with clear_errors("open", root):
+    with store_errors("open", root):
         folder = os.open(root, _FOLDER)
     try:
         with contextlib.suppress(OSError):
@@ -115,19 +115,19 @@ def locked(root: Path) -> Iterator[None]:
 def move_out(tree: Tree, path: Path, target: Path) -> None:
     """Move a file of a tree, or the link of that name, to a place outside of it, on this disk or another."""
     Tree(target.parent).make()
-    with clear_errors("move", path), tree.folder_of(path) as folder:
+    with store_errors("move", path), tree.folder_of(path) as folder:
         if folder is None:
             return
-        step("rename", target.name)
+        announce("rename", target.name)
         try:
             os.rename(path.name, target, src_dir_fd=folder)
             _sync_folder(target.parent)
         except OSError as error:
             if error.errno != errno.EXDEV:
                 raise
-            with path.open("rb") as source, replacing(target) as copy:
+            with path.open("rb") as source, atomic_writer(target) as copy:
                 shutil.copyfileobj(source, copy, _COPY_BYTES)
-            step("unlink", path.name)
+            announce("unlink", path.name)
             os.unlink(path.name, dir_fd=folder)
         fsync(folder, path.parent.name)
 
@@ -140,23 +140,23 @@ class Tree:
 
     def make(self) -> None:
         """Create the root with the parents that it lacks."""
-        with clear_errors("create the folder", self.root):
+        with store_errors("create the folder", self.root):
             missing = []
             folder = self.root
             while not folder.exists():
                 missing.append(folder)
                 folder = folder.parent
             for folder in reversed(missing):
-                step("mkdir", folder.name)
+                announce("mkdir", folder.name)
                 with contextlib.suppress(FileExistsError):
                     folder.mkdir(0o755)
                 _sync_folder(folder.parent)
 
-    def temp(self, *, prefix: str = TEMP_PREFIX, mode: int = 0o644) -> Temp:
+    def temp(self, *, prefix: str = TEMP_PREFIX, mode: int = 0o644) -> TempFile:
         """A new unfinished file in the root."""
         self.make()
-        with clear_errors("write in", self.root):
-            return Temp(self.root, os.open(self.root, _FOLDER), prefix, mode)
+        with store_errors("write in", self.root):
+            return TempFile(self.root, os.open(self.root, _FOLDER), prefix, mode)
 
     def write(self, path: Path, data: bytes, *, temps: Tree) -> None:
         """Write a file of this tree; the unfinished file lies in ``temps``, on the same disk."""
@@ -164,7 +164,7 @@ class Tree:
             temp.write(data)
             temp.commit(self, path)
 
-    def note(self, path: Path, data: bytes) -> None:
+    def write_unsynced(self, path: Path, data: bytes) -> None:
         """Replace a small file of the root without waiting for the disk: for what may be lost with the power."""
         with self.temp() as temp:
             temp.write(data)
@@ -172,10 +172,10 @@ class Tree:
 
     def remove(self, path: Path) -> bool:
         """Remove a file, or the link of that name; False when there is none."""
-        with clear_errors("remove", path), self.folder_of(path) as folder:
+        with store_errors("remove", path), self.folder_of(path) as folder:
             if folder is None:
                 return False
-            step("unlink", path.name)
+            announce("unlink", path.name)
             try:
                 os.unlink(path.name, dir_fd=folder)
             except FileNotFoundError:
@@ -185,10 +185,10 @@ class Tree:
 
     def remove_folder(self, path: Path) -> bool:
         """Remove a folder if it is empty; False when it is not, or not there."""
-        with clear_errors("remove", path), self.folder_of(path) as folder:
+        with store_errors("remove", path), self.folder_of(path) as folder:
             if folder is None:
                 return False
-            step("rmdir", path.name)
+            announce("rmdir", path.name)
             try:
                 os.rmdir(path.name, dir_fd=folder)
             except OSError as error:
@@ -200,10 +200,10 @@ class Tree:
 
     def touch(self, path: Path) -> bool:
         """Set a file's (or link's own) times to now; False when it is not there."""
-        with clear_errors("touch", path), self.folder_of(path) as folder:
+        with store_errors("touch", path), self.folder_of(path) as folder:
             if folder is None:
                 return False
-            step("utime", path.name)
+            announce("utime", path.name)
             try:
                 os.utime(path.name, dir_fd=folder, follow_symlinks=False)
             except FileNotFoundError:
@@ -212,16 +212,16 @@ class Tree:
 
     def link(self, source: Path, path: Path) -> None:
         """Give a file of this disk, wherever it is, a second name in this tree."""
-        with clear_errors("link", source), self.folder_of(path, create=True) as folder:
-            step("link", path.name)
+        with store_errors("link", source), self.folder_of(path, create=True) as folder:
+            announce("link", path.name)
             os.link(source, path.name, dst_dir_fd=folder)
 
     def rename(self, path: Path, name: str) -> None:
         """Give a file another name in its folder."""
-        with clear_errors("rename", path), self.folder_of(path) as folder:
+        with store_errors("rename", path), self.folder_of(path) as folder:
             if folder is None:
                 return
-            step("rename", name)
+            announce("rename", name)
             os.rename(path.name, name, src_dir_fd=folder, dst_dir_fd=folder)
             fsync(folder, path.parent.name)
 
@@ -255,7 +255,7 @@ class Tree:
         return here
 
 
-class Temp:
+class TempFile:
     """An unfinished file. Leaving its ``with`` block without ``commit`` removes it."""
 
     def __init__(self, root: Path, folder: int, prefix: str, mode: int) -> None:
@@ -264,7 +264,7 @@ class Temp:
         try:
             while self._file < 0:
                 self.path = root / f"{prefix}{secrets.randbelow(10**18)}"
-                step("create", self.path.name)
+                announce("create", self.path.name)
                 with contextlib.suppress(FileExistsError):
                     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
                     self._file = os.open(self.path.name, flags, mode, dir_fd=folder)
@@ -274,14 +274,14 @@ class Temp:
 
     def write(self, data: bytes) -> None:
         view = memoryview(data)
-        with clear_errors("write", self.path):
+        with store_errors("write", self.path):
             while view:
-                step("write", self.path.name)
+                announce("write", self.path.name)
                 view = view[os.write(self._file, view) :]
 
     def clone(self, source: BinaryIO) -> bool:
         """Share the bytes of another file of this disk; False, and nothing is changed, where that cannot be."""
-        step("clone", self.path.name)
+        announce("clone", self.path.name)
         try:
             fcntl.ioctl(self._file, _FICLONE, source.fileno())
         except OSError:
@@ -291,16 +291,16 @@ class Temp:
     def commit_new(self, path: Path) -> None:
         """Like ``commit`` into the same folder, but FileExistsError is raised when the name is taken."""
         fsync(self._file, self.path.name)
-        step("link", path.name)
+        announce("link", path.name)
         os.link(self.path.name, path.name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
         fsync(self._folder, path.parent.name)
 
     def commit(self, tree: Tree, path: Path, *, sync: bool = True) -> None:
         """Bring the bytes to the disk, then give them their final name."""
-        with clear_errors("write", path), tree.folder_of(path, create=True) as folder:
+        with store_errors("write", path), tree.folder_of(path, create=True) as folder:
             if sync:
                 fsync(self._file, self.path.name)
-            step("rename", path.name)
+            announce("rename", path.name)
             os.rename(self.path.name, path.name, src_dir_fd=self._folder, dst_dir_fd=folder)
             self._close()
             if folder is not None and sync:
@@ -310,7 +310,7 @@ class Temp:
         """Remove the file; nothing happens after ``commit``."""
         if self._file < 0:
             return
-        step("unlink", self.path.name)
+        announce("unlink", self.path.name)
         with contextlib.suppress(OSError):
             os.unlink(self.path.name, dir_fd=self._folder)
         self._close()
@@ -320,7 +320,7 @@ class Temp:
         os.close(self._folder)
         self._file = -1
 
-    def __enter__(self) -> Temp:
+    def __enter__(self) -> TempFile:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -350,7 +350,7 @@ def _descend(above: int, name: str, create: bool) -> int | None:
         return os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=above)
     if not create:
         return None
-    step("mkdir", name)
+    announce("mkdir", name)
     with contextlib.suppress(FileExistsError):
         os.mkdir(name, 0o755, dir_fd=above)
     fsync(above, name)
@@ -359,7 +359,7 @@ def _descend(above: int, name: str, create: bool) -> int | None:
 
 def fsync(descriptor: int, name: str) -> None:
     """Bring what a file or folder holds to the disk."""
-    step("fsync", name)
+    announce("fsync", name)
     os.fsync(descriptor)
 
 
@@ -371,21 +371,21 @@ def _sync_folder(path: Path) -> None:
         os.close(folder)
 
 
-def step(call: str, subject: str) -> None:
-    """To be called before every system call that changes the disk; see ``before``."""
-    if before is not None:
-        before(call, subject)
+def announce(call: str, subject: str) -> None:
+    """To be called before every system call that changes the disk; see ``before_change_hook``."""
+    if before_change_hook is not None:
+        before_change_hook(call, subject)
 
 
-class InPlace:
+class InPlaceFile:
     """An unfinished file whose pieces arrive in any order. Several threads may read and write; one closes it."""
 
     def __init__(self, tree: Tree, path: Path) -> None:
         """Open it, or make it if it is not there; a link of that name is refused."""
         self._tree = tree
         self.path = path
-        with clear_errors("write", path), tree.folder_of(path, create=True) as folder:
-            step("create", path.name)
+        with store_errors("write", path), tree.folder_of(path, create=True) as folder:
+            announce("create", path.name)
             flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
             self._file = os.open(path.name, flags, 0o644, dir_fd=folder)
 
@@ -403,25 +403,25 @@ class InPlace:
 
     def resize(self, size: int) -> None:
         """New bytes are zeros and take no room yet."""
-        with clear_errors("write", self.path):
-            step("truncate", self.path.name)
+        with store_errors("write", self.path):
+            announce("truncate", self.path.name)
             os.ftruncate(self._file, size)
 
     def write_at(self, data: bytes, offset: int) -> None:
         view = memoryview(data)
-        with clear_errors("write", self.path):
+        with store_errors("write", self.path):
             while view:
-                step("write", self.path.name)
+                announce("write", self.path.name)
                 written = os.pwrite(self._file, view, offset)
                 view, offset = view[written:], offset + written
 
     def read_at(self, size: int, offset: int) -> bytes:
-        with clear_errors("read", self.path):
+        with store_errors("read", self.path):
             return os.pread(self._file, size, offset)
 
     def commit(self, path: Path) -> None:
         """Bring the bytes to the disk, then give them their final name in the same folder."""
-        with clear_errors("write", path):
+        with store_errors("write", path):
             fsync(self._file, self.path.name)
         self._tree.rename(self.path, path.name)
 

@@ -13,7 +13,7 @@ from ollama_nb.errors import BadRequest, StoreError
 from ollama_nb.server.app import serve as listen
 from ollama_nb.server.app import set_up_logging
 from ollama_nb.settings import Host, Settings
-from ollama_nb.store.registry.credentials import Key
+from ollama_nb.store.registry.credentials import RegistryKey
 
 _log = logging.getLogger("ollama_nb.serve")
 
@@ -42,7 +42,7 @@ def _have_key(settings: Settings) -> None:
     """As Ollama does it: whoever is to let this user push gets the public half, which a new key is shown with once."""
     new = not settings.key.exists()
     try:
-        key = Key.ensure(settings.key)
+        key = RegistryKey.ensure(settings.key)
     except StoreError as error:
         _log.warning("no key for registries: %s", error.message)
         return

@@ -71,7 +71,7 @@ def _answer(job: jobs.Job, report: Callable[[int, int], None]) -> jobs.Made | jo
     except OllamaError as error:
         return jobs.NotMade.of(error)
     except OSError as error:
-        return jobs.NotMade.of(StoreError(f"cannot write the model: {disk.reason(error)}"))
+        return jobs.NotMade.of(StoreError(f"cannot write the model: {disk.describe_error(error)}"))
     except Exception as error:  # the border of this process: a checkpoint can break every assumption
         traceback.print_exc()
         broken = CorruptModel(f"the model cannot be converted: {type(error).__name__}: {error}"[:500])

@@ -97,9 +97,9 @@ class KeyFile:
     @contextlib.contextmanager
     def _changing(self) -> Iterator[tuple[Key, ...]]:
         """Nobody else changes the file meanwhile."""
-        with disk.clear_errors("create the folder", self.path.parent):
+        with disk.store_errors("create the folder", self.path.parent):
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with disk.locked(self.path.parent):
+        with disk.folder_lock(self.path.parent):
             yield self.read()
 
     def _write(self, keys: Sequence[Key]) -> None:
@@ -164,20 +164,20 @@ def _state(path: Path) -> tuple[int, ...] | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise StoreError(f"cannot read {disk.shown(path)}: {error.strerror}") from error
+        raise StoreError(f"cannot read {disk.display_path(path)}: {error.strerror}") from error
     return (status.st_ino, status.st_size, status.st_mtime_ns, status.st_mode)
 
 
 def _read(path: Path) -> tuple[Key, ...]:
-    with disk.clear_errors("read", path), path.open("rb") as file:
+    with disk.store_errors("read", path), path.open("rb") as file:
         status = os.fstat(file.fileno())
         if status.st_mode & 0o022 or status.st_uid not in (os.getuid(), 0):
-            raise StoreError(f"{disk.shown(path)} can be changed by other users: `chmod 600` it")
+            raise StoreError(f"{disk.display_path(path)} can be changed by other users: `chmod 600` it")
         raw = file.read(_MAX_BYTES)
     try:
         return tuple(_key(item) for item in json.loads(raw)["keys"])
     except (ValueError, LookupError, TypeError, RecursionError) as error:
-        raise StoreError(f"{disk.shown(path)} is broken: {error}") from error
+        raise StoreError(f"{disk.display_path(path)} is broken: {error}") from error
 
 
 def _json(key: Key) -> dict[str, Any]:

@@ -7,10 +7,10 @@ import threading
 from ollama_nb import families
 from ollama_nb.runner.converter import Converter
 from ollama_nb.service.backend import Backend
-from ollama_nb.store.sources import Tools
+from ollama_nb.store.sources import CreateTools
 from ollama_nb.template.builtin import recognise
 
 
-def tools(backend: Backend, cancelled: threading.Event) -> Tools:
+def tools(backend: Backend, cancelled: threading.Event) -> CreateTools:
     """For one request; setting ``cancelled`` ends a conversion."""
-    return Tools(Converter(cancelled), recognise, families.create_defaults, backend.settings.home / "tmp")
+    return CreateTools(Converter(cancelled), recognise, families.create_defaults, backend.settings.home / "tmp")

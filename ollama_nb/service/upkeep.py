@@ -18,18 +18,18 @@ from ollama_nb.settings import Settings
 from ollama_nb.store import check
 from ollama_nb.store.blobs import named
 from ollama_nb.store.store import Store
-from ollama_nb.store.usage import Heap, Usage, files_below, heap, usage
+from ollama_nb.store.usage import FileTotals, Usage, files_below, heap, usage
 
 
 @dataclass(frozen=True, slots=True)
 class Cleared:
     """What ``prune`` removed, or would remove. ``young``: files that nothing uses, but not for long enough yet."""
 
-    unused: Heap
-    partial: Heap
-    prefixes: Heap
-    set_aside: Heap
-    young: Heap
+    unused: FileTotals
+    partial: FileTotals
+    prefixes: FileTotals
+    set_aside: FileTotals
+    young: FileTotals
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,15 +37,15 @@ class Room:
     """What takes room: the store, and beside it what this program keeps for itself."""
 
     store: Usage
-    prefixes: Heap
-    set_aside: Heap
+    prefixes: FileTotals
+    set_aside: FileTotals
 
 
 def open_store(settings: Settings) -> Store:
     return Store(settings.models, others=settings.extra_models)
 
 
-def fsck(settings: Settings, *, repair: bool, report: Report, cancelled: threading.Event) -> check.Checked:
+def fsck(settings: Settings, *, repair: bool, report: Report, cancelled: threading.Event) -> check.CheckResult:
     """Check every blob and manifest; with ``repair``, broken ones are set aside."""
     aside = _aside(settings) / time.strftime("%Y%m%d-%H%M%S") if repair else None
     return check.check(open_store(settings), aside=aside, report=report, cancelled=cancelled)
@@ -70,7 +70,7 @@ def prune(settings: Settings, *, dry_run: bool) -> Cleared:
     room = df(settings)
     unused = heap(path for path in stale if named(path.name))
     partial = heap((path for path in stale if not named(path.name)), sparse=True)
-    left = Heap(
+    left = FileTotals(
         room.store.unused.files + room.store.partial.files - unused.files - partial.files,
         room.store.unused.bytes + room.store.partial.bytes - unused.bytes - partial.bytes,
     )

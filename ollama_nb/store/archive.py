@@ -47,7 +47,7 @@ def export(
     layers = {layer.digest: layer for model in models for layer in (model.manifest.config, *model.manifest.layers)}
     total = sum(layer.size for layer in layers.values())
     done = 0
-    with disk.replacing(path) as file, tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
+    with disk.atomic_writer(path) as file, tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
         _add(tar, _LAYOUT, b'{"imageLayoutVersion":"1.0.0"}\n')
         _add(tar, _INDEX, _index(models))
         for raw in dict.fromkeys(model.manifest.raw for model in models):
@@ -74,7 +74,7 @@ def import_models(
     Raises BadRequest for a file that is no sound archive of models: nothing is published then but models before the
     broken one.
     """
-    with disk.clear_errors("read", path), path.open("rb") as file:
+    with disk.store_errors("read", path), path.open("rb") as file:
         archive = _Archive(file, os.fstat(file.fileno()).st_size)
         images = archive.images()
         if as_ is not None and len(images) != 1:

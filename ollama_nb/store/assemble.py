@@ -18,7 +18,7 @@ from ollama_nb.store import manifest
 from ollama_nb.store.blobs import digest_of
 from ollama_nb.store.quantization import FLOATS, said_type, type_of
 from ollama_nb.store.quantization import parse as parse_type
-from ollama_nb.store.sources import FamilyDefaults, Recognised, Source, Sources, Tools
+from ollama_nb.store.sources import CreateTools, FamilyDefaults, GgufSource, GgufSources, KnownTemplate
 from ollama_nb.store.store import Store
 
 _TEXT = (1, 6)
@@ -40,21 +40,21 @@ def vocabulary_of(gguf: GGUF) -> Vocabulary | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Header:
+class GgufLayer:
     """A GGUF among the layers."""
 
     kind: str
     gguf: GGUF
 
 
-class Layers:
+class LayerBuilder:
     """The layers as they come together, each with the status line that it gets."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._statuses: dict[Digest, str] = {}
         self.layers: list[Layer] = []
-        self.headers: list[Header] = []
+        self.headers: list[GgufLayer] = []
         self.parameters: dict[str, Any] = {}
 
     @property
@@ -67,10 +67,10 @@ class Layers:
         for layer in base.manifest.layers:
             self.layers.append(replace(layer, from_=base.name.short))
             if layer.kind in ("model", "projector"):
-                self.headers.append(Header(layer.kind, self._store.gguf_at(self._store.blobs.find(layer.digest))))
+                self.headers.append(GgufLayer(layer.kind, self._store.gguf_at(self._store.blobs.find(layer.digest))))
         self.parameters = dict(base.params)
 
-    def add(self, source: Source, *, adapter: bool = False) -> None:
+    def add(self, source: GgufSource, *, adapter: bool = False) -> None:
         """Add a GGUF in the role that its header names."""
         kind = gguf_kind(source.gguf)
         if adapter and kind != "adapter":
@@ -79,7 +79,7 @@ class Layers:
             raise BadRequest("only one adapter is currently supported")
         self._add(kind, source)
 
-    def add_draft(self, source: Source) -> None:
+    def add_draft(self, source: GgufSource) -> None:
         """Add a GGUF as the model that guesses for this one; it replaces an inherited one."""
         kind = gguf_kind(source.gguf)
         if kind != "model":
@@ -93,18 +93,18 @@ class Layers:
         if model and draft and (reason := misfit(model, draft)):
             raise BadRequest(f"the draft model cannot be used: {reason}")
 
-    def quantize(self, sources: Sources, wanted: str) -> None:
+    def quantize(self, sources: GgufSources, wanted: str) -> None:
         """Put the weights in as another type, in the place of those that are there."""
         headers = iter([header for header in self.headers if header.kind == "model"])
         for at, layer in enumerate(self.layers):
             if layer.kind == "model":
                 header = next(headers)
-                made = sources.quantized(Source("", layer.digest, header.gguf), wanted)
+                made = sources.quantized(GgufSource("", layer.digest, header.gguf), wanted)
                 if made.digest != layer.digest:
                     self.layers[at] = self._layer("model", made)
-                    self.headers[self.headers.index(header)] = Header("model", made.gguf)
+                    self.headers[self.headers.index(header)] = GgufLayer("model", made.gguf)
 
-    def detect_template(self, recognise: Callable[[str], Recognised | None]) -> None:
+    def detect_template(self, recognise: Callable[[str], KnownTemplate | None]) -> None:
         """Where a file's chat template is a known one, add that, and the stop strings that belong to it."""
         for header in list(self.headers):
             text = header.gguf.metadata.get("tokenizer.chat_template")
@@ -148,11 +148,11 @@ class Layers:
             return None
         return vocabulary_of(self._store.gguf_at(self._store.blobs.find(digests[0]), arrays=True))
 
-    def _add(self, kind: str, source: Source) -> None:
+    def _add(self, kind: str, source: GgufSource) -> None:
         self.layers.append(self._layer(kind, source))
-        self.headers.append(Header(kind, source.gguf))
+        self.headers.append(GgufLayer(kind, source.gguf))
 
-    def _layer(self, kind: str, source: Source) -> Layer:
+    def _layer(self, kind: str, source: GgufSource) -> Layer:
         if source.fresh:
             self._statuses[source.digest] = f"creating new layer {source.digest}"
         return manifest.layer(kind, source.digest, self._store.blobs.size(source.digest) or 0)
@@ -190,7 +190,7 @@ def assemble(
     base: Model | None,
     files: Mapping[str, Digest],
     report: Report,
-    tools: Tools | None = None,
+    tools: CreateTools | None = None,
 ) -> None:
     """Make the model ``request.model`` from ``base``, from stored ``files`` (path → digest), or from both.
 
@@ -199,7 +199,7 @@ def assemble(
     """
     name = ModelName.parse(request.model)
     _check(request, base, files)
-    tools = tools or Tools()
+    tools = tools or CreateTools()
     layers = _gather(store, request, base, files, report, tools)
     config = _config(request, base, layers.headers)
     defaults = _family_defaults(config, layers.headers, tools) if base is None else None
@@ -217,11 +217,16 @@ def assemble(
 
 
 def _gather(
-    store: Store, request: CreateRequest, base: Model | None, files: Mapping[str, Digest], report: Report, tools: Tools
-) -> Layers:
+    store: Store,
+    request: CreateRequest,
+    base: Model | None,
+    files: Mapping[str, Digest],
+    report: Report,
+    tools: CreateTools,
+) -> LayerBuilder:
     """The layers that are files, in Ollama's order: what was inherited, models, their template, adapter, draft."""
     wanted = parse_type(request.quantize) if request.quantize else ""
-    sources, layers = Sources(store, tools, report), Layers(store)
+    sources, layers = GgufSources(store, tools, report), LayerBuilder(store)
     if base is not None:
         layers.inherit(base)
     if files:
@@ -239,7 +244,7 @@ def _gather(
     return layers
 
 
-def _draft(sources: Sources, request: CreateRequest) -> Source:
+def _draft(sources: GgufSources, request: CreateRequest) -> GgufSource:
     wanted = parse_type(request.draft_quantize) if request.draft_quantize else ""
     found = sources.model(read_files(request.draft_files), wanted)
     if len(found) > 1:
@@ -271,7 +276,7 @@ def _check_paths(paths: Iterable[str]) -> None:
             raise BadRequest("file path must be relative")
 
 
-def _config(request: CreateRequest, base: Model | None, headers: list[Header]) -> ModelConfig:
+def _config(request: CreateRequest, base: Model | None, headers: list[GgufLayer]) -> ModelConfig:
     old = base.config if base is not None else ModelConfig()
     weights = [header.gguf for header in headers if header.kind == "model"]
     families = tuple(header.gguf.architecture for header in headers if header.kind not in ("adapter", "draft"))
@@ -296,7 +301,7 @@ def _config(request: CreateRequest, base: Model | None, headers: list[Header]) -
     return _overridden(config, request.info)
 
 
-def _family_defaults(config: ModelConfig, headers: list[Header], tools: Tools) -> FamilyDefaults | None:
+def _family_defaults(config: ModelConfig, headers: list[GgufLayer], tools: CreateTools) -> FamilyDefaults | None:
     """The defaults of the weights' family, for a model that names neither a renderer nor a parser."""
     weights = [header.gguf for header in headers if header.kind == "model"]
     if not weights or config.renderer or config.parser:

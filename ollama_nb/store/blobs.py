@@ -55,7 +55,7 @@ class BlobStore:
         if size > limit:
             raise StoreError(f'blob "{digest}" has {size} bytes, more than the {limit} allowed here')
         path = self.find(digest)
-        with disk.clear_errors("read", path):
+        with disk.store_errors("read", path):
             return path.read_bytes()
 
     def add(self, data: bytes) -> Digest:
@@ -69,7 +69,7 @@ class BlobStore:
 
     def add_file(self, path: Path) -> Digest:
         """Store a copy of a file, without taking room where the file system can share its bytes."""
-        with disk.clear_errors("read", path), path.open("rb") as source, self.tree.temp() as temp:
+        with disk.store_errors("read", path), path.open("rb") as source, self.tree.temp() as temp:
             digest = self._filled(temp, source)
             self._publish(temp, digest)
             return digest
@@ -82,12 +82,12 @@ class BlobStore:
         with self.tree.temp() as temp:
             fill(temp.path)
             made()
-            with disk.clear_errors("read", temp.path), temp.path.open("rb") as file:
+            with disk.store_errors("read", temp.path), temp.path.open("rb") as file:
                 digest = Digest(hashlib.file_digest(file, "sha256").hexdigest())
             self._publish(temp, digest)
             return digest
 
-    def _publish(self, temp: disk.Temp, digest: Digest) -> None:
+    def _publish(self, temp: disk.TempFile, digest: Digest) -> None:
         path = self.path(digest)
         if disk.regular_size(path) is None or not self.tree.touch(path):
             temp.commit(self.tree, path)
@@ -99,7 +99,7 @@ class BlobStore:
     def need(self, size: int) -> None:
         """Raises StoreError when the disk has no room for ``size`` bytes."""
         self.tree.make()
-        with disk.clear_errors("look at the disk of", self.root):
+        with disk.store_errors("look at the disk of", self.root):
             free = shutil.disk_usage(self.root).free
         if free < size:
             raise StoreError(f"not enough disk space for the model: need {human_bytes(size)}, have {human_bytes(free)}")
@@ -116,14 +116,14 @@ class BlobStore:
         size = disk.regular_size(path)
         if size is None:
             return False
-        with disk.clear_errors("copy", path), path.open("rb") as source, self.tree.temp() as temp:
+        with disk.store_errors("copy", path), path.open("rb") as source, self.tree.temp() as temp:
             digest = self._filled(temp, source)
             if digest.filename != path.name:
                 return False
             temp.commit(self.tree, self.path(digest))
         return True
 
-    def _filled(self, temp: disk.Temp, source: BinaryIO) -> Digest:
+    def _filled(self, temp: disk.TempFile, source: BinaryIO) -> Digest:
         """Give a temporary file the bytes of a file, and say which they are."""
         if not temp.clone(source):
             self.need(os.fstat(source.fileno()).st_size)
@@ -137,7 +137,7 @@ class BlobStore:
 
     def all(self) -> Iterator[Digest]:
         """Every finished blob."""
-        with disk.clear_errors("read the folder", self.root):
+        with disk.store_errors("read the folder", self.root):
             names = sorted(entry.name for entry in self.root.iterdir()) if self.root.exists() else []
         for name in names:
             digest = named(name)

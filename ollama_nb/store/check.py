@@ -25,7 +25,7 @@ BUFFER = 4 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class CheckProblem:
     """``kind``: ``blob``, ``manifest`` or ``model``; ``what`` is its digest, path or name. ``moved``: set aside."""
 
     kind: str
@@ -35,16 +35,16 @@ class Problem:
 
 
 @dataclass(slots=True)
-class Checked:
+class CheckResult:
     """What was looked at, and what is wrong."""
 
     manifests: int = 0
     blobs: int = 0
     bytes: int = 0
-    problems: list[Problem] = field(default_factory=list)
+    problems: list[CheckProblem] = field(default_factory=list)
 
 
-def check(store: Store, *, aside: Path | None, report: Report, cancelled: threading.Event) -> Checked:
+def check(store: Store, *, aside: Path | None, report: Report, cancelled: threading.Event) -> CheckResult:
     """Look at everything. Broken blobs and manifests are moved into the folder ``aside``, if there is one. Blocking.
 
     May be stopped at any moment. Raises Cancelled, or StoreError when the store cannot be read.
@@ -64,7 +64,7 @@ class _Checker:
         self._report = report
         self._cancelled = cancelled
         self._broken: set[Digest] = set()
-        self.found = Checked()
+        self.found = CheckResult()
 
     def manifests(self) -> Iterator[tuple[ModelName, Manifest]]:
         """The sound ones."""
@@ -95,7 +95,7 @@ class _Checker:
         for layer in (manifest.config, *manifest.layers):
             why = self._fault(layer, is_config=layer is manifest.config)
             if why:
-                self.found.problems.append(Problem("model", name.short, why))
+                self.found.problems.append(CheckProblem("model", name.short, why))
                 return
 
     def _fault(self, layer: Layer, *, is_config: bool) -> str:
@@ -135,11 +135,11 @@ class _Checker:
     def _problem(self, kind: str, what: str, why: str, path: Path, before: tuple[int, ...] | None) -> None:
         moved = False
         if self._aside is not None:
-            with disk.locked(self._store.root):
+            with disk.folder_lock(self._store.root):
                 if before is not None and _state(path) == before:  # not replaced by a good one meanwhile
                     self._store.set_aside(path, self._aside)
                     moved = True
-        self.found.problems.append(Problem(kind, what, why, moved))
+        self.found.problems.append(CheckProblem(kind, what, why, moved))
 
 
 def _state(path: Path) -> tuple[int, ...] | None:

@@ -17,7 +17,7 @@ _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.-]+")
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class DiscoveredModel:
     """A model that can be created here. ``paths``: all its files, its weights first; ``size``: their bytes."""
 
     name: str
@@ -26,7 +26,7 @@ class Found:
     size: int
 
 
-def discover(env: Mapping[str, str]) -> list[Found]:
+def discover(env: Mapping[str, str]) -> list[DiscoveredModel]:
     """What the environment's usual places hold, by source and name. Broken files and other formats are left out."""
     home = Path(env.get("HOME") or Path.home())
     hub = env.get("HF_HUB_CACHE") or Path(env.get("HF_HOME") or home / ".cache" / "huggingface") / "hub"
@@ -38,7 +38,7 @@ def discover(env: Mapping[str, str]) -> list[Found]:
             for place in _below(root, "*/*")
         ),
     ]
-    found: dict[tuple[Path, ...], Found] = {}
+    found: dict[tuple[Path, ...], DiscoveredModel] = {}
     names: set[str] = set()
     for place, source, repository in places:
         for model in _models(place, source, repository, names):
@@ -47,7 +47,7 @@ def discover(env: Mapping[str, str]) -> list[Found]:
     return sorted(found.values(), key=lambda model: (model.source, model.name))
 
 
-def _models(place: Path, source: str, repository: str, taken: set[str]) -> Iterator[Found]:
+def _models(place: Path, source: str, repository: str, taken: set[str]) -> Iterator[DiscoveredModel]:
     """The models of one repository, newest snapshot last; parts of one model are one."""
     files = [path for path in _ggufs(place) if is_gguf(path)]
     projectors = {path.parent: path for path in reversed(files) if path.name.lower().startswith("mmproj")}
@@ -63,7 +63,7 @@ def _models(place: Path, source: str, repository: str, taken: set[str]) -> Itera
         paths = (*parts, *([companion] if companion else ()))
         name = _name(part[1] if part else path.stem, repository)
         unique = next(text for text in (name, *(f"{name}-{n}" for n in range(2, 1000))) if text not in taken)
-        yield Found(unique, source, paths, sum(file.stat().st_size for file in paths))
+        yield DiscoveredModel(unique, source, paths, sum(file.stat().st_size for file in paths))
 
 
 def _belongs(other: Path, first: Path, part: re.Match[str]) -> bool:

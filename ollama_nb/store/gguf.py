@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ollama_nb.api.models import GGUF, TensorInfo
-from ollama_nb.disk import clear_errors
+from ollama_nb.disk import store_errors
 from ollama_nb.errors import CorruptModel
 from ollama_nb.store.quantization import TENSOR_TYPES
 
@@ -47,7 +47,7 @@ def read_gguf(path: Path, *, arrays: bool = False) -> GGUF:
 
     Raises CorruptModel for anything that is not a sound GGUF file, StoreError when it cannot be opened.
     """
-    with clear_errors("read", path):
+    with store_errors("read", path):
         # Without O_NONBLOCK, opening a pipe of that name would wait for a writer for ever.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
@@ -61,7 +61,7 @@ def read_gguf(path: Path, *, arrays: bool = False) -> GGUF:
 
 def is_gguf(path: Path) -> bool:
     """Whether the file begins like one."""
-    with clear_errors("read", path), path.open("rb") as file:
+    with store_errors("read", path), path.open("rb") as file:
         return file.read(4) == MAGIC
 
 

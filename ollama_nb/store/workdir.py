@@ -22,9 +22,9 @@ PREFIX = "ollama-nb-"
 def workplace(place: Path, job: str) -> Iterator[Path]:
     """A new folder in ``place``, gone at the end; those of killed processes go now. Raises StoreError."""
     with contextlib.ExitStack() as held:
-        with disk.clear_errors("work in", place):
+        with disk.store_errors("work in", place):
             place.mkdir(0o700, parents=True, exist_ok=True)
-            with disk.locked(place):  # a new folder is never seen before it is locked
+            with disk.folder_lock(place):  # a new folder is never seen before it is locked
                 _sweep(place)
                 made = tempfile.TemporaryDirectory(prefix=f"{PREFIX}{job}-", dir=place, ignore_cleanup_errors=True)
                 folder = Path(held.enter_context(made))
@@ -36,7 +36,7 @@ def workplace(place: Path, job: str) -> Iterator[Path]:
 def sweep(place: Path) -> None:
     """Remove what killed processes left behind. Raises StoreError."""
     if place.is_dir():
-        with disk.clear_errors("work in", place), disk.locked(place):
+        with disk.store_errors("work in", place), disk.folder_lock(place):
             _sweep(place)
 
 

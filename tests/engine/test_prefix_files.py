@@ -189,7 +189,7 @@ def test_a_writer_that_is_killed_leaves_nothing_half(folder: Path, monkeypatch: 
             raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(disk, "before", before)
+        patch.setattr(disk, "before_change_hook", before)
         try:
             files(folder).write(TOKENS, STATE, 0.25)
         except Killed:

@@ -23,7 +23,7 @@ from ollama_nb.service import transfer
 from ollama_nb.service.progress import in_thread
 from ollama_nb.service.requests import Requests
 from ollama_nb.service.transfer import PullPlan
-from ollama_nb.store.packages import Package, PackageRef, fetch
+from ollama_nb.store.packages import PackageContent, PackageRef, fetch
 
 GGUF = (MODELS / "stories260K-q4_0.gguf").read_bytes()
 
@@ -149,7 +149,7 @@ async def test_a_package_that_two_want_is_fetched_once(
     fetched: list[str] = []
     began, waiting = threading.Event(), threading.Event()
 
-    def fetch_once(reference: PackageRef, *rest: Any, **more: Any) -> Package:
+    def fetch_once(reference: PackageRef, *rest: Any, **more: Any) -> PackageContent:
         fetched.append(str(reference))
         began.set()
         assert waiting.wait(60)

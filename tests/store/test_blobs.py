@@ -166,7 +166,7 @@ def test_write_replaces_a_file_at_once(tmp_path: Path) -> None:
 
 def test_order_of_system_calls(blobs: BlobStore, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
-    monkeypatch.setattr(disk, "before", lambda call, subject: calls.append(call))
+    monkeypatch.setattr(disk, "before_change_hook", lambda call, subject: calls.append(call))
     blobs.add(b"x")
     assert calls == ["mkdir", "fsync", "mkdir", "fsync", "create", "write", "fsync", "rename", "fsync"]
 
@@ -187,7 +187,7 @@ def test_a_full_disk_is_a_clear_error(blobs: BlobStore, monkeypatch: pytest.Monk
         if call == "write":
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(disk, "before", full)
+    monkeypatch.setattr(disk, "before_change_hook", full)
     with pytest.raises(StoreError, match="no space left on the disk"):
         blobs.add(b"x")
     assert files(blobs) == []

@@ -16,7 +16,7 @@ from ollama_nb.api.events import Progress
 from ollama_nb.api.names import ModelName
 from ollama_nb.errors import Cancelled
 from ollama_nb.store import check
-from ollama_nb.store.check import Checked, Problem
+from ollama_nb.store.check import CheckProblem, CheckResult
 from ollama_nb.store.manifest import config_layer, layer
 from ollama_nb.store.store import Store
 
@@ -29,7 +29,7 @@ def store(store: Store) -> Store:
     return store
 
 
-def look(store: Store, aside: Path | None = None) -> Checked:
+def look(store: Store, aside: Path | None = None) -> CheckResult:
     return check.check(store, aside=aside, report=lambda line: None, cancelled=threading.Event())
 
 
@@ -49,13 +49,13 @@ def test_a_sound_store(store: Store) -> None:
     lines: list[Progress] = []
     found = check.check(store, aside=None, report=lines.append, cancelled=threading.Event())
     total = sum(path.stat().st_size for path in store.blobs.root.iterdir())
-    assert found == Checked(manifests=2, blobs=len(list(store.blobs.all())), bytes=total)
+    assert found == CheckResult(manifests=2, blobs=len(list(store.blobs.all())), bytes=total)
     assert [line.completed for line in lines] == sorted(line.completed for line in lines)
     assert lines[-1] == Progress("checking blobs", completed=total, total=total)
 
 
 def test_an_empty_or_missing_store(tmp_path: Path) -> None:
-    assert look(Store(tmp_path / "none")) == Checked()
+    assert look(Store(tmp_path / "none")) == CheckResult()
     assert not (tmp_path / "none").exists()
 
 
@@ -81,7 +81,7 @@ def test_damage_is_set_aside_and_only_it_must_be_fetched(store: Store, tmp_path:
     found = look(store, tmp_path / "aside")
     blob, model = found.problems
     assert (blob.kind, blob.moved) == ("blob", True)
-    assert model == Problem("model", "a:latest", f"its blob {path.name[7:19]} is damaged")
+    assert model == CheckProblem("model", "a:latest", f"its blob {path.name[7:19]} is damaged")
     assert snapshot(store.root) == {name: data for name, data in before.items() if path.name not in name}
     assert [file.name for file in (tmp_path / "aside").iterdir()] == [f"blobs-{path.name}"]
     (after,) = look(store).problems
@@ -151,7 +151,7 @@ def test_a_blob_that_was_replaced_meanwhile_stays(
     path = weights(store, "a")
     whole = path.read_bytes()
     flip(path, 0)
-    locked = disk.locked
+    locked = disk.folder_lock
 
     def repaired_first(root: Path) -> object:
         path.unlink()
@@ -210,7 +210,7 @@ def test_a_repair_that_is_killed_loses_nothing(store: Store, tmp_path: Path, mon
                 raise Died
 
         with monkeypatch.context() as patch:
-            patch.setattr(disk, "before", die)
+            patch.setattr(disk, "before_change_hook", die)
             try:
                 look(store, aside)
                 died = False

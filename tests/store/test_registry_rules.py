@@ -25,7 +25,7 @@ from ollama_nb.errors import Cancelled, SourceError
 from ollama_nb.store.registry import authorization, session
 from ollama_nb.store.registry.authorization import Authorization
 from ollama_nb.store.registry.credentials import Credential, Credentials
-from ollama_nb.store.registry.session import Session
+from ollama_nb.store.registry.session import RegistrySession
 from ollama_nb.store.registry.urls import Origin, redirected
 from ollama_nb.store.store import Store
 
@@ -400,7 +400,7 @@ def test_tokens_that_are_none(registry: ChaosRegistry, store: Store, tmp_path: P
 def test_hugging_faces_token_goes_to_hugging_face_only(tmp_path: Path) -> None:
     hub = Origin.of("https://hf.co")
     known = Credentials.load((), {"HF_TOKEN": "hf_1"})
-    with Session(threading.Event()) as session:
+    with RegistrySession(threading.Event()) as session:
         ours = Authorization(hub, session, tmp_path / "k", known)
         assert ours.header("https://hf.co/v2/a/b/manifests/Q8_0") == "Bearer hf_1"
         assert ours.header("https://huggingface.co/v2/a/b/blobs/x") == "Bearer hf_1"

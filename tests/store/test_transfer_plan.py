@@ -10,14 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ollama_nb.store.transfer import partial
-from ollama_nb.store.transfer.partial import Part
+from ollama_nb.store.transfer.partial import BlobPart
 
 sizes = st.integers(0, 20_000_000_000)
 small = st.integers(-5, 120)
-anything = st.builds(Part, small, small, small, small)
+anything = st.builds(BlobPart, small, small, small, small)
 
 
-def tiles(parts: tuple[Part, ...], total: int) -> bool:
+def tiles(parts: tuple[BlobPart, ...], total: int) -> bool:
     at = 0
     for part in parts:
         if part.offset != at or part.size <= 0 or not 0 <= part.completed <= part.size:
@@ -37,7 +37,7 @@ def test_a_split_tiles(total: int) -> None:
 
 @given(st.lists(anything, max_size=8), st.integers(0, 100), st.integers(0, 100))
 @settings(max_examples=200)
-def test_a_mended_journal_tiles_and_invents_nothing(found: list[Part], total: int, on_disk: int) -> None:
+def test_a_mended_journal_tiles_and_invents_nothing(found: list[BlobPart], total: int, on_disk: int) -> None:
     parts = partial.repair_parts(found, total, on_disk)
     assert tiles(parts, total)
     known = {(part.number, part.offset, part.size): part.completed for part in found}
@@ -53,7 +53,7 @@ def test_what_is_lost_of_a_journal_is_fetched_again(case: tuple[int, set[int]]) 
     """Any subset of the parts of a whole journal keeps its state; the rest starts at nothing."""
     total, cuts = case
     edges = [0, *sorted(cut for cut in cuts if cut < total), total]
-    whole = [Part(n, a, b - a, b - a) for n, (a, b) in enumerate(pairwise(edges))]
+    whole = [BlobPart(n, a, b - a, b - a) for n, (a, b) in enumerate(pairwise(edges))]
     assert partial.repair_parts(whole, total, total) == tuple(whole)
     kept = whole[::2]
     parts = partial.repair_parts(kept, total, total)
@@ -68,9 +68,11 @@ def test_bytes_are_a_state_or_none(raw: bytes) -> None:
 
 
 def test_the_journal_is_the_one_of_a_real_ollama() -> None:
-    assert partial.encode_part(Part(3, 100, 50, 7)) == b'{"N":3,"Offset":100,"Size":50,"Completed":7}\n'
-    assert partial.decode_part(b'{"N":0,"Offset":0,"Size":100000000,"Completed":123}\n') == Part(0, 0, 100_000_000, 123)
-    assert json.loads(partial.encode_part(Part(0, 0, 1, 1, '"x"')))["ETag"] == '"x"'
+    assert partial.encode_part(BlobPart(3, 100, 50, 7)) == b'{"N":3,"Offset":100,"Size":50,"Completed":7}\n'
+    assert partial.decode_part(b'{"N":0,"Offset":0,"Size":100000000,"Completed":123}\n') == BlobPart(
+        0, 0, 100_000_000, 123
+    )
+    assert json.loads(partial.encode_part(BlobPart(0, 0, 1, 1, '"x"')))["ETag"] == '"x"'
 
 
 @pytest.mark.parametrize(

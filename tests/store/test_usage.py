@@ -9,7 +9,7 @@ from support.stores import create, tiny
 
 from ollama_nb.api.names import ModelName
 from ollama_nb.store.store import Store
-from ollama_nb.store.usage import Heap, ModelUsage, usage
+from ollama_nb.store.usage import FileTotals, ModelUsage, usage
 
 
 def test_shared_blobs_count_once(tmp_path: Path) -> None:
@@ -26,8 +26,8 @@ def test_shared_blobs_count_once(tmp_path: Path) -> None:
     assert sizes["twin:latest"] == ModelUsage("twin:latest", sizes["child:latest"].bytes, 0)
     assert sizes["alone:latest"].own == len(gguf(data=bytes(999))), "all but the config, which is base's"
     files = list(store.blobs.root.iterdir())
-    assert found.blobs == Heap(len(files), sum(path.stat().st_size for path in files))
-    assert found.unused == found.partial == Heap()
+    assert found.blobs == FileTotals(len(files), sum(path.stat().st_size for path in files))
+    assert found.unused == found.partial == FileTotals()
     assert found.free > 0
 
 
@@ -39,12 +39,12 @@ def test_what_no_model_uses(tmp_path: Path) -> None:
         file.truncate(1 << 40)
     (store.root / "sha256-77").write_bytes(b"left")
     found = usage(store)
-    assert found.unused == Heap(1, 6)
+    assert found.unused == FileTotals(1, 6)
     assert found.partial.files == 2
     assert found.partial.bytes < 1 << 20, "a sparse file takes no room"
 
 
 def test_no_store(tmp_path: Path) -> None:
     found = usage(Store(tmp_path / "none"))
-    assert (found.models, found.blobs) == ((), Heap())
+    assert (found.models, found.blobs) == ((), FileTotals())
     assert not (tmp_path / "none").exists()

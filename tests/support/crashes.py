@@ -127,7 +127,7 @@ def die_at(step: int, operation: Callable[[Store], None], root: Path) -> bool:
             if left[0] < 0:
                 os._exit(137)
 
-        disk.before = before
+        disk.before_change_hook = before
         try:
             operation(Store(root))
         except BaseException:

@@ -16,7 +16,7 @@ from ollama_nb.api.names import Digest, ModelName
 from ollama_nb.store.assemble import assemble
 from ollama_nb.store.blobs import named
 from ollama_nb.store.manifest import parse_config, parse_manifest
-from ollama_nb.store.sources import Tools
+from ollama_nb.store.sources import CreateTools
 from ollama_nb.store.store import Store
 
 
@@ -27,7 +27,7 @@ def create(
     digests = {path: store.blobs.add(data) for path, data in (files or {}).items()}
     lines: list[str] = []
     wanted = CreateRequest(model=name, files={path: str(digest) for path, digest in digests.items()}, **request)
-    tools = Tools(family_defaults=families.create_defaults)
+    tools = CreateTools(family_defaults=families.create_defaults)
     assemble(store, wanted, base=base, files=digests, report=lambda p: lines.append(p.status), tools=tools)
     return lines
 

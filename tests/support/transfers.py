@@ -20,14 +20,14 @@ from ollama_nb import disk
 from ollama_nb.api.events import Progress
 from ollama_nb.api.names import Digest, ModelName
 from ollama_nb.errors import OllamaError
-from ollama_nb.store.registry.client import Access
-from ollama_nb.store.registry.errors import Patience
+from ollama_nb.store.registry.client import RegistryAccess
+from ollama_nb.store.registry.errors import RetryPolicy
 from ollama_nb.store.store import Store
-from ollama_nb.store.transfer.pace import Limits
-from ollama_nb.store.transfer.pull import Pull
-from ollama_nb.store.transfer.push import Push
+from ollama_nb.store.transfer.pace import TransferLimits
+from ollama_nb.store.transfer.pull import ModelPull
+from ollama_nb.store.transfer.push import ModelPush
 
-QUICK = Patience(connect=60.0, stall=60.0, tries=5, first=0.01, longest=0.02)
+QUICK = RetryPolicy(connect=60.0, stall=60.0, tries=5, first=0.01, longest=0.02)
 """Tries again at once, more often than a test has troubles; a machine that is slow is no trouble."""
 
 
@@ -35,8 +35,8 @@ def noise(size: int, seed: int = 1) -> bytes:
     return random.Random(seed).randbytes(size)
 
 
-def access(folder: Path, **fields: Any) -> Access:
-    return Access(**{"key": folder / "id_ed25519", "patience": QUICK, **fields})
+def access(folder: Path, **fields: Any) -> RegistryAccess:
+    return RegistryAccess(**{"key": folder / "id_ed25519", "patience": QUICK, **fields})
 
 
 def pull(
@@ -46,14 +46,16 @@ def pull(
     *,
     lines: list[Progress] | None = None,
     cancelled: threading.Event | None = None,
-    limits: Limits | None = None,
+    limits: TransferLimits | None = None,
     insecure: bool = True,
     **fields: Any,
 ) -> list[Progress]:
     """Pull under its own name; ``lines`` are filled while it goes on."""
     said: list[Progress] = [] if lines is None else lines
     parsed = ModelName.parse(name)
-    job = Pull(store, parsed, parsed, access(folder, **fields), folder / "locks", limits or Limits(), insecure)
+    job = ModelPull(
+        store, parsed, parsed, access(folder, **fields), folder / "locks", limits or TransferLimits(), insecure
+    )
     job.run(said.append, cancelled or threading.Event())
     return said
 
@@ -69,7 +71,7 @@ def push(
     **fields: Any,
 ) -> list[Progress]:
     said: list[Progress] = [] if lines is None else lines
-    job = Push(store, ModelName.parse(name), access(folder, **fields), Limits(), insecure)
+    job = ModelPush(store, ModelName.parse(name), access(folder, **fields), TransferLimits(), insecure)
     job.run(said.append, cancelled or threading.Event())
     return said
 
@@ -115,13 +117,15 @@ def main() -> int:
 
     def pull() -> None:
         try:
-            store, how = Store(folder / "models"), access(folder, patience=Patience())
-            Pull(store, name, name, how, folder / "locks", Limits(), insecure=True).run(report, threading.Event())
+            store, how = Store(folder / "models"), access(folder, patience=RetryPolicy())
+            ModelPull(store, name, name, how, folder / "locks", TransferLimits(), insecure=True).run(
+                report, threading.Event()
+            )
         except OllamaError as error:
             failures.append(error.message)
 
     if len(sys.argv) > 4:
-        disk.before = _die_at(int(sys.argv[4]))
+        disk.before_change_hook = _die_at(int(sys.argv[4]))
     threads = [threading.Thread(target=pull) for _ in range(int(sys.argv[3]))]
     for thread in threads:
         thread.start()

@@ -13,8 +13,8 @@ from ollama_nb.cli.local.bars import shown
 from ollama_nb.cli.tables import table
 from ollama_nb.service import upkeep
 from ollama_nb.settings import Settings
-from ollama_nb.store.check import Checked
-from ollama_nb.store.usage import Heap
+from ollama_nb.store.check import CheckResult
+from ollama_nb.store.usage import FileTotals
 
 
 def check_store(*, repair: bool, json: bool) -> int:
@@ -30,7 +30,7 @@ def check_store(*, repair: bool, json: bool) -> int:
     return 1 if left else 0
 
 
-def checked_text(found: Checked, *, repair: bool) -> str:
+def checked_text(found: CheckResult, *, repair: bool) -> str:
     lines = [f"{found.manifests} models and {found.blobs} sound blobs, {human_bytes(found.bytes)} read"]
     for problem in found.problems:
         moved = " (set aside)" if problem.moved else ""
@@ -80,11 +80,11 @@ def df(*, json: bool) -> None:
     print(f"\n{human_bytes(store.free)} free")
 
 
-def _heaps(title: str, rows: list[tuple[str, Heap]]) -> str:
+def _heaps(title: str, rows: list[tuple[str, FileTotals]]) -> str:
     return table((title, "FILES", "SIZE"), [(name, str(heap.files), human_bytes(heap.bytes)) for name, heap in rows])
 
 
-def _count(heap: Heap) -> str:
+def _count(heap: FileTotals) -> str:
     return f"{heap.files} file{'s' if heap.files != 1 else ''} ({human_bytes(heap.bytes)})"
 
 

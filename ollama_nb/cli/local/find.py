@@ -18,7 +18,7 @@ from ollama_nb.errors import BadRequest, NotFound
 from ollama_nb.service.outdated import OUTDATED, outdated
 from ollama_nb.service.upkeep import open_store
 from ollama_nb.settings import Settings
-from ollama_nb.store.discover import Found, discover
+from ollama_nb.store.discover import DiscoveredModel, discover
 
 
 def show_discovered(names: Sequence[str], *, as_: str, json: bool) -> None:
@@ -55,14 +55,14 @@ def show_outdated(names: Sequence[str], *, insecure: bool, json: bool) -> None:
         print(f"\nto update: ollama-nb pull {newer[0]}")
 
 
-def _one(found: Sequence[Found], name: str) -> Found:
+def _one(found: Sequence[DiscoveredModel], name: str) -> DiscoveredModel:
     for model in found:
         if name in (model.name, model.name.removesuffix(":latest")):
             return model
     raise NotFound(f"no model named '{name}' was discovered: `ollama-nb discover` lists what there is")
 
 
-def _create(model: Found, name: str) -> None:
+def _create(model: DiscoveredModel, name: str) -> None:
     """The files go into this machine's store first; a server that shares it needs no upload."""
     client = connect()
     blobs = open_store(Settings.from_env()).blobs

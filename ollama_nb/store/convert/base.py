@@ -25,7 +25,7 @@ _FLAGS = {
 _NAMES = {"mean": gguf.PoolingType.MEAN, "cls": gguf.PoolingType.CLS, "lasttoken": gguf.PoolingType.LAST}
 
 
-class Family:
+class CheckpointConverter:
     """One checkpoint of one architecture. ``config`` is the text model's own part of config.json."""
 
     arch: ClassVar[gguf.MODEL_ARCH]
@@ -39,7 +39,7 @@ class Family:
         if not 0 < self.blocks <= MAX_BLOCKS:
             raise CorruptModel(f"config.json names {self.blocks} layers")
         self.names = gguf.get_tensor_name_map(self.arch, self.blocks)
-        self.experts = Experts(self.find("num_local_experts", "num_experts") or 0)
+        self.experts = ExpertStack(self.find("num_local_experts", "num_experts") or 0)
         self.text_only = False
         """Whether tensors for pictures or sound were met, which stay behind."""
 
@@ -160,7 +160,7 @@ class Family:
         return found
 
 
-class Experts:
+class ExpertStack:
     """Experts come one by one, and are stored as one tensor of three dimensions for each layer and matrix."""
 
     def __init__(self, count: int) -> None:

@@ -7,13 +7,13 @@ from typing import Any, ClassVar
 
 import gguf
 
-from ollama_nb.store.convert.base import Family, describe_pooling
+from ollama_nb.store.convert.base import CheckpointConverter, describe_pooling
 from ollama_nb.store.convert.checkpoint import Checkpoint, Tensor
 
 _HEADS = ("pooler.", "cls.predictions.", "cls.seq_relationship.", "lm_head.", "vocab_")
 
 
-class Bert(Family):
+class BertConverter(CheckpointConverter):
     arch = gguf.MODEL_ARCH.BERT
     prefixes: ClassVar = ("bert.",)
 
@@ -34,7 +34,7 @@ class Bert(Family):
             yield from super().place(tensor.named(name))
 
 
-class Roberta(Bert):
+class RobertaConverter(BertConverter):
     """Positions begin behind the padding token's number; the rows before them are never used."""
 
     prefixes: ClassVar = ("roberta.",)
@@ -52,7 +52,7 @@ class Roberta(Bert):
         yield from super().place(tensor)
 
 
-class DistilBert(Bert):
+class DistilBertConverter(BertConverter):
     prefixes: ClassVar = ("distilbert.",)
 
     def __init__(self, config: Mapping[str, Any]) -> None:

@@ -11,13 +11,13 @@ import numpy as np
 from gguf import GGMLQuantizationType, LlamaFileType
 
 from ollama_nb.errors import BadRequest, CorruptModel
-from ollama_nb.store.convert.base import Family, stored_as
+from ollama_nb.store.convert.base import CheckpointConverter, stored_as
 from ollama_nb.store.convert.checkpoint import Array, Checkpoint, Tensor
-from ollama_nb.store.convert.families import family_of, family_of_gguf
+from ollama_nb.store.convert.families import converter_of, converter_of_gguf
 from ollama_nb.store.convert.tokenizers import read_vocabulary
 from ollama_nb.store.convert.vocabulary import rows_of
 
-Report = Callable[[int, int], None]
+ConversionProgress = Callable[[int, int], None]
 """``report(bytes written, bytes in all)``."""
 
 TEXT_ONLY = (
@@ -41,14 +41,14 @@ _FROM_GGUF = {
 }
 
 
-def convert_model(folder: Path, target: Path, output: str, report: Report) -> tuple[str, ...]:
+def convert_model(folder: Path, target: Path, output: str, report: ConversionProgress) -> tuple[str, ...]:
     """Write the checkpoint in ``folder`` to ``target``; ``output`` is one of OUTPUTS. Returns notes for the user.
 
     Raises BadRequest for what is not supported, CorruptModel for what is broken.
     """
     checkpoint = Checkpoint(folder)
     kind, file_type = OUTPUTS[output]
-    family = family_of(checkpoint.architecture)(checkpoint.config)
+    family = converter_of(checkpoint.architecture)(checkpoint.config)
     out = gguf.GGUFWriter(target, gguf.MODEL_ARCH_NAMES[family.arch])
     try:
         out.add_type("model")
@@ -62,7 +62,7 @@ def convert_model(folder: Path, target: Path, output: str, report: Report) -> tu
     return (TEXT_ONLY,) if family.text_only else ()
 
 
-def _write_vocabulary(family: Family, checkpoint: Checkpoint, out: gguf.GGUFWriter) -> None:
+def _write_vocabulary(family: CheckpointConverter, checkpoint: Checkpoint, out: gguf.GGUFWriter) -> None:
     vocabulary = read_vocabulary(checkpoint)
     rows = rows_of(checkpoint)
     vocabulary.fit(rows)
@@ -71,7 +71,7 @@ def _write_vocabulary(family: Family, checkpoint: Checkpoint, out: gguf.GGUFWrit
 
 
 def write_tensors(
-    out: gguf.GGUFWriter, tensors: Iterator[Tensor], wanted: GGMLQuantizationType, report: Report
+    out: gguf.GGUFWriter, tensors: Iterator[Tensor], wanted: GGMLQuantizationType, report: ConversionProgress
 ) -> None:
     """Write header and tensors. One tensor at a time is in memory."""
     planned = [(tensor, stored_as(tensor, wanted)) for tensor in tensors]
@@ -96,7 +96,7 @@ def _encoded(tensor: Tensor, kind: GGMLQuantizationType) -> Array:
     return encoded
 
 
-def convert_adapter(folder: Path, target: Path, base: Mapping[str, Any], report: Report) -> None:
+def convert_adapter(folder: Path, target: Path, base: Mapping[str, Any], report: ConversionProgress) -> None:
     """Write the adapter in ``folder`` to ``target``. ``base``: the metadata of the GGUF that it is for.
 
     Raises BadRequest for an adapter that is no plain LoRA, or whose matrices the base has not.
@@ -104,7 +104,7 @@ def convert_adapter(folder: Path, target: Path, base: Mapping[str, Any], report:
     checkpoint = Checkpoint(folder)
     settings = checkpoint.json("adapter_config.json")
     architecture = str(base.get("general.architecture"))
-    family = family_of_gguf(architecture)(_hyperparameters(base, architecture))
+    family = converter_of_gguf(architecture)(_hyperparameters(base, architecture))
     out = gguf.GGUFWriter(target, architecture)
     try:
         out.add_type("adapter")
@@ -134,7 +134,7 @@ def _alpha(settings: Mapping[str, Any]) -> float:
     return float(alpha) * rank**0.5 if settings.get("use_rslora") and isinstance(rank, int) else float(alpha)
 
 
-def _pairs(checkpoint: Checkpoint, family: Family) -> Iterator[Tensor]:
+def _pairs(checkpoint: Checkpoint, family: CheckpointConverter) -> Iterator[Tensor]:
     inner: dict[str, Tensor] = {}
     outer: dict[str, Tensor] = {}
     for tensor in checkpoint.tensors():

@@ -7,51 +7,64 @@ from collections.abc import Mapping
 import gguf
 
 from ollama_nb.errors import BadRequest
-from ollama_nb.store.convert.base import Family
-from ollama_nb.store.convert.bert import Bert, DistilBert, Roberta
-from ollama_nb.store.convert.gemma import EmbeddingGemma, Gemma, Gemma2, Gemma3
-from ollama_nb.store.convert.llama import Llama
-from ollama_nb.store.convert.phi3 import Phi3
-from ollama_nb.store.convert.qwen import Qwen2, Qwen2Moe, Qwen3, Qwen3Moe
+from ollama_nb.store.convert.base import CheckpointConverter
+from ollama_nb.store.convert.bert import BertConverter, DistilBertConverter, RobertaConverter
+from ollama_nb.store.convert.gemma import EmbeddingGemmaConverter, Gemma2Converter, Gemma3Converter, GemmaConverter
+from ollama_nb.store.convert.llama import LlamaConverter
+from ollama_nb.store.convert.phi3 import Phi3Converter
+from ollama_nb.store.convert.qwen import Qwen2Converter, Qwen2MoeConverter, Qwen3Converter, Qwen3MoeConverter
 
-FAMILIES: Mapping[str, type[Family]] = {
-    "LlamaForCausalLM": Llama,
-    "MistralForCausalLM": Llama,
-    "Mistral3ForConditionalGeneration": Llama,
-    "MixtralForCausalLM": Llama,
-    "Qwen2ForCausalLM": Qwen2,
-    "Qwen2Model": Qwen2,
-    "Qwen2MoeForCausalLM": Qwen2Moe,
-    "Qwen3ForCausalLM": Qwen3,
-    "Qwen3Model": Qwen3,
-    "Qwen3MoeForCausalLM": Qwen3Moe,
-    "GemmaForCausalLM": Gemma,
-    "Gemma2ForCausalLM": Gemma2,
-    "Gemma3ForCausalLM": Gemma3,
-    "Gemma3ForConditionalGeneration": Gemma3,
-    "Gemma3TextModel": EmbeddingGemma,
-    "Phi3ForCausalLM": Phi3,
-    "BertModel": Bert,
-    "BertForMaskedLM": Bert,
-    "DistilBertModel": DistilBert,
-    "RobertaModel": Roberta,
-    "XLMRobertaModel": Roberta,
+CONVERTERS: Mapping[str, type[CheckpointConverter]] = {
+    "LlamaForCausalLM": LlamaConverter,
+    "MistralForCausalLM": LlamaConverter,
+    "Mistral3ForConditionalGeneration": LlamaConverter,
+    "MixtralForCausalLM": LlamaConverter,
+    "Qwen2ForCausalLM": Qwen2Converter,
+    "Qwen2Model": Qwen2Converter,
+    "Qwen2MoeForCausalLM": Qwen2MoeConverter,
+    "Qwen3ForCausalLM": Qwen3Converter,
+    "Qwen3Model": Qwen3Converter,
+    "Qwen3MoeForCausalLM": Qwen3MoeConverter,
+    "GemmaForCausalLM": GemmaConverter,
+    "Gemma2ForCausalLM": Gemma2Converter,
+    "Gemma3ForCausalLM": Gemma3Converter,
+    "Gemma3ForConditionalGeneration": Gemma3Converter,
+    "Gemma3TextModel": EmbeddingGemmaConverter,
+    "Phi3ForCausalLM": Phi3Converter,
+    "BertModel": BertConverter,
+    "BertForMaskedLM": BertConverter,
+    "DistilBertModel": DistilBertConverter,
+    "RobertaModel": RobertaConverter,
+    "XLMRobertaModel": RobertaConverter,
 }
 
-_BY_ARCH = {gguf.MODEL_ARCH_NAMES[family.arch]: family for family in (
-    Llama, Qwen2, Qwen2Moe, Qwen3, Qwen3Moe, Gemma, Gemma2, Gemma3, Phi3)}  # fmt: skip
+_BY_GGUF_ARCHITECTURE: Mapping[str, type[CheckpointConverter]] = {
+    gguf.MODEL_ARCH_NAMES[converter.arch]: converter
+    for converter in (
+        LlamaConverter,
+        Qwen2Converter,
+        Qwen2MoeConverter,
+        Qwen3Converter,
+        Qwen3MoeConverter,
+        GemmaConverter,
+        Gemma2Converter,
+        Gemma3Converter,
+        Phi3Converter,
+    )
+}
+"""Converters of models that can have LoRA adapters."""
 
 
-def family_of(architecture: str) -> type[Family]:
+def converter_of(architecture: str) -> type[CheckpointConverter]:
     """Raises BadRequest for an architecture that is not among them."""
-    if architecture not in FAMILIES:
-        known = ", ".join(FAMILIES)
+    if architecture not in CONVERTERS:
+        known = ", ".join(CONVERTERS)
         raise BadRequest(f'unsupported architecture "{architecture}"; supported are {known}; others as GGUF files')
-    return FAMILIES[architecture]
+    return CONVERTERS[architecture]
 
 
-def family_of_gguf(architecture: str) -> type[Family]:
+def converter_of_gguf(architecture: str) -> type[CheckpointConverter]:
     """The family of a converted model, for adapters to it. Raises BadRequest."""
-    if architecture not in _BY_ARCH:
+    if architecture not in _BY_GGUF_ARCHITECTURE:
         raise BadRequest(f'unsupported architecture: adapters for "{architecture}" cannot be converted')
-    return _BY_ARCH[architecture]
+    return _BY_GGUF_ARCHITECTURE[architecture]

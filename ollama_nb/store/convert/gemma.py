@@ -7,11 +7,11 @@ from typing import ClassVar
 
 import gguf
 
-from ollama_nb.store.convert.base import Family, dense_layers, describe_pooling
+from ollama_nb.store.convert.base import CheckpointConverter, dense_layers, describe_pooling
 from ollama_nb.store.convert.checkpoint import Checkpoint, Tensor
 
 
-class Gemma(Family):
+class GemmaConverter(CheckpointConverter):
     """The head is the embedding matrix, so a stored one is left out. Norms are stored less one, and count plus one."""
 
     arch = gguf.MODEL_ARCH.GEMMA
@@ -34,7 +34,7 @@ class Gemma(Family):
         yield from super().place(tensor)
 
 
-class Gemma2(Gemma):
+class Gemma2Converter(GemmaConverter):
     arch = gguf.MODEL_ARCH.GEMMA2
 
     def describe(self, out: gguf.GGUFWriter) -> None:
@@ -44,7 +44,7 @@ class Gemma2(Gemma):
         out.add_sliding_window(self.number("sliding_window"))
 
 
-class Gemma3(Gemma):
+class Gemma3Converter(GemmaConverter):
     """Config files of this family leave out what is at its default."""
 
     arch = gguf.MODEL_ARCH.GEMMA3
@@ -82,7 +82,7 @@ class Gemma3(Gemma):
         return local
 
 
-class EmbeddingGemma(Gemma3):
+class EmbeddingGemmaConverter(Gemma3Converter):
     """Two matrices behind the pooling stand in folders of their own."""
 
     arch = gguf.MODEL_ARCH.GEMMA_EMBEDDING

@@ -10,13 +10,13 @@ from typing import Any, ClassVar
 import gguf
 
 from ollama_nb.errors import BadRequest
-from ollama_nb.store.convert.base import Family, interleaved, vector
+from ollama_nb.store.convert.base import CheckpointConverter, interleaved, vector
 from ollama_nb.store.convert.checkpoint import Tensor
 
 _EXPERT = re.compile(r"(?:model\.)?layers\.(\d+)\.block_sparse_moe\.experts\.(\d+)\.(w[123])\.weight")
 
 
-class Llama(Family):
+class LlamaConverter(CheckpointConverter):
     arch = gguf.MODEL_ARCH.LLAMA
     prefixes: ClassVar = ("language_model.", "model.language_model.", "text_model.")
 

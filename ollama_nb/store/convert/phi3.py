@@ -8,11 +8,11 @@ from collections.abc import Iterator
 import gguf
 
 from ollama_nb.errors import BadRequest
-from ollama_nb.store.convert.base import Family, vector
+from ollama_nb.store.convert.base import CheckpointConverter, vector
 from ollama_nb.store.convert.checkpoint import Tensor
 
 
-class Phi3(Family):
+class Phi3Converter(CheckpointConverter):
     arch = gguf.MODEL_ARCH.PHI3
 
     @property

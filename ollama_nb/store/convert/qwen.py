@@ -7,13 +7,13 @@ from collections.abc import Iterator
 
 import gguf
 
-from ollama_nb.store.convert.base import Family, describe_pooling
+from ollama_nb.store.convert.base import CheckpointConverter, describe_pooling
 from ollama_nb.store.convert.checkpoint import Checkpoint, Tensor
 
 _EXPERT = re.compile(r"(model\.layers\.\d+\.mlp\.experts)\.(\d+)\.((?:gate|up|down)_proj\.weight)")
 
 
-class Qwen2(Family):
+class Qwen2Converter(CheckpointConverter):
     arch = gguf.MODEL_ARCH.QWEN2
 
     def plain(self, tensor: Tensor) -> Tensor:
@@ -25,11 +25,11 @@ class Qwen2(Family):
         describe_pooling(out, checkpoint)
 
 
-class Qwen3(Qwen2):
+class Qwen3Converter(Qwen2Converter):
     arch = gguf.MODEL_ARCH.QWEN3
 
 
-class Qwen2Moe(Qwen2):
+class Qwen2MoeConverter(Qwen2Converter):
     arch = gguf.MODEL_ARCH.QWEN2MOE
 
     def describe(self, out: gguf.GGUFWriter) -> None:
@@ -46,5 +46,5 @@ class Qwen2Moe(Qwen2):
         yield from super().place(tensor)
 
 
-class Qwen3Moe(Qwen2Moe):
+class Qwen3MoeConverter(Qwen2MoeConverter):
     arch = gguf.MODEL_ARCH.QWEN3MOE

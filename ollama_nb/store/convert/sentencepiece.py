@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from gguf import TokenType
 
 from ollama_nb.errors import CorruptModel
-from ollama_nb.store.convert.vocabulary import SPACE, Vocabulary
+from ollama_nb.store.convert.vocabulary import SPACE, CheckpointVocabulary
 
 UNIGRAM, BPE = 1, 2
 
@@ -28,7 +28,7 @@ class _Rules:
     table: bytes = b""
 
 
-def read_sentencepiece(data: bytes) -> Vocabulary:
+def read_sentencepiece(data: bytes) -> CheckpointVocabulary:
     """Raises CorruptModel for bytes that are no such model, or one that splits text by words or characters."""
     tokens: list[str] = []
     scores: list[float] = []
@@ -49,7 +49,7 @@ def read_sentencepiece(data: bytes) -> Vocabulary:
         flags["remove_extra_whitespaces"] = rules.runs_become_one
         if rules.table:
             flags["precompiled_charsmap"] = rules.table
-    return Vocabulary("llama" if rules.kind == BPE else "t5", "default", tokens, types, scores, flags=flags)
+    return CheckpointVocabulary("llama" if rules.kind == BPE else "t5", "default", tokens, types, scores, flags=flags)
 
 
 def _piece(data: bytes) -> tuple[str, float, TokenType]:

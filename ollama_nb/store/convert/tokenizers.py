@@ -13,7 +13,7 @@ from gguf import TokenType
 from ollama_nb.errors import BadRequest, CorruptModel
 from ollama_nb.store.convert.checkpoint import Checkpoint
 from ollama_nb.store.convert.sentencepiece import read_sentencepiece
-from ollama_nb.store.convert.vocabulary import SPACE, Vocabulary, added_tokens, looks_special, named_special
+from ollama_nb.store.convert.vocabulary import SPACE, CheckpointVocabulary, added_tokens, looks_special, named_special
 
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -109,7 +109,7 @@ def _rules(step: Any) -> list[str]:
             return [f"<{kind}>"]
 
 
-def read_vocabulary(checkpoint: Checkpoint) -> Vocabulary:
+def read_vocabulary(checkpoint: Checkpoint) -> CheckpointVocabulary:
     """The checkpoint's vocabulary with its added tokens. Raises BadRequest when there is none that llama.cpp can do.
 
     ``tokenizer.model`` goes first: it holds the scores that ``tokenizer.json`` only implies.
@@ -133,12 +133,12 @@ def read_vocabulary(checkpoint: Checkpoint) -> Vocabulary:
     return vocabulary
 
 
-def _from_json(checkpoint: Checkpoint) -> Vocabulary:
+def _from_json(checkpoint: Checkpoint) -> CheckpointVocabulary:
     tokenizer = checkpoint.json("tokenizer.json")
     model = tokenizer.get("model")
     if not isinstance(model, dict):
         raise CorruptModel("tokenizer.json has no model")
-    readers: dict[Any, Callable[[], Vocabulary]] = {
+    readers: dict[Any, Callable[[], CheckpointVocabulary]] = {
         "BPE": lambda: _spaced_bpe(tokenizer, model) if _is_spaced(tokenizer, model) else _byte_bpe(tokenizer, model),
         "WordPiece": lambda: _wordpiece(checkpoint, _vocab(model), tokenizer),
         "Unigram": lambda: _unigram(tokenizer, model),
@@ -156,7 +156,9 @@ def _vocab(model: dict[str, Any]) -> dict[str, int]:
     return vocab
 
 
-def _filled(vocabulary: Vocabulary, vocab: dict[str, int], kind: Callable[[str], TokenType]) -> Vocabulary:
+def _filled(
+    vocabulary: CheckpointVocabulary, vocab: dict[str, int], kind: Callable[[str], TokenType]
+) -> CheckpointVocabulary:
     for text, index in sorted(vocab.items(), key=lambda item: item[1]):
         vocabulary.put(index, text, kind(text), 0.0)
     return vocabulary
@@ -174,14 +176,14 @@ def _merges(model: dict[str, Any]) -> list[tuple[str, str]]:
     return found
 
 
-def _byte_bpe(tokenizer: dict[str, Any], model: dict[str, Any]) -> Vocabulary:
+def _byte_bpe(tokenizer: dict[str, Any], model: dict[str, Any]) -> CheckpointVocabulary:
     """The alphabet of GPT-2: one letter for each byte."""
     merges = [f"{left} {right}" for left, right in _merges(model)]
-    empty = Vocabulary("gpt2", pretokenizer(tokenizer), [], [], merges=merges)
+    empty = CheckpointVocabulary("gpt2", pretokenizer(tokenizer), [], [], merges=merges)
     return _filled(empty, _vocab(model), lambda text: TokenType.NORMAL)
 
 
-def _byte_bpe_of_parts(checkpoint: Checkpoint) -> Vocabulary:
+def _byte_bpe_of_parts(checkpoint: Checkpoint) -> CheckpointVocabulary:
     """The same from ``vocab.json`` and ``merges.txt``, as it is in older checkpoints; the rule is that of the class."""
     named = checkpoint.json("tokenizer_config.json").get("tokenizer_class")
     rule = rule_of_class(str(named or ""), str(checkpoint.config.get("model_type")))
@@ -206,7 +208,7 @@ def _is_spaced(tokenizer: dict[str, Any], model: dict[str, Any]) -> bool:
     return bool(model.get("byte_fallback")) or SPACE in str(tokenizer.get("normalizer"))
 
 
-def _spaced_bpe(tokenizer: dict[str, Any], model: dict[str, Any]) -> Vocabulary:
+def _spaced_bpe(tokenizer: dict[str, Any], model: dict[str, Any]) -> CheckpointVocabulary:
     """llama.cpp merges the pair of the best score: the score of a piece is the rank of the merge that makes it."""
     unknown = model.get("unk_token")
 
@@ -215,7 +217,7 @@ def _spaced_bpe(tokenizer: dict[str, Any], model: dict[str, Any]) -> Vocabulary:
             return TokenType.BYTE
         return TokenType.UNKNOWN if text == unknown else TokenType.NORMAL
 
-    vocabulary = _filled(Vocabulary("llama", "default", [], [], []), _vocab(model), kind)
+    vocabulary = _filled(CheckpointVocabulary("llama", "default", [], [], []), _vocab(model), kind)
     vocab = _vocab(model)
     assert vocabulary.scores is not None
     ranked: set[int] = set()
@@ -237,7 +239,7 @@ def _space_in_front(tokenizer: dict[str, Any]) -> bool:
     return "'Prepend'" in text or scheme in ("always", "first")
 
 
-def _unigram(tokenizer: dict[str, Any], model: dict[str, Any]) -> Vocabulary:
+def _unigram(tokenizer: dict[str, Any], model: dict[str, Any]) -> CheckpointVocabulary:
     vocab = model.get("vocab")
     if not isinstance(vocab, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in vocab):
         raise CorruptModel("tokenizer.json has no vocabulary")
@@ -250,7 +252,7 @@ def _unigram(tokenizer: dict[str, Any], model: dict[str, Any]) -> Vocabulary:
     if table := _table(tokenizer.get("normalizer")):
         flags["precompiled_charsmap"] = table
     scores = [float(score) for _, score in vocab]
-    return Vocabulary("t5", "default", [str(text) for text, _ in vocab], types, scores, flags=flags)
+    return CheckpointVocabulary("t5", "default", [str(text) for text, _ in vocab], types, scores, flags=flags)
 
 
 def _table(step: Any) -> bytes:
@@ -264,12 +266,14 @@ def _table(step: Any) -> bytes:
     return own or next((table for one in step.get("normalizers", []) if (table := _table(one))), b"")
 
 
-def _wordpiece(checkpoint: Checkpoint, vocab: dict[str, int], tokenizer: dict[str, Any] | None = None) -> Vocabulary:
+def _wordpiece(
+    checkpoint: Checkpoint, vocab: dict[str, int], tokenizer: dict[str, Any] | None = None
+) -> CheckpointVocabulary:
     """llama.cpp marks the beginnings of words, where WordPiece marks their continuations."""
     settings = checkpoint.json("tokenizer_config.json")
     named = {settings.get(f"{role}_token", f"[{role.upper()}]") for role in ("pad", "unk", "cls", "sep", "mask")}
     special = {name.get("content") if isinstance(name, dict) else name for name in named if not isinstance(name, dict)}
-    empty = Vocabulary("bert", "default", [], [])
+    empty = CheckpointVocabulary("bert", "default", [], [])
 
     def kind(text: str) -> TokenType:
         return TokenType.CONTROL if text in special else TokenType.NORMAL

@@ -23,7 +23,7 @@ _SPECIAL = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 
 
 @dataclass(slots=True)
-class Vocabulary:
+class CheckpointVocabulary:
     """``model``: llama.cpp's name of the algorithm (``llama``, ``gpt2``, ``bert``, ``t5``). One entry per token id.
 
     ``flags`` are further keys of ``tokenizer.ggml``; ``pieces`` the ids by text, for special tokens.

@@ -13,9 +13,9 @@ from pathlib import Path
 from urllib.parse import urlencode, urlsplit
 
 from ollama_nb.errors import AccessDenied, SourceError
-from ollama_nb.store.registry.credentials import Credentials, Key
-from ollama_nb.store.registry.errors import Refused
-from ollama_nb.store.registry.session import Session
+from ollama_nb.store.registry.credentials import Credentials, RegistryKey
+from ollama_nb.store.registry.errors import RegistryRefused
+from ollama_nb.store.registry.session import RegistrySession
 from ollama_nb.store.registry.urls import Origin
 
 # Between two things stands one class of characters only: two runs of spaces in a row would take quadratic time.
@@ -66,7 +66,7 @@ def token_url(challenge: Challenge, extra: Iterable[tuple[str, str]] = ()) -> st
 class Authorization:
     """Used by all threads of a pull or push."""
 
-    def __init__(self, registry: Origin, session: Session, key: Path, credentials: Credentials) -> None:
+    def __init__(self, registry: Origin, session: RegistrySession, key: Path, credentials: Credentials) -> None:
         self._registry = registry
         self._session = session
         self._key = key
@@ -121,13 +121,13 @@ class Authorization:
             extra = [("ts", str(int(time.time()))), ("nonce", secrets.token_urlsafe(16))]
         url = token_url(challenge, extra)
         if ours and "Authorization" not in headers:
-            headers["Authorization"] = Key.ensure(self._key).authorization(f"GET,{url},{_HASH_OF_NOTHING}")
+            headers["Authorization"] = RegistryKey.ensure(self._key).authorization(f"GET,{url},{_HASH_OF_NOTHING}")
         with self._session.send("GET", url, headers) as response:
             body = response.body(MAX_TOKEN)
             if response.status in (401, 403):
                 raise AccessDenied(DENIED)
             if response.status != 200:
-                raise Refused(response.status, body.decode("utf-8", "replace").strip())
+                raise RegistryRefused(response.status, body.decode("utf-8", "replace").strip())
         return _token_in(body, realm)
 
 

@@ -17,8 +17,8 @@ from ollama_nb.errors import AccessDenied, SourceError
 from ollama_nb.store.manifest import MAX_JSON
 from ollama_nb.store.registry.authorization import DENIED, Authorization
 from ollama_nb.store.registry.credentials import Credentials, credential_files
-from ollama_nb.store.registry.errors import Missing, Patience, Refused
-from ollama_nb.store.registry.session import Body, Resolve, Response, Session, resolve
+from ollama_nb.store.registry.errors import NotInRegistry, RegistryRefused, RetryPolicy
+from ollama_nb.store.registry.session import Body, RegistryResponse, RegistrySession, Resolve, resolve
 from ollama_nb.store.registry.urls import Origin, redirected
 
 MAX_ERROR = 64 << 10
@@ -31,16 +31,16 @@ MakeBody = Callable[[], Body]
 
 
 @dataclass(frozen=True, slots=True)
-class Access:
+class RegistryAccess:
     """How this user reaches registries. ``key``: the file of the ed25519 key."""
 
     key: Path
     credentials: Credentials = field(default_factory=Credentials)
-    patience: Patience = field(default_factory=Patience)
+    patience: RetryPolicy = field(default_factory=RetryPolicy)
     resolver: Resolve = resolve
 
     @classmethod
-    def of_user(cls, key: Path, home: Path) -> Access:
+    def of_user(cls, key: Path, home: Path) -> RegistryAccess:
         """As the environment and the user's files say now. ``home``: the folder of our own state."""
         return cls(key, Credentials.load(credential_files(home, os.environ), os.environ))
 
@@ -54,18 +54,20 @@ def origin_of(name: ModelName, *, insecure: bool) -> Origin:
 
 
 @contextlib.contextmanager
-def connected(name: ModelName, access: Access, cancelled: threading.Event, *, insecure: bool) -> Iterator[Registry]:
+def connected(
+    name: ModelName, access: RegistryAccess, cancelled: threading.Event, *, insecure: bool
+) -> Iterator[RegistryClient]:
     """The repository that a model's name means, for one pull or push; setting ``cancelled`` ends all its waits."""
     origin = origin_of(name, insecure=insecure)
     named = (origin, *access.credentials.hosts_of(origin))
-    with Session(cancelled, access.patience, named=named, resolver=access.resolver) as session:
-        yield Registry(name, origin, session, Authorization(origin, session, access.key, access.credentials))
+    with RegistrySession(cancelled, access.patience, named=named, resolver=access.resolver) as session:
+        yield RegistryClient(name, origin, session, Authorization(origin, session, access.key, access.credentials))
 
 
-class Registry:
+class RegistryClient:
     """Used by several threads at once."""
 
-    def __init__(self, name: ModelName, origin: Origin, session: Session, authorization: Authorization) -> None:
+    def __init__(self, name: ModelName, origin: Origin, session: RegistrySession, authorization: Authorization) -> None:
         self.name = name
         self.origin = origin
         self.session = session
@@ -92,11 +94,11 @@ class Registry:
             check(response)
         return True
 
-    def open_blob(self, digest: Digest, start: int, end: int | None) -> Response:
+    def open_blob(self, digest: Digest, start: int, end: int | None) -> RegistryResponse:
         """A blob's bytes from ``start`` to ``end`` (the last one); all of it when ``end`` is None."""
         return self.get(self.url(f"blobs/{digest}"), {} if end is None else {"Range": f"bytes={start}-{end}"})
 
-    def get(self, url: str, headers: Mapping[str, str]) -> Response:
+    def get(self, url: str, headers: Mapping[str, str]) -> RegistryResponse:
         """GET, redirects followed. Raises Missing for 404, Refused for other errors of HTTP."""
         response = self._following("GET", url, headers)
         check(response)
@@ -104,7 +106,7 @@ class Registry:
 
     def request(
         self, method: str, url: str, headers: Mapping[str, str] | None = None, body: MakeBody | None = None
-    ) -> Response:
+    ) -> RegistryResponse:
         """One request with our credentials, if ``url`` may see them; its redirects are the caller's business."""
         for last in (False, True):
             tried = self._authorization.header(url)
@@ -118,7 +120,7 @@ class Registry:
             self._authorization.answer(", ".join(response.headers.get_all("WWW-Authenticate", [])), tried)
         return response
 
-    def _following(self, method: str, url: str, headers: Mapping[str, str]) -> Response:
+    def _following(self, method: str, url: str, headers: Mapping[str, str]) -> RegistryResponse:
         for _ in range(MAX_REDIRECTS + 1):
             response = self.request(method, url, headers)
             location = response.headers.get("Location")
@@ -129,14 +131,14 @@ class Registry:
         raise SourceError(f"{self.origin.address} redirects more than {MAX_REDIRECTS} times")
 
 
-def check(response: Response) -> None:
+def check(response: RegistryResponse) -> None:
     """Raises Missing for 404 and Refused for other statuses from 300 on; the response is closed then."""
     if response.status < 300:
         return
     body = response.body(MAX_ERROR).decode("utf-8", "replace").strip()
     if response.status == 404:
-        raise Missing("file does not exist")
-    raise Refused(response.status, body[:_SHOWN], _retry_after(response.headers.get("Retry-After", "")))
+        raise NotInRegistry("file does not exist")
+    raise RegistryRefused(response.status, body[:_SHOWN], _retry_after(response.headers.get("Retry-After", "")))
 
 
 def _retry_after(text: str) -> float | None:

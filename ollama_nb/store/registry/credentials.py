@@ -88,19 +88,19 @@ def credential_files(home: Path, env: Mapping[str, str]) -> tuple[Path, ...]:
 
 
 @dataclass(frozen=True, slots=True)
-class Key:
+class RegistryKey:
     """An ed25519 key pair in OpenSSH's form, as Ollama keeps it."""
 
     private: Ed25519PrivateKey
 
     @classmethod
-    def ensure(cls, path: Path) -> Key:
+    def ensure(cls, path: Path) -> RegistryKey:
         """Load the key, or make one that only its owner can read, with its public half beside it in ``.pub``."""
         try:
             return cls.load(path)
         except FileNotFoundError:
             pass
-        with disk.clear_errors("write", path):
+        with disk.store_errors("write", path):
             path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
             key = cls(Ed25519PrivateKey.generate())
             with contextlib.suppress(FileExistsError):  # another process was first: its key counts
@@ -109,24 +109,24 @@ class Key:
         return cls.load(path)
 
     @classmethod
-    def load(cls, path: Path) -> Key:
+    def load(cls, path: Path) -> RegistryKey:
         """Raises FileNotFoundError, or StoreError for a file that others can read or that is no such key."""
         try:
             with path.open("rb") as file:
                 if stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o077:
-                    shown = disk.shown(path)
+                    shown = disk.display_path(path)
                     raise StoreError(f"others can read the private key {shown}: run `chmod 600 {shown}` first")
                 raw = file.read(MAX_FILE)
         except FileNotFoundError:
             raise
         except OSError as error:
-            raise StoreError(f"cannot read the key {disk.shown(path)}: {error.strerror}") from error
+            raise StoreError(f"cannot read the key {disk.display_path(path)}: {error.strerror}") from error
         try:
             key = serialization.load_ssh_private_key(raw, password=None)
         except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-            raise StoreError(f"{disk.shown(path)} is no private key in OpenSSH's form: {error}") from error
+            raise StoreError(f"{disk.display_path(path)} is no private key in OpenSSH's form: {error}") from error
         if not isinstance(key, Ed25519PrivateKey):
-            raise StoreError(f"{disk.shown(path)} is no ed25519 key, which is what registries of Ollama expect")
+            raise StoreError(f"{disk.display_path(path)} is no ed25519 key, which is what registries of Ollama expect")
         return cls(key)
 
     @property
@@ -154,7 +154,7 @@ def _read(path: Path) -> Mapping[str, Any]:
     except (FileNotFoundError, NotADirectoryError, PermissionError):
         return {}
     except (OSError, ValueError, RecursionError) as error:
-        raise StoreError(f"cannot read the credentials in {disk.shown(path)}: {error}") from error
+        raise StoreError(f"cannot read the credentials in {disk.display_path(path)}: {error}") from error
     return body if isinstance(body, dict) else {}
 
 

@@ -13,19 +13,19 @@ from ollama_nb.errors import Cancelled, SourceError
 T = TypeVar("T")
 
 
-class Unreachable(SourceError):
+class RegistryUnreachable(SourceError):
     """No connection could be opened. Check the network or the name of the registry."""
 
     code = "registry_unreachable"
 
 
-class Broken(SourceError):
+class ConnectionLost(SourceError):
     """A connection ended or timed out during a transfer. A retry may succeed."""
 
     code = "registry_connection_lost"
 
 
-class Refused(SourceError):
+class RegistryRefused(SourceError):
     """The registry answered with an HTTP error. ``wait``: seconds that it asked to wait (Retry-After), None if not."""
 
     code = "registry_refused"
@@ -41,14 +41,14 @@ class Refused(SourceError):
         return self.http_status in (408, 425, 429) or (self.http_status >= 500 and self.http_status not in (501, 505))
 
 
-class Missing(SourceError):
+class NotInRegistry(SourceError):
     """The registry has no such model or blob."""
 
     code = "registry_missing"
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class RetryPolicy:
     """Times in seconds. A wait is ``first · 2^n``, at most ``longest``, less up to a half by chance."""
 
     connect: float = 15.0
@@ -61,7 +61,7 @@ class Patience:
 
     def wait(self, failure: SourceError, attempt: int, stopped: threading.Event) -> None:
         """Before try ``attempt`` (from 1): wait, or raise ``failure`` when there is no point. Raises Cancelled."""
-        asked = failure.wait if isinstance(failure, Refused) else None
+        asked = failure.wait if isinstance(failure, RegistryRefused) else None
         if attempt >= self.tries or not worth_retrying(failure) or (asked or 0) > self.asked:
             raise failure
         own = min(self.longest, self.first * 2 ** (attempt - 1)) * (1 - random.random() / 2)
@@ -74,12 +74,14 @@ class Patience:
         while True:
             try:
                 return work()
-            except (Broken, Refused, Unreachable) as failure:
-                if isinstance(failure, Unreachable) and not unreachable:
+            except (ConnectionLost, RegistryRefused, RegistryUnreachable) as failure:
+                if isinstance(failure, RegistryUnreachable) and not unreachable:
                     raise
                 attempt += 1
                 self.wait(failure, attempt, stopped)
 
 
 def worth_retrying(failure: SourceError) -> bool:
-    return isinstance(failure, Broken | Unreachable) or (isinstance(failure, Refused) and failure.passing)
+    return isinstance(failure, ConnectionLost | RegistryUnreachable) or (
+        isinstance(failure, RegistryRefused) and failure.passing
+    )

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from ollama_nb import __version__, net
 from ollama_nb.errors import Cancelled, SourceError
-from ollama_nb.store.registry.errors import Broken, Patience, Unreachable
+from ollama_nb.store.registry.errors import ConnectionLost, RegistryUnreachable, RetryPolicy
 from ollama_nb.store.registry.urls import Origin, target_of
 
 STEP = 0.1
@@ -103,7 +103,7 @@ def dial(
         except OSError as error:
             failure = error
     reason = "no answer" if isinstance(failure, TimeoutError) else failure.strerror or str(failure)
-    raise Unreachable(f"cannot reach {origin.address}: {reason}")
+    raise RegistryUnreachable(f"cannot reach {origin.address}: {reason}")
 
 
 def _refused(origin: Origin) -> SourceError:
@@ -131,10 +131,10 @@ def _resolved(origin: Origin, resolver: Resolve, seconds: float, stopped: thread
     while not ended.wait(STEP / 4):
         _check(stopped)
         if time.monotonic() > deadline:
-            raise Unreachable(f"cannot reach {origin.address}: the name server does not answer")
+            raise RegistryUnreachable(f"cannot reach {origin.address}: the name server does not answer")
     if failures:
         reason = getattr(failures[0], "strerror", None) or str(failures[0])
-        raise Unreachable(f"cannot reach {origin.address}: {reason}")
+        raise RegistryUnreachable(f"cannot reach {origin.address}: {reason}")
     return found[0]
 
 
@@ -170,18 +170,18 @@ def _check(stopped: threading.Event) -> None:
         raise Cancelled
 
 
-class Session:
+class RegistrySession:
     """Belongs to one pull or push and is used by all its threads. Setting ``cancelled`` ends every wait."""
 
     def __init__(
         self,
         cancelled: threading.Event,
-        patience: Patience | None = None,
+        patience: RetryPolicy | None = None,
         *,
         named: Iterable[Origin] = (),
         resolver: Resolve = resolve,
     ) -> None:
-        self.patience = patience or Patience()
+        self.patience = patience or RetryPolicy()
         self.stopped = threading.Event()
         self._named = {(origin.host, origin.port) for origin in named} | {(o.party.host, o.port) for o in named}
         self._resolver = resolver
@@ -193,13 +193,13 @@ class Session:
         self._watcher = threading.Thread(target=self._watch, args=(cancelled,), name="ollama-nb-hang-up", daemon=True)
         self._watcher.start()
 
-    def send(self, method: str, url: str, headers: Mapping[str, str], body: Body = None) -> Response:
+    def send(self, method: str, url: str, headers: Mapping[str, str], body: Body = None) -> RegistryResponse:
         """One request, one response, whatever its status. Raises Unreachable, Broken, SourceError or Cancelled."""
         origin = Origin.of(url)
         connection, kept = self._connection(origin)
         try:
             return self._exchange(connection, method, url, headers, body)
-        except Broken:
+        except ConnectionLost:
             # A kept connection may have been closed by the other side while it lay idle.
             if not kept or not isinstance(body, bytes | None):
                 raise
@@ -227,7 +227,7 @@ class Session:
         for connection in live:
             connection.close()
 
-    def __enter__(self) -> Session:
+    def __enter__(self) -> RegistrySession:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -254,7 +254,7 @@ class Session:
 
     def _exchange(
         self, connection: _Connection, method: str, url: str, headers: Mapping[str, str], body: Body
-    ) -> Response:
+    ) -> RegistryResponse:
         try:
             with self.clear_errors(connection.origin):
                 if self.stopped.is_set():
@@ -266,14 +266,14 @@ class Session:
         except BaseException:
             self.discard(connection)
             raise
-        return Response(raw.status, raw.headers, url, raw, connection, self, raw.length)
+        return RegistryResponse(raw.status, raw.headers, url, raw, connection, self, raw.length)
 
     @contextlib.contextmanager
     def clear_errors(self, origin: Origin) -> Iterator[None]:
         """Every failure of the network as one of our errors; after ``hang_up`` all of them are Cancelled."""
         try:
             yield
-        except (Unreachable, SourceError, Cancelled):
+        except (RegistryUnreachable, SourceError, Cancelled):
             if self.stopped.is_set():
                 raise Cancelled from None
             raise
@@ -285,7 +285,7 @@ class Session:
         except (OSError, http.client.HTTPException, ValueError) as error:
             if self.stopped.is_set():
                 raise Cancelled from None
-            raise Broken(_reason(origin, error, self.patience.stall)) from error
+            raise ConnectionLost(_reason(origin, error, self.patience.stall)) from error
 
     def keep(self, connection: _Connection) -> None:
         with self._lock:
@@ -310,7 +310,7 @@ class Session:
 
 
 @dataclass(slots=True)
-class Response:
+class RegistryResponse:
     """``read`` it to its end or ``close`` it."""
 
     status: int
@@ -318,7 +318,7 @@ class Response:
     url: str
     _raw: http.client.HTTPResponse
     _connection: _Connection
-    _session: Session
+    _session: RegistrySession
     _left: int | None
     _over: bool = False
 
@@ -332,7 +332,9 @@ class Response:
                 # Counted here: some versions of http.client forget to, and then wait for what never comes.
                 self._left -= len(data)
                 if not data:
-                    raise Broken(f"{self._connection.origin.address} ended its answer {self._left} bytes too early")
+                    raise ConnectionLost(
+                        f"{self._connection.origin.address} ended its answer {self._left} bytes too early"
+                    )
         return data
 
     def body(self, limit: int) -> bytes:
@@ -345,7 +347,7 @@ class Response:
                 if len(data) > limit:
                     raise SourceError(f"{self._connection.origin.address} answers with more than {limit} bytes")
                 if time.monotonic() > deadline:
-                    raise Broken(f"{self._connection.origin.address} takes too long to answer")
+                    raise ConnectionLost(f"{self._connection.origin.address} takes too long to answer")
         return bytes(data)
 
     def close(self) -> None:
@@ -353,7 +355,7 @@ class Response:
         if self._over:
             return
         self._over = True
-        with contextlib.suppress(Broken, Cancelled):
+        with contextlib.suppress(ConnectionLost, Cancelled):
             while self._left and self._left <= _DRAINED and self.read(self._left):
                 pass
         whole = self._left == 0 or self._raw.isclosed()
@@ -363,7 +365,7 @@ class Response:
         else:
             self._session.discard(self._connection)
 
-    def __enter__(self) -> Response:
+    def __enter__(self) -> RegistryResponse:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -373,7 +375,7 @@ class Response:
 class _Connection(http.client.HTTPConnection):
     """To one origin, through the proxy that the environment names for it."""
 
-    def __init__(self, session: Session, origin: Origin, named: bool) -> None:
+    def __init__(self, session: RegistrySession, origin: Origin, named: bool) -> None:
         super().__init__(origin.host, origin.port)
         self.origin, self.named = origin, named
         self._session = session
@@ -391,8 +393,10 @@ class _Connection(http.client.HTTPConnection):
                 check_secure(self.origin)
             try:
                 self.sock = self._session.dial(self.proxy, True)
-            except Unreachable as error:
-                raise Unreachable(f"cannot reach {self.origin.address} through a proxy: {error.message}") from error
+            except RegistryUnreachable as error:
+                raise RegistryUnreachable(
+                    f"cannot reach {self.origin.address} through a proxy: {error.message}"
+                ) from error
             if self.proxy.scheme == "https":
                 self._handshake(self.proxy.host)
             if self.origin.scheme == "https":
@@ -424,7 +428,7 @@ class _Connection(http.client.HTTPConnection):
         except ssl.SSLCertVerificationError:
             raise
         except ssl.SSLError as error:
-            raise Unreachable(
+            raise RegistryUnreachable(
                 f"no secure connection to {self.origin.address}: {error.reason or error} "
                 "(if it speaks plain http only, `--insecure` allows that)"
             ) from error
@@ -438,7 +442,7 @@ class _Connection(http.client.HTTPConnection):
         answer = http.client.HTTPResponse(self.sock, method="CONNECT")
         answer.begin()
         if answer.status != 200:
-            raise Unreachable(f"the proxy {self.proxy and self.proxy.address} answers {answer.status}")
+            raise RegistryUnreachable(f"the proxy {self.proxy and self.proxy.address} answers {answer.status}")
 
 
 def _complete(headers: Mapping[str, str], connection: _Connection) -> dict[str, str]:

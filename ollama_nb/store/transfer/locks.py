@@ -15,13 +15,13 @@ from pathlib import Path
 
 from ollama_nb import disk
 from ollama_nb.errors import Cancelled
-from ollama_nb.store.transfer.pace import TICK, Show
+from ollama_nb.store.transfer.pace import PROGRESS_INTERVAL, ReportBytes
 
 _LENGTH = 8
 MAX_NOTE = 4096
 
 
-class Turn:
+class HeldLock:
     """The lock, held."""
 
     def __init__(self, file: int) -> None:
@@ -40,7 +40,7 @@ class Turn:
             os.pwrite(self._file, data, offset)
 
 
-class Queue:
+class TransferLock:
     """Everybody who wants one thing; ``key`` is made of letters, digits and dashes. For one ``turn``."""
 
     def __init__(self, folder: Path, key: str) -> None:
@@ -48,7 +48,7 @@ class Queue:
         self._seen: int | None = None
 
     @contextlib.contextmanager
-    def turn(self, look_on: Show, cancelled: threading.Event) -> Iterator[Turn]:
+    def turn(self, look_on: ReportBytes, cancelled: threading.Event) -> Iterator[HeldLock]:
         """Wait for the lock, and hold it until the block ends. Raises Cancelled.
 
         ``look_on`` is told meanwhile how many bytes the holder has.
@@ -60,7 +60,7 @@ class Queue:
                         yield turn
                         return
                 look_on(int.from_bytes(self._read(0, _LENGTH), "little"))
-                if cancelled.wait(TICK):
+                if cancelled.wait(PROGRESS_INTERVAL):
                     raise Cancelled
         finally:
             self._close()
@@ -71,15 +71,15 @@ class Queue:
         return self._read(_LENGTH, MAX_NOTE).decode("utf-8", "replace")
 
     @contextlib.contextmanager
-    def _try(self) -> Iterator[Turn | None]:
+    def _try(self) -> Iterator[HeldLock | None]:
         """The lock until the block ends, or None when somebody else holds it."""
-        with disk.clear_errors("write", self._path):
+        with disk.store_errors("write", self._path):
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         held = False
         try:
             held = self._lock(file)
-            yield Turn(file) if held else None
+            yield HeldLock(file) if held else None
         finally:
             if held:
                 self._path.unlink(missing_ok=True)

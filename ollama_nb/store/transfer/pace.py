@@ -11,15 +11,15 @@ from ollama_nb.errors import BadRequest
 
 MAX_STREAMS = 64
 CHUNK = 256 << 10
-TICK = 0.06
+PROGRESS_INTERVAL = 0.06
 """Seconds between two progress lines."""
 
-Show = Callable[[int], None]
+ReportBytes = Callable[[int], None]
 """Is told how many bytes are there."""
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class TransferLimits:
     """``streams``: parts of one blob at a time. ``rate``: bytes a second of all of them together, 0 for no limit."""
 
     streams: int = 4
@@ -57,14 +57,14 @@ class Throttle:
         self._stopped.wait(wait)
 
 
-def meter(report: Show, total: int | None = None) -> Show:
+def throttled(report: ReportBytes, total: int | None = None) -> ReportBytes:
     """Passes on what is more than ever before, not too often, and the end in any case."""
     most, told = -1, 0.0
 
     def show(done: int) -> None:
         nonlocal most, told
         now = time.monotonic()
-        if done > most and (done == total or now - told >= TICK):
+        if done > most and (done == total or now - told >= PROGRESS_INTERVAL):
             most, told = done, now
             report(done)
 

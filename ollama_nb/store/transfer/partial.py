@@ -12,7 +12,7 @@ from types import TracebackType
 
 from ollama_nb import disk
 from ollama_nb.api.names import Digest
-from ollama_nb.disk import InPlace
+from ollama_nb.disk import InPlaceFile
 from ollama_nb.errors import StoreError
 from ollama_nb.store.blobs import BlobStore
 
@@ -27,7 +27,7 @@ _STATE_BYTES = 4096
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class BlobPart:
     """Bytes ``offset`` to ``offset + size`` of a blob, of which the first ``completed`` are there."""
 
     number: int
@@ -41,19 +41,19 @@ class Part:
         return self.offset + self.size
 
 
-def split_blob(total: int, offset: int = 0, number: int = 0) -> tuple[Part, ...]:
+def split_blob(total: int, offset: int = 0, number: int = 0) -> tuple[BlobPart, ...]:
     """Parts of ``offset`` to ``total``, numbered from ``number``; none when there is nothing between the two."""
     size = min(MAX_PART, max(MIN_PART, -(-total // TARGET_PARTS)))
     starts = range(offset, total, size)
-    return tuple(Part(number + count, start, min(size, total - start)) for count, start in enumerate(starts))
+    return tuple(BlobPart(number + count, start, min(size, total - start)) for count, start in enumerate(starts))
 
 
-def repair_parts(found: Iterable[Part], total: int, on_disk: int) -> tuple[Part, ...]:
+def repair_parts(found: Iterable[BlobPart], total: int, on_disk: int) -> tuple[BlobPart, ...]:
     """Parts that tile ``total`` bytes exactly: those found that can be true, and new ones in the gaps between them.
 
     ``on_disk``: the length of the unfinished file; what lies beyond it is not there, whatever a part says.
     """
-    kept: list[Part] = []
+    kept: list[BlobPart] = []
     numbers: set[int] = set()
     at = 0
     for part in sorted(found, key=lambda part: (part.offset, -part.completed)):
@@ -64,7 +64,7 @@ def repair_parts(found: Iterable[Part], total: int, on_disk: int) -> tuple[Part,
             numbers.add(part.number)
             at = part.end
     free = max(numbers, default=-1) + 1
-    tiled: list[Part] = []
+    tiled: list[BlobPart] = []
     at = 0
     for offset, end, old in [*((part.offset, part.end, (part,)) for part in kept), (total, total, ())]:
         new = split_blob(offset, at, free)
@@ -74,17 +74,17 @@ def repair_parts(found: Iterable[Part], total: int, on_disk: int) -> tuple[Part,
     return tuple(tiled)
 
 
-def encode_part(part: Part) -> bytes:
+def encode_part(part: BlobPart) -> bytes:
     body = {"N": part.number, "Offset": part.offset, "Size": part.size, "Completed": part.completed}
     # A real Ollama passes over the tag.
     return json.dumps(body | ({"ETag": part.etag} if part.etag else {}), separators=(",", ":")).encode() + b"\n"
 
 
-def decode_part(raw: bytes) -> Part | None:
+def decode_part(raw: bytes) -> BlobPart | None:
     """None for what is no part's state."""
     try:
         body = json.loads(raw)
-        part = Part(body["N"], body["Offset"], body["Size"], body["Completed"], body.get("ETag", ""))
+        part = BlobPart(body["N"], body["Offset"], body["Size"], body["Completed"], body.get("ETag", ""))
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return None
     numbers = (part.number, part.offset, part.size, part.completed)
@@ -102,10 +102,10 @@ def parse_content_range(text: str) -> tuple[int, int, int | None] | None:
     return (first, last, total) if first <= last and (total is None or last < total) else None
 
 
-class Arriving:
+class PartProgress:
     """One part while it is written, by one thread at a time."""
 
-    def __init__(self, part: Part) -> None:
+    def __init__(self, part: BlobPart) -> None:
         self.part = part
         self.done = part.completed
         self._saved = part.completed
@@ -123,24 +123,24 @@ class Arriving:
     def unsaved(self) -> int:
         return abs(self.done - self._saved)
 
-    def state(self, etag: str) -> Part:
+    def state(self, etag: str) -> BlobPart:
         """To be written to the journal now."""
         self._saved = self.done
         return replace(self.part, completed=self.done, etag=etag)
 
 
-class Partial:
+class PartialBlob:
     """``sha256-…-partial`` with its ``-partial-N``; leaving the ``with`` block brings the journal up to date."""
 
     def __init__(self, blobs: BlobStore, digest: Digest, size: int, streams: int) -> None:
         self.digest, self.size = digest, size
         self._blobs = blobs
         self._lag = max(1, JOURNAL_BEHIND // streams)
-        self._file = InPlace(blobs.tree, partial_path(blobs, digest))
+        self._file = InPlaceFile(blobs.tree, partial_path(blobs, digest))
         try:
             found = _journal(blobs, digest)
             self.etag = next((part.etag for part in found if part.etag), "")
-            self.parts = [Arriving(part) for part in repair_parts(found, size, self._file.size)]
+            self.parts = [PartProgress(part) for part in repair_parts(found, size, self._file.size)]
             if self._file.size != size:
                 self._file.resize(size)
             self._write_journal(found)
@@ -165,7 +165,7 @@ class Partial:
                 return part.at
         return self.size
 
-    def write(self, part: Arriving, data: bytes) -> None:
+    def write(self, part: PartProgress, data: bytes) -> None:
         self._file.write_at(data, part.at)
         part.done += len(data)
         if part.unsaved >= self._lag:
@@ -180,8 +180,8 @@ class Partial:
         self._file.resize(0)
         self._file.resize(self.size)
         self.etag = ""
-        parts = (Part(0, 0, self.size),) if whole and self.size else split_blob(self.size)
-        self.parts = [Arriving(part) for part in parts]
+        parts = (BlobPart(0, 0, self.size),) if whole and self.size else split_blob(self.size)
+        self.parts = [PartProgress(part) for part in parts]
         self._write_journal([])
 
     def finish(self) -> None:
@@ -204,17 +204,17 @@ class Partial:
                     self._save(part)
         self._file.close()
 
-    def __enter__(self) -> Partial:
+    def __enter__(self) -> PartialBlob:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
-    def _save(self, part: Arriving) -> None:
+    def _save(self, part: PartProgress) -> None:
         path = self._file.path.with_name(f"{self._file.path.name}-{part.part.number}")
-        self._blobs.tree.note(path, encode_part(part.state(self.etag)))
+        self._blobs.tree.write_unsynced(path, encode_part(part.state(self.etag)))
 
-    def _write_journal(self, found: list[Part]) -> None:
+    def _write_journal(self, found: list[BlobPart]) -> None:
         """Bring all of it up to date: a real Ollama takes the parts that it finds for the whole blob."""
         if len(self.parts) == 1 and not found:
             return  # one that is not begun says nothing; most blobs are small
@@ -243,7 +243,7 @@ def arrived(blobs: BlobStore, digest: Digest, size: int) -> int:
     return sum(part.completed for part in parts)
 
 
-def _journal(blobs: BlobStore, digest: Digest) -> list[Part]:
+def _journal(blobs: BlobStore, digest: Digest) -> list[BlobPart]:
     found = []
     for path in _journal_files(blobs, digest):
         with contextlib.suppress(OSError), path.open("rb") as file:

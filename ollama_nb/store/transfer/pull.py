@@ -16,28 +16,28 @@ from ollama_nb.errors import Cancelled, CorruptModel, OllamaError, SourceError
 from ollama_nb.store.blobs import CHUNK as HASHED_AT_ONCE
 from ollama_nb.store.blobs import BlobStore
 from ollama_nb.store.manifest import parse_manifest
-from ollama_nb.store.registry.client import Access, Registry, connected, origin_of
-from ollama_nb.store.registry.errors import Broken, Refused, Unreachable
-from ollama_nb.store.registry.session import Response
+from ollama_nb.store.registry.client import RegistryAccess, RegistryClient, connected, origin_of
+from ollama_nb.store.registry.errors import ConnectionLost, RegistryRefused, RegistryUnreachable
+from ollama_nb.store.registry.session import RegistryResponse
 from ollama_nb.store.store import Store
-from ollama_nb.store.transfer.locks import Queue
-from ollama_nb.store.transfer.pace import TICK, Limits, Show, Throttle, meter
-from ollama_nb.store.transfer.partial import Arriving, Partial, arrived, parse_content_range
+from ollama_nb.store.transfer.locks import TransferLock
+from ollama_nb.store.transfer.pace import PROGRESS_INTERVAL, ReportBytes, Throttle, TransferLimits, throttled
+from ollama_nb.store.transfer.partial import PartialBlob, PartProgress, arrived, parse_content_range
 
 _JOIN = 0.8
 """Seconds that streams get to end in once their connections are cut."""
 
 
 @dataclass(frozen=True, slots=True)
-class Pull:
+class ModelPull:
     """What to pull and how. ``locks``: a folder of ours; ``target``: the local name."""
 
     store: Store
     name: ModelName
     target: ModelName
-    access: Access
+    access: RegistryAccess
     locks: Path
-    limits: Limits
+    limits: TransferLimits
     insecure: bool = False
 
     def run(self, report: Report, cancelled: threading.Event) -> None:
@@ -68,12 +68,12 @@ class Pull:
         if missing:
             blobs.need(sum(size - arrived(blobs, digest, size) for digest, size in missing.items()))
 
-    def _obtain(self, registry: Registry, layer: Layer, report: Report, cancelled: threading.Event) -> None:
+    def _obtain(self, registry: RegistryClient, layer: Layer, report: Report, cancelled: threading.Event) -> None:
         """Have the blob, by whoever fetches it."""
         blobs, digest = self.store.blobs, layer.digest
         status, total = f"pulling {digest.short}", layer.size
-        show = meter(lambda done: report(Progress(status, str(digest), total, done)), total)
-        queue = Queue(self.locks, f"{digest.hex}-{_place(self.store.root)}")
+        show = throttled(lambda done: report(Progress(status, str(digest), total, done)), total)
+        queue = TransferLock(self.locks, f"{digest.hex}-{_place(self.store.root)}")
         with queue.turn(lambda done: show(min(done, total)), cancelled) as turn:
             if not (blobs.size(digest) == total and blobs.touch(digest)):
 
@@ -81,19 +81,19 @@ class Pull:
                     turn.show(done)
                     show(done)
 
-                Download(registry, blobs, layer, self.limits, tell).run()
+                BlobDownload(registry, blobs, layer, self.limits, tell).run()
         show(total)
 
 
-def _manifest(registry: Registry) -> bytes:
+def _manifest(registry: RegistryClient) -> bytes:
     """The manifest's bytes; errors begin as Ollama's do."""
     patience, stopped = registry.session.patience, registry.session.stopped
     try:
         return patience.retry(registry.manifest, stopped, unreachable=False)
     except Cancelled:
         raise
-    except (Unreachable, Broken) as error:
-        raise Unreachable(f"pull model manifest: {error.message}") from error
+    except (RegistryUnreachable, ConnectionLost) as error:
+        raise RegistryUnreachable(f"pull model manifest: {error.message}") from error
     except OllamaError as error:
         raise SourceError(f"pull model manifest: {error.message}") from error
 
@@ -115,18 +115,20 @@ def _place(root: Path) -> str:
     return hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:12]
 
 
-class NoRanges(Exception):
+class RangesUnsupported(Exception):
     """The server does not give the bytes that were asked for: take the blob as a whole."""
 
 
-class Changed(Exception):
+class RemoteChanged(Exception):
     """The server has another file now than the one that the part before came from."""
 
 
-class Download:
+class BlobDownload:
     """Blocking; ``run`` it once. ``show`` is told how many bytes are there, which can also become fewer."""
 
-    def __init__(self, registry: Registry, blobs: BlobStore, layer: Layer, limits: Limits, show: Show) -> None:
+    def __init__(
+        self, registry: RegistryClient, blobs: BlobStore, layer: Layer, limits: TransferLimits, show: ReportBytes
+    ) -> None:
         self._registry = registry
         self._blobs = blobs
         self._layer = layer
@@ -138,7 +140,7 @@ class Download:
     def run(self) -> None:
         """Raises SourceError when the registry does not give these bytes, StoreError, or Cancelled."""
         digest, size = self._layer.digest, self._layer.size
-        with Partial(self._blobs, digest, size, self._limits.streams) as partial:
+        with PartialBlob(self._blobs, digest, size, self._limits.streams) as partial:
             found = self._fetched(partial)
             if found != digest.hex:
                 partial.restart()  # once more, and all of it: what was there may have come from anywhere
@@ -148,24 +150,26 @@ class Download:
                 raise SourceError(f"digest mismatch, file must be downloaded again: want {digest}, got sha256:{found}")
             partial.finish()
 
-    def _fetched(self, partial: Partial) -> str:
+    def _fetched(self, partial: PartialBlob) -> str:
         """Have all bytes; return their digest."""
         while True:
-            streams = Streams(self._registry, partial, self._limits, self._ranged, self._may_change)
+            streams = DownloadStreams(self._registry, partial, self._limits, self._ranged, self._may_change)
             try:
                 return streams.run(self._show)
-            except NoRanges:
+            except RangesUnsupported:
                 self._ranged = False
                 partial.restart(whole=True)
-            except Changed:
+            except RemoteChanged:
                 self._may_change = False  # servers that take turns would go on for ever: the digest decides
                 partial.restart()
 
 
-class Streams:
+class DownloadStreams:
     """The threads that fetch the missing parts of one partial."""
 
-    def __init__(self, registry: Registry, partial: Partial, limits: Limits, ranged: bool, may_change: bool) -> None:
+    def __init__(
+        self, registry: RegistryClient, partial: PartialBlob, limits: TransferLimits, ranged: bool, may_change: bool
+    ) -> None:
         self._registry = registry
         self._session = registry.session
         self._partial = partial
@@ -180,7 +184,7 @@ class Streams:
         self._hash = hashlib.sha256()
         self._hashed = 0
 
-    def run(self, show: Show) -> str:
+    def run(self, show: ReportBytes) -> str:
         """Returns the digest of the whole; raises what the first stream to fail raised."""
         threads = [
             threading.Thread(target=self._stream, name="ollama-nb-stream", daemon=True) for _ in range(self._running)
@@ -211,7 +215,7 @@ class Streams:
 
     def _follow(self) -> None:
         """For about one tick: hash what has arrived without a gap, wait when there is nothing. Raises Cancelled."""
-        until = time.monotonic() + TICK
+        until = time.monotonic() + PROGRESS_INTERVAL
         while (left := until - time.monotonic()) > 0 and self._hashed < self._partial.size:
             if self._session.stopped.is_set():
                 raise Cancelled
@@ -240,22 +244,22 @@ class Streams:
             if self._halt.is_set() or not self._running:
                 self._over.set()
 
-    def _next(self) -> Arriving | None:
+    def _next(self) -> PartProgress | None:
         with self._lock:
             return self._todo.popleft() if self._todo and not self._halt.is_set() else None
 
-    def _whole_part(self, part: Arriving) -> None:
+    def _whole_part(self, part: PartProgress) -> None:
         """Try until the part is there. Tries that brought something do not count."""
         attempt = 0
         while not part.complete and not self._halt.is_set():
             before = part.done
             try:
                 self._attempt(part)
-            except (Broken, Refused, Unreachable) as failure:
+            except (ConnectionLost, RegistryRefused, RegistryUnreachable) as failure:
                 attempt = 1 if part.done > before else attempt + 1
                 self._session.patience.wait(failure, attempt, self._halt)
 
-    def _attempt(self, part: Arriving) -> None:
+    def _attempt(self, part: PartProgress) -> None:
         if not self._ranged:
             part.done = 0
         first, last = part.at, part.part.end - 1
@@ -266,26 +270,26 @@ class Streams:
                 data = response.read(min(self._throttle.chunk, part.part.size - part.done))
                 if not data:
                     if part.done == before or not self._ranged:
-                        raise Broken(f"{self._registry.origin.address} ended the blob too early")
+                        raise ConnectionLost(f"{self._registry.origin.address} ended the blob too early")
                     return
                 self._throttle.take(len(data))
                 with self._lock:
                     if not self._halt.is_set():
                         self._partial.write(part, data)
 
-    def _check(self, response: Response, first: int) -> None:
+    def _check(self, response: RegistryResponse, first: int) -> None:
         """That these are the bytes that were asked for, of the file that the others came from."""
         size = self._partial.size
         if response.status == 206 and self._ranged:
             found = parse_content_range(response.headers.get("Content-Range", ""))
             if found is None or found[0] != first:
-                raise NoRanges
+                raise RangesUnsupported
             length = found[2]
         elif response.status == 200:
             text = response.headers.get("Content-Length", "")
             length = int(text) if text.isdecimal() else None
             if self._ranged and (len(self._partial.parts) > 1 or first):
-                raise NoRanges
+                raise RangesUnsupported
         else:
             raise SourceError(f"{self._registry.origin.address} answers {response.status} to a request for a blob")
         if length is not None and length != size:
@@ -300,5 +304,5 @@ class Streams:
         if not etag or etag.startswith("W/"):
             return
         if self._partial.etag and etag != self._partial.etag and self._may_change:
-            raise Changed
+            raise RemoteChanged
         self._partial.etag = etag

@@ -18,12 +18,12 @@ from ollama_nb.api.events import Progress, Report
 from ollama_nb.api.models import MANIFEST_TYPE, Layer, Manifest
 from ollama_nb.api.names import ModelName
 from ollama_nb.errors import AccessDenied, BadRequest, OllamaError, SourceError, StoreError
-from ollama_nb.store.registry.client import Access, Registry, check, connected, origin_of
-from ollama_nb.store.registry.errors import Broken, Missing, Refused, Unreachable
-from ollama_nb.store.registry.session import Response
+from ollama_nb.store.registry.client import RegistryAccess, RegistryClient, check, connected, origin_of
+from ollama_nb.store.registry.errors import ConnectionLost, NotInRegistry, RegistryRefused, RegistryUnreachable
+from ollama_nb.store.registry.session import RegistryResponse
 from ollama_nb.store.registry.urls import Origin, redirected
 from ollama_nb.store.store import Store
-from ollama_nb.store.transfer.pace import Limits, Show, Throttle, meter
+from ollama_nb.store.transfer.pace import ReportBytes, Throttle, TransferLimits, throttled
 from ollama_nb.store.transfer.partial import TARGET_PARTS
 
 MIN_CHUNK, MAX_CHUNK = 100_000_000, 1_000_000_000
@@ -36,13 +36,13 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Push:
+class ModelPush:
     """What to push and how."""
 
     store: Store
     name: ModelName
-    access: Access
-    limits: Limits
+    access: RegistryAccess
+    limits: TransferLimits
     insecure: bool = False
 
     def run(self, report: Report, cancelled: threading.Event) -> None:
@@ -79,10 +79,10 @@ class Push:
                     f'blob "{layer.digest}" of {self.name.short} is missing or damaged: pull or create it again'
                 )
 
-    def _send(self, registry: Registry, layer: Layer, report: Report) -> None:
+    def _send(self, registry: RegistryClient, layer: Layer, report: Report) -> None:
         status, digest = f"pushing {layer.digest.short}", str(layer.digest)
-        show = meter(lambda done: report(Progress(status, digest, layer.size, done)), layer.size)
-        Upload(registry, self.store.blobs.find(layer.digest), layer, self.limits, show).run()
+        show = throttled(lambda done: report(Progress(status, digest, layer.size, done)), layer.size)
+        BlobUpload(registry, self.store.blobs.find(layer.digest), layer, self.limits, show).run()
 
 
 @contextlib.contextmanager
@@ -90,7 +90,7 @@ def _denials() -> Iterator[None]:
     """Raise AccessDenied, which clients know by its code, for a refusal by HTTP status."""
     try:
         yield
-    except Refused as error:
+    except RegistryRefused as error:
         if error.http_status not in (401, 403):
             raise
         raise AccessDenied(error.message) from error
@@ -102,14 +102,16 @@ def _media_type(manifest: Manifest) -> str:
     return said if isinstance(said, str) and said.isascii() and said.isprintable() and said else MANIFEST_TYPE
 
 
-class Lost(Broken):
+class UploadLost(ConnectionLost):
     """The registry does not know an upload any more, or not all of it: only a new session helps."""
 
 
-class Upload:
+class BlobUpload:
     """Blocking; ``run`` it once. ``show`` is told how many bytes are there."""
 
-    def __init__(self, registry: Registry, path: Path, layer: Layer, limits: Limits, show: Show) -> None:
+    def __init__(
+        self, registry: RegistryClient, path: Path, layer: Layer, limits: TransferLimits, show: ReportBytes
+    ) -> None:
         self._registry = registry
         self._session = registry.session
         self._path = path
@@ -120,9 +122,9 @@ class Upload:
     def run(self) -> None:
         """Raises SourceError when the registry does not take it, StoreError when the blob is missing, Cancelled."""
         if not self._retried(lambda: self._registry.has_blob(self._layer.digest)):
-            with disk.clear_errors("read", self._path), self._path.open("rb") as file:
+            with disk.store_errors("read", self._path), self._path.open("rb") as file:
                 for _ in range(_SESSIONS - 1):
-                    with contextlib.suppress(Lost):
+                    with contextlib.suppress(UploadLost):
                         self._send(file)
                         break
                 else:
@@ -140,7 +142,7 @@ class Upload:
         sums: list[bytes] = []
         size = chunk_size(self._layer.size)
         for start in range(0, self._layer.size, size):
-            chunk = Chunk(file, start, min(size, self._layer.size - start), self._throttle, self._show)
+            chunk = UploadChunk(file, start, min(size, self._layer.size - start), self._throttle, self._show)
             url = self._chunk(url, chunk)
             sums.append(chunk.md5)
         self._commit(url, sums)
@@ -156,7 +158,7 @@ class Upload:
             check(response)
             return None if response.status == 201 else _next(response)
 
-    def _chunk(self, url: str, chunk: Chunk) -> str:
+    def _chunk(self, url: str, chunk: UploadChunk) -> str:
         """Send one chunk, resumed as long as each try brings something; return the address of the next one."""
         sent = most = attempt = 0
         while True:
@@ -167,14 +169,14 @@ class Upload:
                     chunk.finish()
                     return url
                 return self._patch(url, chunk, sent)
-            except Lost:
+            except UploadLost:
                 raise
-            except (Broken, Unreachable, Refused) as failure:
+            except (ConnectionLost, RegistryUnreachable, RegistryRefused) as failure:
                 attempt = 1 if sent > most else attempt + 1
                 most = max(most, sent)
                 self._session.patience.wait(failure, attempt, self._session.stopped)
 
-    def _patch(self, url: str, chunk: Chunk, sent: int) -> str:
+    def _patch(self, url: str, chunk: UploadChunk, sent: int) -> str:
         headers = {
             "Content-Type": "application/octet-stream",
             "Content-Length": str(chunk.size - sent),
@@ -190,7 +192,7 @@ class Upload:
         self._put_elsewhere(elsewhere, chunk)
         return after
 
-    def _put_elsewhere(self, url: str, chunk: Chunk) -> None:
+    def _put_elsewhere(self, url: str, chunk: UploadChunk) -> None:
         """The registry's storage takes the whole chunk under a signed address; it never gets our credentials."""
         headers = {"Content-Type": "application/octet-stream", "Content-Length": str(chunk.size)}
 
@@ -200,18 +202,18 @@ class Upload:
 
         self._retried(put)
 
-    def _where(self, url: str, chunk: Chunk) -> tuple[str, int]:
+    def _where(self, url: str, chunk: UploadChunk) -> tuple[str, int]:
         """The address of a session that was interrupted, and how much of the chunk it has. Raises Lost."""
         with self._registry.request("GET", url) as response:
             try:
                 check(response)
-            except Missing as error:
-                raise Lost(f"{self._registry.origin.address} has forgotten an upload") from error
+            except NotInRegistry as error:
+                raise UploadLost(f"{self._registry.origin.address} has forgotten an upload") from error
             match = _RANGE.fullmatch(response.headers.get("Range", ""))
             # Registries say "0-0" of a session without any bytes, too.
             there = int(match[1]) + 1 if match and int(match[1]) else 0
             if not chunk.start <= there <= chunk.end:
-                raise Lost(f"{self._registry.origin.address} has lost a part of an upload")
+                raise UploadLost(f"{self._registry.origin.address} has lost a part of an upload")
             return (_next(response) if response.headers.get("Location") else url), there - chunk.start
 
     def _commit(self, url: str, sums: list[bytes]) -> None:
@@ -229,10 +231,10 @@ class Upload:
         self._retried(put)
 
 
-class Chunk:
+class UploadChunk:
     """Bytes ``start`` to ``end`` of a blob's file, with their MD5 sum once they have been read to the end."""
 
-    def __init__(self, file: BinaryIO, start: int, size: int, throttle: Throttle, show: Show) -> None:
+    def __init__(self, file: BinaryIO, start: int, size: int, throttle: Throttle, show: ReportBytes) -> None:
         self._file = file
         self.start, self.size, self.end = start, size, start + size
         self._throttle = throttle
@@ -275,7 +277,7 @@ def chunk_size(total: int) -> int:
     return min(MAX_CHUNK, max(MIN_CHUNK, -(-total // TARGET_PARTS)))
 
 
-def _next(response: Response) -> str:
+def _next(response: RegistryResponse) -> str:
     """Where an upload goes on. Raises SourceError when the registry does not say, or sends us from https to http."""
     location = response.headers.get("Docker-Upload-Location") or response.headers.get("Location")
     if not location:
