@@ -18,7 +18,6 @@ from ollama_nb.engine import loading
 from ollama_nb.engine.adapters import Adapters
 from ollama_nb.engine.config import Counters, EngineConfig
 from ollama_nb.engine.embedder import Embedder
-from ollama_nb.engine.intake import Intake
 from ollama_nb.engine.llama import Context, Decoded, Floats
 from ollama_nb.engine.output import FailOut, FinishOut, Output
 from ollama_nb.engine.prefix_keeper import PrefixCounts
@@ -26,7 +25,7 @@ from ollama_nb.engine.scheduler import Batch
 from ollama_nb.engine.sequence import Request, State
 from ollama_nb.engine.slots import Cut, MemoryOp, Share, Shift
 from ollama_nb.engine.speculation import Speculator
-from ollama_nb.engine.stream import Stream
+from ollama_nb.engine.stream import InputProcessor, ReplyStream
 from ollama_nb.engine.threads import ThreadTuner, Watchdog
 from ollama_nb.errors import BadRequest, Busy, OllamaError
 
@@ -55,9 +54,9 @@ class Engine:
         draft_model = loading.make_draft_model(config, model, shape) if context and config.draft else None
         outputs = context.n_outputs if context else 1
         self._speculator = Speculator(outputs, cuttable=not model.recurrent, draft_model=draft_model)
-        self._intake = Intake(model, shape.n_ctx)
-        self._inbox: deque[Stream | FailOut | int] = deque()
-        self._streams: dict[int, Stream] = {}
+        self._inputs = InputProcessor(model, shape.n_ctx)
+        self._inbox: deque[ReplyStream | FailOut | int] = deque()
+        self._streams: dict[int, ReplyStream] = {}
         self._reading: frozenset[int] = frozenset()
         self._counts = Counters()
         if context is not None:
@@ -89,7 +88,7 @@ class Engine:
         try:
             if self._context is None:
                 raise BadRequest("this model was loaded to make embeddings or count tokens, it cannot generate text")
-            self._inbox.append(self._intake.stream(request))
+            self._inbox.append(self._inputs.process(request))
         except OllamaError as error:
             self._inbox.append(FailOut.of(request.id, error))
 
@@ -210,7 +209,7 @@ class Engine:
     def _take_inbox(self, out: list[Output]) -> None:
         while self._inbox:
             item = self._inbox.popleft()
-            if isinstance(item, Stream):
+            if isinstance(item, ReplyStream):
                 self._streams[item.id] = item
                 self._speculator.add(item)
                 self._scheduler.add(item.seq)
@@ -280,7 +279,7 @@ class Engine:
                 self._counts.shifts += 1
                 self._apply(self._scheduler.shift(stream.seq))
 
-    def _advance(self, stream: Stream, logits: Floats, draft: Items[int], out: list[Output]) -> None:
+    def _advance(self, stream: ReplyStream, logits: Floats, draft: Items[int], out: list[Output]) -> None:
         """Take the next token, and then those of the draft for as long as it says what is drawn; forget its rest."""
         seq, accepted = stream.seq, 0
         try:
@@ -298,7 +297,7 @@ class Engine:
                 if accepted < len(draft):
                     self._apply([Cut(seq.slot, seq.n_past)])
 
-    def _end(self, stream: Stream, last: FinishOut | FailOut, out: list[Output]) -> None:
+    def _end(self, stream: ReplyStream, last: FinishOut | FailOut, out: list[Output]) -> None:
         self._counts.output_tokens += stream.seq.n_new
         self._speculator.remove(stream)
         if self._keeper is not None:
@@ -314,7 +313,7 @@ class Engine:
         contexts = (self._context, self._embedder.context if self._embedder is not None else None)
         used = [context.adapters for context in contexts if context is not None]
         used += [stream.seq.adapters for stream in self._streams.values()]
-        waiting = (item.seq.adapters for item in tuple(self._inbox) if isinstance(item, Stream))
+        waiting = (item.seq.adapters for item in tuple(self._inbox) if isinstance(item, ReplyStream))
         self._model.forget_adapters({one.path for adapters in (*used, *waiting) for one in adapters})
 
     def _undo(self, batch: Batch, rows: int, status: Decoded, out: list[Output]) -> None:

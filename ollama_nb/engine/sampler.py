@@ -1,34 +1,42 @@
-"""From a row of logits to a token: Ollama's options as a recipe, in llama.cpp's order.
+"""Sampling: from a row of logits to a token, with Ollama's options in llama.cpp's order.
 
-Penalties, top_k, typical_p, top_p, min_p, temperature, draw. Penalties and the greedy choice are numpy on the logits
-view; draws go through llama.cpp's own chain, which sees only the candidates that can matter (see ``_candidates``), so
-that a vocabulary of 150,000 costs what a few hundred cost, and a seed gives what the plain chain gives.
+The order is: logit bias, penalties, top_k, typical_p, top_p, min_p, temperature, draw. Bias, penalties and greedy
+decoding are numpy operations on the logits; draws use llama.cpp's sampler chain on the tokens that can matter
+(``_candidates``). So a vocabulary of 150,000 costs as much as one of a few hundred, and a seed gives the same tokens
+as llama.cpp's chain on the whole row.
 """
 
 from __future__ import annotations
 
 import math
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from ollama_nb.api.options import Options
-from ollama_nb.engine.bias import Bias
-from ollama_nb.engine.llama import Chain, Floats
+from ollama_nb.engine.llama import Chain, Floats, Model
 from ollama_nb.errors import BadRequest, OllamaError
 
-COLDEST = 1e-5
-"""Temperatures below this are greedy: dividing by them would overflow."""
-_RANDOM = 0xFFFFFFFF  # llama.cpp's own value for "take a random seed"
-_TAIL_BITS = 25
-_FIRST_WIDTH, _WIDEST = 8.0, 64.0
+MIN_TEMPERATURE = 1e-5  # lower ones mean greedy decoding: dividing by them would overflow
+_RANDOM_SEED = 0xFFFFFFFF  # llama.cpp takes a random seed for this value
+_TAIL_BITS = 25  # the omitted tokens together weigh less than 2**-25 of the best one
+_FIRST_WIDTH, _MAX_WIDTH = 8.0, 64.0  # logits below the maximum that are searched for the top_k best
+
+_NUMBERS = (
+    "temperature", "top_k", "typical_p", "top_p", "min_p", "repeat_last_n", "repeat_penalty", "presence_penalty",
+    "frequency_penalty", "seed",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
-    """Options made safe for native code. ``top_k`` 0: all; ``last_n`` 0: no penalties; temperature 0: greedy."""
+class SamplingParameters:
+    """Options within the ranges that native code accepts.
+
+    ``top_k`` 0: all tokens; ``last_n`` 0: no penalties; ``temperature`` 0: greedy.
+    """
 
     temperature: float
     top_k: int
@@ -42,8 +50,8 @@ class Recipe:
     seed: int
 
     @classmethod
-    def of(cls, options: Options, num_ctx: int) -> Recipe:
-        """Raises BadRequest for numbers that mean nothing."""
+    def from_options(cls, options: Options, num_ctx: int) -> SamplingParameters:
+        """Raises BadRequest for values without meaning."""
         for name in _NUMBERS:
             if not math.isfinite(getattr(options, name)):
                 raise BadRequest(f'option "{name}" must be a finite number')
@@ -52,7 +60,7 @@ class Recipe:
         neutral = options.repeat_penalty == 1.0 and not options.presence_penalty and not options.frequency_penalty
         last_n = num_ctx if options.repeat_last_n < 0 else min(options.repeat_last_n, num_ctx)
         return cls(
-            temperature=0.0 if options.temperature < COLDEST else min(options.temperature, 1e6),
+            temperature=0.0 if options.temperature < MIN_TEMPERATURE else min(options.temperature, 1e6),
             top_k=max(0, min(options.top_k, 1 << 30)),
             typical_p=options.typical_p if 0.0 < options.typical_p < 1.0 else 1.0,
             top_p=max(0.0, min(options.top_p, 1.0)),
@@ -61,12 +69,12 @@ class Recipe:
             repeat=max(1e-3, min(options.repeat_penalty, 1e3)),
             presence=max(-1e3, min(options.presence_penalty, 1e3)),
             frequency=max(-1e3, min(options.frequency_penalty, 1e3)),
-            seed=_seed(options.seed),
+            seed=_fixed_seed(options.seed),
         )
 
     @property
     def steps(self) -> list[tuple[str, float]]:
-        """The chain after the penalties; steps that change nothing are left out."""
+        """The sampler chain after the penalties, without steps that change nothing."""
         steps: list[tuple[str, float]] = []
         if self.top_k > 0:
             steps.append(("top_k", self.top_k))
@@ -79,82 +87,108 @@ class Recipe:
         return [*steps, ("temperature", self.temperature), ("dist", self.seed)]
 
 
-_NUMBERS = (
-    "temperature", "top_k", "typical_p", "top_p", "min_p", "repeat_last_n", "repeat_penalty", "presence_penalty",
-    "frequency_penalty", "seed",
-)  # fmt: skip
+def _fixed_seed(seed: int) -> int:
+    """Return a random seed for -1, else the lower 32 bits."""
+    fixed = secrets.randbits(32) if seed == -1 else seed & _RANDOM_SEED
+    return fixed if fixed != _RANDOM_SEED else _RANDOM_SEED - 1
 
 
-def _seed(seed: int) -> int:
-    """-1: random for this request; every other number a fixed seed of 32 bits."""
-    fixed = secrets.randbits(32) if seed == -1 else seed & _RANDOM
-    return fixed if fixed != _RANDOM else _RANDOM - 1
+class LogitBias:
+    """Numbers that are added to the logits of chosen tokens before everything else.
+
+    ``pairs``: a token id or a text (all tokens of the text are meant), and the number; numbers for the same token add
+    up. Raises BadRequest for a token id that the model does not have.
+    """
+
+    def __init__(self, model: Model, pairs: Sequence[tuple[str, float]]) -> None:
+        sums: dict[int, float] = {}
+        for name, value in pairs:
+            for token in _biased_tokens(model, name):
+                sums[token] = sums.get(token, 0.0) + value
+        self._ids: npt.NDArray[np.intp] = np.fromiter(sums.keys(), np.intp, len(sums))
+        self._values = np.fromiter(sums.values(), np.float32, len(sums))
+
+    def apply(self, row: Floats) -> None:
+        """Change a row of logits in place."""
+        row[self._ids] += self._values
+
+
+def _biased_tokens(model: Model, name: str) -> list[int]:
+    if not (name.isascii() and name.isdigit()):
+        return model.tokenize(name, add_special=False)
+    token = int(name[:12])
+    if token >= model.n_vocab:
+        raise BadRequest(
+            f'option "logit_bias": token {name[:12]} does not exist, this model has {model.n_vocab} tokens'
+        )
+    return [token]
 
 
 class Sampler:
-    """Chooses the tokens of one request; its draws depend on its own seed only, whoever shares the batch."""
+    """Samples the tokens of one request. The result depends on its own seed only, not on the rest of the batch."""
 
-    def __init__(self, recipe: Recipe, bias: Bias | None = None) -> None:
-        self.recipe = recipe
+    def __init__(self, parameters: SamplingParameters, bias: LogitBias | None = None) -> None:
+        self.parameters = parameters
         self._bias = bias
-        self._last_n = recipe.last_n
-        self._chain = Chain(recipe.steps) if recipe.temperature > 0.0 else None
+        self._last_n = parameters.last_n
+        self._chain = Chain(parameters.steps) if parameters.temperature > 0.0 else None
         self._width = _FIRST_WIDTH
 
-    def pick(self, row: Floats, history: list[int]) -> int:
-        """The next token. Bias and penalties change ``row`` in place. Raises OllamaError for NaN in it."""
+    def sample(self, row: Floats, history: list[int]) -> int:
+        """Return the next token. Changes ``row`` in place. Raises OllamaError for NaN in it."""
         if self._bias is not None:
-            self._bias.add(row)
+            self._bias.apply(row)
         if self._last_n:
             self.penalise(row, history)
-        return self.choose(row)
+        return self.draw(row)
 
-    def choose(self, row: Floats) -> int:
-        """The next token of a row that is penalised already, or need not be."""
+    def draw(self, row: Floats) -> int:
+        """Return the next token of a row to which bias and penalties are already applied."""
         if self._chain is None:
             token = int(row.argmax())
             if row[token] > -math.inf:
                 return token
-            raise OllamaError(_NONSENSE)
+            raise OllamaError(_NOT_A_NUMBER)
         ids = self._candidates(row)
         return self._chain.draw(ids, row[ids])
 
-    def choose_among(self, row: Floats, ids: npt.NDArray[np.intp]) -> int:
-        """The next token out of ``ids`` (ascending, at least one) of a row that is penalised already."""
+    def sample_from(self, row: Floats, ids: npt.NDArray[np.intp]) -> int:
+        """Return the next token out of ``ids`` (ascending, at least one) of a row as for ``draw``."""
         if self._chain is None:
             return int(ids[row[ids].argmax()])
         return self._chain.draw(ids, row[ids])
 
     def penalise(self, row: Floats, history: list[int]) -> None:
-        """Make tokens less likely that are among the last ones of ``history``."""
+        """Apply the penalties for the last tokens of ``history``."""
         if not self._last_n:
             return
-        recipe = self.recipe
+        parameters = self.parameters
         ids, counts = np.unique(np.array(history[-self._last_n :], np.intp), return_counts=True)
-        values = row[ids]
-        values = np.where(values <= 0, values * np.float32(recipe.repeat), values / np.float32(recipe.repeat))
-        row[ids] = values - (counts.astype(np.float32) * np.float32(recipe.frequency) + np.float32(recipe.presence))
+        values, repeat = row[ids], np.float32(parameters.repeat)
+        values = np.where(values <= 0, values * repeat, values / repeat)
+        frequency, presence = np.float32(parameters.frequency), np.float32(parameters.presence)
+        row[ids] = values - (counts.astype(np.float32) * frequency + presence)
 
     def close(self) -> None:
         if self._chain is not None:
             self._chain.close()
 
     def _candidates(self, row: Floats) -> npt.NDArray[np.intp]:
-        """Indices of the logits that can matter, ascending.
+        """Return the tokens that can be drawn, in ascending order.
 
-        With top_k those within some distance of the maximum, if they are at least k: the k best are among them.
-        Without it those whose absence no float32 sum notices: all others together weigh under 2**-25 of the best.
+        With top_k these are the tokens within some distance of the maximum, provided that there are at least k: they
+        include the k best. Without it, tokens are omitted whose total probability a float32 sum does not register.
         """
         best = row.max()
         if not best > -math.inf or best == math.inf:
-            raise OllamaError(_NONSENSE)
-        size, top_k = len(row), self.recipe.top_k
+            raise OllamaError(_NOT_A_NUMBER)
+        size, top_k = len(row), self.parameters.top_k
         if not top_k:
             return np.flatnonzero(row > best - (math.log(size) + _TAIL_BITS * math.log(2)))
         if top_k >= size:
             return np.flatnonzero(row > -math.inf)
         width = self._width
-        while width < _WIDEST:
+        while width < _MAX_WIDTH:
             ids = np.flatnonzero(row > best - width)
             if len(ids) >= top_k:
                 self._width = width * 0.7 if len(ids) > 16 * top_k + 256 else width
@@ -163,4 +197,4 @@ class Sampler:
         return np.flatnonzero(row > -math.inf)
 
 
-_NONSENSE = "the model computed no usable number for the next token (NaN): its file may be damaged"
+_NOT_A_NUMBER = "the model computed no usable number for the next token (NaN): its file may be damaged"

@@ -139,13 +139,13 @@ class Sequence:
         return count
 
 
-def protected(num_keep: int, n_prompt: int, limit: int, *, bos: bool) -> int:
+def protected_tokens(num_keep: int, n_prompt: int, limit: int, *, bos: bool) -> int:
     """How many tokens at the front survive cuts: ``num_keep`` and one for BOS; negative: the prompt."""
     keep = n_prompt if num_keep < 0 else num_keep + bos
     return max(0, min(keep, n_prompt, limit - 2))
 
 
-def fit(tokens: list[int], limit: int, keep: int, *, may_drop: bool) -> list[int]:
+def fit_prompt(tokens: list[int], limit: int, keep: int, *, may_drop: bool) -> list[int]:
     """The prompt as it goes to the model: whole, or its first ``keep`` and its newest tokens, half the rest left free.
 
     Raises ContextOverflow when it is too long and nothing may be dropped.
@@ -158,7 +158,7 @@ def fit(tokens: list[int], limit: int, keep: int, *, may_drop: bool) -> list[int
     return tokens[:keep] + tokens[len(tokens) - (room - keep) :]
 
 
-def reply_limit(num_predict: int, limit: int) -> int:
+def max_reply_tokens(num_predict: int, limit: int) -> int:
     """Most tokens of a reply: negative means until it stops, which is bounded too; 0 only reads the prompt."""
     longest = OPEN_ENDED * limit
     return longest if num_predict < 0 else min(num_predict, longest)

@@ -22,7 +22,7 @@ from ollama_nb.engine.drafts import (
 from ollama_nb.engine.llama import Context, Decoded
 from ollama_nb.engine.scheduler import Batch
 from ollama_nb.engine.slots import MIN_SHARED, common_prefix
-from ollama_nb.engine.stream import Stream
+from ollama_nb.engine.stream import ReplyStream
 
 BACK_OFF_STEPS = 64  # steps without drafts and padding after the KV cache had no cells for them
 SMOOTHING = 0.2  # weight of the newest measurement in a moving average
@@ -53,17 +53,17 @@ class Speculator:
         if self.draft_model is not None:
             self.draft_model.set_threads(threads)
 
-    def add(self, stream: Stream) -> None:
+    def add(self, stream: ReplyStream) -> None:
         """Decide at the start of a request whether the draft model serves it."""
         if self.draft_model is not None and stream.max_draft and self._backoff.allows():
             stream.model_source = DraftModelSource(stream.max_draft)
 
-    def remove(self, stream: Stream) -> None:
+    def remove(self, stream: ReplyStream) -> None:
         """Record at the end of a request what the draft model was worth."""
         if stream.model_source is not None and stream.model_source.seconds:
             self._backoff.record(stream.model_source.seconds)
 
-    def plan(self, batch: Batch, streams: Sequence[Stream]) -> int:
+    def plan(self, batch: Batch, streams: Sequence[ReplyStream]) -> int:
         """Make the drafts of a batch (``streams``: in its order); return the rows of the whole step.
 
         Only batches without prompt tokens get drafts or padding: prompt tokens fill blocks of rows by themselves.
@@ -91,7 +91,7 @@ class Speculator:
         """Tokens of all drafts of this step."""
         return sum(map(len, self.drafts.values()))
 
-    def record(self, stream: Stream, accepted: int, counts: Counters) -> None:
+    def record(self, stream: ReplyStream, accepted: int, counts: Counters) -> None:
         """Record how many tokens of this stream's draft were accepted."""
         drafted, source = len(self.drafts[stream.id]), self._sources[stream.id]
         counts.drafted += drafted
@@ -112,7 +112,9 @@ class Speculator:
         if self.draft_model is not None:
             self.draft_model.close()
 
-    def _draft(self, streams: Sequence[Stream], sources: Sequence[DraftSource | None], sizes: Sequence[int]) -> None:
+    def _draft(
+        self, streams: Sequence[ReplyStream], sources: Sequence[DraftSource | None], sizes: Sequence[int]
+    ) -> None:
         from_model = []
         for stream, source, count in zip(streams, sources, sizes, strict=True):
             if source is None or not count:
@@ -151,7 +153,7 @@ class DraftModel:
         """Use as many threads as the large model, up to this model's own limit."""
         self.context.set_threads(min(threads, self._n_threads))
 
-    def draft(self, requests: Sequence[tuple[Stream, int]]) -> dict[int, list[int]]:
+    def draft(self, requests: Sequence[tuple[ReplyStream, int]]) -> dict[int, list[int]]:
         """Return drafts of up to the requested number of tokens, by request id.
 
         A stream whose text is longer than the draft model can read in one batch gets a draft in a later step.
@@ -178,11 +180,11 @@ class DraftModel:
         self.context.close()
         self.context.model.close()
 
-    def _read(self, requests: Sequence[tuple[Stream, int]]) -> list[tuple[Stream, int]]:
+    def _read(self, requests: Sequence[tuple[ReplyStream, int]]) -> list[tuple[ReplyStream, int]]:
         """Read the new tokens of each text, as many as fit one batch; return the requests that are read completely."""
         room, count = self.context.n_batch, 0
         ready, started = [], time.perf_counter()
-        read: list[tuple[Stream, int]] = []
+        read: list[tuple[ReplyStream, int]] = []
         for stream, wanted in requests:
             start = self._align(stream)
             tokens = stream.seq.tokens[start : start + room - count]
@@ -199,7 +201,7 @@ class DraftModel:
         self._charge(read, time.perf_counter() - started)
         return ready
 
-    def _align(self, stream: Stream) -> int:
+    def _align(self, stream: ReplyStream) -> int:
         """Make the stream's slot hold a prefix of its text, the longest that any slot has; return its length."""
         slot, text = stream.seq.slot, stream.seq.tokens[:-1]  # the last token is always read: its logits are needed
         if common_prefix(self._held[slot], text) < MIN_SHARED:
@@ -246,7 +248,7 @@ class DraftModel:
             self._held[slot] = []
         return False
 
-    def _charge(self, read: Sequence[tuple[Stream, int]], seconds: float) -> None:
+    def _charge(self, read: Sequence[tuple[ReplyStream, int]], seconds: float) -> None:
         """Charge the time for reading long texts to the streams that they belong to."""
         long = [(stream, count) for stream, count in read if count > USUAL_UNREAD]
         if not long:

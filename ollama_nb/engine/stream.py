@@ -1,4 +1,8 @@
-"""One request on its way from logits to text, and why it ended."""
+"""One running request: from a row of logits to output text, until it has a finish reason.
+
+``InputProcessor`` turns a request into a ``ReplyStream``: prompt tokens that fit the context, sampler, constraint and
+draft sources.
+"""
 
 from __future__ import annotations
 
@@ -7,20 +11,28 @@ import time
 
 import numpy as np
 
+from ollama_nb.engine.constraint import Constraint, ConstraintCompiler
 from ollama_nb.engine.drafts import DraftModelSource, DraftSource, GrammarSource, PromptLookup
-from ollama_nb.engine.grammar import Constraint
 from ollama_nb.engine.llama import Floats, Model
 from ollama_nb.engine.output import FinishOut, TextOut, TokenProb, TopToken
-from ollama_nb.engine.sampler import Sampler
-from ollama_nb.engine.sequence import Request, Sequence
-from ollama_nb.engine.text import RepeatGuard, TextStream
+from ollama_nb.engine.sampler import LogitBias, Sampler, SamplingParameters
+from ollama_nb.engine.sequence import (
+    MIN_CONTEXT,
+    Request,
+    Sequence,
+    fit_prompt,
+    max_reply_tokens,
+    protected_tokens,
+)
+from ollama_nb.engine.text import RepetitionDetector, TextStream
+from ollama_nb.errors import BadRequest
 
-MAX_TOP = 100
-_TOLD = (0, 0, 0)
+MAX_TOP = 100  # most likely tokens reported beside each token
+MAX_DRAFT = 15  # tokens of a draft
 
 
-class Stream:
-    """A sequence with all that turns its logits into output. ``reason`` is set when it has ended."""
+class ReplyStream:
+    """A sequence with everything that turns its logits into output. ``reason`` is set when the reply has ended."""
 
     def __init__(
         self,
@@ -33,7 +45,7 @@ class Stream:
         constraint: Constraint | None = None,
         max_draft: int = 0,
     ) -> None:
-        """``max_draft``: tokens of a draft, 0: no drafts."""
+        """``max_draft``: most tokens of a draft; 0: no drafts."""
         self.id = request.id
         self.seq = seq
         self.sampler = sampler
@@ -41,32 +53,32 @@ class Stream:
         self.prompt_lookup = PromptLookup(seq.tokens, max_draft) if max_draft else None
         self.grammar_source = GrammarSource(max_draft) if constraint is not None and max_draft else None
         self.model_source: DraftModelSource | None = None
-        """Set while a draft model is asked too."""
+        """Set if a draft model serves this reply."""
         self.reason = ""
         self.drafted = self.accepted = 0
-        """Tokens read on trust, and those of them that were right."""
-        self._silent = True
+        """Draft tokens of this reply, and how many of them were accepted."""
         self._model, self._eog = model, model.eog
-        self._text, self._guard = text, RepeatGuard()
+        self._text, self._repetition = text, RepetitionDetector()
         self._constraint = constraint
         self._n_top = min(request.logprobs, MAX_TOP)
-        self._shown = _preserved(model, request.preserve)
-        self._kept: list[int] | None = list(seq.tokens) if request.return_tokens else None
-        self.started = self._first = time.perf_counter()
+        self._preserved = _preserved_tokens(model, request.preserve)
+        self._all_tokens: list[int] | None = list(seq.tokens) if request.return_tokens else None
+        self._is_first_output = True
+        self.started = self._first_token = time.perf_counter()
 
     def advance(self, row: Floats) -> TextOut | None:
-        """Choose a token from its logits (which may be changed); return new text, if there is any yet."""
+        """Sample a token from its logits, which may be changed; return the new text, if there is any."""
         seq = self.seq
         if not seq.n_new:
-            self._first = time.perf_counter()
+            self._first_token = time.perf_counter()
         if not seq.max_new:
             self.reason = "length"
             return None
         raw = row.copy() if self._n_top >= 0 else None
         if self._constraint is None:
-            token = self.sampler.pick(row, seq.tokens)
+            token = self.sampler.sample(row, seq.tokens)
         else:
-            token = self._constraint.pick(self.sampler, row, seq.tokens)
+            token = self._constraint.sample(self.sampler, row, seq.tokens)
         seq.append(token)
         if self.prompt_lookup is not None:
             self.prompt_lookup.append(token)
@@ -75,16 +87,16 @@ class Stream:
                 source.append()
         if token in self._eog:
             self.reason = "stop"
-            return self._out(self._text.end(), ())
-        text = self._said(token)
+            return self._output(self._text.end(), ())
+        text = self._decode(token)
         if self._constraint is not None and raw is None and not self._text.stopped:
-            for forced in self._constraint.ending(seq.room()):  # what can only be one text needs no computing
+            for forced in self._constraint.forced_ending(seq.room()):
                 seq.append(forced)
-                text += self._said(forced)
-        self._judge(text)
+                text += self._decode(forced)
+        self._check_end(text)
         if self.reason:
             text += self._text.end()
-        return self._out(text, () if raw is None else (self._probability(raw, token),))
+        return self._output(text, () if raw is None else (self._probability(raw, token),))
 
     def best_source(self) -> tuple[DraftSource | None, list[float]]:
         """Return the most promising draft source and the acceptance probability of each token that it could draft."""
@@ -101,15 +113,15 @@ class Stream:
         return best, probabilities
 
     def cancel(self) -> TextOut | None:
-        """End it as cancelled; what was held back comes out."""
+        """End the reply as cancelled; return text that was held back, if there is any."""
         self.reason = "cancelled"
-        return self._out(self._text.end(), ())
+        return self._output(self._text.end(), ())
 
     def finish(self) -> FinishOut:
-        """The last message; call it once, after ``reason`` is set."""
+        """Return the last output; called once, after ``reason`` is set."""
         now, seq = time.perf_counter(), self.seq
-        answered = self._first > self.started
-        tokens = self._kept or []
+        answered = self._first_token > self.started
+        tokens = self._all_tokens or []
         if tokens and self._model.add_bos and tokens[0] == self._model.bos:
             tokens = tokens[1:]
         return FinishOut(
@@ -117,9 +129,9 @@ class Stream:
             reason=self.reason,
             prompt_tokens=seq.n_prompt,
             cached_tokens=seq.cached,
-            prompt_seconds=(self._first if answered else now) - self.started,
+            prompt_seconds=(self._first_token if answered else now) - self.started,
             output_tokens=seq.n_new,
-            output_seconds=now - self._first if answered else 0.0,
+            output_seconds=now - self._first_token if answered else 0.0,
             prompt_tokens_dropped=seq.dropped,
             drafted=self.drafted,
             accepted=self.accepted,
@@ -129,31 +141,32 @@ class Stream:
     def close(self) -> None:
         self.sampler.close()
 
-    def _said(self, token: int) -> str:
-        """The text of one token more, as far as it is certain."""
-        if self._kept is not None:
-            self._kept.append(token)
-        return self._text.feed(self._shown.get(token) or self._model.piece(token))
+    def _decode(self, token: int) -> str:
+        """Return the text that another token completes."""
+        if self._all_tokens is not None:
+            self._all_tokens.append(token)
+        return self._text.feed(self._preserved.get(token) or self._model.piece(token))
 
-    def _judge(self, text: str) -> None:
-        """Has it ended, and why? A loop of one repeated chunk was not the model's own end: ``length``."""
+    def _check_end(self, text: str) -> None:
+        """Set the finish reason if the reply has ended. A reply that repeats itself ends with ``length``."""
         seq = self.seq
         if self._text.stopped or (self._constraint is not None and self._constraint.complete):
             self.reason = "stop"
-        elif seq.n_new >= seq.max_new or (text and self._guard.stuck(text)) or (seq.full and not seq.shift):
+        elif seq.n_new >= seq.max_new or (text and self._repetition.detect(text)) or (seq.full and not seq.shift):
             self.reason = "length"
 
-    def _out(self, text: str, logprobs: tuple[TokenProb, ...]) -> TextOut | None:
+    def _output(self, text: str, logprobs: tuple[TokenProb, ...]) -> TextOut | None:
         if not text and not logprobs:
             return None
-        prompt, self._silent = self._prompt_figures() if self._silent else _TOLD, False
-        return TextOut(self.id, text, logprobs, *prompt, self.drafted, self.accepted)
-
-    def _prompt_figures(self) -> tuple[int, int, int]:
-        return self.seq.n_prompt, self.seq.cached, self.seq.dropped
+        if not self._is_first_output:
+            return TextOut(self.id, text, logprobs, drafted=self.drafted, accepted=self.accepted)
+        self._is_first_output, seq = False, self.seq
+        return TextOut(
+            self.id, text, logprobs, seq.n_prompt, seq.cached, seq.dropped, self.drafted, self.accepted
+        )  # fmt: skip
 
     def _probability(self, row: Floats, token: int) -> TokenProb:
-        """Of the model's own distribution, before penalties, temperature and constraint."""
+        """Return log probabilities of the model's own distribution, before penalties, temperature and constraint."""
         best = float(row.max())
         total = best + math.log(float(np.exp(row - best).sum()))
         count = min(self._n_top, len(row))
@@ -164,11 +177,67 @@ class Stream:
         return TokenProb(piece(token), float(row[token]) - total, top)
 
 
-def _preserved(model: Model, texts: tuple[str, ...]) -> dict[int, bytes]:
-    """Control tokens that this request wants to see as text."""
-    shown = {}
+def _preserved_tokens(model: Model, texts: tuple[str, ...]) -> dict[int, bytes]:
+    """Return the control tokens that the request wants as text, and their text."""
+    preserved = {}
     for text in texts:
         for token in model.tokenize(text, add_special=False):
             if model.is_control(token):
-                shown[token] = model.raw_piece(token)
-    return shown
+                preserved[token] = model.raw_piece(token)
+    return preserved
+
+
+class InputProcessor:
+    """Makes the streams of one model. ``n_ctx``: most tokens of a sequence."""
+
+    def __init__(self, model: Model, n_ctx: int) -> None:
+        self._model, self._n_ctx = model, n_ctx
+        self._compiler = ConstraintCompiler(model)
+
+    def process(self, request: Request) -> ReplyStream:
+        """Raises BadRequest or ContextOverflow for a request that cannot run."""
+        model, options = self._model, request.options
+        limit = max(MIN_CONTEXT, min(request.num_ctx or self._n_ctx, self._n_ctx))
+        prompt = self._prompt_tokens(request)
+        keep = protected_tokens(options.num_keep, len(prompt), limit, bos=model.add_bos)
+        tokens = fit_prompt(prompt, limit, keep, may_drop=request.truncate and request.shift)
+        for adapter in request.adapters:
+            model.adapter(adapter.path)  # load it now: an error in its file belongs to this request
+        seq = Sequence(
+            request.id,
+            list(tokens),
+            limit=limit,
+            keep=keep,
+            shift=request.shift,
+            max_new=max_reply_tokens(options.num_predict, limit),
+            adapters=request.adapters,
+        )
+        seq.dropped = len(prompt) - len(tokens)
+        bias = LogitBias(model, options.logit_bias) if options.logit_bias else None
+        return ReplyStream(
+            model,
+            request,
+            seq,
+            text=TextStream(options.stop),
+            constraint=self._compiler.compile(request.format) if request.format else None,
+            sampler=Sampler(SamplingParameters.from_options(options, limit), bias),
+            max_draft=self._max_draft(options.draft_num_predict),
+        )
+
+    def _max_draft(self, wanted: int | None) -> int:
+        if self._model.recurrent:
+            return 0
+        return MAX_DRAFT if wanted is None else max(0, min(wanted, MAX_DRAFT))
+
+    def _prompt_tokens(self, request: Request) -> list[int]:
+        model = self._model
+        if request.tokens:
+            if not all(0 <= token < model.n_vocab for token in request.tokens):
+                raise BadRequest(f"a prompt token is outside this model's vocabulary of {model.n_vocab} tokens")
+            return list(request.tokens)
+        tokens = model.tokenize(request.prompt)
+        if not tokens and model.bos >= 0:
+            tokens = [model.bos]
+        if not tokens:
+            raise BadRequest("the prompt is empty")
+        return tokens

@@ -1,4 +1,4 @@
-"""From token bytes to text: whole characters only, nothing of a stop string, and an end to endless repetition."""
+"""From token bytes to text: complete characters, stop strings, and detection of endless repetition. Pure."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ from ollama_nb.errors import BadRequest
 from ollama_nb.reply.markers import MarkerMatcher
 
 MAX_STOPS = 256
-MAX_STOP_LENGTH = 8192
-MAX_REPEATS = 30
-"""More identical chunks in a row than this end the reply, as in Ollama."""
+MAX_STOP_LENGTH = 8192  # characters
+MAX_REPEATS = 30  # identical chunks in a row; more end the reply, as in Ollama
 
 
 class TextStream:
-    """Bytes in, text out. What may be the start of a stop string, or of a character, is held back."""
+    """Decodes bytes to text. Bytes that may begin a character or a stop string are held back."""
 
     def __init__(self, stops: Iterable[str] = ()) -> None:
         stops = [stop for stop in stops if stop]
@@ -24,10 +23,10 @@ class TextStream:
         self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
         self._matcher = MarkerMatcher(stops) if stops else None
         self.stopped = False
-        """A stop string was seen; no more text comes."""
+        """Whether a stop string was found; no text follows it."""
 
     def feed(self, piece: bytes) -> str:
-        """Text that is certain now; it may be empty."""
+        """Add bytes; return the text that is complete now, possibly empty."""
         text = self._decode(piece)
         if self._matcher is None or not text:
             return text
@@ -38,7 +37,7 @@ class TextStream:
         return text
 
     def end(self) -> str:
-        """What was held back, now that nothing follows; an unfinished character becomes U+FFFD."""
+        """Return the text that was held back; an incomplete character becomes U+FFFD."""
         text = self._decode(b"", True)
         if self._matcher is None:
             return text
@@ -52,15 +51,15 @@ class TextStream:
         return text
 
 
-class RepeatGuard:
-    """Notices a reply that only repeats one chunk."""
+class RepetitionDetector:
+    """Detects a reply that repeats one chunk over and over."""
 
     def __init__(self) -> None:
         self._last = ""
         self._count = 0
 
-    def stuck(self, text: str) -> bool:
-        """Take the next chunk; True when it came too often in a row (blanks around it do not count)."""
+    def detect(self, text: str) -> bool:
+        """Add the next chunk; return whether it came too often in a row, ignoring whitespace around it."""
         chunk = text.strip()
         if chunk == self._last:
             self._count += 1

@@ -150,3 +150,17 @@ def test_closing_twice_is_closing_once(models: Path) -> None:
     for _ in range(2):
         context.close()
         model.close()
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("count", [8, 16, 32])
+def test_every_sequence_can_have_an_output_row_in_one_step(models: Path, count: int) -> None:
+    """With full blocks of sequences, the scratch sequence needs an output row beyond them."""
+    model = Model(str(models / "stories260K-q8_0.gguf"))
+    context = Context(model, cells=4 * count, n_seq=count, n_batch=64, n_ubatch=64, n_threads=1)
+    context.tokens[:count], context.positions[:count] = 1, 0
+    context.sequences[:count], context.outputs[:count] = range(count), 1
+    assert context.decode(count) is Decoded.DONE
+    assert context.n_outputs > count
+    context.close()
+    model.close()

@@ -1,9 +1,10 @@
-"""The recipe against its rules, and its draws against llama.cpp's plain chain over the whole vocabulary."""
+"""Sampling parameters, penalties, logit bias, and draws that equal those of llama.cpp's chain on the whole row."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,15 +12,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ollama_nb.api.options import Options
+from ollama_nb.engine.engine import Engine
 from ollama_nb.engine.llama import Chain
-from ollama_nb.engine.sampler import Recipe, Sampler
+from ollama_nb.engine.output import FailOut, FinishOut, TextOut
+from ollama_nb.engine.sampler import Sampler, SamplingParameters
+from ollama_nb.engine.sequence import Request
 from ollama_nb.errors import BadRequest, OllamaError
 
 WORDS = 5000
 
 
 def sampler(**options: float) -> Sampler:
-    return Sampler(Recipe.of(replace(Options(seed=7), **options), 128))
+    return Sampler(SamplingParameters.from_options(replace(Options(seed=7), **options), 128))
 
 
 def row(seed: int = 0, spread: float = 3.0, size: int = WORDS) -> np.ndarray:
@@ -28,8 +32,8 @@ def row(seed: int = 0, spread: float = 3.0, size: int = WORDS) -> np.ndarray:
 
 def test_temperature_zero_is_the_most_likely_token() -> None:
     logits = row()
-    assert sampler(temperature=0.0).pick(logits, []) == int(logits.argmax())
-    assert sampler(temperature=-1.0).pick(logits, []) == int(logits.argmax())
+    assert sampler(temperature=0.0).sample(logits, []) == int(logits.argmax())
+    assert sampler(temperature=-1.0).sample(logits, []) == int(logits.argmax())
 
 
 @pytest.mark.parametrize("spread", [0.0, 0.3, 3.0, 30.0], ids=lambda spread: f"spread {spread}")
@@ -47,22 +51,22 @@ def test_temperature_zero_is_the_most_likely_token() -> None:
     ],
     ids=str,
 )
-def test_draws_equal_those_of_the_plain_chain(options: dict[str, float], spread: float) -> None:
-    """The cut to a few candidates loses nothing: the same seeds give the same tokens."""
-    ours, recipe = sampler(**options), Recipe.of(replace(Options(seed=7), **options), 128)
-    plain = Chain(recipe.steps)
+def test_draws_equal_those_of_the_native_chain(options: dict[str, float], spread: float) -> None:
+    """Sampling from a few candidates loses nothing: the same seeds give the same tokens."""
+    ours, parameters = sampler(**options), SamplingParameters.from_options(replace(Options(seed=7), **options), 128)
+    plain = Chain(parameters.steps)
     everything = np.arange(WORDS)
     for seed in range(40):
         logits = row(seed, spread)
-        assert ours.pick(logits.copy(), []) == plain.draw(everything, logits)
+        assert ours.sample(logits.copy(), []) == plain.draw(everything, logits)
 
 
-def test_a_seed_repeats_itself_and_minus_one_does_not() -> None:
+def test_a_seed_is_reproducible_and_minus_one_is_random() -> None:
     logits = row(spread=1.0)
-    draws = [[maker.pick(logits.copy(), []) for _ in range(20)] for maker in (sampler(), sampler(), sampler(seed=8))]
+    draws = [[maker.sample(logits.copy(), []) for _ in range(20)] for maker in (sampler(), sampler(), sampler(seed=8))]
     assert draws[0] == draws[1] != draws[2]
-    assert len({Recipe.of(Options(seed=-1), 128).seed for _ in range(8)}) > 1
-    assert Recipe.of(Options(seed=0), 128).seed == 0
+    assert len({SamplingParameters.from_options(Options(seed=-1), 128).seed for _ in range(8)}) > 1
+    assert SamplingParameters.from_options(Options(seed=0), 128).seed == 0
 
 
 @settings(max_examples=60, deadline=None)
@@ -87,22 +91,22 @@ def test_penalties_follow_their_formula(
     np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_greedy_minds_penalties() -> None:
+def test_greedy_decoding_applies_penalties() -> None:
     logits = row()
     best = int(logits.argmax())
-    assert sampler(temperature=0.0, presence_penalty=50.0).pick(logits, [best]) != best
+    assert sampler(temperature=0.0, presence_penalty=50.0).sample(logits, [best]) != best
 
 
 @pytest.mark.parametrize("name", ["temperature", "top_p", "repeat_penalty", "frequency_penalty", "min_p"])
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_numbers_that_are_none_are_refused(name: str, value: float) -> None:
+def test_numbers_that_are_not_finite_are_refused(name: str, value: float) -> None:
     with pytest.raises(BadRequest, match=name):
-        Recipe.of(replace(Options(), **{name: value}), 128)
+        SamplingParameters.from_options(replace(Options(), **{name: value}), 128)
 
 
-def test_a_repeat_penalty_of_nothing_is_refused() -> None:
+def test_a_repeat_penalty_of_zero_is_refused() -> None:
     with pytest.raises(BadRequest, match="greater than 0"):
-        Recipe.of(Options(repeat_penalty=0.0), 128)
+        SamplingParameters.from_options(Options(repeat_penalty=0.0), 128)
 
 
 @settings(max_examples=100, deadline=None)
@@ -113,7 +117,7 @@ def test_a_repeat_penalty_of_nothing_is_refused() -> None:
 def test_any_finite_options_give_some_token(numbers: list[float], whole: list[int]) -> None:
     names = ("temperature", "top_p", "min_p", "typical_p", "presence_penalty", "frequency_penalty")
     options = dict(zip(names, numbers, strict=True)) | dict(zip(("top_k", "repeat_last_n", "seed"), whole, strict=True))
-    assert 0 <= sampler(**options).pick(row(size=300), [1, 2, 3]) < 300
+    assert 0 <= sampler(**options).sample(row(size=300), [1, 2, 3]) < 300
 
 
 def test_nan_from_a_damaged_model_is_an_error() -> None:
@@ -121,13 +125,59 @@ def test_nan_from_a_damaged_model_is_an_error() -> None:
     logits[17] = math.nan
     for temperature in (0.0, 0.8):
         with pytest.raises(OllamaError, match="NaN"):
-            sampler(temperature=temperature).pick(logits.copy(), [])
+            sampler(temperature=temperature).sample(logits.copy(), [])
 
 
 @pytest.mark.parametrize("options", [{"temperature": 0.0}, {"top_k": 0}, {}], ids=str)
-def test_only_what_a_constraint_left_is_drawn(options: dict[str, float]) -> None:
-    logits, left = row(), np.array([3, 4000])
-    chosen = {sampler(seed=seed, **options).choose_among(logits, left) for seed in range(30)}
+def test_draws_from_the_tokens_that_a_constraint_allows(options: dict[str, float]) -> None:
+    logits, allowed = row(), np.array([3, 4000])
+    chosen = {sampler(seed=seed, **options).sample_from(logits, allowed) for seed in range(30)}
     assert chosen <= {3, 4000}
-    logits[[i for i in range(WORDS) if i not in left]] = -math.inf
-    assert {sampler(seed=seed, **options).choose(logits.copy()) for seed in range(30)} == chosen
+    logits[[i for i in range(WORDS) if i not in allowed]] = -math.inf
+    assert {sampler(seed=seed, **options).draw(logits.copy()) for seed in range(30)} == chosen
+
+
+# Logit bias
+
+
+def reply(engine: Engine, bias: dict[str, Any], **fields: Any) -> str:
+    options, _ = Options.layered({"logit_bias": bias, "temperature": 0, "num_predict": 12, **fields})
+    engine.submit(Request(id=1, prompt="Once upon a time", options=options))
+    outs = [out for _ in range(100) if engine.busy for out in engine.step()]
+    if isinstance(outs[-1], FailOut):
+        raise BadRequest(outs[-1].message, status=outs[-1].status)
+    assert isinstance(outs[-1], FinishOut)
+    return "".join(out.text for out in outs if isinstance(out, TextOut))
+
+
+def test_logit_bias_forbids_and_forces_tokens(engine: Engine) -> None:
+    plain = reply(engine, {})
+    assert "," in plain
+    assert "," not in reply(engine, {",": -100})
+    (comma,) = {*engine.tokenize(",", add_special=False)} - {*engine.tokenize(" ", add_special=False)}
+    assert "," not in reply(engine, {str(comma): -1e9})
+    assert reply(engine, {str(comma): 1e9}, num_predict=5) == "," * 5
+    assert reply(engine, {str(comma): 1e9}, num_predict=5, temperature=2.0) == "," * 5
+    assert reply(engine, {str(comma): 0.0}) == reply(engine, {}) == plain
+
+
+@pytest.mark.parametrize(
+    ("bias", "reason"),
+    [
+        ([1], "must be an object"),
+        ({"1": "x"}, "must be of type float32"),
+        ({"1": True}, "must be of type float32"),
+        ({"1": float("nan")}, "must be a finite number"),
+        ({str(n): 1 for n in range(1025)}, "1024 entries at most"),
+        ({"512": 1}, "token 512 does not exist, this model has 512 tokens"),
+        ({"9" * 5000: 1}, "does not exist"),
+    ],
+)
+def test_an_invalid_logit_bias_is_refused(engine: Engine, bias: Any, reason: str) -> None:
+    with pytest.raises(BadRequest, match=reason) as caught:
+        reply(engine, bias)
+    assert caught.value.status == 400
+
+
+def test_a_misspelt_logit_bias_is_reported() -> None:
+    assert Options.layered({"logitbias": {}})[1] == ('unknown option "logitbias", did you mean "logit_bias"?',)

@@ -1,4 +1,4 @@
-"""Replies bound by a schema: those that end are valid by another implementation, or the request is refused by name."""
+"""Replies with a JSON Schema are valid by another implementation, or the request is refused by its keyword."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from pydantic import BaseModel
 from support.schemas import ACCEPTED, REFUSED, REFUSED_TYPES, TYPES, Schema, schema_of
 
 from ollama_nb.api.options import Options
+from ollama_nb.engine.constraint import ConstraintCompiler
 from ollama_nb.engine.engine import Engine
-from ollama_nb.engine.grammar import Grammars
 from ollama_nb.engine.llama import Model
 from ollama_nb.engine.output import FailOut, FinishOut, TextOut
-from ollama_nb.engine.sampler import Recipe, Sampler
+from ollama_nb.engine.sampler import Sampler, SamplingParameters
 from ollama_nb.engine.sequence import Request
 
 SAMPLINGS: dict[str, dict[str, Any]] = {
@@ -30,13 +30,13 @@ SAMPLINGS: dict[str, dict[str, Any]] = {
 LIMIT = 400
 FINISHING = 0.9
 FINISHING_MODELS = 0.7
-"""Of the replies, at least so many end by themselves; the others are cut by ``LIMIT`` in an endless part."""
+"""Least share of the replies that end by themselves; the others reach ``LIMIT`` tokens in an unbounded part."""
 
 
 def replies(
     engine: Engine, schemas: Mapping[str, Schema | str], options: Mapping[str, Any]
 ) -> dict[str, tuple[str, FinishOut | FailOut]]:
-    """The reply to each schema and how it ended, all at once."""
+    """Run one request per schema together; return the text and the last output of each."""
     texts: defaultdict[int, str] = defaultdict(str)
     last: dict[int, FinishOut | FailOut] = {}
     for id, schema in enumerate(schemas.values()):
@@ -52,7 +52,7 @@ def replies(
 
 
 def finished(found: Mapping[str, tuple[str, FinishOut | FailOut]], least: float) -> dict[str, Any]:
-    """The values of the replies that ended by themselves, of which there must be many; none may have failed."""
+    """Return the values of the replies that ended by themselves, at least the share ``least``; none may fail."""
     failed = {name: last.message for name, (_, last) in found.items() if isinstance(last, FailOut)}
     assert not failed
     ended = {
@@ -63,7 +63,7 @@ def finished(found: Mapping[str, tuple[str, FinishOut | FailOut]], least: float)
     return {name: json.loads(text) for name, text in ended.items()}
 
 
-def test_there_are_two_hundred_schemas_and_thirty_models() -> None:
+def test_the_collection_is_complete() -> None:
     assert len(ACCEPTED) == 200 and len(set(map(json.dumps, ACCEPTED.values()))) == 200
     assert len(set(TYPES)) == 30
 
@@ -78,23 +78,23 @@ def test_replies_are_valid(q8_engine: Engine, options: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("options", SAMPLINGS.values(), ids=SAMPLINGS)
-def test_models_read_their_replies(q8_engine: Engine, options: dict[str, Any]) -> None:
+def test_pydantic_models_parse_their_replies(q8_engine: Engine, options: dict[str, Any]) -> None:
     kinds: dict[str, type[BaseModel]] = {kind.__name__: kind for kind in TYPES}
     found = replies(q8_engine, {name: schema_of(kind) for name, kind in kinds.items()}, options)
     for name, value in finished(found, FINISHING_MODELS).items():
         kinds[name].model_validate(value, strict=False)
 
 
-def test_a_property_cannot_pass_for_another_one_by_escapes(models: Path) -> None:
+def test_a_property_name_cannot_be_disguised_by_escapes(models: Path) -> None:
     model = Model(str(models / "stories260K-q8_0.gguf"), vocab_only=True)
     schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "additionalProperties": True}
-    constraint = Grammars(model).constraint(json.dumps(schema))
+    constraint = ConstraintCompiler(model).compile(json.dumps(schema))
     pieces = model.pieces()
-    sampler = Sampler(Recipe.of(Options(temperature=0.0), 64))
+    sampler = Sampler(SamplingParameters.from_options(Options(temperature=0.0), 64))
     for mark in (b"{", b'"', b"\\"):
         row = np.zeros(model.n_vocab, np.float32)
         row[pieces.index(mark)] = 9
-        assert constraint.pick(sampler, row, []) == pieces.index(mark)
+        assert constraint.sample(sampler, row, []) == pieces.index(mark)
     following = {pieces[token][:1] for token in constraint.allowed()}
     assert b"n" in following and b"u" not in following
     sampler.close()
@@ -106,7 +106,7 @@ def test_a_property_cannot_pass_for_another_one_by_escapes(models: Path) -> None
     [*REFUSED.values(), *((schema_of(kind), keyword) for kind, keyword in REFUSED_TYPES)],
     ids=[*REFUSED, *(str(kind) for kind, _ in REFUSED_TYPES)],
 )
-def test_what_cannot_be_kept_is_refused_by_name(q8_engine: Engine, schema: Schema, keyword: str) -> None:
+def test_unsupported_schemas_are_refused_with_their_keyword(q8_engine: Engine, schema: Schema, keyword: str) -> None:
     text, last = replies(q8_engine, {"": schema}, {})[""]
     assert isinstance(last, FailOut) and (last.status, text) == (400, "")
     assert last.message.startswith("invalid format: ") and keyword in last.message
@@ -148,8 +148,8 @@ BOMBS: dict[str, Schema | str] = {
     },
     "reference to itself": {"$ref": "#"},
     "references in a ring": {"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}},
-    "no number": '{"type": "number", "minimum": NaN}',
-    "endless number": {"type": "array", "minItems": 10**30},
+    "NaN": '{"type": "number", "minimum": NaN}',
+    "number of 31 digits": {"type": "array", "minItems": 10**30},
 }
 HEAVY: dict[str, Schema] = {
     "doubled references": _doubling("anyOf"),
@@ -162,14 +162,16 @@ HEAVY: dict[str, Schema] = {
 }
 
 
-def test_bombs_are_refused_and_the_engine_goes_on(q8_engine: Engine) -> None:
+def test_oversized_schemas_are_refused_and_the_engine_continues(q8_engine: Engine) -> None:
     found = replies(q8_engine, BOMBS | {"": {"const": "alive"}}, {})
     text, last = found.pop("")
     assert isinstance(last, FinishOut) and text == '"alive"'
-    let_in = {name: text for name, (text, last) in found.items() if not isinstance(last, FailOut) or last.status != 400}
-    assert not let_in
+    accepted = {
+        name: text for name, (text, last) in found.items() if not isinstance(last, FailOut) or last.status != 400
+    }
+    assert not accepted
 
 
-def test_what_is_large_but_can_be_kept_is_written(q8_engine: Engine) -> None:
+def test_large_schemas_within_the_limits_work(q8_engine: Engine) -> None:
     found = replies(q8_engine, HEAVY, {"temperature": 0.0})
     assert all(isinstance(last, FinishOut) for _, last in found.values()), found

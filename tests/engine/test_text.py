@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ollama_nb.engine.text import MAX_REPEATS, RepeatGuard, TextStream
+from ollama_nb.engine.text import MAX_REPEATS, RepetitionDetector, TextStream
 from ollama_nb.errors import BadRequest
 
 
@@ -63,6 +63,6 @@ def test_chunking_changes_nothing(text: str, sizes: list[int], stops: list[str])
 
 
 def test_a_loop_of_one_chunk_is_noticed() -> None:
-    guard = RepeatGuard()
-    assert not any(guard.stuck(chunk) for chunk in [" a", "b", "a"] * 50)
-    assert [guard.stuck(" x ") for _ in range(MAX_REPEATS + 2)] == [False] * (MAX_REPEATS + 1) + [True]
+    detector = RepetitionDetector()
+    assert not any(detector.detect(chunk) for chunk in [" a", "b", "a"] * 50)
+    assert [detector.detect(" x ") for _ in range(MAX_REPEATS + 2)] == [False] * (MAX_REPEATS + 1) + [True]

@@ -1,7 +1,8 @@
-"""GBNF: what it means, character by character, and what is refused before native code sees it."""
+"""GBNF, regular expressions and choices: the language that they match, and what is refused before native code."""
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -9,13 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ollama_nb.engine.gbnf import MAX_DEPTH, MAX_RULES, to_lark
-from ollama_nb.engine.grammar import Grammars
+from ollama_nb.engine.constraint import ConstraintCompiler
+from ollama_nb.engine.grammars import MAX_DEPTH, MAX_RULES, expanded_size, gbnf_to_lark
 from ollama_nb.engine.llama import Model
 from ollama_nb.errors import BadRequest
 
 JSON_GRAMMAR = r"""
-# JSON, as llama.cpp writes it
+# JSON, from llama.cpp
 root   ::= object
 value  ::= object | array | string | number | ("true" | "false" | "null") ws
 
@@ -42,25 +43,25 @@ ws ::= | " " | "\n" [ \t]{0,20}
 """
 
 
-class Judge:
-    """Says whether a text is in a language, by the engine's own constraint, fed byte by byte."""
+class Matcher:
+    """Checks with the engine's own constraint, byte by byte, whether a text matches a format."""
 
     def __init__(self, model: Model) -> None:
         pieces = enumerate(model.pieces())
         self._tokens = {piece[0]: token for token, piece in pieces if len(piece) == 1 and not model.is_markup(token)}
-        self._grammars = Grammars(model)
+        self._compiler = ConstraintCompiler(model)
 
     def accepts(self, format: str, text: str) -> bool:
-        matcher = self._grammars.constraint(format)._matcher
+        native = self._compiler.compile(format)._matcher
         tokens = [self._tokens[byte] for byte in text.encode()]
-        if matcher.validate_tokens(tokens) != len(tokens):
+        if native.validate_tokens(tokens) != len(tokens):
             return False
-        return bool(matcher.consume_tokens(tokens) and matcher.is_accepting())
+        return bool(native.consume_tokens(tokens) and native.is_accepting())
 
 
 @pytest.fixture(scope="module")
-def judge(models: Path) -> Judge:
-    return Judge(Model(str(models / "stories260K-q8_0.gguf")))
+def matcher(models: Path) -> Matcher:
+    return Matcher(Model(str(models / "stories260K-q8_0.gguf")))
 
 
 @pytest.mark.parametrize(
@@ -83,15 +84,15 @@ def judge(models: Path) -> Judge:
         (JSON_GRAMMAR, ['{"a": [1, -2.5e3, "x\\n天"], "b": {}}', "{}"], ['{"a"}', "[1]", '{"a": 01x}']),
     ],
 )  # fmt: skip
-def test_what_a_grammar_means(judge: Judge, grammar: str, inside: list[str], outside: list[str]) -> None:
+def test_the_language_of_a_grammar(matcher: Matcher, grammar: str, inside: list[str], outside: list[str]) -> None:
     for text in inside:
-        assert judge.accepts("grammar:" + grammar, text), text
+        assert matcher.accepts("grammar:" + grammar, text), text
     for text in outside:
-        assert not judge.accepts("grammar:" + grammar, text), text
+        assert not matcher.accepts("grammar:" + grammar, text), text
 
 
 Part = tuple[str, str]
-"""The same language as GBNF and as a pattern of Python's."""
+"""The same language as GBNF and as a Python pattern."""
 
 LETTERS: st.SearchStrategy[Part] = st.sampled_from([(f'"{word}"', word) for word in ("a", "b", "ab", "ba")])
 SETS: st.SearchStrategy[Part] = st.sampled_from([("[ab]", "[ab]"), ("[^a]", "[^a]"), (".", "."), ("[a-b]", "[a-b]")])
@@ -111,29 +112,29 @@ def _bigger(parts: st.SearchStrategy[Part]) -> st.SearchStrategy[Part]:
 @given(
     st.recursive(LETTERS | SETS, _bigger, max_leaves=6), st.lists(st.text("abc", max_size=6), min_size=8, max_size=8)
 )
-def test_a_grammar_without_recursion_is_a_regular_expression(judge: Judge, part: Part, texts: list[str]) -> None:
+def test_a_grammar_without_recursion_equals_a_regex(matcher: Matcher, part: Part, texts: list[str]) -> None:
     gbnf, pattern = part
     for text in texts:
         expected = re.fullmatch(pattern, text, re.DOTALL) is not None
-        assert judge.accepts(f"grammar:root ::= {gbnf}", text) == expected, text
+        assert matcher.accepts(f"grammar:root ::= {gbnf}", text) == expected, text
 
 
 @pytest.mark.parametrize(
     ("grammar", "reason"),
     [
-        ("", 'no rule "root"'),
-        ('rot ::= "a"', 'no rule "root"'),
+        ("", 'rule "root" is missing'),
+        ('rot ::= "a"', 'rule "root" is missing'),
         ("root ::= a", 'line 1: rule "a" is not defined'),
         ('root ::= "a"\nroot ::= "b"', 'line 2: rule "root" is defined twice'),
         ('root "a"', 'line 1: expected "::="'),
-        ('root ::= "a', "line 1: the end is missing"),
-        ("root ::= [a", "line 1: the end is missing"),
+        ('root ::= "a', "line 1: the closing quote or bracket is missing"),
+        ("root ::= [a", "line 1: the closing quote or bracket is missing"),
         ("root ::= []", "matches nothing"),
-        ("root ::= [b-a]", "ends before it begins"),
+        ("root ::= [b-a]", "in reverse order"),
         ('root ::= "\\q"', "unknown escape"),
         ('root ::= "\\u12"', "unknown escape"),
-        ('root ::= "\\uD800"', "no character"),
-        ('root ::= "\\UFFFFFFFF"', "no character"),
+        ('root ::= "\\uD800"', "is not a character"),
+        ('root ::= "\\UFFFFFFFF"', "is not a character"),
         ('root ::= ("a"', 'expected ")"'),
         ('root ::= "a")', "unexpected ')'"),
         ('root ::= "a"**', "one repetition after another"),
@@ -147,25 +148,57 @@ def test_a_grammar_without_recursion_is_a_regular_expression(judge: Judge, part:
         ("\n".join(f'r{n} ::= "a"' for n in range(MAX_RULES + 1)), f"{MAX_RULES} rules at most"),
         ("root ::= " + "|".join('"abcdefgh"' for _ in range(12_000)), "parts at most"),
         ('root ::= root "a"', "nothing that this model can write"),
-        ('root ::= "' + "\n" * 20_000, "line 1: the end is missing"),
+        ('root ::= "' + "\n" * 20_000, "line 1: the closing quote or bracket is missing"),
     ],
 )
-def test_what_is_refused(judge: Judge, grammar: str, reason: str) -> None:
+def test_invalid_grammars_are_refused_with_the_reason(matcher: Matcher, grammar: str, reason: str) -> None:
     with pytest.raises(BadRequest, match=re.escape(reason)) as caught:
-        judge.accepts("grammar:" + grammar, "")
+        matcher.accepts("grammar:" + grammar, "")
     assert caught.value.message.startswith("invalid grammar: ") and len(caught.value.message) < 200
 
 
-def test_as_many_rules_as_may_be_in_one_chain(judge: Judge) -> None:
-    """The compiler goes down the whole chain by calling itself."""
+def test_a_chain_of_the_most_rules_compiles(matcher: Matcher) -> None:
+    """The compiler recurses through the whole chain."""
     chain = "\n".join(f"r{n} ::= r{n + 1}" for n in range(MAX_RULES - 2))
-    assert judge.accepts(f'grammar:root ::= r0\n{chain}\nr{MAX_RULES - 2} ::= "b"', "b")
+    assert matcher.accepts(f'grammar:root ::= r0\n{chain}\nr{MAX_RULES - 2} ::= "b"', "b")
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.text(alphabet='root:=|()[]{}"\\^-.*+?,#\n 019aux天<!', max_size=80))
-def test_any_text_is_read_or_refused(text: str) -> None:
+def test_any_text_is_translated_or_refused(text: str) -> None:
     try:
-        assert to_lark("root ::= " + text).startswith("%llguidance")
+        assert gbnf_to_lark("root ::= " + text).startswith("%llguidance")
     except BadRequest as error:
         assert error.message.startswith("invalid grammar: ")
+
+
+# Regular expressions and choices
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.lists(st.text(st.characters(codec="utf-8"), min_size=1, max_size=8), min_size=1, max_size=5), st.text("ab"))
+def test_choices_match_only_themselves(matcher: Matcher, choices: list[str], other: str) -> None:
+    format = "choices:" + json.dumps(choices)
+    assert all(matcher.accepts(format, choice) for choice in choices)
+    assert matcher.accepts(format, other) == (other in choices)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "parts"),
+    [
+        ("", 0), ("abc", 3), ("a{3}", 3), ("a{2,}", 2), ("a{0,7}b", 8), ("a{0}", 1), ("(ab){3}c", 7), ("(a{3}b){2}", 8),
+        ("((a{10}){10}){10}", 1000), ("a|b{4}", 5), ("(a|bc)*", 3), ("(a{2}){3}{4}", 24), (")a{2}", 3), ("(a", 1),
+    ],
+)  # fmt: skip
+def test_size_with_repeats_expanded(pattern: str, parts: int) -> None:
+    assert expanded_size(pattern) == parts
+
+
+def test_brackets_in_sets_are_not_groups(matcher: Matcher) -> None:
+    assert matcher.accepts("regex:" + "[(]" * 100 + r"\(" * 100, "(" * 200)
+    with pytest.raises(BadRequest, match="nested 64 levels"):
+        matcher.accepts("regex:" + "(" * 65 + "[)]" + ")" * 65, ")")
+
+
+def test_numbers_in_escapes_and_sets_are_not_repeats(matcher: Matcher) -> None:
+    assert matcher.accepts(r"regex:\x{4000}{2}[{]3000\}", "\u4000\u4000{3000}")

@@ -1,0 +1,248 @@
+"""Constrained decoding: JSON mode, JSON Schemas, GBNF grammars, regular expressions and choices, by llguidance.
+
+A reply matches its format, or the request is refused with the reason; no keyword is ignored. The sampler draws freely
+and the drawn token is checked; only if it is not allowed, a mask over the vocabulary is computed and a second token
+drawn. JSON is written on one line, as by ``json.dumps``: a small model that may write whitespace can do so forever.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from llguidance import LLMatcher, LLTokenizer
+
+from ollama_nb.engine.grammars import check_regex, choices_to_regex, gbnf_to_lark
+from ollama_nb.engine.json_schema import find_keyword, parse_schema
+from ollama_nb.engine.llama import Floats, Model
+from ollama_nb.engine.sampler import Sampler
+from ollama_nb.errors import BadRequest, OllamaError
+
+CACHE_SIZE = 16  # compiled formats per model
+_COMPILER_STACK = 256 << 20  # bytes of address space; memory is only used as far as the compiler recurses
+_FIRST_TOKENS = 4  # tokens tried to find out whether a grammar can match anything
+_JSON_STYLE: Any = {
+    "whitespace_flexible": False,
+    "item_separator": ", ",
+    "key_separator": ": ",
+    "lenient": False,
+    "coerce_one_of": False,
+}
+
+
+class Constraint:
+    """The state of one reply in its grammar."""
+
+    def __init__(self, matcher: LLMatcher, model: Model, escapes: EscapeTable | None = None) -> None:
+        self._matcher = matcher
+        self._escapes, self._after_backslash = escapes, 0
+        self._n_vocab, self._eog = model.n_vocab, model.eog
+        self._bits = np.zeros((model.n_vocab + 31) // 32, np.int32)
+
+    def sample(self, sampler: Sampler, row: Floats, history: list[int]) -> int:
+        """Sample a token that the grammar allows. Raises OllamaError when the grammar exceeds its limits."""
+        token = sampler.sample(row, history)
+        if not self.allows(token):
+            allowed = self.allowed()
+            token = sampler.sample_from(row, allowed) if len(allowed) else token
+        if token in self._eog and not self._matcher.is_accepting():  # llguidance ends where no token is possible
+            raise OllamaError("the format constraint failed: no token of this model can follow")
+        if not self._matcher.consume_token(token):
+            raise OllamaError(f"the format constraint failed: {_error_line(self._matcher.get_error())}")
+        if self._escapes is not None:
+            self._after_backslash = int(self._escapes.ends_in_backslash[self._after_backslash, token])
+        return token
+
+    def allows(self, token: int) -> bool:
+        """Return whether a token may come next; also False for some escapes that ``allowed`` includes if it must."""
+        if self._escapes is not None and self._escapes.has_unicode[self._after_backslash, token]:
+            return False
+        return bool(self._matcher.validate_tokens([token]) == 1)
+
+    def allowed(self) -> npt.NDArray[np.intp]:
+        """Return all tokens that may come next, in ascending order."""
+        self._matcher.unsafe_compute_mask_ptr(self._bits.ctypes.data, self._bits.nbytes)
+        found = np.flatnonzero(np.unpackbits(self._bits.view(np.uint8), count=self._n_vocab, bitorder="little"))
+        if self._escapes is None:
+            return found
+        plain = found[~self._escapes.has_unicode[self._after_backslash, found]]
+        return plain if len(plain) else found  # some control characters have no other form
+
+    def forced(self) -> list[int]:
+        """Return the text that must come next, as the tokenizer splits it; the model might split it differently."""
+        forced: list[int] = self._matcher.compute_ff_tokens()
+        return forced
+
+    def forced_ending(self, max_tokens: int) -> list[int]:
+        """Consume and return the rest of the reply where it is determined, up to ``max_tokens`` tokens.
+
+        Return an empty list where there is still a choice or the end is further away. With this, a label costs only
+        the decodes of its first, distinguishing tokens.
+        """
+        forced = self.forced()
+        if not 0 < len(forced) <= max_tokens:
+            return []
+        consumed = self._matcher.try_consume_tokens(forced)
+        if consumed == len(forced) and self.complete:
+            return forced
+        self._matcher.rollback(consumed)
+        return []
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing can follow."""
+        return bool(self._matcher.is_stopped())
+
+
+class ConstraintCompiler:
+    """Compiles formats for one model.
+
+    llguidance's tokenizer is built on first use (0.7 s for 150,000 tokens). Any thread may call it.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self._tokenizer: LLTokenizer | None = None
+        self._escapes: EscapeTable | None = None
+        self._cache: OrderedDict[str, LLMatcher] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def compile(self, format: str) -> Constraint:
+        """Return a constraint at its start. Raises BadRequest with the reason.
+
+        ``format``: ``json``, the text of a JSON Schema, or a grammar, a regular expression or a JSON list of choices
+        after the prefix ``grammar:``, ``regex:`` or ``choices:``.
+        """
+        with self._lock:
+            matcher = self._cache.get(format)
+            if matcher is None:
+                matcher = self._cache[format] = self._compile(format)
+                if len(self._cache) > CACHE_SIZE:
+                    self._cache.popitem(last=False)
+            self._cache.move_to_end(format)
+            is_json = not format.startswith(("grammar:", "regex:", "choices:"))
+            return Constraint(matcher.deep_copy(), self._model, self._escapes if is_json else None)
+
+    def _compile(self, format: str) -> LLMatcher:
+        kind, grammar = translate_format(format)
+        if self._tokenizer is None:
+            pieces = self._model.pieces()
+            self._escapes = EscapeTable(pieces)
+            self._tokenizer = _make_tokenizer(self._model, pieces)
+        matcher = _make_matcher(self._tokenizer, grammar)
+        if matcher.is_error():
+            text = matcher.get_error()
+            reason = _schema_error(text, format) if kind == "format" else _error_line(text)
+            raise BadRequest(f"invalid {kind}: {reason}")
+        if not self._can_start(matcher):
+            raise BadRequest(f"invalid {kind}: it is too large, or nothing that this model can write matches it")
+        return matcher
+
+    def _can_start(self, matcher: LLMatcher) -> bool:
+        """Return whether any token can come first. This is also what makes llguidance report an oversized pattern."""
+        if matcher.is_accepting():
+            return True
+        allowed = Constraint(matcher.deep_copy(), self._model).allowed().tolist()
+        first = [token for token in allowed if token not in self._model.eog][:_FIRST_TOKENS]
+        return any(matcher.deep_copy().consume_token(token) for token in first)
+
+
+class EscapeTable:
+    """Which tokens write a character of a JSON string as ``\\u0061``, which the constraint refuses.
+
+    The constraint compares property names as written, a parser after decoding: ``{"\\u0061": 1}`` would evade what a
+    schema requires of the property ``a``. Strings need such escapes only for some control characters.
+
+    The first index of both tables is 1 after text that ends in an open backslash, else 0; the second is the token.
+    """
+
+    def __init__(self, pieces: Sequence[bytes]) -> None:
+        self.has_unicode: npt.NDArray[np.bool_] = np.zeros((2, len(pieces)), np.bool_)
+        self.ends_in_backslash: npt.NDArray[np.bool_] = np.zeros((2, len(pieces)), np.bool_)
+        for token, piece in enumerate(pieces):
+            if b"\\" in piece or piece.startswith(b"u"):
+                for after in (0, 1):
+                    self.has_unicode[after, token], self.ends_in_backslash[after, token] = _scan(piece, bool(after))
+            elif not piece:
+                self.ends_in_backslash[1, token] = True
+
+
+def _scan(piece: bytes, open_backslash: bool) -> tuple[bool, bool]:
+    """Return whether a piece writes a Unicode escape and whether it ends in an open backslash."""
+    has_unicode = False
+    for byte in piece:
+        has_unicode |= open_backslash and byte == ord("u")
+        open_backslash = not open_backslash and byte == ord("\\")
+    return has_unicode, open_backslash
+
+
+def translate_format(format: str) -> tuple[str, str]:
+    """Return the kind of a format, for error messages, and its grammar for llguidance. Raises BadRequest."""
+    kind, colon, text = format.partition(":")
+    if colon:
+        match kind:
+            case "grammar":
+                return kind, LLMatcher.grammar_from_lark(gbnf_to_lark(text))
+            case "regex":
+                return kind, LLMatcher.grammar_from_regex(check_regex(text))
+            case "choices":
+                return kind, LLMatcher.grammar_from_regex(choices_to_regex(text))
+    schema = {"type": "object"} if format == "json" else parse_schema(format)
+    try:
+        return "format", LLMatcher.grammar_from_json_schema(schema, overrides=_JSON_STYLE)
+    except ValueError as error:
+        raise BadRequest(f"invalid format: {_error_line(str(error))}") from error
+
+
+def _make_matcher(tokenizer: LLTokenizer, grammar: str) -> LLMatcher:
+    """Compile on a thread with a large stack: the compiler recurses for each rule that a rule refers to."""
+    found: list[LLMatcher] = []
+    usual = threading.stack_size(_COMPILER_STACK)
+    try:
+        thread = threading.Thread(target=lambda: found.append(LLMatcher(tokenizer, grammar, log_level=0)))
+        thread.start()
+    finally:
+        threading.stack_size(usual)
+    thread.join()
+    return found[0]
+
+
+def _make_tokenizer(model: Model, tokens: list[bytes]) -> LLTokenizer:
+    """Build llguidance's tokenizer; a leading 0xFF byte marks special tokens in it."""
+    for token, piece in enumerate(tokens):
+        if model.is_markup(token):
+            tokens[token] = b"\xff" + piece
+    vocab, tokenize = model.native_tokenizer
+    eog = sorted(model.eog) or model.eos
+    make: Any = LLTokenizer.from_llamacpp  # type: ignore[attr-defined]  # missing in its stubs
+    return make(tokens=tokens, vocab_ptr=vocab, tokenize_fptr=tokenize, eos_token=eog, slices=None)  # type: ignore[no-any-return]
+
+
+_SCHEMA_ERRORS = (
+    (re.compile(r"oneOf constraints are not supported"), "oneOf: its choices may overlap; use anyOf"),
+    (re.compile(r"regex parse error|in regex /|if regex is|nested parentheses"), "pattern: {}"),
+    (re.compile(r"Failed to generate regex for (?:float|integer) range"), "minimum, maximum: {}"),
+)
+"""llguidance reports errors as text only; these patterns find the keyword at fault."""
+
+
+def _schema_error(text: str, format: str) -> str:
+    """Reduce an error of llguidance to one line that names the keyword, and the path of an unsupported one."""
+    line = _error_line(text)
+    if (found := re.match(r'Unimplemented keys: \["(.*?)"', line)) is not None:
+        key = found[1]
+        return f'unsupported schema keyword "{key}" at {find_keyword(key, json.loads(format))}'
+    return next((message.format(line) for pattern, message in _SCHEMA_ERRORS if pattern.search(text)), line)
+
+
+def _error_line(text: str) -> str:
+    """Return the line of a multi-line error that has the reason: the first with "error:", else the first one."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    reasons = [line for line in lines if line.startswith("error:")]
+    return (reasons or lines or ["unknown reason"])[0].removeprefix("error: ")
