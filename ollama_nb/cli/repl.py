@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from http import HTTPStatus
 from pathlib import Path
 
 from ollama_nb.cli import attach, slash
@@ -76,9 +77,9 @@ def _ask(talk: Talk, text: str) -> None:
     except KeyboardInterrupt:
         print()
     except OllamaError as error:
-        if "does not support thinking" in error.message or "invalid think value" in error.message:
+        if talk.is_about_thinking(error):
             print(f"error: {error.message}")
-        elif "upstream error" in error.message:
+        elif error.status == HTTPStatus.BAD_GATEWAY:
             print(f"{_UPSTREAM}\n")
         else:
             raise

@@ -11,10 +11,11 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ollama_nb.api.names import ModelName
 from ollama_nb.cli.listing import list_table
 from ollama_nb.cli.show import parameter_lines, screen
 from ollama_nb.cli.talk import Talk
-from ollama_nb.errors import BadRequest, NotFound, OllamaError
+from ollama_nb.errors import BadRequest, InvalidName, NotFound, OllamaError
 from ollama_nb.modelfile import typed
 
 HELP = """Available Commands:
@@ -141,7 +142,7 @@ def _load(talk: Talk, words: list[str]) -> None:
         print(f"Couldn't find model '{model}'")
         vars(talk).update(vars(before))
     except OllamaError as error:
-        if "does not support thinking" not in error.message:
+        if not talk.is_about_thinking(error):
             raise
         print(f"error: {error.message}")
 
@@ -151,12 +152,10 @@ def _save(talk: Talk, words: list[str]) -> None:
         print("Usage:\n  /save <modelname>")
         return
     try:
+        ModelName.parse(words[1])
         talk.save(words[1])
-    except BadRequest as error:
-        if "invalid model name" not in error.message:
-            raise
-        why = error.message.partition(words[1])[2]
-        print(f"error: The model name '{words[1]}' is invalid{why}")
+    except InvalidName:
+        print(f"error: The model name '{words[1]}' is invalid")
     else:
         print(f"Created new model '{words[1]}'")
 

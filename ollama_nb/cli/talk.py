@@ -12,7 +12,7 @@ from ollama_nb.cli.answer import Printer, show_answer, tell_end, waiting
 from ollama_nb.cli.attach import takes_files
 from ollama_nb.cli.transfer import with_status
 from ollama_nb.client.client import Client
-from ollama_nb.errors import InvalidName
+from ollama_nb.errors import BadRequest, InvalidName, InvalidThink, OllamaError, ThinkingUnsupported
 
 Message = dict[str, Any]
 
@@ -106,6 +106,12 @@ class Talk:
         with self.client.create(name, **{key: value for key, value in fields.items() if value}) as lines:
             for _ in lines:
                 pass
+
+    def is_about_thinking(self, error: OllamaError) -> bool:
+        """Whether the server refused a request for its ``think``. A real Ollama sends only the status 400."""
+        if isinstance(error, ThinkingUnsupported | InvalidThink):
+            return True
+        return type(error) is BadRequest and self.think is not None
 
     def _manner(self) -> dict[str, Any]:
         manner: dict[str, Any] = {} if self.think is None else {"think": self.think}

@@ -13,7 +13,7 @@ from ollama_nb.cli.bars import Bar, Spinner
 from ollama_nb.cli.progress import Progress
 from ollama_nb.client.client import Client
 from ollama_nb.client.connect import connect
-from ollama_nb.errors import ConnectError, OllamaError, Unauthorized
+from ollama_nb.errors import AccessDenied, ConnectError, OllamaError, Unauthorized, from_code
 
 _OURS = (".ollama.ai", ".ollama.com")
 T = TypeVar("T")
@@ -38,12 +38,10 @@ def push_model(model: str, *, insecure: bool = False, max_rate: str = "") -> Non
             draw(lines, progress, push_message)
     except Unauthorized:
         raise OllamaError("pushing needs an account, and cloud accounts are not supported") from None
-    except OllamaError as error:
-        if "access denied" in error.message.lower() or "unauthorized" in error.message.lower():
-            raise OllamaError(
-                "you are not authorized to push to this namespace, create the model under a namespace you own"
-            ) from None
-        raise
+    except AccessDenied:
+        raise OllamaError(
+            "you are not authorized to push to this namespace, create the model under a namespace you own"
+        ) from None
     print(f"\nYou can find your model at:\n\n\t{_destination(model)}")
 
 
@@ -86,7 +84,7 @@ def with_status(call: Callable[[], T]) -> T:
         status = str(error.status)
         with contextlib.suppress(ValueError):  # a status without a name
             status += f" {HTTPStatus(error.status).phrase}"
-        raise type(error)(f"{status}: {error.message}", status=error.status) from None
+        raise from_code(error.code, f"{status}: {error.message}", error.status) from None
 
 
 def _wishes(*, insecure: bool, max_rate: str) -> dict[str, Any]:

@@ -11,9 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial, wraps
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, Self, TypeVar
 
-from ollama_nb.client.answer import Answer, Pieces
-from ollama_nb.client.chat import Chat, Message
+from ollama_nb.client.answer import Answer, AnswerStream
+from ollama_nb.client.chat import ChatSession
 from ollama_nb.client.connect import connect as find_server
+from ollama_nb.client.conversation import Message
 from ollama_nb.client.ollama import Ollama
 
 MOST_CALLS = 64
@@ -78,13 +79,13 @@ def _awaited(
 
 
 def _streamed(
-    method: Callable[Concatenate[S, P], Pieces],
-) -> Callable[Concatenate[Awaited[S], P], Coroutine[Any, Any, AsyncPieces]]:
+    method: Callable[Concatenate[S, P], AnswerStream],
+) -> Callable[Concatenate[Awaited[S], P], Coroutine[Any, Any, AsyncAnswerStream]]:
     @wraps(method)
-    async def run(self: Awaited[S], /, *args: P.args, **kwargs: P.kwargs) -> AsyncPieces:
+    async def run(self: Awaited[S], /, *args: P.args, **kwargs: P.kwargs) -> AsyncAnswerStream:
         own = self.sync.twin()
         pieces = await self._calls.run(partial(method, own, *args, **kwargs), own.hang_up)
-        return AsyncPieces(pieces, self._calls)
+        return AsyncAnswerStream(pieces, self._calls)
 
     return run
 
@@ -99,26 +100,26 @@ class AsyncOllama(Awaited[Ollama]):
     embed = _awaited(Ollama.embed)
     rerank = _awaited(Ollama.rerank)
 
-    def chat_session(self, model: str, **keywords: Any) -> AsyncChat:
+    def chat_session(self, model: str, **keywords: Any) -> AsyncChatSession:
         """A conversation that remembers; its questions are awaited, one at a time."""
-        return AsyncChat(self.sync.chat_session(model, **keywords), self._calls)
+        return AsyncChatSession(self.sync.chat_session(model, **keywords), self._calls)
 
 
-class AsyncChat(Awaited[Chat]):
-    """``Chat``, awaited."""
+class AsyncChatSession(Awaited[ChatSession]):
+    """``ChatSession``, awaited."""
 
-    ask = _awaited(Chat.ask)
-    stream = _streamed(Chat.stream)
+    ask = _awaited(ChatSession.ask)
+    stream = _streamed(ChatSession.stream)
 
     @property
     def messages(self) -> list[Message]:
         return self.sync.messages
 
 
-class AsyncPieces(AsyncIterator[str]):
+class AsyncAnswerStream(AsyncIterator[str]):
     """An answer that comes piece by piece, in ``async for``; ``answer`` is what has come so far, as one."""
 
-    def __init__(self, pieces: Pieces, calls: Calls) -> None:
+    def __init__(self, pieces: AnswerStream, calls: Calls) -> None:
         self._pieces, self._calls = pieces, calls
 
     async def __anext__(self) -> str:

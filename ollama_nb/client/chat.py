@@ -1,4 +1,4 @@
-"""A conversation from Python: it remembers what was said, and only answers that came whole change it."""
+"""A conversation from Python: ``Ollama.chat_session``."""
 
 from __future__ import annotations
 
@@ -8,29 +8,29 @@ from collections.abc import Iterable
 from typing import Any, TypeVar, overload
 
 from ollama_nb.client import question
-from ollama_nb.client.answer import Answer, Chunks, Pieces, answer_of
+from ollama_nb.client.answer import Answer, AnswerStream
 from ollama_nb.client.client import Client
+from ollama_nb.client.conversation import Conversation, Message, describe_omission, user_message
 from ollama_nb.client.question import Image, Overflow
-from ollama_nb.client.shape import Shape, bound, value, with_fields
-from ollama_nb.client.tools import Functions, Rounds, Tools
+from ollama_nb.client.shape import add_field_list, bind_format, parse_value
+from ollama_nb.client.tools import Functions, Tools
 from ollama_nb.errors import BadRequest, ContextOverflow
 
 T = TypeVar("T")
-Message = dict[str, Any]
 
 
 class HistoryDropped(UserWarning):
     """The oldest messages of a conversation did not fit into the context and were left out of a request."""
 
 
-class Chat:
-    """``messages``: what was said, oldest first, as Ollama's API has them; ``system`` stands before them.
+class ChatSession:
+    """A conversation with one model. ``messages`` are the messages so far, oldest first; ``system`` precedes them.
 
-    When the history outgrows the context its oldest messages are left out, with a HistoryDropped warning; a message
-    that does not fit even alone raises ContextOverflow, unless ``on_overflow="truncate"``.
+    When the history outgrows the context, its oldest messages are left out of the request, with a HistoryDropped
+    warning; a message that does not fit alone raises ContextOverflow, unless ``on_overflow="truncate"``.
 
-    ``tools`` are Python functions that the model may call: their docstrings and type hints describe them. They run
-    here, at once, with the model's arguments; results and exceptions go back to the model until it answers in words.
+    ``tools`` are Python functions that the model may call; their docstrings and type hints describe them. They run in
+    this process, with the model's arguments; results and exceptions go back to the model until it answers in words.
     """
 
     def __init__(
@@ -43,11 +43,26 @@ class Chat:
         on_overflow: Overflow = "error",
         **extras: Any,
     ) -> None:
-        question.fields_of(extras)
-        self._cuts = question.truncates(on_overflow)
-        self._client, self._extras, self._tools = client, extras, Tools(tools)
-        self.model, self.system = model, system
-        self.messages: list[Message] = []
+        question.request_fields(extras)
+        self._may_cut = question.may_truncate(on_overflow)
+        self._conversation = Conversation(system, truncate=True if self._may_cut else "messages")
+        self._client, self._extras, self._tools, self.model = client, extras, Tools(tools), model
+
+    @property
+    def system(self) -> str:
+        return self._conversation.system
+
+    @system.setter
+    def system(self, text: str) -> None:
+        self._conversation.system = text
+
+    @property
+    def messages(self) -> list[Message]:
+        return self._conversation.messages
+
+    @messages.setter
+    def messages(self, messages: list[Message]) -> None:
+        self._conversation.messages = messages
 
     def __repr__(self) -> str:
         return f"Chat({self.model!r}, {len(self.messages)} messages)"
@@ -77,98 +92,78 @@ class Chat:
         tools: Functions | None = None,
         **extras: Any,
     ) -> Any:
-        """Say ``text`` and wait for the answer; keywords are those of ``Ollama.ask``, above the conversation's own.
+        """Send ``text`` and wait for the answer; keywords are those of ``Ollama.ask`` and override the session's.
 
-        ``tools``: for this question in place of the conversation's; a typed answer (``returns``) is given without any.
+        ``tools`` replace the session's tools for this question; a typed answer (``returns``) uses none.
         """
-        shape, extras = bound(returns, extras)
-        if self._offered(tools, extras):
-            with self.stream(text, images=images, tools=tools, **extras) as pieces:
-                for _ in pieces:
-                    pass
-            return pieces.answer
-        said = _said(text, images)
-        with question.told():
-            reply = self._client.chat(self.model, self._with(said, shape), stream=False, **self._fields(extras))
-        answer = self._heard([said], answer_of(self.model, reply))
-        return answer if shape is None else value(shape, answer)
+        shape, extras = bind_format(returns, extras)
+        system = add_field_list(self.system, shape)
+        with self._start(text, images, tools, extras, system) as pieces:
+            for _ in pieces:
+                pass
+        return pieces.answer if shape is None else parse_value(shape, pieces.answer)
 
     def stream(
         self, /, text: str, *, images: Iterable[Image] = (), tools: Functions | None = None, **extras: Any
-    ) -> Pieces:
-        """The same, piece by piece. The conversation goes on once the last piece has come."""
-        said, chat, fields, offered = _said(text, images), self, self._fields(extras), self._offered(tools, extras)
+    ) -> AnswerStream:
+        """Like ``ask``, but yield the answer piece by piece. It joins the conversation when the last piece arrives."""
+        return self._start(text, images, tools, extras, self.system)
 
-        def start(after: list[Message]) -> Chunks:
-            with question.told():
-                return chat._client.chat(chat.model, [*chat._with(said), *after], stream=True, **fields)
-
-        if offered:
-            fields["tools"] = offered.wire
-        stream = Rounds(start, offered) if offered else start([])
-
-        class Spoken(Pieces):
-            def ended(self) -> None:
-                chat._heard([said, *(stream.said if isinstance(stream, Rounds) else ())], self.answer)
-
-        return Spoken(self.model, stream)
-
-    def twin(self) -> Chat:
-        """The same conversation on a connection of its own: what either hears, both remember."""
+    def twin(self) -> ChatSession:
+        """The same conversation on a connection of its own; both share the messages."""
         other = copy.copy(self)
         other._client = self._client.twin()
         return other
 
     def hang_up(self) -> None:
-        """Cancel what is being asked just now, from any thread; nothing can be asked afterwards."""
+        """Cancel the running requests, from any thread; later requests raise Cancelled."""
         self._client.hang_up()
 
     def undo(self) -> None:
-        """Forget the last question and all that came after it."""
-        while self.messages and self.messages.pop()["role"] != "user":
-            pass
+        """Remove the last question and everything after it."""
+        self._conversation.undo()
 
-    def _with(self, said: Message, shape: Shape[Any] | None = None) -> list[Message]:
-        told = with_fields(self.system, shape)
-        system = [{"role": "system", "content": told}] if told else []
-        return [*system, *self.messages, said]
+    def _start(
+        self,
+        text: str,
+        images: Iterable[Image],
+        tools: Functions | None,
+        extras: dict[str, Any],
+        system: str | None,
+    ) -> AnswerStream:
+        question.check_text(text, "message")
+        turn = self._conversation.start(
+            self._client,
+            self.model,
+            user_message(text, question.encode_images(images)),
+            fields=question.request_fields({**self._extras, **extras}),
+            system=system,
+            tools=self._select_tools(tools, extras),
+        )
 
-    def _fields(self, extras: dict[str, Any]) -> dict[str, Any]:
-        return question.fields_of({**self._extras, **extras})
+        def complete(answer: Answer) -> None:
+            self._check_overflow(answer)
+            turn.commit()
 
-    def _offered(self, tools: Functions | None, extras: dict[str, Any]) -> Tools | None:
-        """The tools of a question; None for an answer that is bound to a form, which a call would not have."""
-        bound = extras.get("format") is not None
-        if bound and tools:
+        return AnswerStream(self.model, turn, complete)
+
+    def _select_tools(self, tools: Functions | None, extras: dict[str, Any]) -> Tools | None:
+        """The tools of a question; None for an answer with a format, which cannot contain calls."""
+        has_format = extras.get("format") is not None
+        if has_format and tools:
             raise BadRequest("an answer that has a type or a format calls no tools: ask in two questions")
-        offered = self._tools if tools is None else Tools(tools)
-        return offered if offered and not bound else None
+        selected = self._tools if tools is None else Tools(tools)
+        return selected if selected and not has_format else None
 
-    def _heard(self, said: list[Message], answer: Answer) -> Answer:
-        """Take the question, what was said since, and the answer into the conversation."""
+    def _check_overflow(self, answer: Answer) -> None:
+        """Warn about dropped messages. Raises ContextOverflow when a server cut the message itself."""
         stats = answer.stats
-        if stats and stats.messages_dropped:
-            warnings.warn(
-                f"the {stats.messages_dropped} oldest messages did not fit into the context of {stats.context_length} "
-                "tokens and were left out; `num_ctx` widens it",
-                HistoryDropped,
-                stacklevel=3,
-            )
-        elif stats and stats.prompt_tokens_dropped and not self._cuts:
+        if stats is None or (self._may_cut and not stats.messages_dropped):
+            return
+        if stats.messages_dropped:
+            warnings.warn(describe_omission(stats), HistoryDropped, stacklevel=5)
+        elif stats.prompt_tokens_dropped:
             raise ContextOverflow(
                 f"the message is {stats.prompt_tokens_dropped} tokens too long for the context of "
                 f"{stats.context_length} tokens; `num_ctx` widens it"
             )
-        heard: Message = {"role": "assistant", "content": str(answer)}
-        if answer.thinking:
-            heard["thinking"] = answer.thinking
-        self.messages += [*said, heard]
-        return answer
-
-
-def _said(text: str, images: Iterable[Image]) -> Message:
-    question.text(text, "message")
-    said: Message = {"role": "user", "content": text}
-    if shown := question.encoded(images):
-        said["images"] = shown
-    return said

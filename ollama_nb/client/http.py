@@ -11,38 +11,24 @@ import os
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from types import TracebackType
 from typing import Any, Protocol
 from urllib.parse import SplitResult, urlsplit
 
 from ollama_nb import __version__
-from ollama_nb.client.ndjson import CUT_OFF, objects
-from ollama_nb.errors import (
-    BadRequest,
-    Busy,
-    Cancelled,
-    ConnectError,
-    ConnectionLost,
-    Forbidden,
-    NotFound,
-    OllamaError,
-    Unauthorized,
-)
+from ollama_nb.errors import BadRequest, Cancelled, ConnectError, ConnectionLost, OllamaError, from_code
 from ollama_nb.net import proxy_for, proxy_headers
 
 CONNECT_SECONDS = 10.0
 READ_BYTES = 1 << 16
 UPLOAD_BLOCK = 1 << 20
+MAX_LINE = 8_000_000  # bytes of one line of a stream
+CUT_OFF = "the connection to the server was lost before the answer was complete"
 NO_SERVER = "could not connect to ollama server, run 'ollama serve' to start it"
-NO_WORDS = "something went wrong, please see the ollama server logs for details"
+NO_REASON = "something went wrong, please see the ollama server logs for details"
 USER_AGENT = f"ollama-nb/{__version__} ({sys.platform}) Python/{sys.version_info[0]}.{sys.version_info[1]}"
-
-_ERRORS: dict[int, type[OllamaError]] = {
-    error.status: error for error in (BadRequest, Unauthorized, Forbidden, NotFound, Cancelled, Busy)
-}
-
 
 Again = Callable[[], tuple[str, str]]
 
@@ -91,7 +77,7 @@ class _Exchange:
             where = self.response.getheader("Location")
             raise OllamaError(f"the server redirects to {where}: use that address instead")
         if self.response.status >= 400:
-            raise _error(self.response.status, data)
+            raise _error(self.response.status, _value(data))
         return data
 
 
@@ -104,7 +90,7 @@ class Stream(Iterator[dict[str, Any]]):
     def __init__(self, exchange: _Exchange, is_last: Callable[[dict[str, Any]], bool]) -> None:
         self._exchange = exchange
         self._reading = threading.Lock()
-        self._objects = objects(self._chunks(), is_last)
+        self._objects = parse_stream(self._chunks(), is_last)
         self.request_id = exchange.response.getheader("X-Request-Id", "")
 
     def __next__(self) -> dict[str, Any]:
@@ -296,12 +282,12 @@ def _encoded(body: Any) -> bytes | None:
     return None if body is None else json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
 
 
-def _error(status: int, data: bytes) -> OllamaError:
-    value = _value(data)
-    text = value.get("error") if isinstance(value, dict) else value
-    if isinstance(text, dict):  # the OpenAI and Anthropic shape
+def _error(status: int | None, value: Any) -> OllamaError:
+    """The error in a body or a stream line; ``status`` None: that of the error's class."""
+    text, code = (value.get("error"), str(value.get("code") or "")) if isinstance(value, dict) else (value, "")
+    if isinstance(text, dict):  # the format of OpenAI and Anthropic
         text = text.get("message")
-    return _ERRORS.get(status, OllamaError)(str(text or "").strip() or NO_WORDS, status=status)
+    return from_code(code, str(text or "").strip() or NO_REASON, status)
 
 
 def _value(data: bytes) -> Any:
@@ -315,3 +301,54 @@ def _value(data: bytes) -> Any:
 
 def _without_user(parts: SplitResult) -> str:
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+
+# NDJSON
+
+
+def split_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Split into lines without their line feeds; what follows the last line feed comes as a line of its own."""
+    buffer = bytearray()
+    for chunk in chunks:
+        searched = len(buffer)
+        buffer += chunk
+        end = buffer.find(b"\n", searched)
+        while end >= 0:
+            yield bytes(buffer[:end])
+            del buffer[: end + 1]
+            end = buffer.find(b"\n")
+        if len(buffer) > MAX_LINE:
+            raise OllamaError(f"the server sent a line of more than {MAX_LINE} bytes")
+    if buffer:
+        yield bytes(buffer)
+
+
+def parse_stream(chunks: Iterable[bytes], is_last: Callable[[dict[str, Any]], bool]) -> Iterator[dict[str, Any]]:
+    """Yield each line's object. A stream without an object that ``is_last`` was cut off: ConnectError."""
+    complete = False
+    for line in split_lines(chunks):
+        if not line.strip():
+            continue
+        found = _object(line)
+        if found.get("error"):
+            raise _error(None, found)
+        complete = complete or is_last(found)
+        yield found
+    if not complete:
+        raise ConnectionLost(CUT_OFF)
+
+
+def _object(line: bytes) -> dict[str, Any]:
+    try:
+        found = json.loads(line)
+    except ValueError:
+        # No proper prefix of an object is JSON, so half a line always ends here.
+        raise ConnectionLost(f"{CUT_OFF} (it ends with {_shortened(line)})") from None
+    if not isinstance(found, dict):
+        raise OllamaError(f"the server sent {_shortened(line)} where a JSON object was expected")
+    return found
+
+
+def _shortened(line: bytes) -> str:
+    text = line[-60:].decode("utf-8", "replace")
+    return repr(text if len(line) <= 60 else "…" + text)

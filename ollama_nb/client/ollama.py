@@ -13,12 +13,13 @@ import numpy as np
 import numpy.typing as npt
 
 from ollama_nb.client import question
-from ollama_nb.client.answer import Answer, Pieces, answer_of
-from ollama_nb.client.chat import Chat
+from ollama_nb.client.answer import Answer, AnswerStream, parse_answer
+from ollama_nb.client.chat import ChatSession
+from ollama_nb.client.chunks import ParsedStream
 from ollama_nb.client.client import Client
 from ollama_nb.client.connect import connect as find_server
 from ollama_nb.client.question import Image, Overflow
-from ollama_nb.client.shape import bound, value, with_fields
+from ollama_nb.client.shape import add_field_list, bind_format, parse_value
 from ollama_nb.client.tools import Functions
 
 T = TypeVar("T")
@@ -130,11 +131,10 @@ class Ollama:
         the answer is then a value of that type, and the system message tells the model its fields. A prompt that does
         not fit the context raises ContextOverflow, unless ``on_overflow="truncate"``.
         """
-        shape, extras = bound(returns, extras)
-        body = self._body(prompt, with_fields(system, shape), images, on_overflow, extras)
-        with question.told():
-            answer = answer_of(model, self.client.generate(model, stream=False, **body))
-        return answer if shape is None else value(shape, answer)
+        shape, extras = bind_format(returns, extras)
+        body = self._body(prompt, add_field_list(system, shape), images, on_overflow, extras)
+        answer = parse_answer(model, self.client.generate(model, stream=False, **body))
+        return answer if shape is None else parse_value(shape, answer)
 
     def stream(
         self,
@@ -146,11 +146,10 @@ class Ollama:
         images: Iterable[Image] = (),
         on_overflow: Overflow = "error",
         **extras: Any,
-    ) -> Pieces:
+    ) -> AnswerStream:
         """The same, piece by piece as the model writes; ``.answer`` of what is returned is the whole."""
         body = self._body(prompt, system, images, on_overflow, extras)
-        with question.told():
-            return Pieces(model, self.client.generate(model, stream=True, **body))
+        return AnswerStream(model, ParsedStream(self.client.generate(model, stream=True, **body)))
 
     def chat_session(
         self,
@@ -160,9 +159,9 @@ class Ollama:
         tools: Functions = (),
         on_overflow: Overflow = "error",
         **extras: Any,
-    ) -> Chat:
+    ) -> ChatSession:
         """A conversation that remembers; keywords hold for all of its questions. The model may call ``tools``."""
-        return Chat(self.client, model, system=system, tools=tools, on_overflow=on_overflow, **extras)
+        return ChatSession(self.client, model, system=system, tools=tools, on_overflow=on_overflow, **extras)
 
     def tokens(self, /, model: str, text: str, *, special: bool = True) -> list[int]:
         """The tokens of a text; ``special``: with those that the tokenizer adds itself. No weights are loaded."""
@@ -187,11 +186,9 @@ class Ollama:
         ``dimensions``: only the first so many, scaled to length 1 again; 0 for all.
         """
         inputs = [texts] if isinstance(texts, str) else [*texts]
-        fields = question.fields_of(extras) | ({"dimensions": dimensions} if dimensions else {})
-        with question.told():
-            reply = (
-                self.client.embed(model, inputs, truncate=question.truncates(on_overflow), **fields) if inputs else {}
-            )
+        fields = question.request_fields(extras) | ({"dimensions": dimensions} if dimensions else {})
+        cut = question.may_truncate(on_overflow)
+        reply = self.client.embed(model, inputs, truncate=cut, **fields) if inputs else {}
         vectors = np.asarray(reply.get("embeddings") or np.empty((0, 0)), np.float32)
         single: Vectors = vectors[0] if isinstance(texts, str) else vectors
         return single
@@ -201,7 +198,7 @@ class Ollama:
     ) -> list[Ranked]:
         """Documents by how well they answer the query, best first; the best ``top_n`` of them."""
         texts = [*documents]
-        fields = question.fields_of(extras) | ({} if top_n is None else {"top_n": top_n})
+        fields = question.request_fields(extras) | ({} if top_n is None else {"top_n": top_n})
         if not texts:
             return []
         reply = self.client.rerank(model, query, texts, **fields)
@@ -213,10 +210,10 @@ class Ollama:
     def _body(
         self, prompt: str, system: str | None, images: Iterable[Image], on_overflow: Overflow, extras: dict[str, Any]
     ) -> dict[str, Any]:
-        question.text(prompt, "prompt")
-        body = {"prompt": prompt, "truncate": question.truncates(on_overflow), **question.fields_of(extras)}
+        question.check_text(prompt, "prompt")
+        body = {"prompt": prompt, "truncate": question.may_truncate(on_overflow), **question.request_fields(extras)}
         if system is not None:
             body["system"] = system
-        if shown := question.encoded(images):
-            body["images"] = shown
+        if encoded := question.encode_images(images):
+            body["images"] = encoded
         return body

@@ -1,6 +1,6 @@
-"""Types as the shape of an answer: a Python type → a JSON Schema that binds the model → a value of that type.
+"""Types as the shape of an answer: a Python type → a JSON Schema that constrains the model → a value of that type.
 
-Pydantic models describe and read themselves (Pydantic is never imported here); msgspec knows every other type.
+Pydantic models describe and parse themselves (Pydantic is never imported here); msgspec handles every other type.
 """
 
 from __future__ import annotations
@@ -18,43 +18,45 @@ from ollama_nb.errors import BadRequest, OllamaError
 
 T = TypeVar("T")
 
-_VALUES = frozenset({"const", "default", "enum", "examples"})
+_VALUE_KEYWORDS = frozenset({"const", "default", "enum", "examples"})
+"""Keywords of a JSON Schema whose value is data, not another schema."""
 
 Fields = Mapping[str, Any]
-"""Name → a type, a list of choices, a text that describes it, or a pair of one of the first two and such a text."""
+"""Name → a type, a list of choices, a description, or a pair of a type (or choices) and a description."""
 
 
 @dataclass(frozen=True, slots=True)
-class Shape(Generic[T]):
-    """``schema``: every property is required, none may be added. ``read`` makes a value of an answer's text.
+class AnswerShape(Generic[T]):
+    """The JSON Schema of an answer, and ``parse``, which turns an answer's text into a value.
 
-    ``read`` raises OllamaError for a text that does not fit, such as one that was cut off.
+    In ``schema`` every property is required and no other property is allowed. ``parse`` raises OllamaError for a text
+    that does not match, such as one that was cut off.
     """
 
     schema: dict[str, Any]
-    read: Callable[[str], T]
+    parse: Callable[[str], T]
 
 
-def shape_of(wanted: Any) -> Shape[Any]:
+def shape_of(wanted: Any) -> AnswerShape[Any]:
     """The shape of a Pydantic model, dataclass, TypedDict, Enum, ``Literal``, builtin or generic type, or of fields.
 
-    Raises BadRequest for what is no such type.
+    Raises BadRequest for anything else.
     """
     if isinstance(wanted, Mapping):
-        return _of_fields(wanted)
+        return _shape_of_fields(wanted)
     if hasattr(wanted, "model_json_schema"):
-        return Shape(_closed(wanted.model_json_schema()), _reader(wanted.model_validate_json, ValueError))
+        return AnswerShape(_closed(wanted.model_json_schema()), _parser(wanted.model_validate_json, ValueError))
     try:
         schema = _inlined(msgspec.json.schema(wanted))
     except (TypeError, NameError) as error:
         raise BadRequest(f"{wanted!r} cannot be the shape of an answer: {error}") from None
-    if typing.is_typeddict(wanted):  # msgspec sorts their names; the order in which a model is asked matters
+    if typing.is_typeddict(wanted):  # msgspec sorts the names, but the model should write them in the declared order
         schema["properties"] = {name: schema["properties"][name] for name in typing.get_type_hints(wanted)}
-    return Shape(_closed(schema), _reader(lambda text: _converted(json.loads(text), wanted), ValueError))
+    return AnswerShape(_closed(schema), _parser(lambda text: _converted(json.loads(text), wanted), ValueError))
 
 
-def bound(returns: Any, extras: dict[str, Any]) -> tuple[Shape[Any] | None, dict[str, Any]]:
-    """The shape that an answer must have, and the question's keywords with it. Raises BadRequest beside a format."""
+def bind_format(returns: Any, extras: dict[str, Any]) -> tuple[AnswerShape[Any] | None, dict[str, Any]]:
+    """The shape of a typed answer, and the question's keywords with its format. Raises BadRequest beside a format."""
     if returns is None:
         return None, extras
     if extras.get("format") is not None:
@@ -63,74 +65,76 @@ def bound(returns: Any, extras: dict[str, Any]) -> tuple[Shape[Any] | None, dict
     return shape, {**extras, "format": shape.schema}
 
 
-def with_fields(system: str | None, shape: Shape[Any] | None) -> str | None:
-    """The system message, with the names and types of the fields: the model should not have to guess them."""
-    told = fields_told(shape.schema) if shape else ""
-    return "\n\n".join(filter(None, (system, told))) if told else system
+def add_field_list(system: str | None, shape: AnswerShape[Any] | None) -> str | None:
+    """The system message with the names and types of the answer's fields, which the model would otherwise guess."""
+    fields = describe_fields(shape.schema) if shape else ""
+    return "\n\n".join(filter(None, (system, fields))) if fields else system
 
 
-def value(shape: Shape[T], answer: Answer) -> T:
-    """The answer as a value. Raises OllamaError where it was cut off or does not fit."""
+def parse_value(shape: AnswerShape[T], answer: Answer) -> T:
+    """The answer as a value. Raises OllamaError when the answer was cut off or does not match."""
     if answer.reason == "length":
         raise OllamaError(
             f"the answer was cut off after {len(answer)} characters, before it was complete; `num_predict` and "
-            "`num_ctx` set its longest length"
+            "`num_ctx` set its maximum length"
         )
-    return shape.read(answer)
+    return shape.parse(answer)
 
 
-def _of_fields(fields: Fields) -> Shape[Any]:
+def _shape_of_fields(fields: Fields) -> AnswerShape[Any]:
     if not fields:
         raise BadRequest("no fields: name at least one, such as `{'city': str}`")
-    for name, told in fields.items():
+    for name, given in fields.items():
         try:
-            msgspec.json.schema(_field(name, told))
+            msgspec.json.schema(_field_type(name, given))
         except (TypeError, NameError):
             raise BadRequest(
-                f'field "{name}": {told!r} is neither a type nor a list of choices nor a description'
+                f'field "{name}": {given!r} is neither a type nor a list of choices nor a description'
             ) from None
     return shape_of(_typed_dict(fields))
 
 
 def _typed_dict(fields: Fields) -> Any:
-    return typing.TypedDict("Fields", {name: _field(name, told) for name, told in fields.items()})  # type: ignore[operator]
+    return typing.TypedDict("Fields", {name: _field_type(name, given) for name, given in fields.items()})  # type: ignore[operator]
 
 
-def _field(name: str, told: Any) -> Any:
-    match told:
+def _field_type(name: str, given: Any) -> Any:
+    match given:
         case str():
-            return Annotated[str, msgspec.Meta(description=told)]
+            return Annotated[str, msgspec.Meta(description=given)]
         case list():
-            return Literal[tuple(told)]
+            return Literal[tuple(given)]
         case (kind, str() as description):
-            return Annotated[_field(name, kind), msgspec.Meta(description=description)]
+            return Annotated[_field_type(name, kind), msgspec.Meta(description=description)]
         case tuple():
             raise BadRequest(f'field "{name}": a list names choices; a pair is a type and a description')
-    return told
+    return given
 
 
 def _converted(found: Any, wanted: Any) -> Any:
     if not (typing.is_typeddict(wanted) and isinstance(found, dict)):
         return msgspec.convert(found, wanted, str_keys=True)
-    # Property by property: msgspec 0.22 does not find the names of a TypedDict that are not ASCII.
+    # Property by property: msgspec 0.22 does not find names of a TypedDict that are not ASCII.
     hints = typing.get_type_hints(wanted, include_extras=True)
     if missing := [name for name in wanted.__required_keys__ if name not in found]:
         raise ValueError(f"`{missing[0]}` is missing")
     return {name: _converted(found[name], kind) for name, kind in hints.items() if name in found}
 
 
-def _reader(read: Callable[[str], T], wrong: type[Exception]) -> Callable[[str], T]:
-    def checked(text: str) -> T:
+def _parser(parse: Callable[[str], T], expected: type[Exception]) -> Callable[[str], T]:
+    """``parse`` with its ``expected`` errors turned into OllamaError."""
+
+    def parse_checked(text: str) -> T:
         try:
-            return read(text)
-        except wrong as error:
+            return parse(text)
+        except expected as error:
             raise OllamaError(f"the answer does not have the wanted shape: {error}") from None
 
-    return checked
+    return parse_checked
 
 
 def _inlined(schema: dict[str, Any]) -> dict[str, Any]:
-    """A schema whose root is no reference: the root's own name is of no use to a model."""
+    """The schema with its root in place of a reference to it: the root's name is of no use to a model."""
     reference = schema.get("$ref", "")
     parts = schema.get("$defs", {})
     if not reference:
@@ -147,13 +151,13 @@ def _refers(part: Any, reference: str) -> bool:
 
 
 def _closed(part: Any) -> Any:
-    """Objects with exactly their named properties: a model that may leave some out, or add some, does."""
+    """The schema with all properties required and no others allowed: models use any freedom that is left to them."""
     if isinstance(part, list):
         return [_closed(value) for value in part]
     if not isinstance(part, Mapping):
         return part
     closed = {
-        key: value if key in _VALUES else _closed(value)
+        key: value if key in _VALUE_KEYWORDS else _closed(value)
         for key, value in part.items()
         if key != "title" or not isinstance(value, str)
     }
@@ -162,40 +166,40 @@ def _closed(part: Any) -> Any:
     return closed
 
 
-# in words
+# Descriptions of a schema for a model
 
 
-def fields_told(schema: Mapping[str, Any], head: str = "Answer with one JSON object that has these fields:") -> str:
-    """What a model is told of the object that it must answer with; nothing for a shape that has no fields."""
-    parts = resolved(schema, schema).get("properties", {})
-    return "\n".join([head, *(f"- {_told(name, part, schema)}" for name, part in parts.items())]) if parts else ""
+def describe_fields(schema: Mapping[str, Any], head: str = "Answer with one JSON object that has these fields:") -> str:
+    """The fields of an object as a list below ``head``, for a system message; empty for a schema without fields."""
+    parts = resolve(schema, schema).get("properties", {})
+    return "\n".join([head, *(f"- {_describe(name, part, schema)}" for name, part in parts.items())]) if parts else ""
 
 
 def properties(schema: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The object's properties. Raises BadRequest for a schema of anything else."""
-    found = resolved(schema, schema).get("properties")
+    """The properties of an object's schema. Raises BadRequest for a schema of anything else."""
+    found = resolve(schema, schema).get("properties")
     if not found:
         raise BadRequest("fields need names: give a Pydantic model, a dataclass, a TypedDict or a dict of fields")
     return dict(found)
 
 
-def resolved(part: Mapping[str, Any], schema: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A part of a schema without what stands around its type: a reference, or "may be null"."""
+def resolve(part: Mapping[str, Any], schema: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The type that a part of a schema stands for: references are followed, "or null" is removed."""
     if reference := part.get("$ref"):
-        return resolved(schema["$defs"][reference.rpartition("/")[2]], schema)
+        return resolve(schema["$defs"][reference.rpartition("/")[2]], schema)
     choices = [choice for choice in part.get("anyOf", ()) if choice.get("type") != "null"]
-    return resolved(choices[0], schema) if len(choices) == 1 else part
+    return resolve(choices[0], schema) if len(choices) == 1 else part
 
 
-def _told(name: str, part: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
+def _describe(name: str, part: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
     """``name (integer or null): what it is``."""
-    real = resolved(part, schema)
+    real = resolve(part, schema)
     if "enum" in real:
         kind = "one of " + ", ".join(map(str, real["enum"]))
     else:
         kind = str(real.get("format") or real.get("type") or "any")
         if kind == "array":
-            kind = f"list of {resolved(real.get('items') or {}, schema).get('type', 'any')}s"
+            kind = f"list of {resolve(real.get('items') or {}, schema).get('type', 'any')}s"
     optional = any(choice.get("type") == "null" for choice in part.get("anyOf", ()))
-    meaning = part.get("description") or real.get("description")
-    return f"{name} ({kind}{' or null' if optional else ''})" + (f": {meaning}" if meaning else "")
+    description = part.get("description") or real.get("description")
+    return f"{name} ({kind}{' or null' if optional else ''})" + (f": {description}" if description else "")

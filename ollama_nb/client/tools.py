@@ -1,81 +1,35 @@
-"""Python functions that a model may call: described by their docstring and type hints, called with checked values.
+"""Python functions that a model may call: described by docstrings and type hints, called with checked arguments.
 
-Rule: a function runs only if it was handed over for the very question. What goes wrong in it is told to the model.
+Only functions that were passed with the question run. A function's exception becomes its result: the model receives
+the message and can correct its call.
 """
 
 from __future__ import annotations
 
 import inspect
 import json
+import re
 import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import closing, suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 
-from ollama_nb.client import docstring
-from ollama_nb.client.answer import Chunks
-from ollama_nb.client.shape import Shape, resolved, shape_of
-from ollama_nb.errors import BadRequest, Cancelled, OllamaError
+from ollama_nb.client.chunks import Invocation
+from ollama_nb.client.shape import AnswerShape, resolve, shape_of
+from ollama_nb.errors import BadRequest, OllamaError
 
-MOST_ROUNDS = 5
-"""How many times in a row what a model calls is called."""
+ToolFunction = Callable[..., Any]
+Functions = Iterable[ToolFunction] | Mapping[str, ToolFunction]
 
-Function = Callable[..., Any]
-Functions = Iterable[Function] | Mapping[str, Function]
-Message = dict[str, Any]
-
-_NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-_REST = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-_ANY: Shape[Any] = Shape({"type": "string"}, json.loads)
-"""Of a parameter without a hint: described as a text, taken as it comes."""
-
-
-@dataclass(frozen=True, slots=True)
-class Called:
-    """One call. ``content`` is what the model is told of it, None while it runs; ``failed``: it tells of an error."""
-
-    name: str
-    arguments: Mapping[str, Any]
-    content: str | None = None
-    failed: bool = False
-
-    def __str__(self) -> str:
-        return f"{self.name}({', '.join(f'{name}={value!r}' for name, value in self.arguments.items())})"
-
-
-class _Tool:
-    """A function with its description and the shapes of its parameters."""
-
-    def __init__(self, name: str, function: Function) -> None:
-        self.function = function
-        description, meanings = docstring.read(function)
-        self.shapes: dict[str, Shape[Any]] = {}
-        properties, self.required = {}, []
-        hints = _hints(name, function)
-        for parameter in _parameters(name, function):
-            shape = _shape(name, parameter, hints)
-            self.shapes[parameter.name] = shape
-            properties[parameter.name] = _described(shape, parameter, hints, meanings)
-            if parameter.default is parameter.empty:
-                self.required.append(parameter.name)
-        parameters = {"type": "object", "properties": properties, "required": self.required}
-        told = {"name": name, "description": description, "parameters": parameters}
-        self.wire = {"type": "function", "function": told}
-
-    def values(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """Raises ValueError for arguments that the function does not take, in words for the model."""
-        if unknown := [name for name in arguments if name not in self.shapes]:
-            raise ValueError(f"there is no argument `{unknown[0]}`; there are: {', '.join(self.shapes) or 'none'}")
-        if missing := [name for name in self.required if name not in arguments]:
-            raise ValueError(f"the argument `{missing[0]}` is missing")
-        return {name: _value(name, value, self.shapes[name]) for name, value in arguments.items()}
+_BY_NAME = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+_ANY: AnswerShape[Any] = AnswerShape({"type": "string"}, json.loads)
+"""The shape of a parameter without a hint: described as a string, passed on as the model wrote it."""
 
 
 class Tools:
-    """What a model may call. A mapping says under which names; else they are the functions' own.
+    """The functions that a model may call. A mapping gives their names; otherwise their own names are used.
 
-    Raises BadRequest for what cannot be described to a model.
+    Raises BadRequest for a function that cannot be described to a model.
     """
 
     def __init__(self, functions: Functions) -> None:
@@ -87,113 +41,84 @@ class Tools:
 
     @property
     def wire(self) -> list[dict[str, Any]]:
-        """As requests carry them."""
+        """The descriptions, as the field ``tools`` of a request carries them."""
         return [tool.wire for tool in self._tools.values()]
 
-    def call(self, call: Called) -> Called:
-        """The same call with its result. An exception of the function is its result, too."""
+    def invoke(self, call: Invocation) -> Invocation:
+        """Run a call and return it with its result. An exception of the function is a result, too."""
         tool = self._tools.get(call.name)
         if tool is None:
             return _failed(call, f"there is no tool `{call.name}`; there are: {', '.join(self._tools)}")
         try:
-            values = tool.values(call.arguments)
+            values = tool.check(call.arguments)
         except ValueError as error:
             return _failed(call, str(error))
         try:
-            return Called(call.name, call.arguments, _text(tool.function(**values)))
+            return Invocation(call.name, call.arguments, _result_text(tool.function(**values)))
         except Exception as error:
             return _failed(call, f"{type(error).__name__}: {error}")
 
 
-class Rounds(Iterator[Mapping[str, Any]]):
-    """Chunks of all replies up to the one that calls nothing; ``{"called": Called}`` before and after each call.
+class _Tool:
+    """A function with its description and the shapes of its parameters."""
 
-    ``ask`` starts a reply to the question and what was ``said`` after it: calls and their results. Raises OllamaError
-    when the model wants to call something once more after ``MOST_ROUNDS`` rounds.
-    """
+    def __init__(self, name: str, function: ToolFunction) -> None:
+        self.function = function
+        description, meanings = parse_docstring(function)
+        self.shapes: dict[str, AnswerShape[Any]] = {}
+        properties, self.required = {}, []
+        hints = _hints(name, function)
+        for parameter in _parameters(name, function):
+            shape = _parameter_shape(name, parameter, hints)
+            self.shapes[parameter.name] = shape
+            properties[parameter.name] = _parameter_schema(shape, parameter, hints, meanings)
+            if parameter.default is parameter.empty:
+                self.required.append(parameter.name)
+        parameters = {"type": "object", "properties": properties, "required": self.required}
+        self.wire = {
+            "type": "function",
+            "function": {"name": name, "description": description, "parameters": parameters},
+        }
 
-    def __init__(self, ask: Callable[[list[Message]], Chunks], tools: Tools) -> None:
-        self.said: list[Message] = []
-        self._ask, self._tools = ask, tools
-        self._reply: Chunks | None = None
-        self._closed = False
-        self._chunks = self._all()
-
-    def __next__(self) -> Mapping[str, Any]:
-        return next(self._chunks)
-
-    def close(self) -> None:
-        """Cancel what is left, from any thread; a function that runs is not stopped."""
-        self._closed = True
-        if self._reply is not None:
-            self._reply.close()
-
-    def _all(self) -> Iterator[Mapping[str, Any]]:
-        for left in range(MOST_ROUNDS, -1, -1):
-            heard: Message = {"role": "assistant", "content": ""}
-            self._reply = self._ask([*self.said])
-            with closing(self._reply):
-                yield from self._heard(heard)
-            if "tool_calls" not in heard:
-                return
-            if left:
-                results: list[Message] = []
-                for wanted in heard["tool_calls"]:
-                    yield from self._called(wanted, results)
-                self.said += [heard, *results]
-        raise OllamaError(f"the model called tools {MOST_ROUNDS + 1} times in a row and gave no answer")
-
-    def _heard(self, message: Message) -> Iterator[Mapping[str, Any]]:
-        """One reply, gathered into ``message``. Only the last one is marked as done."""
-        assert self._reply is not None
-        for chunk in self._reply:
-            part = chunk.get("message") or {}
-            for name in ("content", "thinking", "tool_calls"):
-                if piece := part.get(name):
-                    message[name] = message[name] + piece if name in message else piece
-            yield {**chunk, "done": False} if "tool_calls" in message else chunk
-
-    def _called(self, wanted: Mapping[str, Any], results: list[Message]) -> Iterator[Mapping[str, Any]]:
-        function = wanted.get("function") or {}
-        call = Called(str(function.get("name", "")), function.get("arguments") or {})
-        yield {"called": call}
-        if self._closed:
-            raise Cancelled("the answer was cancelled")
-        call = self._tools.call(call)
-        result = {"role": "tool", "content": call.content, "tool_name": call.name}
-        results.append(result | ({"tool_call_id": wanted["id"]} if wanted.get("id") else {}))
-        yield {"called": call}
+    def check(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """The arguments as the function's types. Raises ValueError with a message for the model."""
+        if unknown := [name for name in arguments if name not in self.shapes]:
+            raise ValueError(f"there is no argument `{unknown[0]}`; there are: {', '.join(self.shapes) or 'none'}")
+        if missing := [name for name in self.required if name not in arguments]:
+            raise ValueError(f"the argument `{missing[0]}` is missing")
+        return {name: _argument(name, value, self.shapes[name]) for name, value in arguments.items()}
 
 
-def _by_name(functions: Iterable[Function]) -> dict[str, Function]:
-    named: dict[str, Function] = {}
+def _by_name(functions: Iterable[ToolFunction]) -> dict[str, ToolFunction]:
+    named: dict[str, ToolFunction] = {}
     for function in functions:
         name = getattr(function, "__name__", "")
         if not callable(function) or not name.isidentifier():
-            raise BadRequest(f"tools: {function!r} is no function with a name; `{{'NAME': function}}` gives it one")
+            raise BadRequest(f"tools: {function!r} is not a function with a name; `{{'NAME': function}}` gives it one")
         if name in named:
             raise BadRequest(f"tools: there are two functions `{name}`")
         named[name] = function
     return named
 
 
-def _parameters(name: str, function: Function) -> list[inspect.Parameter]:
+def _parameters(name: str, function: ToolFunction) -> list[inspect.Parameter]:
+    """The parameters that a call may name. Raises BadRequest for a function that cannot be called by names."""
     if not callable(function):
-        raise BadRequest(f"tool `{name}`: {function!r} is no function")
+        raise BadRequest(f"tool `{name}`: {function!r} is not a function")
     if inspect.iscoroutinefunction(function):
         raise BadRequest(f"tool `{name}` is asynchronous; a plain function is needed")
     try:
         found = [*inspect.signature(function).parameters.values()]
     except (TypeError, ValueError):
         raise BadRequest(
-            f"tool `{name}`: Python does not know its parameters; wrap it in a function of yours"
+            f"tool `{name}`: Python does not know its parameters; wrap it in a function of your own"
         ) from None
     if other := [one.name for one in found if one.kind is one.POSITIONAL_ONLY]:
-        raise BadRequest(f"tool `{name}`: its parameter `{other[0]}` has no name that can be used in a call")
-    return [one for one in found if one.kind in _NAMED]
+        raise BadRequest(f"tool `{name}`: its parameter `{other[0]}` is positional-only, and calls need names")
+    return [one for one in found if one.kind in _BY_NAME]
 
 
-def _hints(name: str, function: Function) -> dict[str, Any]:
+def _hints(name: str, function: ToolFunction) -> dict[str, Any]:
     try:
         return typing.get_type_hints(inspect.unwrap(function), include_extras=True)
     except (NameError, TypeError) as error:
@@ -202,7 +127,7 @@ def _hints(name: str, function: Function) -> dict[str, Any]:
         return {}  # a callable object, or a partial
 
 
-def _shape(name: str, parameter: inspect.Parameter, hints: Mapping[str, Any]) -> Shape[Any]:
+def _parameter_shape(name: str, parameter: inspect.Parameter, hints: Mapping[str, Any]) -> AnswerShape[Any]:
     hint = hints.get(parameter.name, Any)
     if hint is Any:
         return _ANY
@@ -212,35 +137,35 @@ def _shape(name: str, parameter: inspect.Parameter, hints: Mapping[str, Any]) ->
         raise BadRequest(f"tool `{name}`, parameter `{parameter.name}`: {error.message}") from None
 
 
-def _described(
-    shape: Shape[Any], parameter: inspect.Parameter, hints: Mapping[str, Any], meanings: Mapping[str, str]
+def _parameter_schema(
+    shape: AnswerShape[Any], parameter: inspect.Parameter, hints: Mapping[str, Any], meanings: Mapping[str, str]
 ) -> dict[str, Any]:
-    """The parameter's schema, with what its docstring, or a text in ``Annotated``, says about it."""
-    schema = dict(resolved(shape.schema, shape.schema))
+    """The parameter's schema, described by the docstring or by a string in ``Annotated``."""
+    schema = dict(resolve(shape.schema, shape.schema))
     if parts := shape.schema.get("$defs"):
         schema["$defs"] = parts
     if "type" not in schema and all(isinstance(choice, str) for choice in schema.get("enum") or [None]):
         schema = {"type": "string", **schema}
-    noted = [text for text in getattr(hints.get(parameter.name), "__metadata__", ()) if isinstance(text, str)]
-    if meaning := meanings.get(parameter.name) or " ".join(noted):
+    annotated = [text for text in getattr(hints.get(parameter.name), "__metadata__", ()) if isinstance(text, str)]
+    if meaning := meanings.get(parameter.name) or " ".join(annotated):
         schema["description"] = meaning
     return schema
 
 
-def _value(name: str, given: Any, shape: Shape[Any]) -> Any:
-    """The argument as the function wants it; models like to write numbers and lists as texts."""
+def _argument(name: str, given: Any, shape: AnswerShape[Any]) -> Any:
+    """The argument as the parameter's type. Models often write numbers and lists as strings."""
     try:
-        return shape.read(json.dumps(given))
+        return shape.parse(json.dumps(given))
     except OllamaError as error:
         if isinstance(given, str):
             with suppress(OllamaError):
-                return shape.read(given)
-        why = error.message.partition(": ")[2]
-        raise ValueError(f"the argument `{name}` is wrong: {why}") from None
+                return shape.parse(given)
+        reason = error.message.partition(": ")[2]
+        raise ValueError(f"the argument `{name}` is wrong: {reason}") from None
 
 
-def _text(result: Any) -> str:
-    """A result as a model reads it: a text as it is, JSON where it can be, else what ``str`` makes of it."""
+def _result_text(result: Any) -> str:
+    """A result as the model receives it: a string as it is, JSON where possible, else ``str(result)``."""
     if isinstance(result, str):
         return result
     try:
@@ -249,5 +174,59 @@ def _text(result: Any) -> str:
         return str(result)
 
 
-def _failed(call: Called, why: str) -> Called:
-    return Called(call.name, call.arguments, f"error: {why}", failed=True)
+def _failed(call: Invocation, why: str) -> Invocation:
+    return Invocation(call.name, call.arguments, f"error: {why}", failed=True)
+
+
+# Docstrings
+
+_RULE = re.compile(r"\s*-{3,}\s*")
+_SECTION = re.compile(
+    r"(args|arguments|parameters|params|returns?|raises|yields?|examples?|notes?|attributes|see also|references)\s*:?",
+    re.IGNORECASE,
+)
+_PARAMETER_SECTION = re.compile(r"(args|arguments|parameters|params)\s*:?", re.IGNORECASE)
+_SPHINX_FIELD = re.compile(r":param\s+(?:[^:]*?\s)?\*{0,2}(\w+)\s*:\s*(.*)")
+_GOOGLE_ENTRY = re.compile(r"\s*\*{0,2}(\w+)\s*(?:\([^)]*\))?\s*:\s*(.*)")
+_NUMPY_NAME = re.compile(r"\*{0,2}(\w+)\s*(?::.*)?")
+_MAX_ENTRY_INDENT = 4  # spaces; a deeper line of a Google section continues the entry above
+
+
+def parse_docstring(function: object) -> tuple[str, dict[str, str]]:
+    """The text before the first section, and parameter → description (in Google's, NumPy's or Sphinx's style)."""
+    lines = (inspect.getdoc(function) or "").splitlines()
+    top: list[str] = []
+    descriptions: dict[str, list[str]] = {}
+    section, current = "", ""
+    for at, line in enumerate(lines):
+        underlined = at + 1 < len(lines) and _RULE.fullmatch(lines[at + 1])
+        if field := _SPHINX_FIELD.match(line):
+            section, current = "fields", field[1]
+            descriptions[current] = [field[2]]
+        elif line.startswith(":"):
+            section, current = "other", ""
+        elif _SECTION.fullmatch(line) and (underlined or line.rstrip().endswith(":")):
+            known = _PARAMETER_SECTION.fullmatch(line)
+            section, current = ("numpy" if underlined else "google") if known else "other", ""
+        elif not section:
+            top.append(line)
+        elif not _RULE.fullmatch(line):
+            current = _parse_section_line(line, section, current, descriptions)
+    return "\n".join(top).strip(), {
+        name: " ".join(filter(None, map(str.strip, parts))) for name, parts in descriptions.items()
+    }
+
+
+def _parse_section_line(line: str, section: str, current: str, descriptions: dict[str, list[str]]) -> str:
+    """Take one line of a section and return the parameter that it describes."""
+    indent = len(line) - len(line.lstrip())
+    if section == "numpy" and line.strip() and not indent:
+        name = _NUMPY_NAME.fullmatch(line.strip())
+        current = name[1] if name else ""
+        descriptions.setdefault(current, [])
+    elif section == "google" and (entry := _GOOGLE_ENTRY.fullmatch(line)) and indent <= _MAX_ENTRY_INDENT:
+        current = entry[1]
+        descriptions[current] = [entry[2]]
+    elif current:
+        descriptions[current].append(line)
+    return current

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any, Protocol, cast
 
@@ -18,6 +18,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from IPython.display import publish_display_data
 
 from ollama_nb.client.answer import Answer
+from ollama_nb.client.chunks import InvocationChunk
 from ollama_nb.errors import OllamaError
 from ollama_nb.notebook import render
 from ollama_nb.notebook.reply import ReplyState
@@ -29,7 +30,7 @@ INTERVAL = 0.1  # seconds between two updates of an output
 class Page(Protocol):
     """The content of a cell output: fed by a stream, rendered at any time."""
 
-    def feed(self, chunk: Mapping[str, Any]) -> None: ...
+    def feed(self, chunk: Any) -> None: ...
     def interrupt(self) -> None: ...
     def fail(self) -> None: ...
     def html(self) -> str: ...
@@ -92,7 +93,7 @@ class CellAnswer(Answer):
                 reason=reply.reason,
                 stats=reply.stats,
                 warnings=tuple(reply.notes),
-                calls=tuple(step.called for step in reply.steps if step.called.content is not None),
+                calls=tuple(step.invocation for step in reply.steps if step.invocation.content is not None),
             ),
         )
         self._reply = reply
@@ -192,7 +193,7 @@ def screen_for(shell: InteractiveShell, *, live: bool = True) -> Screen:
     return NotebookScreen(live=live) if is_notebook(shell) else TerminalScreen(live=live)
 
 
-def follow(start: Callable[[], Iterator[Mapping[str, Any]]], page: Page, screen: Screen) -> None:
+def follow(start: Callable[[], Iterator[Any]], page: Page, screen: Screen) -> None:
     """Start a stream, feed its chunks to the page and keep the screen up to date.
 
     In every case the stream is closed, which cancels the request on the server, and the received part stays on the
@@ -206,7 +207,7 @@ def follow(start: Callable[[], Iterator[Mapping[str, Any]]], page: Page, screen:
             ending.callback(chunks.close)  # type: ignore[attr-defined]
             for chunk in chunks:
                 page.feed(chunk)
-                screen.show(page, now="called" in chunk)
+                screen.show(page, now=isinstance(chunk, InvocationChunk))
         except KeyboardInterrupt:
             page.interrupt()
             raise Interrupted("Interrupted.") from None

@@ -17,7 +17,7 @@ from ollama_nb.notebook.explain import nearest
 from ollama_nb.notebook.parse import Line, Option
 
 if TYPE_CHECKING:
-    from ollama_nb.client.shape import Shape
+    from ollama_nb.client.shape import AnswerShape
     from ollama_nb.client.tools import Tools
 
 MEANINGS = {
@@ -93,7 +93,7 @@ def _read(path: Path) -> bytes:
         raise BadRequest(f"cannot read the image {path}: {error.strerror}") from None
 
 
-def form(text: str, variables: Mapping[str, Any]) -> tuple[Any, Shape[Any] | None]:
+def form(text: str, variables: Mapping[str, Any]) -> tuple[Any, AnswerShape[Any] | None]:
     """The ``format`` field that ``--format TEXT`` means, and the shape to read the answer with, if there is one.
 
     ``json``, a JSON Schema, or the name of a variable that holds either a schema or a type (a Pydantic model, a
@@ -112,7 +112,7 @@ def form(text: str, variables: Mapping[str, Any]) -> tuple[Any, Shape[Any] | Non
         return ("json" if value == "json" else _schema(value)), None
     # Types need msgspec, which `%load_ext` should not wait for.
     try:
-        shape: Shape[Any] = import_module("ollama_nb.client.shape").shape_of(value)
+        shape: AnswerShape[Any] = import_module("ollama_nb.client.shape").shape_of(value)
     except BadRequest as error:
         raise BadRequest(f"--format {text}: {error.message}") from None
     return shape.schema, shape

@@ -11,13 +11,13 @@ import functools
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from ollama_nb.client.answer import INTERRUPTED
+from ollama_nb.client.chunks import INTERRUPTED
 from ollama_nb.notebook.reply import BROKEN, ReplyState
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ollama_nb.client.tools import Called
+    from ollama_nb.client.chunks import Invocation
 
 _LINKS = ("http://", "https://", "mailto:")
 _GREY = "color: var(--jp-ui-font-color2, #757575)"
@@ -68,7 +68,7 @@ def reply_html(reply: ReplyState) -> str:
     """Render the whole reply: thinking (collapsed once the answer begins), tool calls, answer, notes, statistics."""
     parts = []
     for step in reply.steps:
-        parts += [*_written_html(step.thinking if reply.show_thinking else "", step.text), call_html(step.called)]
+        parts += [*_written_html(step.thinking if reply.show_thinking else "", step.text), call_html(step.invocation)]
     busy = not reply.text and not reply.reason
     parts += _written_html(reply.thinking if reply.show_thinking else "", reply.text, busy=busy)
     notes = [*reply.notes, REPEATING] if reply.is_repeating else reply.notes
@@ -143,7 +143,7 @@ def figures(reply: ReplyState) -> str:
 
 def reply_plain(reply: ReplyState) -> str:
     """The text of the reply and its notes. Without statistics, so that saved notebooks can be compared."""
-    written = [part for step in reply.steps for part in (step.text, call_plain(step.called))]
+    written = [part for step in reply.steps for part in (step.text, call_plain(step.invocation))]
     return "\n\n".join(filter(None, [*written, _last_plain(reply)]))
 
 
@@ -160,8 +160,8 @@ def reply_log(reply: ReplyState) -> str:
     for step in reply.steps:
         thinking = _thinking_log(step.thinking if reply.show_thinking else "", ended=True)
         gap = "\n\n" if step.text else ""
-        after = "" if step.called.content is None else "\n\n"
-        parts.append(f"{thinking}{step.text}{gap}{call_plain(step.called)}{after}")
+        after = "" if step.invocation.content is None else "\n\n"
+        parts.append(f"{thinking}{step.text}{gap}{call_plain(step.invocation)}{after}")
     parts.append(_thinking_log(reply.thinking if reply.show_thinking else "", ended=bool(reply.text or reply.reason)))
     tail = f"\n\n{figures(reply)}" if reply.verbose and reply.stats else ""
     return "".join(parts) + _last_plain(reply) + tail + ("\n" if reply.reason else "")
@@ -174,20 +174,20 @@ def _thinking_log(thinking: str, *, ended: bool) -> str:
     return f"Thinking...\n{thinking}{tail}"
 
 
-def call_html(called: Called) -> str:
+def call_html(invocation: Invocation) -> str:
     """Render a tool call. Arguments and result are untrusted text, never markup."""
-    result = "" if called.content is None else _shortened(called.content)
-    style = f"{_CALL_RESULT}; {_CALL_FAILED}" if called.failed else _CALL_RESULT
+    result = "" if invocation.content is None else _shortened(invocation.content)
+    style = f"{_CALL_RESULT}; {_CALL_FAILED}" if invocation.failed else _CALL_RESULT
     return (
-        f'<div style="{_CALL}"><code>{escape(_shortened(str(called)))}</code>'
-        f'<pre style="{style}">{escape(result) if result else "…" if called.content is None else ""}</pre></div>'
+        f'<div style="{_CALL}"><code>{escape(_shortened(str(invocation)))}</code>'
+        f'<pre style="{style}">{escape(result) if result else "…" if invocation.content is None else ""}</pre></div>'
     )
 
 
-def call_plain(called: Called) -> str:
+def call_plain(invocation: Invocation) -> str:
     """The call as text, followed by ``→`` and its result once it has returned."""
-    head = _shortened(str(called))
-    return head if called.content is None else f"{head} → {_shortened(called.content)}"
+    head = _shortened(str(invocation))
+    return head if invocation.content is None else f"{head} → {_shortened(invocation.content)}"
 
 
 def _shortened(text: str) -> str:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ollama_nb.api.events import Stats
-from ollama_nb.client.answer import INTERRUPTED, stats_of
-
-if TYPE_CHECKING:
-    from ollama_nb.client.tools import Called
+from ollama_nb.client.chunks import (
+    INTERRUPTED,
+    DoneChunk,
+    PartialReply,
+    ReplyChunk,
+    parse_chunks,
+)
+from ollama_nb.client.conversation import describe_omission
 
 BROKEN = "broken"
 """The reason of a reply that an error ended."""
@@ -19,47 +22,27 @@ REPETITIONS = 5  # occurrences of that part that count as a loop
 RECENT = 6_000  # characters at the end of the text that are searched
 
 
-@dataclass(slots=True)
-class ToolStep:
-    """A tool call, with the thinking and the text that the model wrote before it."""
-
-    thinking: str
-    text: str
-    called: Called
-
-
-class ReplyState:
+class ReplyState(PartialReply):
     """The reply to one request, filled chunk by chunk.
 
     ``reason`` is empty while the reply streams. Afterwards it is the server's ``done_reason``, ``interrupted`` or
-    ``broken``. ``steps`` holds the tool calls; ``text`` and ``thinking`` are what the model wrote after the last one.
+    ``broken``.
     """
 
     def __init__(self, model: str, *, show_thinking: bool = True, verbose: bool = False) -> None:
+        super().__init__()
         self.model, self.show_thinking, self.verbose = model, show_thinking, verbose
-        self.text = self.thinking = self.reason = ""
+        self.reason = ""
         self.stats: Stats | None = None
         self.notes: list[str] = []
-        self.steps: list[ToolStep] = []
 
-    def feed(self, chunk: Mapping[str, Any]) -> None:
-        """Take one object of a chat or generate stream, or a tool call (once before and once after it runs)."""
-        if called := chunk.get("called"):
-            self._feed_call(called)
-        message = chunk.get("message") or {}
-        self.text += message.get("content") or chunk.get("response") or ""
-        self.thinking += message.get("thinking") or chunk.get("thinking") or ""
-        if chunk.get("done"):
-            self.reason = chunk.get("done_reason") or "stop"
-            self.stats = stats_of(chunk)
-            self.notes += notes_of(chunk)
-
-    def _feed_call(self, called: Called) -> None:
-        if called.content is None:
-            self.steps.append(ToolStep(self.thinking, self.text, called))
-            self.text = self.thinking = ""
-        else:
-            self.steps[-1].called = called
+    def feed(self, chunk: ReplyChunk | Mapping[str, Any]) -> None:
+        """Take a chunk, or one JSON object of a chat or generate stream."""
+        for part in parse_chunks(chunk) if isinstance(chunk, Mapping) else (chunk,):
+            super().feed(part)
+            if isinstance(part, DoneChunk):
+                self.reason, self.stats = part.reason, part.stats
+                self.notes += notes_of(part)
 
     @property
     def is_repeating(self) -> bool:
@@ -78,20 +61,11 @@ class ReplyState:
         self.reason = BROKEN
 
 
-def notes_of(final: Mapping[str, Any]) -> list[str]:
-    """What the user should know about a finished reply: dropped messages, a cut-off end, the server's warnings."""
-    stats, notes = stats_of(final), [str(warning) for warning in final.get("warnings") or ()]
-    window = f" of {stats.context_length} tokens" if stats.context_length else ""
-    if stats.messages_dropped:
-        notes.append(
-            f"The {stats.messages_dropped} oldest messages did not fit into the context{window} and were left out. "
-            "`--num-ctx` widens it."
-        )
-    elif stats.prompt_tokens_dropped:
-        notes.append(
-            f"{stats.prompt_tokens_dropped} tokens of the prompt did not fit into the context{window} and were left "
-            "out. `--num-ctx` widens it."
-        )
-    if final.get("done_reason") == "length":
+def notes_of(done: DoneChunk) -> list[str]:
+    """What the user should know about a finished reply: the server's warnings, dropped messages, a cut-off end."""
+    notes = [*done.warnings]
+    if omission := describe_omission(done.stats, "`--num-ctx`"):
+        notes.append(f"{omission[0].upper()}{omission[1:]}.")
+    if done.reason == "length":
         notes.append("The answer was cut off at its length limit. `--num-predict` and `--num-ctx` set it.")
     return notes

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from IPython.core.interactiveshell import InteractiveShell
 
 from ollama_nb.api.names import ModelName
+from ollama_nb.client.conversation import Conversation
 from ollama_nb.errors import InvalidName
 from ollama_nb.notebook.display import Screen, screen_for
 
@@ -28,26 +29,6 @@ class Defaults:
     stream: bool = True
 
 
-@dataclass(slots=True)
-class Chat:
-    """One conversation. ``system`` stands before ``messages`` in every request."""
-
-    system: str = ""
-    messages: list[dict[str, Any]] = field(default_factory=list)
-
-    def with_message(self, said: Mapping[str, Any], system: str) -> list[dict[str, Any]]:
-        """What to send to go on with the message ``said``."""
-        before = [{"role": "system", "content": system}] if system else []
-        return [*before, *self.messages, dict(said)]
-
-    def add(self, said: Iterable[Mapping[str, Any]], answer: str, thinking: str) -> None:
-        """``said``: the question, and the calls with their results that the answer came from."""
-        reply = {"role": "assistant", "content": answer}
-        if thinking:
-            reply["thinking"] = thinking
-        self.messages += [*map(dict, said), reply]
-
-
 class Session:
     """What the magics know. ``connect`` finds a server, anew for each command, because servers come and go."""
 
@@ -55,7 +36,7 @@ class Session:
         self.shell, self.connect = shell, connect
         self.defaults = Defaults()
         self.last_model = ""
-        self._chats: dict[tuple[str, str], Chat] = {}
+        self._chats: dict[tuple[str, str], Conversation] = {}
 
     @property
     def model(self) -> str:
@@ -75,10 +56,10 @@ class Session:
         """A new output of the cell that runs."""
         return screen_for(self.shell, live=self.defaults.stream)
 
-    def chat(self, model: str, name: str) -> Chat:
+    def chat(self, model: str, name: str) -> Conversation:
         """The conversation with that model under that name; a new one at first."""
         try:
             key = ModelName.parse(model).key
         except InvalidName:
             key = model
-        return self._chats.setdefault((key, name), Chat())
+        return self._chats.setdefault((key, name), Conversation())

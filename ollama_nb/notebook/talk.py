@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from keyword import iskeyword
 from typing import TYPE_CHECKING, Any
 
+from ollama_nb.client.conversation import ChatTurn, user_message
 from ollama_nb.errors import BadRequest
-from ollama_nb.notebook import inputs, overflow
+from ollama_nb.notebook import inputs
 from ollama_nb.notebook.display import CellAnswer, Interrupted, ReplyPage, follow
 from ollama_nb.notebook.opening import open_chat
 from ollama_nb.notebook.parse import Line, Option
@@ -17,8 +18,7 @@ from ollama_nb.notebook.reply import ReplyState
 from ollama_nb.notebook.session import Session
 
 if TYPE_CHECKING:
-    from ollama_nb.client.http import Stream
-    from ollama_nb.client.shape import Shape
+    from ollama_nb.client.shape import AnswerShape
     from ollama_nb.client.tools import Tools
 
 ANSWER = (Option("--output", "NAME", "keep the answer in this variable, too", short="-o"),)
@@ -56,7 +56,7 @@ class Question:
     fields: dict[str, Any]
     system: str | None = None
     images: list[str] = field(default_factory=list)
-    shape: Shape[Any] | None = None
+    shape: AnswerShape[Any] | None = None
     tools: Tools | None = None
 
     def with_system(self, system: str) -> Question:
@@ -67,7 +67,7 @@ class Question:
         """The system message, with the names and types of the fields that the answer must have."""
         if self.shape is None:
             return self.system or ""
-        return str(import_module("ollama_nb.client.shape").with_fields(self.system, self.shape) or "")
+        return str(import_module("ollama_nb.client.shape").add_field_list(self.system, self.shape) or "")
 
 
 def run(session: Session, line: Line, cell: str | None) -> Any:
@@ -104,26 +104,23 @@ def chat(session: Session, line: Line, cell: str | None) -> Any:
         if line.has("--reset") or line.has("--system"):
             return None
         raise BadRequest(f"no message: write it below `%%ollama chat {model}`")
-    said = {"role": "user", "content": text} | ({"images": question.images} if question.images else {})
-    told = Question(model, {}, conversation.system, shape=question.shape).told
-    messages, client = conversation.with_message(said, told), session.connect()
+    message = user_message(text, question.images)
+    system = Question(model, {}, conversation.system, shape=question.shape).told
+    client, turns = session.connect(), list[ChatTurn]()
 
-    def asked(after: Sequence[Mapping[str, Any]] = ()) -> Stream:
-        return overflow.chat(client, model, [*messages, *after], question.fields)
+    def start() -> ChatTurn:
+        turn = conversation.start(client, model, message, fields=question.fields, system=system, tools=question.tools)
+        turns.append(turn)
+        return turn
 
-    rounds = question.tools and import_module("ollama_nb.client.tools").Rounds(asked, question.tools)
-
-    def heard(reply: ReplyState) -> None:
-        conversation.add([said, *(rounds.said if rounds else ())], reply.text, reply.thinking)
-
-    return answered(session, line, question, lambda: rounds or asked(), heard=heard)
+    return answered(session, line, question, start, heard=lambda reply: turns[0].commit())
 
 
 def answered(
     session: Session,
     line: Line,
     question: Question,
-    start: Callable[[], Iterator[Mapping[str, Any]]],
+    start: Callable[[], Iterator[Any]],
     *,
     heard: Callable[[ReplyState], None] = lambda reply: None,
 ) -> Any:
@@ -151,7 +148,7 @@ def answered(
     answer = keep()
     if question.shape is None:
         return answer
-    value = import_module("ollama_nb.client.shape").value(question.shape, answer)
+    value = import_module("ollama_nb.client.shape").parse_value(question.shape, answer)
     session.keep((output,), value)
     return value
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.fake_servers import Answer, ScriptedServer, Seen, ndjson, ok, until_hung_up
+from support.fake_servers import Answer, ScriptedServer, Seen, error, ndjson, ok, until_hung_up
 
 from ollama_nb.cli.editor import LineHistory
 
@@ -187,8 +187,8 @@ def test_ctrl_c_stops_the_answer_and_keeps_the_session(talker: ScriptedServer, b
 
 def test_errors_of_a_turn(talker: ScriptedServer, begin: Callable[..., Terminal]) -> None:
     talker.routes["POST /api/chat"] = [
-        ok({"error": '"m" does not support thinking'}, 400),
-        ndjson({"error": "upstream error: 502"}),
+        error(400, '"m" does not support thinking', "thinking_unsupported"),
+        error(502, "upstream error"),
         ndjson({"error": "the runner has stopped"}),
     ]
     terminal = begin()

@@ -163,7 +163,7 @@ def test_push(server: ScriptedServer, ollama: RunCommand) -> None:
     server.routes["POST /api/push"] = ndjson({"status": "retrieving manifest"}, {"status": "success"})
     assert ollama("push", "me/x").out == "\nYou can find your model at:\n\n\thttps://ollama.com/me/x\n"
     assert ollama("push", "hub.example/me/x").out.endswith("\thub.example/me/x:latest\n")
-    server.routes["POST /api/push"] = ndjson({"error": "Access Denied: no"})
+    server.routes["POST /api/push"] = ndjson({"error": "unauthorized: access denied", "code": "access_denied"})
     assert ollama("push", "me/x").err.startswith("Error: you are not authorized to push to this namespace")
 
 

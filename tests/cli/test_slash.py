@@ -171,13 +171,13 @@ def test_load_of_nothing_keeps_the_session(server: ScriptedServer, talk: Talk, s
 
 
 def test_load_of_a_model_that_cannot_think(server: ScriptedServer, talk: Talk, say: Any) -> None:
-    server.routes["POST /api/generate"] = error(400, '"o" does not support thinking')
+    server.routes["POST /api/generate"] = error(400, '"o" does not support thinking', "thinking_unsupported")
     assert say("/load o")[0] == "Loading model 'o'\nerror: \"o\" does not support thinking\n"
     assert talk.model == "o"
 
 
 def test_save(server: ScriptedServer, talk: Talk, say: Any) -> None:
-    server.routes["POST /api/create"] = [ndjson({"status": "success"}), error(400, "invalid model name: b@d (no @)")]
+    server.routes["POST /api/create"] = [ndjson({"status": "success"})]
     say("/set system Be kind.")
     say("/set parameter seed 1")
     assert say("/save mine")[0] == "Created new model 'mine'\n"
@@ -191,7 +191,7 @@ def test_save(server: ScriptedServer, talk: Talk, say: Any) -> None:
             "stream": True,
         }
     ]
-    assert say("/save b@d")[0] == "error: The model name 'b@d' is invalid (no @)\n"
+    assert say("/save b@d")[0] == "error: The model name 'b@d' is invalid\n"
 
 
 def test_save_starts_from_the_parent_where_there_is_one(server: ScriptedServer, talk: Talk, say: Any) -> None:

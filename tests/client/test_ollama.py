@@ -67,11 +67,11 @@ def test_misspelt_keywords_are_refused_with_the_nearest_name(server: ScriptedSer
 @pytest.mark.parametrize(
     ("prompt", "keywords", "words"),
     [
-        (5, {}, "the prompt must be a text, not 5 of type int"),
+        (5, {}, "the prompt must be a string, not 5 of type int"),
         ("", {}, "no prompt: there is nothing to ask"),
-        (None, {}, "the prompt must be a text, not None"),
-        ("Sky?", {"choices": "blue"}, "choices are a list of texts, not 'blue'"),
-        ("Sky?", {"choices": [1, 2]}, r"choices are a list of texts, not \[1, 2\]"),
+        (None, {}, "the prompt must be a string, not None"),
+        ("Sky?", {"choices": "blue"}, "choices must be a list of strings, not 'blue'"),
+        ("Sky?", {"choices": [1, 2]}, r"choices must be a list of strings, not \[1, 2\]"),
         ("Sky?", {"returns": {"a": 5}}, 'field "a": 5 is neither a type nor a list of choices nor a description'),
     ],
 )
@@ -101,7 +101,7 @@ def test_options_may_also_be_given_as_ollama_names_them(server: ScriptedServer, 
 
 
 def test_a_prompt_that_does_not_fit_is_an_error_unless_asked_for(server: ScriptedServer, ollama: Ollama) -> None:
-    server.routes["POST /api/generate"] = error(400, TOO_LONG)
+    server.routes["POST /api/generate"] = error(400, TOO_LONG, "context_overflow")
     with pytest.raises(ContextOverflow, match="longer than the context"):
         ollama.ask("m", "Sky?")
     server.routes["POST /api/generate"] = generated("Blue.")

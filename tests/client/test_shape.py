@@ -94,7 +94,7 @@ def test_texts_that_the_schema_allows_are_read(wanted: Any, text: str, value: An
     shape = shape_of(wanted)
     jsonschema.Draft202012Validator.check_schema(shape.schema)
     jsonschema.validate(msgspec.json.decode(text), shape.schema)
-    assert shape.read(text) == value
+    assert shape.parse(text) == value
 
 
 @pytest.mark.parametrize("wanted", [Bike, Person, Point, {"a": int, "b": str}])
@@ -128,7 +128,7 @@ def test_descriptions_and_choices_reach_the_schema() -> None:
 @pytest.mark.parametrize("wanted", [Person, Bike, int, {"a": int}])
 def test_an_answer_of_another_shape_is_an_error(wanted: Any) -> None:
     with pytest.raises(OllamaError, match="the answer does not have the wanted shape"):
-        shape_of(wanted).read('{"name"')
+        shape_of(wanted).parse('{"name"')
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,11 @@ import pytest
 from pydantic import BaseModel
 from support.fake_servers import ScriptedServer, ndjson, ok
 
-from ollama_nb.client import docstring
 from ollama_nb.client.aio import AsyncOllama
+from ollama_nb.client.chunks import Invocation
+from ollama_nb.client.conversation import MAX_TOOL_ROUNDS
 from ollama_nb.client.ollama import Ollama
-from ollama_nb.client.tools import MOST_ROUNDS, Called, Tools
+from ollama_nb.client.tools import Tools, parse_docstring
 from ollama_nb.errors import BadRequest, Cancelled, OllamaError
 
 
@@ -98,7 +99,7 @@ def sphinx_way(a: int, b: str) -> None:
 
 @pytest.mark.parametrize("function", [numpy_way, sphinx_way])
 def test_other_ways_of_writing_docstrings(function: Any) -> None:
-    assert docstring.read(function) == ("Do it.", {"a": "The first: it counts.", "b": "The second, over two lines."})
+    assert parse_docstring(function) == ("Do it.", {"a": "The first: it counts.", "b": "The second, over two lines."})
 
 
 @pytest.mark.parametrize(
@@ -114,7 +115,7 @@ def test_odd_docstrings(text: str | None, read: Any) -> None:
     def function() -> None: ...
 
     function.__doc__ = text
-    assert docstring.read(function) == read
+    assert parse_docstring(function) == read
 
 
 class City(BaseModel):
@@ -122,8 +123,8 @@ class City(BaseModel):
     people: int
 
 
-def call(name: str, **arguments: Any) -> Called:
-    return Tools([forecast, visit]).call(Called(name, arguments))
+def call(name: str, **arguments: Any) -> Invocation:
+    return Tools([forecast, visit]).invoke(Invocation(name, arguments))
 
 
 def visit(city: City, stops: list[int]) -> str:
@@ -159,18 +160,18 @@ def test_an_exception_is_a_result_but_a_stop_is_a_stop() -> None:
     def weather(kind: str) -> None:
         raise KeyboardInterrupt if kind == "stop" else RuntimeError("no sensor")
 
-    assert Tools([weather]).call(Called("weather", {"kind": "x"})) == Called(
+    assert Tools([weather]).invoke(Invocation("weather", {"kind": "x"})) == Invocation(
         "weather", {"kind": "x"}, "error: RuntimeError: no sensor", failed=True
     )
     with pytest.raises(KeyboardInterrupt):
-        Tools([weather]).call(Called("weather", {"kind": "stop"}))
+        Tools([weather]).invoke(Invocation("weather", {"kind": "stop"}))
 
 
 @pytest.mark.parametrize(
     ("value", "text"), [("as is", "as is"), (None, "null"), ({"水": 1}, '{"水": 1}'), ({1}, "{1}")]
 )
 def test_results_as_a_model_reads_them(value: Any, text: str) -> None:
-    assert Tools({"give": lambda: value}).call(Called("give", {})).content == text
+    assert Tools({"give": lambda: value}).invoke(Invocation("give", {})).content == text
 
 
 async def later() -> None: ...
@@ -185,14 +186,14 @@ def of_numbers(a: complex) -> None: ...
 @pytest.mark.parametrize(
     ("functions", "why"),
     [
-        ([lambda: 0], "is no function with a name"),
-        ([5], "5 is no function with a name"),
-        ({"five": 5}, "tool `five`: 5 is no function"),
+        ([lambda: 0], "is not a function with a name"),
+        ([5], "5 is not a function with a name"),
+        ({"five": 5}, "tool `five`: 5 is not a function"),
         ([forecast, forecast], "two functions `forecast`"),
         ([later], "`later` is asynchronous"),
         ([unreadable], "`unreadable`: its type hints cannot be read: name 'Nowhere'"),
         ([of_numbers], "tool `of_numbers`, parameter `a`: .* cannot be the shape"),
-        ([len], "tool `len`: its parameter `obj` has no name"),
+        ([len], "tool `len`: its parameter `obj` is positional-only"),
         ([max], "tool `max`: Python does not know its parameters"),
     ],
 )
@@ -210,8 +211,8 @@ def test_partials_and_methods_with_a_name_of_the_caller() -> None:
     tools = Tools({"price": Shop().price, "ten": functools.partial(lambda a, b: int(a) + b, b=10)})
     assert [told["function"]["name"] for told in tools.wire] == ["price", "ten"]
     assert [*tools.wire[0]["function"]["parameters"]["properties"]] == ["item"]
-    assert tools.call(Called("price", {"item": "abc"})).content == "3"
-    assert tools.call(Called("ten", {"a": "5"})).content == "15"
+    assert tools.invoke(Invocation("price", {"item": "abc"})).content == "3"
+    assert tools.invoke(Invocation("ten", {"a": "5"})).content == "15"
 
 
 # in conversations
@@ -287,9 +288,9 @@ def test_a_model_that_only_calls_is_stopped(server: ScriptedServer, ollama: Olla
     ran: list[str] = []
     server.routes["POST /api/chat"] = lambda request: wants(("look", {}))
     chat = ollama.chat_session("m", tools={"look": lambda: ran.append("x")})
-    with pytest.raises(OllamaError, match=rf"called tools {MOST_ROUNDS + 1} times in a row and gave no answer"):
+    with pytest.raises(OllamaError, match=rf"called tools {MAX_TOOL_ROUNDS + 1} times in a row and gave no answer"):
         chat.ask("Look!")
-    assert len(ran) == MOST_ROUNDS and chat.messages == []
+    assert len(ran) == MAX_TOOL_ROUNDS and chat.messages == []
 
 
 def test_a_typed_answer_calls_nothing(server: ScriptedServer, ollama: Ollama) -> None:

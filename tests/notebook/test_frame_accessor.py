@@ -88,7 +88,7 @@ def test_parallel_says_how_many_at_once(echo_server: EchoServer) -> None:
 
 
 def test_a_row_s_error_stops_the_run_and_names_the_row(echo_server: EchoServer) -> None:
-    echo_server.say = lambda text: error(400, TOO_LONG) if text == "bad" else text.upper()
+    echo_server.say = lambda text: error(400, TOO_LONG, "context_overflow") if text == "bad" else text.upper()
     words = pd.Series(["a", "bad", "c"], index=["x", "y", "z"])
     with pytest.raises(ContextOverflow, match=r"row 'y': the prompt is longer.*`errors=\"keep\"`"):
         words.ollama.generate(MODEL, parallel=1)
@@ -156,7 +156,7 @@ def test_a_text_that_does_not_fit_may_be_cut_when_asked_for(echo_server: EchoSer
         ({"sistem": "x"}, 'unknown keyword "sistem", did you mean "system"'),
         ({"text": "{{value}}"}, 'unknown keyword "text", did you mean "prompt"'),
         ({"wholly": "unknown"}, 'unknown option "wholly"'),
-        ({"choices": "abc"}, "choices are a list of texts, not 'abc'"),
+        ({"choices": "abc"}, "choices must be a list of strings, not 'abc'"),
     ],
 )
 def test_keywords_that_mean_nothing_are_refused(echo_server: EchoServer, keywords: dict[str, Any], words: str) -> None:

@@ -130,7 +130,7 @@ def test_format_and_json(shell: InteractiveShell) -> None:
     assert client.asked[0]["format"] == {"type": "object"}
     assert shell.user_ns["r"].json() == {"a": [1]}
     run(shell, "r = %ollama run m --format json give me json")
-    with pytest.raises(BadRequest, match="the answer is no JSON"):
+    with pytest.raises(BadRequest, match="the answer is not valid JSON"):
         shell.user_ns["r"].json()
 
 

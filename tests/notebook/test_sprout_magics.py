@@ -67,7 +67,7 @@ def test_a_message_that_is_too_long_alone_is_an_error_and_no_part_of_the_convers
     magic: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     magic("%%ollama chat sprout --name long --think=false --num-predict 4\nHello")
-    with pytest.raises(UsageError, match=r"the message is too long: it has \d+ tokens, .* room for 1024"):
+    with pytest.raises(UsageError, match=r"the last message and the system prompt have \d+ tokens, but only 1023 fit"):
         magic(f"%%ollama chat sprout --name long --think=false --num-predict 4\n{'word ' * 3000}")
     with pytest.raises(UsageError, match="longer than the context length"):
         magic(f"%%ollama run sprout --num-predict 4\n{'word ' * 3000}")

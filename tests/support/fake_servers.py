@@ -42,8 +42,9 @@ def ok(value: Any = None, status: int = 200) -> Answer:
     return Answer(status, [body] if body else [], {"Content-Type": "application/json; charset=utf-8"})
 
 
-def error(status: int, text: str) -> Answer:
-    return ok({"error": text}, status)
+def error(status: int, text: str, code: str = "") -> Answer:
+    """An error reply; without ``code`` as real Ollama sends it."""
+    return ok({"error": text, **({"code": code} if code else {})}, status)
 
 
 def ndjson(*lines: dict[str, Any]) -> Answer:

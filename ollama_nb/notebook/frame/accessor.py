@@ -135,7 +135,7 @@ class Accessor:
         job = asking.chatting("extracted", model, request, before, asking.checked(shape))
 
         def result(outcomes: list[Outcome]) -> Result:
-            values = [shape.read(found["value"]) if isinstance(found, dict) else None for found in outcomes]
+            values = [shape.parse(found["value"]) if isinstance(found, dict) else None for found in outcomes]
             records = [None if value is None else asking.plain(value) for value in values]
             return columns.record_columns(records, self._rows.index, shape.schema)
 
@@ -228,7 +228,7 @@ def _read(keywords: Mapping[str, Any], *own: str) -> tuple[How, dict[str, Any]]:
     how = How(**{name: given for name, given in keywords.items() if name in _HOW})
     overflow: Overflow = keywords.get("on_overflow", "error")
     rest = {name: given for name, given in keywords.items() if name not in _HOW and name != "on_overflow"}
-    return how, {**question.fields_of(rest), "truncate": question.truncates(overflow)}
+    return how, {**question.request_fields(rest), "truncate": question.may_truncate(overflow)}
 
 
 def _keep(partial: Result) -> None:

@@ -11,10 +11,9 @@ from typing import Any
 
 import msgspec
 
-from ollama_nb.client import question
-from ollama_nb.client.answer import Answer, answer_of
+from ollama_nb.client.answer import Answer, parse_answer
 from ollama_nb.client.client import Client
-from ollama_nb.client.shape import Shape, fields_told, properties, value
+from ollama_nb.client.shape import AnswerShape, describe_fields, parse_value, properties
 from ollama_nb.errors import BadRequest, Cancelled, OllamaError
 from ollama_nb.notebook.frame.crew import Task
 from ollama_nb.notebook.frame.ledger import Entry
@@ -31,7 +30,7 @@ def generating(model: str, fields: Mapping[str, Any]) -> Job:
     """Bodies are prompts, answered by ``/api/generate``."""
 
     def answer(client: Client, task: Task) -> Answer:
-        return answer_of(model, client.generate(model, task.body, stream=False, **fields))
+        return parse_answer(model, client.generate(model, task.body, stream=False, **fields))
 
     return _job("generated", model, ["generate", fields], fields, answer)
 
@@ -43,7 +42,7 @@ def chatting(
 
     def answer(client: Client, task: Task) -> Answer:
         said = [{"role": "user", "content": task.body}] if isinstance(task.body, str) else task.body
-        return answer_of(model, client.chat(model, [*before, *said], stream=False, **fields))
+        return parse_answer(model, client.chat(model, [*before, *said], stream=False, **fields))
 
     return _job(verb, model, ["chat", fields, [*before]], fields, answer, check)
 
@@ -60,8 +59,7 @@ def _job(
 
     def send(client: Client, tasks: Sequence[Task]) -> list[Entry]:
         (task,) = tasks
-        with question.told():
-            found = answer(client, task)
+        found = answer(client, task)
         if found.reason == "cancelled":
             raise Cancelled("the request was cancelled on the server")
         check(found)
@@ -138,12 +136,12 @@ def one_of(labels: Iterable[str]) -> Check:
 def extracting(schema: Mapping[str, Any]) -> str:
     """Instructions for an object of ``schema``. Raises BadRequest for a schema of anything else."""
     properties(schema)
-    return fields_told(schema, "Extract these fields from the text. Answer with one JSON object:")
+    return describe_fields(schema, "Extract these fields from the text. Answer with one JSON object:")
 
 
-def checked(shape: Shape[Any]) -> Check:
+def checked(shape: AnswerShape[Any]) -> Check:
     """Refuses an answer that was cut off or is no value of the wanted type."""
-    return lambda answer: value(shape, answer)
+    return lambda answer: parse_value(shape, answer)
 
 
 def plain(found: Any) -> dict[str, Any]:
@@ -152,11 +150,11 @@ def plain(found: Any) -> dict[str, Any]:
     return dict(data)
 
 
-def as_json(found: Any, shape: Shape[Any]) -> str:
+def as_json(found: Any, shape: AnswerShape[Any]) -> str:
     """An example's value as the model would write it. Raises BadRequest where it does not have the shape."""
     text = json.dumps(plain(found), ensure_ascii=False)
     try:
-        shape.read(text)
+        shape.parse(text)
     except OllamaError as error:
         raise BadRequest(f"examples: {error.message}") from None
     return text

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from ollama_nb.client.shape import properties, resolved
+from ollama_nb.client.shape import properties, resolve
 from ollama_nb.errors import OllamaError
 from ollama_nb.notebook.frame.run import Outcome
 
@@ -31,7 +31,7 @@ def record_columns(
 ) -> pd.DataFrame:
     """A column for each property, of the dtype of its type; lists and objects stay what they are."""
     columns = {
-        name: _typed([None if record is None else record.get(name) for record in records], resolved(part, schema))
+        name: _typed([None if record is None else record.get(name) for record in records], resolve(part, schema))
         for name, part in properties(schema).items()
     }
     return pd.DataFrame({name: values.set_axis(index) for name, values in columns.items()}, index=index)

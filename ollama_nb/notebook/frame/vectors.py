@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ollama_nb.client import question
 from ollama_nb.client.client import Client
 from ollama_nb.notebook.frame.crew import Task
 from ollama_nb.notebook.frame.ledger import Entry
@@ -25,8 +24,7 @@ def embedding(model: str, fields: Mapping[str, Any], *, whole: bool = False) -> 
     """Bodies are texts; values are their unit vectors: float32, little-endian, in base64."""
 
     def send(client: Client, tasks: Sequence[Task]) -> list[Entry]:
-        with question.told():
-            reply = client.embed(model, [task.body for task in tasks], **fields)
+        reply = client.embed(model, [task.body for task in tasks], **fields)
         vectors = np.asarray(reply["embeddings"], "<f4")
         return [
             {"key": task.key, "value": base64.b64encode(vector.tobytes()).decode("ascii")}
@@ -48,8 +46,7 @@ def ranking(model: str, query: str, fields: Mapping[str, Any]) -> Job:
     """Bodies are documents; values are their scores for ``query``, as texts."""
 
     def send(client: Client, tasks: Sequence[Task]) -> list[Entry]:
-        with question.told():
-            reply = client.rerank(model, query, [task.body for task in tasks], **fields)
+        reply = client.rerank(model, query, [task.body for task in tasks], **fields)
         found = {entry["index"]: entry["relevance_score"] for entry in reply["results"]}
         return [{"key": task.key, "value": repr(found[at])} for at, task in enumerate(tasks)]
 

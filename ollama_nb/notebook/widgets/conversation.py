@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ollama_nb.api.options import Options
-from ollama_nb.client.answer import INTERRUPTED
+from ollama_nb.client.chunks import INTERRUPTED
 from ollama_nb.errors import BadRequest, NotFound
 from ollama_nb.notebook import render
 from ollama_nb.notebook.reply import BROKEN, ReplyState

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ollama_nb.client import ndjson
+from ollama_nb.client.http import parse_stream
 from ollama_nb.errors import ConnectError, OllamaError
 
 VALUES = st.dictionaries(
@@ -35,7 +35,7 @@ def is_last(found: dict[str, Any]) -> bool:
 def test_any_chunking_gives_the_same_objects(values: list[dict[str, Any]], cuts: list[int], end: str) -> None:
     values = [*values, {"done": True}]
     data = "".join(json.dumps(value, ensure_ascii=False) + end for value in values).encode()
-    assert list(ndjson.objects(chunked(data, cuts), is_last)) == values
+    assert list(parse_stream(chunked(data, cuts), is_last)) == values
 
 
 @settings(max_examples=150, deadline=None)
@@ -44,15 +44,15 @@ def test_every_cut_is_noticed(values: list[dict[str, Any]], data: st.DataObject)
     whole = "".join(json.dumps(value) + "\n" for value in [*values, {"done": True}]).encode()
     cut = data.draw(st.integers(0, len(whole) - 2))  # without the line feed alone, nothing is lost
     with pytest.raises(ConnectError, match="before the answer was complete"):
-        list(ndjson.objects([whole[:cut]], is_last))
+        list(parse_stream([whole[:cut]], is_last))
 
 
 def test_the_last_line_feed_may_be_missing() -> None:
-    assert list(ndjson.objects([b'{"done": true}'], is_last)) == [{"done": True}]
+    assert list(parse_stream([b'{"done": true}'], is_last)) == [{"done": True}]
 
 
 def test_an_error_line_is_raised_after_what_came_before() -> None:
-    stream = ndjson.objects([b'{"a": 1}\n{"error": "\xe5\x9d\x8f"}\n'], is_last)
+    stream = parse_stream([b'{"a": 1}\n{"error": "\xe5\x9d\x8f"}\n'], is_last)
     assert next(stream) == {"a": 1}
     with pytest.raises(OllamaError, match="坏"):
         next(stream)
@@ -61,9 +61,9 @@ def test_an_error_line_is_raised_after_what_came_before() -> None:
 @pytest.mark.parametrize("line", [b"[1]", b"3", b'"text"'])
 def test_a_line_that_is_no_object(line: bytes) -> None:
     with pytest.raises(OllamaError, match="where a JSON object was expected"):
-        list(ndjson.objects([line + b"\n"], is_last))
+        list(parse_stream([line + b"\n"], is_last))
 
 
 def test_a_line_without_end_is_refused() -> None:
     with pytest.raises(OllamaError, match="more than 8000000 bytes"):
-        list(ndjson.objects([b"x" * 1_000_000] * 9, is_last))
+        list(parse_stream([b"x" * 1_000_000] * 9, is_last))
