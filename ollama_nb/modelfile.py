@@ -1,7 +1,7 @@
-"""A Modelfile: its text ⇄ its commands, and what a create request takes from them.
+"""Parse and format Modelfiles, and collect the parts of a create request from their instructions.
 
-The grammar is Ollama's, oddities included: a value in quotes ends at the first line end where it is closed, nothing is
-ever escaped, and characters that cannot be printed vanish from values.
+The grammar is Ollama's, with its oddities: a quoted value ends at the first line end at which its quotes are closed,
+there are no escape sequences, and unprintable characters are removed from values.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ INSTRUCTIONS = (
 )
 ROLES = ("system", "user", "assistant")
 DEPRECATED = options.DEPRECATED - {"numa", "embedding_only", "tfs_z"}
-"""Parameters without effect. Ollama's Modelfiles know no others of the historic options."""
+"""Parameters that have no effect any more. Ollama's Modelfiles reject the other historic options."""
 
 _TRUE = frozenset({"1", "t", "T", "TRUE", "true", "True"})
 _FALSE = frozenset({"0", "f", "F", "FALSE", "false", "False"})
@@ -53,8 +53,8 @@ _SEMVER = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class Command:
-    """One instruction. ``key`` is a PARAMETER's name or a MESSAGE's role; ``line`` is where it began."""
+class Instruction:
+    """One instruction. ``key`` is the name of a PARAMETER or the role of a MESSAGE; ``line`` is its first line."""
 
     name: str
     value: str
@@ -68,7 +68,7 @@ class Command:
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What a create request is made from. ``from_`` and the file instructions hold paths or names, as written."""
+    """The parts of a create request. ``from_`` and the file instructions are paths or names, as written."""
 
     from_: tuple[str, ...] = ()
     adapters: tuple[str, ...] = ()
@@ -86,16 +86,16 @@ class Parts:
 
 @dataclass(frozen=True, slots=True)
 class Modelfile:
-    commands: tuple[Command, ...]
+    instructions: tuple[Instruction, ...]
 
     def format(self) -> str:
-        """Text that parses to the same commands."""
-        return "".join(f"{command}\n" for command in self.commands)
+        """Return text that parses to the same instructions."""
+        return "".join(f"{instruction}\n" for instruction in self.instructions)
 
     def request_parts(self) -> Parts:
-        """Sort the commands out. Raises BadRequest for parameters and versions that are none."""
-        last = {command.name: command.value for command in self.commands}
-        parameters, warnings = _parameters(self.commands)
+        """Collect the instructions by kind. Raises BadRequest for an invalid parameter or version."""
+        last = {instruction.name: instruction.value for instruction in self.instructions}
+        parameters, warnings = _parameters(self.instructions)
         return Parts(
             from_=self._values("from"),
             adapters=self._values("adapter")[-1:],
@@ -103,7 +103,7 @@ class Modelfile:
             template=last.get("template", ""),
             system=last.get("system", ""),
             parameters=parameters,
-            messages=tuple(Message(c.key, c.value) for c in self.commands if c.name == "message"),
+            messages=tuple(Message(i.key, i.value) for i in self.instructions if i.name == "message"),
             licenses=self._values("license"),
             renderer=last.get("renderer", ""),
             parser=last.get("parser", ""),
@@ -112,22 +112,22 @@ class Modelfile:
         )
 
     def _values(self, name: str) -> tuple[str, ...]:
-        return tuple(command.value for command in self.commands if command.name == name)
+        return tuple(instruction.value for instruction in self.instructions if instruction.name == name)
 
 
 def parse(source: bytes | str) -> Modelfile:
-    """Read a Modelfile. Raises BadRequest, worded as Ollama words it, with the line where that is known."""
+    """Parse a Modelfile. Raises BadRequest with Ollama's wording, and with the line number where it is known."""
     text = _decode(source) if isinstance(source, bytes) else source.removeprefix("\ufeff")
-    commands = tuple(_Scanner(text).commands())
-    if not any(command.name == "from" for command in commands):
+    instructions = tuple(_Scanner(text).instructions())
+    if not any(instruction.name == "from" for instruction in instructions):
         raise BadRequest("no FROM line")
-    return Modelfile(commands)
+    return Modelfile(instructions)
 
 
 def quote(value: str) -> str:
-    """A value as a Modelfile says it: bare where it can be, else in quotes, in triple ones if it has quotes itself.
+    """Format a value for a Modelfile: bare if possible, else in quotes, in triple quotes if it contains quotes.
 
-    There is no escaping: a text with a line that ends in three quotes cannot be said at all.
+    There are no escape sequences, so a text with a line that ends in three quotes cannot be represented.
     """
     if "\n" in value or value.startswith(" ") or value.endswith(" "):
         return f'"""{value}"""' if '"' in value else f'"{value}"'
@@ -137,7 +137,7 @@ def quote(value: str) -> str:
 
 
 def typed(name: str, value: str) -> Any:
-    """A parameter's text as its type; a list parameter's text is one item of it. Raises BadRequest."""
+    """Convert the text of a parameter to its type. The text of a list parameter is one item. Raises BadRequest."""
     kind = KINDS.get(name)
     if kind is None:
         near = difflib.get_close_matches(name.lower(), KINDS, n=1)
@@ -153,21 +153,21 @@ def typed(name: str, value: str) -> Any:
     return [value]
 
 
-def _parameters(commands: tuple[Command, ...]) -> tuple[dict[str, Any], tuple[str, ...]]:
+def _parameters(instructions: tuple[Instruction, ...]) -> tuple[dict[str, Any], tuple[str, ...]]:
     parameters: dict[str, Any] = {}
     warnings = []
-    for command in commands:
-        if command.name != "parameter":
+    for instruction in instructions:
+        if instruction.name != "parameter":
             continue
-        if command.key in DEPRECATED:
-            warnings.append(f"warning: parameter {command.key} is deprecated")
+        if instruction.key in DEPRECATED:
+            warnings.append(f"warning: parameter {instruction.key} is deprecated")
             continue
         try:
-            value = typed(command.key, command.value)
+            value = typed(instruction.key, instruction.value)
         except BadRequest as error:
-            where = f"PARAMETER {command.key}, line {command.line}" if command.line else f"PARAMETER {command.key}"
-            raise BadRequest(f"{error.message} ({where})") from None
-        parameters[command.key] = parameters.get(command.key, []) + value if isinstance(value, list) else value
+            where = f", line {instruction.line}" if instruction.line else ""
+            raise BadRequest(f"{error.message} (PARAMETER {instruction.key}{where})") from None
+        parameters[instruction.key] = parameters.get(instruction.key, []) + value if isinstance(value, list) else value
     return parameters, tuple(warnings)
 
 
@@ -178,7 +178,7 @@ def _int(text: str) -> int:
 
 
 def _float(text: str) -> float:
-    """A 32-bit float, given back as the shortest decimal that means it: 0.6 stays 0.6."""
+    """Round to a 32-bit float and return the shortest decimal that denotes it: 0.6 stays 0.6."""
     if "_" not in text and text == text.strip() and text.isascii():
         with suppress(ValueError):
             if math.isfinite(number := float32(float(text))):
@@ -200,26 +200,26 @@ def _decode(source: bytes) -> str:
 
 
 class _Scanner:
-    """Goes through the text once. Line numbers count every CR and every LF."""
+    """Scans the text once. Line numbers count every CR and every LF."""
 
     def __init__(self, text: str) -> None:
         self._text = text
         self._at = 0
         self._line = 1
 
-    def commands(self) -> list[Command]:
-        found = []
+    def instructions(self) -> list[Instruction]:
+        instructions = []
         while self._to_instruction():
             line = self._line
             name = self._name()
             key = self._word(name) if name in _WORD_END else ""
             if name == "message" and key not in ROLES:
                 raise self._error('message role must be one of "system", "user", or "assistant"')
-            found.append(Command(name, self._value(), key, line))
-        return found
+            instructions.append(Instruction(name, self._value(), key, line))
+        return instructions
 
     def _to_instruction(self) -> bool:
-        """Skip blanks, empty lines and comments; False at the end of the text."""
+        """Skip blanks, empty lines and comments. Return False at the end of the text."""
         while self._at < len(self._text):
             mark = self._text[self._at]
             if mark == "#":
@@ -247,7 +247,7 @@ class _Scanner:
         return name
 
     def _word(self, instruction: str) -> str:
-        """A PARAMETER's name or a MESSAGE's role, with the blanks around it."""
+        """Take the name of a PARAMETER or the role of a MESSAGE, and the blanks around it."""
         while self._text[self._at : self._at + 1] in (" ", "\t"):
             self._at += 1
         end = _WORD_END[instruction].search(self._text, self._at)
@@ -274,7 +274,7 @@ class _Scanner:
         raise BadRequest("unexpected EOF")
 
     def _take_line(self) -> tuple[str, str]:
-        """The printable rest of the line, and the one character that ends it."""
+        """Take the rest of the line. Return its printable characters and the character that ends it."""
         found = _LINE_END.search(self._text, self._at)
         end = found.start() if found else len(self._text)
         line, newline = self._text[self._at : end], self._text[end : end + 1]

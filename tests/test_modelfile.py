@@ -1,4 +1,4 @@
-"""Modelfile text ⇄ commands: the grammar as a table, and the way back."""
+"""Modelfile text ⇄ instructions: the grammar as a table, and the way back."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from hypothesis import strategies as st
 
 from ollama_nb.api.messages import Message
 from ollama_nb.errors import BadRequest
-from ollama_nb.modelfile import Command, Modelfile, parse, quote, typed
+from ollama_nb.modelfile import Instruction, Modelfile, parse, quote, typed
 
-FROM = Command("from", "m")
-c = Command
+FROM = Instruction("from", "m")
+c = Instruction
 
 
 @pytest.mark.parametrize(
-    ("text", "commands"),
+    ("text", "instructions"),
     [
         ("FROM m", [FROM]),
         ("from m\n", [FROM]),
@@ -54,9 +54,9 @@ c = Command
         ),
     ],
 )
-def test_grammar(text: str, commands: list[Command]) -> None:
-    assert list(parse(text).commands) == commands
-    assert list(parse(text.encode()).commands) == commands
+def test_grammar(text: str, instructions: list[Instruction]) -> None:
+    assert list(parse(text).instructions) == instructions
+    assert list(parse(text.encode()).instructions) == instructions
 
 
 @pytest.mark.parametrize(
@@ -100,22 +100,22 @@ def test_the_error_for_an_unknown_instruction_names_all() -> None:
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 def test_encodings(encoding: str) -> None:
-    assert parse("FROM 模型\n".encode(encoding)).commands == (Command("from", "模型"),)
+    assert parse("FROM 模型\n".encode(encoding)).instructions == (Instruction("from", "模型"),)
 
 
 def test_utf16_big_endian_and_broken_utf8() -> None:
-    assert parse(b"\xfe\xff" + "FROM m".encode("utf-16-be")).commands == (FROM,)
-    assert parse(b"FROM m\nSYSTEM a\xffb").commands[1] == Command("system", "a\ufffdb")
+    assert parse(b"\xfe\xff" + "FROM m".encode("utf-16-be")).instructions == (FROM,)
+    assert parse(b"FROM m\nSYSTEM a\xffb").instructions[1] == Instruction("system", "a\ufffdb")
 
 
 def test_line_numbers() -> None:
-    commands = parse('# x\nFROM m\n\nSYSTEM """a\nb"""\nPARAMETER seed 1').commands
-    assert [command.line for command in commands] == [2, 4, 6]
+    instructions = parse('# x\nFROM m\n\nSYSTEM """a\nb"""\nPARAMETER seed 1').instructions
+    assert [instruction.line for instruction in instructions] == [2, 4, 6]
 
 
-def test_a_long_value_is_read_in_linear_time() -> None:
+def test_a_long_value_takes_linear_time() -> None:
     text = 'line of a licence " with quotes\n' * 50_000
-    assert parse(f'FROM m\nLICENSE """{text}"""').commands[1].value == text
+    assert parse(f'FROM m\nLICENSE """{text}"""').instructions[1].value == text
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_a_long_value_is_read_in_linear_time() -> None:
 )
 def test_quote(value: str, printed: str) -> None:
     assert quote(value) == printed
-    assert parse(f"FROM m\nSYSTEM {printed}\n").commands[1].value == value
+    assert parse(f"FROM m\nSYSTEM {printed}\n").instructions[1].value == value
 
 
 ALPHABET = st.sampled_from(
@@ -156,30 +156,33 @@ def test_format_then_parse_gives_the_same(text: str) -> None:
 _WORDS = st.text("abAB \t\n\"'#你🚀\r", max_size=12)
 
 
-def _sayable(value: str) -> bool:
-    """No text ends where its own quotes would, and a line end stays what it is."""
-    return parse(f"FROM m\nSYSTEM {quote(value)}\n").commands[-1].value == value
+def _is_representable(value: str) -> bool:
+    """Without escape sequences, values whose lines end in quotes cannot be written."""
+    try:
+        return parse(f"FROM m\nSYSTEM {quote(value)}\n").instructions[-1].value == value
+    except BadRequest:
+        return False
 
 
-_COMMANDS = st.lists(
-    st.builds(Command, st.sampled_from(["license", "template", "system", "adapter", "draft", "renderer"]), _WORDS)
-    | st.builds(Command, st.just("message"), _WORDS, st.sampled_from(["user", "assistant", "system"]))
-    | st.builds(Command, st.just("parameter"), _WORDS, st.from_regex(r"[a-z_]{1,8}", fullmatch=True)),
+_INSTRUCTIONS = st.lists(
+    st.builds(Instruction, st.sampled_from(["license", "template", "system", "adapter", "draft", "renderer"]), _WORDS)
+    | st.builds(Instruction, st.just("message"), _WORDS, st.sampled_from(["user", "assistant", "system"]))
+    | st.builds(Instruction, st.just("parameter"), _WORDS, st.from_regex(r"[a-z_]{1,8}", fullmatch=True)),
     max_size=6,
 )
 
 
-@given(_COMMANDS)
+@given(_INSTRUCTIONS)
 @settings(max_examples=80)
-def test_what_is_printed_reads_back(commands: list[Command]) -> None:
-    said = tuple(command for command in commands if _sayable(command.value))
-    whole = Modelfile((Command("from", "m"), *said))
-    assert parse(whole.format()) == whole
+def test_formatted_instructions_parse_back(instructions: list[Instruction]) -> None:
+    representable = tuple(instruction for instruction in instructions if _is_representable(instruction.value))
+    modelfile = Modelfile((Instruction("from", "m"), *representable))
+    assert parse(modelfile.format()) == modelfile
 
 
 @given(st.binary(max_size=60))
 @settings(max_examples=100)
-def test_any_bytes_parse_or_say_why_not(data: bytes) -> None:
+def test_arbitrary_bytes_parse_or_raise_bad_request(data: bytes) -> None:
     try:
         parse(data)
     except BadRequest as error:
@@ -255,7 +258,7 @@ def test_bad_versions(version: str) -> None:
         parse(f"FROM m\nREQUIRES {version}").request_parts()
 
 
-def test_the_bundled_modelfile_reads() -> None:
+def test_the_bundled_modelfile_parses() -> None:
     from importlib.resources import files
 
     parts = parse(files("ollama_nb.sprout").joinpath("Modelfile").read_bytes()).request_parts()

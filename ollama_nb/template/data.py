@@ -1,6 +1,6 @@
 """What a Go template sees: messages, tool calls and tools as structs with Ollama's field names.
 
-Rule: an absent field is an error, the root is a map. Tools keep their whole schema; where Ollama's templates print a
+Rule: an absent field is an error, the root is a map. ToolList keep their whole schema; where Ollama's templates print a
 tool, a function, its parameters, properties or a call's arguments, JSON comes out: known keys in Go's order, then the
 client's others; names of properties and arguments sorted.
 """
@@ -13,7 +13,7 @@ from typing import Any
 from ollama_nb.api.encode import go_json
 from ollama_nb.api.messages import Message, Think, Tool, ToolCall
 from ollama_nb.template.funcs import plain
-from ollama_nb.template.values import Encoded, Stringer, Struct
+from ollama_nb.template.values import Encoded, GoStruct, Stringer
 
 
 class JSONMap(dict[str, Any], Stringer):
@@ -37,7 +37,7 @@ class Slice(list[Any], Encoded):
         return [plain(item) for item in self] or None
 
 
-class Tools(Slice, Stringer):
+class ToolList(Slice, Stringer):
     """The tools: they print as JSON."""
 
     def go_string(self) -> str:
@@ -54,7 +54,7 @@ class TypeNames(Slice, Stringer):
         return self[0] if len(self) == 1 else super().json_value()
 
 
-class JSONStruct(Struct, Stringer, Encoded):
+class JSONStruct(GoStruct, Stringer, Encoded):
     """A struct that prints as its JSON."""
 
     __slots__ = ("_json",)
@@ -79,12 +79,12 @@ class JSONStruct(Struct, Stringer, Encoded):
 # Messages
 
 
-def message_views(messages: Sequence[Message]) -> list[Struct]:
+def message_views(messages: Sequence[Message]) -> list[GoStruct]:
     return [_message(message) for message in messages]
 
 
-def _message(message: Message) -> Struct:
-    return Struct(
+def _message(message: Message) -> GoStruct:
+    return GoStruct(
         "api.Message",
         {
             "Role": message.role,
@@ -98,19 +98,19 @@ def _message(message: Message) -> Struct:
     )
 
 
-def _call(call: ToolCall) -> Struct:
-    function = Struct(
+def _call(call: ToolCall) -> GoStruct:
+    function = GoStruct(
         "api.ToolCallFunction", {"Index": call.index, "Name": call.name, "Arguments": JSONMap(call.arguments)}
     )
-    return Struct("api.ToolCall", {"ID": call.id, "Function": function})
+    return GoStruct("api.ToolCall", {"ID": call.id, "Function": function})
 
 
 # Tools
 
 
-def tool_views(tools: Sequence[Tool]) -> Tools:
+def tool_views(tools: Sequence[Tool]) -> ToolList:
     """``.Tools``; without any, it prints ``null`` and is false."""
-    return Tools(map(_tool, tools))
+    return ToolList(map(_tool, tools))
 
 
 def _tool(tool: Tool) -> JSONStruct:

@@ -11,14 +11,13 @@ from typing import Any
 
 from ollama_nb.errors import TemplateError
 from ollama_nb.template.funcs import FUNCTIONS, SHORT_CIRCUIT
-from ollama_nb.template.nodes import (
+from ollama_nb.template.parser import (
     Action,
     Block,
     Branch,
     Break,
-    Call,
-    Chain,
-    Command,
+    ChainNode,
+    CommandNode,
     Dot,
     Field,
     Identifier,
@@ -30,16 +29,17 @@ from ollama_nb.template.nodes import (
     Pipe,
     Range,
     Template,
-    Text,
+    TemplateCall,
+    TextNode,
     Variable,
 )
-from ollama_nb.template.printing import show_action
 from ollama_nb.template.values import (
+    GoStruct,
     Stringer,
-    Struct,
     TemplateFailure,
     is_slice,
     settle,
+    show_action,
     sorted_items,
     truth,
     type_name,
@@ -84,7 +84,7 @@ class _Run:
 
     def block(self, dot: Any, nodes: Block) -> Node | None:
         for node in nodes:
-            if isinstance(node, Text):
+            if isinstance(node, TextNode):
                 self._write(node.text)
                 continue
             self._burn(node.line)
@@ -96,7 +96,7 @@ class _Run:
                 jump = self._range(dot, node) if isinstance(node, Range) else self._if_or_with(dot, node)
                 if jump is not None:
                     return jump
-            elif isinstance(node, Call):
+            elif isinstance(node, TemplateCall):
                 self._call(dot, node)
             else:
                 return node
@@ -153,7 +153,7 @@ class _Run:
             else:
                 self._variables[top - len(names) + at] = (name, value)
 
-    def _call(self, dot: Any, node: Call) -> None:
+    def _call(self, dot: Any, node: TemplateCall) -> None:
         body = self._template.defined.get(node.name)
         if body is None:
             raise TemplateFailure(f"template {node.name!r} not defined")
@@ -179,7 +179,7 @@ class _Run:
                 self._variables.append((name, value))
         return value
 
-    def _command(self, dot: Any, command: Command, final: Any) -> Any:
+    def _command(self, dot: Any, command: CommandNode, final: Any) -> Any:
         first, rest = command.args[0], command.args[1:]
         self._burn(command.line)
         if isinstance(first, Identifier):
@@ -204,7 +204,7 @@ class _Run:
             return self._pipe(dot, operand)
         if isinstance(operand, Identifier):
             return self._function(dot, operand.name, (), _MISSING)
-        if isinstance(operand, Chain):
+        if isinstance(operand, ChainNode):
             if isinstance(operand.node, Nil):
                 raise TemplateFailure("indirection through explicit nil")
             return self._fields(self._operand(dot, operand.node), operand.path)
@@ -243,7 +243,7 @@ class _Run:
         return value
 
     def _field(self, value: Any, name: str) -> Any:
-        if isinstance(value, Struct):
+        if isinstance(value, GoStruct):
             if name in value.methods:
                 return self._made(value.methods[name]())
             if name in value.fields:
@@ -291,6 +291,6 @@ class _Run:
 
 def _source(operand: Operand) -> str:
     """The operand as an error message names it."""
-    if isinstance(operand, Field | Variable | Chain):
+    if isinstance(operand, Field | Variable | ChainNode):
         return (operand.name if isinstance(operand, Variable) else "") + "".join(f".{name}" for name in operand.path)
     return repr(operand.value) if isinstance(operand, Literal) else type(operand).__name__.lower()

@@ -1,6 +1,6 @@
 """What a template's text tells about its model: names used, thinking tags, the marker in front of tool calls.
 
-Pure and cached; nothing is rendered here, so the server itself may ask. Text that does not parse: TemplateError.
+Pure and cached; nothing is rendered here, so the server itself may ask. TextNode that does not parse: TemplateError.
 """
 
 from __future__ import annotations
@@ -10,22 +10,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
-from ollama_nb.template.nodes import (
+from ollama_nb.template.parser import (
     Action,
     Block,
     Branch,
-    Call,
-    Chain,
+    ChainNode,
     Field,
     If,
     Node,
     Operand,
     Pipe,
     Range,
-    Text,
+    TemplateCall,
+    TextNode,
     With,
+    parse,
 )
-from ollama_nb.template.parser import parse
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,9 +104,9 @@ _JINJA_MARKERS = ("<tool_call>", "[TOOL_CALLS]", "<|tool_call_start|>", "<｜too
 def _thinking_tags(main: Block) -> tuple[str, str] | None:
     opening = closing = ""
     for block in _blocks_with_thinking(main, None):
-        if isinstance(block[0], Text):
+        if isinstance(block[0], TextNode):
             opening = block[0].text.strip()
-        if isinstance(block[-1], Text):
+        if isinstance(block[-1], TextNode):
             closing = block[-1].text.strip()
     return (opening, closing) if opening and closing else None
 
@@ -114,7 +114,7 @@ def _thinking_tags(main: Block) -> tuple[str, str] | None:
 def _blocks_with_thinking(block: Block, loop: Range | None) -> Iterator[Block]:
     """The nearest block around each ``.Thinking`` whose innermost range walks ``.Messages``, in reading order."""
     for node in block:
-        if not isinstance(node, Action | Call | Branch):
+        if not isinstance(node, Action | TemplateCall | Branch):
             continue
         inner = node if isinstance(node, Range) else loop
         if inner is not None and _uses(inner.pipe, "Messages"):
@@ -135,7 +135,7 @@ def _fields(node: Operand) -> Iterator[Field]:
         for command in node.commands:
             for arg in command.args:
                 yield from _fields(arg)
-    elif isinstance(node, Chain):
+    elif isinstance(node, ChainNode):
         return  # Ollama does not look into these either
 
 
@@ -180,7 +180,7 @@ def _first_text(block: Block) -> str | None:
 
 
 def _text_of(node: Node) -> str | None:
-    if isinstance(node, Text):
+    if isinstance(node, TextNode):
         return node.text if node.text.strip() else None
     if isinstance(node, Branch):
         found = _first_text(node.body)

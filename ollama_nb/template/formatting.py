@@ -18,7 +18,7 @@ from typing import Any
 
 from ollama_nb.api.encode import go_json, go_quote, go_string
 from ollama_nb.api.messages import Message, Tool, ToolCall
-from ollama_nb.template.printing import show
+from ollama_nb.template.values import show
 
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 SPACE = "\t\n\v\f\r \x85\xa0\u1680" + "".join(map(chr, range(0x2000, 0x200B))) + "\u2028\u2029\u202f\u205f\u3000"

@@ -13,16 +13,22 @@ from dataclasses import dataclass
 from typing import Any
 
 from ollama_nb.api.encode import go_json
-from ollama_nb.template.printing import html_escape, joined, js_escape, show, show_action, sprint, sprintf
 from ollama_nb.template.values import (
     Encoded,
-    Struct,
+    GoStruct,
     TemplateFailure,
     equal,
     from_bytes,
+    html_escape,
     is_slice,
+    joined,
+    js_escape,
     less,
+    show,
+    show_action,
     sorted_items,
+    sprint,
+    sprintf,
     to_bytes,
     truth,
     type_name,
@@ -30,7 +36,7 @@ from ollama_nb.template.values import (
 
 
 @dataclass(frozen=True, slots=True)
-class Function:
+class TemplateFunction:
     """``most`` None: any number of arguments."""
 
     run: Callable[[Sequence[Any]], Any]
@@ -145,7 +151,7 @@ def plain(value: Any) -> Any:
     """A template value as JSON data: structs in field order, maps sorted."""
     if isinstance(value, Encoded):
         return value.json_value()
-    if isinstance(value, Struct):
+    if isinstance(value, GoStruct):
         return {key: plain(item) for key, item in value.fields.items()}
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in sorted_items(value)}
@@ -162,35 +168,35 @@ def _today(days: int) -> Callable[[Sequence[Any]], str]:
 
 def _typescript(args: Sequence[Any]) -> str:
     value = args[0]
-    method = value.methods.get("ToTypeScriptType") if isinstance(value, Struct) else None
+    method = value.methods.get("ToTypeScriptType") if isinstance(value, GoStruct) else None
     return method() if method else "any"
 
 
 # `and` and `or` evaluate their arguments as far as needed: the interpreter does that itself.
 SHORT_CIRCUIT = frozenset({"and", "or"})
 
-FUNCTIONS: dict[str, Function] = {
-    "not": Function(lambda args: not truth(args[0]), 1, 1),
-    "eq": Function(_eq, 1),
-    "ne": Function(lambda args: not equal(args[0], args[1]), 2, 2),
-    "lt": Function(lambda args: less(args[0], args[1]), 2, 2),
-    "le": Function(lambda args: less(args[0], args[1]) or equal(args[0], args[1]), 2, 2),
-    "gt": Function(lambda args: not less(args[0], args[1]) and not equal(args[0], args[1]), 2, 2),
-    "ge": Function(lambda args: not less(args[0], args[1]), 2, 2),
-    "len": Function(_len, 1, 1),
-    "index": Function(_index, 1),
-    "slice": Function(_slice, 1, 4),
-    "print": Function(sprint, 0),
-    "printf": Function(_printf, 1),
-    "println": Function(_println, 0),
-    "html": Function(lambda args: html_escape(_joined(args)), 0),
-    "js": Function(lambda args: js_escape(_joined(args)), 0),
-    "urlquery": Function(lambda args: urllib.parse.quote_plus(to_bytes(_joined(args)), safe="-_.~"), 0),
-    "call": Function(_call, 1),
-    "json": Function(_json, 1, 1),
-    "currentDate": Function(_today(0), 0),
-    "yesterdayDate": Function(_today(-1), 0),
-    "toTypeScriptType": Function(_typescript, 1, 1),
+FUNCTIONS: dict[str, TemplateFunction] = {
+    "not": TemplateFunction(lambda args: not truth(args[0]), 1, 1),
+    "eq": TemplateFunction(_eq, 1),
+    "ne": TemplateFunction(lambda args: not equal(args[0], args[1]), 2, 2),
+    "lt": TemplateFunction(lambda args: less(args[0], args[1]), 2, 2),
+    "le": TemplateFunction(lambda args: less(args[0], args[1]) or equal(args[0], args[1]), 2, 2),
+    "gt": TemplateFunction(lambda args: not less(args[0], args[1]) and not equal(args[0], args[1]), 2, 2),
+    "ge": TemplateFunction(lambda args: not less(args[0], args[1]), 2, 2),
+    "len": TemplateFunction(_len, 1, 1),
+    "index": TemplateFunction(_index, 1),
+    "slice": TemplateFunction(_slice, 1, 4),
+    "print": TemplateFunction(sprint, 0),
+    "printf": TemplateFunction(_printf, 1),
+    "println": TemplateFunction(_println, 0),
+    "html": TemplateFunction(lambda args: html_escape(_joined(args)), 0),
+    "js": TemplateFunction(lambda args: js_escape(_joined(args)), 0),
+    "urlquery": TemplateFunction(lambda args: urllib.parse.quote_plus(to_bytes(_joined(args)), safe="-_.~"), 0),
+    "call": TemplateFunction(_call, 1),
+    "json": TemplateFunction(_json, 1, 1),
+    "currentDate": TemplateFunction(_today(0), 0),
+    "yesterdayDate": TemplateFunction(_today(-1), 0),
+    "toTypeScriptType": TemplateFunction(_typescript, 1, 1),
 }
 
 NAMES = frozenset(FUNCTIONS) | SHORT_CIRCUIT

@@ -1,6 +1,7 @@
 """Go template text to tokens: literal text with its trim markers applied, and the words inside ``{{ }}``.
 
 Rule: linear in the text. Spaces are no tokens; a token knows whether space came before it.
+The constants of Go templates: numbers and quoted strings to values. Raises ValueError for what Go refuses.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ MAX_TOKENS = 50_000
 _SPACE = " \t\r\n"
 
 
-class Kind(StrEnum):
+class TokenKind(StrEnum):
     TEXT = "text"
     OPEN = "{{"
     CLOSE = "}}"
@@ -45,13 +46,15 @@ KEYWORDS = frozenset({"if", "else", "end", "range", "with", "define", "block", "
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    kind: Kind
+    kind: TokenKind
     text: str
     line: int
     spaced: bool = False
 
     def __str__(self) -> str:
-        return f"{{{{{self.text}}}}}" if self.kind is Kind.KEYWORD else (repr(self.text) if self.text else self.kind)
+        return (
+            f"{{{{{self.text}}}}}" if self.kind is TokenKind.KEYWORD else (repr(self.text) if self.text else self.kind)
+        )
 
 
 _NUMBER = (
@@ -74,7 +77,7 @@ _SPACES = re.compile(r"[ \t\r\n]*")
 _UNCLOSED = {'"': "quoted string", "`": "raw string", "'": "character constant"}
 # What may stand right behind a name: Go refuses `.Name"text"` or `$x=1`.
 _ENDS_NAME = re.compile(r"[ \t\r\n.,|:()]|\}\}|$")
-_NAMES = {Kind.VARIABLE, Kind.FIELD, Kind.WORD, Kind.DOT}
+_NAMES = {TokenKind.VARIABLE, TokenKind.FIELD, TokenKind.WORD, TokenKind.DOT}
 
 
 def tokens(text: str) -> list[Token]:
@@ -100,7 +103,7 @@ class _Lexer:
             self._at = start + (4 if trims_left else 2)
             trim = self._comment() if self._text.startswith("/*", self._at) else self._action(start)
         self._literal(len(self._text), trim_start=trim, trim_end=False)
-        self._add(Kind.EOF, "", len(self._text))
+        self._add(TokenKind.EOF, "", len(self._text))
         return self._tokens
 
     def _literal(self, end: int, *, trim_start: bool, trim_end: bool) -> None:
@@ -111,7 +114,7 @@ class _Lexer:
         if trim_end:
             text = text.rstrip(_SPACE)
         if text:
-            self._add(Kind.TEXT, text, begin)
+            self._add(TokenKind.TEXT, text, begin)
 
     def _comment(self) -> bool:
         """Skip a comment; return whether its end trims the text behind it."""
@@ -133,13 +136,13 @@ class _Lexer:
         return None
 
     def _action(self, start: int) -> bool:
-        self._add(Kind.OPEN, "{{", start)
+        self._add(TokenKind.OPEN, "{{", start)
         while True:
             end = _SPACES.match(self._text, self._at).end()  # type: ignore[union-attr]  # matches the empty text too
             spaced = end > self._at
             close = self._close(end - 1) if spaced and self._text.startswith("-}}", end) else self._close(end)
             if close is not None:
-                self._add(Kind.CLOSE, "}}", end, spaced)
+                self._add(TokenKind.CLOSE, "}}", end, spaced)
                 self._at, trims = close
                 return trims
             if end >= len(self._text):
@@ -152,19 +155,19 @@ class _Lexer:
         first = self._text[self._at]
         if match is None:
             raise self._error(f"unrecognized character in action: {first!r}", self._at)
-        kind, text, end = Kind[match.lastgroup or "OTHER"], match[0], match.end()
-        if kind is Kind.OTHER and first in _UNCLOSED:
+        kind, text, end = TokenKind[match.lastgroup or "OTHER"], match[0], match.end()
+        if kind is TokenKind.OTHER and first in _UNCLOSED:
             raise self._error(f"unterminated {_UNCLOSED[first]}", self._at)
         if kind in _NAMES and not _ENDS_NAME.match(self._text, end):
             raise self._error(f"bad character {self._text[end]!r} after {text!r}", end)
-        if kind is Kind.NUMBER and (self._text[end : end + 1].isalnum() or text in ("+", "-")):
+        if kind is TokenKind.NUMBER and (self._text[end : end + 1].isalnum() or text in ("+", "-")):
             raise self._error(f"bad number syntax: {self._text[self._at : end + 1]!r}", self._at)
-        if kind is Kind.WORD and text in KEYWORDS:
-            kind = Kind.KEYWORD
+        if kind is TokenKind.WORD and text in KEYWORDS:
+            kind = TokenKind.KEYWORD
         self._add(kind, text, self._at, spaced)
         self._at = end
 
-    def _add(self, kind: Kind, text: str, at: int, spaced: bool = False) -> None:
+    def _add(self, kind: TokenKind, text: str, at: int, spaced: bool = False) -> None:
         if len(self._tokens) >= MAX_TOKENS:
             raise self._error(f"more than {MAX_TOKENS} words: no more are read", at)
         self._tokens.append(Token(kind, text, self._line_of(at), spaced))
@@ -178,3 +181,61 @@ class _Lexer:
 
     def _error(self, what: str, at: int) -> TemplateError:
         return TemplateError(f"template line {self._line_of(at)}: {what}")
+
+
+_FLOAT_MARKS = re.compile(r"[.eEpP]")
+
+
+def number(text: str) -> int | float:
+    """A Go number constant: ints in bases 2, 8, 10, 16 with ``_`` separators, floats, hex floats."""
+    if re.fullmatch(r"[+-]?0[0-7_]+", text):
+        return _checked(int(text, 8))
+    hexadecimal = text.lstrip("+-")[:2].lower() == "0x"
+    try:
+        return _checked(int(text, 0))
+    except ValueError:
+        if not (re.search(r"[.pP]", text) if hexadecimal else _FLOAT_MARKS.search(text)):
+            raise ValueError("integer overflow or bad number syntax") from None
+    if hexadecimal and "p" not in text.lower():
+        raise ValueError("bad number syntax")
+    value = float.fromhex(text.replace("_", "")) if hexadecimal else float(text)
+    if value in (float("inf"), float("-inf")):
+        raise ValueError("number out of range")
+    return value
+
+
+def _checked(value: int) -> int:
+    if not -(1 << 63) <= value < 1 << 63:
+        raise ValueError("integer overflow")
+    return value
+
+
+_ESCAPE = re.compile(r"\\(?:x([\da-fA-F]{2})|u([\da-fA-F]{4})|U([\da-fA-F]{8})|([0-7]{3})|(.))", re.DOTALL)
+_SHORT = {"a": 7, "b": 8, "f": 12, "n": 10, "r": 13, "t": 9, "v": 11, "\\": 92}
+
+
+def unquote(quoted: str) -> str:
+    """The text of a Go string or character constant. Bytes that are no UTF-8 become surrogate escapes."""
+    quote, body = quoted[0], quoted[1:-1]
+
+    def replace(match: re.Match[str]) -> str:
+        byte, short, long, octal, letter = match.groups()
+        if letter is not None:
+            if letter == quote:
+                return quote
+            return chr(_SHORT[letter])
+        if byte is not None or octal is not None:
+            value = int(byte, 16) if byte is not None else int(octal, 8)
+            if value > 255:
+                raise ValueError("octal escape out of range")
+            return chr(value) if value < 128 or quote == "'" else chr(0xDC00 + value)
+        value = int(short or long, 16)
+        if value > 0x10FFFF or 0xD800 <= value < 0xE000:
+            raise ValueError("no Unicode character")
+        return chr(value)
+
+    try:
+        text = _ESCAPE.sub(replace, body)
+    except KeyError as error:
+        raise ValueError(f"unknown escape \\{error.args[0]}") from None
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape")

@@ -1,39 +1,186 @@
-"""Tokens of a Go template to its tree. Rule: what Go refuses is refused here, with the line that it stands on."""
+"""The tree of a Go template: what the parser makes, what the interpreter runs, what the fact finders walk.
+
+Nodes are frozen; every one knows its line. A list of nodes is a ``Block`` (a tuple), a ``None`` block was not written.
+Tokens of a Go template to its tree. Rule: what Go refuses is refused here, with the line that it stands on.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Any
 
 from ollama_nb.errors import TemplateError
 from ollama_nb.template.funcs import NAMES
-from ollama_nb.template.lexer import Kind, Token, tokens
-from ollama_nb.template.literals import number, unquote
-from ollama_nb.template.nodes import (
-    Action,
-    Block,
-    Branch,
-    Break,
-    Call,
-    Chain,
-    Command,
-    Continue,
-    Dot,
-    Field,
-    Identifier,
-    If,
-    Literal,
-    Nil,
-    Node,
-    Operand,
-    Pipe,
-    Range,
-    Template,
-    Text,
-    Variable,
-    With,
-    names_used,
-)
+from ollama_nb.template.lexer import Token, TokenKind, number, tokens, unquote
+
+
+@dataclass(frozen=True, slots=True)
+class Dot:
+    """``.``"""
+
+    line: int
+
+
+@dataclass(frozen=True, slots=True)
+class Nil:
+    line: int
+
+
+@dataclass(frozen=True, slots=True)
+class Literal:
+    """A bool, int, float or string constant."""
+
+    line: int
+    value: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """``.A.B`` on dot."""
+
+    line: int
+    path: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Variable:
+    """``$x.A.B``; ``name`` keeps its dollar sign, and ``$`` alone is the root."""
+
+    line: int
+    name: str
+    path: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Identifier:
+    """The name of a function."""
+
+    line: int
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChainNode:
+    """``(…).A.B``: fields of a parenthesised pipeline or of a function's result."""
+
+    line: int
+    node: Operand
+    path: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CommandNode:
+    """An operand with its arguments."""
+
+    line: int
+    args: tuple[Operand, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Pipe:
+    """Commands joined by ``|``; ``names`` are the variables declared (or, with ``assigns``, assigned)."""
+
+    line: int
+    commands: tuple[CommandNode, ...]
+    names: tuple[str, ...] = ()
+    assigns: bool = False
+
+
+Operand = Dot | Nil | Literal | Field | Variable | Identifier | ChainNode | Pipe
+
+
+@dataclass(frozen=True, slots=True)
+class TextNode:
+    line: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """``{{ pipeline }}``: printed, unless it declares or assigns."""
+
+    line: int
+    pipe: Pipe
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """What ``if``, ``with`` and ``range`` have in common."""
+
+    line: int
+    pipe: Pipe
+    body: Block
+    orelse: Block | None = None
+
+
+class If(Branch):
+    __slots__ = ()
+
+
+class With(Branch):
+    __slots__ = ()
+
+
+class Range(Branch):
+    __slots__ = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TemplateCall:
+    """``{{ template "name" pipeline }}``."""
+
+    line: int
+    name: str
+    pipe: Pipe
+
+
+@dataclass(frozen=True, slots=True)
+class Break:
+    line: int
+
+
+@dataclass(frozen=True, slots=True)
+class Continue:
+    line: int
+
+
+Node = TextNode | Action | If | With | Range | TemplateCall | Break | Continue
+Block = tuple[Node, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """A parsed template: the main block, the ``define``d ones, and the lower-cased names that all of them use."""
+
+    main: Block
+    defined: Mapping[str, Block] = field(default_factory=dict)
+    vars: frozenset[str] = frozenset()
+
+
+def names_used(*blocks: Block) -> frozenset[str]:
+    """Lower-cased path components of all fields and variables; a chain on parentheses is not looked into."""
+    return frozenset(name.lower() for block in blocks for node in block for name in _names(node))
+
+
+def _names(node: Node | Operand) -> Iterator[str]:
+    if isinstance(node, Field):
+        yield from node.path
+    elif isinstance(node, Variable):
+        yield node.name
+        yield from node.path
+    elif isinstance(node, Pipe):
+        for command in node.commands:
+            for arg in command.args:
+                yield from _names(arg)
+    elif isinstance(node, Action | TemplateCall):
+        yield from _names(node.pipe)
+    elif isinstance(node, Branch):
+        yield from _names(node.pipe)
+        for inner in node.body + (node.orelse or ()):
+            yield from _names(inner)
+
 
 MAX_NESTING = 100
 _CONSTANTS = {"true": True, "false": False}
@@ -63,8 +210,8 @@ class _Parser:
 
     def template(self) -> Template:
         main: list[Node] = []
-        while self._peek().kind is not Kind.EOF:
-            if self._peek().kind is Kind.OPEN and self._tokens[self._at + 1].text == "define":
+        while self._peek().kind is not TokenKind.EOF:
+            if self._peek().kind is TokenKind.OPEN and self._tokens[self._at + 1].text == "define":
                 self._define()
                 continue
             node = self._node()
@@ -78,7 +225,7 @@ class _Parser:
         """Nodes up to ``{{end}}`` or ``{{else``, and that keyword."""
         nodes: list[Node] = []
         while True:
-            if self._peek().kind is Kind.EOF:
+            if self._peek().kind is TokenKind.EOF:
                 raise self._error(f"unexpected end of template inside {{{{{inside}}}}}", self._peek())
             node = self._node()
             if isinstance(node, Token):
@@ -88,20 +235,20 @@ class _Parser:
     def _node(self) -> Node | Token:
         """The next node, or the token of an ``end`` or ``else``."""
         token = self._next()
-        if token.kind is Kind.TEXT:
-            return Text(token.line, token.text)
+        if token.kind is TokenKind.TEXT:
+            return TextNode(token.line, token.text)
         word = self._peek()
-        if word.kind is not Kind.KEYWORD:
-            return Action(word.line, self._pipe("command", Kind.CLOSE))
+        if word.kind is not TokenKind.KEYWORD:
+            return Action(word.line, self._pipe("command", TokenKind.CLOSE))
         self._next()
         if word.text in _BRANCHES:
             return self._nested(word)
         if word.text == "end":
-            self._expect(Kind.CLOSE, "end")
+            self._expect(TokenKind.CLOSE, "end")
             return word
         if word.text == "else":
-            if self._peek().text not in ("if", "with") or self._peek().kind is not Kind.KEYWORD:
-                self._expect(Kind.CLOSE, "else")
+            if self._peek().text not in ("if", "with") or self._peek().kind is not TokenKind.KEYWORD:
+                self._expect(TokenKind.CLOSE, "else")
             return word
         if word.text == "template":
             return self._call(word)
@@ -114,7 +261,7 @@ class _Parser:
     def _nested(self, word: Token) -> Node:
         self._deeper(word)
         scope = len(self._variables)
-        pipe = self._pipe(word.text, Kind.CLOSE)
+        pipe = self._pipe(word.text, TokenKind.CLOSE)
         self._ranges += word.text == "range"
         body, stop = self._block(word.text)
         self._ranges -= word.text == "range"
@@ -125,9 +272,9 @@ class _Parser:
 
     def _orelse(self, word: Token) -> Block:
         chained = self._peek()
-        if chained.kind is Kind.KEYWORD and chained.text == word.text != "range":
+        if chained.kind is TokenKind.KEYWORD and chained.text == word.text != "range":
             return (self._nested(self._next()),)  # `else if` and `else with` share the outer end
-        if chained.kind is Kind.KEYWORD:
+        if chained.kind is TokenKind.KEYWORD:
             raise self._unexpected(chained, f"else of {word}")
         block, stop = self._block("else")
         if stop.text != "end":
@@ -137,26 +284,26 @@ class _Parser:
     def _jump(self, word: Token) -> Node:
         if not self._ranges:
             raise self._error(f"{word} outside {{{{range}}}}", word)
-        self._expect(Kind.CLOSE, str(word))
+        self._expect(TokenKind.CLOSE, str(word))
         return Break(word.line) if word.text == "break" else Continue(word.line)
 
-    def _call(self, word: Token) -> Call:
+    def _call(self, word: Token) -> TemplateCall:
         name = self._name("template clause")
-        if self._peek().kind is Kind.CLOSE:
+        if self._peek().kind is TokenKind.CLOSE:
             raise self._error(f"undefined template specified: {{{{template {name!r}}}}} needs an argument", word)
-        return Call(word.line, name, self._pipe("template clause", Kind.CLOSE))
+        return TemplateCall(word.line, name, self._pipe("template clause", TokenKind.CLOSE))
 
-    def _block_action(self, word: Token) -> Call:
+    def _block_action(self, word: Token) -> TemplateCall:
         name = self._name("block clause")
-        pipe = self._pipe("block clause", Kind.CLOSE)
+        pipe = self._pipe("block clause", TokenKind.CLOSE)
         self._add(name, self._separate("block clause"), word)
-        return Call(word.line, name, pipe)
+        return TemplateCall(word.line, name, pipe)
 
     def _define(self) -> None:
         self._next()
         word = self._next()
         name = self._name("define clause")
-        self._expect(Kind.CLOSE, "define clause")
+        self._expect(TokenKind.CLOSE, "define clause")
         self._add(name, self._separate("define clause"), word)
 
     def _separate(self, context: str) -> Block:
@@ -180,16 +327,16 @@ class _Parser:
 
     def _name(self, context: str) -> str:
         token = self._next()
-        if token.kind not in (Kind.STRING, Kind.RAW):
+        if token.kind not in (TokenKind.STRING, TokenKind.RAW):
             raise self._unexpected(token, context)
         return self._string(token)
 
     # Pipelines
 
-    def _pipe(self, context: str, end: Kind) -> Pipe:
+    def _pipe(self, context: str, end: TokenKind) -> Pipe:
         line = self._peek().line
         names, assigns = self._declarations(context)
-        commands: list[Command] = []
+        commands: list[CommandNode] = []
         while self._peek().kind is not end:
             commands.append(self._command(context))
         if not commands:
@@ -202,40 +349,40 @@ class _Parser:
 
     def _declarations(self, context: str) -> tuple[tuple[str, ...], bool]:
         names: list[str] = []
-        while self._peek().kind is Kind.VARIABLE:
+        while self._peek().kind is TokenKind.VARIABLE:
             follower = self._tokens[self._at + 1]
-            if follower.kind not in (Kind.DECLARE, Kind.ASSIGN, Kind.COMMA):
+            if follower.kind not in (TokenKind.DECLARE, TokenKind.ASSIGN, TokenKind.COMMA):
                 break
             names.append(self._next().text)
             self._next()
             self._variables.append(names[-1])
-            if follower.kind is not Kind.COMMA:
-                return tuple(names), follower.kind is Kind.ASSIGN
+            if follower.kind is not TokenKind.COMMA:
+                return tuple(names), follower.kind is TokenKind.ASSIGN
             if context != "range" or len(names) > 1:
                 raise self._error(f"too many declarations in {context}", follower)
-            if self._peek().kind not in (Kind.VARIABLE, Kind.CLOSE, Kind.RIGHT):
+            if self._peek().kind not in (TokenKind.VARIABLE, TokenKind.CLOSE, TokenKind.RIGHT):
                 raise self._error("range can only initialize variables", follower)
         return tuple(names), False
 
-    def _command(self, context: str) -> Command:
+    def _command(self, context: str) -> CommandNode:
         line = self._peek().line
         args: list[Operand] = []
         while (operand := self._operand()) is not None:
             args.append(operand)
             follower = self._peek()
-            if follower.kind in (Kind.CLOSE, Kind.RIGHT, Kind.PIPE):
+            if follower.kind in (TokenKind.CLOSE, TokenKind.RIGHT, TokenKind.PIPE):
                 break
             if not follower.spaced:
                 raise self._unexpected(follower, "operand")
         if not args:
             raise self._unexpected(self._peek(), context)
-        if self._peek().kind is Kind.PIPE:
+        if self._peek().kind is TokenKind.PIPE:
             self._next()  # Go lets a pipeline end in a bar
-        return Command(line, tuple(args))
+        return CommandNode(line, tuple(args))
 
     def _operand(self) -> Operand | None:
         node = self._term()
-        if node is None or self._peek().kind is not Kind.FIELD or self._peek().spaced:
+        if node is None or self._peek().kind is not TokenKind.FIELD or self._peek().spaced:
             return node
         if isinstance(node, Literal | Dot | Nil):
             raise self._error(f"unexpected {self._peek()} after a constant", self._peek())
@@ -244,11 +391,11 @@ class _Parser:
             return Field(node.line, node.path + path)
         if isinstance(node, Variable):
             return Variable(node.line, node.name, path)
-        return Chain(node.line, node, path)
+        return ChainNode(node.line, node, path)
 
     def _path(self) -> tuple[str, ...]:
         path: list[str] = []
-        while self._peek().kind is Kind.FIELD and not self._peek().spaced:
+        while self._peek().kind is TokenKind.FIELD and not self._peek().spaced:
             path.append(self._next().text[1:])
         return tuple(path)
 
@@ -257,23 +404,23 @@ class _Parser:
         if token.kind not in _STARTS_TERM:
             return None
         self._next()
-        if token.kind is Kind.LEFT:
+        if token.kind is TokenKind.LEFT:
             self._deeper(token)
-            pipe = self._pipe("parenthesized pipeline", Kind.RIGHT)
+            pipe = self._pipe("parenthesized pipeline", TokenKind.RIGHT)
             self._depth -= 1
             return pipe
-        if token.kind is Kind.DOT:
+        if token.kind is TokenKind.DOT:
             return Dot(token.line)
-        if token.kind is Kind.FIELD:
+        if token.kind is TokenKind.FIELD:
             return Field(token.line, (token.text[1:],))
-        if token.kind is Kind.VARIABLE:
+        if token.kind is TokenKind.VARIABLE:
             if token.text not in self._variables:
                 raise self._error(f'undefined variable "{token.text}"', token)
             return Variable(token.line, token.text)
-        if token.kind is Kind.WORD:
+        if token.kind is TokenKind.WORD:
             return self._word(token)
         return Literal(
-            token.line, self._string(token) if token.kind in (Kind.STRING, Kind.RAW) else self._number(token)
+            token.line, self._string(token) if token.kind in (TokenKind.STRING, TokenKind.RAW) else self._number(token)
         )
 
     def _word(self, token: Token) -> Operand:
@@ -286,12 +433,12 @@ class _Parser:
         return Identifier(token.line, token.text)
 
     def _string(self, token: Token) -> str:
-        if token.kind is Kind.RAW:
+        if token.kind is TokenKind.RAW:
             return token.text[1:-1].replace("\r", "")
         return self._unquoted(token)
 
     def _number(self, token: Token) -> int | float:
-        if token.kind is Kind.CHAR:
+        if token.kind is TokenKind.CHAR:
             text = self._unquoted(token)
             if len(text) != 1:
                 raise self._error(f"malformed character constant: {token.text}", token)
@@ -314,11 +461,11 @@ class _Parser:
 
     def _next(self) -> Token:
         token = self._tokens[self._at]
-        if token.kind is not Kind.EOF:
+        if token.kind is not TokenKind.EOF:
             self._at += 1
         return token
 
-    def _expect(self, kind: Kind, context: str) -> None:
+    def _expect(self, kind: TokenKind, context: str) -> None:
         token = self._next()
         if token.kind is not kind:
             raise self._unexpected(token, context)
@@ -336,9 +483,10 @@ class _Parser:
 
 
 _STARTS_TERM = {
-    Kind.LEFT, Kind.DOT, Kind.FIELD, Kind.VARIABLE, Kind.WORD, Kind.STRING, Kind.RAW, Kind.CHAR, Kind.NUMBER,
+    TokenKind.LEFT, TokenKind.DOT, TokenKind.FIELD, TokenKind.VARIABLE, TokenKind.WORD, TokenKind.STRING,
+    TokenKind.RAW, TokenKind.CHAR, TokenKind.NUMBER,
 }  # fmt: skip
 
 
 def _blank(block: Block) -> bool:
-    return all(isinstance(node, Text) and not node.text.strip() for node in block)
+    return all(isinstance(node, TextNode) and not node.text.strip() for node in block)

@@ -15,8 +15,7 @@ from ollama_nb.errors import TemplateError
 from ollama_nb.template import chat_template
 from ollama_nb.template.data import message_views, think_keys, tool_views
 from ollama_nb.template.execute import Fuel, execute
-from ollama_nb.template.nodes import Action, Block, Branch, Field, Node, Operand, Pipe, Template
-from ollama_nb.template.parser import parse
+from ollama_nb.template.parser import Action, Block, Branch, Field, Node, Operand, Pipe, Template, parse
 
 NamedRenderer = Callable[[str, Sequence[Message], Sequence[Tool], Think, str], str]
 """Renderer name, messages, tools, requested thinking and BOS text → prompt."""

@@ -24,7 +24,7 @@ from ollama_nb.template.builtin import recognise
 _LINES = st.text(st.characters(exclude_categories=("C", "Z")) | st.sampled_from(" \t#:'"), max_size=20)
 TEXTS = st.lists(_LINES, max_size=4).map("\n".join).filter(lambda text: text.isprintable() or "\n" in text)
 SAYABLE = TEXTS.filter(
-    lambda text: modelfile.parse(f"FROM x\nSYSTEM {modelfile.quote(text)}\n").commands[-1].value == text
+    lambda text: modelfile.parse(f"FROM x\nSYSTEM {modelfile.quote(text)}\n").instructions[-1].value == text
 )
 PARAMETERS = st.fixed_dictionaries(
     {},

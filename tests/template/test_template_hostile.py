@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 
 from ollama_nb.errors import TemplateError
 from ollama_nb.template.execute import Fuel, execute
-from ollama_nb.template.nodes import Template
-from ollama_nb.template.parser import parse
+from ollama_nb.template.parser import Template, parse
 
 DATA = {"name": "Ada", "n": 3, "list": ["a", "b", "c"], "map": {"a": 1}, "zh": "你好", "nil": None, "f": 2.5}
 

@@ -6,8 +6,8 @@ import pytest
 
 from ollama_nb.api.chat import PromptJob
 from ollama_nb.api.messages import Message, ToolCall
+from ollama_nb.template.chat_template import one_call_each, with_ids
 from ollama_nb.template.prompt import render
-from ollama_nb.template.tool_turns import one_call_each, with_ids
 
 ASK = Message("user", "ask")
 F, G = ToolCall("f", {"a": 1}, id="call_x"), ToolCall("g", {}, id="call_y", index=1)
