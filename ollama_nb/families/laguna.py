@@ -187,7 +187,7 @@ def _create_parser(context: ReplyContext, *, goes_on: bool) -> RegionParser:
 class _MaybeCall:
     """Behind a brace in the text: an object whose first key is one of a call's is read as a call."""
 
-    to_answer = ""
+    answer_prefix = ""
     _KEYS = ('"name"', '"arguments"')
     _MOST_SPACE = 64
 
@@ -197,7 +197,7 @@ class _MaybeCall:
     def enter(self, step: RegionStep) -> None:
         self._space = step.space
 
-    def read(self, text: str, at: int, final: bool, out: Output) -> RegionStep:
+    def consume(self, text: str, at: int, final: bool, out: Output) -> RegionStep:
         head = text[at : at + self._MOST_SPACE].lstrip()
         found = next((key for key in self._KEYS if head.startswith(key)), None)
         if found is not None:

@@ -29,7 +29,7 @@ TAGS = (THINK, END_THINK, TOOL, END_TOOL)
 def qwen_parser(parse_call: CallParser, *, thinking: bool, echo: bool = True) -> RegionParser:
     """``echo``: some models repeat the opening tag that the prompt ended with; one of them is dropped."""
     regions: dict[str, Region] = {
-        "echo": ForkRegion({THINK: Exit("thinking")}, "thinking", to_answer="\n</think>\n\n"),
+        "echo": ForkRegion({THINK: Exit("thinking")}, "thinking", answer_prefix="\n</think>\n\n"),
         "thinking": TextRegion(THINKING, {END_THINK: Exit("content"), TOOL: Exit("call")}, "\n</think>\n\n"),
         "content": TextRegion(CONTENT, {TOOL: Exit("call")}),
         "call": CallRegion(parse_call, {END_TOOL: Exit("content"), TOOL: Exit("call", closes=False)}),

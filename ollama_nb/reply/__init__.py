@@ -1,1 +1,1 @@
-"""Reply back: text as a model writes it, read into content, thinking and tool calls. No text is ever lost."""
+"""Parse replies: the text that a model generates becomes content, thinking and tool calls. No text is lost."""

@@ -1,7 +1,6 @@
-"""JSON as models write it: objects found in running text, read with a little leniency.
+"""Arguments of tool calls: JSON as models write it, and text converted to the types of a tool's schema.
 
-Rule: what is given back can be written as JSON and as UTF-8 again.
-Arguments that a model writes as bare text, given the types that the tool's schema declares.
+JSON is parsed leniently, but every value that is returned can be encoded as JSON and as UTF-8 again.
 """
 
 from __future__ import annotations
@@ -15,14 +14,14 @@ from ollama_nb.api.messages import Tool
 
 
 class ObjectEnd:
-    """Finds the brace that closes an object whose opening brace was just read; text may come in pieces."""
+    """Finds the closing brace of a JSON object in text that begins after the opening one and may arrive in pieces."""
 
     def __init__(self) -> None:
         self._depth = 1
         self._in_string = self._escaped = False
 
     def find(self, text: str, at: int = 0) -> int:
-        """Index behind the closing brace, or -1: it is not in this text, read on in the next piece."""
+        """Return the index behind the closing brace, or -1 if it is not in this piece."""
         if self._escaped:
             if at >= len(text):
                 return -1
@@ -45,7 +44,7 @@ _OBJECT_MARK = re.compile(r'["{}]')
 
 
 def objects_in(text: str) -> list[str]:
-    """The outermost braced pieces of a text; an unfinished last one is left out."""
+    """Return the outermost braced parts of a text, without an unclosed last one."""
     found: list[str] = []
     start = text.find("{")
     while start >= 0:
@@ -58,20 +57,20 @@ def objects_in(text: str) -> list[str]:
 
 
 def as_object(value: Any) -> dict[str, Any] | None:
-    """Arguments: an object, a string that holds one, or null for none at all."""
+    """Return arguments given as an object, as a string of JSON, or as null (no arguments); else None."""
     if isinstance(value, str):
         return parse_object(value)
     return {} if value is None else value if isinstance(value, dict) else None
 
 
 def parse_object(text: str) -> dict[str, Any] | None:
-    """A JSON object, or None."""
+    """Parse a JSON object; None if the text is not one."""
     value = parse_json(text)
     return value if isinstance(value, dict) else None
 
 
 def parse_json(text: str) -> Any:
-    """A JSON value; None also for what is no JSON. Line breaks inside strings are let through: models write them."""
+    """Parse a JSON value; None if the text is not valid JSON. Strings may contain line breaks, as models write them."""
     try:
         value = json.loads(text, strict=False, parse_constant=_refuse, parse_float=_finite)
     except (ValueError, RecursionError):
@@ -91,7 +90,7 @@ def _finite(text: str) -> float:
 
 
 def replace_lone_surrogates(value: Any) -> Any:
-    """Half surrogate pairs, which JSON can write but UTF-8 cannot, become U+FFFD."""
+    """Replace lone surrogates, which JSON can represent and UTF-8 cannot, by U+FFFD."""
     if isinstance(value, str):
         return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     if isinstance(value, dict):
@@ -108,7 +107,7 @@ def tool_name(tool: Tool) -> str:
 
 
 class Schemas:
-    """The declared arguments of the tools of one request."""
+    """The argument schemas of the tools of one request."""
 
     def __init__(self, tools: Iterable[Tool]) -> None:
         self._parameters: dict[str, Mapping[str, Any]] = {}
@@ -128,13 +127,13 @@ class Schemas:
         return tuple(properties) if isinstance(properties, Mapping) else ()
 
     def missing(self, tool: str, given: Iterable[str]) -> str | None:
-        """A required argument that was not given."""
+        """Return a required argument that is not among ``given``, or None."""
         required = self._parameters.get(tool, {}).get("required")
         names = required if isinstance(required, Sequence) and not isinstance(required, str) else ()
         return next((str(name) for name in names if name not in set(given)), None)
 
     def types(self, tool: str, argument: str) -> tuple[str, ...]:
-        """The JSON types that an argument may have; none when nothing is said about it."""
+        """Return the JSON types that an argument may have; empty if its schema does not tell."""
         properties = self._parameters.get(tool, {}).get("properties")
         found = properties.get(argument) if isinstance(properties, Mapping) else None
         if not isinstance(found, Mapping):
@@ -145,12 +144,12 @@ class Schemas:
         return _types(found)
 
     def typed(self, tool: str, argument: str, text: str) -> Any:
-        """The value of an argument that was written between tags, one line break beside each of them dropped."""
+        """Convert an argument that was written between tags; one line break next to each tag is dropped."""
         return typed(text.removeprefix("\n").removesuffix("\n"), self.types(tool, argument))
 
 
 def typed(text: str, types: Sequence[str]) -> Any:
-    """The first reading that fits: null, boolean, integer, number, array, object. Else the text itself."""
+    """Convert text to the first type that fits: null, boolean, integer, number, array, object. Else return the text."""
     lower = text.lower()
     if lower == "null":
         return None

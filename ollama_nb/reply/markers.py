@@ -1,6 +1,6 @@
-"""Find marker strings in text that arrives in pieces, holding back only what may be the start of one.
+"""Find marker strings in text that arrives in pieces, and hold back only text that may be the beginning of a marker.
 
-Rule: whatever the chunking, the text out and the marker found are those of a search over the whole text.
+The result does not depend on how the text is split: it is the result of a search over the whole text.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 
 class Markers:
-    """Searches for several strings at once: the one that starts first, at one place the longest."""
+    """Searches for several strings at once. The leftmost match wins; of several at one position, the longest."""
 
     def __init__(self, markers: Iterable[str]) -> None:
         self._markers = sorted({marker for marker in markers if marker}, key=len, reverse=True)
@@ -19,9 +19,10 @@ class Markers:
         self._starts = frozenset(marker[0] for marker in self._markers)
 
     def search(self, text: str, at: int = 0, *, final: bool = False) -> tuple[int, str | None]:
-        """The place of the first marker at or behind ``at``, and the marker.
+        """Return the position of the first marker at or after ``at``, and the marker.
 
-        None: there is none yet, and the text up to the place is certain to hold none. ``final``: no more text comes.
+        The marker is None if there is none yet; the text before the returned position then certainly contains none.
+        ``final``: no more text follows.
         """
         undecided = len(text) if final else self._possible_start(text, at)
         match = self._pattern.search(text, at) if self._pattern else None
@@ -30,7 +31,7 @@ class Markers:
         return match.start(), match[0]
 
     def _possible_start(self, text: str, at: int) -> int:
-        """Index from which the text could be an unfinished marker; its length when nothing could."""
+        """Return the index from which the text may be an incomplete marker, or the text's length."""
         for place in range(max(at, len(text) - self._longest + 1), len(text)):
             if text[place] in self._starts and self._may_become_marker(text[place:]):
                 return place
@@ -41,9 +42,9 @@ class Markers:
 
 
 class MarkerMatcher:
-    """Streams text through until a marker is seen.
+    """Passes text through up to the first marker.
 
-    Each character costs a step per marker, however long and alike the markers are: clients choose some of them.
+    Each character takes one step per marker, whatever the markers are: clients choose some of them, as stop strings.
     """
 
     def __init__(self, markers: Iterable[str]) -> None:
@@ -54,7 +55,7 @@ class MarkerMatcher:
         self._held = ""
 
     def feed(self, text: str) -> tuple[str, str | None, str]:
-        """Return text that is safe to give out, the marker found (or None), and what follows that marker."""
+        """Return the text that certainly precedes any marker, the marker found (or None), and the text after it."""
         if not self._held and self._starts.isdisjoint(text):
             return text, None, ""
         seen = len(self._held)
@@ -73,7 +74,7 @@ class MarkerMatcher:
         return text[:undecided], None, ""
 
     def end(self) -> tuple[str, str | None, str]:
-        """No more text comes: decide on what was held back, as ``feed`` would."""
+        """Decide on the text that is held back, as no more follows. Returns what ``feed`` returns."""
         return self._split(self._held)
 
     def _note(self, start: int, marker: str) -> None:
@@ -81,7 +82,7 @@ class MarkerMatcher:
             self._found = (start, marker)
 
     def _may_improve(self, read: int) -> bool:
-        """A marker that starts earlier than the one found, or there and is longer, may still be completed."""
+        """Whether a marker that starts earlier than the one found, or there and is longer, may still be completed."""
         assert self._found is not None
         start, marker = self._found
         return any(
@@ -101,7 +102,10 @@ class MarkerMatcher:
 
 
 class _Progress:
-    """How much of one marker the text ends with (Knuth, Morris and Pratt), its table made as far as it is needed."""
+    """The length of the longest prefix of one marker that the text ends with (Knuth, Morris and Pratt).
+
+    The failure table is built as far as it is needed.
+    """
 
     def __init__(self, marker: str) -> None:
         self.marker = marker
@@ -109,7 +113,7 @@ class _Progress:
         self._borders: list[int] = []
 
     def step(self, char: str) -> bool:
-        """Read one character; True when it completes the marker."""
+        """Consume one character. Return True if it completes the marker."""
         marker, length = self.marker, self.length
         while length and marker[length] != char:
             length = self._borders[length - 1]

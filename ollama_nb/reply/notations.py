@@ -64,7 +64,7 @@ _PYTHON_NAME = re.compile(r"\w[\w.\-]*")
 
 
 def python_calls(body: str, closed: bool) -> Sequence[ParsedCall | MalformedCall]:
-    """``name(key="text", other=1)``, one after another."""
+    """Parse the body of a call region as calls in Python syntax."""
     try:
         return parse_python_calls(body)
     except NotationError as error:
@@ -72,7 +72,7 @@ def python_calls(body: str, closed: bool) -> Sequence[ParsedCall | MalformedCall
 
 
 def parse_python_calls(text: str) -> list[ParsedCall]:
-    """Calls one after another, perhaps in brackets, with commas or line breaks between them. Raises NotationError."""
+    """Parse consecutive calls, optionally in brackets, separated by commas or white space. Raises NotationError."""
     text = text.strip()
     if text.startswith("[") and text.endswith("]"):
         text = text[1:-1]
@@ -172,7 +172,7 @@ class _PythonCallsParser(_Cursor):
         return text
 
     def _scalar_text(self, more: str) -> str:
-        """Up to a comma or a closing bracket that is not inside brackets of the text's own."""
+        """Take the text up to a comma or a closing bracket, except inside brackets that the text itself opens."""
         start, open_brackets = self._at, 0
         while self._at < len(self._text):
             char = self._text[self._at]
@@ -202,7 +202,10 @@ _OUTSIDE, _IN_KEY, _BETWEEN, _IN_VALUE = "outside", "in key", "between", "in val
 
 
 def parse_tagged_call(text: str, *, strict: bool = False) -> tuple[str, list[tuple[str, str]]]:
-    """The tool's name, and keys with values in order. ``strict``: nothing is put back. Raises NotationError."""
+    """Parse one call to the tool's name and its arguments in order. Raises NotationError.
+
+    A missing tag is inserted where its position is certain, unless ``strict``.
+    """
     name, rest = _split_name(text)
     if not name:
         raise NotationError("the tool call names no tool")
@@ -215,7 +218,7 @@ def parse_tagged_call(text: str, *, strict: bool = False) -> tuple[str, list[tup
 
 
 def _split_name(text: str) -> tuple[str, str]:
-    """The name and what follows it. Where the first key's opening tag is missing, a blank ends the name."""
+    """Split a call into the name and the rest. If the first key's opening tag is missing, white space ends the name."""
     first = _TAG.search(text)
     if first is None:
         return text.strip(), ""
@@ -227,7 +230,7 @@ def _split_name(text: str) -> tuple[str, str]:
 
 
 def _pieces(text: str) -> Iterator[tuple[str, str]]:
-    """Each tag with the text in front of it; the text behind the last one with an empty tag."""
+    """Yield each tag with the text before it, and the text after the last tag with an empty tag."""
     at = 0
     for match in _TAG.finditer(text):
         yield text[at : match.start()], match[0]
@@ -236,6 +239,8 @@ def _pieces(text: str) -> Iterator[tuple[str, str]]:
 
 
 class _TagSequence:
+    """Collects key-value pairs from tags."""
+
     def __init__(self, strict: bool) -> None:
         self.pairs: list[tuple[str, str]] = []
         self._strict, self._place, self._key = strict, _OUTSIDE, ""
@@ -301,7 +306,12 @@ _BRACE_NUMBER = re.compile(r"-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 
 
 class BraceObjectParser(_Cursor):
-    """``mark`` encloses strings. ``texts``: arguments whose bare words are text, None for all; ``known``: all names."""
+    """Parses an object with bare keys.
+
+    ``mark`` encloses strings. ``words`` are the constants. ``texts`` are the arguments whose unquoted values are text,
+    None for all arguments; ``known`` are the names of all arguments. Malformed text is repaired only where a single
+    interpretation remains.
+    """
 
     def __init__(
         self,
@@ -317,7 +327,7 @@ class BraceObjectParser(_Cursor):
         self._repaired = False
 
     def parse(self) -> dict[str, Any]:
-        """The outermost object, which must be all that there is. Raises NotationError."""
+        """Parse the text, which must be one object. Raises NotationError."""
         self._skip_spaces()
         value = self._mapping(0)
         if self._text[self._at :].strip():
@@ -379,7 +389,7 @@ class BraceObjectParser(_Cursor):
         if end >= 0:
             self._at = end + len(self._mark)
             return self._text[start:end]
-        # The last string was not closed: it goes up to the brace that ends the arguments.
+        # The last string is not closed: it extends to the brace that ends the arguments.
         self._repaired, self._at = True, len(self._text)
         rest = self._text[start:].rstrip()
         return rest[:-1] if rest.endswith(("}", "]")) else rest
@@ -416,7 +426,7 @@ class BraceObjectParser(_Cursor):
         return int(text) if re.fullmatch("-?[0-9]+", text) else number if abs(number) != float("inf") else _NO_VALUE
 
     def _bare_text(self) -> str:
-        """Text without marks: up to the next argument that is known, or the brace at the end."""
+        """Take unmarked text up to the next known argument, or to the brace at the end."""
         self._repaired = True
         names = "|".join(map(re.escape, self._known))
         match = re.compile(rf",\s*(?:{names})\s*:").search(self._text, self._at) if names else None

@@ -1,7 +1,16 @@
-"""Replies whose parts stand between markers: a small machine that walks from region to region.
+"""A parser for replies whose parts are delimited by markers: a state machine, configured by each model family.
 
-Rule: each character is looked at once, no text is lost, and how the text was cut into pieces changes nothing. Only
-markers vanish, and the white space beside those that say so.
+Theory of operation. A reply is a sequence of regions, such as thinking, content or a tool call. Each region is a state:
+it consumes text up to one of its markers, adds what it found to the output, and names the next region. A family
+describes its format as a mapping from names to regions, and RegionParser runs it.
+
+* ``TextRegion`` is running text, streamed as it arrives.
+* ``ForkRegion`` is a position at which one of several markers may follow.
+* ``CallRegion`` is the text of tool calls, parsed once it is complete.
+* ``HeaderRegion`` is a message header that decides what the message is.
+
+Each character is examined once, and the events do not depend on how the text is split into pieces. No text is lost:
+only markers are dropped, with the adjacent white space where an ``Exit`` asks for it.
 """
 
 from __future__ import annotations
@@ -19,8 +28,11 @@ THINKING, CONTENT, HIDDEN = "thinking", "content", "hidden"
 
 
 class Exit(NamedTuple):
-    """Where a marker leads; whether the white space before and after it goes with it; whether it ends a call's text
-    or only begins what comes next."""
+    """What follows a marker.
+
+    ``to`` is the next region. ``before`` and ``after``: the white space on that side is dropped with the marker.
+    ``closes``: the marker ends the text of a call; otherwise it only begins the next region.
+    """
 
     to: str
     before: bool = True
@@ -29,9 +41,13 @@ class Exit(NamedTuple):
 
 
 class RegionStep(NamedTuple):
-    """A region has read up to ``at``. ``to`` None: it needs more text. ``again`` is text to be read once more.
+    """The result of one step of a region.
 
-    ``space`` is the white space in front of ``marker`` that goes with it, unless the marker turns out to be text.
+    The region consumed the text up to ``at``. ``to`` is the next region, None if this one needs more text. ``eat_space``
+    drops the white space that follows. ``again`` is consumed text that the next region gets first.
+
+    ``space`` is the white space before ``marker`` that is dropped with it. It is restored with the marker if that turns
+    out to be content.
     """
 
     at: int
@@ -43,66 +59,70 @@ class RegionStep(NamedTuple):
 
 
 class Region(Protocol):
-    to_answer: str
-    """What the model would have to write here before its answer can begin."""
+    """One state of the parser."""
 
-    def enter(self, step: RegionStep) -> None: ...
+    answer_prefix: str
+    """What a model has to write here before its answer can begin; used to continue a reply in another request."""
 
-    def read(self, text: str, at: int, final: bool, out: Output) -> RegionStep: ...
+    def enter(self, step: RegionStep) -> None:
+        """Reset the region; ``step`` led to it."""
+
+    def consume(self, text: str, at: int, final: bool, out: Output) -> RegionStep:
+        """Consume ``text`` from ``at`` on and add it to ``out``. ``final``: no more text follows."""
 
 
 class RegionParser:
-    """Reads one reply. ``start`` is the region in which it begins."""
+    """Parses one reply. ``start`` is the region in which the reply begins."""
 
     def __init__(self, regions: Mapping[str, Region], start: str) -> None:
         self._regions = regions
         self._region = regions[start]
         self._out = Output()
         self._rest = ""
-        self._entered = self._read = 0
-        self.answer_at: int | None = None
-        """Where in the whole text the answer's region begins; None as long as nothing was answered."""
+        self._entered = self._consumed = 0
+        self.answer_start: int | None = None
+        """The offset in the reply at which the answer's region begins, None while there is no answer."""
 
     @property
-    def to_answer(self) -> str:
-        """What is missing for an answer to begin where the text now ends."""
-        return self._region.to_answer
+    def answer_prefix(self) -> str:
+        """The text to append to the reply so far for an answer to begin there."""
+        return self._region.answer_prefix
 
     def feed(self, text: str) -> list[Delta | ToolCalls]:
-        """The events that ``text`` makes certain; none when all of it must be held back."""
-        self._walk(self._rest + text, final=False)
+        """Parse the next piece and return the events that are now certain."""
+        self._run(self._rest + text, final=False)
         return self._out.take()
 
     def end(self) -> list[Delta | ToolCalls]:
-        """No more text comes: everything held back comes out."""
-        self._walk(self._rest, final=True)
+        """Return the events for all text that is still held back."""
+        self._run(self._rest, final=True)
         return self._out.take()
 
-    def _walk(self, text: str, *, final: bool) -> None:
+    def _run(self, text: str, *, final: bool) -> None:
         at = 0
         while True:
-            step = self._region.read(text, at, final, self._out)
-            if self.answer_at is None and self._out.has_content:
-                self.answer_at = self._entered
-            self._read += step.at - at - len(step.again)
+            step = self._region.consume(text, at, final, self._out)
+            if self.answer_start is None and self._out.has_content:
+                self.answer_start = self._entered
+            self._consumed += step.at - at - len(step.again)
             if step.to is None:
                 break
             text, at = (step.again + text[step.at :], 0) if step.again else (text, step.at)
-            self._region, self._entered = self._regions[step.to], self._read
-            if isinstance(self._region, CallRegion):  # what cannot be read as a call is an answer from its marker on
+            self._region, self._entered = self._regions[step.to], self._consumed
+            if isinstance(self._region, CallRegion):  # an unparsable call is an answer, marker included
                 self._entered -= len(step.space) + len(step.marker)
             self._region.enter(step)
         self._rest = text[step.at :]
 
 
 class TextRegion:
-    """Running text up to the first of ``exits``, given out as it comes.
+    """Running text up to the first marker of ``exits``. ``kind`` is THINKING, CONTENT or HIDDEN (dropped).
 
-    White space at its end is held back until it is known whether it stands before a marker that takes it along.
+    Trailing white space is held back until it is known whether a marker follows that drops it.
     """
 
-    def __init__(self, kind: str, exits: Mapping[str, Exit], to_answer: str = "") -> None:
-        self._kind, self._exits, self.to_answer = kind, exits, to_answer
+    def __init__(self, kind: str, exits: Mapping[str, Exit], answer_prefix: str = "") -> None:
+        self._kind, self._exits, self.answer_prefix = kind, exits, answer_prefix
         self._markers = Markers(exits)
         self._holds = any(exit.before for exit in exits.values())
         self._space: list[str] = []
@@ -111,9 +131,9 @@ class TextRegion:
     def enter(self, step: RegionStep) -> None:
         self._eat, self._space = step.eat_space, []
 
-    def read(self, text: str, at: int, final: bool, out: Output) -> RegionStep:
+    def consume(self, text: str, at: int, final: bool, out: Output) -> RegionStep:
         start, marker = self._markers.search(text, at, final=final)
-        self._say(text[at:start], out)
+        self._add(text[at:start], out)
         if marker is None:
             if final:
                 self._flush(out)
@@ -123,24 +143,24 @@ class TextRegion:
             self._flush(out)
         return RegionStep(start + len(marker), exit.to, exit.after, marker, "".join(self._space))
 
-    def _say(self, text: str, out: Output) -> None:
+    def _add(self, text: str, out: Output) -> None:
         if self._eat:
             text = text.lstrip()
             self._eat = not text
         if not self._holds:
-            self._give(text, out)
+            self._write(text, out)
             return
         body = text.rstrip()
         if body:
             self._flush(out)
-            self._give(body, out)
+            self._write(body, out)
         self._space.append(text[len(body) :])
 
     def _flush(self, out: Output) -> None:
-        self._give("".join(self._space), out)
+        self._write("".join(self._space), out)
         self._space = []
 
-    def _give(self, text: str, out: Output) -> None:
+    def _write(self, text: str, out: Output) -> None:
         if self._kind == CONTENT:
             out.content(text)
         elif self._kind == THINKING:
@@ -148,13 +168,14 @@ class TextRegion:
 
 
 class ForkRegion:
-    """A place where one of ``exits`` may stand; if none does, ``otherwise`` follows.
+    """A position at which one of the markers of ``exits`` may follow; if none does, ``otherwise`` is the next region.
 
-    ``space``: what becomes of white space in front: ``kept`` if no marker follows, ``dropped``, or ``none`` is allowed.
+    ``space`` is the treatment of white space before the marker: ``kept`` if no marker follows, ``dropped`` in any case,
+    or ``none`` if a marker must follow without white space.
     """
 
-    def __init__(self, exits: Mapping[str, Exit], otherwise: str, space: str = "kept", to_answer: str = "") -> None:
-        self._exits, self._otherwise, self.to_answer = exits, otherwise, to_answer
+    def __init__(self, exits: Mapping[str, Exit], otherwise: str, space: str = "kept", answer_prefix: str = "") -> None:
+        self._exits, self._otherwise, self.answer_prefix = exits, otherwise, answer_prefix
         self._markers = sorted(exits, key=len, reverse=True)
         self._allows_space, self._drops = space != "none", space == "dropped"
         self._eat = False
@@ -163,7 +184,7 @@ class ForkRegion:
     def enter(self, step: RegionStep) -> None:
         self._eat, self._space = step.eat_space, []
 
-    def read(self, text: str, at: int, final: bool, out: Output) -> RegionStep:
+    def consume(self, text: str, at: int, final: bool, out: Output) -> RegionStep:
         if self._allows_space:
             start, at = at, _end_of_space(text, at)
             self._space.append(text[start:at])
@@ -190,24 +211,25 @@ def _end_of_space(text: str, at: int) -> int:
 _SPACE = re.compile(r"\s*")
 
 CallParser = Callable[[str, bool], Sequence[str | ParsedCall | MalformedCall]]
-"""Reads what stood between a call's markers; the flag tells whether the closing marker was there."""
+"""Parses the text between the markers of a call. The flag says whether the closing marker was present."""
 
 
 class CallRegion:
-    """The text of calls, up to one of ``exits``; nothing is given out before it is complete.
+    """The text of calls up to one of the markers of ``exits``, parsed by ``parse_call`` once it is complete.
 
-    ``whole``: the opening marker is part of the call. ``by_object``: the call ends with its first JSON object.
+    ``whole``: the opening marker is part of the call's text. ``by_object``: the call also ends behind its first JSON
+    object, and ``by_object`` is the region that follows it.
     """
 
     def __init__(
-        self, reading: CallParser, exits: Mapping[str, Exit], *, whole: bool = False, by_object: str | None = None
+        self, parse_call: CallParser, exits: Mapping[str, Exit], *, whole: bool = False, by_object: str | None = None
     ) -> None:
-        self._reading, self._exits, self._whole, self._by_object = reading, exits, whole, by_object
+        self._parse_call, self._exits, self._whole, self._by_object = parse_call, exits, whole, by_object
         self._markers = Markers({*exits, "{"} if by_object else exits)
         self._object: ObjectEnd | None = None
         self._opening = ""
         self._body: list[str] = []
-        self.to_answer = ""
+        self.answer_prefix = ""
 
     def enter(self, step: RegionStep) -> None:
         self._opening, self._body, self._object = step.space + step.marker, [], None
@@ -215,7 +237,7 @@ class CallRegion:
             self._opening, self._body = step.space, [step.marker]
             self._object = ObjectEnd() if self._by_object and step.marker == "{" else None
 
-    def read(self, text: str, at: int, final: bool, out: Output) -> RegionStep:
+    def consume(self, text: str, at: int, final: bool, out: Output) -> RegionStep:
         if self._object is not None:
             return self._in_object(text, at, final, out)
         start, marker = self._markers.search(text, at)
@@ -232,8 +254,8 @@ class CallRegion:
         exit = self._exits[marker]
         body = "".join(self._body)
         repeated = marker == self._opening.lstrip() and not body.strip()
-        read = repeated or self._finish(body, marker if exit.closes else "", out)
-        return RegionStep(start + len(marker), exit.to, exit.after and read, marker)
+        parsed = repeated or self._finish(body, marker if exit.closes else "", out)
+        return RegionStep(start + len(marker), exit.to, exit.after and parsed, marker)
 
     def _in_object(self, text: str, at: int, final: bool, out: Output) -> RegionStep:
         assert self._object is not None and self._by_object is not None
@@ -247,16 +269,16 @@ class CallRegion:
         return RegionStep(len(text))
 
     def _unclosed(self, partial: str, out: Output) -> None:
-        """The reply ended inside the call: perhaps only its closing marker, or a part of it, is missing."""
+        """Handle a reply that ends inside the call: perhaps only its closing marker, or a part of that, is missing."""
         body = "".join(self._body)
-        read = self._reading(body, False)
-        if partial and any(isinstance(item, MalformedCall) for item in read):
+        items = self._parse_call(body, False)
+        if partial and any(isinstance(item, MalformedCall) for item in items):
             body, partial = body + partial, ""
         self._finish(body, partial, out, closed=False)
 
     def _finish(self, body: str, closing: str, out: Output, *, closed: bool | None = None) -> bool:
-        """Give out what the text says; False when it says no call."""
-        items = self._reading(body, bool(closing) if closed is None else closed)
+        """Parse the collected text and add the result to ``out``. Return False if it contains no call."""
+        items = self._parse_call(body, bool(closing) if closed is None else closed)
         if items and not any(isinstance(item, ParsedCall) for item in items):
             why = next((item.why for item in items if isinstance(item, MalformedCall)), "")
             out.malformed(self._opening + body + closing, why)
@@ -267,13 +289,14 @@ class CallRegion:
 
 
 class HeaderRegion:
-    """What stands between a message's start and its text, up to ``marker``; ``route`` reads it.
+    """The header of a message, up to ``marker``.
 
-    ``route`` gives the region that follows and what was no header. ``plausible`` tells, for the beginning of a header,
-    whether it may still become one: if not, it is content and ``otherwise`` follows.
+    ``route`` parses it; it returns the next region, and text that does not belong to the header and is content.
+    ``plausible`` says whether a text can be the beginning of a header. If it cannot, it is content, and ``otherwise`` is
+    the next region.
     """
 
-    LONGEST = 400
+    LONGEST = 400  # characters; a longer text is not a header
 
     def __init__(
         self,
@@ -281,16 +304,16 @@ class HeaderRegion:
         route: Callable[[str], tuple[str, str]],
         plausible: Callable[[str], bool],
         otherwise: str,
-        to_answer: str,
+        answer_prefix: str,
     ) -> None:
         self._marker, self._route, self._plausible, self._otherwise = marker, route, plausible, otherwise
         self._markers = Markers([marker])
-        self.to_answer = to_answer
+        self.answer_prefix = answer_prefix
 
     def enter(self, step: RegionStep) -> None:
         pass
 
-    def read(self, text: str, at: int, final: bool, out: Output) -> RegionStep:
+    def consume(self, text: str, at: int, final: bool, out: Output) -> RegionStep:
         start, marker = self._markers.search(text, at, final=final)
         if not self._plausible(text[at : min(start, at + self.LONGEST)]) or start - at > self.LONGEST:
             return RegionStep(at, self._otherwise)

@@ -79,7 +79,7 @@ def bound(ask: Ask) -> Ask:
     """An answer without thoughts, where the family's answers stand, the constraint in force from its first token."""
     if ask.family is None:
         return ask
-    return replace(ask, prompt=ask.prompt + ask.family.create(ask.turn).to_answer, family=None, tools=())
+    return replace(ask, prompt=ask.prompt + ask.family.create(ask.turn).answer_prefix, family=None, tools=())
 
 
 def bound_part(ask: Ask, thoughts: Pass, *, answering: bool, called: bool) -> Ask | None:

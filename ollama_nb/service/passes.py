@@ -104,9 +104,9 @@ class Pass:
         """What was said up to where the answer begins, and what is missing for it to begin."""
         if not isinstance(self._reader, RegionParser):
             return _thoughts_text(self.ask, self.raw)
-        raw, at = self.raw, self._reader.answer_at
+        raw, at = self.raw, self._reader.answer_start
         if at is None:
-            missing = self._reader.to_answer
+            missing = self._reader.answer_prefix
             return (raw.rstrip() if missing else raw) + missing
         after = raw[at:]
         return raw[:at] + after[: len(after) - len(after.lstrip())]

@@ -1,1 +1,1 @@
-"""Prompt out: messages and a model's template become the text that the model reads."""
+"""Render prompts: messages and a model's template become the text that the model continues."""

@@ -165,7 +165,7 @@ def _watch(reader: RegionParser, told: list[str]) -> set[str]:
                 marker for marker, exit in region._exits.items() if not getattr(regions[exit.to], "_whole", False)
             }
         if isinstance(region, TextRegion) and region._kind == HIDDEN:
-            region._give = lambda text, out: told.append(text)  # type: ignore[method-assign]
+            region._write = lambda text, out: told.append(text)  # type: ignore[method-assign]
         if isinstance(region, CallRegion):
             region._finish = _finish(region._finish, told)  # type: ignore[method-assign]
         if isinstance(region, HeaderRegion):
