@@ -43,8 +43,8 @@ class Exit(NamedTuple):
 class RegionStep(NamedTuple):
     """The result of one step of a region.
 
-    The region consumed the text up to ``at``. ``to`` is the next region, None if this one needs more text. ``eat_space``
-    drops the white space that follows. ``again`` is consumed text that the next region gets first.
+    The region consumed the text up to ``at``. ``to`` is the next region, None if this one needs more text.
+    ``eat_space`` drops the white space that follows. ``again`` is consumed text that the next region gets first.
 
     ``space`` is the white space before ``marker`` that is dropped with it. It is restored with the marker if that turns
     out to be content.
@@ -292,8 +292,8 @@ class HeaderRegion:
     """The header of a message, up to ``marker``.
 
     ``route`` parses it; it returns the next region, and text that does not belong to the header and is content.
-    ``plausible`` says whether a text can be the beginning of a header. If it cannot, it is content, and ``otherwise`` is
-    the next region.
+    ``plausible`` decides whether a text can be the beginning of a header. If it cannot, it is content, and
+    ``otherwise`` is the next region.
     """
 
     LONGEST = 400  # characters; a longer text is not a header
