@@ -46,7 +46,7 @@ KNOWN_SERVER_SIDE = {("ollama_nb.client.shared", "ollama_nb.store.blobs")}
 KNOWN_DYNAMIC = {
     "ollama_nb", "ollama_nb.notebook.commands", "ollama_nb.notebook.inputs", "ollama_nb.notebook.talk",
 }  # fmt: skip
-KNOWN_CIRCLES = {frozenset({"ollama_nb.client.answer", "ollama_nb.client.shape", "ollama_nb.client.tools"})}
+KNOWN_CIRCLES: set[frozenset[str]] = set()
 
 
 @dataclass(frozen=True)
