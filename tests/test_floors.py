@@ -239,8 +239,12 @@ def test_no_circles() -> None:
 # The checks themselves, on small bad examples.
 
 
-def example(text: str, name: str = "ollama_nb.engine.example") -> list[Import]:
-    return imports_of(Source(name, "", text), {"ollama_nb.server.app", "ollama_nb.api", "ollama_nb.api.names"})
+def our(name: str) -> str:
+    return f"ollama_nb.{name}"
+
+
+def example(text: str) -> list[Import]:
+    return imports_of(Source(our("engine.example"), "", text), map(our, ("server.app", "api", "api.names")))
 
 
 @pytest.mark.parametrize(
@@ -258,7 +262,7 @@ def example(text: str, name: str = "ollama_nb.engine.example") -> list[Import]:
 def test_every_kind_of_import_is_found(text: str, target: str) -> None:
     (found,) = example(text)
     assert found.target == target
-    assert upward("ollama_nb.engine.example", found.target)
+    assert upward(our("engine.example"), found.target)
 
 
 @pytest.mark.parametrize(
@@ -275,20 +279,20 @@ def test_processes_and_loggers_are_not_imports(text: str) -> None:
 
 
 def test_siblings_and_higher_layers_are_upward() -> None:
-    assert upward("ollama_nb.store.x", "ollama_nb.template.y")
-    assert upward("ollama_nb.client.x", "ollama_nb.server.y")
-    assert not upward("ollama_nb.server.x", "ollama_nb.service.y")
-    assert not upward("ollama_nb.store.x", "ollama_nb.store.y")
+    assert upward(our("store.x"), our("template.y"))
+    assert upward(our("client.x"), our("server.y"))
+    assert not upward(our("server.x"), our("service.y"))
+    assert not upward(our("store.x"), our("store.y"))
 
 
 def test_a_front_end_reaches_the_store_through_the_client() -> None:
     graph = {
-        "ollama_nb.cli.run": {"ollama_nb.client.files"},
-        "ollama_nb.client.files": {"ollama_nb.store.blobs"},
-        "ollama_nb.store.blobs": {"ollama_nb.store.gguf"},
-        "ollama_nb.cli.serve": {"ollama_nb.server.app"},
+        our("cli.run"): {our("client.files")},
+        our("client.files"): {our("store.blobs")},
+        our("store.blobs"): {our("store.gguf")},
+        our("cli.serve"): {our("server.app")},
     }
-    assert server_side_imports(graph) == {("ollama_nb.client.files", "ollama_nb.store.blobs")}
+    assert server_side_imports(graph) == {(our("client.files"), our("store.blobs"))}
 
 
 def test_a_circle_of_three_is_found() -> None:
