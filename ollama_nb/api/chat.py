@@ -70,9 +70,14 @@ class ChatRequest(Inference):
     tools: tuple[Tool, ...] = ()
 
     @property
+    def is_empty(self) -> bool:
+        """There is nothing to answer: the request only loads or unloads the model."""
+        return not self.messages
+
+    @property
     def unloads(self) -> bool:
-        """It asks for nothing but to take the model out of memory."""
-        return not self.messages and self.keep_alive == 0
+        """The request only takes the model out of memory."""
+        return self.is_empty and self.keep_alive == 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,9 +93,14 @@ class GenerateRequest(Inference):
     images: tuple[bytes, ...] = ()
 
     @property
+    def is_empty(self) -> bool:
+        """There is nothing to answer: the request only loads or unloads the model."""
+        return not self.prompt
+
+    @property
     def unloads(self) -> bool:
-        """It asks for nothing but to take the model out of memory."""
-        return not self.prompt and self.keep_alive == 0
+        """The request only takes the model out of memory."""
+        return self.is_empty and self.keep_alive == 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,7 +26,7 @@ TOO_LONG = (
 
 
 class Request(msgspec.Struct, frozen=True, tag="complete", kw_only=True):
-    """Generate from a prompt text (special tokens parsed) or from ``tokens``.
+    """Generate from a prompt text (special tokens parsed) or from ``tokens``. ``id`` is set by the side that sends it.
 
     ``logprobs`` -1: off, else how many top ones. ``format``: empty, ``json``, a JSON Schema as text, or ``grammar:``,
     ``regex:``, ``choices:`` (a JSON list) and what belongs to it. ``shift``: discard old context when it is full.
@@ -34,7 +34,7 @@ class Request(msgspec.Struct, frozen=True, tag="complete", kw_only=True):
     stay visible in the text. ``adapters``: what the model is changed by, for this request only.
     """
 
-    id: int
+    id: int = 0
     prompt: str = ""
     tokens: tuple[int, ...] = ()
     options: Options = msgspec.field(default_factory=Options)

@@ -15,7 +15,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from ollama_nb.api.options import Options
+import msgspec
+
 from ollama_nb.errors import LoadError, RunnerCrashed, from_code
 from ollama_nb.runner import spawn, wire
 from ollama_nb.runner.link import End, Link
@@ -106,44 +107,20 @@ class Runner:
         """End the process; open requests fail. Returns when it is reaped."""
         await self._link.close(grace)
 
-    async def complete(
-        self,
-        *,
-        prompt: str = "",
-        tokens: tuple[int, ...] = (),
-        options: Options,
-        num_ctx: int = 0,
-        shift: bool = True,
-        truncate: bool = True,
-        logprobs: int = -1,
-        format: str = "",
-        return_tokens: bool = False,
-        preserve: tuple[str, ...] = (),
-        adapters: wire.Adapters = (),
-    ) -> AsyncIterator[wire.Text | wire.Finished]:
-        """Stream a completion (fields: ``wire.Complete``), Finished last; closing it cancels it. Raises OllamaError."""
-        message = wire.Complete(
-            id=next(self._ids),
-            prompt=prompt,
-            tokens=tokens,
-            options=options,
-            num_ctx=num_ctx,
-            shift=shift,
-            truncate=truncate,
-            logprobs=logprobs,
-            format=format,
-            return_tokens=return_tokens,
-            preserve=preserve,
-            adapters=adapters,
-        )
-        request = self._begin(message)
+    async def complete(self, request: wire.Complete) -> AsyncIterator[wire.Text | wire.Finished]:
+        """Stream a completion, Finished last; closing the generator cancels it. ``request.id`` is set here.
+
+        Raises OllamaError.
+        """
+        message = msgspec.structs.replace(request, id=next(self._ids))
+        pending = self._begin(message)
         item: wire.Text | wire.Finished | None = None
         try:
             while not isinstance(item, wire.Finished):
-                item = await self._next(request)
+                item = await self._next(pending)
                 yield item
         finally:
-            self._end(message.id, request)
+            self._end(message.id, pending)
 
     async def embed(
         self, inputs: Sequence[str], *, truncate: bool = True, num_ctx: int = 0, adapters: wire.Adapters = ()

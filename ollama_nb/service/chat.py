@@ -3,81 +3,71 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
 
 from ollama_nb.api.chat import JINJA, ChatRequest, PromptJob
-from ollama_nb.api.events import Done, Event
+from ollama_nb.api.events import Event
 from ollama_nb.errors import BadRequest, ContextOverflow
 from ollama_nb.runner import wire
 from ollama_nb.runner.pool import Lease
 from ollama_nb.service.backend import Backend
-from ollama_nb.service.conversation import chat_messages, unheard
-from ollama_nb.service.inference import Plan, Ready, check_logprobs, get_ready, has_images, load_only, run
-from ollama_nb.service.prompt import IMAGE_TOKENS, Prompt, fit
-from ollama_nb.service.requests import LiveRequest
+from ollama_nb.service.generation import Generation, check_logprobs, new_generation
+from ollama_nb.service.prompt import IMAGE_TOKENS, Prompt, chat_messages, fit, omitted_roles
+from ollama_nb.service.replies import stream_reply
 from ollama_nb.service.resolve import find
 
 CHATML_STOPS = ("<|im_start|>", "<|im_end|>")
 
 
-async def chat(backend: Backend, request: ChatRequest) -> AsyncGenerator[Event, None]:
-    """Yield the reply and a final Done; without messages, one Done that says ``load`` or ``unload``.
+def run_chat(backend: Backend, request: ChatRequest) -> AsyncGenerator[Event, None]:
+    """Yield the reply to the last message and a final Done; see ``stream_reply``."""
+    prepare = partial(_prepare, backend, request)
+    return stream_reply(backend, request, "chat", prepare, partial(_write_prompt, backend, request))
 
-    Errors that need no answer of the model are raised before the first event.
-    """
+
+async def _prepare(backend: Backend, request: ChatRequest) -> Generation | None:
     check_logprobs(request)
     if not request.model:
         raise BadRequest("model is required")
-    with backend.requests.enter(request.request_id, request.model, "chat") as live:
-        model = await find(backend, request.model)
-        if request.unloads:
-            await backend.pool.unload(model)
-            yield Done("unload")
-            return
-        extra = ("tools",) if request.tools else ()
-        images = has_images(request.messages)
-        ready = await get_ready(backend, request, model, "chat", extra=extra, images=images)
-        if not request.messages:
-            yield await load_only(backend, request, ready, live)
-            return
-        async with aclosing(_reply(backend, request, ready, live)) as events:
-            async for event in events:
-                yield event
+    model = await find(backend, request.model)
+    if request.unloads:
+        await backend.pool.unload(model)
+        return None
+    images = any(message.images for message in request.messages)
+    generation = await new_generation(
+        backend, request, model, "chat", needs=("tools",) if request.tools else (), images=images
+    )
+    last = request.messages[-1] if request.messages else None
+    generation = replace(generation, reply=replace(generation.reply, tools=request.tools, last=last))
+    if not generation.format.template and not generation.options.stop:
+        # The renderer uses ChatML where the model has no template: stop at the end of its turns.
+        generation = generation.asking(options=replace(generation.options, stop=CHATML_STOPS))
+    if generation.format.kind == JINJA:
+        # As in Ollama, a chat that Jinja renders is refused when its last message is too long: cutting tokens out of
+        # the middle of the prompt would break the format.
+        generation = generation.asking(truncate=False)
+    return generation
 
 
-def _reply(backend: Backend, request: ChatRequest, ready: Ready, live: LiveRequest) -> AsyncGenerator[Event, None]:
-    if not ready.prompting.template and not ready.options.stop:
-        # The renderer's stand-in for a missing template is ChatML: end where its turns end.
-        ready = replace(ready, options=replace(ready.options, stop=CHATML_STOPS))
-
-    # A chat that Jinja renders is refused when its last message is too long, as it is by Ollama: cutting tokens out of
-    # the middle would take the template apart.
-    cut_tokens = ready.prompting.kind != JINJA
-    write = partial(_write, backend, request, ready)
-    plan = Plan(write, cut_tokens=cut_tokens, tools=request.tools, last=request.messages[-1])
-    return run(backend, request, ready, plan, live)
-
-
-async def _write(backend: Backend, request: ChatRequest, ready: Ready, lease: Lease) -> Prompt:
+async def _write_prompt(backend: Backend, request: ChatRequest, generation: Generation, lease: Lease) -> Prompt:
     """The prompt, with a warning for each message that the template leaves out. Raises BadRequest if strict."""
-    prompt = await _render(backend, request, ready, lease)
-    warnings = () if prompt.messages_dropped else unheard(request.messages, prompt.text)
+    prompt = await _render(backend, request, generation, lease)
+    warnings = () if prompt.messages_dropped else omitted_roles(request.messages, prompt.text)
     if warnings and request.strict:
         raise BadRequest("; ".join(warnings))
     return replace(prompt, warnings=warnings)
 
 
-async def _render(backend: Backend, request: ChatRequest, ready: Ready, lease: Lease) -> Prompt:
+async def _render(backend: Backend, request: ChatRequest, generation: Generation, lease: Lease) -> Prompt:
     """Render the conversation; drop old messages until it fits, if the request allows that.
 
     Raises ContextOverflow when no message may be cut and the last one alone does not fit.
     """
-    job = chat_job(request, ready, lease.loaded)
+    job = chat_job(request, generation, lease.loaded)
     if not request.truncate:
         return Prompt((await backend.renderer.render(job))[0])
-    image_tokens = IMAGE_TOKENS if ready.model.projectors else 0
+    image_tokens = IMAGE_TOKENS if generation.model.projectors else 0
     limit = lease.num_ctx - 1
     prompt = await fit(backend, lease, job, limit, image_tokens=image_tokens)
     if request.truncate == "messages" and (prompt.tokens or 0) > limit:
@@ -88,8 +78,8 @@ async def _render(backend: Backend, request: ChatRequest, ready: Ready, lease: L
     return prompt
 
 
-def chat_job(request: ChatRequest, ready: Ready, loaded: wire.Loaded) -> PromptJob:
-    """The whole conversation, to be rendered."""
-    family = ready.prompting.family
+def chat_job(request: ChatRequest, generation: Generation, loaded: wire.Loaded) -> PromptJob:
+    """The job that renders the whole conversation."""
+    family = generation.format.family
     tools = family.offered(request.tools) if family is not None else request.tools
-    return replace(ready.job(chat_messages(ready.model, request.messages), loaded), tools=tools)
+    return replace(generation.prompt_job(chat_messages(generation.model, request.messages), loaded), tools=tools)

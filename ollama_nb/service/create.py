@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
 from dataclasses import replace
 
 from ollama_nb.api.chat import CreateRequest
@@ -14,8 +13,7 @@ from ollama_nb.api.models import Model
 from ollama_nb.api.options import Options
 from ollama_nb.errors import BadRequest, ModelNotFound
 from ollama_nb.service.backend import Backend
-from ollama_nb.service.making import tools
-from ollama_nb.service.progress import in_thread
+from ollama_nb.service.requests import Work, run_in_thread
 from ollama_nb.service.resolve import find, parse_name
 from ollama_nb.service.templates import check_names, check_template
 from ollama_nb.service.transfer import PullPlan, run_pull
@@ -24,16 +22,21 @@ from ollama_nb.store.assemble import assemble, read_files
 from ollama_nb.store.packages import is_package
 
 
-async def create(backend: Backend, request: CreateRequest) -> AsyncGenerator[Progress, None]:
+def run_create(backend: Backend, request: CreateRequest) -> AsyncGenerator[Progress, None]:
     """Yield progress lines, ``success`` last. A model of that name is replaced, its unused layers removed.
 
-    Raises Ollama's errors before the first line for a request that cannot be right.
+    Raises Ollama's errors before the first line for a request that cannot succeed.
     """
+    prepare = functools.partial(_prepare, backend, request)
+    return run_in_thread(backend.requests, request.request_id, request.model, "create", prepare)
+
+
+async def _prepare(backend: Backend, request: CreateRequest) -> Work:
     parse_name(request.model)
     files = read_files(request.files)
     read_files(request.adapters)
     read_files(request.draft_files)
-    warnings = _vain(request)
+    warnings = _unused_fields(request)
     check_template(request.template)
     check_names(request.renderer, request.parser)
     for wanted in (request.quantize, request.draft_quantize):
@@ -46,24 +49,21 @@ async def create(backend: Backend, request: CreateRequest) -> AsyncGenerator[Pro
         if plan is not None:
             found = backend.store.resolve(run_pull(backend, plan, report, cancelled))
         made = functools.partial(_with_warnings, report, warnings)
-        assemble(backend.store, request, base=found, files=files, report=made, tools=tools(backend, cancelled))
+        assemble(backend.store, request, base=found, files=files, report=made, tools=backend.tools(cancelled))
 
-    with backend.requests.enter(request.request_id, request.model, "create") as live:
-        async with aclosing(in_thread(work, live)) as lines:
-            async for line in lines:
-                yield line
+    return work
 
 
-def _vain(request: CreateRequest) -> tuple[str, ...]:
-    """What the request has in vain: fields and parameters that nobody knows.
+def _unused_fields(request: CreateRequest) -> tuple[str, ...]:
+    """A warning for each field and parameter of the request that has no effect.
 
-    Raises BadRequest for parameters of a wrong type, with which the model could never be used, and for everything in
-    vain when the request is strict.
+    Raises BadRequest for parameters of a wrong type, with which the model could never be used, and, when the request is
+    strict, for fields and parameters that have no effect.
     """
-    vain = (*request.ignored, *Options.layered(request.parameters)[1])
-    if vain and request.strict:
-        raise BadRequest("; ".join(vain))
-    return vain
+    unused = (*request.ignored, *Options.layered(request.parameters)[1])
+    if unused and request.strict:
+        raise BadRequest("; ".join(unused))
+    return unused
 
 
 def _with_warnings(report: Report, warnings: tuple[str, ...], line: Progress) -> None:

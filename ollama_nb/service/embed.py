@@ -1,18 +1,26 @@
-"""POST /api/embed and its older sibling /api/embeddings."""
+"""POST /api/embed, its predecessor /api/embeddings, and /api/rerank.
+
+A model with rank pooling reads a query and a document together and gives their score; with any other model the score is
+the cosine of their embeddings. The reply names the method, because the two have different scales.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
 
-from ollama_nb.api.chat import EmbedRequest
-from ollama_nb.api.events import Embeddings, Stats
+from ollama_nb.api.chat import EmbedRequest, ModelRequest, RerankRequest
+from ollama_nb.api.events import Embeddings, Ranking, Stats
+from ollama_nb.api.models import Model
 from ollama_nb.errors import BadRequest, ModelNotFound, from_code
 from ollama_nb.runner import wire
-from ollama_nb.service.backend import Backend
-from ollama_nb.service.load import acquire_for
+from ollama_nb.runner.pool import Lease
+from ollama_nb.service.backend import Backend, acquire
+from ollama_nb.service.generation import options_in_force
 from ollama_nb.service.requests import LiveRequest
-from ollama_nb.service.resolve import find
+from ollama_nb.service.resolve import find, weights_header
+
+COSINE, RANK = "cosine", "rank"
 
 Matrix = npt.NDArray[np.float32]
 
@@ -79,3 +87,46 @@ def cut(rows: Matrix, dimensions: int) -> Matrix:
 def shortest(row: Matrix) -> tuple[float, ...]:
     """Doubles that print with as few digits as the float32 needs, as Go prints them: 0.1, not 0.10000000149011612."""
     return tuple(map(float, row.astype("U32")))
+
+
+async def rerank(backend: Backend, request: RerankRequest) -> Ranking:
+    """The best ``top_n`` documents, best first. Raises ModelNotFound, BadRequest."""
+    if not request.model:
+        raise BadRequest("model is required")
+    if not request.query:
+        raise BadRequest("query is required")
+    if not request.documents:
+        raise BadRequest("documents: give at least one")
+    if request.top_n is not None and request.top_n < 1:
+        raise BadRequest("top_n must be at least 1")
+    with backend.requests.enter(request.request_id, request.model, "embed") as live:
+        model = await find(backend, request.model)
+        async with await acquire_for(backend, request, model, live) as lease:
+            method = RANK if lease.loaded.pooling == RANK else COSINE
+            with live.interruptible():
+                scores, tokens = await (_ranked if method == RANK else _cosines)(lease, request)
+    best = sorted(enumerate(scores), key=lambda entry: -entry[1])[: request.top_n]
+    return Ranking(tuple(best), method, tokens)
+
+
+async def _ranked(lease: Lease, request: RerankRequest) -> tuple[list[float], int]:
+    reply = await lease.runner.rank(request.query, request.documents, num_ctx=lease.num_ctx, adapters=lease.adapters)
+    return list(reply.scores), reply.prompt_tokens
+
+
+async def _cosines(lease: Lease, request: RerankRequest) -> tuple[list[float], int]:
+    texts = (request.query, *request.documents)
+    reply = await lease.runner.embed(texts, num_ctx=lease.num_ctx, adapters=lease.adapters)
+    rows = np.frombuffer(reply.vectors, dtype="<f4").reshape(-1, reply.dimensions).astype(np.float64)
+    lengths = np.linalg.norm(rows, axis=1)
+    lengths[lengths == 0] = 1.0
+    rows /= lengths[:, None]
+    cosines = np.clip(rows[1:] @ rows[0], -1.0, 1.0)  # rounding may leave the range
+    return cosines.tolist(), reply.prompt_tokens
+
+
+async def acquire_for(backend: Backend, request: ModelRequest, model: Model, live: LiveRequest) -> Lease:
+    """Lease the model with the options of the request. Raises BadRequest for invalid options too."""
+    gguf = await weights_header(backend, model, request.model)
+    options, _ = options_in_force(model, request.options, request.ignored, strict=request.strict)
+    return await acquire(backend, model, gguf, options, request, live)

@@ -1,65 +1,53 @@
-"""POST /api/generate: one prompt, by a template or raw; made of the same pieces as chat."""
+"""POST /api/generate: one prompt, rendered by a template or raw."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
 
 from ollama_nb.api.chat import GO, GenerateRequest, PromptJob
-from ollama_nb.api.events import Done, Event
+from ollama_nb.api.events import Event
 from ollama_nb.errors import BadRequest, ModelNotFound, Unsupported
 from ollama_nb.runner.pool import Lease
 from ollama_nb.service.backend import Backend
-from ollama_nb.service.conversation import generate_messages
-from ollama_nb.service.inference import Plan, Ready, check_logprobs, get_ready, load_only, run
-from ollama_nb.service.prompt import Prompt, fit
-from ollama_nb.service.requests import LiveRequest
+from ollama_nb.service.generation import Generation, ReplyFormat, check_logprobs, new_generation
+from ollama_nb.service.prompt import Prompt, fit, generate_messages
+from ollama_nb.service.replies import stream_reply
 from ollama_nb.service.resolve import find
 from ollama_nb.service.tokens import text_of
 
 
-async def generate(backend: Backend, request: GenerateRequest) -> AsyncGenerator[Event, None]:
-    """Yield the answer and a final Done; with an empty prompt, one Done that says ``load`` or ``unload``.
+def run_generate(backend: Backend, request: GenerateRequest) -> AsyncGenerator[Event, None]:
+    """Yield the answer to the prompt and a final Done; see ``stream_reply``."""
+    prepare = partial(_prepare, backend, request)
+    return stream_reply(backend, request, "generate", prepare, partial(_write_prompt, backend, request))
 
-    Errors that need no answer of the model are raised before the first event.
-    """
+
+async def _prepare(backend: Backend, request: GenerateRequest) -> Generation | None:
     check_logprobs(request)
     if not request.model:
         raise ModelNotFound("model '' not found")
-    with backend.requests.enter(request.request_id, request.model, "generate") as live:
-        model = await find(backend, request.model)
-        if request.unloads:
-            await backend.pool.unload(model)
-            yield Done("unload")
-            return
-        if "image" in model.config.capabilities:
-            raise Unsupported("image generation models are not currently supported")
-        if request.raw and (request.template or request.system or request.context):
-            raise BadRequest("raw mode does not support template, system, or context")
-        extra = ("insert",) if request.suffix else ()
-        images = bool(request.images)
-        ready = await get_ready(backend, request, model, "generate", extra=extra, images=images)
-        if not request.prompt:
-            yield await load_only(backend, request, ready, live)
-            return
-        async with aclosing(_reply(backend, request, ready, live)) as events:
-            async for event in events:
-                yield event
+    model = await find(backend, request.model)
+    if request.unloads:
+        await backend.pool.unload(model)
+        return None
+    if "image" in model.config.capabilities:
+        raise Unsupported("image generation models are not currently supported")
+    if request.raw and (request.template or request.system or request.context):
+        raise BadRequest("raw mode does not support template, system, or context")
+    needs = ("insert",) if request.suffix else ()
+    generation = await new_generation(backend, request, model, "generate", needs=needs, images=bool(request.images))
+    if request.raw:
+        return replace(generation, reply=ReplyFormat())
+    return generation.asking(return_tokens=True)
 
 
-def _reply(backend: Backend, request: GenerateRequest, ready: Ready, live: LiveRequest) -> AsyncGenerator[Event, None]:
-    write = partial(_write, backend, request, ready)
-    plan = Plan(write, parse=not request.raw, return_tokens=not request.raw)
-    return run(backend, request, ready, plan, live)
-
-
-async def _write(backend: Backend, request: GenerateRequest, ready: Ready, lease: Lease) -> Prompt:
-    """The prompt as it was sent (raw, or no template anywhere), or rendered; a context's text goes in front."""
+async def _write_prompt(backend: Backend, request: GenerateRequest, generation: Generation, lease: Lease) -> Prompt:
+    """The rendered prompt; as sent if it is raw or there is no template. The text of a context comes before it."""
     if request.raw:
         return Prompt(request.prompt)
-    job = _job(request, ready, lease)
+    job = _job(request, generation, lease)
     if job is None:
         prompt = Prompt(request.prompt)
     elif job.suffix or not request.truncate:
@@ -68,19 +56,22 @@ async def _write(backend: Backend, request: GenerateRequest, ready: Ready, lease
         prompt = await fit(backend, lease, job, lease.num_ctx - 1)
     if request.context:
         before = await text_of(lease.runner, request.context, request.model)
-        # What goes on does not begin again; where the tokenizer adds no BOS, the same text may begin every turn.
+        # A continuation has no second BOS. Where the tokenizer adds none, the same text may begin every turn.
         text = prompt.text.removeprefix(lease.loaded.bos if lease.loaded.add_bos else "")
         prompt = replace(prompt, text=before + text, tokens=None)
     return prompt
 
 
-def _job(request: GenerateRequest, ready: Ready, lease: Lease) -> PromptJob | None:
-    """Suffix calls and a request's own template are always Go templates. None: no template anywhere."""
+def _job(request: GenerateRequest, generation: Generation, lease: Lease) -> PromptJob | None:
+    """The job that renders the prompt; None where neither request nor model has a template.
+
+    A suffix and the request's own template always use a Go template.
+    """
     if request.suffix:
-        template = request.template or ready.model.template or ""
-        job = replace(ready.job((), lease.loaded), kind=GO, template=template, renderer="")
+        template = request.template or generation.model.template or ""
+        job = replace(generation.prompt_job((), lease.loaded), kind=GO, template=template, renderer="")
         return replace(job, prompt=request.prompt, suffix=request.suffix)
-    job = ready.job(generate_messages(ready.model, request), lease.loaded)
+    job = generation.prompt_job(generate_messages(generation.model, request), lease.loaded)
     if request.template:
         return replace(job, kind=GO, template=request.template, renderer="")
     return job if job.template else None

@@ -1,24 +1,29 @@
-"""A conversation made to fit: render, count, and leave out whole old messages until the prompt has room.
+"""From messages to a prompt that fits: collect the messages, render them, drop whole old ones until it has room.
 
-Rule: at most a logarithmic number of round trips. Several candidate lengths are rendered at once in the render
-process and counted at once in the runner; each round narrows the search by the number of probes.
+Fitting takes a logarithmic number of round trips. The render process renders several candidates at once and the runner
+counts them at once; each round narrows the search by the number of probes.
 """
 
 from __future__ import annotations
 
+import difflib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from ollama_nb.api.chat import PromptJob
+from ollama_nb import families
+from ollama_nb.api.chat import GenerateRequest, PromptJob
 from ollama_nb.api.messages import Message
+from ollama_nb.api.models import Model
 from ollama_nb.errors import TemplateError
 from ollama_nb.runner.pool import Lease
 from ollama_nb.service.backend import Backend
-from ollama_nb.service.conversation import cuts, really_dropped
 
 PROBES = 8
 IMAGE_TOKENS = 768
 """What one image is taken to need when the model has a projector of its own."""
+ROLES = ("system", "user", "assistant", "tool")
+_THINK_BLOCK = re.compile(r"<think>.*?</think>\n*", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,3 +130,59 @@ def spread(low: int, high: int) -> list[int]:
 def _surely_fits(text: str, limit: int) -> bool:
     """A token covers a byte at least, but for a few that a tokenizer adds: a short prompt need not be counted."""
     return 2 * len(text.encode("utf-8", "replace")) + 8 <= limit
+
+
+def chat_messages(model: Model, messages: Sequence[Message]) -> tuple[Message, ...]:
+    """The model's stored messages, then the request's; the model's system text in front of all.
+
+    Only the first request message decides whether that system text is added, as in Ollama.
+    """
+    system = (Message("system", model.system),) if model.system and messages[0].role != "system" else ()
+    return without_old_thinking(model, (*system, *model.messages, *messages))
+
+
+def generate_messages(model: Model, request: GenerateRequest) -> tuple[Message, ...]:
+    """System text (the request's, else the model's), stored messages unless a context continues them, the prompt."""
+    text = request.system or model.system
+    system = (Message("system", text),) if text else ()
+    stored = model.messages if request.context is None else ()
+    return without_old_thinking(model, (*system, *stored, Message("user", request.prompt, images=request.images)))
+
+
+def without_old_thinking(model: Model, messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    """Remove the think blocks of earlier turns for the families that were trained without them."""
+    if not any(family.strip_old_thinking for family in families.of_model(model)):
+        return messages
+    last_user = max((at for at, message in enumerate(messages) if message.role == "user"), default=0)
+    return tuple(
+        replace(message, content=_THINK_BLOCK.sub("", message.content))
+        if message.role == "assistant" and at < last_user
+        else message
+        for at, message in enumerate(messages)
+    )
+
+
+def omitted_roles(messages: Sequence[Message], prompt: str) -> tuple[str, ...]:
+    """A warning for each message whose role the template has no place for: it is not in the prompt that came of it.
+
+    Templates decide about roles, and some know more than the usual ones, so none is refused.
+    """
+    return tuple(
+        f'messages[{at}] was left out: the template of this model has no place for the role "{message.role[:64]}"'
+        + "".join(f', did you mean "{near}"?' for near in difflib.get_close_matches(message.role[:64], ROLES, n=1))
+        for at, message in enumerate(messages)
+        if message.role not in ROLES and message.content.strip() not in prompt
+    )
+
+
+def cuts(messages: Sequence[Message]) -> list[int]:
+    """How many of the oldest messages may be dropped, fewest first.
+
+    The last message always stays, and a tool's answer never outlives the call that it answers.
+    """
+    return [at for at in range(1, len(messages)) if messages[at].role != "tool"]
+
+
+def really_dropped(messages: Sequence[Message], cut: int) -> int:
+    """Messages that a cut loses: system messages before it are kept."""
+    return sum(message.role != "system" for message in messages[:cut])

@@ -1,19 +1,24 @@
-"""The table of live requests: what each is doing, and a way to stop it.
+"""The live requests: their state, their cancellation, what is measured of them, and blocking work in a thread.
 
-Rule: a cancelled request ends where it waits, by ``Cancelled``; a request that nobody waits on (its reader is slow)
-ends at its next wait. Prompt text never gets in here.
+A cancelled request ends with ``Cancelled`` where it awaits something. One that awaits nothing at that moment, because
+its client reads slowly, ends at its next await. Prompt text is never stored here.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import secrets
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import TracebackType
+from typing import Protocol, TypeVar
 
+from ollama_nb.api.events import Delta, Done, Event, Progress, Report, Stats, ToolCalls
 from ollama_nb.errors import Cancelled
 
 QUEUED, LOADING, PROMPT, GENERATING = STATES = "queued", "loading", "prompt", "generating"
@@ -128,3 +133,129 @@ class Requests:
         """What is waiting and running now, oldest first."""
         places = itertools.count(1)
         return [live.entry(next(places) if live.state == QUEUED else 0) for live in self._live.values()]
+
+
+class Meter(Protocol):
+    """Receives the figures of all replies. Times are seconds."""
+
+    def first_token(self, model: str, seconds: float) -> None: ...
+    def done(self, model: str, reason: str, stats: Stats) -> None: ...
+    def given_up(self, phase: str) -> None: ...
+
+
+class NoMeter:
+    """Measures nothing."""
+
+    def first_token(self, model: str, seconds: float) -> None:
+        pass
+
+    def done(self, model: str, reason: str, stats: Stats) -> None:
+        pass
+
+    def given_up(self, phase: str) -> None:
+        pass
+
+
+_E = TypeVar("_E", bound=Event)
+
+
+class Metering:
+    """Reports one reply to a meter. A context manager around the reply; every event passes through ``counted``.
+
+    A reply whose client goes away counts as given up, ``waiting`` for the first token or ``generating``.
+    """
+
+    def __init__(self, meter: Meter, model: str) -> None:
+        self._meter, self._model = meter, model
+        self._began = time.perf_counter()
+        self._started = self._ended = False
+
+    def counted(self, event: _E) -> _E:
+        """Count an event that is about to be yielded."""
+        if not self._started and isinstance(event, Delta | ToolCalls):
+            self._started = True
+            self._meter.first_token(self._model, time.perf_counter() - self._began)
+        elif isinstance(event, Done):
+            self._ended = True
+            if event.stats is not None:
+                self._meter.done(self._model, event.reason, event.stats)
+        return event
+
+    def __enter__(self) -> Metering:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        client_left = error is not None and not isinstance(error, Exception)
+        if client_left and not self._ended:
+            self._meter.given_up("generating" if self._started else "waiting")
+
+
+Work = Callable[[Report, threading.Event], None]
+"""Blocking work: it reports progress and ends soon after the event is set."""
+
+
+async def run_in_thread(
+    requests: Requests, request_id: str, model: str, kind: str, prepare: Callable[[], Awaitable[Work]]
+) -> AsyncGenerator[Progress, None]:
+    """Yield what the work reports and raise what it raises. A cancelled request ends with the line ``cancelled``.
+
+    ``prepare`` checks the request and returns the work; its errors are raised before the first line. The thread never
+    outlives the generator: closing it sets the event and waits for the thread to end.
+    """
+    work = await prepare()
+    with requests.enter(request_id, model, kind) as live:
+        lines: asyncio.Queue[Progress | None] = asyncio.Queue()
+        cancelled = threading.Event()
+        live.state = LOADING
+        ended = _start(work, lines, cancelled)
+        try:
+            while True:
+                with live.interruptible():
+                    line = await lines.get()
+                if line is None:
+                    break
+                yield line
+        except Cancelled:
+            yield Progress("cancelled")
+            return
+        finally:
+            cancelled.set()
+            await _wait(ended)
+        ended.result()
+
+
+def _start(work: Work, lines: asyncio.Queue[Progress | None], cancelled: threading.Event) -> asyncio.Future[None]:
+    """Start ``work`` in a thread of its own: a few long pulls would fill the loop's pool. Return its outcome."""
+    loop = asyncio.get_running_loop()
+    ended: asyncio.Future[None] = loop.create_future()
+
+    def call(function: Callable[..., None], *arguments: object) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(function, *arguments)
+
+    def body() -> None:
+        try:
+            work(lambda line: call(lines.put_nowait, line), cancelled)
+        except BaseException as error:
+            call(ended.set_exception, error)
+        else:
+            call(ended.set_result, None)
+        call(lines.put_nowait, None)
+
+    threading.Thread(target=body, name="ollama-nb-transfer", daemon=True).start()
+    return ended
+
+
+async def _wait(ended: asyncio.Future[None]) -> None:
+    """Wait for the thread even if this task is cancelled meanwhile. Its error is not raised here."""
+    interrupted = False
+    while not ended.done():
+        try:
+            await asyncio.wait([ended])
+        except asyncio.CancelledError:
+            interrupted = True
+    ended.exception()
+    if interrupted:
+        raise asyncio.CancelledError

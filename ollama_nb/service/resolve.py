@@ -8,17 +8,23 @@ from __future__ import annotations
 
 import asyncio
 import re
+import threading
 from dataclasses import dataclass
 
+from ollama_nb import modelfile, sprout
+from ollama_nb.api.chat import CreateRequest
+from ollama_nb.api.events import Progress
 from ollama_nb.api.models import GGUF, Model
 from ollama_nb.api.names import ModelName
-from ollama_nb.errors import BadRequest, Forbidden, InvalidName, ModelNotFound, Unsupported
-from ollama_nb.service import bundled
+from ollama_nb.errors import BadRequest, Forbidden, InvalidName, ModelNotFound, OllamaError, Unsupported
 from ollama_nb.service.backend import Backend
+from ollama_nb.store.assemble import assemble
 from ollama_nb.store.store import Store
 
+SPROUT = ModelName("sprout")
 CLOUD_MODEL = "ollama cloud is disabled: remote model is unavailable"
 CLOUD_DETAILS = "ollama cloud is disabled: remote model details are unavailable"
+_registering = threading.Lock()
 _PIN = re.compile(r"sha256:[0-9a-f]{64}")
 
 
@@ -92,8 +98,8 @@ async def weights_header(backend: Backend, model: Model, text: str) -> GGUF:
 
 
 def _resolve(store: Store, name: ModelName) -> Model:
-    if bundled.is_bundled(name) and not store.exists(name):
-        bundled.register(store)
+    if is_bundled(name) and not store.exists(name):
+        register_bundled(store)
     return store.resolve(name)
 
 
@@ -102,3 +108,39 @@ def parse_name(text: str, error: str = "") -> ModelName:
     if error and (why := ModelName.fault(text)):
         raise InvalidName(f"{error} ({why})" if text else error)
     return ModelName.parse(text)
+
+
+def is_bundled(name: ModelName) -> bool:
+    return name.key == SPROUT.key
+
+
+def register_bundled(store: Store) -> None:
+    """Put the bundled model into the store, its Modelfile applied; nothing happens when the name is taken. Blocking.
+
+    One that has lost some of its files gets them back.
+    """
+    with _registering:
+        if _is_whole(store):
+            return
+        parts = modelfile.parse(sprout.MODELFILE.read_bytes()).request_parts()
+        weights = store.blobs.add_file(sprout.GGUF)
+        request = CreateRequest(
+            model=SPROUT.short,
+            template=parts.template,
+            system=parts.system,
+            parameters=parts.parameters,
+            licenses=parts.licenses,
+        )
+        assemble(store, request, base=None, files={sprout.GGUF.name: weights}, report=_say_nothing)
+
+
+def _is_whole(store: Store) -> bool:
+    try:
+        model = store.resolve(SPROUT)
+    except OllamaError:
+        return False
+    return model.weights is None or model.weights.is_file()
+
+
+def _say_nothing(progress: Progress) -> None:
+    """First use is silent: it takes a moment."""

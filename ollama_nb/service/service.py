@@ -8,37 +8,25 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
-from ollama_nb.api.chat import (
-    ChatRequest,
-    CreateRequest,
-    EmbedRequest,
-    GenerateRequest,
-    PullRequest,
-    PushRequest,
-    RerankRequest,
-    TokenizeRequest,
-)
-from ollama_nb.api.events import Embeddings, Event, Progress, Ranking
-from ollama_nb.api.models import Listed, Running, Shown
+from ollama_nb.api.models import Running
 from ollama_nb.errors import OllamaError
 from ollama_nb.runner.pool import Pool
 from ollama_nb.runner.renderer import Renderer
 from ollama_nb.runner.vocabularies import Vocabularies
 from ollama_nb.service.backend import Backend
-from ollama_nb.service.chat import chat
-from ollama_nb.service.create import create
-from ollama_nb.service.embed import embed, embeddings
-from ollama_nb.service.generate import generate
-from ollama_nb.service.metering import Meter, NoMeter, metered
+from ollama_nb.service.chat import run_chat
+from ollama_nb.service.create import run_create
+from ollama_nb.service.embed import embed, embeddings, rerank
+from ollama_nb.service.generate import run_generate
 from ollama_nb.service.models import copy, delete, list_models, show
-from ollama_nb.service.requests import Requests
-from ollama_nb.service.rerank import rerank
+from ollama_nb.service.requests import Meter, Requests
 from ollama_nb.service.resolve import find
 from ollama_nb.service.tokens import detokenize, tokenize
-from ollama_nb.service.transfer import pull, push
+from ollama_nb.service.transfer import pull_model, push_model
 from ollama_nb.settings import Settings
 from ollama_nb.store import workdir
 from ollama_nb.store.blobs import BlobStore
@@ -52,8 +40,7 @@ class Service:
 
     def __init__(self, settings: Settings, *, pool: Pool | None = None, renderer: Renderer | None = None) -> None:
         self.requests = Requests()
-        self.meter: Meter = NoMeter()
-        self._backend = Backend(
+        backend = self._backend = Backend(
             settings,
             Store(settings.models, noprune=settings.noprune, others=settings.extra_models),
             pool or Pool(settings),
@@ -61,6 +48,20 @@ class Service:
             self.requests,
             Vocabularies(settings),
         )
+        self.chat = partial(run_chat, backend)
+        self.generate = partial(run_generate, backend)
+        self.embed = partial(embed, backend)
+        self.embeddings = partial(embeddings, backend)
+        self.rerank = partial(rerank, backend)
+        self.tokenize = partial(tokenize, backend)
+        self.detokenize = partial(detokenize, backend)
+        self.list = partial(list_models, backend)
+        self.show = partial(show, backend)
+        self.copy = partial(copy, backend)
+        self.delete = partial(delete, backend)
+        self.create = partial(run_create, backend)
+        self.pull = partial(pull_model, backend)
+        self.push = partial(push_model, backend)
 
     async def start(self) -> None:
         """Tidy the store. A store that cannot be tidied is reported by the request that needs it."""
@@ -77,57 +78,21 @@ class Service:
         await asyncio.gather(backend.pool.close(), backend.renderer.close(), backend.vocabularies.close())
 
     @property
+    def meter(self) -> Meter:
+        """Receives the figures of all replies; the host sets it."""
+        return self._backend.meter
+
+    @meter.setter
+    def meter(self, meter: Meter) -> None:
+        self._backend.meter = meter
+
+    @property
     def blobs(self) -> BlobStore:
         return self._backend.store.blobs
 
     @property
     def store(self) -> Store:
         return self._backend.store
-
-    def chat(self, request: ChatRequest) -> AsyncGenerator[Event, None]:
-        return metered(chat(self._backend, request), self.meter, request.model)
-
-    def generate(self, request: GenerateRequest) -> AsyncGenerator[Event, None]:
-        return metered(generate(self._backend, request), self.meter, request.model)
-
-    async def embed(self, request: EmbedRequest) -> Embeddings:
-        return await embed(self._backend, request)
-
-    async def embeddings(self, request: EmbedRequest) -> Embeddings:
-        """The older endpoint; it differs in its errors only."""
-        return await embeddings(self._backend, request)
-
-    async def rerank(self, request: RerankRequest) -> Ranking:
-        return await rerank(self._backend, request)
-
-    async def tokenize(self, request: TokenizeRequest) -> tuple[int, ...]:
-        return await tokenize(self._backend, request)
-
-    async def detokenize(self, model: str, tokens: Sequence[int]) -> str:
-        return await detokenize(self._backend, model, tokens)
-
-    async def list(self) -> list[Listed]:
-        return await list_models(self._backend)
-
-    async def show(
-        self, model: str, verbose: bool = False, system: str = "", options: Mapping[str, Any] | None = None
-    ) -> Shown:
-        return await show(self._backend, model, verbose=verbose, system=system, options=options)
-
-    async def copy(self, source: str, destination: str) -> None:
-        await copy(self._backend, source, destination)
-
-    async def delete(self, model: str) -> None:
-        await delete(self._backend, model)
-
-    def create(self, request: CreateRequest) -> AsyncGenerator[Progress, None]:
-        return create(self._backend, request)
-
-    def pull(self, request: PullRequest) -> AsyncGenerator[Progress, None]:
-        return pull(self._backend, request)
-
-    def push(self, request: PushRequest) -> AsyncGenerator[Progress, None]:
-        return push(self._backend, request)
 
     async def digest(self, model: str) -> str:
         """The digest of the local model that ``model`` names. Raises InvalidName, ModelNotFound and the like."""

@@ -14,7 +14,7 @@ from ollama_nb.errors import BadRequest, RunnerCrashed
 from ollama_nb.runner.process import Runner
 from ollama_nb.service.backend import Backend
 from ollama_nb.service.chat import chat_job
-from ollama_nb.service.inference import get_ready
+from ollama_nb.service.generation import new_generation
 from ollama_nb.service.resolve import find, weights_header
 
 
@@ -34,9 +34,9 @@ async def tokenize(backend: Backend, request: TokenizeRequest) -> tuple[int, ...
     if not request.messages:
         raise BadRequest('give "prompt" or "messages": this request has nothing to count')
     chat = ChatRequest(model=request.model, messages=request.messages, tools=request.tools, think=request.think)
-    ready = await get_ready(backend, chat, model, "chat", extra=("tools",) if request.tools else ())
+    generation = await new_generation(backend, chat, model, "chat", needs=("tools",) if request.tools else ())
     async with _vocabulary(backend, model, request.model) as runner:
-        text = (await backend.renderer.render(chat_job(chat, ready, runner.loaded)))[0]
+        text = (await backend.renderer.render(chat_job(chat, generation, runner.loaded)))[0]
         return await _tokens(runner, text, True, True)
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,11 +15,9 @@ from ollama_nb.api.chat import CreateRequest, PullRequest, PushRequest
 from ollama_nb.api.events import Progress, Report
 from ollama_nb.api.names import ModelName
 from ollama_nb.errors import BadRequest, Forbidden, InvalidName, OllamaError
-from ollama_nb.service import bundled
 from ollama_nb.service.backend import Backend
-from ollama_nb.service.making import tools
-from ollama_nb.service.progress import in_thread
-from ollama_nb.service.resolve import CLOUD_MODEL, parse_name, parse_source
+from ollama_nb.service.requests import Work, run_in_thread
+from ollama_nb.service.resolve import CLOUD_MODEL, SPROUT, is_bundled, parse_name, parse_source, register_bundled
 from ollama_nb.service.templates import check_names, check_template
 from ollama_nb.store.assemble import assemble
 from ollama_nb.store.packages import PackageContent, PackageRef, fetch, is_package
@@ -63,43 +60,45 @@ class PullPlan:
         source = parse_source(text)
         if source.cloud:
             raise Forbidden(CLOUD_MODEL)
-        if bundled.is_bundled(source.name):
+        if is_bundled(source.name):
             return cls(target or source.name)
         return cls(target or source.name, registry=source.name, insecure=insecure, limits=limits)
 
 
-async def pull(backend: Backend, request: PullRequest) -> AsyncGenerator[Progress, None]:
-    """Yield progress lines, ``success`` last. A name that is taken is fetched anew and replaced."""
-    if not request.model:
-        raise InvalidName("invalid model name")
-    limits = TransferLimits(request.streams or backend.settings.transfer_streams, request.max_rate)
-    plan = PullPlan.of(request.model, request.as_, insecure=request.insecure, limits=limits)
+def pull_model(backend: Backend, request: PullRequest) -> AsyncGenerator[Progress, None]:
+    """Yield progress lines, ``success`` last. A model of that name is fetched again and replaced."""
 
-    def work(report: Report, cancelled: threading.Event) -> None:
-        run_pull(backend, plan, report, cancelled)
+    async def prepare() -> Work:
+        if not request.model:
+            raise InvalidName("invalid model name")
+        limits = TransferLimits(request.streams or backend.settings.transfer_streams, request.max_rate)
+        plan = PullPlan.of(request.model, request.as_, insecure=request.insecure, limits=limits)
 
-    with backend.requests.enter(request.request_id, request.model, "pull") as live:
-        async with aclosing(in_thread(work, live)) as lines:
-            async for line in lines:
-                yield line
+        def work(report: Report, cancelled: threading.Event) -> None:
+            run_pull(backend, plan, report, cancelled)
+
+        return work
+
+    return run_in_thread(backend.requests, request.request_id, request.model, "pull", prepare)
 
 
-async def push(backend: Backend, request: PushRequest) -> AsyncGenerator[Progress, None]:
+def push_model(backend: Backend, request: PushRequest) -> AsyncGenerator[Progress, None]:
     """Yield progress lines, ``success`` last."""
-    if not request.model:
-        raise BadRequest("model is required")
-    limits = TransferLimits(rate=request.max_rate)
-    name = parse_name(request.model)
 
-    def work(report: Report, cancelled: threading.Event) -> None:
-        found = backend.store.canonical(name)
-        ModelPush(backend.store, found, _access(backend), limits, request.insecure).run(report, cancelled)
-        report(Progress("success"))
+    async def prepare() -> Work:
+        if not request.model:
+            raise BadRequest("model is required")
+        limits = TransferLimits(rate=request.max_rate)
+        name = parse_name(request.model)
 
-    with backend.requests.enter(request.request_id, request.model, "push") as live:
-        async with aclosing(in_thread(work, live)) as lines:
-            async for line in lines:
-                yield line
+        def work(report: Report, cancelled: threading.Event) -> None:
+            found = backend.store.canonical(name)
+            ModelPush(backend.store, found, _access(backend), limits, request.insecure).run(report, cancelled)
+            report(Progress("success"))
+
+        return work
+
+    return run_in_thread(backend.requests, request.request_id, request.model, "push", prepare)
 
 
 def run_pull(backend: Backend, plan: PullPlan, report: Report, cancelled: threading.Event) -> ModelName:
@@ -109,9 +108,9 @@ def run_pull(backend: Backend, plan: PullPlan, report: Report, cancelled: thread
     elif plan.registry is not None:
         _pull_from_registry(backend, plan, plan.registry, report, cancelled)
     else:
-        bundled.register(backend.store)
-        if not bundled.is_bundled(plan.target):
-            backend.store.copy(bundled.SPROUT, plan.target)
+        register_bundled(backend.store)
+        if not is_bundled(plan.target):
+            backend.store.copy(SPROUT, plan.target)
     report(Progress("success"))
     return plan.target
 
@@ -185,7 +184,7 @@ def _pull_package(
     check_template(request.template)
     check_names(request.renderer, request.parser)
     files = {path: digest for path, digest in found.files.items() if path not in request.draft_files}
-    assemble(backend.store, request, base=None, files=files, report=_only(report), tools=tools(backend, cancelled))
+    assemble(backend.store, request, base=None, files=files, report=_only(report), tools=backend.tools(cancelled))
 
 
 def _request(name: ModelName, package: PackageContent) -> CreateRequest:

@@ -20,7 +20,7 @@ from ollama_nb.api.chat import PullRequest
 from ollama_nb.api.names import ModelName
 from ollama_nb.cli.local.shelf import byte_size
 from ollama_nb.errors import BadRequest
-from ollama_nb.service import bundled
+from ollama_nb.service.resolve import register_bundled
 from ollama_nb.store.store import Store
 
 
@@ -226,7 +226,7 @@ def test_what_cannot_be_packed(store: Store, ollama: RunCommand, tmp_path: Path)
 
 def test_the_bundled_model_gets_back_what_it_lost(store: Store, ollama: RunCommand, tmp_path: Path) -> None:
     harness = ServiceHarness(tmp_path)
-    bundled.register(harness.service.store)
+    register_bundled(harness.service.store)
     for kind in ("weights", "template"):
         model = harness.service.store.resolve(ModelName("sprout"))
         lost = next(layer for layer in model.manifest.layers if layer.kind == ("model" if kind == "weights" else kind))

@@ -13,7 +13,7 @@ from support.service_harness import PLAIN, ServiceHarness, collect, content
 from support.stores import check_sound
 
 from ollama_nb.api.chat import CreateRequest, GenerateRequest
-from ollama_nb.service import upkeep
+from ollama_nb.service import local
 
 
 @pytest.fixture
@@ -52,6 +52,6 @@ def test_models_that_are_here(tmp_path: Path, tried: list[str]) -> None:
         await service.close()
 
     asyncio.run(use())
-    upkeep.df(harness.settings)
+    local.df(harness.settings)
     check_sound(harness.settings.models)
     assert tried == []

@@ -43,7 +43,10 @@ async def get(pool: Pool, path: str | Path, **options: int) -> Lease:
 
 
 async def text_of(lease: Lease, prompt: str, options: Options) -> str:
-    pieces = [item async for item in lease.runner.complete(prompt=prompt, options=options, num_ctx=lease.num_ctx)]
+    pieces = [
+        item
+        async for item in lease.runner.complete(wire.Complete(prompt=prompt, options=options, num_ctx=lease.num_ctx))
+    ]
     return "".join(item.text for item in pieces if isinstance(item, wire.Text))
 
 
@@ -52,7 +55,7 @@ async def test_kill_in_mid_stream_then_the_next_request_works() -> None:
     async with a_pool() as pool:
         for _ in range(5):  # an operator's kill is no fault of the model: it is not left alone for that
             async with await get(pool, "ok") as lease:
-                stream = lease.runner.complete(prompt="word !wait", options=Options())
+                stream = lease.runner.complete(wire.Complete(prompt="word !wait", options=Options()))
                 await anext(stream)
                 os.kill(lease.runner.pid, signal.SIGKILL)
                 with pytest.raises(RunnerCrashed, match="an error was encountered while running the model"):

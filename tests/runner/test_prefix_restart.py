@@ -22,7 +22,9 @@ async def once(load: wire.Load) -> tuple[wire.Finished, dict[str, Any]]:
     runner = await Runner.start(load)
     try:
         options = Options(temperature=0.0, num_predict=48)
-        items = [item async for item in runner.complete(tokens=PROMPT, options=options, return_tokens=True)]
+        items = [
+            item async for item in runner.complete(wire.Complete(tokens=PROMPT, options=options, return_tokens=True))
+        ]
         last = items[-1]
         assert isinstance(last, wire.Finished)
         return last, await runner.stats()
@@ -54,13 +56,13 @@ async def test_an_end_at_once_lets_the_last_write_reach_the_disk(models: Path, t
         path=str(path), n_ctx=4096, n_threads=1, prefix_folder=str(folder), prefix_bytes=1 << 30, prefix_gain=0.0
     )
     runner = await Runner.start(load)
-    async for item in runner.complete(tokens=PROMPT, options=Options(temperature=0.0, num_predict=1)):
+    async for item in runner.complete(wire.Complete(tokens=PROMPT, options=Options(temperature=0.0, num_predict=1))):
         if isinstance(item, wire.Finished):
             await runner.stop()
     assert not list(folder.glob(".part-*"))
     again = await Runner.start(load)
     try:
-        items = [item async for item in again.complete(tokens=PROMPT, options=Options(num_predict=1))]
+        items = [item async for item in again.complete(wire.Complete(tokens=PROMPT, options=Options(num_predict=1)))]
         assert isinstance(items[-1], wire.Finished) and items[-1].cached_tokens == 1999
     finally:
         await again.stop()

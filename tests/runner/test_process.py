@@ -54,7 +54,7 @@ def exists(pid: int) -> bool:
 
 async def text_of(runner: Runner, prompt: str) -> tuple[str, str]:
     out, reason = "", ""
-    async for item in runner.complete(prompt=prompt, options=Options()):
+    async for item in runner.complete(wire.Complete(prompt=prompt, options=Options())):
         if isinstance(item, wire.Text):
             out += item.text
         else:
@@ -98,7 +98,7 @@ async def test_the_environment_is_an_allow_list(monkeypatch: pytest.MonkeyPatch)
 @in_loop
 async def test_closing_a_stream_cancels_it_at_once() -> None:
     async with running() as runner:
-        stream = runner.complete(prompt="one !wait", options=Options())
+        stream = runner.complete(wire.Complete(prompt="one !wait", options=Options()))
         assert isinstance(await anext(stream), wire.Text)
         assert (await runner.stats())["busy"] == 1
         await stream.aclose()
@@ -152,9 +152,9 @@ async def test_a_request_that_has_no_bytes_is_refused() -> None:
 @in_loop
 async def test_death_fails_every_stream_with_its_cause(command: str, cause: str) -> None:
     runner = await start()
-    before_answer = runner.complete(prompt="!wait", options=Options())
+    before_answer = runner.complete(wire.Complete(prompt="!wait", options=Options()))
     waiting = asyncio.ensure_future(anext(before_answer))
-    midway = runner.complete(prompt=f"some text {command}", options=Options())
+    midway = runner.complete(wire.Complete(prompt=f"some text {command}", options=Options()))
     assert [(await anext(midway)).text for _ in range(2)] == ["some ", "text "]  # type: ignore[union-attr]
     with pytest.raises(RunnerCrashed) as middle:
         await anext(midway)
@@ -176,7 +176,7 @@ async def test_death_fails_every_stream_with_its_cause(command: str, cause: str)
 @in_loop
 async def test_what_was_said_before_a_death_is_read_even_when_a_write_fails_first() -> None:
     runner = await start()
-    last_words = runner.complete(prompt="last words !close", options=Options())
+    last_words = runner.complete(wire.Complete(prompt="last words !close", options=Options()))
     first = asyncio.ensure_future(anext(last_words))
     await asyncio.sleep(0)
     hung_up = select.poll()
@@ -194,7 +194,7 @@ async def test_what_was_said_before_a_death_is_read_even_when_a_write_fails_firs
 async def test_kill_from_outside_is_noticed_as_it_happens(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ollama_nb.runner.process.TICK", 3600.0)  # nobody looks whether it is silent
     runner = await start()
-    stream = runner.complete(prompt="word !wait", options=Options())
+    stream = runner.complete(wire.Complete(prompt="word !wait", options=Options()))
     await anext(stream)
     os.kill(runner.pid, signal.SIGKILL)
     with pytest.raises(RunnerCrashed, match="killed by SIGKILL"):
@@ -218,7 +218,7 @@ async def test_a_silent_runner_that_answers_pings_lives(monkeypatch: pytest.Monk
     async with running() as runner:
         send = runner._link.send
         monkeypatch.setattr(runner._link, "send", lambda message: (pings.append(message), send(message)))
-        stream = runner.complete(prompt="a !wait", options=Options())
+        stream = runner.complete(wire.Complete(prompt="a !wait", options=Options()))
         await anext(stream)
         silence = asyncio.ensure_future(anext(stream))
         while len(pings) < 4:

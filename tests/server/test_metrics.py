@@ -12,17 +12,17 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from support.aio import in_loop
-from support.service_harness import PLAIN, ServiceHarness, collect
+from support.service_harness import PLAIN, ServiceHarness
 from tornado import netutil
 
-from ollama_nb.api.events import Delta, Done, Event, Stats
+from ollama_nb.api.events import Delta, Event, Stats
 from ollama_nb.errors import BadRequest
 from ollama_nb.runner import wire
 from ollama_nb.server.access import Keys
 from ollama_nb.server.metrics import MOST_MODELS, Metrics
 from ollama_nb.server.standalone import listen
 from ollama_nb.server.state import ServerState
-from ollama_nb.service.metering import metered
+from ollama_nb.service.requests import Metering
 
 Figures = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -104,21 +104,19 @@ async def test_a_reply_that_is_left(tmp_path: Path) -> None:
     """Left while it waits, left while it is written, and one that fails: only the first two were left."""
     metrics = Metrics()
 
-    async def reply(*events: Event | Exception) -> AsyncIterator[Event]:
-        for event in events:
-            if isinstance(event, Exception):
-                raise event
-            yield event
-        await asyncio.Event().wait()
+    async def reply(*events: Event) -> None:
+        with Metering(metrics, "m") as metering:
+            for event in events:
+                metering.counted(event)
+            await asyncio.Event().wait()
 
     for events in ((), (Delta("a"),)):
-        task = asyncio.ensure_future(collect(metered(reply(*events), metrics, "m")))  # type: ignore[arg-type]
-        await asyncio.sleep(0)
+        task = asyncio.ensure_future(reply(*events))
         await asyncio.sleep(0)
         task.cancel()
         await asyncio.wait({task})
-    with pytest.raises(BadRequest):
-        await collect(metered(reply(BadRequest("no")), metrics, "m"))  # type: ignore[arg-type]
+    with pytest.raises(BadRequest), Metering(metrics, "m"):
+        raise BadRequest("no")
     harness = ServiceHarness(tmp_path)
     engines = [("tales", {"slots": 4, "pid": 7, "rows": {}})]
     text = await metrics.text(busy=0, queue=(), running=(), engines=engines, store=harness.service.store)
@@ -129,23 +127,6 @@ async def test_a_reply_that_is_left(tmp_path: Path) -> None:
     assert {key: number for key, number in found.items() if key[0] == "ollama_nb_engine"} == {
         ("ollama_nb_engine", frozenset({("model", "tales:latest"), ("figure", "slots")})): 4
     }
-
-
-@in_loop
-async def test_closing_the_outer_closes_the_inner() -> None:
-    closed = asyncio.Event()
-
-    async def reply() -> AsyncIterator[Event]:
-        try:
-            yield Delta("a")
-            yield Done("stop", Stats())
-        finally:
-            closed.set()
-
-    outer = metered(reply(), Metrics(), "m")  # type: ignore[arg-type]
-    await anext(outer)
-    await outer.aclose()
-    assert closed.is_set()
 
 
 @in_loop

@@ -9,7 +9,7 @@ from ollama_nb.api.chat import GenerateRequest
 from ollama_nb.api.messages import Message, ToolCall
 from ollama_nb.api.models import Layer, Manifest, Model, ModelConfig
 from ollama_nb.api.names import Digest, ModelName
-from ollama_nb.service.conversation import chat_messages, cuts, generate_messages, really_dropped
+from ollama_nb.service.prompt import chat_messages, cuts, generate_messages, really_dropped
 
 MODEL = Model(
     ModelName("m"), "d", Manifest(Layer("", Digest("0" * 64), 0), ()), ModelConfig(), 0.0, 0,

@@ -13,8 +13,8 @@ from support.service_harness import ServiceHarness
 
 from ollama_nb.api.names import ModelName
 from ollama_nb.errors import ModelNotFound
-from ollama_nb.service import bundled
-from ollama_nb.service.outdated import CURRENT, LOCAL, OUTDATED, UNKNOWN, Compared, outdated
+from ollama_nb.service.local import CURRENT, LOCAL, OUTDATED, UNKNOWN, Compared, outdated
+from ollama_nb.service.resolve import register_bundled
 
 
 def take(harness: ServiceHarness, registry: ChaosRegistry, name: str) -> str:
@@ -34,7 +34,7 @@ def test_compared(tmp_path: Path, registry: ChaosRegistry) -> None:
     digests = {name: take(harness, registry, name) for name in ("a/same:latest", "a/newer:q4", "a/gone:latest")}
     registry.publish("a/newer:q4", model=gguf(data=bytes(64)))
     registry.manifests.pop("/v2/a/gone/manifests/latest")
-    bundled.register(harness.service.store)
+    register_bundled(harness.service.store)
     before = len(registry.asked)
     found = {c.name: c for c in outdated(harness.settings, harness.service.store, (), insecure=True)}
     there = hashlib.sha256(registry.manifests["/v2/a/newer/manifests/q4"]).hexdigest()

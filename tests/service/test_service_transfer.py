@@ -7,6 +7,7 @@ import base64
 import hashlib
 import threading
 import zipfile
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,7 @@ from ollama_nb.api.chat import CreateRequest, PullRequest, PushRequest
 from ollama_nb.api.events import Progress, Report
 from ollama_nb.errors import Cancelled, OllamaError, SourceError
 from ollama_nb.service import transfer
-from ollama_nb.service.progress import in_thread
-from ollama_nb.service.requests import Requests
+from ollama_nb.service.requests import Requests, Work, run_in_thread
 from ollama_nb.service.transfer import PullPlan
 from ollama_nb.store.packages import PackageContent, PackageRef, fetch
 
@@ -240,13 +240,19 @@ class Slow:
         raise Cancelled("request canceled")
 
 
+def lines_of(work: Work, requests: Requests) -> AsyncGenerator[Progress, None]:
+    async def prepare() -> Work:
+        return work
+
+    return run_in_thread(requests, "r", "m", "pull", prepare)
+
+
 @in_loop
 async def test_closing_the_stream_ends_the_thread() -> None:
     work = Slow()
-    with Requests().enter("", "m", "pull") as live:
-        async with aclosing(in_thread(work, live)) as lines:
-            assert await anext(lines) == Progress("one")
-        assert work.ended.is_set()
+    async with aclosing(lines_of(work, Requests())) as lines:
+        assert await anext(lines) == Progress("one")
+    assert work.ended.is_set()
 
 
 @in_loop
@@ -254,10 +260,9 @@ async def test_a_client_that_goes_away_ends_the_thread() -> None:
     work, seen = Slow(), asyncio.Event()
 
     async def read() -> None:
-        with Requests().enter("", "m", "pull") as live:
-            async with aclosing(in_thread(work, live)) as lines:
-                async for _ in lines:
-                    seen.set()
+        async with aclosing(lines_of(work, Requests())) as lines:
+            async for _ in lines:
+                seen.set()
 
     task = asyncio.ensure_future(read())
     await seen.wait()
@@ -270,11 +275,10 @@ async def test_a_client_that_goes_away_ends_the_thread() -> None:
 @in_loop
 async def test_a_cancelled_pull_says_so() -> None:
     work, requests = Slow(), Requests()
-    with requests.enter("r", "m", "pull") as live:
-        async with aclosing(in_thread(work, live)) as lines:
-            assert await anext(lines) == Progress("one")
-            requests.cancel("r")
-            assert [line async for line in lines] == [Progress("cancelled")]
+    async with aclosing(lines_of(work, requests)) as lines:
+        assert await anext(lines) == Progress("one")
+        requests.cancel("r")
+        assert [line async for line in lines] == [Progress("cancelled")]
     assert work.ended.is_set()
 
 
@@ -285,7 +289,7 @@ async def test_errors_come_after_the_lines_before_them() -> None:
         raise OllamaError("broken")
 
     seen: list[Progress] = []
-    with Requests().enter("", "m", "pull") as live, pytest.raises(OllamaError, match="broken"):
-        async for line in in_thread(work, live):
+    with pytest.raises(OllamaError, match="broken"):
+        async for line in lines_of(work, Requests()):
             seen += [line]
     assert seen == [Progress("one")]

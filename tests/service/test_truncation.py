@@ -15,8 +15,7 @@ from support.service_harness import FakeLease, ServiceHarness
 from ollama_nb.api.chat import PromptJob, TemplateKind
 from ollama_nb.api.messages import Message
 from ollama_nb.errors import TemplateError
-from ollama_nb.service.conversation import cuts, really_dropped
-from ollama_nb.service.prompt import PROBES, Prompt, fit, spread
+from ollama_nb.service.prompt import PROBES, Prompt, cuts, fit, really_dropped, spread
 
 GO = "{{ range .Messages }}{{ .Role }} {{ .Content }} {{ end }}"
 LEGACY = "{{ if .System }}system {{ .System }} {{ end }}{{ .Prompt }} asked {{ .Response }} answered "

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
+import msgspec
 import numpy as np
 
 from ollama_nb import families
@@ -57,7 +58,8 @@ class FakeRunner:
             add_eos=False, bos="<s>", eos="</s>", pooling="mean", load_seconds=0.5, build="fake",
         )  # fmt: skip
 
-    async def complete(self, **ask: Any) -> AsyncIterator[wire.Text | wire.Finished]:
+    async def complete(self, request: wire.Complete) -> AsyncIterator[wire.Text | wire.Finished]:
+        ask = msgspec.structs.asdict(request)
         self.asks.append(ask)
         reason, count, finished = "stop", 0, False
         drafts = (0, 0)

@@ -35,7 +35,7 @@ from ollama_nb.client.files import file_digest
 from ollama_nb.client.shared import SharedStore
 from ollama_nb.errors import OllamaError
 from ollama_nb.server.keys import KeyFile
-from ollama_nb.service import shelf, upkeep
+from ollama_nb.service import local
 from ollama_nb.store.blobs import BlobStore, named
 
 BIG = gguf(data=bytes(6 << 20))
@@ -91,7 +91,7 @@ class Program:
 
     def check(self) -> None:
         never = threading.Event()
-        upkeep.fsck(self.harness.settings, repair=False, report=lambda line: None, cancelled=never)
+        local.fsck(self.harness.settings, repair=False, report=lambda line: None, cancelled=never)
 
     def pad(self, leave: int) -> Path:
         """Fill the disk up to some bytes."""
@@ -112,10 +112,10 @@ class Program:
         filler.unlink()
         small = gguf(data=bytes(1 << 20))
         self.create(small, "small")
-        shelf.export_models(self.service.store, ["small"], outside, report=lambda line: None)
+        local.export_models(self.service.store, ["small"], outside, report=lambda line: None)
         asyncio.run(self.service.delete("small"))
         filler = self.pad(leave=64 << 10)
-        found["import"] = told(lambda: shelf.import_models(self.service.store, outside, report=lambda line: None))
+        found["import"] = told(lambda: local.import_models(self.service.store, outside, report=lambda line: None))
         filler.unlink()
         filler = self.pad(leave=0)
         found["copy"] = told(lambda: asyncio.run(self.service.copy("tales", "twin")))
@@ -132,7 +132,7 @@ class Program:
         found["imported"] = told(
             lambda: (
                 asyncio.run(self.service.delete("big"))
-                or shelf.import_models(self.service.store, outside, report=lambda line: None)
+                or local.import_models(self.service.store, outside, report=lambda line: None)
             )
         )
         check_sound(self.service.store.root)
@@ -210,7 +210,7 @@ class Program:
             "start": told(lambda: asyncio.run(self.service.start())),
             "works": self.still_works(),
             "fsck": told(self.check),
-            "df": told(lambda: upkeep.df(self.harness.settings)),
+            "df": told(lambda: local.df(self.harness.settings)),
         }
         check_sound(self.service.store.root)
         return found

@@ -11,7 +11,7 @@ from typing import Any
 from ollama_nb.api.units import human_bytes
 from ollama_nb.cli.local.bars import shown
 from ollama_nb.cli.tables import table
-from ollama_nb.service import upkeep
+from ollama_nb.service import local
 from ollama_nb.settings import Settings
 from ollama_nb.store.check import CheckResult
 from ollama_nb.store.usage import FileTotals
@@ -21,7 +21,7 @@ def check_store(*, repair: bool, json: bool) -> int:
     """Exit code 1 when something is wrong that was not put right."""
     settings = Settings.from_env()
     with shown() as report:
-        found = upkeep.fsck(settings, repair=repair, report=report, cancelled=threading.Event())
+        found = local.fsck(settings, repair=repair, report=report, cancelled=threading.Event())
     left = [problem for problem in found.problems if not problem.moved]
     if json:
         _print(found)
@@ -45,7 +45,7 @@ def checked_text(found: CheckResult, *, repair: bool) -> str:
 
 
 def prune(*, dry_run: bool, json: bool) -> None:
-    cleared = upkeep.prune(Settings.from_env(), dry_run=dry_run)
+    cleared = local.prune(Settings.from_env(), dry_run=dry_run)
     if json:
         _print(cleared)
         return
@@ -61,7 +61,7 @@ def prune(*, dry_run: bool, json: bool) -> None:
 
 
 def df(*, json: bool) -> None:
-    room = upkeep.df(Settings.from_env())
+    room = local.df(Settings.from_env())
     if json:
         _print(room)
         return

@@ -15,8 +15,7 @@ from ollama_nb.cli.transfer import draw, push_message, with_status
 from ollama_nb.client import files
 from ollama_nb.client.connect import connect
 from ollama_nb.errors import BadRequest, NotFound
-from ollama_nb.service.outdated import OUTDATED, outdated
-from ollama_nb.service.upkeep import open_store
+from ollama_nb.service.local import OUTDATED, open_store, outdated
 from ollama_nb.settings import Settings
 from ollama_nb.store.discover import DiscoveredModel, discover
 

@@ -8,16 +8,15 @@ from pathlib import Path
 from ollama_nb.api.units import byte_size, human_bytes
 from ollama_nb.cli.local.bars import shown
 from ollama_nb.errors import BadRequest
-from ollama_nb.service import shelf
-from ollama_nb.service.upkeep import open_store
+from ollama_nb.service import local
 from ollama_nb.settings import Settings
 
 
 def pack_wheel(model: str, *, output: str, part_size: str, name: str, version: str) -> None:
-    store = open_store(Settings.from_env())
+    store = local.open_store(Settings.from_env())
     most = byte_size(part_size)
     with shown() as report:
-        distribution, paths = shelf.pack_wheel(
+        distribution, paths = local.pack_wheel(
             store, model, Path(output or "."), name=name, version=version, part_size=most, report=report
         )
     for path in paths:
@@ -32,13 +31,13 @@ def export_models(models: Sequence[str], *, output: str) -> None:
         raise BadRequest("name the file to write: --output FILE.tar")
     path = Path(output)
     with shown() as report:
-        found = shelf.export_models(open_store(Settings.from_env()), models, path, report=report)
+        found = local.export_models(local.open_store(Settings.from_env()), models, path, report=report)
     names = ", ".join(model.name.short for model in found)
     print(f"exported {names} to '{path}' ({human_bytes(path.stat().st_size)})")
 
 
 def import_models(file: str, *, as_: str) -> None:
     with shown() as report:
-        names = shelf.import_models(open_store(Settings.from_env()), Path(file), as_=as_, report=report)
+        names = local.import_models(local.open_store(Settings.from_env()), Path(file), as_=as_, report=report)
     for name in names:
         print(f"imported '{name}'")

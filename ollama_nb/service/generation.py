@@ -1,0 +1,228 @@
+"""From a chat or generate request to a ``Generation``: checks before a model is loaded, options and constraint.
+
+The order of the checks and their messages are Ollama's: clients only ever see the first error.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import msgspec
+
+from ollama_nb import families
+from ollama_nb.api.chat import Format, Inference, PromptJob
+from ollama_nb.api.encode import go_json, go_quote
+from ollama_nb.api.messages import Message, Think, Tool
+from ollama_nb.api.models import GGUF, Model
+from ollama_nb.api.options import Options
+from ollama_nb.errors import BadRequest, ImagesUnsupported
+from ollama_nb.families.card import ParserSpec
+from ollama_nb.reply.generic import TemplateReplyParser
+from ollama_nb.reply.output import ReplyContext, ReplyParser
+from ollama_nb.runner import wire
+from ollama_nb.service import capabilities as caps
+from ollama_nb.service.backend import Backend
+from ollama_nb.service.resolve import weights_header
+from ollama_nb.service.templates import ChatFormat, chat_format
+
+MAX_TOP_LOGPROBS = 20
+SEED_BITS = 0xFFFFFFFF  # mask: seeds are unsigned 32-bit numbers
+CONSTRAINTS = ("format", "grammar", "regex", "choices")  # fields of a request, of which one may be set
+_SPECIAL_TOKEN = re.compile(r"<[^<>]*>|\[[^\[\]]*\]")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplyFormat:
+    """How the text of a reply is parsed.
+
+    A ``family`` has its own parser, which gets ``tools``, ``think`` and the ``last`` message of the request. Without a
+    family, ``thinking`` holds the tags around thinking (None: the reply has none) and ``tool_marker`` the text that
+    begins a tool call.
+    """
+
+    thinking: tuple[str, str] | None = None
+    tools: tuple[Tool, ...] = ()
+    tool_marker: str | None = None
+    family: ParserSpec | None = None
+    think: Think = None
+    last: Message | None = None
+
+    @property
+    def preserve(self) -> tuple[str, ...]:
+        """Special tokens that must stay visible in the output because the parser looks for them."""
+        if self.family is not None:
+            return self.family.preserve
+        token = _SPECIAL_TOKEN.search(self.tool_marker) if self.tools and self.tool_marker else None
+        return (self.thinking or ()) + ((token[0],) if token else ())
+
+    @property
+    def thinks(self) -> bool:
+        """Thinking comes before the answer."""
+        return self.thinking is not None if self.family is None else self.family.thinking and bool(self.think)
+
+    @property
+    def context(self) -> ReplyContext:
+        return ReplyContext(self.tools, self.think, self.last)
+
+    def begins_in_thinking(self, prompt: str) -> bool:
+        """The prompt ends with the opening tag of the thinking."""
+        return self.thinking is not None and prompt.rstrip().endswith(self.thinking[0])
+
+    def parser(self, prompt: str) -> ReplyParser:
+        """A parser for one reply to ``prompt``."""
+        if self.family is not None:
+            return self.family.create(self.context)
+        return TemplateReplyParser(
+            thinking=self.thinking,
+            inside_thinking=self.begins_in_thinking(prompt),
+            tools=self.tools,
+            tool_marker=self.tool_marker if self.tools else None,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Generation:
+    """A request that passed every check: what the runner is asked, and how its reply is parsed.
+
+    ``request`` lacks the prompt, the context size and the adapters until the model is loaded. ``reply.think`` is the
+    value for templates: None means that the request does not set it.
+    """
+
+    model: Model
+    gguf: GGUF
+    format: ChatFormat
+    request: wire.Complete
+    reply: ReplyFormat = ReplyFormat()
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def options(self) -> Options:
+        return self.request.options
+
+    def asking(self, **changes: Any) -> Generation:
+        """A copy whose ``request`` has the given fields."""
+        return replace(self, request=msgspec.structs.replace(self.request, **changes))
+
+    def prompt_job(self, messages: tuple[Message, ...], loaded: wire.Loaded) -> PromptJob:
+        """The job that renders the prompt of ``messages``."""
+        return PromptJob(
+            kind=self.format.kind,
+            template=self.format.template,
+            renderer=self.format.renderer,
+            messages=messages,
+            think=self.reply.think,
+            bos=loaded.bos,
+            eos=loaded.eos,
+            add_bos=loaded.add_bos,
+        )
+
+
+def check_logprobs(request: Inference) -> None:
+    """Raise BadRequest for an invalid ``top_logprobs``. This check comes first, even before the model's name."""
+    if not 0 <= request.top_logprobs <= MAX_TOP_LOGPROBS:
+        raise BadRequest(f"top_logprobs must be between 0 and {MAX_TOP_LOGPROBS}")
+
+
+async def new_generation(
+    backend: Backend, request: Inference, model: Model, use: str, *, needs: Collection[str] = (), images: bool = False
+) -> Generation:
+    """Check thinking, then capabilities, then options. This reads the model's files but does not load its weights.
+
+    ``use`` is ``chat`` or ``generate``, ``needs`` the further capabilities that the request needs, and ``images`` tells
+    whether it has any. Raises Ollama's errors.
+    """
+    gguf = await weights_header(backend, model, request.model)
+    go_template = backend.settings.go_template
+    has = caps.capabilities(model, gguf, go_template)
+    think = request.think
+    if think:
+        caps.check_thinking(model, request.model, has)
+    elif think is None and "thinking" in has:
+        think = True
+    caps.check(model, request.model, has, use, needs)
+    if images:
+        _refuse_images(request.model, has)
+    options, warnings = options_in_force(model, request.options, request.ignored, strict=request.strict)
+    format = chat_format(model, gguf, go_template)
+    if format.family is not None:
+        think = format.family.think_levels.get(think, think)
+    return Generation(
+        model=model,
+        gguf=gguf,
+        format=format,
+        request=wire.Complete(
+            options=seeded(options),
+            shift=request.shift if request.shift is not None else families.can_shift(model.config.model_family),
+            truncate=request.truncate is True,
+            logprobs=request.top_logprobs if request.logprobs else -1,
+            format=constraint_text(request),
+        ),
+        reply=ReplyFormat(
+            thinking=format.thinking if think else None,
+            tool_marker=format.tool_marker,
+            family=format.family,
+            think=think,
+        ),
+        warnings=warnings,
+    )
+
+
+def _refuse_images(text: str, has: Collection[str]) -> None:
+    if "vision" not in has:
+        raise ImagesUnsupported(f'"{text}" does not support vision: send the message without images')
+    raise ImagesUnsupported("this version does not read images yet: send the message without them")
+
+
+def options_in_force(
+    model: Model, requested: Mapping[str, Any], ignored: tuple[str, ...], *, strict: bool
+) -> tuple[Options, tuple[str, ...]]:
+    """The model's options overridden by the request's, and a warning for each field or option that has no effect.
+
+    Raises BadRequest for a value of the wrong type and, when ``strict``, for fields and options of the request that
+    have no effect.
+    """
+    options, warnings = Options.layered(model.params, requested)
+    if strict and (unused := (*ignored, *Options.layered(requested)[1])):
+        raise BadRequest("; ".join(unused))
+    return options, (*ignored, *warnings)
+
+
+def seeded(options: Options) -> Options:
+    """The same options with a definite seed: a random one is drawn here, so that the reply can report it."""
+    seed = secrets.randbelow(SEED_BITS) if options.seed == -1 else options.seed
+    return replace(options, seed=seed)
+
+
+def constraint_text(request: Inference) -> str:
+    """The constraint of the request as ``wire.Complete.format`` takes it; empty if there is none.
+
+    Raises BadRequest for more than one constraint and for an invalid ``format``.
+    """
+    format = format_text(request.format)
+    given = (format, request.grammar, request.regex, request.choices is not None)
+    names = [name for name, is_given in zip(CONSTRAINTS, given, strict=True) if is_given]
+    if len(names) > 1:
+        raise BadRequest(f"give at most one of {', '.join(CONSTRAINTS)}: this request has {' and '.join(names)}")
+    if request.grammar:
+        return f"grammar:{request.grammar}"
+    if request.regex:
+        return f"regex:{request.regex}"
+    if request.choices is not None:
+        return f"choices:{json.dumps(request.choices, ensure_ascii=False)}"
+    return format
+
+
+def format_text(format: Format) -> str:
+    """``json``, a JSON Schema as text, or an empty string. Raises BadRequest for anything else."""
+    if format is None or format == "":
+        return ""
+    if format == "json":
+        return "json"
+    if isinstance(format, Mapping):
+        return json.dumps(dict(format), ensure_ascii=False, separators=(",", ":"))
+    raise BadRequest(f'invalid format: {go_quote(go_json(format))}; expected "json" or a valid JSON Schema object')
