@@ -23,8 +23,8 @@ def render(messages: Sequence[Message], tools: Sequence[Tool], think: Think) -> 
         system, talk = messages[0].content, messages[1:]
     out = [_BOS, _system(system, tools, bool(think))]
     out += [_turn(talk, at) for at in range(len(talk))]
-    spoken = [message.role for message in talk if message.role in ("user", "assistant", "tool")]
-    if spoken[-1:] != ["user"]:
+    roles = [message.role for message in talk if message.role in ("user", "assistant", "tool")]
+    if roles[-1:] != ["user"]:
         out.append("<｜Assistant｜>")
     return "".join(out) + ("<think>\n" if think else "")
 
@@ -53,20 +53,20 @@ def _call(call: ToolCall) -> str:
 
 
 def _result(talk: Sequence[Message], at: int) -> str:
-    """One result; neighbours stand in one block, a line each."""
+    """Render one result. Consecutive results share one block, one line each."""
     opened = "" if at and talk[at - 1].role == "tool" else "<｜tool▁outputs▁begin｜>"
     closed = "\n" if at + 1 < len(talk) and talk[at + 1].role == "tool" else "<｜tool▁outputs▁end｜>"
     return f"{opened}<｜tool▁output▁begin｜>{talk[at].content}<｜tool▁output▁end｜>{closed}"
 
 
-# Replies
+# Reply parser
 
 _OUTPUTS, _END_OUTPUTS = "<｜tool▁outputs▁begin｜>", "<｜tool▁outputs▁end｜>"
 _FENCED = re.compile(r"\n```json\n(.*?)\n```", re.DOTALL)
 
 
 def _create_parser(context: ReplyContext) -> RegionParser:
-    """It does not think when it has tools, and tool outputs that it made up are left out."""
+    """Thinking is off when tools are offered. Tool outputs that the model makes up are dropped."""
     regions = call_regions(_fenced_call) | {
         "content": TextRegion(CONTENT, {CALLS: Exit("calls"), _OUTPUTS: Exit("outputs")}),
         "outputs": TextRegion(HIDDEN, {_END_OUTPUTS: Exit("content")}),
@@ -76,7 +76,7 @@ def _create_parser(context: ReplyContext) -> RegionParser:
 
 
 def _fenced_call(body: str, closed: bool) -> Sequence[ParsedCall | MalformedCall]:
-    """``function<｜tool▁sep｜>name`` and the arguments in a JSON code block."""
+    """Parse ``function<｜tool▁sep｜>name`` and the arguments in a JSON code block."""
     named = body.partition(SEPARATOR)[2]
     match = _FENCED.search(named)
     if match is None:

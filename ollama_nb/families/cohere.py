@@ -71,7 +71,7 @@ def _tool(tool: Tool) -> str:
 
 
 class _CallNumbers:
-    """Calls counted from 0 over the conversation; a result finds its call's number by the call's id."""
+    """Numbers the calls of a conversation from 0. The number of a result is found by the id of its call."""
 
     def __init__(self) -> None:
         self._next = 0
@@ -89,7 +89,7 @@ class _CallNumbers:
 
 
 def _answer(message: Message, calls: _CallNumbers, *, last: bool) -> str:
-    """A turn of the assistant; the ``last`` one stays open for more text."""
+    """Render a turn of the assistant. The ``last`` one of a conversation stays open."""
     thought = f"<|START_THINKING|>{message.thinking}<|END_THINKING|>" if message.thinking else ""
     if not message.tool_calls:
         return f"{_ANSWER}{thought}<|START_TEXT|>{message.content}" + ("" if last else f"<|END_TEXT|>{_END}")
@@ -98,20 +98,20 @@ def _answer(message: Message, calls: _CallNumbers, *, last: bool) -> str:
         f'"parameters": {spaced(ArgumentDict(call.arguments))}}}'
         for call in message.tool_calls
     )
-    margin = "\n            \n                "  # the models were trained with it
+    margin = "\n            \n                "  # the models were trained with this white space
     return f"{_ANSWER}{margin}{thought}<|START_ACTION|>[{listed}\n\n]<|END_ACTION|>{_END}"
 
 
 def _result(talk: Sequence[Message], at: int, calls: _CallNumbers) -> str:
-    """A tool's result; neighbours share one list."""
+    """Render the result of a tool. Consecutive results share one list."""
     message = talk[at]
     opened = "," if at and talk[at - 1].role == "tool" else f"{_TURN}<|SYSTEM_TOKEN|><|START_TOOL_RESULT|>["
-    goes_on = at + 1 < len(talk) and talk[at + 1].role == "tool"
+    more = at + 1 < len(talk) and talk[at + 1].role == "tool"
     entry = _RESULT.format(id=calls.of_result(message.tool_call_id), result=spaced({"content": message.content}))
-    return opened + entry + ("" if goes_on else f"\n\n]<|END_TOOL_RESULT|>{_END}")
+    return opened + entry + ("" if more else f"\n\n]<|END_TOOL_RESULT|>{_END}")
 
 
-# Replies
+# Reply parser
 
 
 _THINK, _END_THINK = "<|START_THINKING|>", "<|END_THINKING|>"
@@ -122,7 +122,7 @@ _END_TURN = "<|END_OF_TURN_TOKEN|>"
 
 
 def _create_parser(context: ReplyContext) -> RegionParser:
-    """Text between blocks is content too."""
+    """Text between the blocks is content."""
     thinks = context.thinks(by_default=True)
     text = Exit("text", before=False, after=False)
     end = text._replace(to="between")
@@ -142,7 +142,7 @@ def _create_parser(context: ReplyContext) -> RegionParser:
 
 
 def _actions(body: str, closed: bool) -> Sequence[ParsedCall | MalformedCall]:
-    """``[{"tool_name": …, "parameters": {…}}, …]``; where the list is broken, its objects are read one by one."""
+    """Parse ``[{"tool_name": …, "parameters": {…}}, …]``. In a malformed list, parse the objects one by one."""
     value = parse_json(body)
     if isinstance(value, list):
         return [_action(item, str(item)) for item in value]
@@ -156,7 +156,7 @@ def _action(value: Any, text: str) -> ParsedCall | MalformedCall:
     name = value.get("tool_name") if isinstance(value, Mapping) else None
     arguments = as_object(value.get("parameters")) if name else None
     if not isinstance(name, str) or not name or arguments is None:
-        return MalformedCall(text, "the action is no object with tool_name and parameters")
+        return MalformedCall(text, "the action is not an object with tool_name and parameters")
     return ParsedCall(name, arguments)
 
 

@@ -1,4 +1,4 @@
-"""DeepSeek 3 and 3.1: own markers, tools as headings, thinking on request, up to ``</think>``."""
+"""DeepSeek 3 and 3.1: their own special tokens, tools as headings, thinking on request, up to ``</think>``."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _tools(tools: Sequence[Tool]) -> str:
 
 
 def _turn(talk: Sequence[Message], at: int, *, thinking: bool) -> str:
-    """``thinking``: the turn is the one that is thought about now."""
+    """Render one turn. ``thinking``: keep its thinking, because it follows the last question and thinking is on."""
     message = talk[at]
     before = talk[at - 1].role if at else ""
     if message.role == "user":
@@ -71,7 +71,7 @@ def _write_call(call: ToolCall) -> str:
     return f"<｜tool▁call▁begin｜>{call.name}<｜tool▁sep｜>{compact(ArgumentDict(call.arguments))}<｜tool▁call▁end｜>"
 
 
-# Replies
+# Reply parser
 
 
 _END_THINK = "</think>"
@@ -82,7 +82,7 @@ _OUTPUT, _END_OUTPUT = "<｜tool▁output▁begin｜>", "<｜tool▁output▁end
 
 
 def call_regions(parse_call: CallParser) -> dict[str, Region]:
-    """Text that strays into the section of calls is content."""
+    """Return the regions that Cogito shares. Text between the calls is content."""
     return {
         "thinking": TextRegion(THINKING, {_END_THINK: Exit("content")}, _END_THINK),
         "calls": TextRegion(CONTENT, {_CALL: Exit("call"), _END_CALLS: Exit("content")}),
@@ -93,7 +93,7 @@ def call_regions(parse_call: CallParser) -> dict[str, Region]:
 
 
 def _create_parser(context: ReplyContext) -> RegionParser:
-    """Tool outputs that the model made up are shown without their tags."""
+    """Tool outputs that the model makes up are content, without their tags."""
     verbatim = Exit("output", before=False, after=False)
     regions = call_regions(_plain_call) | {
         "content": TextRegion(CONTENT, {CALLS: Exit("calls"), _OUTPUT: verbatim}),
@@ -104,7 +104,7 @@ def _create_parser(context: ReplyContext) -> RegionParser:
 
 
 def _plain_call(body: str, closed: bool) -> Sequence[ParsedCall | MalformedCall]:
-    """``name<｜tool▁sep｜>{…}``"""
+    """Parse ``name<｜tool▁sep｜>{…}``."""
     name, separated, arguments = body.partition(SEPARATOR)
     return parsed_call(body, name if separated else "", arguments)
 
@@ -114,7 +114,7 @@ def parsed_call(body: str, name: str, arguments: str) -> Sequence[ParsedCall | M
     if not name:
         return [MalformedCall(body, "the tool call names no tool")]
     return [
-        MalformedCall(body, f"the arguments for {name} are no JSON object")
+        MalformedCall(body, f"the arguments for {name} are not a JSON object")
         if found is None
         else ParsedCall(name, found)
     ]

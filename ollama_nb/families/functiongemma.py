@@ -21,7 +21,7 @@ _CALLED, _ANSWERED = "called", "answered"
 
 
 def render(messages: Sequence[Message], tools: Sequence[Tool], think: Think) -> str:
-    del think  # the family does not think
+    del think  # the family has no thinking
     system, talk = "", messages
     if messages and messages[0].role in ("system", "developer"):
         system, talk = messages[0].content, messages[1:]
@@ -57,7 +57,7 @@ def _property(schema: KeyOrderedDict) -> str:
 
 
 def _turn(talk: Sequence[Message], at: int, called: str, state: str) -> tuple[str, str]:
-    """One message, and whether it called or answered; what follows an answer goes on in its turn."""
+    """Render one message. Return the text and the new state; text after a tool result continues the turn."""
     message = talk[at]
     if message.role == "tool":
         opened = "" if state == _CALLED else "<start_function_response>"
@@ -75,7 +75,7 @@ def _turn(talk: Sequence[Message], at: int, called: str, state: str) -> tuple[st
 
 
 def _called(talk: Sequence[Message]) -> list[str]:
-    """For each place, the name of the function whose result stands there: results come in the order of the calls."""
+    """Return for each message the name of the function whose result it is. Results follow in the order of the calls."""
     names: list[str] = []
     calls: tuple[ToolCall, ...] = ()
     results = 0
@@ -88,7 +88,7 @@ def _called(talk: Sequence[Message]) -> list[str]:
     return names
 
 
-# Replies
+# Reply parser
 
 
 _CALL, _END_CALL = "<start_function_call>", "<end_function_call>"

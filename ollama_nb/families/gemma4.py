@@ -48,7 +48,7 @@ _ANSWERED, _CALLING = "answered", "calling"
 
 
 def render(messages: Sequence[Message], tools: Sequence[Tool], think: Think, *, empty_thought: bool) -> str:
-    """``empty_thought``: the variant is told by an empty thought not to think."""
+    """``empty_thought``: for this variant, an empty thinking block switches thinking off."""
     system, talk = None, messages
     if messages and messages[0].role in ("system", "developer"):
         system, talk = messages[0].content, messages[1:]
@@ -69,7 +69,7 @@ def render(messages: Sequence[Message], tools: Sequence[Tool], think: Think, *, 
 
 
 def _grouped(talk: Sequence[Message]) -> list[_Group]:
-    """Each message with the tool results that follow it; results before the first message are nobody's."""
+    """Return each message with the tool results that follow it. Results before the first message are dropped."""
     groups: list[_Group] = []
     for message in talk:
         if message.role != "tool":
@@ -88,7 +88,7 @@ def _header(system: str | None, tools: Sequence[Tool], thinking: bool) -> str:
 
 
 def _turn(groups: Sequence[_Group], at: int, images: Images, *, keep_thought: bool) -> tuple[str, str]:
-    """One message with the results of its calls, and whether those are still to come."""
+    """Render one message with the results of its calls. Return the text and the new state."""
     message, results = groups[at]
     before = groups[at - 1][0].role if at else ""
     after = groups[at + 1][0].role if at + 1 < len(groups) else ""
@@ -105,9 +105,9 @@ def _turn(groups: Sequence[_Group], at: int, images: Images, *, keep_thought: bo
     out += images.tagged(message, content)
     if state == _CALLING:
         return out + "<|tool_response>", state
-    says_more = bool(content or message.images)
-    goes_on = (is_model and after == "assistant") or (state == _ANSWERED and not says_more and not after)
-    return out + ("" if goes_on else "<turn|>\n"), state
+    has_content = bool(content or message.images)
+    continues = (is_model and after == "assistant") or (state == _ANSWERED and not has_content and not after)
+    return out + ("" if continues else "<turn|>\n"), state
 
 
 def _results(caller: Message, results: Sequence[Message], images: Images) -> str:
@@ -134,7 +134,7 @@ def _declaration(tool: Tool) -> str:
     return f"<|tool>{_NOTATION.declaration(function, listed)}<tool|>"
 
 
-# Properties that were read as such, made ready for the notation: their types become one text
+# Prepare properties for the notation: their types become one text
 
 
 def _typed_all(properties: Mapping[str, KeyOrderedDict]) -> dict[str, Any]:
@@ -153,7 +153,7 @@ def _typed(schema: KeyOrderedDict) -> dict[str, Any]:
 
 
 def _union(branches: Sequence[KeyOrderedDict]) -> Sequence[str]:
-    """The types of branches that say nothing but a type, each once; none when a branch says more."""
+    """Return the types of an ``anyOf`` whose branches have only a type, without duplicates; else empty."""
     if any(branch.keys() != {"type"} for branch in branches):
         return ()
     return list(dict.fromkeys(kind for branch in branches for kind in types(branch)))
@@ -193,7 +193,7 @@ def _property(schema: Mapping[str, Any]) -> str:
 
 
 def _items(schema: Mapping[str, Any]) -> str:
-    """The schema of an array's items: every key it has."""
+    """Write the schema of an array's items with all its keys."""
     return ",".join(_item(key, value) for key, value in by_name(schema) if value is not None)
 
 
@@ -221,7 +221,7 @@ def _names(value: Any) -> list[str]:
     return [item for item in value if isinstance(item, str)] if isinstance(value, list) else []
 
 
-# Replies
+# Reply parser
 
 
 _CHANNEL, _END_CHANNEL = "<|channel>", "<channel|>"
@@ -233,7 +233,7 @@ _WORDS = {"true": True, "false": False, "null": None}
 
 
 def _create_parser(context: ReplyContext, *, can_think: bool) -> RegionParser:
-    """Behind a call the model may repeat closing marks: they are dropped. So are thoughts that nobody wants."""
+    """Closing tokens that the model repeats after a call are dropped, and so is thinking that is off."""
     thinks = can_think and context.thinks(by_default=False)
     regions: dict[str, Region] = {
         "content": TextRegion(CONTENT, {_CHANNEL: Exit("channel", after=False), _CALL: Exit("call")}),
@@ -268,12 +268,12 @@ _TAGS = (_CHANNEL, _END_CHANNEL, _CALL, _END_CALL, _RESPONSE, _MARK)
 
 _VARIANT = "gemma4"
 _SMALL_SIZES, _LARGE_SIZES = ("e2b", "e4b"), ("12b", "26b", "31b")  # as they occur in model names
-_LARGE = 12e9  # parameters; for models whose names tell no size
+_LARGE = 12e9  # parameters; applies to models whose name contains no size
 _SCALES = {"K": 1e3, "M": 1e6, "B": 1e9}
 
 
 def _variant(renderer: str, model: Model) -> str:
-    """For ``gemma4``, the renderer for the model's size: by its name, else by its parameter count."""
+    """Choose the renderer by the size of the model: by its name, else by its parameter count."""
     if renderer != _VARIANT:
         return renderer
     name = model.name.short.lower()
@@ -285,7 +285,7 @@ def _variant(renderer: str, model: Model) -> str:
 
 
 def _parameter_count(text: str) -> float:
-    """A parameter count as a config writes it (``4.3B``); 0 for any other text."""
+    """Parse a parameter count as configs write it (``4.3B``). Any other text is 0."""
     try:
         return float(text[:-1]) * _SCALES[text[-1:].upper()]
     except (KeyError, ValueError):

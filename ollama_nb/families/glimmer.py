@@ -99,7 +99,7 @@ def _message(header: str, content: str, end: str = _END_TURN) -> str:
 
 
 def _system(text: str, tools: Sequence[Tool], think: Think, *, own: bool) -> str:
-    """``own``: the text is the caller's, which may already say how strong the reasoning shall be."""
+    """Render a system message. ``own``: the text is the caller's and may contain the reasoning strength."""
     if own:
         for theirs, ours in zip(_EFFORT, _STRENGTH, strict=True):
             text = text.replace(theirs, ours)
@@ -120,7 +120,7 @@ def _strength(think: Think) -> str:
 
 
 def _namespaces(tools: Sequence[Tool]) -> list[str]:
-    """What stands before the first dot of the names, each once."""
+    """Return the parts of the tool names before the first dot, without duplicates."""
     return list(dict.fromkeys(function_of(tool).name.partition(".")[0] for tool in tools))
 
 
@@ -140,7 +140,7 @@ def _schema(tool: Tool) -> str:
 
 
 def _answer(message: Message, content: str, end: str) -> str:
-    """Thinking, then calls or content; a call stands in a message of its own, ``end`` behind the last one."""
+    """Render thinking, then calls or content. Each call is a message; ``end`` follows the last one."""
     out = _message("assistant to=self", message.thinking, _END_MESSAGE) if message.thinking else ""
     if message.tool_calls:
         *others, last = (_call(call) for call in message.tool_calls)
@@ -165,7 +165,7 @@ def _argument(value: Any) -> str:
     return go_value(value)
 
 
-# Replies
+# Reply parser
 
 
 _START, _MESSAGE, _END = "<|start|>", "<|message|>", "<|eom|>"
@@ -177,7 +177,7 @@ _HEADER = re.compile(r"\s*(?:to=(\S*))?\s*")
 
 
 def _create_parser(context: ReplyContext) -> RegionParser:
-    """A message ends with its end mark, or where the next one's header follows without one."""
+    """A message ends at its end token, or where the next header follows without one."""
     schemas = Schemas(context.tools)
     thinks = context.thinks(by_default=True)
     recipients = ("self", "user", *schemas.names())
@@ -227,7 +227,7 @@ def _region_for(schemas: Schemas, recipient: str) -> str:
 
 
 def _declared(schemas: Schemas, name: str) -> str:
-    """A tool is also reachable in the namespace of its own name: ``read.read`` is ``read``."""
+    """Resolve a tool in the namespace of its own name: ``read.read`` is ``read``."""
     space, dotted, rest = name.partition(".")
     return rest if name not in schemas and dotted and space == rest.partition(".")[0] else name
 
@@ -251,7 +251,7 @@ def _parse_call(schemas: Schemas, body: str, closed: bool) -> Sequence[ParsedCal
 
 
 def _cut_name(text: str) -> tuple[str, str]:
-    """The name, and what follows its ``">``; a message mark that slipped into it is left out."""
+    """Return the name and the text after its ``">``. A message token inside the name is dropped."""
     name, closed, rest = text.partition('">')
     mark, _, after = text.partition(_MESSAGE)
     if after.startswith(_PARAMETER) and len(mark) < len(name):

@@ -46,7 +46,7 @@ def render(messages: Sequence[Message], tools: Sequence[Tool], think: Think) -> 
 
 
 def render_ocr(messages: Sequence[Message], tools: Sequence[Tool], think: Think) -> str:
-    """GLM-OCR: the same over several lines, with images; thinking is only ever switched off."""
+    """Render a prompt for GLM-OCR: with line breaks and images. Thinking can only be switched off."""
     images = Images()
     out = [_BEGIN, _tools(tools)]
     for at, message in enumerate(messages):
@@ -72,7 +72,7 @@ def _tools(tools: Sequence[Tool]) -> str:
 
 
 def _observed(messages: Sequence[Message], at: int) -> str:
-    """The role of tool results; neighbours share it."""
+    """Return the role of tool results. Consecutive results share it."""
     return "" if at and messages[at - 1].role == "tool" else "<|observation|>"
 
 
@@ -84,7 +84,7 @@ def _call(call: ToolCall) -> str:
     return f"<tool_call>{call.name}{arguments}</tool_call>"
 
 
-# Replies
+# Reply parser
 
 
 _THINK, _END_THINK, _TOOL, _END_TOOL = "<think>", "</think>", "<tool_call>", "</tool_call>"
@@ -104,7 +104,7 @@ def _create_parser(context: ReplyContext, *, starts_thinking: bool) -> RegionPar
 
 
 def _parse_call(schemas: Schemas, body: str, closed: bool) -> Sequence[ParsedCall | MalformedCall]:
-    """A call whose closing tag is missing must be complete: half a call, repaired, could do harm."""
+    """Parse one call. Without its closing tag it must be complete: running a repaired partial call may do harm."""
     try:
         name, pairs = parse_tagged_call(body, strict=not closed)
     except NotationError as error:

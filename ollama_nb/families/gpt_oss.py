@@ -29,8 +29,8 @@ class Heading(NamedTuple):
     recipient: str = ""
 
 
-def read_heading(text: str) -> Heading:
-    """``role``, ``<|channel|>name``, ``to=recipient`` and ``<|constrain|>type``, in the orders that models use."""
+def parse_heading(text: str) -> Heading:
+    """Parse ``role``, ``<|channel|>name``, ``to=recipient`` and ``<|constrain|>type``, in any order that models use."""
     text = text.replace(CONSTRAIN, " " + CONSTRAIN, 1)
     before, marked, after = text.partition(CHANNEL)
     channel = ""
@@ -45,20 +45,20 @@ def read_heading(text: str) -> Heading:
 
 
 class ToolNames:
-    """Names of tools as the model is told them, both ways. Names that become alike get a number."""
+    """Maps the names of tools to valid TypeScript identifiers and back. Names that become equal get a number."""
 
     def __init__(self, tools: Iterable[Tool]) -> None:
-        self._told: dict[str, str] = {}
+        self._prompt_names: dict[str, str] = {}
         self._own: dict[str, str] = {}
         for name in filter(None, map(tool_name, tools)):
-            told = name if name in _BUILT_IN else self._free(_allowed(name))
-            self._told[name], self._own[told] = told, name
+            prompt_name = name if name in _BUILT_IN else self._free(_allowed(name))
+            self._prompt_names[name], self._own[prompt_name] = prompt_name, name
 
-    def told(self, name: str) -> str:
-        return self._told.get(name, name)
+    def in_prompt(self, name: str) -> str:
+        return self._prompt_names.get(name, name)
 
     def own(self, recipient: str) -> str:
-        """The client's name of the tool that a message is addressed to."""
+        """Return the client's name of the tool that a message is addressed to."""
         name = recipient.removeprefix("functions.")
         return self._own.get(name, name)
 
@@ -78,16 +78,17 @@ def _allowed(name: str) -> str:
 
 
 def renamed(tools: Sequence[Tool]) -> tuple[Tool, ...]:
-    """The tools with the names that the prompt must give them."""
+    """Return the tools under their names in the prompt."""
     names = ToolNames(tools)
-    return tuple(
-        {**tool, "function": {**tool["function"], "name": names.told(tool_name(tool))}} if tool_name(tool) else tool
-        for tool in tools
-    )
+    return tuple(_with_name(tool, names.in_prompt(tool_name(tool))) if tool_name(tool) else tool for tool in tools)
+
+
+def _with_name(tool: Tool, name: str) -> Tool:
+    return {**tool, "function": {**tool["function"], "name": name}}
 
 
 def _create_parser(context: ReplyContext) -> RegionParser:
-    """The prompt ends with an assistant's header begun, or inside its answer or its thinking."""
+    """The prompt ends inside a header of the assistant, or inside its answer or its thinking."""
     end = Exit("between", before=False)
     call = _CallRegion(ToolNames(context.tools), {END: end, _CALL: end})
     regions: dict[str, Region] = {
@@ -104,7 +105,7 @@ def _create_parser(context: ReplyContext) -> RegionParser:
 
 
 class _CallRegion(CallRegion):
-    """The text of a message to a tool: its arguments."""
+    """A message to a tool: its text is the arguments."""
 
     def __init__(self, names: ToolNames, exits: Mapping[str, Exit]) -> None:
         super().__init__(self._arguments, exits)
@@ -115,7 +116,7 @@ class _CallRegion(CallRegion):
         name = self._names.own(self.recipient)
         found = parse_object(body) if body.strip() else {}
         if found is None:
-            return [MalformedCall(body, f"the arguments for {name} are no JSON object")]
+            return [MalformedCall(body, f"the arguments for {name} are not a JSON object")]
         return [ParsedCall(name, found)]
 
 
@@ -129,7 +130,7 @@ def _plausible(text: str) -> bool:
 
 
 def _route(call: _CallRegion, role: str, header: str) -> tuple[str, str]:
-    heading = read_heading(role + header)
+    heading = parse_heading(role + header)
     if heading.channel in ("analysis", "commentary") and heading.recipient:
         call.recipient = heading.recipient
         return "call", ""

@@ -52,13 +52,13 @@ _CALL_EXAMPLE = """\
 
 
 def _leading_system(messages: Sequence[Message]) -> tuple[str, Sequence[Message]]:
-    """What the system says, white space alone counting as nothing, and the messages behind it."""
+    """Return the system text without trailing white space, and the other messages."""
     own = bool(messages) and messages[0].role == "system"
     system = messages[0].content if own else _SYSTEM
     return trim_right(system), messages[1:] if own else messages
 
 
-def _listed(tools: Sequence[Tool]) -> str:
+def _render_tools(tools: Sequence[Tool]) -> str:
     return _TOOLS + "".join(f"{spaced(tool_json(tool))}\n" for tool in tools) + "</available_tools>"
 
 
@@ -66,7 +66,7 @@ def _argument(value: Any) -> str:
     return value if isinstance(value, str) else spaced(value)
 
 
-# Laguna: a line for everything
+# Laguna: one line per element
 
 
 def render(messages: Sequence[Message], tools: Sequence[Tool], think: Think) -> str:
@@ -85,15 +85,15 @@ def render(messages: Sequence[Message], tools: Sequence[Tool], think: Think) -> 
 def _header(system: str, tools: Sequence[Tool], thinking: bool) -> str:
     if not system and not tools:
         return ""
-    listed = ""
+    tool_text = ""
     if tools:
         how = _CALL_FORMAT
         if thinking:
             wrapped = "Wrap your thinking in '<think>', '</think>' tags, followed by a function call. "
             how = f"{wrapped}{how}<think> your thoughts here </think>\n"
-        listed = f"\n\n{_listed(tools)}\n\n{how}{_CALL_EXAMPLE}"
-    said = f"\n{system}" if system else ""
-    return f"<system>\n{said}{listed}\n</system>\n"
+        tool_text = f"\n\n{_render_tools(tools)}\n\n{how}{_CALL_EXAMPLE}"
+    system_text = f"\n{system}" if system else ""
+    return f"<system>\n{system_text}{tool_text}\n</system>\n"
 
 
 def _element(message: Message) -> str:
@@ -103,15 +103,15 @@ def _element(message: Message) -> str:
 
 def _answer(message: Message, *, last: bool) -> str:
     content, thought = map(trim, _split(message.content, message.thinking))
-    said = f"{content}\n" if content else ""
+    body = f"{content}\n" if content else ""
     calls = "".join(map(_call, message.tool_calls))
     block = f"<think>\n{thought}\n</think>\n" if thought else "</think>\n"
-    end = "" if last and (thought or said or calls) else "</assistant>\n"
-    return f"<assistant>\n{block}{said}{calls}{end}"
+    end = "" if last and (thought or body or calls) else "</assistant>\n"
+    return f"<assistant>\n{block}{body}{calls}{end}"
 
 
 def _split(content: str, thought: str) -> tuple[str, str]:
-    """Content and thinking, the latter also from think tags inside the content."""
+    """Return content and thinking. Think tags inside the content are split off."""
     before, close, _ = content.partition("</think>")
     if not close:
         return content, thought
@@ -131,7 +131,7 @@ def _call(call: ToolCall) -> str:
 
 def render_v1(messages: Sequence[Message], tools: Sequence[Tool], think: Think) -> str:
     system, talk = _leading_system(messages)
-    parts = "\n\n".join(filter(None, (system, _listed(tools) if tools else "")))
+    parts = "\n\n".join(filter(None, (system, _render_tools(tools) if tools else "")))
     out = [_BOS, f"<system>{parts}</system>\n" if parts or think else ""]
     for message in talk:
         if message.role == "assistant":
@@ -151,7 +151,7 @@ def _call_v1(call: ToolCall) -> str:
     return f"<tool_call>{call.name}{arguments}</tool_call>"
 
 
-# Replies
+# Reply parser
 
 
 _THINK, _END_THINK, _TOOL, _END_TOOL = "<think>", "</think>", "<tool_call>", "</tool_call>"
@@ -159,8 +159,8 @@ _USER, _END_USER = "<user>", "</user>"
 _OTHER_NAMES = {"read_file": "read", "write_file": "write", "edit_file": "edit", "web_fetch": "webfetch"}
 
 
-def _create_parser(context: ReplyContext, *, goes_on: bool) -> RegionParser:
-    """``goes_on``: a trailing assistant message is continued, so that its thinking is over."""
+def _create_parser(context: ReplyContext, *, continues: bool) -> RegionParser:
+    """``continues``: the reply continues a trailing assistant message, so there is no more thinking."""
     schemas = Schemas(context.tools)
     thinks = context.thinks(by_default=False)
     exits = {_THINK: Exit("thinking", before=False), _TOOL: Exit("call")}
@@ -180,12 +180,12 @@ def _create_parser(context: ReplyContext, *, goes_on: bool) -> RegionParser:
         "maybe call": _MaybeCall(),
         "object": CallRegion(partial(_known_call, schemas), {}, whole=True, by_object="content"),
     }
-    prefilled = goes_on and context.last is not None and context.last.role == "assistant"
+    prefilled = continues and context.last is not None and context.last.role == "assistant"
     return RegionParser(regions, "echo" if thinks and not prefilled else "start")
 
 
 class _MaybeCall:
-    """Behind a brace in the text: an object whose first key is one of a call's is read as a call."""
+    """The text after a brace in the content. An object whose first key is a key of calls may be a call."""
 
     answer_prefix = ""
     _KEYS = ('"name"', '"arguments"')
@@ -202,22 +202,22 @@ class _MaybeCall:
         found = next((key for key in self._KEYS if head.startswith(key)), None)
         if found is not None:
             return RegionStep(at, "object", marker="{", space=self._space)
-        room = len(text) - at < self._MOST_SPACE and not final
-        if room and any(key.startswith(head) for key in self._KEYS):
+        undecided = len(text) - at < self._MOST_SPACE and not final
+        if undecided and any(key.startswith(head) for key in self._KEYS):
             return RegionStep(at)
         out.content(self._space + "{")
         return RegionStep(at, "content")
 
 
 def _parse_call(schemas: Schemas, body: str, closed: bool) -> Sequence[ParsedCall | MalformedCall]:
-    """Without its closing tag, only a tool that was offered is called: half a text is easily taken for a name."""
-    item = _read_call(schemas, body, closed)
+    """Parse one call. Without its closing tag it must name an offered tool: partial text may look like a name."""
+    item = _parse_item(schemas, body, closed)
     if isinstance(item, ParsedCall) and not closed and item.name not in schemas:
         return [MalformedCall(body, f"incomplete tool call: tool '{item.name}' is not declared")]
     return [item]
 
 
-def _read_call(schemas: Schemas, body: str, closed: bool) -> ParsedCall | MalformedCall:
+def _parse_item(schemas: Schemas, body: str, closed: bool) -> ParsedCall | MalformedCall:
     text = body.strip()
     name, braced, rest = text.partition("{")
     if not name:
@@ -226,7 +226,7 @@ def _read_call(schemas: Schemas, body: str, closed: bool) -> ParsedCall | Malfor
         arguments = parse_object(braced + rest)
         name = _declared(schemas, name.strip())
         if arguments is None:
-            return MalformedCall(body, f"the arguments for {name} are no JSON object")
+            return MalformedCall(body, f"the arguments for {name} are not a JSON object")
         return ParsedCall(name, arguments)
     try:
         name, pairs = parse_tagged_call(text, strict=not closed)
@@ -237,7 +237,7 @@ def _read_call(schemas: Schemas, body: str, closed: bool) -> ParsedCall | Malfor
 
 
 def _known_call(schemas: Schemas, body: str, closed: bool) -> Sequence[ParsedCall | MalformedCall]:
-    """Where nothing but the text itself says that it is a call, the tool must have been offered."""
+    """Parse a call without tags. It must name an offered tool; otherwise it is content."""
     items = _parse_call(schemas, body.strip().removeprefix(_TOOL).removesuffix(_END_TOOL), closed)
     if all(isinstance(item, ParsedCall) and item.name in schemas for item in items):
         return items
@@ -250,12 +250,12 @@ def _json_call(schemas: Schemas, text: str) -> ParsedCall | MalformedCall:
         return MalformedCall(text, "the tool call is not valid JSON")
     name, arguments = value.get("name"), as_object(value.get("arguments"))
     if not isinstance(name, str) or not name.strip() or arguments is None:
-        return MalformedCall(text, "the tool call is no object with name and arguments")
+        return MalformedCall(text, "the tool call is not an object with name and arguments")
     return ParsedCall(_declared(schemas, name), arguments)
 
 
 def _declared(schemas: Schemas, name: str) -> str:
-    """The model's own names for some tools stand for the ones that were offered."""
+    """Map a name that the models prefer to the offered tool of another name."""
     other = _OTHER_NAMES.get(name)
     return other if name not in schemas and other is not None and other in schemas else name
 
@@ -267,8 +267,8 @@ FAMILY = Family(
     renderers={"laguna": render, "poolside-v1": render_v1},
     bos=_BOS,
     parsers={
-        "laguna": ParserSpec(create=partial(_create_parser, goes_on=True), thinking=True, preserve=_TAGS),
-        "poolside-v1": ParserSpec(create=partial(_create_parser, goes_on=False), thinking=True, preserve=_TAGS),
+        "laguna": ParserSpec(create=partial(_create_parser, continues=True), thinking=True, preserve=_TAGS),
+        "poolside-v1": ParserSpec(create=partial(_create_parser, continues=False), thinking=True, preserve=_TAGS),
     },
     create_defaults={"laguna": CreateDefaults(renderer="laguna", parser="laguna")},
 )

@@ -20,7 +20,7 @@ _RESPONSE = "<|tool_response_start|>"
 
 
 def render(messages: Sequence[Message], tools: Sequence[Tool], think: Think, *, thinks: bool) -> str:
-    """``thinks``: the variant writes thoughts, and past ones stay in the prompt while thinking is on."""
+    """``thinks``: the variant supports thinking; earlier thinking stays in the prompt while thinking is on."""
     images = Images()
     system, talk = "", messages
     if messages and messages[0].role == "system":
@@ -55,7 +55,7 @@ def _schema(tool: Tool) -> str:
 
 
 def _answer(message: Message, content: str, *, thinks: bool, forget: bool) -> str:
-    """Thinking, calls, content; with ``forget``, all up to the end of the thinking is left out."""
+    """Render thinking, calls and content. ``forget`` drops everything up to the end of the thinking."""
     if message.tool_calls and _CALLS not in content:
         calls = ",".join(map(_call, message.tool_calls))
         content = f"{_CALLS}[{calls}]<|tool_call_end|>{chr(10) if trim(content) else ''}{content}"
@@ -70,7 +70,7 @@ def _call(call: ToolCall) -> str:
     return f"{call.name}({','.join(f'{key}={plain(value)}' for key, value in by_name(call.arguments))})"
 
 
-# Replies
+# Reply parser
 
 
 _THINK, _END_THINK = "<think>", "</think>"
@@ -78,7 +78,7 @@ _END_CALLS = "<|tool_call_end|>"
 
 
 def _create_parser(context: ReplyContext, *, can_think: bool) -> RegionParser:
-    """An answer that begins with a known tool's name and ``(`` may be a call without its marks."""
+    """An answer that begins with the name of an offered tool and ``(`` may be a call without its special tokens."""
     names = Schemas(context.tools).names()
     bare = {f"{bracket}{name}(": Exit("bare", after=False) for name in names for bracket in ("", "[")}
     regions: dict[str, Region] = {

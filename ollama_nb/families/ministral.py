@@ -33,7 +33,7 @@ def _call(schemas: Schemas, body: str, closed: bool) -> Sequence[ParsedCall | Ma
         return [MalformedCall(body, f"tool '{name}' not found")]
     found = parse_object(arguments)
     return [
-        MalformedCall(body, f"the arguments for {name} are no JSON object")
+        MalformedCall(body, f"the arguments for {name} are not a JSON object")
         if found is None
         else ParsedCall(name, found)
     ]

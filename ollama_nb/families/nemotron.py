@@ -20,7 +20,7 @@ _SCHEMA_KEYS = ("type", "properties", "required")
 
 
 def render(messages: Sequence[Message], tools: Sequence[Tool], think: Think, *, newer: bool) -> str:
-    """``newer``: 3.5, where words in messages switch nothing and ``medium`` asks for efficient reasoning."""
+    """``newer``: version 3.5, without switches in messages, and with efficient reasoning for ``medium``."""
     thinking = (think is None or bool(think)) if newer else _thinking(messages, think)
     system, talk = "", messages
     if messages and messages[0].role == "system":
@@ -43,7 +43,7 @@ def render(messages: Sequence[Message], tools: Sequence[Tool], think: Think, *, 
 
 
 def _thinking(messages: Sequence[Message], think: Think) -> bool:
-    """What the request says, unless a message says ``/think`` or ``/no_think``: the last one counts."""
+    """Whether thinking is on: by the last ``/think`` or ``/no_think`` in a message, else by the request."""
     thinking = think is None or bool(think)
     for message in messages:
         if message.role not in ("user", "system"):
@@ -99,7 +99,7 @@ def _elements(values: Mapping[str, Any]) -> str:
 
 
 def _value(value: Any) -> str:
-    """Containers as JSON, other values as Python prints them."""
+    """Format lists and objects as JSON, other values as Python prints them."""
     if value is None or isinstance(value, bool):
         return str(value)
     return quoted(value) if isinstance(value, (dict, list)) else go_value(value)
@@ -109,7 +109,7 @@ def _value(value: Any) -> str:
 
 
 def _answer(message: Message, newer: bool, *, old: bool) -> str:
-    """A turn of the assistant; in an ``old`` one, before the last question, the thinking is left out."""
+    """Render a turn of the assistant. In an ``old`` one, before the last question, the thinking is dropped."""
     content = message.content
     if message.thinking:
         gap = "" if newer else "\n"
@@ -137,7 +137,7 @@ def _call(call: ToolCall) -> str:
 
 
 def _result(talk: Sequence[Message], at: int, content: str) -> str:
-    """A tool's result; neighbours share one user turn, which nothing opens at the very beginning."""
+    """Render the result of a tool. Consecutive results share one user turn; at the very beginning it is not opened."""
     opened = f"{START}user\n" if at and talk[at - 1].role != "tool" else ""
     closed = "" if at + 1 < len(talk) and talk[at + 1].role == "tool" else END
     return f"{opened}<tool_response>\n{content}\n</tool_response>\n{closed}"

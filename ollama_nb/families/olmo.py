@@ -26,8 +26,8 @@ _FUNCTIONS = (
 
 
 def render(messages: Sequence[Message], tools: Sequence[Tool], think: Think, *, system: str) -> str:
-    """``system`` is said when no message says it."""
-    del think  # the variant does not think
+    """``system`` is the default system message."""
+    del think  # the variant has no thinking
     listed = f"<functions>{spaced([tool_json(tool) for tool in tools])}</functions>" if tools else ""
     own = _own_system(messages)
     header = f"{system} {_FUNCTIONS if tools else _NO_FUNCTIONS}" if own is None else own
@@ -60,14 +60,14 @@ def _call(call: ToolCall) -> str:
 
 
 def render_thinking(messages: Sequence[Message], tools: Sequence[Tool], think: Think, *, system: str) -> str:
-    del tools, think  # always thinking, never calling
+    del tools, think  # thinking is always on; tools are not supported
     own = _own_system(messages)
     out = [turn("system", system if own is None else f"{own} {_NO_FUNCTIONS}")]
     out += [turn(message.role, message.content) for message in messages if message.role in ("user", "assistant")]
     return "".join(out) + f"{START}assistant\n<think>"
 
 
-# Replies
+# Reply parser
 
 
 _CALLS, _END_CALLS, _END_THINK = "<function_calls>", "</function_calls>", "</think>"

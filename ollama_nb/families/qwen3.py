@@ -1,6 +1,7 @@
 """Qwen 3: calls as JSON between ``<tool_call>`` tags, thinking between ``<think>`` tags. Prompts come from templates.
 
-The parser is also the base of the other Qwen families."""
+The other Qwen families build on this parser.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +28,7 @@ TAGS = (THINK, END_THINK, TOOL, END_TOOL)
 
 
 def qwen_parser(parse_call: CallParser, *, thinking: bool, echo: bool = True) -> RegionParser:
-    """``echo``: some models repeat the opening tag that the prompt ended with; one of them is dropped."""
+    """``echo``: drop one opening tag, because some models repeat the one that the prompt ends with."""
     regions: dict[str, Region] = {
         "echo": ForkRegion({THINK: Exit("thinking")}, "thinking", answer_prefix="\n</think>\n\n"),
         "thinking": TextRegion(THINKING, {END_THINK: Exit("content"), TOOL: Exit("call")}, "\n</think>\n\n"),
@@ -39,7 +40,7 @@ def qwen_parser(parse_call: CallParser, *, thinking: bool, echo: bool = True) ->
 
 
 def parse_json_call(body: str, closed: bool) -> Sequence[ParsedCall | MalformedCall]:
-    """``{"name": …, "arguments": {…}}``."""
+    """Parse ``{"name": …, "arguments": {…}}``."""
     value = parse_object(body)
     if value is None:
         return [MalformedCall(body, "the tool call is not valid JSON")]
@@ -47,7 +48,7 @@ def parse_json_call(body: str, closed: bool) -> Sequence[ParsedCall | MalformedC
     if not isinstance(name, str) or not name:
         return [MalformedCall(body, "the tool call names no tool")]
     if arguments is None:
-        return [MalformedCall(body, f"the arguments for {name} are no JSON object")]
+        return [MalformedCall(body, f"the arguments for {name} are not a JSON object")]
     return [ParsedCall(name, arguments)]
 
 

@@ -38,7 +38,7 @@ _LESS_EFFORT = (
 
 @dataclass(frozen=True, slots=True)
 class _Variant:
-    """``every_turn``: each turn of the assistant has a think block. ``strict``: Qwen 3.8's rules for a conversation."""
+    """``every_turn``: each turn of the assistant has a think block. ``strict``: the rules of Qwen 3.8 apply."""
 
     every_turn: bool = False
     strict: bool = False
@@ -90,7 +90,7 @@ def _answer(message: Message, content: str, block: bool, *, split: bool) -> str:
 
 
 def _thought(message: Message, content: str, block: bool, split: bool) -> tuple[str, str]:
-    """Thinking and content; with ``split``, a think block that stands in the content is taken out of it."""
+    """Return thinking and content. ``split`` takes a think block out of the content."""
     if block and message.thinking:
         return trim(message.thinking), content
     before, close, after = content.partition("</think>")
@@ -109,14 +109,14 @@ def _effort(think: Think) -> str:
 
 
 def _one_system(messages: Sequence[Message]) -> Sequence[Message]:
-    """All that system and developer messages say, in one leading system message."""
-    said = [message for message in messages if message.role in ("system", "developer")]
-    for message in said:
+    """Merge all system and developer messages into one leading system message."""
+    systems = [message for message in messages if message.role in ("system", "developer")]
+    for message in systems:
         if message.images:
             raise TemplateError(f"this model reads no images in a {message.role} message: send them in a user message")
-    if not said or (len(said) == 1 and messages[0].role == "system"):
+    if not systems or (len(systems) == 1 and messages[0].role == "system"):
         return messages
-    text = "\n\n".join(filter(None, (trim(message.content) for message in said)))
+    text = "\n\n".join(filter(None, (trim(message.content) for message in systems)))
     return [Message("system", text), *(message for message in messages if message.role not in ("system", "developer"))]
 
 
@@ -125,7 +125,7 @@ def _check(messages: Sequence[Message], contents: Sequence[str]) -> None:
         raise TemplateError("this model needs a question: the conversation has no user message with one")
 
 
-# Replies
+# Reply parser
 
 
 def _create_parser(context: ReplyContext) -> RegionParser:

@@ -1,4 +1,4 @@
-"""Qwen3-Coder: ChatML, tools and calls in XML. It does not think."""
+"""Qwen3-Coder: ChatML, tools and calls in XML. No thinking."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SYSTEM = "You are Qwen, a helpful AI assistant that can interact with a compute
 
 
 def render(messages: Sequence[Message], tools: Sequence[Tool], think: Think) -> str:
-    del think  # the family does not think
+    del think  # the family has no thinking
     systems = (message.content for message in messages if message.role == "system" and message.content)
     system = next(systems, _SYSTEM if tools else "")
     talk = [message for message in messages if message.role != "system"]
@@ -61,7 +61,7 @@ def _parameter(name: str, schema: KeyOrderedDict) -> str:
 
 
 def _others(schema: KeyOrderedDict, written: Collection[str]) -> str:
-    """Every other key as an element; Ollama writes them in an order that changes from call to call."""
+    """Render every other key as an element. Ollama's order of these changes from call to call."""
     return "".join(
         f"\n<{key}>{go_json(value, sort_keys=True) if isinstance(value, (dict, list)) else go_value(value)}</{key}>"
         for key, value in schema.items()
@@ -82,7 +82,7 @@ def _turn(talk: Sequence[Message], at: int) -> str:
     return turn("assistant", content + calls)
 
 
-# Replies
+# Reply parser
 
 _FUNCTION, _END_FUNCTION = "<function=", "</function>"
 _PARAMETER, _END_PARAMETER = "<parameter=", "</parameter>"
@@ -97,7 +97,7 @@ def xml_call_parser(context: ReplyContext) -> CallParser:
 
 
 def _parse_xml_calls(schemas: Schemas, body: str, closed: bool) -> Sequence[str | ParsedCall | MalformedCall]:
-    """``<function=name><parameter=key>value</parameter>…</function>``, one or more."""
+    """Parse one or more ``<function=name><parameter=key>value</parameter>…</function>``."""
     items: list[str | ParsedCall | MalformedCall] = []
     at = 0
     while (start := body.find(_FUNCTION, at)) >= 0:

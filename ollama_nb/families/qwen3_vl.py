@@ -30,7 +30,7 @@ For each function call, return a json object with function name and arguments wi
 
 
 def render(messages: Sequence[Message], tools: Sequence[Tool], think: Think, *, thinks: bool) -> str:
-    """``thinks``: what the variant does when nothing is said about thinking."""
+    """``thinks``: whether the variant thinks if the request does not set it."""
     thinking = thinks if think is None else bool(think)
     contents = tagged(messages)
     question = last_question(messages, contents)
@@ -58,7 +58,7 @@ def _header(messages: Sequence[Message], tools: Sequence[Tool]) -> str:
 
 
 def _thought(message: Message, last: bool) -> str | None:
-    """What is in the turn's think block; None for a turn without one."""
+    """Return the content of the turn's think block, or None for a turn without one."""
     return message.thinking.strip("\n") if last or message.thinking else None
 
 
@@ -75,7 +75,7 @@ def _call(call: ToolCall) -> str:
     return f'<tool_call>\n{{"name": "{call.name}", "arguments": {arguments}}}\n</tool_call>'
 
 
-# Replies
+# Reply parser
 
 
 def _instruct_parser(context: ReplyContext) -> RegionParser:

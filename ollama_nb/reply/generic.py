@@ -1,13 +1,8 @@
-"""Split a reply into thinking and answer by the model's two tags.
+"""The reply parser for models that name no parser: it is configured by what their template shows.
 
-Rule: thinking is only what stands at the very start; the tags and the white space behind each of them are dropped,
-every other character comes out, whatever the chunking.
-Find tool calls in a reply, for models whose templates write them as JSON behind a marker.
-
-Rule: each character is looked at once, and what is no call comes back as text. Only the markup around calls is dropped.
-One reply, read while it is written: thinking first, then text and tool calls, as events.
-
-Rule: no text is ever lost, and how the text was cut into pieces changes nothing.
+The reasoning parser separates thinking from the answer by the template's two tags. The tool-call parser finds JSON
+calls behind the marker that the template writes before calls. No text is lost, and the events do not depend on how the
+text is split into pieces.
 """
 
 from __future__ import annotations
@@ -23,40 +18,83 @@ from ollama_nb.reply.markers import MarkerMatcher
 from ollama_nb.reply.output import MalformedCall, Output, ParsedCall
 
 
+class TemplateReplyParser:
+    """Parses one reply into thinking, content and tool calls.
+
+    ``thinking`` is the opening and closing tag, or None to leave thinking in the content. ``inside_thinking``: the
+    prompt ended with the opening tag. Calls are parsed only if ``tools`` were offered and ``tool_marker`` is known.
+    """
+
+    def __init__(
+        self,
+        thinking: tuple[str, str] | None = None,
+        inside_thinking: bool = False,
+        tools: Sequence[Tool] = (),
+        tool_marker: str | None = None,
+    ) -> None:
+        self._thinking = ReasoningParser(*thinking, inside=inside_thinking) if thinking else None
+        self._tools = ToolCallParser(tools, tool_marker) if tools and tool_marker else None
+        self._out = Output()
+
+    def feed(self, text: str) -> list[Delta | ToolCalls]:
+        """Parse the next piece and return the events that are now certain."""
+        thinking, content = self._thinking.feed(text) if self._thinking else ("", text)
+        self._add(thinking, content)
+        return self._out.take()
+
+    def end(self) -> list[Delta | ToolCalls]:
+        """Return the events for all text that is still held back."""
+        self._add(*(self._thinking.end() if self._thinking else ("", "")))
+        for item in self._tools.end() if self._tools else ():
+            self._out.add(item)
+        return self._out.take()
+
+    def _add(self, thinking: str, content: str) -> None:
+        self._out.thinking(thinking)
+        for item in self._tools.feed(content) if self._tools else (content,):
+            self._out.add(item)
+
+
+# Thinking
+
+
 class ReasoningParser:
-    """``inside``: the prompt ended with the opening tag, so that the reply starts with thinking."""
+    """Splits a reply into thinking and content. ``inside``: the prompt ended with the opening tag.
+
+    Only a tag at the very beginning starts thinking. The tags and the white space after each of them are dropped.
+    """
 
     def __init__(self, opening: str, closing: str, *, inside: bool = False) -> None:
         self._opening = opening
         self._closing = MarkerMatcher([closing])
-        self._space: list[str] = []  # at the very start
-        self._tag = ""  # then perhaps a part of the opening tag
+        self._space: list[str] = []  # at the very beginning
+        self._tag = ""  # what may be the beginning of the opening tag
         self._state = _THINKING if inside else _START
         self._eats_space = inside
 
     def feed(self, text: str) -> tuple[str, str]:
-        """Return the thinking and the content that are now certain."""
+        """Parse the next piece and return the thinking and the content that are now certain."""
         if self._state is _START:
             text = self._begin(text)
             if self._state is _START:
                 return "", ""
         if self._state is _CONTENT:
-            return "", self._uneaten(text)
-        thinking, marker, rest = self._closing.feed(self._uneaten(text))
+            return "", self._without_space(text)
+        thinking, marker, rest = self._closing.feed(self._without_space(text))
         if marker is None:
             return thinking, ""
         self._state, self._eats_space = _CONTENT, True
-        return thinking, self._uneaten(rest)
+        return thinking, self._without_space(rest)
 
     def end(self) -> tuple[str, str]:
-        """No more text comes: what was held back is thinking inside thinking, content before it."""
+        """Return the held-back text: thinking if the tag is still open, else content."""
         if self._state is _START:
             self._state = _CONTENT
             return "", "".join(self._space) + self._tag
         return self._closing.end()[0], ""
 
     def _begin(self, text: str) -> str:
-        """Look for the opening tag. Once it is there or cannot come, return the text behind it."""
+        """Look for the opening tag. Return the text after it, or all text once the tag cannot follow any more."""
         if not self._tag:
             trimmed = text.lstrip()
             self._space.append(text[: len(text) - len(trimmed)])
@@ -71,7 +109,7 @@ class ReasoningParser:
         self._state = _CONTENT
         return "".join(self._space) + text
 
-    def _uneaten(self, text: str) -> str:
+    def _without_space(self, text: str) -> str:
         if self._eats_space:
             text = text.lstrip()
             self._eats_space = not text
@@ -81,17 +119,23 @@ class ReasoningParser:
 _START, _THINKING, _CONTENT = "start", "thinking", "content"
 
 
+# Tool calls
+
 _NAME_KEYS = ("name", "function", "tool", "tool_name")
 _ARGUMENT_KEYS = ("arguments", "parameters")
 _MARKUP = r"</[^<>\s]{1,64}>|<[|｜][^<>]{1,64}[|｜]>|\[/?[A-Z_]+\]|```(?:json)?|[\s\]),;}]"
 
 
 class ToolCallParser:
-    """``marker`` is what the template writes in front of calls; ``{`` or ``[`` counts only at the start of a reply."""
+    """Finds calls of the offered tools: JSON behind ``marker``, the text that the template writes before calls.
+
+    The markers ``{`` and ``[`` count only at the beginning of a reply. Each character is examined once. Text that is
+    not a call is returned as text; only the markup around calls is dropped.
+    """
 
     def __init__(self, tools: Sequence[Tool], marker: str) -> None:
         names = sorted(filter(None, map(tool_name, tools)), key=len, reverse=True)
-        self._reading = _CallFinder(frozenset(names))
+        self._calls = _CallFinder(frozenset(names))
         self._names = re.compile("|".join(map(_whole_word, names))) if names else None
         self._marker = marker
         self._bracket = marker in ("{", "[")
@@ -99,14 +143,14 @@ class ToolCallParser:
         self._matcher = MarkerMatcher([marker])
         self._state = _SEARCH if names else _OFF
         self._found = 0
-        self._before: list[str] = []  # text up to the last object that was no call
+        self._before: list[str] = []  # text up to and including the last object that is not a call
         self._head: list[str] = []  # text since then
-        self._object: list[str] = []  # the object that is being read
+        self._object: list[str] = []  # the incomplete object
         self._inside: ObjectEnd | None = None
         self._brackets = 0
 
     def feed(self, text: str) -> list[str | ParsedCall | MalformedCall]:
-        """Text and calls, in order, that are now certain."""
+        """Parse the next piece and return the text and calls that are now certain, in order."""
         out: list[str | ParsedCall | MalformedCall] = []
         if self._state is _SEARCH:
             text = self._search(text, out)
@@ -117,9 +161,9 @@ class ToolCallParser:
         return out
 
     def end(self) -> list[str | ParsedCall | MalformedCall]:
-        """No more text comes: everything that is still held and is more than markup is text.
+        """Return the held-back text without markup.
 
-        Behind a marker that can stand for nothing else, it was meant as a call.
+        After a marker other than a bracket, it is a malformed call.
         """
         begun = self._state is _CALLS and not self._bracket and (self._inside is not None or not self._found)
         held = "".join(self._pending())
@@ -147,10 +191,10 @@ class ToolCallParser:
         self._state = _CALLS
         return marker + rest
 
-    # Reading objects behind it
+    # Parsing the objects behind the marker
 
     def _scan(self, text: str, out: list[str | ParsedCall | MalformedCall]) -> str:
-        """Read on; return what is left when the reading is given up."""
+        """Consume text; return the rest once it is certain that the reply contains no calls."""
         at = 0
         while at < len(text):
             end, complete = self._in_object(text, at) if self._inside else self._outside(text, at)
@@ -162,7 +206,7 @@ class ToolCallParser:
         return ""
 
     def _outside(self, text: str, at: int) -> tuple[int, bool]:
-        """Up to the next object. Complete, for ``[``, when a list ends in which no call was found."""
+        """Advance to the next object. The flag is True, for the marker ``[``, if a list without calls ended."""
         for match in (_LIST_MARK if self._marker == "[" else _START_MARK).finditer(text, at):
             mark, place = match[0], match.start()
             if mark == "{":
@@ -178,7 +222,7 @@ class ToolCallParser:
         return len(text), False
 
     def _in_object(self, text: str, at: int) -> tuple[int, bool]:
-        """Up to the end of the object, or of the text."""
+        """Advance to the end of the object. The flag is True if it is in this piece."""
         assert self._inside is not None
         end = self._inside.find(text, at)
         self._object.append(text[at:] if end < 0 else text[at:end])
@@ -188,10 +232,10 @@ class ToolCallParser:
         return end, True
 
     def _complete(self, out: list[str | ParsedCall | MalformedCall]) -> bool:
-        """An object (or a list without calls) has ended. False: this reply holds no calls."""
+        """Handle the end of an object, or of a list without calls. Return False if the reply contains no calls."""
         body, head = "".join(self._object), "".join(self._head)
         lead, _, near = ("", "", head) if self._bracket else head.rpartition(self._marker)
-        calls = self._reading.calls(body)
+        calls = self._calls.calls(body)
         if not calls and (named := self._named(near, body)):
             calls, near = [named], ""
         if not calls:
@@ -208,9 +252,9 @@ class ToolCallParser:
         return True
 
     def _named(self, head: str, body: str) -> tuple[str, dict[str, Any]] | None:
-        """A call whose name stands in front of its arguments."""
+        """Return a call whose name precedes its arguments."""
         match = self._names.search(head) if self._names else None
-        arguments = self._reading.arguments(body) if match else None
+        arguments = self._calls.arguments(body) if match else None
         return (match[0], arguments) if match and arguments is not None else None
 
     def _pending(self) -> list[str]:
@@ -230,13 +274,13 @@ _LIST_MARK = re.compile(r"[{\[\]]")
 
 
 def _whole_word(name: str) -> str:
-    """A pattern for the name, but not for a part of a longer word."""
+    """Return a pattern for the name that does not match inside a longer word."""
     before = r"(?<!\w)" if re.match(r"\w", name) else ""
     return before + re.escape(name) + (r"(?!\w)" if re.search(r"\w$", name) else "")
 
 
 class _CallFinder:
-    """Calls of known tools in one JSON object."""
+    """Finds the calls of known tools in a JSON object."""
 
     def __init__(self, names: frozenset[str]) -> None:
         self._names = names
@@ -249,14 +293,14 @@ class _CallFinder:
             return []
 
     def arguments(self, body: str) -> dict[str, Any] | None:
-        """The arguments in an object that does not name its tool."""
+        """Return the arguments from an object that does not name its tool."""
         value = parse_object(body) if body else None
         if value is not None and len(value) == 1 and (key := next(iter(value))) in _ARGUMENT_KEYS:
             return as_object(value[key])
         return value
 
     def _find(self, value: Any) -> Iterator[tuple[str, dict[str, Any]]]:
-        """In reading order; an object that calls is not looked into."""
+        """Yield calls in document order, without descending into calls."""
         if isinstance(value, list):
             for item in value:
                 yield from self._find(item)
@@ -272,7 +316,7 @@ class _CallFinder:
                 yield name, arguments
             return
         if isinstance(value.get("name"), str) and given:
-            return  # a call of something that was not offered
+            return  # a call of a tool that was not offered
         for key, item in value.items():
             arguments = as_object(item) if self._known(key) else None
             if arguments is not None:
@@ -282,40 +326,3 @@ class _CallFinder:
 
     def _known(self, name: Any) -> bool:
         return isinstance(name, str) and name in self._names
-
-
-class TemplateReplyParser:
-    """``thinking``: opening and closing tag, or None to leave thinking in the content.
-
-    ``inside_thinking``: the prompt already ended with the opening tag. Without ``tools`` and ``tool_marker`` calls
-    stay text.
-    """
-
-    def __init__(
-        self,
-        thinking: tuple[str, str] | None = None,
-        inside_thinking: bool = False,
-        tools: Sequence[Tool] = (),
-        tool_marker: str | None = None,
-    ) -> None:
-        self._thinking = ReasoningParser(*thinking, inside=inside_thinking) if thinking else None
-        self._tools = ToolCallParser(tools, tool_marker) if tools and tool_marker else None
-        self._out = Output()
-
-    def feed(self, text: str) -> list[Delta | ToolCalls]:
-        """The events that ``text`` makes certain; none when all of it must be held back."""
-        thinking, content = self._thinking.feed(text) if self._thinking else ("", text)
-        self._tell(thinking, content)
-        return self._out.take()
-
-    def end(self) -> list[Delta | ToolCalls]:
-        """No more text comes: everything held back comes out."""
-        self._tell(*(self._thinking.end() if self._thinking else ("", "")))
-        for item in self._tools.end() if self._tools else ():
-            self._out.add(item)
-        return self._out.take()
-
-    def _tell(self, thinking: str, content: str) -> None:
-        self._out.thinking(thinking)
-        for item in self._tools.feed(content) if self._tools else (content,):
-            self._out.add(item)

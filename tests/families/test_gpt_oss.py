@@ -7,7 +7,7 @@ import pytest
 from ollama_nb import families
 from ollama_nb.api.events import Delta, ToolCalls
 from ollama_nb.api.messages import Tool
-from ollama_nb.families.gpt_oss import Heading, ToolNames, read_heading, renamed
+from ollama_nb.families.gpt_oss import Heading, ToolNames, parse_heading, renamed
 from ollama_nb.reply.output import ReplyContext
 
 
@@ -34,7 +34,7 @@ def tool(name: str) -> Tool:
     ],
 )
 def test_headings(text: str, heading: Heading) -> None:
-    assert read_heading(text) == heading
+    assert parse_heading(text) == heading
 
 
 def test_names_that_typescript_allows() -> None:
