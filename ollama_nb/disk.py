@@ -1,4 +1,10 @@
-"""DISKDOC"""
+"""Durable file operations; the only module that writes to the model store.
+
+A file gets its final name only when it is complete and on disk: temporary file, write, fsync, rename, fsync of the
+folder. :class:`InPlaceFile` covers downloads that continue over several runs of the program; it follows the same order
+when it is committed. Below its root a tree is opened folder by folder without following symbolic links, so that nothing
+is written or removed through one.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +23,10 @@ from typing import BinaryIO
 from ollama_nb.errors import StoreError
 
 before_change_hook: Callable[[str, str], None] | None = None
-"""Called with name and subject of every system call that is about to change the disk: tests stop a process there."""
+"""Test hook: called with the name of a system call and its subject before the call changes the disk."""
 
 TEMP_PREFIX = "sha256-"
-"""With digits behind it: how Ollama names unfinished blobs, which its own clean-up therefore removes too."""
+"""Followed by digits, the name that Ollama gives to unfinished blobs, so that its clean-up also removes ours."""
 
 _COPY_BYTES = 1 << 20
 _FICLONE = 0x40049409
@@ -33,14 +39,14 @@ _REASONS = {
     errno.EPERM: "permission denied",
     errno.ELOOP: "a symbolic link is in the way",
     errno.ENOTDIR: "a file or a symbolic link is where a folder should be",
-    errno.EXDEV: "the folder lies on another disk than its parent",
+    errno.EXDEV: "the folder is on another disk than its parent",
 }
 
 _REFUSALS = {errno.EROFS, errno.EACCES, errno.EPERM}
 
 
 def write(path: Path, data: bytes, mode: int = 0o644) -> None:
-    """Replace one file of an existing or new folder, durably and at once; for trees see ``Tree.write``."""
+    """Write a file atomically and durably, creating its folder if necessary. See ``Tree.write`` for files of a tree."""
     tree = Tree(path.parent)
     with tree.temp(prefix=f".{path.name}-", mode=mode) as temp:
         temp.write(data)
@@ -48,7 +54,7 @@ def write(path: Path, data: bytes, mode: int = 0o644) -> None:
 
 
 def write_new(path: Path, data: bytes, mode: int = 0o644) -> None:
-    """Make a file that is not there yet, durably and at once. Raises FileExistsError when it is."""
+    """Create a file atomically and durably. Raises FileExistsError if it exists."""
     tree = Tree(path.parent)
     with tree.temp(prefix=f".{path.name}-", mode=mode) as temp:
         temp.write(data)
@@ -57,7 +63,7 @@ def write_new(path: Path, data: bytes, mode: int = 0o644) -> None:
 
 @contextlib.contextmanager
 def atomic_writer(path: Path) -> Iterator[BinaryIO]:
-    """A file outside of any store, written in pieces: it gets its name, whole and synced, when the block ends well."""
+    """Open a file outside of any store for writing; it gets its name, synced, when the block ends without an error."""
     temp = path.with_name(f".{path.name}-{secrets.token_hex(8)}")
     with store_errors("write", path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -74,19 +80,22 @@ def atomic_writer(path: Path) -> Iterator[BinaryIO]:
 
 
 def display_path(path: Path) -> str:
-    """A path for error texts: the home folder as ``~``."""
+    """Format a path for messages, with ``~`` for the home folder."""
     home = Path.home()
     return str("~" / path.relative_to(home)) if path.is_relative_to(home) else str(path)
 
 
 def describe_error(error: OSError) -> str:
-    """Why something could not be done on a disk, in words for users."""
+    """Describe an operating system error for users."""
     return _REASONS.get(error.errno or 0, error.strerror or str(error))
 
 
 @contextlib.contextmanager
 def store_errors(doing: str, path: Path) -> Iterator[None]:
-    """Turn an OSError into a StoreError that says what could not be done, where and why."""
+    """Turn an OSError into a StoreError that names the operation, the path and the reason.
+
+    ``doing`` is an infinitive phrase that completes "cannot …", such as "read" or "create the folder".
+    """
     try:
         yield
     except OSError as error:
@@ -97,9 +106,9 @@ def store_errors(doing: str, path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def folder_lock(root: Path) -> Iterator[None]:
-    """Keep other threads and processes of ours from changing which blobs are in use.
+    """Hold an exclusive lock on ``root`` against our other threads and processes.
 
-    The lock is on the folder itself, so that it leaves no file. File systems without locks go on unlocked.
+    The folder itself is locked, so no lock file remains. On file systems without locks this does nothing.
     """
     Tree(root).make()
     with store_errors("open", root):
@@ -113,7 +122,7 @@ def folder_lock(root: Path) -> Iterator[None]:
 
 
 def move_out(tree: Tree, path: Path, target: Path) -> None:
-    """Move a file of a tree, or the link of that name, to a place outside of it, on this disk or another."""
+    """Move a file or link of a tree to ``target``, a path outside of the tree, possibly on another disk."""
     Tree(target.parent).make()
     with store_errors("move", path), tree.folder_of(path) as folder:
         if folder is None:
@@ -133,13 +142,13 @@ def move_out(tree: Tree, path: Path, target: Path) -> None:
 
 
 class Tree:
-    """A folder and everything below it. The root itself may be reached through links, nothing below it may."""
+    """A folder and its contents. The path to the root may contain symbolic links; paths below the root may not."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
     def make(self) -> None:
-        """Create the root with the parents that it lacks."""
+        """Create the root and its missing parents."""
         with store_errors("create the folder", self.root):
             missing = []
             folder = self.root
@@ -153,25 +162,25 @@ class Tree:
                 _sync_folder(folder.parent)
 
     def temp(self, *, prefix: str = TEMP_PREFIX, mode: int = 0o644) -> TempFile:
-        """A new unfinished file in the root."""
+        """Create a temporary file in the root."""
         self.make()
         with store_errors("write in", self.root):
             return TempFile(self.root, os.open(self.root, _FOLDER), prefix, mode)
 
     def write(self, path: Path, data: bytes, *, temps: Tree) -> None:
-        """Write a file of this tree; the unfinished file lies in ``temps``, on the same disk."""
+        """Write a file of this tree by way of a temporary file in ``temps``, a tree on the same disk."""
         with temps.temp() as temp:
             temp.write(data)
             temp.commit(self, path)
 
     def write_unsynced(self, path: Path, data: bytes) -> None:
-        """Replace a small file of the root without waiting for the disk: for what may be lost with the power."""
+        """Replace a small file of the root without fsync, for data that may be lost in a power failure."""
         with self.temp() as temp:
             temp.write(data)
             temp.commit(self, path, sync=False)
 
     def remove(self, path: Path) -> bool:
-        """Remove a file, or the link of that name; False when there is none."""
+        """Remove a file or link. Returns False if it does not exist."""
         with store_errors("remove", path), self.folder_of(path) as folder:
             if folder is None:
                 return False
@@ -184,7 +193,7 @@ class Tree:
         return True
 
     def remove_folder(self, path: Path) -> bool:
-        """Remove a folder if it is empty; False when it is not, or not there."""
+        """Remove an empty folder. Returns False if it is not empty or does not exist."""
         with store_errors("remove", path), self.folder_of(path) as folder:
             if folder is None:
                 return False
@@ -199,7 +208,7 @@ class Tree:
         return True
 
     def touch(self, path: Path) -> bool:
-        """Set a file's (or link's own) times to now; False when it is not there."""
+        """Set the times of a file, or of the link itself, to now. Returns False if it does not exist."""
         with store_errors("touch", path), self.folder_of(path) as folder:
             if folder is None:
                 return False
@@ -211,13 +220,13 @@ class Tree:
         return True
 
     def link(self, source: Path, path: Path) -> None:
-        """Give a file of this disk, wherever it is, a second name in this tree."""
+        """Create a hard link in this tree to a file on the same disk."""
         with store_errors("link", source), self.folder_of(path, create=True) as folder:
             announce("link", path.name)
             os.link(source, path.name, dst_dir_fd=folder)
 
     def rename(self, path: Path, name: str) -> None:
-        """Give a file another name in its folder."""
+        """Rename a file within its folder."""
         with store_errors("rename", path), self.folder_of(path) as folder:
             if folder is None:
                 return
@@ -227,7 +236,7 @@ class Tree:
 
     @contextlib.contextmanager
     def folder_of(self, path: Path, *, create: bool = False) -> Iterator[int | None]:
-        """A descriptor of the folder that holds ``path``; None when it does not exist and ``create`` is off."""
+        """Open the folder that contains ``path``; None if it does not exist and ``create`` is False."""
         folder = self._open(path.relative_to(self.root).parts[:-1], create)
         try:
             yield folder
@@ -237,7 +246,7 @@ class Tree:
 
     def _open(self, parts: tuple[str, ...], create: bool) -> int | None:
         if ".." in parts:
-            raise StoreError("a path may not leave its folder")
+            raise StoreError("a path of the store must not contain '..'")
         if create:
             self.make()
         try:
@@ -256,7 +265,7 @@ class Tree:
 
 
 class TempFile:
-    """An unfinished file. Leaving its ``with`` block without ``commit`` removes it."""
+    """A temporary file. Leaving its ``with`` block without ``commit`` removes it."""
 
     def __init__(self, root: Path, folder: int, prefix: str, mode: int) -> None:
         self._folder = folder
@@ -280,7 +289,7 @@ class TempFile:
                 view = view[os.write(self._file, view) :]
 
     def clone(self, source: BinaryIO) -> bool:
-        """Share the bytes of another file of this disk; False, and nothing is changed, where that cannot be."""
+        """Clone another file's blocks (copy on write). Returns False, without changes, where that is not supported."""
         announce("clone", self.path.name)
         try:
             fcntl.ioctl(self._file, _FICLONE, source.fileno())
@@ -289,14 +298,14 @@ class TempFile:
         return True
 
     def commit_new(self, path: Path) -> None:
-        """Like ``commit`` into the same folder, but FileExistsError is raised when the name is taken."""
+        """Like ``commit`` into the same folder, but raises FileExistsError if the name is in use."""
         fsync(self._file, self.path.name)
         announce("link", path.name)
         os.link(self.path.name, path.name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
         fsync(self._folder, path.parent.name)
 
     def commit(self, tree: Tree, path: Path, *, sync: bool = True) -> None:
-        """Bring the bytes to the disk, then give them their final name."""
+        """Sync the file, then rename it to ``path`` in ``tree``."""
         with store_errors("write", path), tree.folder_of(path, create=True) as folder:
             if sync:
                 fsync(self._file, self.path.name)
@@ -307,7 +316,7 @@ class TempFile:
                 fsync(folder, path.parent.name)
 
     def abort(self) -> None:
-        """Remove the file; nothing happens after ``commit``."""
+        """Remove the file. Does nothing after ``commit``."""
         if self._file < 0:
             return
         announce("unlink", self.path.name)
@@ -328,7 +337,7 @@ class TempFile:
 
 
 def is_folder(path: Path) -> bool:
-    """Whether a folder is there and can be reached."""
+    """Return whether ``path`` is an accessible folder."""
     try:
         return path.is_dir()
     except OSError:
@@ -336,7 +345,7 @@ def is_folder(path: Path) -> bool:
 
 
 def regular_size(path: Path) -> int | None:
-    """The size of a regular file, links followed; None for anything else."""
+    """Return the size of a regular file in bytes, following links; None for anything else."""
     try:
         status = path.stat()
     except OSError:
@@ -345,7 +354,7 @@ def regular_size(path: Path) -> int | None:
 
 
 def _descend(above: int, name: str, create: bool) -> int | None:
-    """A descriptor of the folder ``name`` in ``above``, never through a link."""
+    """Open the folder ``name`` in ``above`` without following links."""
     with contextlib.suppress(FileNotFoundError):
         return os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=above)
     if not create:
@@ -358,7 +367,7 @@ def _descend(above: int, name: str, create: bool) -> int | None:
 
 
 def fsync(descriptor: int, name: str) -> None:
-    """Bring what a file or folder holds to the disk."""
+    """Flush a file or folder to disk."""
     announce("fsync", name)
     os.fsync(descriptor)
 
@@ -372,16 +381,19 @@ def _sync_folder(path: Path) -> None:
 
 
 def announce(call: str, subject: str) -> None:
-    """To be called before every system call that changes the disk; see ``before_change_hook``."""
+    """Call the test hook; used before every system call that changes the disk."""
     if before_change_hook is not None:
         before_change_hook(call, subject)
 
 
 class InPlaceFile:
-    """An unfinished file whose pieces arrive in any order. Several threads may read and write; one closes it."""
+    """An unfinished file that is written in any order, over several runs of the program.
+
+    Several threads may read and write; one of them closes it.
+    """
 
     def __init__(self, tree: Tree, path: Path) -> None:
-        """Open it, or make it if it is not there; a link of that name is refused."""
+        """Open the file, or create it. A symbolic link of that name is refused."""
         self._tree = tree
         self.path = path
         with store_errors("write", path), tree.folder_of(path, create=True) as folder:
@@ -394,7 +406,7 @@ class InPlaceFile:
         return os.fstat(self._file).st_size
 
     def lock(self) -> bool:
-        """Keep others of ours away until ``close``; False when one has it, or has just given it its final name."""
+        """Lock the file until ``close``. Returns False if another holder has it or has just renamed it."""
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return os.path.samestat(os.fstat(self._file), os.lstat(self.path))
@@ -402,7 +414,7 @@ class InPlaceFile:
             return False
 
     def resize(self, size: int) -> None:
-        """New bytes are zeros and take no room yet."""
+        """Truncate or extend the file; new bytes are zeros and occupy no disk blocks."""
         with store_errors("write", self.path):
             announce("truncate", self.path.name)
             os.ftruncate(self._file, size)
@@ -420,13 +432,13 @@ class InPlaceFile:
             return os.pread(self._file, size, offset)
 
     def commit(self, path: Path) -> None:
-        """Bring the bytes to the disk, then give them their final name in the same folder."""
+        """Sync the file, then rename it to ``path`` in the same folder."""
         with store_errors("write", path):
             fsync(self._file, self.path.name)
         self._tree.rename(self.path, path.name)
 
     def close(self) -> None:
-        """Nothing happens the second time."""
+        """Close the descriptor. May be called twice."""
         file, self._file = self._file, -1
         if file >= 0:
             os.close(file)

@@ -70,7 +70,7 @@ class SharedStore:
 
     def _copy(self, path: Path, wanted: Digest, report: Report) -> None:
         size = path.stat().st_size
-        self._blobs.need(size)
+        self._blobs.require_space(size)
         with path.open("rb") as source, self._blobs.writer() as writer:
             while chunk := source.read(CHUNK):
                 writer.write(chunk)

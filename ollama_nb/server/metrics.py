@@ -153,8 +153,8 @@ class Metrics:
             with contextlib.suppress(OllamaError, OSError):
                 self._usage = usage(store)
         if found := self._usage:
-            for kind, heap in (("used", found.blobs), ("unused", found.unused), ("partial", found.partial)):
-                self._store.labels(kind).set(heap.bytes)
+            for kind, totals in (("used", found.blobs), ("unused", found.unused), ("partial", found.partial)):
+                self._store.labels(kind).set(totals.bytes)
             self._free.set(found.free)
         status = _status()
         self._process.set((status.get("RssAnon", 0) + status.get("VmSwap", 0)) * 1024)

@@ -41,7 +41,7 @@ async def _prepare(backend: Backend, request: CreateRequest) -> Work:
     check_names(request.renderer, request.parser)
     for wanted in (request.quantize, request.draft_quantize):
         if wanted:
-            quantization.parse(wanted)
+            quantization.parse_type(wanted)
     base, plan = await _base(backend, request.from_) if request.from_ else (None, None)
 
     def work(report: Report, cancelled: threading.Event) -> None:

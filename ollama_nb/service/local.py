@@ -24,12 +24,12 @@ from ollama_nb.service.models import modelfile_commands
 from ollama_nb.service.resolve import find_in, is_bundled, parse_name
 from ollama_nb.settings import Settings
 from ollama_nb.store import archive, check, wheelhouse
-from ollama_nb.store.blobs import named
+from ollama_nb.store.blobs import digest_in_name
 from ollama_nb.store.manifest import GGUF_KINDS
 from ollama_nb.store.registry.client import RegistryAccess, connected
 from ollama_nb.store.registry.errors import NotInRegistry, RegistryUnreachable
 from ollama_nb.store.store import Store
-from ollama_nb.store.usage import FileTotals, Usage, files_below, heap, usage
+from ollama_nb.store.usage import FileTotals, Usage, file_totals, files_below, usage
 
 CURRENT, OUTDATED, LOCAL, UNKNOWN = "current", "outdated", "only here", "unknown"
 
@@ -65,7 +65,9 @@ def fsck(settings: Settings, *, repair: bool, report: Report, cancelled: threadi
 
 
 def df(settings: Settings) -> Room:
-    return Room(usage(open_store(settings)), heap(_prefixes(settings)), heap(files_below(_aside(settings))))
+    return Room(
+        usage(open_store(settings)), file_totals(_prefixes(settings)), file_totals(files_below(_aside(settings)))
+    )
 
 
 def prune(settings: Settings, *, dry_run: bool) -> Cleared:
@@ -81,8 +83,8 @@ def prune(settings: Settings, *, dry_run: bool) -> Cleared:
             f"nothing was removed, because a manifest cannot be read: {broken}; `ollama-nb fsck --repair` sets it aside"
         )
     room = df(settings)
-    unused = heap(path for path in stale if named(path.name))
-    partial = heap((path for path in stale if not named(path.name)), sparse=True)
+    unused = file_totals(path for path in stale if digest_in_name(path.name))
+    partial = file_totals((path for path in stale if not digest_in_name(path.name)), sparse=True)
     left = FileTotals(
         room.store.unused.files + room.store.partial.files - unused.files - partial.files,
         room.store.unused.bytes + room.store.partial.bytes - unused.bytes - partial.bytes,

@@ -109,4 +109,4 @@ class Service:
         store = self._backend.store
         store.fix_legacy_names()
         store.prune()
-        workdir.sweep(self._backend.settings.home / "tmp")
+        workdir.remove_stale(self._backend.settings.home / "tmp")

@@ -145,13 +145,13 @@ def _pull_package_once(
     """Several at once, also of other processes, are one download: who waited copies what the first one made."""
     resolving = f"resolving {package}"
     key = hashlib.sha256(f"{package} {backend.store.root.resolve()}".encode()).hexdigest()
-    queue = TransferLock(_locks(backend), f"pip-{key[:32]}")
-    look_on = throttled(lambda done: report(Progress(resolving, completed=done)))
-    with queue.turn(look_on, cancelled) as turn:
-        made = _left_behind(backend, queue.note)
+    lock = TransferLock(_locks(backend), f"pip-{key[:32]}")
+    on_progress = throttled(lambda done: report(Progress(resolving, completed=done)))
+    with lock.acquire(on_progress, cancelled) as held:
+        made = _left_behind(backend, lock.result)
         if made is None:
-            _pull_package(backend, package, target, _telling(turn, report), cancelled)
-            turn.leave(f"{target.full} {backend.store.resolve(target).digest}")
+            _pull_package(backend, package, target, _telling(held, report), cancelled)
+            held.publish_result(f"{target.full} {backend.store.resolve(target).digest}")
         else:
             backend.store.copy(made, target)
 
@@ -166,11 +166,11 @@ def _left_behind(backend: Backend, note: str) -> ModelName | None:
         return None
 
 
-def _telling(turn: HeldLock, report: Report) -> Report:
+def _telling(held: HeldLock, report: Report) -> Report:
     """Report, and let those who wait know how many bytes are there."""
 
     def told(progress: Progress) -> None:
-        turn.show(progress.completed)
+        held.publish_progress(progress.completed)
         report(progress)
 
     return told

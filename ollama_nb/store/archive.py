@@ -82,7 +82,7 @@ def import_models(
         wanted = {layer.digest: layer for image in images for layer in (image.manifest.config, *image.manifest.layers)}
         missing = {digest: layer for digest, layer in wanted.items() if not _has(store.blobs, layer)}
         archive.check(missing.values())
-        store.blobs.need(sum(layer.size for layer in missing.values()))
+        store.blobs.require_space(sum(layer.size for layer in missing.values()))
         for layer in missing.values():
             _take(archive, layer, store.blobs, report, cancelled)
         for image in images:

@@ -16,8 +16,7 @@ from ollama_nb.api.vocabulary import Vocabulary, misfit
 from ollama_nb.errors import BadRequest
 from ollama_nb.store import manifest
 from ollama_nb.store.blobs import digest_of
-from ollama_nb.store.quantization import FLOATS, said_type, type_of
-from ollama_nb.store.quantization import parse as parse_type
+from ollama_nb.store.quantization import FLOATS, declared_type, parse_type, type_of
 from ollama_nb.store.sources import CreateTools, FamilyDefaults, GgufSource, GgufSources, KnownTemplate
 from ollama_nb.store.store import Store
 
@@ -296,7 +295,7 @@ def _config(request: CreateRequest, base: Model | None, headers: list[GgufLayer]
             config,
             model_family=family,
             model_type=human_number(weights[0].parameter_count),
-            file_type=said_type(weights[0]),
+            file_type=declared_type(weights[0]),
         )
     return _overridden(config, request.info)
 

@@ -70,11 +70,11 @@ class BlobStore:
     def add_file(self, path: Path) -> Digest:
         """Store a copy of a file, without taking room where the file system can share its bytes."""
         with disk.store_errors("read", path), path.open("rb") as source, self.tree.temp() as temp:
-            digest = self._filled(temp, source)
+            digest = self._copy_into(temp, source)
             self._publish(temp, digest)
             return digest
 
-    def make(self, fill: Callable[[Path], None], made: Callable[[], None]) -> Digest:
+    def add_generated(self, fill: Callable[[Path], None], made: Callable[[], None]) -> Digest:
         """Store what ``fill`` writes into the unfinished file of the path that it gets, in whatever process.
 
         ``made`` is called before the result is hashed. Nothing is left when either raises.
@@ -96,7 +96,7 @@ class BlobStore:
         """A blob that arrives piece by piece."""
         return BlobWriter(self)
 
-    def need(self, size: int) -> None:
+    def require_space(self, size: int) -> None:
         """Raises StoreError when the disk has no room for ``size`` bytes."""
         self.tree.make()
         with disk.store_errors("look at the disk of", self.root):
@@ -117,16 +117,16 @@ class BlobStore:
         if size is None:
             return False
         with disk.store_errors("copy", path), path.open("rb") as source, self.tree.temp() as temp:
-            digest = self._filled(temp, source)
+            digest = self._copy_into(temp, source)
             if digest.filename != path.name:
                 return False
             temp.commit(self.tree, self.path(digest))
         return True
 
-    def _filled(self, temp: disk.TempFile, source: BinaryIO) -> Digest:
+    def _copy_into(self, temp: disk.TempFile, source: BinaryIO) -> Digest:
         """Give a temporary file the bytes of a file, and say which they are."""
         if not temp.clone(source):
-            self.need(os.fstat(source.fileno()).st_size)
+            self.require_space(os.fstat(source.fileno()).st_size)
             while chunk := source.read(CHUNK):
                 temp.write(chunk)
         with temp.path.open("rb") as copy:
@@ -135,12 +135,12 @@ class BlobStore:
     def remove(self, digest: Digest) -> bool:
         return self.tree.remove(self.path(digest))
 
-    def all(self) -> Iterator[Digest]:
+    def digests(self) -> Iterator[Digest]:
         """Every finished blob."""
         with disk.store_errors("read the folder", self.root):
             names = sorted(entry.name for entry in self.root.iterdir()) if self.root.exists() else []
         for name in names:
-            digest = named(name)
+            digest = digest_in_name(name)
             if digest is not None:
                 yield digest
 
@@ -196,7 +196,7 @@ def digest_of(data: bytes) -> Digest:
     return Digest(hashlib.sha256(data).hexdigest())
 
 
-def named(name: str) -> Digest | None:
+def digest_in_name(name: str) -> Digest | None:
     """The digest that a file of the ``blobs`` folder is named after; None for partial and temporary files."""
     try:
         digest = Digest.parse(name)

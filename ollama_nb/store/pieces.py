@@ -195,6 +195,6 @@ class JoinedFile:
             self._file.close()
 
 
-def arrived(blobs: BlobStore, digest: Digest) -> int:
+def assembled_bytes(blobs: BlobStore, digest: Digest) -> int:
     """Bytes that an earlier try may have left."""
     return disk.regular_size(joined_path(blobs, digest)) or 0

@@ -121,7 +121,7 @@ _OTHER_SENSES = {r"^(a|mm|mtp|s|v)\.": _F16}
 """Eyes and ears inside a model's file, and its heads for several tokens, lose too much."""
 
 
-def parse(text: str) -> str:
+def parse_type(text: str) -> str:
     """The type's own name, for any case and for short forms. Raises BadRequest for what cannot be made."""
     name = _SHORT.get(text.upper(), text.upper())
     if name in NEED_IMPORTANCE:
@@ -131,12 +131,12 @@ def parse(text: str) -> str:
     return name
 
 
-def number(name: str) -> int:
-    """llama.cpp's number of a type that ``parse`` gave."""
+def file_type_number(name: str) -> int:
+    """llama.cpp's number of a type that ``parse_type`` gave."""
     return _NUMBERS[name]
 
 
-def said_type(gguf: GGUF) -> str:
+def declared_type(gguf: GGUF) -> str:
     """The type that a file says it has, as configs name it. F32 is number 0, which Ollama reads as unknown."""
     said = gguf.metadata.get("general.file_type")
     return FILE_TYPES.get(said, "unknown") if type(said) is int and said else "unknown"
@@ -144,11 +144,11 @@ def said_type(gguf: GGUF) -> str:
 
 def type_of(gguf: GGUF) -> str:
     """The type that a file has: where it does not say, its tensors tell whether that is F32."""
-    said = said_type(gguf)
+    said = declared_type(gguf)
     return "F32" if said == "unknown" and all(tensor.type == "F32" for tensor in gguf.tensors) else said
 
 
-def kept(name: str, architecture: str) -> Mapping[str, int]:
+def type_overrides(name: str, architecture: str) -> Mapping[str, int]:
     """Tensors, by expressions of their names, that get another type than the one asked for."""
     finer = _FINER.get(architecture, {}) if "_K" in name else {}
     return {**_OTHER_SENSES, **finer} if name not in FLOATS else {}

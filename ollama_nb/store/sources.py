@@ -22,7 +22,7 @@ from ollama_nb.errors import BadRequest, NotFound
 from ollama_nb.store import quantization
 from ollama_nb.store.gguf import is_gguf
 from ollama_nb.store.store import Store
-from ollama_nb.store.workdir import workplace
+from ollama_nb.store.workdir import locked_workdir
 
 Count = Callable[[int, int], None]
 
@@ -131,7 +131,7 @@ class GgufSources:
             raise BadRequest("quantization is only supported for F16, BF16 and F32 models")
         if found == wanted:
             return source
-        kept = quantization.kept(wanted, source.gguf.architecture)
+        kept = quantization.type_overrides(wanted, source.gguf.architecture)
         blob = self._store.blobs.find(source.digest)
         return self._rewritten(source.path, blob, f"quantizing {found} model to {wanted}", wanted, kept)
 
@@ -185,8 +185,8 @@ class GgufSources:
         self, path: str, source: Path, status: str, wanted: str | None, kept: Mapping[str, int]
     ) -> GgufSource:
         size = sum(part.stat().st_size for part in source.parent.iterdir()) if wanted is None else source.stat().st_size
-        self._store.blobs.need(size)
-        number = None if wanted is None else quantization.number(wanted)
+        self._store.blobs.require_space(size)
+        number = None if wanted is None else quantization.file_type_number(wanted)
 
         def fill(target: Path) -> None:
             count(0, 1)
@@ -205,7 +205,7 @@ class GgufSources:
             if not self._store.blobs.has(digest):
                 raise NotFound(f'blob "{digest}" not found')
         self._report(Progress(status))
-        self._store.blobs.need(sum(self._store.blobs.size(digest) or 0 for digest in files.values()))
+        self._store.blobs.require_space(sum(self._store.blobs.size(digest) or 0 for digest in files.values()))
 
         def count(done: int, total: int) -> None:
             self._report(Progress(status, CONVERTING, total, done))
@@ -219,14 +219,14 @@ class GgufSources:
 
     def _made(self, path: str, fill: Callable[[Path], None]) -> GgufSource:
         blobs = self._store.blobs
-        digest = blobs.make(fill, lambda: self._report(Progress("verifying conversion")))
+        digest = blobs.add_generated(fill, lambda: self._report(Progress("verifying conversion")))
         return GgufSource(path, digest, self._store.gguf_at(blobs.path(digest)), fresh=True)
 
     @contextmanager
     def _laid_out(self, files: Mapping[str, Digest]) -> Iterator[Path]:
         """A folder with links to blobs under the names that converters look for."""
         temp = self._tools.temp
-        with workplace(temp, "convert") as folder:
+        with locked_workdir(temp, "convert") as folder:
             with disk.store_errors("work in", temp):
                 for path, digest in files.items():
                     try:

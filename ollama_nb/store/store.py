@@ -20,7 +20,7 @@ from ollama_nb import disk
 from ollama_nb.api.models import GGUF, Layer, Manifest, Model
 from ollama_nb.api.names import Digest, ModelName
 from ollama_nb.errors import Forbidden, InvalidName, ModelNotFound, OllamaError, StoreError
-from ollama_nb.store.blobs import BlobStore, named
+from ollama_nb.store.blobs import BlobStore, digest_in_name
 from ollama_nb.store.gguf import read_gguf
 from ollama_nb.store.manifest import MAX_JSON, encode_manifest, parse_manifest, read_model
 
@@ -194,7 +194,7 @@ class Store:
         used = self._used(strict=True)
         if used is None:
             return None
-        unused = [path for path in _children(self.blobs.root) if named(path.name) not in used]
+        unused = [path for path in _children(self.blobs.root) if digest_in_name(path.name) not in used]
         return [path for path in (*unused, *self.root.glob(disk.TEMP_PREFIX + "*")) if _is_old(path)]
 
     def survey(self) -> Iterator[ManifestFile]:
@@ -210,7 +210,7 @@ class Store:
             except OllamaError as error:
                 yield ManifestFile(path, name, None, error.message)
 
-    def set_aside(self, path: Path, folder: Path) -> None:
+    def move_aside(self, path: Path, folder: Path) -> None:
         """Move a broken blob or manifest out of the store."""
         tree = self.blobs.tree if path.is_relative_to(self.blobs.root) else self._manifests
         disk.move_out(tree, path, folder / "-".join(path.relative_to(self.root).parts))

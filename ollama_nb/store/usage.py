@@ -12,7 +12,7 @@ from pathlib import Path
 from ollama_nb import disk
 from ollama_nb.api.models import Manifest
 from ollama_nb.api.names import Digest
-from ollama_nb.store.blobs import named
+from ollama_nb.store.blobs import digest_in_name
 from ollama_nb.store.store import Store
 
 
@@ -55,17 +55,17 @@ def usage(store: Store) -> Usage:
     with disk.store_errors("read the folder", store.blobs.root):
         paths = list(store.blobs.root.iterdir()) if store.blobs.root.is_dir() else []
     paths += store.root.glob(disk.TEMP_PREFIX + "*")
-    finished = {path: digest for path in paths if (digest := named(path.name))}
+    finished = {path: digest for path in paths if (digest := digest_in_name(path.name))}
     return Usage(
         models,
-        blobs=heap(path for path, digest in finished.items() if digest in users),
-        unused=heap(path for path, digest in finished.items() if digest not in users),
-        partial=heap((path for path in paths if path not in finished), sparse=True),
+        blobs=file_totals(path for path, digest in finished.items() if digest in users),
+        unused=file_totals(path for path, digest in finished.items() if digest not in users),
+        partial=file_totals((path for path in paths if path not in finished), sparse=True),
         free=shutil.disk_usage(_existing(store.root)).free,
     )
 
 
-def heap(paths: Iterable[Path], *, sparse: bool = False) -> FileTotals:
+def file_totals(paths: Iterable[Path], *, sparse: bool = False) -> FileTotals:
     """The regular files among the paths. ``sparse``: they may have holes, which take no room."""
     sizes = [size for path in paths if (size := _size(path, sparse)) is not None]
     return FileTotals(len(sizes), sum(sizes))

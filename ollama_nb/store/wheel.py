@@ -75,7 +75,7 @@ class Wheel:
             self._zip.close()
             raise
 
-    def choose(self, wanted: str = "") -> WheelMember:
+    def find_model(self, wanted: str = "") -> WheelMember:
         """Find the model. Raises BadRequest when there is none, or several and none is ``wanted``."""
         found = [info for info in self._members if self._begins_as_gguf(info)]
         if wanted:
@@ -123,7 +123,7 @@ class Wheel:
                 return self._member(info)
         raise BadRequest(f"{self._source}: {name} is missing in the wheel")
 
-    def only_member(self) -> WheelMember:
+    def single_member(self) -> WheelMember:
         """The one file of a part wheel."""
         found = [i for i in self._members if not _METADATA.match(i.filename) and not i.is_dir() and _is_simple(i)]
         if len(found) != 1:
@@ -162,7 +162,7 @@ class Wheel:
     def _member(self, info: zipfile.ZipInfo) -> WheelMember:
         if info.file_size > MAX_MEMBER:
             raise BadRequest(f"{self._source}: {info.filename} is larger than {MAX_MEMBER} bytes")
-        return WheelMember(info.filename, info.file_size, self._recorded(info.filename))
+        return WheelMember(info.filename, info.file_size, self._digest_of(info.filename))
 
     def _read(self, file: IO[bytes], count: int) -> bytes:
         with self._readable():
@@ -190,7 +190,7 @@ class Wheel:
         with self._readable(), self._zip.open(info) as file:
             return file.read(len(MAGIC)) == MAGIC
 
-    def _recorded(self, name: str) -> Digest:
+    def _digest_of(self, name: str) -> Digest:
         """The digest that RECORD promises."""
         if name not in self._record:
             raise BadRequest(f"{self._source}: the wheel's RECORD has no sha256 digest for {name}")

@@ -19,7 +19,7 @@ PREFIX = "ollama-nb-"
 
 
 @contextlib.contextmanager
-def workplace(place: Path, job: str) -> Iterator[Path]:
+def locked_workdir(place: Path, job: str) -> Iterator[Path]:
     """A new folder in ``place``, gone at the end; those of killed processes go now. Raises StoreError."""
     with contextlib.ExitStack() as held:
         with disk.store_errors("work in", place):
@@ -33,7 +33,7 @@ def workplace(place: Path, job: str) -> Iterator[Path]:
         yield folder
 
 
-def sweep(place: Path) -> None:
+def remove_stale(place: Path) -> None:
     """Remove what killed processes left behind. Raises StoreError."""
     if place.is_dir():
         with disk.store_errors("work in", place), disk.folder_lock(place):

@@ -50,9 +50,9 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_what_is_offered_can_be_made(name: str, weights: Path, tmp_path: Path) -> None:
     target = tmp_path / "out.gguf"
     seen: list[tuple[int, int]] = []
-    quantize(str(weights), str(target), quantization.number(name), lambda *step: seen.append(step), threads=1)
+    quantize(str(weights), str(target), quantization.file_type_number(name), lambda *step: seen.append(step), threads=1)
     made = read_gguf(target)
-    assert made.metadata["general.file_type"] == quantization.number(name)
+    assert made.metadata["general.file_type"] == quantization.file_type_number(name)
     assert seen == [(at, 12) for at in range(12)]
     assert quantization.type_of(made) == name
 
@@ -60,7 +60,7 @@ def test_what_is_offered_can_be_made(name: str, weights: Path, tmp_path: Path) -
 @pytest.mark.parametrize("name", sorted(quantization.NEED_IMPORTANCE))
 def test_what_needs_an_importance_matrix_is_refused_by_name(name: str, weights: Path, tmp_path: Path) -> None:
     with pytest.raises(BadRequest, match=f"^{name} needs an importance matrix"):
-        quantization.parse(name.lower())
+        quantization.parse_type(name.lower())
     number = next(number for number, other in FILE_TYPES.items() if other == name)
     with pytest.raises(LoadError, match="requires an imatrix"):
         quantize(str(weights), str(tmp_path / "out.gguf"), number, lambda *step: None, threads=1)
@@ -69,7 +69,9 @@ def test_what_needs_an_importance_matrix_is_refused_by_name(name: str, weights: 
 def test_tensors_that_stay_finer(weights: Path, tmp_path: Path) -> None:
     target = tmp_path / "out.gguf"
     kept = {r"attn_(q|k)\.": 8, r"^output\.": 1}
-    quantize(str(weights), str(target), quantization.number("Q4_K_M"), lambda *step: None, threads=1, kept=kept)
+    quantize(
+        str(weights), str(target), quantization.file_type_number("Q4_K_M"), lambda *step: None, threads=1, kept=kept
+    )
     types = {tensor.name: tensor.type for tensor in read_gguf(target).tensors}
     assert (types["blk.0.attn_q.weight"], types["blk.0.attn_k.weight"]) == ("Q8_0", "Q8_0")
     assert (types["output.weight"], types["blk.0.attn_output.weight"]) == ("F16", "Q4_K")
@@ -80,19 +82,19 @@ def test_tensors_that_stay_finer(weights: Path, tmp_path: Path) -> None:
     [("q4_k", "Q4_K_M"), ("Q4_K_M", "Q4_K_M"), ("q3_K", "Q3_K_M"), ("f16", "F16"), ("iq4_xs", "IQ4_XS")],
 )
 def test_names_in_any_case_and_short(asked: str, name: str) -> None:
-    assert quantization.parse(asked) == name
+    assert quantization.parse_type(asked) == name
 
 
 @pytest.mark.parametrize("asked", ["", "Q9", "COPY", "NVFP4", "q4-k-m", "全"])
 def test_names_that_are_none(asked: str) -> None:
     with pytest.raises(BadRequest, match=f"unsupported quantization type {asked} - supported types are F32, F16, Q4_0"):
-        quantization.parse(asked)
+        quantization.parse_type(asked)
 
 
 def test_which_tensors_stay_finer_depends_on_the_architecture() -> None:
-    assert r"nextn\.eh_proj" in quantization.kept("Q4_K_M", "qwen35")
-    assert quantization.kept("Q4_0", "qwen35").keys() == quantization.kept("Q4_K_M", "llama").keys()
-    assert quantization.kept("F16", "qwen35") == {}
+    assert r"nextn\.eh_proj" in quantization.type_overrides("Q4_K_M", "qwen35")
+    assert quantization.type_overrides("Q4_0", "qwen35").keys() == quantization.type_overrides("Q4_K_M", "llama").keys()
+    assert quantization.type_overrides("F16", "qwen35") == {}
 
 
 def test_a_file_that_is_none(tmp_path: Path) -> None:

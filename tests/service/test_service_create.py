@@ -53,15 +53,15 @@ def test_from_a_model_with_changes(tmp_path: Path) -> None:
 def test_over_an_old_one_unused_layers_go(tmp_path: Path) -> None:
     harness = ServiceHarness(tmp_path)
     create(harness, from_="sprout", system="first")
-    before = set(harness.service.blobs.all())
+    before = set(harness.service.blobs.digests())
     create(harness, from_="sprout", system="second")
-    gone = before - set(harness.service.blobs.all())
+    gone = before - set(harness.service.blobs.digests())
     assert len(gone) >= 1
     assert asyncio.run(harness.service.show("new")).system == "second"
     careful = ServiceHarness(tmp_path, noprune=True)
-    before = set(careful.service.blobs.all())
+    before = set(careful.service.blobs.digests())
     create(careful, from_="sprout", system="third")
-    assert before < set(careful.service.blobs.all())
+    assert before < set(careful.service.blobs.digests())
 
 
 @pytest.mark.parametrize(

@@ -160,7 +160,7 @@ def test_copy_errors(harness: ServiceHarness, source: str, destination: str, sta
 def test_delete(harness: ServiceHarness) -> None:
     run(harness.service.delete("M"))
     assert run(harness.service.list()) == []
-    assert list(harness.service.blobs.all()) == []
+    assert list(harness.service.blobs.digests()) == []
 
 
 @pytest.mark.parametrize(

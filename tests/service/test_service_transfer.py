@@ -216,7 +216,7 @@ def test_errors_change_nothing(tmp_path: Path, index: Path, model: str, as_: str
         pull(harness, model, as_)
     assert (caught.value.status, caught.value.message[: len(message)]) == (status, message)
     assert harness.service.store.names() == ()
-    assert list(harness.service.blobs.all()) == []
+    assert list(harness.service.blobs.digests()) == []
 
 
 def test_where_a_name_comes_from() -> None:

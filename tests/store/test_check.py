@@ -49,7 +49,7 @@ def test_a_sound_store(store: Store) -> None:
     lines: list[Progress] = []
     found = check.check(store, aside=None, report=lines.append, cancelled=threading.Event())
     total = sum(path.stat().st_size for path in store.blobs.root.iterdir())
-    assert found == CheckResult(manifests=2, blobs=len(list(store.blobs.all())), bytes=total)
+    assert found == CheckResult(manifests=2, blobs=len(list(store.blobs.digests())), bytes=total)
     assert [line.completed for line in lines] == sorted(line.completed for line in lines)
     assert lines[-1] == Progress("checking blobs", completed=total, total=total)
 
@@ -158,7 +158,7 @@ def test_a_blob_that_was_replaced_meanwhile_stays(
         path.write_bytes(whole)
         return locked(root)
 
-    monkeypatch.setattr(disk, "locked", repaired_first)
+    monkeypatch.setattr(disk, "folder_lock", repaired_first)
     assert look(store, tmp_path / "aside").problems[0].moved is False
     assert path.read_bytes() == whole
 

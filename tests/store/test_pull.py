@@ -131,8 +131,8 @@ def test_troubles_that_end_well(
 ) -> None:
     registry.faults.extend(faults)
     registry.always = always
-    patience = replace(QUICK, stall=2.0) if stall in faults else QUICK
-    lines = pull(store, f"{registry.host}/a/m", tmp_path, patience=patience)
+    retry_policy = replace(QUICK, read_timeout=2.0) if stall in faults else QUICK
+    lines = pull(store, f"{registry.host}/a/m", tmp_path, retry_policy=retry_policy)
     assert weights(store, registry) == WEIGHTS
     assert never_back(lines)
 
@@ -335,7 +335,7 @@ def test_disks_that_fail(
         ("a/x:latest", b'{"config":{"digest":"sha256:../../x"}}', CorruptModel, "no valid digest"),
         ("a/x:latest", b'{"manifests":[]}', CorruptModel, "the registry has something else than a model here"),
         ("a/x:latest", b"{}", CorruptModel, "a layer of the manifest is not a JSON object"),
-        ("a/x:latest", b" " * (5 << 20), SourceError, "answers with more than 4194304 bytes"),
+        ("a/x:latest", b" " * (5 << 20), SourceError, "sent more than 4194304 bytes"),
     ],
 )
 def test_manifests_that_are_none(

@@ -71,7 +71,7 @@ def test_keys_that_are_not_used(tmp_path: Path) -> None:
         RegistryKey.load(path)
     path.write_bytes(b"nonsense")
     path.chmod(0o600)
-    with pytest.raises(StoreError, match="is no private key in OpenSSH's form"):
+    with pytest.raises(StoreError, match="is not a private key in OpenSSH format"):
         RegistryKey.ensure(path)
     with pytest.raises(FileNotFoundError):
         RegistryKey.load(tmp_path / "none")

@@ -83,7 +83,7 @@ def test_public_addresses(address: str) -> None:
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.1", "0x7f.1", "2130706433", "10.1.2.3", "[::1]", "[fec0::1]"])
 def test_private_addresses_however_they_are_written(host: str) -> None:
     """A proxy would resolve them."""
-    with pytest.raises(SourceError, match="may not send us into a private network"):
+    with pytest.raises(SourceError, match="may not redirect into a private network"):
         session.check_literal(Origin.of(f"https://{host}"))
 
 
@@ -108,7 +108,7 @@ def test_only_checked_addresses_are_connected_to(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(session, "_connected", connected)
     with pytest.raises(SourceError, match=r"^cannot reach evil\.example: not here$"):
         session.dial(
-            Origin.of("https://evil.example"), named=False, seconds=5, stopped=threading.Event(), resolver=resolver
+            Origin.of("https://evil.example"), trusted=False, seconds=5, stopped=threading.Event(), resolver=resolver
         )
     assert (tried, asked) == (["8.8.8.8", "8.8.4.4"], ["evil.example"])
 
@@ -130,7 +130,7 @@ def test_nothing_is_waited_for_after_a_stop() -> None:
     with pytest.raises(Cancelled):
         session.dial(
             Origin.of("https://x.example"),
-            named=True,
+            trusted=True,
             seconds=60,
             stopped=stopped,
             resolver=lambda host, port: ["127.0.0.1"] * silent.wait(60),
@@ -180,8 +180,8 @@ def test_any_location_is_an_address_or_refused(text: str) -> None:
 
 
 def test_origins() -> None:
-    assert Origin.of("https://HF.co/x").party == Origin.of("https://huggingface.co:443/y").party
-    assert Origin.of("https://hf.co").party != Origin.of("http://huggingface.co").party
+    assert Origin.of("https://HF.co/x").canonical == Origin.of("https://huggingface.co:443/y").canonical
+    assert Origin.of("https://hf.co").canonical != Origin.of("http://huggingface.co").canonical
     assert str(Origin.of("http://[::1]:5000/x")) == "http://[::1]:5000"
     assert [Origin.of(f"http://{host}").is_loopback for host in ("localhost", "a.localhost", "127.9.9.9", "[::1]")] == [
         True
@@ -203,7 +203,7 @@ def test_a_registry_cannot_send_us_into_this_network(
 ) -> None:
     other.blobs.update(registry.blobs)
     registry.always = location(other, host)
-    with pytest.raises(SourceError, match="may not send us into a private network"):
+    with pytest.raises(SourceError, match="may not redirect into a private network"):
         pull(store, f"{registry.host}/a/m", tmp_path, resolver=to_this_machine)
     assert other.asked == []
 
@@ -221,7 +221,7 @@ def test_nor_to_another_host_in_plain_http(
 
     monkeypatch.setattr(session, "_connected", watched)
     registry.always = location(other, "cdn.example")
-    with pytest.raises(SourceError, match="may not send us to another host in plain http"):
+    with pytest.raises(SourceError, match="may not redirect to another host over plain http"):
         pull(
             store, f"{registry.host}/a/m", tmp_path, resolver=lambda host, port: ["8.8.8.8" if "cdn" in host else host]
         )
@@ -370,11 +370,11 @@ def test_no_credentials_over_plain_http(tmp_path: Path, registry: ChaosRegistry,
     registry.gate = basic
     name = f"registry.example:{registry.port}/a/m"
     known = Credentials({f"registry.example:{registry.port}": Credential("mia", "geheim")})
-    with pytest.raises(SourceError, match="never sent over plain http"):
+    with pytest.raises(SourceError, match="not sent over plain http"):
         pull(store, name, tmp_path, credentials=known, resolver=to_this_machine)
     assert not any("Authorization" in one.headers for one in registry.asked)
     token = Credentials({f"registry.example:{registry.port}": Credential(token="t")})
-    with pytest.raises(SourceError, match="never sent over plain http"):
+    with pytest.raises(SourceError, match="not sent over plain http"):
         pull(store, name, tmp_path, credentials=token, resolver=to_this_machine)
     assert not any("Authorization" in one.headers for one in registry.asked)
 
@@ -393,7 +393,7 @@ def test_tokens_that_are_none(registry: ChaosRegistry, store: Store, tmp_path: P
         return bool(bearer("http://{host}/token")(handler))
 
     registry.gate = gate
-    with pytest.raises(SourceError, match="answers with"):
+    with pytest.raises(SourceError, match=r"sent (more than|an answer without)"):
         pull(store, f"{registry.host}/a/m", tmp_path)
 
 

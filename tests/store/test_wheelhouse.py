@@ -279,4 +279,4 @@ def test_models_of_the_store_stay_sound(store: Store, index: Path, tmp_path: Pat
     create(store, "m", files={"m.gguf": WEIGHTS}, system="s")
     pack(content(store), store, index)
     check_sound(store.root)
-    assert digest_of(WEIGHTS) in set(store.blobs.all())
+    assert digest_of(WEIGHTS) in set(store.blobs.digests())

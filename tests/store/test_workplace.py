@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ollama_nb.errors import StoreError
-from ollama_nb.store.workdir import PREFIX, sweep, workplace
+from ollama_nb.store.workdir import PREFIX, locked_workdir, remove_stale
 
 
 def leave(place: Path) -> Path:
@@ -21,7 +21,7 @@ def leave(place: Path) -> Path:
 
 def test_work_begins_in_an_empty_folder_and_leaves_none(tmp_path: Path) -> None:
     place = tmp_path / "nb" / "tmp"
-    with workplace(place, "convert") as folder:
+    with locked_workdir(place, "convert") as folder:
         assert folder.parent == place and folder.name.startswith(f"{PREFIX}convert-")
         assert place.stat().st_mode & 0o777 == 0o700
         (folder / "x").write_text("x")
@@ -31,17 +31,17 @@ def test_work_begins_in_an_empty_folder_and_leaves_none(tmp_path: Path) -> None:
 def test_the_next_work_clears_what_was_left_but_not_what_is_used(tmp_path: Path) -> None:
     left, other = leave(tmp_path), tmp_path / "mine.txt"
     other.write_text("x")
-    with workplace(tmp_path, "pip") as first, workplace(tmp_path, "convert") as second:
-        sweep(tmp_path)
+    with locked_workdir(tmp_path, "pip") as first, locked_workdir(tmp_path, "convert") as second:
+        remove_stale(tmp_path)
         assert {*tmp_path.iterdir()} == {first, second, other}
     assert not left.exists() and Path("/etc/hostname").exists()
 
 
 def test_a_sweep(tmp_path: Path) -> None:
-    sweep(tmp_path / "nowhere")
+    remove_stale(tmp_path / "nowhere")
     assert not (tmp_path / "nowhere").exists()
     left = leave(tmp_path)
-    sweep(tmp_path)
+    remove_stale(tmp_path)
     assert not left.exists()
 
 
@@ -51,11 +51,11 @@ def test_without_locks_work_goes_on_and_nothing_is_cleared(tmp_path: Path, monke
 
     monkeypatch.setattr(fcntl, "flock", none)
     left = leave(tmp_path)
-    with workplace(tmp_path, "pip") as folder:
+    with locked_workdir(tmp_path, "pip") as folder:
         assert {*tmp_path.iterdir()} == {left, folder}
 
 
 def test_a_place_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
-    with pytest.raises(StoreError, match="cannot work in"), workplace(tmp_path / "file" / "tmp", "pip"):
+    with pytest.raises(StoreError, match="cannot work in"), locked_workdir(tmp_path / "file" / "tmp", "pip"):
         pass

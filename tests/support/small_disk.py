@@ -36,7 +36,7 @@ from ollama_nb.client.shared import SharedStore
 from ollama_nb.errors import OllamaError
 from ollama_nb.server.keys import KeyFile
 from ollama_nb.service import local
-from ollama_nb.store.blobs import BlobStore, named
+from ollama_nb.store.blobs import BlobStore, digest_in_name
 
 BIG = gguf(data=bytes(6 << 20))
 SHARED_SIZE = 32 << 20  # bytes
@@ -126,7 +126,7 @@ class Program:
         found["while full"] = self.still_works()
         check_sound(self.service.store.root)
         names = [path.name for path in self.service.store.root.rglob("sha256-*")]
-        found["left over"] = [name for name in names if named(name) is None]
+        found["left over"] = [name for name in names if digest_in_name(name) is None]
         filler.unlink()
         found["freed"] = self.create()
         found["imported"] = told(
@@ -154,7 +154,7 @@ class Program:
             filler.unlink()
             with self.filling_up() as fillers:
                 full = told(lambda request=request: drained(self.service.create(request)))
-            left = [path.name for path in self.service.blobs.root.iterdir() if named(path.name) is None]
+            left = [path.name for path in self.service.blobs.root.iterdir() if digest_in_name(path.name) is None]
             found[name] = {**full, "left over": left, **self.still_works()}
             fillers[0].unlink()
             found[name]["freed"] = told(lambda request=request: drained(self.service.create(request)))

@@ -14,7 +14,7 @@ from ollama_nb.api.chat import CreateRequest
 from ollama_nb.api.models import Model
 from ollama_nb.api.names import Digest, ModelName
 from ollama_nb.store.assemble import assemble
-from ollama_nb.store.blobs import named
+from ollama_nb.store.blobs import digest_in_name
 from ollama_nb.store.manifest import parse_config, parse_manifest
 from ollama_nb.store.sources import CreateTools
 from ollama_nb.store.store import Store
@@ -59,7 +59,7 @@ def check_sound(root: Path) -> None:
 
 def check_sound_files(files: Mapping[str, bytes]) -> None:
     for name, data in files.items():
-        digest = named(Path(name).name) if name.startswith("blobs/") else None
+        digest = digest_in_name(Path(name).name) if name.startswith("blobs/") else None
         assert digest is None or hashlib.sha256(data).hexdigest() == digest.hex, name
     for name, raw in files.items():
         if not name.startswith("manifests/"):

@@ -27,7 +27,7 @@ from ollama_nb.store.transfer.pace import TransferLimits
 from ollama_nb.store.transfer.pull import ModelPull
 from ollama_nb.store.transfer.push import ModelPush
 
-QUICK = RetryPolicy(connect=60.0, stall=60.0, tries=5, first=0.01, longest=0.02)
+QUICK = RetryPolicy(connect_timeout=60.0, read_timeout=60.0, max_attempts=5, first_delay=0.01, max_delay=0.02)
 """Tries again at once, more often than a test has troubles; a machine that is slow is no trouble."""
 
 
@@ -36,7 +36,7 @@ def noise(size: int, seed: int = 1) -> bytes:
 
 
 def access(folder: Path, **fields: Any) -> RegistryAccess:
-    return RegistryAccess(**{"key": folder / "id_ed25519", "patience": QUICK, **fields})
+    return RegistryAccess(**{"key": folder / "id_ed25519", "retry_policy": QUICK, **fields})
 
 
 def pull(
@@ -117,7 +117,7 @@ def main() -> int:
 
     def pull() -> None:
         try:
-            store, how = Store(folder / "models"), access(folder, patience=RetryPolicy())
+            store, how = Store(folder / "models"), access(folder, retry_policy=RetryPolicy())
             ModelPull(store, name, name, how, folder / "locks", TransferLimits(), insecure=True).run(
                 report, threading.Event()
             )

@@ -81,11 +81,13 @@ def df(*, json: bool) -> None:
 
 
 def _heaps(title: str, rows: list[tuple[str, FileTotals]]) -> str:
-    return table((title, "FILES", "SIZE"), [(name, str(heap.files), human_bytes(heap.bytes)) for name, heap in rows])
+    return table(
+        (title, "FILES", "SIZE"), [(name, str(totals.files), human_bytes(totals.bytes)) for name, totals in rows]
+    )
 
 
-def _count(heap: FileTotals) -> str:
-    return f"{heap.files} file{'s' if heap.files != 1 else ''} ({human_bytes(heap.bytes)})"
+def _count(totals: FileTotals) -> str:
+    return f"{totals.files} file{'s' if totals.files != 1 else ''} ({human_bytes(totals.bytes)})"
 
 
 def _print(found: Any) -> None:

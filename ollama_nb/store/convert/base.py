@@ -122,38 +122,38 @@ class CheckpointConverter:
 
     # -- vocabulary ------------------------------------------------------------------------------------------------
 
-    def tune(self, out: gguf.GGUFWriter, checkpoint: Checkpoint) -> None:
+    def describe_tokenizer(self, out: gguf.GGUFWriter, checkpoint: Checkpoint) -> None:
         """Write what this family's tokenizers need beyond the vocabulary itself."""
 
     # -- tensors ---------------------------------------------------------------------------------------------------
 
     def tensors(self, stored: Iterator[Tensor]) -> Iterator[Tensor]:
         """The GGUF's tensors, in the order of the checkpoint's; added ones first."""
-        yield from self.added()
+        yield from self.extra_tensors()
         for tensor in stored:
             if any(part in tensor.name for part in _OTHER_SENSES):
                 self.text_only = True
             elif not tensor.name.endswith(_LEFT_OUT):
-                yield from self.place(self.plain(tensor))
+                yield from self.map_tensor(self.strip_prefix(tensor))
         self.experts.done()
 
-    def plain(self, tensor: Tensor) -> Tensor:
+    def strip_prefix(self, tensor: Tensor) -> Tensor:
         """The tensor without the prefix that some wrappers of the model put before its name."""
         fitting = [prefix for prefix in self.prefixes if tensor.name.startswith(prefix)]
-        return tensor.named(tensor.name.removeprefix(max(fitting, key=len))) if fitting else tensor
+        return tensor.renamed(tensor.name.removeprefix(max(fitting, key=len))) if fitting else tensor
 
-    def added(self) -> Iterator[Tensor]:
+    def extra_tensors(self) -> Iterator[Tensor]:
         """Tensors that no checkpoint has: factors of rope scaling."""
         yield from ()
 
-    def place(self, tensor: Tensor) -> Iterator[Tensor]:
+    def map_tensor(self, tensor: Tensor) -> Iterator[Tensor]:
         """A checkpoint's tensor under its GGUF name; nothing for one that is not needed.
 
         Only ever changes rows (the first dimension), so that the outer half of a LoRA pair can go through too.
         """
-        yield tensor.named(self.name_of(tensor.name))
+        yield tensor.renamed(self.gguf_name(tensor.name))
 
-    def name_of(self, name: str) -> str:
+    def gguf_name(self, name: str) -> str:
         found = self.names.get_name(name, try_suffixes=(".weight", ".bias"))
         if found is None:
             raise BadRequest(f"tensor {name!r} has no place in the architecture {gguf.MODEL_ARCH_NAMES[self.arch]!r}")
@@ -173,14 +173,14 @@ class ExpertStack:
         got[index] = tensor
         if len(got) == self._count:
             del self._waiting[name]
-            yield stacked(name, [got[at] for at in sorted(got)])
+            yield stack_tensors(name, [got[at] for at in sorted(got)])
 
     def done(self) -> None:
         if self._waiting:
             raise CorruptModel(f"experts are missing: {min(self._waiting)}")
 
 
-def stacked(name: str, tensors: list[Tensor]) -> Tensor:
+def stack_tensors(name: str, tensors: list[Tensor]) -> Tensor:
     """Tensors of one shape behind one another, along a new first dimension."""
     shape = tensors[0].shape
     if any(tensor.shape != shape for tensor in tensors):
@@ -188,7 +188,7 @@ def stacked(name: str, tensors: list[Tensor]) -> Tensor:
     return Tensor(name, (len(tensors), *shape), lambda: np.stack([tensor.load() for tensor in tensors]))
 
 
-def interleaved(rows: Array, heads: int) -> Array:
+def interleave_rows(rows: Array, heads: int) -> Array:
     """Rows of Q or K as llama.cpp turns them: pairs side by side, where checkpoints have two halves of a head."""
     if not heads or rows.shape[0] % (2 * heads):
         raise CorruptModel(f"{rows.shape[0]} rows cannot be split into {heads} heads")
@@ -196,7 +196,7 @@ def interleaved(rows: Array, heads: int) -> Array:
     return halves.swapaxes(1, 2).reshape(rows.shape)
 
 
-def stored_as(tensor: Tensor, wanted: gguf.GGMLQuantizationType) -> gguf.GGMLQuantizationType:
+def storage_type(tensor: Tensor, wanted: gguf.GGMLQuantizationType) -> gguf.GGMLQuantizationType:
     """Vectors, norms, routers and positions stay in full precision; matrices take the type that is wanted."""
     name = tensor.name
     small = len(tensor.shape) <= 1 or name.endswith(("_norm.weight", *_KEPT_FLOAT))
@@ -230,10 +230,10 @@ def dense_layers(checkpoint: Checkpoint) -> Iterator[tuple[str, Tensor]]:
     """The matrices behind the pooling, by llama.cpp's names. Raises BadRequest for those that it cannot apply."""
     for at, folder in enumerate(_folders(checkpoint, "Dense")):
         settings = checkpoint.json(f"{folder}/config.json")
-        plain = str(settings.get("activation_function")).endswith("Identity") and not settings.get("bias")
+        strip_prefix = str(settings.get("activation_function")).endswith("Identity") and not settings.get("bias")
         path = checkpoint.folder / folder / "model.safetensors"
         tensors = {tensor.name: tensor for tensor in read_safetensors(path, str(path.name))} if path.is_file() else {}
-        if at > 1 or not plain or [*tensors] != ["linear.weight"] or len(tensors["linear.weight"].shape) != 2:
+        if at > 1 or not strip_prefix or [*tensors] != ["linear.weight"] or len(tensors["linear.weight"].shape) != 2:
             raise BadRequest(f"{folder}: llama.cpp applies two plain matrices behind the pooling, and nothing else")
         yield f"dense_{at + 2}", tensors["linear.weight"]
 

@@ -21,17 +21,17 @@ class BertConverter(CheckpointConverter):
         super().describe(out)
         out.add_causal_attention(False)
 
-    def tune(self, out: gguf.GGUFWriter, checkpoint: Checkpoint) -> None:
+    def describe_tokenizer(self, out: gguf.GGUFWriter, checkpoint: Checkpoint) -> None:
         out.add_token_type_count(self.find("type_vocab_size") or 1)
         describe_pooling(out, checkpoint)
 
-    def place(self, tensor: Tensor) -> Iterator[Tensor]:
+    def map_tensor(self, tensor: Tensor) -> Iterator[Tensor]:
         if not tensor.name.startswith(_HEADS):
             # Old checkpoints call the two halves of a norm after their letters.
             name = tensor.name.replace("LayerNorm.gamma", "LayerNorm.weight").replace(
                 "LayerNorm.beta", "LayerNorm.bias"
             )
-            yield from super().place(tensor.named(name))
+            yield from super().map_tensor(tensor.renamed(name))
 
 
 class RobertaConverter(BertConverter):
@@ -45,11 +45,11 @@ class RobertaConverter(BertConverter):
         self._skipped = padding + 1 if type(padding) is int and padding >= 0 else 0
         self.config["max_position_embeddings"] = self.number("max_position_embeddings") - self._skipped
 
-    def place(self, tensor: Tensor) -> Iterator[Tensor]:
+    def map_tensor(self, tensor: Tensor) -> Iterator[Tensor]:
         if tensor.name == "embeddings.position_embeddings.weight":
             rows = (tensor.shape[0] - self._skipped, *tensor.shape[1:])
-            tensor = tensor.changed(lambda positions: positions[self._skipped :], rows)
-        yield from super().place(tensor)
+            tensor = tensor.transformed(lambda positions: positions[self._skipped :], rows)
+        yield from super().map_tensor(tensor)
 
 
 class DistilBertConverter(BertConverter):

@@ -53,10 +53,10 @@ class Tensor:
     def elements(self) -> int:
         return math.prod(self.shape)
 
-    def named(self, name: str) -> Tensor:
+    def renamed(self, name: str) -> Tensor:
         return replace(self, name=name)
 
-    def changed(self, change: Callable[[Array], Array], shape: tuple[int, ...] | None = None) -> Tensor:
+    def transformed(self, change: Callable[[Array], Array], shape: tuple[int, ...] | None = None) -> Tensor:
         """The tensor with a change that happens when it is loaded; ``shape`` where the change alters it."""
         load = self.load
         return replace(self, shape=self.shape if shape is None else shape, load=lambda: change(load()))

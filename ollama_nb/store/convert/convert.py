@@ -11,7 +11,7 @@ import numpy as np
 from gguf import GGMLQuantizationType, LlamaFileType
 
 from ollama_nb.errors import BadRequest, CorruptModel
-from ollama_nb.store.convert.base import CheckpointConverter, stored_as
+from ollama_nb.store.convert.base import CheckpointConverter, storage_type
 from ollama_nb.store.convert.checkpoint import Array, Checkpoint, Tensor
 from ollama_nb.store.convert.families import converter_of, converter_of_gguf
 from ollama_nb.store.convert.tokenizers import read_vocabulary
@@ -67,14 +67,14 @@ def _write_vocabulary(family: CheckpointConverter, checkpoint: Checkpoint, out: 
     rows = rows_of(checkpoint)
     vocabulary.fit(rows)
     vocabulary.write(out, checkpoint)
-    family.tune(out, checkpoint)
+    family.describe_tokenizer(out, checkpoint)
 
 
 def write_tensors(
     out: gguf.GGUFWriter, tensors: Iterator[Tensor], wanted: GGMLQuantizationType, report: ConversionProgress
 ) -> None:
     """Write header and tensors. One tensor at a time is in memory."""
-    planned = [(tensor, stored_as(tensor, wanted)) for tensor in tensors]
+    planned = [(tensor, storage_type(tensor, wanted)) for tensor in tensors]
     for tensor, kind in planned:
         size = tensor.elements * (4 if kind is GGMLQuantizationType.F32 else 2)
         out.add_tensor_info(tensor.name, tensor.shape, np.dtype(np.float32), size, raw_dtype=kind)
@@ -151,9 +151,9 @@ def _pairs(checkpoint: Checkpoint, family: CheckpointConverter) -> Iterator[Tens
         b = outer[matrix]
         if len(a.shape) != 2 or len(b.shape) != 2 or a.shape[0] != b.shape[1]:
             raise CorruptModel(f"the LoRA pair of {matrix!r} does not fit together")
-        found = [*family.place(family.plain(b.named(f"{matrix}.weight")))]
+        found = [*family.map_tensor(family.strip_prefix(b.renamed(f"{matrix}.weight")))]
         if len(found) != 1:
             raise BadRequest(f"the base model has no place for the LoRA pair of {matrix!r}")
         placed = found[0]
-        yield a.named(f"{placed.name}.lora_a")
-        yield placed.named(f"{placed.name}.lora_b")
+        yield a.renamed(f"{placed.name}.lora_a")
+        yield placed.renamed(f"{placed.name}.lora_b")

@@ -21,17 +21,17 @@ class GemmaConverter(CheckpointConverter):
     def head_size(self) -> int:
         return self.number("head_dim")
 
-    def plain(self, tensor: Tensor) -> Tensor:
-        tensor = super().plain(tensor)
+    def strip_prefix(self, tensor: Tensor) -> Tensor:
+        tensor = super().strip_prefix(tensor)
         bare = tensor.name.startswith(("layers.", "embed_tokens.", "norm."))
-        return tensor.named(f"model.{tensor.name}") if bare else tensor
+        return tensor.renamed(f"model.{tensor.name}") if bare else tensor
 
-    def place(self, tensor: Tensor) -> Iterator[Tensor]:
+    def map_tensor(self, tensor: Tensor) -> Iterator[Tensor]:
         if tensor.name == "lm_head.weight":
             return
         if tensor.name.endswith("norm.weight"):
-            tensor = tensor.changed(lambda weights: weights.astype("f4") + 1)
-        yield from super().place(tensor)
+            tensor = tensor.transformed(lambda weights: weights.astype("f4") + 1)
+        yield from super().map_tensor(tensor)
 
 
 class Gemma2Converter(GemmaConverter):
@@ -91,11 +91,11 @@ class EmbeddingGemmaConverter(Gemma3Converter):
         super().__init__(config)
         self._dense: list[Tensor] = []
 
-    def tune(self, out: gguf.GGUFWriter, checkpoint: Checkpoint) -> None:
+    def describe_tokenizer(self, out: gguf.GGUFWriter, checkpoint: Checkpoint) -> None:
         describe_pooling(out, checkpoint)
         for name, tensor in dense_layers(checkpoint):
             out.add_dense_features_dims(name, tensor.shape[1], tensor.shape[0])
-            self._dense.append(tensor.named(f"{name}.weight"))
+            self._dense.append(tensor.renamed(f"{name}.weight"))
 
-    def added(self) -> Iterator[Tensor]:
+    def extra_tensors(self) -> Iterator[Tensor]:
         yield from self._dense

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import gguf
 
 from ollama_nb.errors import BadRequest
-from ollama_nb.store.convert.base import CheckpointConverter, interleaved, vector
+from ollama_nb.store.convert.base import CheckpointConverter, interleave_rows, vector
 from ollama_nb.store.convert.checkpoint import Tensor
 
 _EXPERT = re.compile(r"(?:model\.)?layers\.(\d+)\.block_sparse_moe\.experts\.(\d+)\.(w[123])\.weight")
@@ -30,19 +30,19 @@ class LlamaConverter(CheckpointConverter):
         out.add_vocab_size(self.number("vocab_size"))
         out.add_rope_dimension_count(self.head_size)
 
-    def place(self, tensor: Tensor) -> Iterator[Tensor]:
+    def map_tensor(self, tensor: Tensor) -> Iterator[Tensor]:
         if expert := _EXPERT.fullmatch(tensor.name):
             layer, index, matrix = expert.groups()
-            name = self.name_of(f"layers.{layer}.feed_forward.experts.{matrix}.weight")
+            name = self.gguf_name(f"layers.{layer}.feed_forward.experts.{matrix}.weight")
             yield from self.experts.add(name, int(index), tensor)
             return
         if tensor.name.endswith(("q_proj.weight", "q_proj.bias")):
-            tensor = tensor.changed(lambda rows: interleaved(rows, self.heads))
+            tensor = tensor.transformed(lambda rows: interleave_rows(rows, self.heads))
         elif tensor.name.endswith(("k_proj.weight", "k_proj.bias")):
-            tensor = tensor.changed(lambda rows: interleaved(rows, self.kv_heads))
-        yield from super().place(tensor)
+            tensor = tensor.transformed(lambda rows: interleave_rows(rows, self.kv_heads))
+        yield from super().map_tensor(tensor)
 
-    def added(self) -> Iterator[Tensor]:
+    def extra_tensors(self) -> Iterator[Tensor]:
         if self.rope["rope_type"] == "llama3":
             yield vector("rope_freqs.weight", self._stretched())
 

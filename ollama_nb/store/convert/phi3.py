@@ -41,7 +41,7 @@ class Phi3Converter(CheckpointConverter):
         if self.rope.get("long_factor"):
             out.add_rope_scaling_attn_factors(self._attention_factor())
 
-    def added(self) -> Iterator[Tensor]:
+    def extra_tensors(self) -> Iterator[Tensor]:
         long, short = self.rope.get("long_factor"), self.rope.get("short_factor")
         if not long:
             return

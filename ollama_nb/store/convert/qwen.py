@@ -16,12 +16,12 @@ _EXPERT = re.compile(r"(model\.layers\.\d+\.mlp\.experts)\.(\d+)\.((?:gate|up|do
 class Qwen2Converter(CheckpointConverter):
     arch = gguf.MODEL_ARCH.QWEN2
 
-    def plain(self, tensor: Tensor) -> Tensor:
+    def strip_prefix(self, tensor: Tensor) -> Tensor:
         """A model without a head, as embedding models are, has bare names."""
         bare = tensor.name.startswith(("layers.", "embed_tokens.", "norm."))
-        return tensor.named(f"model.{tensor.name}") if bare else super().plain(tensor)
+        return tensor.renamed(f"model.{tensor.name}") if bare else super().strip_prefix(tensor)
 
-    def tune(self, out: gguf.GGUFWriter, checkpoint: Checkpoint) -> None:
+    def describe_tokenizer(self, out: gguf.GGUFWriter, checkpoint: Checkpoint) -> None:
         describe_pooling(out, checkpoint)
 
 
@@ -38,12 +38,12 @@ class Qwen2MoeConverter(Qwen2Converter):
         if (shared := self.find("shared_expert_intermediate_size")) is not None:
             out.add_expert_shared_feed_forward_length(shared)
 
-    def place(self, tensor: Tensor) -> Iterator[Tensor]:
+    def map_tensor(self, tensor: Tensor) -> Iterator[Tensor]:
         if expert := _EXPERT.fullmatch(tensor.name):
             stem, index, matrix = expert.groups()
-            yield from self.experts.add(self.name_of(f"{stem}.{matrix}"), int(index), tensor)
+            yield from self.experts.add(self.gguf_name(f"{stem}.{matrix}"), int(index), tensor)
             return
-        yield from super().place(tensor)
+        yield from super().map_tensor(tensor)
 
 
 class Qwen3MoeConverter(Qwen2MoeConverter):

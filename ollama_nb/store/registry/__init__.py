@@ -1,1 +1,1 @@
-"""Talking to registries: who is asked, over which connections, with which credentials."""
+"""Client of model registries: URLs, connections, credentials, and the API of one repository."""

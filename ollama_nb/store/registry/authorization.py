@@ -1,4 +1,12 @@
-"""Challenges of a registry (``WWW-Authenticate``) and the ``Authorization`` header that answers them."""
+"""The ``Authorization`` header of registry requests, and the challenges (``WWW-Authenticate``) that it answers.
+
+Rules:
+
+- The registry that the user named gets the user's credentials, over plain http only if it is on this machine.
+- Signatures of the user's key go to that registry only.
+- A token service on another host may get the user name and password of the registry, over https only. This is the
+  protocol of Docker registries.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +26,7 @@ from ollama_nb.store.registry.errors import RegistryRefused
 from ollama_nb.store.registry.session import RegistrySession
 from ollama_nb.store.registry.urls import Origin
 
-# Between two things stands one class of characters only: two runs of spaces in a row would take quadratic time.
+# No two adjacent quantifiers match the same characters: that would take quadratic time on long runs of spaces.
 _SCHEME = re.compile(r"[\s,]*([A-Za-z][A-Za-z0-9_-]*)(?:\s+|$)(?!=)")
 _PARAMETER = re.compile(r'[\s,]*([A-Za-z0-9_-]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s",]*))')
 DENIED = "unauthorized: access denied"
@@ -28,7 +36,7 @@ _HASH_OF_NOTHING = "ZTNiMGM0NDI5OGZjMWMxNDlhZmJmNGM4OTk2ZmI5MjQyN2FlNDFlNDY0OWI5
 
 @dataclass(frozen=True, slots=True)
 class Challenge:
-    """What a server wants: ``scheme`` in lower case, parameters by their lower-case names."""
+    """One challenge of a server: the scheme in lower case and the parameters by lower-case name."""
 
     scheme: str
     parameters: Mapping[str, str]
@@ -38,7 +46,7 @@ class Challenge:
 
 
 def parse_challenges(header: str) -> tuple[Challenge, ...]:
-    """All challenges of a header; what cannot be read ends the list."""
+    """Parse the challenges of a header, up to the first text that is not a challenge."""
     found: list[Challenge] = []
     at = 0
     while match := _SCHEME.match(header, at):
@@ -53,7 +61,7 @@ def parse_challenges(header: str) -> tuple[Challenge, ...]:
 
 
 def token_url(challenge: Challenge, extra: Iterable[tuple[str, str]] = ()) -> str:
-    """The realm with service and scopes as its query, keys sorted."""
+    """Return the realm with ``service``, the scopes and ``extra`` as query, sorted by key."""
     realm = challenge.get("realm")
     pairs = [("scope", scope) for scope in challenge.get("scope").split()]
     if challenge.get("service"):
@@ -64,7 +72,7 @@ def token_url(challenge: Challenge, extra: Iterable[tuple[str, str]] = ()) -> st
 
 
 class Authorization:
-    """Used by all threads of a pull or push."""
+    """The authorization state of one registry, shared by all threads of a pull or push."""
 
     def __init__(self, registry: Origin, session: RegistrySession, key: Path, credentials: Credentials) -> None:
         self._registry = registry
@@ -75,24 +83,27 @@ class Authorization:
         self._lock = threading.Lock()
 
     def header(self, url: str) -> str:
-        """The value for a request to ``url``; empty when it is not to get any."""
+        """Return the header value for a request to ``url``; empty if that host must not see credentials."""
         return self._header if self._may_see(Origin.of(url)) else ""
 
     def answer(self, header: str, tried: str) -> None:
-        """Take a challenge. ``tried``: the header that was not good enough. Raises SourceError when there is no way."""
+        """Answer the challenge ``header``. ``tried`` is the authorization that the server rejected.
+
+        Raises AccessDenied if there are no suitable credentials.
+        """
         self._require_safe()
         with self._lock:
             if self._header != tried:
-                return  # another thread has been here meanwhile
+                return  # another thread has answered the challenge
             self._header = self._new_header(parse_challenges(header))
 
     def _may_see(self, origin: Origin) -> bool:
-        return origin.party == self._registry.party and (origin.scheme == "https" or origin.is_loopback)
+        return origin.canonical == self._registry.canonical and (origin.scheme == "https" or origin.is_loopback)
 
     def _require_safe(self) -> None:
         if self._registry.scheme != "https" and not self._registry.is_loopback:
             raise AccessDenied(
-                f"{DENIED}: {self._registry.address} asks for credentials, which are never sent over plain http"
+                f"{DENIED}: {self._registry.address} asks for credentials, which are not sent over plain http"
             )
 
     def _new_header(self, found: tuple[Challenge, ...]) -> str:
@@ -102,16 +113,16 @@ class Authorization:
         if any(challenge.scheme == "basic" for challenge in found):
             if self._credential is None or self._credential.token:
                 raise AccessDenied(
-                    f"{DENIED}: {self._registry.address} asks for a name and a password, and none are known here "
-                    f"(`docker login {self._registry.address}` keeps them)"
+                    f"{DENIED}: {self._registry.address} asks for a user name and a password; "
+                    f"run `docker login {self._registry.address}` to store them"
                 )
             return self._credential.header
         raise AccessDenied(DENIED)
 
     def _token(self, challenge: Challenge) -> str:
         realm = Origin.of(challenge.get("realm"))
-        if realm.party != self._registry.party and realm.scheme != "https" and not realm.is_loopback:
-            raise SourceError(f"{self._registry.address} asks for a token from {realm}, which is not secure")
+        if realm.canonical != self._registry.canonical and realm.scheme != "https" and not realm.is_loopback:
+            raise SourceError(f"{self._registry.address} asks for a token from {realm}, which is not https")
         headers: dict[str, str] = {}
         extra: list[tuple[str, str]] = []
         ours = self._may_see(realm)
@@ -138,5 +149,5 @@ def _token_in(body: bytes, realm: Origin) -> str:
     except (ValueError, AttributeError, RecursionError):
         token = None
     if not isinstance(token, str) or not token.isascii() or not token.isprintable():
-        raise SourceError(f"{realm.address} answers with no token")
+        raise SourceError(f"{realm.address} sent an answer without a token")
     return token

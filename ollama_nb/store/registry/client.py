@@ -1,4 +1,4 @@
-"""One repository of a registry: manifests and blobs over the API that Ollama's registry and Docker's share."""
+"""Client of one repository: manifests and blobs over the Docker registry API (v2), which Ollama's registry shares."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ MakeBody = Callable[[], Body]
 
 @dataclass(frozen=True, slots=True)
 class RegistryAccess:
-    """How this user reaches registries. ``key``: the file of the ed25519 key."""
+    """How the user accesses registries. ``key`` is the path of the ed25519 key."""
 
     key: Path
     credentials: Credentials = field(default_factory=Credentials)
-    patience: RetryPolicy = field(default_factory=RetryPolicy)
+    retry_policy: RetryPolicy = field(default_factory=RetryPolicy)
     resolver: Resolve = resolve
 
     @classmethod
     def of_user(cls, key: Path, home: Path) -> RegistryAccess:
-        """As the environment and the user's files say now. ``home``: the folder of our own state."""
+        """Read the user's credential files and environment. ``home`` is the state folder of this program."""
         return cls(key, Credentials.load(credential_files(home, os.environ), os.environ))
 
 
 def origin_of(name: ModelName, *, insecure: bool) -> Origin:
-    """Where a model's registry is. Raises SourceError for plain http that was not allowed."""
+    """Return the origin of a model's registry. Raises SourceError for plain http without ``insecure``."""
     if name.scheme == "http" and not insecure:
         raise SourceError("insecure protocol http")
     scheme = "http" if insecure and name.scheme == "https" else name.scheme
@@ -57,15 +57,15 @@ def origin_of(name: ModelName, *, insecure: bool) -> Origin:
 def connected(
     name: ModelName, access: RegistryAccess, cancelled: threading.Event, *, insecure: bool
 ) -> Iterator[RegistryClient]:
-    """The repository that a model's name means, for one pull or push; setting ``cancelled`` ends all its waits."""
+    """Open a client of the model's repository for one pull or push. Setting ``cancelled`` aborts all its requests."""
     origin = origin_of(name, insecure=insecure)
-    named = (origin, *access.credentials.hosts_of(origin))
-    with RegistrySession(cancelled, access.patience, named=named, resolver=access.resolver) as session:
+    trusted = (origin, *access.credentials.hosts_of(origin))
+    with RegistrySession(cancelled, access.retry_policy, trusted=trusted, resolver=access.resolver) as session:
         yield RegistryClient(name, origin, session, Authorization(origin, session, access.key, access.credentials))
 
 
 class RegistryClient:
-    """Used by several threads at once."""
+    """The requests of one pull or push; may be used by several threads."""
 
     def __init__(self, name: ModelName, origin: Origin, session: RegistrySession, authorization: Authorization) -> None:
         self.name = name
@@ -78,7 +78,7 @@ class RegistryClient:
         return f"{self._base}/{path}"
 
     def manifest(self) -> bytes:
-        """The bytes as they are served. Raises Missing when there is no such model."""
+        """Fetch the manifest, byte for byte. Raises NotInRegistry if the model does not exist."""
         with self.get(self.url(f"manifests/{self.name.tag}"), {"Accept": _ACCEPTED}) as response:
             return response.body(MAX_JSON)
 
@@ -95,11 +95,14 @@ class RegistryClient:
         return True
 
     def open_blob(self, digest: Digest, start: int, end: int | None) -> RegistryResponse:
-        """A blob's bytes from ``start`` to ``end`` (the last one); all of it when ``end`` is None."""
+        """Request the bytes ``start`` to ``end`` (inclusive) of a blob, or the whole blob if ``end`` is None."""
         return self.get(self.url(f"blobs/{digest}"), {} if end is None else {"Range": f"bytes={start}-{end}"})
 
     def get(self, url: str, headers: Mapping[str, str]) -> RegistryResponse:
-        """GET, redirects followed. Raises Missing for 404, Refused for other errors of HTTP."""
+        """Send a GET request and follow redirects.
+
+        Raises NotInRegistry for 404 and RegistryRefused for other HTTP errors.
+        """
         response = self._following("GET", url, headers)
         check(response)
         return response
@@ -107,12 +110,15 @@ class RegistryClient:
     def request(
         self, method: str, url: str, headers: Mapping[str, str] | None = None, body: MakeBody | None = None
     ) -> RegistryResponse:
-        """One request with our credentials, if ``url`` may see them; its redirects are the caller's business."""
+        """Send one request, with credentials if ``url`` may see them; a challenge is answered once.
+
+        Redirects are returned to the caller.
+        """
         for last in (False, True):
             tried = self._authorization.header(url)
             sent = {**(headers or {}), **({"Authorization": tried} if tried else {})}
             response = self.session.send(method, url, sent, body() if body else None)
-            if response.status != 401 or Origin.of(url).party != self.origin.party:
+            if response.status != 401 or Origin.of(url).canonical != self.origin.canonical:
                 break
             response.close()
             if last:
@@ -132,7 +138,7 @@ class RegistryClient:
 
 
 def check(response: RegistryResponse) -> None:
-    """Raises Missing for 404 and Refused for other statuses from 300 on; the response is closed then."""
+    """Raise NotInRegistry for 404 and RegistryRefused for other statuses from 300, and close the response."""
     if response.status < 300:
         return
     body = response.body(MAX_ERROR).decode("utf-8", "replace").strip()
@@ -142,7 +148,7 @@ def check(response: RegistryResponse) -> None:
 
 
 def _retry_after(text: str) -> float | None:
-    """Seconds, from a number or a date."""
+    """Parse a Retry-After header, seconds or a date, into seconds."""
     text = text.strip()
     if text.isdecimal():
         return float(text)

@@ -1,7 +1,7 @@
-"""Who we are to a registry: the key pair that Ollama keeps, and names, passwords and tokens by registry.
+"""Credentials for registries: Ollama's ed25519 key pair, and user names, passwords and tokens per registry.
 
-Credentials are read where Docker keeps them (``docker login`` writes them there), and in a file of ours in that form.
-Programs that keep them elsewhere (``credsStore``) are not run.
+They are read from Docker's ``config.json`` (written by ``docker login``) and from a file of this program in the same
+format. Credential helpers (``credsStore``) are not run.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ HUGGING_FACE = "huggingface.co"
 
 @dataclass(frozen=True, slots=True)
 class Credential:
-    """A name with a password, or a token."""
+    """A user name with a password, or a token."""
 
     username: str = ""
     password: str = ""
@@ -50,14 +50,14 @@ class Credential:
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """By registry (``host`` or ``host:port``), and the further hosts that each of them may send us to."""
+    """Credentials by registry (``host`` or ``host:port``), and the hosts that each registry may redirect to."""
 
     by_registry: Mapping[str, Credential] = field(default_factory=dict)
     hosts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @classmethod
     def load(cls, files: tuple[Path, ...], env: Mapping[str, str]) -> Credentials:
-        """The first file that knows a registry counts; ``HF_TOKEN`` is for Hugging Face only."""
+        """Read ``files``; the first entry for a registry wins. ``HF_TOKEN`` applies to Hugging Face only."""
         known: dict[str, Credential] = {}
         hosts: dict[str, tuple[str, ...]] = {}
         for path in files:
@@ -73,29 +73,29 @@ class Credentials:
         return cls(known, hosts)
 
     def of(self, registry: Origin) -> Credential | None:
-        return self.by_registry.get(registry.party.address)
+        return self.by_registry.get(registry.canonical.address)
 
     def hosts_of(self, registry: Origin) -> Iterator[Origin]:
-        """Further hosts that count as named by the user."""
-        for address in self.hosts.get(registry.party.address, ()):
+        """Yield the other hosts that the user trusts for this registry."""
+        for address in self.hosts.get(registry.canonical.address, ()):
             yield Origin.of(f"{registry.scheme}://{address}")
 
 
 def credential_files(home: Path, env: Mapping[str, str]) -> tuple[Path, ...]:
-    """Ours, then Docker's. ``home`` is the folder of our own state."""
+    """Return the paths of our file and of Docker's. ``home`` is the state folder of this program."""
     docker = Path(env.get("DOCKER_CONFIG") or Path(env.get("HOME") or Path.home()) / ".docker")
     return (home / "registries.json", docker / "config.json")
 
 
 @dataclass(frozen=True, slots=True)
 class RegistryKey:
-    """An ed25519 key pair in OpenSSH's form, as Ollama keeps it."""
+    """An ed25519 key pair in OpenSSH format, as Ollama stores it."""
 
     private: Ed25519PrivateKey
 
     @classmethod
     def ensure(cls, path: Path) -> RegistryKey:
-        """Load the key, or make one that only its owner can read, with its public half beside it in ``.pub``."""
+        """Load the key pair, or create it: the private key with mode 0600, the public key in ``.pub``."""
         try:
             return cls.load(path)
         except FileNotFoundError:
@@ -103,14 +103,14 @@ class RegistryKey:
         with disk.store_errors("write", path):
             path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
             key = cls(Ed25519PrivateKey.generate())
-            with contextlib.suppress(FileExistsError):  # another process was first: its key counts
+            with contextlib.suppress(FileExistsError):  # another process has just created one
                 disk.write_new(path, key._openssh(), mode=0o600)
                 disk.write(path.with_name(f"{path.name}.pub"), f"ssh-ed25519 {key.blob}\n".encode())
         return cls.load(path)
 
     @classmethod
     def load(cls, path: Path) -> RegistryKey:
-        """Raises FileNotFoundError, or StoreError for a file that others can read or that is no such key."""
+        """Load the key. Raises FileNotFoundError, or StoreError if others can read the file or it is not such a key."""
         try:
             with path.open("rb") as file:
                 if stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o077:
@@ -124,21 +124,21 @@ class RegistryKey:
         try:
             key = serialization.load_ssh_private_key(raw, password=None)
         except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-            raise StoreError(f"{disk.display_path(path)} is no private key in OpenSSH's form: {error}") from error
+            raise StoreError(f"{disk.display_path(path)} is not a private key in OpenSSH format: {error}") from error
         if not isinstance(key, Ed25519PrivateKey):
-            raise StoreError(f"{disk.display_path(path)} is no ed25519 key, which is what registries of Ollama expect")
+            raise StoreError(f"{disk.display_path(path)} is not an ed25519 key, which Ollama registries require")
         return cls(key)
 
     @property
     def blob(self) -> str:
-        """The public key as the second field of its ``.pub`` line."""
+        """The public key in base64, the second field of its ``.pub`` line."""
         line = self.private.public_key().public_bytes(
             serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
         )
         return line.split()[1].decode()
 
     def authorization(self, text: str) -> str:
-        """The public key and its signature of ``text``, as Ollama's registries read them."""
+        """Sign ``text`` and format public key and signature as Ollama registries expect them."""
         return f"{self.blob}:{base64.b64encode(self.private.sign(text.encode())).decode()}"
 
     def _openssh(self) -> bytes:
@@ -179,5 +179,5 @@ def _credential(entry: Mapping[str, Any]) -> Credential | None:
 
 
 def _registry(name: str) -> str:
-    """``https://host/v1/`` as Docker writes it for its own hub, or ``host``."""
+    """Extract the host of a key in ``auths``: ``host``, or ``https://host/v1/`` as Docker writes it for its hub."""
     return name.partition("://")[2].partition("/")[0].lower() if "://" in name else name.partition("/")[0].lower()

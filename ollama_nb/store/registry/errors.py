@@ -1,4 +1,4 @@
-"""Errors of registries by what the caller can do about them, and the policy that retries them."""
+"""Errors of registries and the policy that retries requests."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ class ConnectionLost(SourceError):
 
 
 class RegistryRefused(SourceError):
-    """The registry answered with an HTTP error. ``wait``: seconds that it asked to wait (Retry-After), None if not."""
+    """The registry answered with an HTTP error. ``retry_after`` is its Retry-After header in seconds, or None."""
 
     code = "registry_refused"
 
-    def __init__(self, http_status: int, body: str, wait: float | None = None) -> None:
+    def __init__(self, http_status: int, body: str, retry_after: float | None = None) -> None:
         super().__init__(f"{http_status}: {body}".rstrip(": "))
         self.http_status = http_status
-        self.wait = wait
+        self.retry_after = retry_after
 
     @property
-    def passing(self) -> bool:
+    def is_temporary(self) -> bool:
         """Whether the same request may succeed later (a temporary status)."""
         return self.http_status in (408, 425, 429) or (self.http_status >= 500 and self.http_status not in (501, 505))
 
@@ -49,27 +49,36 @@ class NotInRegistry(SourceError):
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """Times in seconds. A wait is ``first · 2^n``, at most ``longest``, less up to a half by chance."""
+    """When to retry a request. All times are in seconds.
 
-    connect: float = 15.0
-    stall: float = 30.0
-    tries: int = 6
-    first: float = 1.0
-    longest: float = 30.0
-    asked: float = 300.0
-    """The longest that a server's own Retry-After is obeyed; one that asks for more gets no second request."""
+    The delay before retry n is ``first_delay * 2**n``, at most ``max_delay``, reduced at random by up to one half.
+    """
+
+    connect_timeout: float = 15.0
+    read_timeout: float = 30.0
+    max_attempts: int = 6
+    first_delay: float = 1.0
+    max_delay: float = 30.0
+    max_retry_after: float = 300.0
+    """Upper limit for Retry-After; after a response that asks for more, the request is not retried."""
 
     def wait(self, failure: SourceError, attempt: int, stopped: threading.Event) -> None:
-        """Before try ``attempt`` (from 1): wait, or raise ``failure`` when there is no point. Raises Cancelled."""
-        asked = failure.wait if isinstance(failure, RegistryRefused) else None
-        if attempt >= self.tries or not worth_retrying(failure) or (asked or 0) > self.asked:
+        """Wait before retry number ``attempt`` (from 1), or raise ``failure`` if a retry is pointless.
+
+        Raises Cancelled when ``stopped`` is set.
+        """
+        retry_after = failure.retry_after if isinstance(failure, RegistryRefused) else None
+        if attempt >= self.max_attempts or not is_retryable(failure) or (retry_after or 0) > self.max_retry_after:
             raise failure
-        own = min(self.longest, self.first * 2 ** (attempt - 1)) * (1 - random.random() / 2)
-        if stopped.wait(max(own, asked or 0)):
+        own = min(self.max_delay, self.first_delay * 2 ** (attempt - 1)) * (1 - random.random() / 2)
+        if stopped.wait(max(own, retry_after or 0)):
             raise Cancelled
 
     def retry(self, work: Callable[[], T], stopped: threading.Event, *, unreachable: bool = True) -> T:
-        """Call ``work`` until it succeeds or fails for good. ``unreachable`` False: an absent host is final."""
+        """Call ``work`` until it succeeds or its error is permanent.
+
+        With ``unreachable=False`` an unreachable host is a permanent error.
+        """
         attempt = 0
         while True:
             try:
@@ -81,7 +90,7 @@ class RetryPolicy:
                 self.wait(failure, attempt, stopped)
 
 
-def worth_retrying(failure: SourceError) -> bool:
+def is_retryable(failure: SourceError) -> bool:
     return isinstance(failure, ConnectionLost | RegistryUnreachable) or (
-        isinstance(failure, RegistryRefused) and failure.passing
+        isinstance(failure, RegistryRefused) and failure.is_temporary
     )

@@ -1,4 +1,12 @@
-"""HTTP connections to registries: address checks, proxies, TLS, keep-alive, cancellation."""
+"""HTTP connections of one pull or push: resolving and checking addresses, proxies, TLS, keep-alive, cancellation.
+
+A host that the user named may have any address. A host that only a response named (a redirect) must have public
+addresses: its name is resolved once, the addresses are checked, and the socket is connected to a checked address, so
+that DNS rebinding has no effect. Behind a proxy, the proxy resolves names and only literal addresses can be checked.
+
+This is built on ``http.client`` because the code must choose the address that a socket connects to and must be able to
+abort any wait within a moment. Redirects, decompression and authorization are not handled here.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +29,8 @@ from ollama_nb.errors import Cancelled, SourceError
 from ollama_nb.store.registry.errors import ConnectionLost, RegistryUnreachable, RetryPolicy
 from ollama_nb.store.registry.urls import Origin, target_of
 
-STEP = 0.1
-"""Seconds between two looks at whether the caller still wants it."""
+POLL_INTERVAL = 0.1
+"""Seconds between two checks for cancellation."""
 
 _GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
@@ -31,17 +39,17 @@ Resolve = Callable[[str, int], Sequence[str]]
 Body = bytes | Iterable[bytes] | None
 _Key = tuple[Origin, bool]
 _DRAINED = 64 << 10
-"""A response whose rest is at most this is read to its end, to keep the connection."""
+"""Bytes; a response with at most this many bytes left is read to the end to keep its connection."""
 
 
 def resolve(host: str, port: int) -> Sequence[str]:
-    """The addresses of a host, the system's favourite first."""
+    """Resolve a host name; addresses are in the system's order of preference."""
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 
 def is_public(address: str) -> bool:
-    """False for private, loopback, link-local and other special addresses, also where IPv6 wraps them."""
+    """Return False for private, loopback, link-local and other special addresses, including those embedded in IPv6."""
     ip = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(ip, ipaddress.IPv6Address):
         inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo or (None, None))[1]
@@ -55,7 +63,7 @@ def is_public(address: str) -> bool:
 
 
 def proxy_of(origin: Origin) -> tuple[Origin, dict[str, str]] | None:
-    """The proxy that the environment names for an origin, and the headers with its credentials; None for no proxy."""
+    """Return the proxy for an origin and the headers with its credentials; None for a direct connection."""
     proxy = net.proxy_for(urlsplit(str(origin)), os.environ)
     if proxy is None:
         return None
@@ -68,9 +76,9 @@ def proxy_of(origin: Origin) -> tuple[Origin, dict[str, str]] | None:
 
 
 def check_literal(origin: Origin) -> None:
-    """Raises SourceError when the host is written as an address that is not public."""
+    """Raise SourceError if the host is a literal address that is not public."""
     try:
-        # Resolvers take short forms such as 127.1 and 0x7f000001 for addresses, too.
+        # Resolvers also accept short forms such as 127.1 and 0x7f000001.
         public = is_public(origin.host if ":" in origin.host else socket.inet_ntoa(socket.inet_aton(origin.host)))
     except (OSError, ValueError):
         return  # a name
@@ -79,19 +87,22 @@ def check_literal(origin: Origin) -> None:
 
 
 def check_secure(origin: Origin) -> None:
-    """Raises SourceError for plain http: that is allowed to hosts that the user named, at most."""
+    """Raise SourceError for plain http, which is allowed for hosts that the user named only."""
     if origin.scheme != "https":
         raise SourceError(
-            f"refused to go to {origin.address}: a registry may not send us to another host in plain http"
+            f"refused to connect to {origin.address}: a registry may not redirect to another host over plain http"
         )
 
 
 def dial(
-    origin: Origin, *, named: bool, seconds: float, stopped: threading.Event, resolver: Resolve = resolve
+    origin: Origin, *, trusted: bool, seconds: float, stopped: threading.Event, resolver: Resolve = resolve
 ) -> socket.socket:
-    """A connected socket. ``named``: the user named this host. Raises Unreachable, SourceError or Cancelled."""
+    """Open a connection. ``trusted``: the user named this host, so that private addresses are allowed.
+
+    Raises RegistryUnreachable, SourceError or Cancelled.
+    """
     addresses = _resolved(origin, resolver, seconds, stopped)
-    if not named:
+    if not trusted:
         addresses = [address for address in addresses if is_public(address)]
         if not addresses:
             raise _refused(origin)
@@ -108,13 +119,13 @@ def dial(
 
 def _refused(origin: Origin) -> SourceError:
     return SourceError(
-        f"refused to go to {origin.address}: a registry may not send us into a private network "
-        '(~/.ollama/nb/registries.json can allow it: {"hosts": {REGISTRY: {"may_use": [HOST]}}})'
+        f"refused to connect to {origin.address}: a registry may not redirect into a private network "
+        '(to allow it, add {"hosts": {REGISTRY: {"may_use": [HOST]}}} to ~/.ollama/nb/registries.json)'
     )
 
 
 def _resolved(origin: Origin, resolver: Resolve, seconds: float, stopped: threading.Event) -> Sequence[str]:
-    """In a thread of its own: a name server's silence cannot be interrupted, only left alone."""
+    """Resolve in a separate thread, because ``getaddrinfo`` cannot be interrupted."""
     found: list[Sequence[str]] = []
     failures: list[OSError | UnicodeError] = []
     ended = threading.Event()
@@ -128,7 +139,7 @@ def _resolved(origin: Origin, resolver: Resolve, seconds: float, stopped: thread
 
     threading.Thread(target=look, name="ollama-nb-resolve", daemon=True).start()
     deadline = time.monotonic() + seconds
-    while not ended.wait(STEP / 4):
+    while not ended.wait(POLL_INTERVAL / 4):
         _check(stopped)
         if time.monotonic() > deadline:
             raise RegistryUnreachable(f"cannot reach {origin.address}: the name server does not answer")
@@ -159,7 +170,7 @@ def _wait_writable(connection: socket.socket, seconds: float, stopped: threading
     deadline = time.monotonic() + seconds
     poll = select.poll()
     poll.register(connection, select.POLLOUT)
-    while not poll.poll(STEP * 1000):
+    while not poll.poll(POLL_INTERVAL * 1000):
         _check(stopped)
         if time.monotonic() > deadline:
             raise TimeoutError
@@ -171,19 +182,24 @@ def _check(stopped: threading.Event) -> None:
 
 
 class RegistrySession:
-    """Belongs to one pull or push and is used by all its threads. Setting ``cancelled`` ends every wait."""
+    """The connections of one pull or push, shared by its threads.
+
+    Setting ``cancelled`` aborts every wait, from any thread. ``trusted``: the hosts that the user named.
+    """
 
     def __init__(
         self,
         cancelled: threading.Event,
-        patience: RetryPolicy | None = None,
+        retry_policy: RetryPolicy | None = None,
         *,
-        named: Iterable[Origin] = (),
+        trusted: Iterable[Origin] = (),
         resolver: Resolve = resolve,
     ) -> None:
-        self.patience = patience or RetryPolicy()
+        self.retry_policy = retry_policy or RetryPolicy()
         self.stopped = threading.Event()
-        self._named = {(origin.host, origin.port) for origin in named} | {(o.party.host, o.port) for o in named}
+        self._trusted = {(origin.host, origin.port) for origin in trusted} | {
+            (o.canonical.host, o.port) for o in trusted
+        }
         self._resolver = resolver
         self._tls = ssl.create_default_context()
         self._lock = threading.Lock()
@@ -194,25 +210,28 @@ class RegistrySession:
         self._watcher.start()
 
     def send(self, method: str, url: str, headers: Mapping[str, str], body: Body = None) -> RegistryResponse:
-        """One request, one response, whatever its status. Raises Unreachable, Broken, SourceError or Cancelled."""
+        """Send one request and return its response, whatever the status.
+
+        Raises RegistryUnreachable, ConnectionLost, SourceError or Cancelled.
+        """
         origin = Origin.of(url)
         connection, kept = self._connection(origin)
         try:
             return self._exchange(connection, method, url, headers, body)
         except ConnectionLost:
-            # A kept connection may have been closed by the other side while it lay idle.
+            # The server may have closed an idle connection.
             if not kept or not isinstance(body, bytes | None):
                 raise
         connection, _ = self._connection(origin, fresh=True)
         return self._exchange(connection, method, url, headers, body)
 
     def hang_up(self) -> None:
-        """End everything; whoever waits gets Cancelled."""
+        """Abort all requests; their threads get Cancelled."""
         self.stopped.set()
         self.drop()
 
     def drop(self) -> None:
-        """Break all connections; whoever waits gets Broken. New ones may follow."""
+        """Close all connections; their threads get ConnectionLost. New connections are allowed."""
         with self._lock:
             live, self._idle = list(self._live), {}
         for connection in live:
@@ -236,18 +255,18 @@ class RegistrySession:
     # -- inside ----------------------------------------------------------------------------------------------------
 
     def _watch(self, cancelled: threading.Event) -> None:
-        while not self._over.wait(STEP):
+        while not self._over.wait(POLL_INTERVAL):
             if cancelled.is_set():
                 self.hang_up()
                 return
 
     def _connection(self, origin: Origin, *, fresh: bool = False) -> tuple[_Connection, bool]:
-        named = (origin.host, origin.port) in self._named
+        trusted = (origin.host, origin.port) in self._trusted
         with self._lock:
-            idle = [] if fresh else self._idle.get((origin, named), [])
+            idle = [] if fresh else self._idle.get((origin, trusted), [])
             if idle:
                 return idle.pop(), True
-        connection = _Connection(self, origin, named)
+        connection = _Connection(self, origin, trusted)
         with self._lock:
             self._live.add(connection)
         return connection, False
@@ -256,11 +275,11 @@ class RegistrySession:
         self, connection: _Connection, method: str, url: str, headers: Mapping[str, str], body: Body
     ) -> RegistryResponse:
         try:
-            with self.clear_errors(connection.origin):
+            with self.translated_errors(connection.origin):
                 if self.stopped.is_set():
                     raise Cancelled
                 with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-                    # A server that refuses a body in its middle has said why before it closed.
+                    # A server that rejects a body midway has sent its response before it closed the connection.
                     connection.request(method, connection.target(url), body, _complete(headers, connection))
                 raw = connection.getresponse()
         except BaseException:
@@ -269,8 +288,8 @@ class RegistrySession:
         return RegistryResponse(raw.status, raw.headers, url, raw, connection, self, raw.length)
 
     @contextlib.contextmanager
-    def clear_errors(self, origin: Origin) -> Iterator[None]:
-        """Every failure of the network as one of our errors; after ``hang_up`` all of them are Cancelled."""
+    def translated_errors(self, origin: Origin) -> Iterator[None]:
+        """Translate network errors into SourceError; after ``hang_up`` all of them become Cancelled."""
         try:
             yield
         except (RegistryUnreachable, SourceError, Cancelled):
@@ -279,39 +298,43 @@ class RegistrySession:
             raise
         except ssl.SSLCertVerificationError as error:
             raise SourceError(
-                f"{origin.address} has a certificate that is not trusted here: {error.verify_message} "
-                "(SSL_CERT_FILE names a file of certificates to trust)"
+                f"{origin.address} has a certificate that is not trusted: {error.verify_message} "
+                "(set SSL_CERT_FILE to a file of certificates to trust)"
             ) from error
         except (OSError, http.client.HTTPException, ValueError) as error:
             if self.stopped.is_set():
                 raise Cancelled from None
-            raise ConnectionLost(_reason(origin, error, self.patience.stall)) from error
+            raise ConnectionLost(_reason(origin, error, self.retry_policy.read_timeout)) from error
 
     def keep(self, connection: _Connection) -> None:
         with self._lock:
             if connection in self._live and not self.stopped.is_set():
-                self._idle.setdefault((connection.origin, connection.named), []).append(connection)
+                self._idle.setdefault((connection.origin, connection.trusted), []).append(connection)
 
     def discard(self, connection: _Connection) -> None:
         with self._lock:
             self._live.discard(connection)
         connection.close()
 
-    def dial(self, origin: Origin, named: bool) -> socket.socket:
+    def dial(self, origin: Origin, trusted: bool) -> socket.socket:
         connected = dial(
-            origin, named=named, seconds=self.patience.connect, stopped=self.stopped, resolver=self._resolver
+            origin,
+            trusted=trusted,
+            seconds=self.retry_policy.connect_timeout,
+            stopped=self.stopped,
+            resolver=self._resolver,
         )
-        connected.settimeout(self.patience.stall)
+        connected.settimeout(self.retry_policy.read_timeout)
         return connected
 
     def secure(self, plain: socket.socket, host: str) -> ssl.SSLSocket:
-        """TLS around a socket, before its handshake."""
+        """Wrap a socket for TLS; the handshake is done later."""
         return self._tls.wrap_socket(plain, server_hostname=host.rstrip("."), do_handshake_on_connect=False)
 
 
 @dataclass(slots=True)
 class RegistryResponse:
-    """``read`` it to its end or ``close`` it."""
+    """A response; ``read`` it to its end or ``close`` it."""
 
     status: int
     headers: http.client.HTTPMessage
@@ -323,35 +346,33 @@ class RegistryResponse:
     _over: bool = False
 
     def read(self, most: int) -> bytes:
-        """What has arrived, at least a byte; empty at the end. Raises Broken when the end comes too early."""
+        """Return 1 to ``most`` bytes, or empty bytes at the end. Raises ConnectionLost if the body is truncated."""
         if self._left == 0:
             return b""
-        with self._session.clear_errors(self._connection.origin):
+        with self._session.translated_errors(self._connection.origin):
             data = self._raw.read1(most if self._left is None else min(most, self._left))
             if self._left is not None:
-                # Counted here: some versions of http.client forget to, and then wait for what never comes.
+                # Counted here because some versions of http.client do not count and then block at the end.
                 self._left -= len(data)
                 if not data:
-                    raise ConnectionLost(
-                        f"{self._connection.origin.address} ended its answer {self._left} bytes too early"
-                    )
+                    raise ConnectionLost(f"{self._connection.origin.address} ended its answer {self._left} bytes early")
         return data
 
     def body(self, limit: int) -> bytes:
-        """The whole body. Raises SourceError when it has more bytes than ``limit`` or takes too long."""
-        deadline = time.monotonic() + 2 * self._session.patience.stall
+        """Read the whole body. Raises SourceError if it is longer than ``limit`` bytes or takes too long."""
+        deadline = time.monotonic() + 2 * self._session.retry_policy.read_timeout
         data = bytearray()
         with contextlib.closing(self):
             while chunk := self.read(limit + 1 - len(data)):
                 data += chunk
                 if len(data) > limit:
-                    raise SourceError(f"{self._connection.origin.address} answers with more than {limit} bytes")
+                    raise SourceError(f"{self._connection.origin.address} sent more than {limit} bytes")
                 if time.monotonic() > deadline:
                     raise ConnectionLost(f"{self._connection.origin.address} takes too long to answer")
         return bytes(data)
 
     def close(self) -> None:
-        """Keep the connection when little is left to read, else end it. Nothing happens the second time."""
+        """Release the connection: keep it alive if little is left to read, else close it. May be called twice."""
         if self._over:
             return
         self._over = True
@@ -373,11 +394,11 @@ class RegistryResponse:
 
 
 class _Connection(http.client.HTTPConnection):
-    """To one origin, through the proxy that the environment names for it."""
+    """A connection to one origin, through the proxy that the environment configures for it."""
 
-    def __init__(self, session: RegistrySession, origin: Origin, named: bool) -> None:
+    def __init__(self, session: RegistrySession, origin: Origin, trusted: bool) -> None:
         super().__init__(origin.host, origin.port)
-        self.origin, self.named = origin, named
+        self.origin, self.trusted = origin, trusted
         self._session = session
         self.proxy: Origin | None = None
         self._sent_to_proxy: Mapping[str, str] = {}
@@ -386,9 +407,9 @@ class _Connection(http.client.HTTPConnection):
 
     def connect(self) -> None:
         if self.proxy is None:
-            self.sock = self._session.dial(self.origin, self.named)
+            self.sock = self._session.dial(self.origin, self.trusted)
         else:
-            if not self.named:
+            if not self.trusted:
                 check_literal(self.origin)
                 check_secure(self.origin)
             try:
@@ -405,7 +426,7 @@ class _Connection(http.client.HTTPConnection):
             self._handshake(self.origin.host)
 
     def target(self, url: str) -> str:
-        """The first line's address: a proxy of plain http wants all of it."""
+        """Return the request target; a proxy for plain http requires the absolute URL."""
         whole = self.proxy is not None and self.origin.scheme == "http"
         return f"{self.origin}{target_of(url)}" if whole else target_of(url)
 
@@ -414,11 +435,11 @@ class _Connection(http.client.HTTPConnection):
         return self._sent_to_proxy if self.origin.scheme == "http" else {}
 
     def break_off(self) -> None:
-        """Wake whoever reads or writes; may be called from any thread."""
+        """Shut the socket down, which wakes its reader or writer. May be called from any thread."""
         connected = self.sock
         if connected is not None:
             with contextlib.suppress(OSError):
-                # Not SSLSocket's own: that takes the TLS state from under the thread that reads.
+                # SSLSocket.shutdown would discard the TLS state while another thread is reading.
                 socket.socket.shutdown(connected, socket.SHUT_RDWR)
 
     def _handshake(self, host: str) -> None:
@@ -429,8 +450,8 @@ class _Connection(http.client.HTTPConnection):
             raise
         except ssl.SSLError as error:
             raise RegistryUnreachable(
-                f"no secure connection to {self.origin.address}: {error.reason or error} "
-                "(if it speaks plain http only, `--insecure` allows that)"
+                f"cannot establish TLS with {self.origin.address}: {error.reason or error} "
+                "(if the registry supports plain http only, use `--insecure`)"
             ) from error
 
     def _tunnel_through(self) -> None:
@@ -442,11 +463,13 @@ class _Connection(http.client.HTTPConnection):
         answer = http.client.HTTPResponse(self.sock, method="CONNECT")
         answer.begin()
         if answer.status != 200:
-            raise RegistryUnreachable(f"the proxy {self.proxy and self.proxy.address} answers {answer.status}")
+            raise RegistryUnreachable(
+                f"the proxy {self.proxy and self.proxy.address} answered with status {answer.status}"
+            )
 
 
 def _complete(headers: Mapping[str, str], connection: _Connection) -> dict[str, str]:
-    # Bytes are counted as they are stored: nobody may compress them on the way.
+    # Ranges and sizes refer to stored bytes, so the body must not be compressed.
     fixed = {"Host": connection.origin.address, "User-Agent": f"ollama-nb/{__version__}", "Accept-Encoding": "identity"}
     return {**fixed, **connection.extra_headers, **headers}
 
@@ -455,6 +478,6 @@ def _reason(origin: Origin, error: Exception, stall: float) -> str:
     if isinstance(error, TimeoutError):
         return f"{origin.address} has sent nothing for {stall:g} seconds"
     if isinstance(error, ssl.SSLError):
-        return f"no secure connection to {origin.address}: {error.reason or error}"
+        return f"the TLS connection to {origin.address} failed: {error.reason or error}"
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or type(error).__name__
-    return f"the connection to {origin.address} broke: {text}"
+    return f"the connection to {origin.address} was lost: {text}"

@@ -1,4 +1,4 @@
-"""Which addresses a registry may send us to. Pure: nothing is resolved here."""
+"""Origins of URLs, and which redirects are allowed. Host names are not resolved here."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from ollama_nb.errors import SourceError
 
 PORTS = {"http": 80, "https": 443}
 _ALIASES = {"hf.co": "huggingface.co"}
-"""Two names of one party: what asks for credentials under the one accepts them under the other."""
+"""Two host names of one service: a challenge of the one may be answered to the other."""
 _URL = re.compile(r"[\x21-\x7e]+")
 _HOST = re.compile(r"[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?\.?|[0-9a-f:.]+")
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Scheme, host and port; the host in lower case, an IPv6 address without its brackets."""
+    """Scheme, host (lower case; IPv6 without brackets) and port of a URL."""
 
     scheme: str
     host: str
@@ -26,7 +26,7 @@ class Origin:
 
     @classmethod
     def of(cls, url: str) -> Origin:
-        """Raises SourceError for anything that is not a plain http or https address."""
+        """Parse ``url``. Raises SourceError if it is not an http or https URL or contains credentials."""
         try:
             parts = urlsplit(url)
             port = parts.port
@@ -36,22 +36,22 @@ class Origin:
         if parts.scheme not in PORTS or not _URL.fullmatch(url) or not _HOST.fullmatch(host):
             raise SourceError(f"invalid address {_safe(url)}")
         if "@" in parts.netloc:
-            raise SourceError(f"the address {_safe(url)} carries a name or a password, which is not allowed here")
+            raise SourceError(f"the address {_safe(url)} contains a user name or a password, which is not allowed")
         return cls(parts.scheme, host, PORTS[parts.scheme] if port is None else port)
 
     @property
     def is_loopback(self) -> bool:
-        """The names and addresses that mean this machine."""
+        """Whether the host is this machine."""
         return net.is_loopback(self.host)
 
     @property
-    def party(self) -> Origin:
-        """Equal for origins that are one party's under two names."""
+    def canonical(self) -> Origin:
+        """The canonical origin: equal for two host names of the same service."""
         return Origin(self.scheme, _ALIASES.get(self.host, self.host), self.port)
 
     @property
     def address(self) -> str:
-        """As it stands in a URL; the usual port is left out."""
+        """Host and port as in a URL; the default port is omitted."""
         address = net.host_and_port(self.host, self.port)
         return address.removesuffix(f":{self.port}") if self.port == PORTS[self.scheme] else address
 
@@ -60,17 +60,22 @@ class Origin:
 
 
 def target_of(url: str) -> str:
-    """What stands in the first line of a request: path and query."""
+    """Return path and query of a URL, as in the request line."""
     parts: SplitResult = urlsplit(url)
     return (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
 
 
 def redirected(url: str, location: str) -> str:
-    """Where a response of ``url`` sends us. Raises SourceError for a step from https to http, and for other schemes."""
+    """Resolve the ``Location`` of a response of ``url``.
+
+    Raises SourceError for a redirect from https to http or to another scheme.
+    """
     try:
         found = urljoin(url, location).partition("#")[0]
     except ValueError as error:
-        raise SourceError(f"{Origin.of(url).address} redirects to {_safe(location)!r}, which is no address") from error
+        raise SourceError(
+            f"{Origin.of(url).address} redirects to {_safe(location)!r}, which is not a valid URL"
+        ) from error
     before, after = Origin.of(url), Origin.of(found)
     if before.scheme == "https" and after.scheme != "https":
         raise SourceError(f"{before.address} redirects from https to plain http ({after.address}): not followed")
@@ -78,5 +83,5 @@ def redirected(url: str, location: str) -> str:
 
 
 def _safe(url: str) -> str:
-    """For error texts: no credentials, no query with a signature in it, not endless."""
+    """Shorten a URL for messages and remove credentials and the query, which may contain a signature."""
     return re.sub(r"(?<=://)[^/@]*@", "", url.partition("?")[0])[:200]

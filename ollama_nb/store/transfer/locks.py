@@ -15,10 +15,10 @@ from pathlib import Path
 
 from ollama_nb import disk
 from ollama_nb.errors import Cancelled
-from ollama_nb.store.transfer.pace import PROGRESS_INTERVAL, ReportBytes
+from ollama_nb.store.transfer.pace import PROGRESS_INTERVAL, ProgressCallback
 
 _LENGTH = 8
-MAX_NOTE = 4096
+MAX_RESULT = 4096
 
 
 class HeldLock:
@@ -27,13 +27,13 @@ class HeldLock:
     def __init__(self, file: int) -> None:
         self._file = file
 
-    def show(self, done: int) -> None:
+    def publish_progress(self, done: int) -> None:
         """Tell those who wait how many bytes are there."""
         self._write(done.to_bytes(_LENGTH, "little"), 0)
 
-    def leave(self, note: str) -> None:
+    def publish_result(self, note: str) -> None:
         """Leave a word for those who have been waiting."""
-        self._write(note.encode()[:MAX_NOTE], _LENGTH)
+        self._write(note.encode()[:MAX_RESULT], _LENGTH)
 
     def _write(self, data: bytes, offset: int) -> None:
         with contextlib.suppress(OSError):  # a full disk leaves others uninformed, and stops nothing
@@ -48,27 +48,27 @@ class TransferLock:
         self._seen: int | None = None
 
     @contextlib.contextmanager
-    def turn(self, look_on: ReportBytes, cancelled: threading.Event) -> Iterator[HeldLock]:
+    def acquire(self, on_progress: ProgressCallback, cancelled: threading.Event) -> Iterator[HeldLock]:
         """Wait for the lock, and hold it until the block ends. Raises Cancelled.
 
-        ``look_on`` is told meanwhile how many bytes the holder has.
+        ``on_progress`` is told meanwhile how many bytes the holder has.
         """
         try:
             while True:
-                with self._try() as turn:
-                    if turn is not None:
-                        yield turn
+                with self._try() as held:
+                    if held is not None:
+                        yield held
                         return
-                look_on(int.from_bytes(self._read(0, _LENGTH), "little"))
+                on_progress(int.from_bytes(self._read(0, _LENGTH), "little"))
                 if cancelled.wait(PROGRESS_INTERVAL):
                     raise Cancelled
         finally:
             self._close()
 
     @property
-    def note(self) -> str:
+    def result(self) -> str:
         """What a holder left for us while we waited."""
-        return self._read(_LENGTH, MAX_NOTE).decode("utf-8", "replace")
+        return self._read(_LENGTH, MAX_RESULT).decode("utf-8", "replace")
 
     @contextlib.contextmanager
     def _try(self) -> Iterator[HeldLock | None]:

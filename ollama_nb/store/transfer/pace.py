@@ -14,7 +14,7 @@ CHUNK = 256 << 10
 PROGRESS_INTERVAL = 0.06
 """Seconds between two progress lines."""
 
-ReportBytes = Callable[[int], None]
+ProgressCallback = Callable[[int], None]
 """Is told how many bytes are there."""
 
 
@@ -57,15 +57,15 @@ class Throttle:
         self._stopped.wait(wait)
 
 
-def throttled(report: ReportBytes, total: int | None = None) -> ReportBytes:
+def throttled(report: ProgressCallback, total: int | None = None) -> ProgressCallback:
     """Passes on what is more than ever before, not too often, and the end in any case."""
     most, told = -1, 0.0
 
-    def show(done: int) -> None:
+    def on_progress(done: int) -> None:
         nonlocal most, told
         now = time.monotonic()
         if done > most and (done == total or now - told >= PROGRESS_INTERVAL):
             most, told = done, now
             report(done)
 
-    return show
+    return on_progress

@@ -236,7 +236,7 @@ def partial_path(blobs: BlobStore, digest: Digest) -> Path:
     return blobs.root / f"{digest.filename}-partial"
 
 
-def arrived(blobs: BlobStore, digest: Digest, size: int) -> int:
+def downloaded_bytes(blobs: BlobStore, digest: Digest, size: int) -> int:
     """Bytes of an unfinished blob that need not be fetched again."""
     on_disk = disk.regular_size(partial_path(blobs, digest))
     parts = repair_parts(_journal(blobs, digest), size, on_disk or 0)

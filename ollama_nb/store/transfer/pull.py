@@ -21,8 +21,8 @@ from ollama_nb.store.registry.errors import ConnectionLost, RegistryRefused, Reg
 from ollama_nb.store.registry.session import RegistryResponse
 from ollama_nb.store.store import Store
 from ollama_nb.store.transfer.locks import TransferLock
-from ollama_nb.store.transfer.pace import PROGRESS_INTERVAL, ReportBytes, Throttle, TransferLimits, throttled
-from ollama_nb.store.transfer.partial import PartialBlob, PartProgress, arrived, parse_content_range
+from ollama_nb.store.transfer.pace import PROGRESS_INTERVAL, ProgressCallback, Throttle, TransferLimits, throttled
+from ollama_nb.store.transfer.partial import PartialBlob, PartProgress, downloaded_bytes, parse_content_range
 
 _JOIN = 0.8
 """Seconds that streams get to end in once their connections are cut."""
@@ -51,45 +51,45 @@ class ModelPull:
             report(Progress(f"using plain http to {origin.address}: nothing that comes from there is secret or sure"))
         report(Progress("pulling manifest"))
         with connected(self.name, self.access, cancelled, insecure=self.insecure) as registry:
-            raw = _manifest(registry)
-            manifest = _parsed(raw)
+            raw = _fetch_manifest(registry)
+            manifest = _parse_manifest(raw)
             layers = (*manifest.layers, manifest.config)
-            self._need_room(layers)
+            self._require_space(layers)
             for layer in layers:
-                self._obtain(registry, layer, report, cancelled)
+                self._ensure_blob(registry, layer, report, cancelled)
         report(Progress("verifying sha256 digest"))  # done already: each blob before it got its name
         report(Progress("writing manifest"))
         if self.store.put_manifest(self.target, raw):
             report(Progress("removing unused layers"))
 
-    def _need_room(self, layers: tuple[Layer, ...]) -> None:
+    def _require_space(self, layers: tuple[Layer, ...]) -> None:
         blobs = self.store.blobs
         missing = {layer.digest: layer.size for layer in layers if blobs.size(layer.digest) != layer.size}
         if missing:
-            blobs.need(sum(size - arrived(blobs, digest, size) for digest, size in missing.items()))
+            blobs.require_space(sum(size - downloaded_bytes(blobs, digest, size) for digest, size in missing.items()))
 
-    def _obtain(self, registry: RegistryClient, layer: Layer, report: Report, cancelled: threading.Event) -> None:
+    def _ensure_blob(self, registry: RegistryClient, layer: Layer, report: Report, cancelled: threading.Event) -> None:
         """Have the blob, by whoever fetches it."""
         blobs, digest = self.store.blobs, layer.digest
         status, total = f"pulling {digest.short}", layer.size
-        show = throttled(lambda done: report(Progress(status, str(digest), total, done)), total)
-        queue = TransferLock(self.locks, f"{digest.hex}-{_place(self.store.root)}")
-        with queue.turn(lambda done: show(min(done, total)), cancelled) as turn:
+        on_progress = throttled(lambda done: report(Progress(status, str(digest), total, done)), total)
+        lock = TransferLock(self.locks, f"{digest.hex}-{_store_id(self.store.root)}")
+        with lock.acquire(lambda done: on_progress(min(done, total)), cancelled) as held:
             if not (blobs.size(digest) == total and blobs.touch(digest)):
 
-                def tell(done: int) -> None:
-                    turn.show(done)
-                    show(done)
+                def on_progress_shared(done: int) -> None:
+                    held.publish_progress(done)
+                    on_progress(done)
 
-                BlobDownload(registry, blobs, layer, self.limits, tell).run()
-        show(total)
+                BlobDownload(registry, blobs, layer, self.limits, on_progress_shared).run()
+        on_progress(total)
 
 
-def _manifest(registry: RegistryClient) -> bytes:
+def _fetch_manifest(registry: RegistryClient) -> bytes:
     """The manifest's bytes; errors begin as Ollama's do."""
-    patience, stopped = registry.session.patience, registry.session.stopped
+    retry_policy, stopped = registry.session.retry_policy, registry.session.stopped
     try:
-        return patience.retry(registry.manifest, stopped, unreachable=False)
+        return retry_policy.retry(registry.manifest, stopped, unreachable=False)
     except Cancelled:
         raise
     except (RegistryUnreachable, ConnectionLost) as error:
@@ -98,7 +98,7 @@ def _manifest(registry: RegistryClient) -> bytes:
         raise SourceError(f"pull model manifest: {error.message}") from error
 
 
-def _parsed(raw: bytes) -> Manifest:
+def _parse_manifest(raw: bytes) -> Manifest:
     try:
         manifest = parse_manifest(raw)
     except CorruptModel as error:
@@ -110,7 +110,7 @@ def _parsed(raw: bytes) -> Manifest:
     return manifest
 
 
-def _place(root: Path) -> str:
+def _store_id(root: Path) -> str:
     """Tells stores apart: a transfer is one per blob and store."""
     return hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:12]
 
@@ -127,13 +127,18 @@ class BlobDownload:
     """Blocking; ``run`` it once. ``show`` is told how many bytes are there, which can also become fewer."""
 
     def __init__(
-        self, registry: RegistryClient, blobs: BlobStore, layer: Layer, limits: TransferLimits, show: ReportBytes
+        self,
+        registry: RegistryClient,
+        blobs: BlobStore,
+        layer: Layer,
+        limits: TransferLimits,
+        on_progress: ProgressCallback,
     ) -> None:
         self._registry = registry
         self._blobs = blobs
         self._layer = layer
         self._limits = limits
-        self._show = show
+        self._on_progress = on_progress
         self._ranged = True
         self._may_change = True
 
@@ -141,21 +146,21 @@ class BlobDownload:
         """Raises SourceError when the registry does not give these bytes, StoreError, or Cancelled."""
         digest, size = self._layer.digest, self._layer.size
         with PartialBlob(self._blobs, digest, size, self._limits.streams) as partial:
-            found = self._fetched(partial)
+            found = self._fetch_all(partial)
             if found != digest.hex:
                 partial.restart()  # once more, and all of it: what was there may have come from anywhere
-                found = self._fetched(partial)
+                found = self._fetch_all(partial)
             if found != digest.hex:
                 partial.discard()
                 raise SourceError(f"digest mismatch, file must be downloaded again: want {digest}, got sha256:{found}")
             partial.finish()
 
-    def _fetched(self, partial: PartialBlob) -> str:
+    def _fetch_all(self, partial: PartialBlob) -> str:
         """Have all bytes; return their digest."""
         while True:
             streams = DownloadStreams(self._registry, partial, self._limits, self._ranged, self._may_change)
             try:
-                return streams.run(self._show)
+                return streams.run(self._on_progress)
             except RangesUnsupported:
                 self._ranged = False
                 partial.restart(whole=True)
@@ -176,15 +181,15 @@ class DownloadStreams:
         self._ranged, self._may_change = ranged, may_change
         self._todo = deque(part for part in partial.parts if not part.complete)
         self._running = min(limits.streams, len(self._todo))
-        self._halt = threading.Event()
-        self._over = threading.Event()
+        self._stop = threading.Event()
+        self._finished = threading.Event()
         self._lock = threading.Lock()
         self._failure: BaseException | None = None
-        self._throttle = Throttle(limits.rate, self._halt)
+        self._throttle = Throttle(limits.rate, self._stop)
         self._hash = hashlib.sha256()
         self._hashed = 0
 
-    def run(self, show: ReportBytes) -> str:
+    def run(self, on_progress: ProgressCallback) -> str:
         """Returns the digest of the whole; raises what the first stream to fail raised."""
         threads = [
             threading.Thread(target=self._stream, name="ollama-nb-stream", daemon=True) for _ in range(self._running)
@@ -192,28 +197,28 @@ class DownloadStreams:
         for thread in threads:
             thread.start()
         try:
-            while threads and not self._over.is_set():
-                show(self._partial.done)
-                self._follow()
+            while threads and not self._finished.is_set():
+                on_progress(self._partial.done)
+                self._hash_available()
         finally:
             self._end(threads)
         if self._failure is not None:
             raise self._failure
-        show(self._partial.done)
+        on_progress(self._partial.done)
         while self._hashed < self._partial.size:
-            self._follow()
+            self._hash_available()
         return self._hash.hexdigest()
 
     def _end(self, threads: list[threading.Thread]) -> None:
         """No stream writes any more afterwards, not even one that does not end in time."""
         with self._lock:
-            self._halt.set()
+            self._stop.set()
         if self._running:
             self._session.drop()
         for thread in threads:
             thread.join(_JOIN)
 
-    def _follow(self) -> None:
+    def _hash_available(self) -> None:
         """For about one tick: hash what has arrived without a gap, wait when there is nothing. Raises Cancelled."""
         until = time.monotonic() + PROGRESS_INTERVAL
         while (left := until - time.monotonic()) > 0 and self._hashed < self._partial.size:
@@ -221,7 +226,7 @@ class DownloadStreams:
                 raise Cancelled
             size = min(HASHED_AT_ONCE, self._partial.contiguous - self._hashed)
             if size < HASHED_AT_ONCE and not self._partial.complete:
-                self._over.wait(left)
+                self._finished.wait(left)
                 return
             data = self._partial.read(size, self._hashed)
             self._hash.update(data)
@@ -232,32 +237,32 @@ class DownloadStreams:
     def _stream(self) -> None:
         failure: BaseException | None = None
         try:
-            while (part := self._next()) is not None:
-                self._whole_part(part)
+            while (part := self._next_part()) is not None:
+                self._fetch_part(part)
         except BaseException as error:
             failure = error
         with self._lock:
             self._running -= 1
-            if failure is not None and not self._halt.is_set():
+            if failure is not None and not self._stop.is_set():
                 self._failure = failure
-                self._halt.set()
-            if self._halt.is_set() or not self._running:
-                self._over.set()
+                self._stop.set()
+            if self._stop.is_set() or not self._running:
+                self._finished.set()
 
-    def _next(self) -> PartProgress | None:
+    def _next_part(self) -> PartProgress | None:
         with self._lock:
-            return self._todo.popleft() if self._todo and not self._halt.is_set() else None
+            return self._todo.popleft() if self._todo and not self._stop.is_set() else None
 
-    def _whole_part(self, part: PartProgress) -> None:
+    def _fetch_part(self, part: PartProgress) -> None:
         """Try until the part is there. Tries that brought something do not count."""
         attempt = 0
-        while not part.complete and not self._halt.is_set():
+        while not part.complete and not self._stop.is_set():
             before = part.done
             try:
                 self._attempt(part)
             except (ConnectionLost, RegistryRefused, RegistryUnreachable) as failure:
                 attempt = 1 if part.done > before else attempt + 1
-                self._session.patience.wait(failure, attempt, self._halt)
+                self._session.retry_policy.wait(failure, attempt, self._stop)
 
     def _attempt(self, part: PartProgress) -> None:
         if not self._ranged:
@@ -266,7 +271,7 @@ class DownloadStreams:
         with self._registry.open_blob(self._partial.digest, first, last if self._ranged else None) as response:
             self._check(response, first)
             before = part.done
-            while not part.complete and not self._halt.is_set():
+            while not part.complete and not self._stop.is_set():
                 data = response.read(min(self._throttle.chunk, part.part.size - part.done))
                 if not data:
                     if part.done == before or not self._ranged:
@@ -274,7 +279,7 @@ class DownloadStreams:
                     return
                 self._throttle.take(len(data))
                 with self._lock:
-                    if not self._halt.is_set():
+                    if not self._stop.is_set():
                         self._partial.write(part, data)
 
     def _check(self, response: RegistryResponse, first: int) -> None:
@@ -297,9 +302,9 @@ class DownloadStreams:
                 f"{self._registry.origin.address} has {length} bytes under {self._partial.digest}, "
                 f"but the manifest says {size}"
             )
-        self._compare(response.headers.get("ETag", ""))
+        self._check_etag(response.headers.get("ETag", ""))
 
-    def _compare(self, etag: str) -> None:
+    def _check_etag(self, etag: str) -> None:
         """A weak tag says nothing about bytes."""
         if not etag or etag.startswith("W/"):
             return

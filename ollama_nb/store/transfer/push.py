@@ -23,7 +23,7 @@ from ollama_nb.store.registry.errors import ConnectionLost, NotInRegistry, Regis
 from ollama_nb.store.registry.session import RegistryResponse
 from ollama_nb.store.registry.urls import Origin, redirected
 from ollama_nb.store.store import Store
-from ollama_nb.store.transfer.pace import ReportBytes, Throttle, TransferLimits, throttled
+from ollama_nb.store.transfer.pace import ProgressCallback, Throttle, TransferLimits, throttled
 from ollama_nb.store.transfer.partial import TARGET_PARTS
 
 MIN_CHUNK, MAX_CHUNK = 100_000_000, 1_000_000_000
@@ -67,7 +67,7 @@ class ModelPush:
                 self._send(registry, layer, report)
             report(Progress("pushing manifest"))
             raw, media_type = manifest.raw, _media_type(manifest)
-            registry.session.patience.retry(
+            registry.session.retry_policy.retry(
                 lambda: registry.put_manifest(raw, media_type), registry.session.stopped, unreachable=False
             )
 
@@ -81,8 +81,8 @@ class ModelPush:
 
     def _send(self, registry: RegistryClient, layer: Layer, report: Report) -> None:
         status, digest = f"pushing {layer.digest.short}", str(layer.digest)
-        show = throttled(lambda done: report(Progress(status, digest, layer.size, done)), layer.size)
-        BlobUpload(registry, self.store.blobs.find(layer.digest), layer, self.limits, show).run()
+        on_progress = throttled(lambda done: report(Progress(status, digest, layer.size, done)), layer.size)
+        BlobUpload(registry, self.store.blobs.find(layer.digest), layer, self.limits, on_progress).run()
 
 
 @contextlib.contextmanager
@@ -110,13 +110,13 @@ class BlobUpload:
     """Blocking; ``run`` it once. ``show`` is told how many bytes are there."""
 
     def __init__(
-        self, registry: RegistryClient, path: Path, layer: Layer, limits: TransferLimits, show: ReportBytes
+        self, registry: RegistryClient, path: Path, layer: Layer, limits: TransferLimits, on_progress: ProgressCallback
     ) -> None:
         self._registry = registry
         self._session = registry.session
         self._path = path
         self._layer = layer
-        self._show = show
+        self._on_progress = on_progress
         self._throttle = Throttle(limits.rate, self._session.stopped)
 
     def run(self) -> None:
@@ -129,25 +129,25 @@ class BlobUpload:
                         break
                 else:
                     self._send(file)
-        self._show(self._layer.size)
+        self._on_progress(self._layer.size)
 
     def _retried(self, work: Callable[[], T]) -> T:
-        return self._session.patience.retry(work, self._session.stopped, unreachable=False)
+        return self._session.retry_policy.retry(work, self._session.stopped, unreachable=False)
 
     def _send(self, file: BinaryIO) -> None:
         """One session from its start; raises Lost when a new one may do better."""
-        url = self._retried(self._begin)
+        url = self._retried(self._start_upload)
         if url is None:
             return
         sums: list[bytes] = []
         size = chunk_size(self._layer.size)
         for start in range(0, self._layer.size, size):
-            chunk = UploadChunk(file, start, min(size, self._layer.size - start), self._throttle, self._show)
-            url = self._chunk(url, chunk)
+            chunk = UploadChunk(file, start, min(size, self._layer.size - start), self._throttle, self._on_progress)
+            url = self._send_chunk(url, chunk)
             sums.append(chunk.md5)
         self._commit(url, sums)
 
-    def _begin(self) -> str | None:
+    def _start_upload(self) -> str | None:
         """The address of a new session; None when the blob could be mounted instead."""
         url = self._registry.url("blobs/uploads/")
         source = _mountable(self._layer.from_, self._registry.name)
@@ -156,15 +156,15 @@ class BlobUpload:
             url += "?" + urlencode(query, safe="/:")
         with self._registry.request("POST", url, {"Content-Length": "0"}) as response:
             check(response)
-            return None if response.status == 201 else _next(response)
+            return None if response.status == 201 else _next_url(response)
 
-    def _chunk(self, url: str, chunk: UploadChunk) -> str:
+    def _send_chunk(self, url: str, chunk: UploadChunk) -> str:
         """Send one chunk, resumed as long as each try brings something; return the address of the next one."""
         sent = most = attempt = 0
         while True:
             try:
                 if attempt:
-                    url, sent = self._where(url, chunk)
+                    url, sent = self._resume_point(url, chunk)
                 if sent == chunk.size:
                     chunk.finish()
                     return url
@@ -174,7 +174,7 @@ class BlobUpload:
             except (ConnectionLost, RegistryUnreachable, RegistryRefused) as failure:
                 attempt = 1 if sent > most else attempt + 1
                 most = max(most, sent)
-                self._session.patience.wait(failure, attempt, self._session.stopped)
+                self._session.retry_policy.wait(failure, attempt, self._session.stopped)
 
     def _patch(self, url: str, chunk: UploadChunk, sent: int) -> str:
         headers = {
@@ -183,11 +183,11 @@ class BlobUpload:
             "Content-Range": f"{chunk.start + sent}-{chunk.end - 1}",
             "X-Redirect-Uploads": "1",
         }
-        with self._registry.request("PATCH", url, headers, lambda: chunk.rest(sent)) as response:
+        with self._registry.request("PATCH", url, headers, lambda: chunk.remaining(sent)) as response:
             if response.status != 307:
                 check(response)
-                return _next(response)
-            after = _next(response)
+                return _next_url(response)
+            after = _next_url(response)
             elsewhere = redirected(url, response.headers.get("Location", ""))
         self._put_elsewhere(elsewhere, chunk)
         return after
@@ -197,12 +197,12 @@ class BlobUpload:
         headers = {"Content-Type": "application/octet-stream", "Content-Length": str(chunk.size)}
 
         def put() -> None:
-            with self._session.send("PUT", url, headers, chunk.rest(0)) as response:
+            with self._session.send("PUT", url, headers, chunk.remaining(0)) as response:
                 check(response)
 
         self._retried(put)
 
-    def _where(self, url: str, chunk: UploadChunk) -> tuple[str, int]:
+    def _resume_point(self, url: str, chunk: UploadChunk) -> tuple[str, int]:
         """The address of a session that was interrupted, and how much of the chunk it has. Raises Lost."""
         with self._registry.request("GET", url) as response:
             try:
@@ -214,7 +214,7 @@ class BlobUpload:
             there = int(match[1]) + 1 if match and int(match[1]) else 0
             if not chunk.start <= there <= chunk.end:
                 raise UploadLost(f"{self._registry.origin.address} has lost a part of an upload")
-            return (_next(response) if response.headers.get("Location") else url), there - chunk.start
+            return (_next_url(response) if response.headers.get("Location") else url), there - chunk.start
 
     def _commit(self, url: str, sums: list[bytes]) -> None:
         """``etag`` is what Ollama's own registry checks the chunks by; others pass over it."""
@@ -234,11 +234,13 @@ class BlobUpload:
 class UploadChunk:
     """Bytes ``start`` to ``end`` of a blob's file, with their MD5 sum once they have been read to the end."""
 
-    def __init__(self, file: BinaryIO, start: int, size: int, throttle: Throttle, show: ReportBytes) -> None:
+    def __init__(
+        self, file: BinaryIO, start: int, size: int, throttle: Throttle, on_progress: ProgressCallback
+    ) -> None:
         self._file = file
         self.start, self.size, self.end = start, size, start + size
         self._throttle = throttle
-        self._show = show
+        self._on_progress = on_progress
         self._sum = hashlib.md5(usedforsecurity=False)
         self._summed = 0
 
@@ -246,7 +248,7 @@ class UploadChunk:
     def md5(self) -> bytes:
         return self._sum.digest()
 
-    def rest(self, sent: int) -> Iterator[bytes]:
+    def remaining(self, sent: int) -> Iterator[bytes]:
         """What is left after ``sent`` bytes, as it is sent."""
         at = sent
         while at < self.size:
@@ -254,7 +256,7 @@ class UploadChunk:
             self._throttle.take(len(data))
             yield data
             at += len(data)
-            self._show(self.start + at)
+            self._on_progress(self.start + at)
 
     def finish(self) -> None:
         """Sum what was sent but not read to its end by us."""
@@ -277,7 +279,7 @@ def chunk_size(total: int) -> int:
     return min(MAX_CHUNK, max(MIN_CHUNK, -(-total // TARGET_PARTS)))
 
 
-def _next(response: RegistryResponse) -> str:
+def _next_url(response: RegistryResponse) -> str:
     """Where an upload goes on. Raises SourceError when the registry does not say, or sends us from https to http."""
     location = response.headers.get("Docker-Upload-Location") or response.headers.get("Location")
     if not location:
