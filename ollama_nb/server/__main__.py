@@ -1,4 +1,4 @@
-"""``python -m ollama_nb.server``: the standalone server; with ``--background``, the one that clients start."""
+"""``python -m ollama_nb.server`` runs the standalone server, or with ``--background`` the background server."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from ollama_nb.settings import Host, Settings
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m ollama_nb.server", description=__doc__)
-    parser.add_argument("--background", action="store_true", help="a private server that ends when idle")
-    parser.add_argument("--idle", type=float, default=IDLE_SECONDS, help="seconds after which it does")
-    parser.add_argument("--host", help="where to listen, instead of OLLAMA_HOST")
+    parser.add_argument("--background", action="store_true", help="run a private server that ends when it is idle")
+    parser.add_argument("--idle", type=float, default=IDLE_SECONDS, help="seconds without work after which it ends")
+    parser.add_argument("--host", help="address to listen on, instead of OLLAMA_HOST")
     given = parser.parse_args()
     settings = Settings.from_env()
     if given.host:

@@ -1,7 +1,7 @@
-"""A server of one user's own, started by clients that find none: random loopback port, random key, ends when idle.
+"""The background server: a private server that clients start if none runs. It ends when it is idle.
 
-Rule: whoever holds the lock is the background server; where it listens stands in a file that only its user can read.
-One of another build is asked to end, and replaced.
+It listens on a random loopback port with a random key; both are in a runtime file that only its user can read. The
+process that holds the lock file is the background server. One of another version is asked to end, and replaced.
 """
 
 from __future__ import annotations
@@ -21,31 +21,32 @@ from typing import IO
 from ollama_nb import __version__, runtime
 from ollama_nb.errors import OllamaError
 from ollama_nb.server.access import Keys
-from ollama_nb.server.app import DRAIN_SECONDS, addresses, bind, run
+from ollama_nb.server.app import DRAIN_SECONDS, run
 from ollama_nb.server.neighbours import Neighbours
+from ollama_nb.server.standalone import addresses, bind
 from ollama_nb.server.state import ServerState
 from ollama_nb.settings import Host, Settings
 
-IDLE_SECONDS = 600.0
-LOCK = "server.lock"
-_REPLACE_SECONDS = 2 * DRAIN_SECONDS + 5
-_POLL_SECONDS = 0.05
-_CHECKS = 20
+IDLE_SECONDS = 600.0  # without requests and loaded models; then the server ends
+LOCK = "server.lock"  # in the state folder
+_REPLACE_SECONDS = 2 * DRAIN_SECONDS + 5  # for a server of another version to end
+_POLL_SECONDS = 0.05  # between two tries to take the lock
+_CHECKS = 20  # looks at the clock in an idle time
 _log = logging.getLogger("ollama_nb.server")
 
 
 async def serve_in_background(settings: Settings, *, idle_seconds: float = IDLE_SECONDS) -> None:
-    """Serve until no model has been loaded and no request came for ``idle_seconds``.
+    """Serve until there has been no request and no loaded model for ``idle_seconds``.
 
-    Returns at once when one of this build is running already. Raises OllamaError when one of another build does not
-    end.
+    Return at once if a background server of this version runs already. Raises OllamaError if one of another version
+    does not end.
     """
     settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
         if not await _take_lock(settings.home, stack):
             return
         file = runtime.background_file(settings.home)
-        file.unlink(missing_ok=True)  # a dead one's
+        file.unlink(missing_ok=True)  # of a server that was killed
         key = secrets.token_urlsafe(32)
         sockets = bind(Host(host="127.0.0.1", port=0))
         stack.callback(file.unlink, missing_ok=True)
@@ -59,15 +60,15 @@ async def serve_in_background(settings: Settings, *, idle_seconds: float = IDLE_
                 if idle >= idle_seconds:
                     break
                 await asyncio.sleep(min(idle_seconds - idle, idle_seconds / _CHECKS))
-            _log.info("idle for %.0f seconds, ending", idle)
-            file.unlink(missing_ok=True)  # first, so that nobody comes any more
+            _log.info("idle for %.0f seconds, shutting down", idle)
+            file.unlink(missing_ok=True)  # first, so that no new client connects
             stop.set()
 
         await run(settings, sockets, keys=Keys(key), meanwhile=end_when_idle)
 
 
 async def _take_lock(home: Path, stack: contextlib.ExitStack) -> bool:
-    """False: a server of this build holds it. One that starts or ends at this moment is waited for."""
+    """Take the lock; return False if a server of this version holds it. Wait for one that is starting or ending."""
     lock = stack.enter_context(_opened(home / LOCK))
     asked: set[int] = set()
     deadline = time.monotonic() + _REPLACE_SECONDS
@@ -76,18 +77,18 @@ async def _take_lock(home: Path, stack: contextlib.ExitStack) -> bool:
         if build == __version__:
             return False
         if pid not in asked and _holds(pid, home / LOCK):
-            _log.info("replacing the background server of build %s", build)
+            _log.info("replacing the background server of version %s", build)
             asked.add(pid)
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGTERM)
         if time.monotonic() > deadline:
-            raise OllamaError(f"another background server (pid {pid}, build {build}) holds {LOCK} and does not end")
+            raise OllamaError(f"another background server (pid {pid}, version {build}) holds {LOCK} and does not end")
         await asyncio.sleep(_POLL_SECONDS)
     return True
 
 
 def _holds(pid: int, path: Path) -> bool:
-    """Whether that process has the file open: a number alone may by now be somebody else's."""
+    """Whether the process has the file open: its id could have been reused by another process."""
     try:
         return any(entry.readlink() == path.resolve() for entry in Path(f"/proc/{pid}/fd").iterdir())
     except OSError:
@@ -110,6 +111,6 @@ def _locked(file: IO[bytes]) -> bool:
 
 
 def _running(home: Path) -> tuple[int, str]:
-    """Process and build that the runtime file names; ``(0, "")`` while its writer is still starting."""
+    """Process id and version in the runtime file; ``(0, "")`` while the server is starting."""
     found = runtime.read(runtime.background_file(home))
     return (found.pid, found.build) if found else (0, "")

@@ -1,7 +1,7 @@
-"""API keys of the standalone server: kept as hashes in one file, read again whenever it changes.
+"""API keys of the standalone server and their scopes: kept as hashes in one file, which is read again when it changes.
 
-Once a key exists every request needs one. A server that has seen a key stays closed when the last one goes: removing or
-outliving a key must never open a server.
+As soon as a key exists, every request needs one. A server that has seen a key continues to require one when the last
+key is removed or expires, because removing a key must never open a server.
 """
 
 from __future__ import annotations
@@ -22,19 +22,20 @@ from typing import Any
 from ollama_nb import disk
 from ollama_nb.errors import BadRequest, Forbidden, NotFound, OllamaError, StoreError, Unauthorized
 from ollama_nb.server.access import Keys, key_hash, offered_key
-from ollama_nb.server.scopes import ADMIN, INFER, READ, SCOPES
 
+INFER, READ, WRITE, ADMIN = SCOPES = "infer", "read", "write", "admin"
+ANY_KEY = ""  # the scope of requests for which every valid key is sufficient
 DEFAULT_SCOPES = (INFER, READ)
-PREFIX = "onb_"
-_DAY = 86_400.0
-_MAX_BYTES = 4 << 20
+PREFIX = "onb_"  # of every key's text, so that scanners of secrets recognise it
+_DAY = 86_400.0  # seconds
+_MAX_BYTES = 4 << 20  # size of the key file
 _NAME = re.compile(r"[^\x00-\x1f\x7f]{1,80}")
 _log = logging.getLogger("ollama_nb.server")
 
 
 @dataclass(frozen=True, slots=True)
-class Key:
-    """What is known of a key; times are Unix seconds, ``expires_at`` None is never."""
+class ApiKey:
+    """One key without its text. Times are Unix seconds; ``expires_at`` None means never."""
 
     name: str
     hash: bytes
@@ -45,20 +46,20 @@ class Key:
     def allows(self, scope: str) -> bool:
         return scope in self.scopes or ADMIN in self.scopes
 
-    def lives(self, now: float) -> bool:
+    def is_valid(self, now: float) -> bool:
         return self.expires_at is None or now < self.expires_at
 
 
 class KeyFile:
-    """``keys.json`` in the folder of our own state. Every method may be called from any process."""
+    """``keys.json`` in the state folder. Several processes may use it at the same time."""
 
     def __init__(self, home: Path) -> None:
         self.path = home / "keys.json"
         self._state: tuple[int, ...] | None = None
-        self._keys: tuple[Key, ...] = ()
+        self._keys: tuple[ApiKey, ...] = ()
 
-    def read(self) -> tuple[Key, ...]:
-        """All keys, expired ones too. Raises StoreError for a file that is broken, or that others may change."""
+    def read(self) -> tuple[ApiKey, ...]:
+        """All keys, expired ones too. Raises StoreError if the file is damaged or other users can change it."""
         state = _state(self.path)
         if state is None:
             self._state, self._keys = None, ()
@@ -67,90 +68,90 @@ class KeyFile:
             self._state = state
         return self._keys
 
-    def add(self, name: str, scopes: Sequence[str] = DEFAULT_SCOPES, days: float | None = None) -> tuple[Key, str]:
-        """Make a key; the text is known here and now only. Raises BadRequest for a name that is taken, or none."""
+    def add(self, name: str, scopes: Sequence[str] = DEFAULT_SCOPES, days: float | None = None) -> tuple[ApiKey, str]:
+        """Make a key; return it with its text, which is not stored. Raises BadRequest for an invalid or taken name."""
         if not _NAME.fullmatch(name.strip()):
             raise BadRequest(f"invalid name for a key: {name!r}")
         unknown = [scope for scope in scopes if scope not in SCOPES]
         if unknown or not scopes:
             raise BadRequest(f'unknown scope "{"".join(unknown[:1])}": choose among {", ".join(SCOPES)}')
         if days is not None and not 0 < days < 1e6:
-            raise BadRequest(f"a key cannot be good for {days:g} days")
+            raise BadRequest(f"a key cannot be valid for {days:g} days")
         text = PREFIX + secrets.token_urlsafe(32)
         now = time.time()
         ordered = tuple(scope for scope in SCOPES if scope in scopes)
-        key = Key(name.strip(), key_hash(text), ordered, now, None if days is None else now + days * _DAY)
+        key = ApiKey(name.strip(), key_hash(text), ordered, now, None if days is None else now + days * _DAY)
         with self._changing() as keys:
             if any(known.name == key.name for known in keys):
-                raise BadRequest(f"a key named '{key.name}' exists: remove it first, or choose another name")
+                raise BadRequest(f"a key named '{key.name}' exists already: remove it first, or choose another name")
             self._write([*keys, key])
         return key, text
 
     def remove(self, name: str) -> None:
-        """Revoke a key: running servers refuse it from their next request on. Raises NotFound."""
+        """Remove a key; running servers refuse it from the next request on. Raises NotFound."""
         with self._changing() as keys:
             left = [key for key in keys if key.name != name]
             if len(left) == len(keys):
-                raise NotFound(f"no key is named '{name}'")
+                raise NotFound(f"there is no key named '{name}'")
             self._write(left)
 
     @contextlib.contextmanager
-    def _changing(self) -> Iterator[tuple[Key, ...]]:
-        """Nobody else changes the file meanwhile."""
+    def _changing(self) -> Iterator[tuple[ApiKey, ...]]:
+        """The present keys, with the file locked against other processes."""
         with disk.store_errors("create the folder", self.path.parent):
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with disk.folder_lock(self.path.parent):
             yield self.read()
 
-    def _write(self, keys: Sequence[Key]) -> None:
+    def _write(self, keys: Sequence[ApiKey]) -> None:
         body = {"keys": [_json(key) for key in keys]}
         disk.write(self.path, (json.dumps(body, indent=2, ensure_ascii=False) + "\n").encode(), mode=0o600)
 
 
 class KeyRing:
-    """Who may come in: the server's own keys open everything, those of the file what their scopes say."""
+    """Checks the keys of requests: the server's own keys have all scopes, those of the file the scopes stored there."""
 
     def __init__(self, own: Keys | None = None, file: KeyFile | None = None) -> None:
         self._own = own or Keys()
         self._file = file
         self._closed = bool(own) and file is None
-        self._last: tuple[Key, ...] = ()
-        self._told = ""
+        self._last: tuple[ApiKey, ...] = ()
+        self._logged = ""
 
     def check(self, headers: Mapping[str, str], scope: str) -> None:
-        """Raises Unauthorized without a key that is good, Forbidden when it does not reach as far as ``scope``."""
+        """Raise Unauthorized if no valid key is sent, Forbidden if the key lacks the scope ``scope``."""
         known = self._known()
         if not self._closed or self._own.open(headers):
             return
         key = _found(known, offered_key(headers))
-        if key is None or not key.lives(time.time()):
+        if key is None or not key.is_valid(time.time()):
             raise Unauthorized("unauthorized")
-        if not key.allows(scope):
-            raise Forbidden(f"the key '{key.name}' may not do this: it lacks the scope \"{scope}\"")
+        if scope != ANY_KEY and not key.allows(scope):
+            raise Forbidden(f"the key '{key.name}' is not allowed to do this: it lacks the scope \"{scope}\"")
 
     @property
     def closed(self) -> bool:
-        """Whether a key is asked for."""
+        """Whether requests need a key."""
         self._known()
         return self._closed
 
-    def _known(self) -> tuple[Key, ...]:
-        """The file's keys; the last good ones while it is broken."""
+    def _known(self) -> tuple[ApiKey, ...]:
+        """The keys of the file; while it is damaged, those that it held before."""
         if self._file is None:
             return ()
         try:
             self._last = self._file.read()
         except OllamaError as error:
-            if error.message != self._told:
-                self._told = error.message
-                _log.error("%s; the keys that were good before go on", error.message)
+            if error.message != self._logged:
+                self._logged = error.message
+                _log.error("%s; the keys read before stay valid", error.message)
             self._closed = True
         self._closed = self._closed or bool(self._last)
         return self._last
 
 
-def _found(known: Sequence[Key], offered: str) -> Key | None:
-    """The key of that text; the time that this takes says nothing about how much of it was right."""
+def _found(known: Sequence[ApiKey], offered: str) -> ApiKey | None:
+    """The key with the text ``offered``. Compares with every key, so that the duration reveals nothing."""
     hashed, found = key_hash(offered), None
     for key in known:
         if hmac.compare_digest(key.hash, hashed):
@@ -168,19 +169,19 @@ def _state(path: Path) -> tuple[int, ...] | None:
     return (status.st_ino, status.st_size, status.st_mtime_ns, status.st_mode)
 
 
-def _read(path: Path) -> tuple[Key, ...]:
+def _read(path: Path) -> tuple[ApiKey, ...]:
     with disk.store_errors("read", path), path.open("rb") as file:
         status = os.fstat(file.fileno())
         if status.st_mode & 0o022 or status.st_uid not in (os.getuid(), 0):
-            raise StoreError(f"{disk.display_path(path)} can be changed by other users: `chmod 600` it")
+            raise StoreError(f"{disk.display_path(path)} can be changed by other users: run `chmod 600` on it")
         raw = file.read(_MAX_BYTES)
     try:
         return tuple(_key(item) for item in json.loads(raw)["keys"])
     except (ValueError, LookupError, TypeError, RecursionError) as error:
-        raise StoreError(f"{disk.display_path(path)} is broken: {error}") from error
+        raise StoreError(f"{disk.display_path(path)} is damaged: {error}") from error
 
 
-def _json(key: Key) -> dict[str, Any]:
+def _json(key: ApiKey) -> dict[str, Any]:
     return {
         "name": key.name,
         "sha256": key.hash.hex(),
@@ -190,9 +191,9 @@ def _json(key: Key) -> dict[str, Any]:
     }
 
 
-def _key(item: Mapping[str, Any]) -> Key:
+def _key(item: Mapping[str, Any]) -> ApiKey:
     expires_at = item["expires_at"]
-    return Key(
+    return ApiKey(
         str(item["name"]),
         bytes.fromhex(item["sha256"]),
         tuple(str(scope) for scope in item["scopes"]),

@@ -1,34 +1,49 @@
-"""Other servers of the same user on this machine, and which of them has a model in memory already.
+"""Other servers of the same user on this machine: which of them has a model loaded, and requests to them.
 
-Rule: only who this user's own files name is asked, and only while that user's process listens there: a prompt must
-never reach anybody else's server.
+Only servers that :func:`ollama_nb.runtime.read_running` accepts are asked, so that no prompt reaches another user's
+server.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+
+from tornado.http1connection import HTTP1Connection, HTTP1ConnectionParameters
+from tornado.httputil import HTTPHeaders, HTTPMessageDelegate, RequestStartLine, ResponseStartLine
+from tornado.iostream import IOStream, StreamClosedError
+from tornado.tcpclient import TCPClient
 
 from ollama_nb.errors import OllamaError
 from ollama_nb.runtime import RuntimeInfo, running_servers
-from ollama_nb.server.exchange import Broken, Head, ask
 from ollama_nb.service.service import Service
 
-ASK_SECONDS = 1.0
+ASK_SECONDS = 1.0  # for a neighbour to list its loaded models
+CONNECT_SECONDS = 1.0
+_MAX_BODY = 1 << 42  # bytes of a response: streams have no limit
+_MAX_PIECES = 16  # pieces of a body that wait to be sent on
+
+
+class ConnectionBroken(Exception):
+    """The neighbour does not answer, or closed the connection before the end of its response."""
 
 
 class Neighbours:
-    """Finds servers by the runtime files in ``home`` (background and standalone ones) and ``jupyter``'s folder."""
+    """Finds servers by their runtime files, in the state folder ``home`` and in Jupyter's runtime folder."""
 
     def __init__(self, home: Path, jupyter: Path) -> None:
         self._home, self._jupyter = home, jupyter
 
     async def with_model(self, service: Service, model: str) -> RuntimeInfo | None:
-        """One that has in memory what ``model`` means here, when this server has it not; else None."""
-        others = await asyncio.to_thread(self.found)
+        """A server that has loaded the model that ``model`` names here; None if this server has loaded it itself."""
+        others = await asyncio.to_thread(running_servers, self._home, self._jupyter)
         if not others:
             return None
         try:
@@ -37,24 +52,93 @@ class Neighbours:
             return None
         if any(running.model.digest == digest for running in service.running()):
             return None
-        answers = await asyncio.gather(*(_has(other, model, digest) for other in others))
-        return next((other for other, has in zip(others, answers, strict=True) if has), None)
-
-    def found(self) -> list[RuntimeInfo]:
-        """All that run now, except this process."""
-        return running_servers(self._home, self._jupyter)
+        replies = await asyncio.gather(*(_has_loaded(other, model, digest) for other in others))
+        return next((other for other, has in zip(others, replies, strict=True) if has), None)
 
 
-async def _has(other: RuntimeInfo, model: str, digest: str) -> bool:
-    """Whether it has the model of that digest in memory, under a name that ``model`` means there, too."""
+async def _has_loaded(other: RuntimeInfo, model: str, digest: str) -> bool:
+    """Whether a server has loaded the model of that digest under the same name."""
     try:
         async with asyncio.timeout(ASK_SECONDS), aclosing(ask(other, "GET", "/api/ps")) as reply:
-            body = b"".join([piece async for piece in reply if not isinstance(piece, Head)])
-        return any(_means(entry, model) for entry in json.loads(body)["models"] if entry["digest"] == digest)
-    except (Broken, TimeoutError, ValueError, KeyError, TypeError):
+            body = b"".join([piece async for piece in reply if not isinstance(piece, ResponseHead)])
+        return any(_is_named(entry, model) for entry in json.loads(body)["models"] if entry["digest"] == digest)
+    except (ConnectionBroken, TimeoutError, ValueError, KeyError, TypeError):
         return False
 
 
-def _means(entry: dict[str, Any], model: str) -> bool:
+def _is_named(entry: dict[str, Any], model: str) -> bool:
+    """Whether an entry of ``/api/ps`` has the name ``model``; the tag defaults to ``latest``."""
     name = model.partition("@")[0].removesuffix(":local").lower()
     return str(entry["name"]).lower() in (name, f"{name}:latest")
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseHead:
+    """Status and content type of a neighbour's response."""
+
+    status: int
+    content_type: str
+
+
+async def ask(
+    to: RuntimeInfo, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None
+) -> AsyncGenerator[ResponseHead | bytes, None]:
+    """Send a request; yield the response's head, then the pieces of its body. Raises ConnectionBroken.
+
+    Closing the generator closes the connection, which cancels the request in the other server.
+    """
+    parts = urlsplit(to.url)
+    sent = HTTPHeaders({"Host": parts.netloc, "Content-Length": str(len(body)), **(headers or {})})
+    if to.key:
+        sent["Authorization"] = f"Bearer {to.key}"
+    stream = await _connected(parts.hostname or "", parts.port or 80)
+    listener = _Listener()
+    connection = HTTP1Connection(stream, True, HTTP1ConnectionParameters(no_keep_alive=True, max_body_size=_MAX_BODY))
+    reading: asyncio.Task[None] | None = None
+    try:
+        start = RequestStartLine(method, parts.path.rstrip("/") + path, "HTTP/1.1")
+        sending = connection.write_headers(start, sent, body)
+        connection.finish()
+        reading = asyncio.ensure_future(listener.listen(connection))
+        while (piece := await listener.pieces.get()) is not None:
+            yield piece
+        if not listener.complete:
+            raise ConnectionBroken
+        await sending
+    except StreamClosedError:
+        raise ConnectionBroken from None
+    finally:
+        stream.close()
+        if reading is not None:
+            reading.cancel()
+            await asyncio.wait({reading})
+
+
+async def _connected(host: str, port: int) -> IOStream:
+    try:
+        return await TCPClient().connect(host, port, timeout=CONNECT_SECONDS)
+    except (OSError, StreamClosedError, TimeoutError):
+        raise ConnectionBroken from None
+
+
+class _Listener(HTTPMessageDelegate):
+    """Puts the head and the body's pieces into a bounded queue, and None at the end."""
+
+    def __init__(self) -> None:
+        self.pieces: asyncio.Queue[ResponseHead | bytes | None] = asyncio.Queue(_MAX_PIECES)
+        self.complete = False
+
+    async def headers_received(self, start_line: object, headers: HTTPHeaders) -> None:
+        assert isinstance(start_line, ResponseStartLine)
+        await self.pieces.put(ResponseHead(start_line.code, headers.get("Content-Type", "")))
+
+    async def data_received(self, chunk: bytes) -> None:
+        await self.pieces.put(chunk)
+
+    def finish(self) -> None:
+        self.complete = True
+
+    async def listen(self, connection: HTTP1Connection) -> None:
+        with contextlib.suppress(Exception):  # whatever the failure: ``complete`` stays False
+            await connection.read_response(self)
+        await self.pieces.put(None)

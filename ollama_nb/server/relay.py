@@ -1,48 +1,62 @@
-"""A request goes to a neighbour that has its model in memory, so that no second copy is loaded here.
+"""Relays a request to a neighbour that has its model loaded, so that no second copy is loaded here.
 
-Rule: the reply passes through as it is. While nothing of it has been sent on, whatever goes wrong there means that the
-request is done here after all. A request that came from a neighbour is never passed on again.
+The reply is passed on unchanged. If the neighbour fails before the first byte of the reply has been sent on, this
+server handles the request itself. A request that came from a neighbour is not relayed again.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from typing import cast
 
-from ollama_nb.errors import Cancelled, ConnectError
+from ollama_nb.errors import BadRequest, Cancelled, ConnectError
 from ollama_nb.runtime import RuntimeInfo
-from ollama_nb.server.bodies import Collected
-from ollama_nb.server.dialects import native_reply
-from ollama_nb.server.exchange import Broken, Head, ask
-from ollama_nb.server.handlers import Endpoint
+from ollama_nb.server.dialects import native, native_reply
+from ollama_nb.server.handler import OllamaHandler
+from ollama_nb.server.neighbours import ConnectionBroken, ResponseHead, ask
 from ollama_nb.service.requests import PROMPT, LiveRequest
 
-FORWARDED = "X-Ollama-Forwarded"
+FORWARDED = "X-Ollama-Forwarded"  # marks a request that came from a neighbour
 _PREFIX = "X-Ollama-"
-_OWN_FAULT = {401, 403, 404, 429}
-"""The neighbour's own affairs, like all of 500 and above: a stale key, a model that it has no more, too much to do."""
+_RETRY_HERE = {401, 403, 404, 429}  # like all from 500: stale key, model removed there, too many requests there
 
-Pieces = AsyncGenerator[Head | bytes, None]
+Pieces = AsyncGenerator[ResponseHead | bytes, None]
 
 
-async def passed_on(call: Endpoint, model: str, kind: str) -> bool:
-    """Whether a neighbour has answered; if not, nothing has been sent."""
-    if call.state.neighbours is None or FORWARDED in call.request.headers or not model:
-        return False
-    neighbour = await call.state.neighbours.with_model(call.service, model)
-    if neighbour is None:
-        return False
+def to_neighbour(kind: str) -> Callable[[OllamaHandler], Awaitable[bool]]:
+    """For the ``relay`` of a route; ``kind`` is the kind of request that the queue shows."""
+
+    async def relay(call: OllamaHandler) -> bool:
+        neighbour, model = await _neighbour_for(call)
+        return neighbour is not None and await _relay(call, neighbour, model, kind)
+
+    return relay
+
+
+async def _neighbour_for(call: OllamaHandler) -> tuple[RuntimeInfo | None, str]:
+    """The neighbour that should answer, and the model that the request names."""
+    if call.state.neighbours is None or FORWARDED in call.request.headers:
+        return None, ""
+    try:
+        model, unloads = native.model_and_unload(await call.fields(""))
+    except BadRequest:
+        return None, ""  # the route itself reports what is wrong
+    if not model or unloads:
+        return None, model
+    return await call.state.neighbours.with_model(call.service, model), model
+
+
+async def _relay(call: OllamaHandler, neighbour: RuntimeInfo, model: str, kind: str) -> bool:
     headers = {name: value for name, value in call.request.headers.get_all() if name.startswith(_PREFIX)}
     headers |= {"Content-Type": native_reply.JSON, "X-Request-Id": call.id, FORWARDED: "1"}
-    body = cast(Collected, call.sink).body()
     with call.service.requests.enter(call.id, model, kind) as live:
         live.state = PROMPT
-        watching = asyncio.ensure_future(_watch(live, neighbour, call.id))
+        watching = asyncio.ensure_future(_relay_cancellation(live, neighbour, call.id))
         try:
-            async with aclosing(ask(neighbour, "POST", call.route, body, headers)) as pieces:
+            async with aclosing(ask(neighbour, "POST", call.path, call.body(), headers)) as pieces:
                 return await _send(call, pieces, live, neighbour)
         finally:
             watching.cancel()
@@ -50,23 +64,23 @@ async def passed_on(call: Endpoint, model: str, kind: str) -> bool:
                 await watching
 
 
-async def _send(call: Endpoint, pieces: Pieces, live: LiveRequest, neighbour: RuntimeInfo) -> bool:
+async def _send(call: OllamaHandler, pieces: Pieces, live: LiveRequest, neighbour: RuntimeInfo) -> bool:
     try:
         head = await anext(pieces)
-        assert isinstance(head, Head)
-        if head.status in _OWN_FAULT or head.status >= 500:
+        assert isinstance(head, ResponseHead)
+        if head.status in _RETRY_HERE or head.status >= 500:
             return False
         if head.content_type.startswith(native_reply.NDJSON):
             return await _stream(call, pieces, live, neighbour)
         body = b"".join([piece async for piece in pieces if isinstance(piece, bytes)])
-    except Broken:
+    except ConnectionBroken:
         return False
     await call.send(body, head.content_type, head.status)
     return True
 
 
-async def _stream(call: Endpoint, pieces: Pieces, live: LiveRequest, neighbour: RuntimeInfo) -> bool:
-    """Line by line, so that an error of ours is a line of its own as well."""
+async def _stream(call: OllamaHandler, pieces: Pieces, live: LiveRequest, neighbour: RuntimeInfo) -> bool:
+    """Send whole lines, so that an error can follow as a line of its own."""
     rest, sent = b"", False
     try:
         async for piece in pieces:
@@ -75,7 +89,7 @@ async def _stream(call: Endpoint, pieces: Pieces, live: LiveRequest, neighbour: 
                 live.token()
                 await call.send_line(line)
                 sent = True
-    except Broken:
+    except ConnectionBroken:
         if not sent:
             raise
         raise ConnectError(
@@ -85,13 +99,13 @@ async def _stream(call: Endpoint, pieces: Pieces, live: LiveRequest, neighbour: 
     return True
 
 
-async def _watch(live: LiveRequest, neighbour: RuntimeInfo, request_id: str) -> None:
-    """Whoever cancels the request here cancels it there; its stream then ends as cancelled ones do."""
+async def _relay_cancellation(live: LiveRequest, neighbour: RuntimeInfo, request_id: str) -> None:
+    """Cancel the neighbour's request when this one is cancelled; the neighbour then ends the stream as usual."""
     try:
         with live.interruptible():
             await asyncio.Event().wait()
     except Cancelled:
-        with contextlib.suppress(Broken):
+        with contextlib.suppress(ConnectionBroken):
             async with aclosing(ask(neighbour, "DELETE", f"/api/requests/{request_id}")) as reply:
                 async for _ in reply:
                     pass

@@ -1,4 +1,4 @@
-"""What the handlers of one server share: the service behind them, and which requests are in flight."""
+"""What the handlers of one server share: the service, the metrics and the requests in flight."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ollama_nb.service.service import Service
 
 
 class ServerState:
-    """Lives as long as the server. All its methods run in the server's event loop."""
+    """One object per server. All methods run in the server's event loop."""
 
     def __init__(self, service: Service) -> None:
         self.service = service
@@ -20,13 +20,13 @@ class ServerState:
         self.neighbours: Neighbours | None = None
         self.draining = False
         self.on_work: Callable[[], None] = lambda: None
-        """Called as work begins and ends."""
+        """Called when a request that does work begins or ends."""
         self._live: set[asyncio.Task[None]] = set()
         self._working: set[asyncio.Task[None]] = set()
         self._last_end = time.monotonic()
 
     def enter(self, task: asyncio.Task[None], *, works: bool = True) -> None:
-        """Count a request until its task ends; ``works``: it does more than look at things."""
+        """Count a request until its task ends. ``works`` is False for requests that only read the server's state."""
         self._live.add(task)
         if works:
             self._working.add(task)
@@ -42,31 +42,31 @@ class ServerState:
 
     @property
     def busy(self) -> int:
-        """How many requests are in flight."""
+        """The number of requests in flight."""
         return len(self._live)
 
     @property
     def working(self) -> int:
-        """How many of them do more than look at things."""
+        """The number of requests in flight that do work."""
         return len(self._working)
 
     def idle_seconds(self) -> float:
-        """How long no request has been in flight and no model loaded."""
+        """Seconds since the last request ended or a model was last loaded."""
         if self._live or self.service.running():
             self._last_end = time.monotonic()
         return time.monotonic() - self._last_end
 
     async def drain(self, seconds: float) -> None:
-        """Refuse new requests, let those in flight end; after ``seconds`` they are cancelled."""
+        """Refuse new requests and wait for those in flight; cancel them after ``seconds``."""
         self.draining = True
         if self._live:
             await asyncio.wait(self._live, timeout=seconds)
-        self.cut()
+        self.cancel_all()
         if self._live:
             await asyncio.wait(self._live)
         await self.metrics.close()
 
-    def cut(self) -> None:
-        """Cancel what is in flight; each stream ends with an error line."""
+    def cancel_all(self) -> None:
+        """Cancel all requests in flight; each stream ends with an error line."""
         for task in self._live:
             task.cancel()

@@ -17,7 +17,7 @@ NAME = "ollama_nb"
 BEAT_SECONDS = 10.0
 
 
-class Activity:
+class ActivityReporter:
     """Writes the time into Jupyter's ``last_activity_times`` as work begins, goes on and ends."""
 
     def __init__(self, state: ServerState, times: MutableMapping[str, datetime]) -> None:

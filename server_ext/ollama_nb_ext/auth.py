@@ -18,7 +18,7 @@ from tornado import web
 from ollama_nb.errors import Forbidden, OllamaError, Unauthorized, from_code
 from ollama_nb.server import access
 from ollama_nb.server.access import Keys, Origins
-from ollama_nb.server.handlers import Answer, Endpoint
+from ollama_nb.server.handler import OllamaHandler, PlainResponse
 
 KEYS, ORIGINS = "ollama_nb_keys", "ollama_nb_origins"
 RESOURCE = "ollama"
@@ -31,11 +31,11 @@ def own_origins(extra: tuple[str, ...]) -> Origins:
     return Origins(extra)
 
 
-class JupyterEndpoint(Endpoint, JupyterHandler):  # type: ignore[misc]
+class JupyterOllamaHandler(OllamaHandler, JupyterHandler):  # type: ignore[misc]
     """Every route of ours in a Jupyter server."""
 
     # ``admit`` answers strangers with 401, before anything else. Unmarked, Jupyter would send them to its login page.
-    respond = allow_unauthenticated(Endpoint.respond)
+    respond = allow_unauthenticated(OllamaHandler.respond)
     get = head = post = put = patch = delete = options = respond
 
     async def admit(self) -> None:
@@ -97,8 +97,8 @@ class JupyterEndpoint(Endpoint, JupyterHandler):  # type: ignore[misc]
         if not (
             self.check_host() and (access.same_origin(origin, host) or origins.allow(origin) or self._named(origin))
         ):
-            raise Answer(403)
-        raise Answer(204, headers=access.preflight_headers(origin, origins))
+            raise PlainResponse(403)
+        raise PlainResponse(204, headers=access.preflight_headers(origin, origins))
 
     def _named(self, origin: str) -> bool:
         """Whether Jupyter's own settings name this origin."""

@@ -20,16 +20,15 @@ from traitlets import Int
 from ollama_nb import runtime
 from ollama_nb.errors import OllamaError
 from ollama_nb.server.access import Keys
-from ollama_nb.server.app import addresses, bind
-from ollama_nb.server.handlers import SETTING
+from ollama_nb.server.handler import SETTING
 from ollama_nb.server.neighbours import Neighbours
-from ollama_nb.server.routes import routes
-from ollama_nb.server.standalone import listen
+from ollama_nb.server.routes import url_specs
+from ollama_nb.server.standalone import addresses, bind, listen
 from ollama_nb.server.state import ServerState
 from ollama_nb.service.service import Service
 from ollama_nb.settings import Host, Settings
-from ollama_nb_ext.activity import Activity
-from ollama_nb_ext.auth import KEYS, ORIGINS, JupyterEndpoint, own_origins
+from ollama_nb_ext.activity import ActivityReporter
+from ollama_nb_ext.auth import KEYS, ORIGINS, JupyterOllamaHandler, own_origins
 from ollama_nb_ext.exports import Exports, own_address
 
 PREFIX = "/ollama"
@@ -55,13 +54,13 @@ class OllamaExtension(ExtensionApp):
         self.state = ServerState(type(self).make_service(config))
         self._origins = config.origins
         self._exports = Exports(os.environ)
-        self._activity = Activity(self.state, self.settings["last_activity_times"])
+        self._activity = ActivityReporter(self.state, self.settings["last_activity_times"])
         self._listeners: list[HTTPServer] = []
         self._file: Path | None = None
         self.settings.update({SETTING: self.state, KEYS: Keys(self.key), ORIGINS: own_origins(config.origins)})
 
     def initialize_handlers(self) -> None:
-        self.handlers.extend(routes(PREFIX, JupyterEndpoint))
+        self.handlers.extend(url_specs(PREFIX, JupyterOllamaHandler))
 
     async def _start_jupyter_server_extension(self, serverapp: ServerApp) -> None:
         """Port, address and certificate of the Jupyter server are final now."""

@@ -48,9 +48,9 @@ def test_removed(ollama: RunCommand) -> None:
         (("keys", "add"), "keys add takes one name, received 0"),
         (("keys", "add", "a", "--scope", "root"), 'unknown scope "root": choose among infer, read, write, admin'),
         (("keys", "add", "a", "--days", "soon"), 'invalid number of days: "soon"'),
-        (("keys", "add", "a", "--days", "-1"), "a key cannot be good for -1 days"),
+        (("keys", "add", "a", "--days", "-1"), "a key cannot be valid for -1 days"),
         (("keys", "rm"), "requires at least 1 key's name"),
-        (("keys", "rm", "none"), "no key is named 'none'"),
+        (("keys", "rm", "none"), "there is no key named 'none'"),
     ],
 )
 def test_mistakes(ollama: RunCommand, arguments: tuple[str, ...], text: str) -> None:

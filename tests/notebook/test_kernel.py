@@ -18,8 +18,7 @@ from support.servers import clean_env
 from support.service_harness import MODELS
 
 from ollama_nb.server.access import Keys
-from ollama_nb.server.app import bind
-from ollama_nb.server.standalone import listen
+from ollama_nb.server.standalone import bind, listen
 from ollama_nb.server.state import ServerState
 from ollama_nb.service.service import Service
 from ollama_nb.settings import Host, Settings

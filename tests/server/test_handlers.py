@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import hashlib
 import json
 import socket
+import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -21,9 +23,10 @@ from tornado import netutil
 from ollama_nb.api.chat import PushRequest
 from ollama_nb.api.events import Delta, Done, Progress, Rendered, Stats
 from ollama_nb.errors import BadRequest, Cancelled, ModelNotFound, RunnerCrashed
-from ollama_nb.server import outlet
+from ollama_nb.server import handler, streams
 from ollama_nb.server.access import Keys
-from ollama_nb.server.endpoints import ROUTES
+from ollama_nb.server.dialects import gojson, native
+from ollama_nb.server.routes import ROUTES
 from ollama_nb.server.standalone import listen
 from ollama_nb.server.state import ServerState
 
@@ -205,6 +208,27 @@ async def test_tokens_arrive_one_by_one(tmp_path: Path) -> None:
             assert [json.loads(line)["response"] async for line in lines] == ["b", ""]
 
 
+@in_loop
+async def test_large_bodies_are_parsed_in_a_worker_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[bool] = []
+    decode, read_chat = gojson.decode, native.read_chat
+
+    def noted(function: Callable[[Any], Any], argument: Any) -> Any:
+        threads.append(threading.current_thread() is threading.main_thread())
+        return function(argument)
+
+    monkeypatch.setattr(gojson, "decode", functools.partial(noted, decode))
+    monkeypatch.setattr(native, "read_chat", functools.partial(noted, read_chat))
+    async with house(tmp_path) as h:
+        h.service.script = [Done("stop", Stats())]
+        for size, in_main_thread in ((handler.PARSE_IN_THREAD // 2, True), (handler.PARSE_IN_THREAD, False)):
+            threads.clear()
+            messages = [{"role": "user", "content": "x" * size}]
+            reply = await h.client.post("/api/chat", json={"model": "m", "messages": messages})
+            assert reply.status_code == 200 and threads == [in_main_thread] * 2
+            assert h.service.asked[-1].messages[0].content == "x" * size
+
+
 @pytest.mark.parametrize("stream", [True, False])
 def test_errors_before_the_first_object_have_their_status(tmp_path: Path, stream: bool) -> None:
     @in_loop
@@ -308,7 +332,7 @@ async def test_a_slow_reader_holds_up_its_own_stream_only(tmp_path: Path) -> Non
 @in_loop
 async def test_a_reader_that_stopped_is_dropped(tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(outlet.Outlet, "write_timeout", 0.2)
+        patch.setattr(streams.ReplyStream, "write_timeout", 0.2)
         async with house(tmp_path) as h:
             h.service.script = [*(Delta("x" * 100_000) for _ in range(300)), Done("stop", Stats())]
             async with h.raw(_request("/api/generate", GENERATE)) as (_, writer):

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from ollama_nb.api.events import Delta, Done, Embeddings, Progress, Rendered, Stats, TokenLogprob, ToolCalls
 from ollama_nb.api.messages import Message, ToolCall
 from ollama_nb.errors import BadRequest
-from ollama_nb.server.dialects import native, native_reply, times
+from ollama_nb.server.dialects import gojson, native, native_reply
 from ollama_nb.server.dialects.gojson import Fields
 from ollama_nb.server.dialects.native_reply import ChatReply, GenerateReply
 
@@ -24,7 +24,7 @@ MOMENT = re.compile(r'"created_at":"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{0,8}[1-9
 
 
 def chat(**body: Any) -> Any:
-    return native.read_chat(Fields(body, "ChatRequest"), "id")
+    return native.read_chat(Fields(body, "ChatRequest"))
 
 
 def timeless(line: bytes) -> str:
@@ -72,7 +72,7 @@ def test_a_chat_request() -> None:
     assert request.tools == ({"type": "function", "function": {"name": "f", "parameters": {"properties": {}}}},)
     assert (request.model, request.options, request.format) == ("m", {"temperature": 0}, {"type": "object"})
     assert (request.keep_alive, request.think, request.logprobs, request.top_logprobs) == (300, "high", True, 3)
-    assert (request.truncate, request.shift, request.render_only, request.request_id) == (False, True, True, "id")
+    assert (request.truncate, request.shift, request.render_only) == (False, True, True)
 
 
 def test_defaults() -> None:
@@ -88,7 +88,7 @@ def test_a_chat_may_drop_whole_messages_only() -> None:
     with pytest.raises(BadRequest):
         chat(truncate="tokens")
     with pytest.raises(BadRequest):
-        native.read_generate(Fields({"truncate": "messages"}, "S"), "id")
+        native.read_generate(Fields({"truncate": "messages"}, "S"))
 
 
 @pytest.mark.parametrize(
@@ -157,11 +157,11 @@ def test_think_levels() -> None:
 
 def test_a_generate_request() -> None:
     body = {"model": "m", "prompt": "p", "suffix": "s", "system": "y", "template": "t", "raw": True, "context": [1, 2]}
-    request = native.read_generate(Fields(body, "GenerateRequest"), "")
+    request = native.read_generate(Fields(body, "GenerateRequest"))
     assert (request.prompt, request.suffix, request.system, request.template) == ("p", "s", "y", "t")
     assert request.raw and request.context == (1, 2)
-    assert native.read_generate(Fields({"context": []}, "GenerateRequest"), "").context == ()
-    assert native.read_generate(Fields({}, "GenerateRequest"), "").context is None
+    assert native.read_generate(Fields({"context": []}, "GenerateRequest")).context == ()
+    assert native.read_generate(Fields({}, "GenerateRequest")).context is None
 
 
 @pytest.mark.parametrize(
@@ -169,28 +169,27 @@ def test_a_generate_request() -> None:
     [(None, None), ("", None), ([], None), ("a", ("a",)), (["a", ""], ("a", "")), ([""], ("",))],
 )
 def test_embed_inputs(value: Any, inputs: Any) -> None:
-    assert native.read_embed(Fields({"input": value}, "EmbedRequest"), "").inputs == inputs
+    assert native.read_embed(Fields({"input": value}, "EmbedRequest")).inputs == inputs
 
 
 @pytest.mark.parametrize("value", [1, {"a": 1}, [1], ["a", None], True])
 def test_embed_inputs_that_are_none(value: Any) -> None:
     with pytest.raises(BadRequest, match="invalid input type"):
-        native.read_embed(Fields({"input": value}, "EmbedRequest"), "")
+        native.read_embed(Fields({"input": value}, "EmbedRequest"))
 
 
 def test_create_and_pull() -> None:
     request = native.read_create(
-        Fields({"name": "m", "from": "b", "license": "MIT", "quantization": "q8_0", "files": {"a": "b"}}, "C"),
-        "r",
+        Fields({"name": "m", "from": "b", "license": "MIT", "quantization": "q8_0", "files": {"a": "b"}}, "C")
     )
     assert (request.model, request.from_, request.licenses, request.quantize) == ("m", "b", ("MIT",), "q8_0")
     assert request.files == {"a": "b"}
-    assert native.read_create(Fields({"license": ["a", "", "b"]}, "C"), "").licenses == ("a", "b")
-    assert native.read_create(Fields({"draft_files": {"a": "b"}}, "C"), "").draft_files == {"a": "b"}
+    assert native.read_create(Fields({"license": ["a", "", "b"]}, "C")).licenses == ("a", "b")
+    assert native.read_create(Fields({"draft_files": {"a": "b"}}, "C")).draft_files == {"a": "b"}
     with pytest.raises(BadRequest, match="--draft-quantize requires a DRAFT model"):
-        native.read_create(Fields({"draft_quantize": "q8_0"}, "C"), "")
-    pull = native.read_pull(Fields({"name": "pip://x", "model": "", "as": "y", "insecure": True}, "P"), "r")
-    assert (pull.model, pull.as_, pull.insecure, pull.request_id) == ("pip://x", "y", True, "r")
+        native.read_create(Fields({"draft_quantize": "q8_0"}, "C"))
+    pull = native.read_pull(Fields({"name": "pip://x", "model": "", "as": "y", "insecure": True}, "P"))
+    assert (pull.model, pull.as_, pull.insecure) == ("pip://x", "y", True)
 
 
 NAMES = st.sampled_from(
@@ -243,12 +242,12 @@ ANY_JSON = st.recursive(
     max_leaves=15,
 )
 READERS = [
-    lambda body: native.read_chat(body, ""),
-    lambda body: native.read_generate(body, ""),
-    lambda body: native.read_embed(body, ""),
-    lambda body: native.read_embeddings(body, ""),
-    lambda body: native.read_pull(body, ""),
-    lambda body: native.read_create(body, ""),
+    native.read_chat,
+    native.read_generate,
+    native.read_embed,
+    native.read_embeddings,
+    native.read_pull,
+    native.read_create,
     native.read_show,
     native.wants_stream,
 ]
@@ -258,7 +257,7 @@ READERS = [
 @given(st.dictionaries(NAMES, ANY_JSON, max_size=8) | ANY_JSON, st.sampled_from(READERS))
 def test_any_json_is_read_or_is_a_bad_request(value: Any, read: Any) -> None:
     try:
-        read(native.fields(json.dumps(value).encode(), "S"))
+        read(Fields(gojson.decode(json.dumps(value).encode()), "S"))
     except BadRequest as error:
         assert error.message and error.status == 400
 
@@ -279,10 +278,10 @@ def test_fields_that_mean_nothing_are_told() -> None:
         'ignored field "x"',
     )
     for name in ("prompt", "images", "raw", "context", "suffix", "system", "template"):
-        assert chat(**{name: 1}).ignored and not native.read_generate(Fields({name: None}, "G"), "").ignored
+        assert chat(**{name: 1}).ignored and not native.read_generate(Fields({name: None}, "G")).ignored
     known = {"model": "m", "prompt": "", "suffix": "", "stream": False, "raw": True, "context": [], "images": []}
-    assert native.read_generate(Fields(known, "GenerateRequest"), "").ignored == ()
-    embed = native.read_embed(Fields({"model": "m", "inputs": "x"}, "EmbedRequest"), "")
+    assert native.read_generate(Fields(known, "GenerateRequest")).ignored == ()
+    embed = native.read_embed(Fields({"model": "m", "inputs": "x"}, "EmbedRequest"))
     assert embed.ignored == ('ignored field "inputs", did you mean "input"?',)
     assert len(chat(**{f"x{n}": n for n in range(10_000)}).ignored) == 16
 
@@ -297,7 +296,7 @@ def test_a_tokenize_request() -> None:
 
 
 def test_what_a_create_request_has_in_vain() -> None:
-    request = native.read_create(Fields({"model": "m", "from": "b", "stream": False, "sistem": "x"}, "T"), "r")
+    request = native.read_create(Fields({"model": "m", "from": "b", "stream": False, "sistem": "x"}, "T"))
     assert request.ignored == ('ignored field "sistem", did you mean "system"?',)
     line = Progress("success", warnings=request.ignored)
     assert json.loads(native_reply.progress(line)) == {"status": "success", "warnings": [*request.ignored]}
@@ -412,11 +411,11 @@ def test_progress() -> None:
 
 def test_embeddings() -> None:
     result = Embeddings(((0.1, -2.5e-07), (1.0, 0.0)), Stats(prompt_tokens=3, total_seconds=0.5, load_seconds=0.25))
-    assert b"".join(native_reply.embed("m", result)) == (
+    assert native_reply.embed("m", result) == (
         b'{"model":"m","embeddings":[[0.1,-2.5e-07],[1.0,0.0]],'
         b'"total_duration":500000000,"load_duration":250000000,"prompt_eval_count":3}'
     )
-    assert b"".join(native_reply.embed("m", Embeddings(()))) == b'{"model":"m","embeddings":[]}'
+    assert native_reply.embed("m", Embeddings(())) == b'{"model":"m","embeddings":[]}'
     assert native_reply.embeddings(Embeddings(((0.5,),))) == b'{"embedding":[0.5]}'
     assert native_reply.embeddings(Embeddings(())) == b'{"embedding":[]}'
 
@@ -434,7 +433,7 @@ def test_embeddings() -> None:
     ],
 )
 def test_utc(unix_ns: int, text: str) -> None:
-    assert times.utc(unix_ns) == text
+    assert gojson.utc(unix_ns) == text
 
 
 def test_local_time_has_the_offset_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -443,7 +442,7 @@ def test_local_time_has_the_offset_of_this_machine(monkeypatch: pytest.MonkeyPat
     def at(zone: str) -> str:
         monkeypatch.setenv("TZ", zone)
         time.tzset()
-        return times.local(1_785_578_400.25)
+        return gojson.local(1_785_578_400.25)
 
     try:
         assert at("UTC") == "2026-08-01T10:00:00.25Z"
@@ -455,7 +454,7 @@ def test_local_time_has_the_offset_of_this_machine(monkeypatch: pytest.MonkeyPat
 
 
 def test_for_ever_is_292_years() -> None:
-    assert times.nanoseconds(math.inf) == (1 << 63) - 1
-    assert times.nanoseconds(0.0015) == 1_500_000
-    years = int(times.local(math.inf)[:4]) - int(times.utc_now()[:4])
+    assert gojson.nanoseconds(math.inf) == (1 << 63) - 1
+    assert gojson.nanoseconds(0.0015) == 1_500_000
+    years = int(gojson.local(math.inf)[:4]) - int(gojson.utc_now()[:4])
     assert 292 <= years <= 293

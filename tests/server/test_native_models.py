@@ -21,7 +21,7 @@ from ollama_nb.api.models import (
     TensorInfo,
 )  # fmt: skip
 from ollama_nb.api.names import Digest, ModelName
-from ollama_nb.server.dialects import native_models
+from ollama_nb.server.dialects import native_reply
 from ollama_nb.service.requests import QueueEntry
 
 EPSILON = 9.999999747378752e-06  # what a float32 of 1e-5 is as a double
@@ -39,23 +39,23 @@ def shown(gguf: GGUF | None, basename: str = "", **more: Any) -> Any:
         "model": model(messages=(Message("user", "hi", thinking="hm"),)), "capabilities": ("completion",), "parent": "",
         "modelfile": "FROM x", "parameters": "", "template": "", "system": "", "license": "", "gguf": gguf,
     }  # fmt: skip
-    return json.loads(native_models.show(Shown(**{**parts, **more}), basename))
+    return json.loads(native_reply.show(Shown(**{**parts, **more}), basename))
 
 
 def test_tags() -> None:
-    (entry,) = json.loads(native_models.tags([Listed(model(), ("completion",), "base", 512)]))["models"]
+    (entry,) = json.loads(native_reply.tags([Listed(model(), ("completion",), "base", 512)]))["models"]
     assert list(entry) == ["name", "model", "modified_at", "size", "digest", "details", "capabilities"]
     assert entry["details"] == {
         "parent_model": "base", "format": "gguf", "family": "llama", "families": None, "parameter_size": "260K",
         "quantization_level": "F32", "context_length": 512,
     }  # fmt: skip
     assert (entry["name"], entry["size"], entry["digest"]) == ("m:latest", 42, HEX)
-    assert native_models.tags([]) == b'{"models":[]}'
+    assert native_reply.tags([]) == b'{"models":[]}'
 
 
 def test_ps_shows_the_latest_expiry_first() -> None:
     listed = [Running(model(), 10, 0, moment, 256, slots=8) for moment in (100.0, math.inf, 200.0)]
-    found = json.loads(native_models.ps(listed))["models"]
+    found = json.loads(native_reply.ps(listed))["models"]
     assert [int(entry["expires_at"][:4]) > 2300 for entry in found] == [True, False, False]
     assert found[1]["expires_at"] > found[2]["expires_at"]
     assert list(found[0]) == [
@@ -94,7 +94,7 @@ def test_show_with_another_base_name() -> None:
 def test_a_whole_vocabulary() -> None:
     tokens = [f"<{n}>&\u2028" for n in range(1000)]
     scores = [0.1 if n % 2 else -3.5 for n in range(1000)]
-    body = native_models.show(
+    body = native_reply.show(
         Shown(model(), (), "", "", "", "", "", "", GGUF(3, {"tokens": tokens, "scores": scores, "types": [1] * 99}, ()))
     )
     assert b"<" not in body and b"\\u003c999\\u003e\\u0026\\u2028" in body
@@ -109,18 +109,18 @@ def test_a_whole_vocabulary() -> None:
 )  # fmt: skip
 def test_floats_of_a_file_are_short(value: float, text: str) -> None:
     metadata = {"x": value}
-    body = native_models.show(Shown(model(), (), "", "", "", "", "", "", GGUF(3, metadata, ())))
+    body = native_reply.show(Shown(model(), (), "", "", "", "", "", "", GGUF(3, metadata, ())))
     assert f'"x":{text}}}'.encode() in body
 
 
 def test_queue() -> None:
     entry = QueueEntry("r", "m", "chat", "generating", 0, 1.5, 3, 4, 5.25)
-    (found,) = json.loads(native_models.queue([entry]))["requests"]
+    (found,) = json.loads(native_reply.queue([entry]))["requests"]
     assert list(found) == [
         "id", "model", "kind", "state", "position", "created_at", "prompt_tokens", "output_tokens",
         "tokens_per_second",
     ]  # fmt: skip
     assert found["created_at"].startswith("19") and found["tokens_per_second"] == 5.25
     entry = QueueEntry("r", "m", "chat", "generating", 0, 1.5, 3, 4, 5.25, 6, 0)
-    (found,) = json.loads(native_models.queue([entry]))["requests"]
+    (found,) = json.loads(native_reply.queue([entry]))["requests"]
     assert (found["drafted_tokens"], found["accepted_tokens"]) == (6, 0)

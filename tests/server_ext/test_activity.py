@@ -8,7 +8,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from ollama_nb_ext.activity import Activity
+from ollama_nb_ext.activity import ActivityReporter
 from support.aio import in_loop
 from support.servers import RunningServer, jupyter, until
 from support.service_harness import MODELS, ServiceHarness
@@ -21,7 +21,7 @@ from ollama_nb.server.state import ServerState
 @in_loop
 async def test_time_is_written_while_something_works(tmp_path: Path) -> None:
     state, times = ServerState(ServiceHarness(tmp_path).service), dict[str, datetime]()
-    activity = Activity(state, times)
+    activity = ActivityReporter(state, times)
     activity.start()
     try:
         looking, working = asyncio.Event(), asyncio.Event()

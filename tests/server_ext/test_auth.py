@@ -10,7 +10,7 @@ import httpx
 import pytest
 from support.servers import RunningServer, jupyter, runtime_info
 
-from ollama_nb.server.endpoints import ROUTES
+from ollama_nb.server.routes import ROUTES
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 REBOUND = {"Host": "evil.example.com"}

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from ollama_nb.api.units import human_time
 from ollama_nb.cli.tables import table
 from ollama_nb.errors import BadRequest
-from ollama_nb.server.keys import Key, KeyFile
+from ollama_nb.server.keys import ApiKey, KeyFile
 from ollama_nb.settings import Settings
 
 
@@ -72,15 +72,15 @@ def _days(text: str) -> float | None:
         raise BadRequest(f'invalid number of days: "{text}"') from None
 
 
-def _shown(key: Key) -> dict[str, object]:
+def _shown(key: ApiKey) -> dict[str, object]:
     return {name: value for name, value in dataclasses.asdict(key).items() if name != "hash"}
 
 
-def _reach(key: Key, now: float) -> str:
+def _reach(key: ApiKey, now: float) -> str:
     return f"{', '.join(key.scopes)}; expires {_expiry(key, now).lower()}"
 
 
-def _expiry(key: Key, now: float) -> str:
+def _expiry(key: ApiKey, now: float) -> str:
     if key.expires_at is None:
         return "Never"
-    return human_time(key.expires_at - now) if key.lives(now) else "Expired"
+    return human_time(key.expires_at - now) if key.is_valid(now) else "Expired"

@@ -1,1 +1,1 @@
-"""Wire formats: JSON in → request, event → frame out. They know no Tornado."""
+"""Formats of HTTP bodies: JSON → requests, events → JSON. Without Tornado."""

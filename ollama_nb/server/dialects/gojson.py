@@ -1,8 +1,8 @@
-"""Request bodies read as leniently as Go's decoder reads them, and as strictly where that matters.
+"""JSON bodies read as Go's decoder reads them, with its error texts; times as Go writes them.
 
-Lenient: any content type, unknown fields, letter case of keys, a repeated key (the last one wins), null for "absent",
-anything after the first value, bytes that are no UTF-8. Strict: NaN and infinities, nesting, and the type of every
-known field, with the error text that clients of Ollama have seen.
+Accepted as in Go: any content type, unknown fields, keys in any letter case, repeated keys (the last one wins), null
+for a missing field, anything after the first value, bytes that are not valid UTF-8. Refused: NaN and infinities, deep
+nesting, and known fields of the wrong type.
 """
 
 from __future__ import annotations
@@ -13,19 +13,21 @@ import difflib
 import json
 import math
 import re
+import time
 from collections.abc import Iterable, Mapping, Set
+from datetime import UTC, datetime
 from typing import Any, NoReturn
 
 from ollama_nb.api.encode import go_quote
 from ollama_nb.errors import BadRequest
 
-MAX_DEPTH = 64
-MAX_ITEMS = 4_000_000
-"""Most values that one body may hold: far more than any context, far less than would fill the memory."""
-
-MAX_WARNINGS = 16
-_ERROR_WINDOW = 1 << 20
-_MOST_DIGITS = 300
+MAX_DEPTH = 64  # levels of nested arrays and objects
+MAX_ITEMS = 4_000_000  # values in one body: far above any context length, far below what would fill the memory
+MAX_WARNINGS = 16  # warnings about ignored fields in one reply
+_ERROR_WINDOW = 1 << 20  # characters that are searched to describe a syntax error
+_MAX_DIGITS = 300  # longer integers are checked as floats first
+_MAX_NANOSECONDS = (1 << 63) - 1  # Go's longest duration, about 292 years
+_MAX_SECONDS = _MAX_NANOSECONDS / 1e9
 _BLANK = re.compile(r"[ \t\r\n]*")
 _SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -34,7 +36,7 @@ _BASE64 = re.compile(rb"[A-Za-z0-9+/]*")
 
 
 def decode(body: bytes) -> Any:
-    """The first JSON value of a body. Raises BadRequest worded as Go words it."""
+    """The first JSON value of a body. Raises BadRequest with Go's error text."""
     if sum(body.count(mark) for mark in (b",", b"[", b"{")) > MAX_ITEMS:
         raise BadRequest(f"request body holds more than {MAX_ITEMS} values")
     text = body.decode("utf-8", "replace")
@@ -56,7 +58,7 @@ _TOO_DEEP = f"request body is nested deeper than {MAX_DEPTH} levels"
 
 
 def _tidy(value: Any, depth: int, *, scrub: bool) -> Any:
-    """Check the depth; with ``scrub``, replace lone surrogates as Go does, in place where a container holds them."""
+    """Check the depth. With ``scrub``, also replace lone surrogates by U+FFFD, as Go does."""
     if isinstance(value, str):
         return _SURROGATE.sub("\ufffd", value) if scrub else value
     if not isinstance(value, (dict, list)):
@@ -81,7 +83,7 @@ def _check_inner(values: Iterable[Any], depth: int) -> None:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object; a repeated key moves to its last place, since case variants of it are read in order."""
+    """An object from its pairs. A repeated key takes its last position: variants in other case are read in order."""
     found = dict(pairs)
     if len(found) < len(pairs):
         found.clear()
@@ -99,7 +101,7 @@ def _finite(literal: str) -> float:
 
 
 def _whole(literal: str) -> int:
-    if len(literal) > _MOST_DIGITS:
+    if len(literal) > _MAX_DIGITS:
         _finite(literal)
     return int(literal)
 
@@ -125,7 +127,7 @@ _WORDS = {
 
 
 def _worded(error: json.JSONDecodeError) -> str:
-    """Python's syntax error in Go's words."""
+    """Go's error text for one of Python's syntax errors."""
     text, position, message = error.doc, error.pos, error.msg
     if message.startswith("Unterminated string"):
         return "unexpected EOF"
@@ -149,9 +151,10 @@ def _worded(error: json.JSONDecodeError) -> str:
 
 
 def _spoiled(text: str, position: int, message: str) -> tuple[int, str]:
-    """Python points at the start of a literal or number that is none, Go at the character that spoils it.
+    """The position and the context that Go reports for an error that Python reports at ``position``.
 
-    The second value says what Go was reading there; empty: nothing that had begun.
+    Python reports the start of a malformed literal or number, Go the first wrong character. The context is empty
+    outside of literals and numbers.
     """
     mark = text[position : position + 1]
     if message.startswith("Expecting value"):
@@ -168,7 +171,7 @@ def _spoiled(text: str, position: int, message: str) -> tuple[int, str]:
 
 
 def _container(text: str, position: int) -> str:
-    """The bracket that is open at ``position``; a guess where that is far into the text."""
+    """The innermost open bracket at ``position``; an approximation beyond ``_ERROR_WINDOW`` characters."""
     open_: list[str] = []
     for match in _STRUCTURE.finditer(text, 0, min(position, _ERROR_WINDOW)):
         if match[0] in ("{", "["):
@@ -179,17 +182,17 @@ def _container(text: str, position: int) -> str:
 
 
 def _quoted_char(character: str) -> str:
-    """Go reads bytes: of a character beyond ASCII it shows the first one."""
+    """A character as Go quotes it in errors: Go reads bytes, so of a non-ASCII character it shows the first byte."""
     if character > "\x7f":
         character = chr(character.encode("utf-8", "replace")[0])
     return go_quote(character, "'")
 
 
 class Fields:
-    """A JSON object read as the Go struct ``struct``, with ``path`` leading to it; each reader names its field.
+    """A JSON object read as the Go struct ``struct``; ``path`` leads to it from the outermost object.
 
-    A field that is absent gives an empty value (None where that means something else); one of the wrong type raises
-    BadRequest.
+    Each method reads one field. A missing field gives an empty value, or None where the caller must see the
+    difference; a field of the wrong type raises BadRequest.
     """
 
     def __init__(self, value: Any, struct: str, path: str = "", go_type: str = "") -> None:
@@ -204,7 +207,7 @@ class Fields:
         self._known: set[str] = set()
 
     def raw(self, name: str) -> Any:
-        """Whatever the client sent; None when absent."""
+        """The value as the client sent it; None for a missing field."""
         self._known.add(name)
         return self._values.get(name)
 
@@ -212,7 +215,7 @@ class Fields:
         return name in self._values
 
     def ignored(self, more: Set[str] = frozenset()) -> tuple[str, ...]:
-        """A warning for each field that no reader has asked for so far and that is none of ``more``."""
+        """A warning for each field that has not been read so far and is not in ``more``."""
         known = self._known | more
         unknown = [name for name in self._values if name not in known]
         return tuple(self._warning(name, known) for name in unknown[:MAX_WARNINGS])
@@ -222,7 +225,7 @@ class Fields:
         return f"ignored field {go_quote(self._written[name][:64])}" + (f', did you mean "{near[0]}"?' if near else "")
 
     def text(self, *names: str) -> str:
-        """The first of ``names`` that holds any text."""
+        """The first of the fields ``names`` that is not empty."""
         return next(filter(None, [self._typed(name, str, "string") for name in names]), "")
 
     def flag(self, name: str) -> bool | None:
@@ -254,23 +257,23 @@ class Fields:
         return {key: item or "" for key, item in found.items()}
 
     def struct(self, name: str, go_type: str) -> Fields:
-        """The object of that name; errors in it name the whole way to it."""
+        """A nested object; errors in it name its full path."""
         return self.below(name, self.raw(name), go_type)
 
     def structs(self, name: str, go_type: str) -> list[Fields]:
-        """The objects of a list of ``go_type``."""
+        """A list of nested objects."""
         return [self.below(name, item, go_type) for item in self.items(name, f"[]{go_type}")]
 
     def items(self, name: str, go_type: str) -> list[Any]:
-        """A list as the client sent it."""
+        """A list, its items unchecked."""
         return self._typed(name, list, go_type) or []
 
     def below(self, name: str, value: Any, go_type: str) -> Fields:
-        """An object found below ``name``."""
+        """The object ``value``, which was found below the field ``name``."""
         return Fields(value, self._struct, self._join(name), go_type)
 
     def blobs(self, name: str, go_type: str = "[]api.ImageData") -> tuple[bytes, ...]:
-        """A list of base64 texts, decoded."""
+        """A list of base64 texts, decoded to bytes."""
         items = self._typed(name, list, go_type) or []
         for item in items:
             if not isinstance(item, str):
@@ -289,7 +292,7 @@ class Fields:
         return value
 
     def refuse(self, name: str, value: Any, go_type: str) -> NoReturn:
-        """Say that the value of ``name`` has the wrong type."""
+        """Raise BadRequest: the value of the field ``name`` has the wrong type."""
         kind = _kind(value)
         if kind == "number" and go_type == "int":
             kind = f"number {value}"[:40]
@@ -317,7 +320,7 @@ def _kind(value: Any) -> str:
 
 
 def _from_base64(text: str) -> bytes:
-    """RFC 4648 with padding, line breaks allowed."""
+    """Decode RFC 4648 base64 with padding; line breaks are allowed."""
     data = text.encode("utf-8")
     if b"\n" in data or b"\r" in data:
         data = data.replace(b"\r", b"").replace(b"\n", b"")
@@ -326,3 +329,36 @@ def _from_base64(text: str) -> bytes:
     except binascii.Error:
         good = _BASE64.match(data)
         raise BadRequest(f"illegal base64 data at input byte {good.end() if good else 0}") from None
+
+
+def nanoseconds(seconds: float) -> int:
+    """Seconds as a Go duration; infinity becomes the longest duration, about 292 years."""
+    return min(round(seconds * 1e9), _MAX_NANOSECONDS) if seconds < _MAX_SECONDS else _MAX_NANOSECONDS
+
+
+def utc_now() -> str:
+    """Now, in UTC, as ``2026-08-01T10:00:00.123456789Z``."""
+    return utc(time.time_ns())
+
+
+def utc(unix_ns: int) -> str:
+    """A time in Unix nanoseconds, in UTC."""
+    seconds, fraction = divmod(unix_ns, 1_000_000_000)
+    moment = datetime.fromtimestamp(seconds, UTC)
+    return f"{moment:%Y-%m-%dT%H:%M:%S}{_fraction(fraction)}Z"
+
+
+def local(unix_seconds: float) -> str:
+    """A time in Unix seconds in local time with its offset (``Z`` for zero); infinity becomes 292 years from now."""
+    if unix_seconds >= _MAX_SECONDS:
+        unix_seconds = time.time() + _MAX_SECONDS
+    seconds, rest = divmod(unix_seconds, 1)
+    moment = datetime.fromtimestamp(seconds, UTC).astimezone()
+    offset = f"{moment:%z}"
+    zone = "Z" if offset == "+0000" else f"{offset[:3]}:{offset[3:5]}"
+    # A float holds a present-day time to the microsecond.
+    return f"{moment:%Y-%m-%dT%H:%M:%S}{_fraction(int(rest * 1e6) * 1000)}{zone}"
+
+
+def _fraction(nanoseconds: int) -> str:
+    return f".{nanoseconds:09d}".rstrip("0") if nanoseconds else ""

@@ -1,6 +1,7 @@
-"""The native dialect, requests: JSON bodies of ``/api/*`` → the words of the house.
+"""Requests of the native API: JSON bodies of ``/api/*`` → the requests of :mod:`ollama_nb.api.chat`.
 
-Only what the JSON itself makes wrong is refused here; whether a model exists or can do it is the service's business.
+These functions raise BadRequest for values of the wrong type or form. Whether the model exists and has the needed
+capabilities is checked by the service. The caller adds the request's id and what the HTTP headers ask for.
 """
 
 from __future__ import annotations
@@ -22,12 +23,11 @@ from ollama_nb.api.chat import (
 from ollama_nb.api.encode import go_quote
 from ollama_nb.api.messages import Message, Think, Tool, ToolCall
 from ollama_nb.errors import BadRequest, InvalidThink
-from ollama_nb.server.dialects import gojson
 from ollama_nb.server.dialects.gojson import Fields
 from ollama_nb.settings import FOREVER, parse_duration
 
-_LONGEST = (1 << 63) / 1e9
-_READ_LATER = frozenset({"stream"})
+_MAX_SECONDS = (1 << 63) / 1e9  # Go's longest duration; above it counts as forever
+_READ_LATER = frozenset({"stream"})  # fields that other functions read, not to be reported as ignored
 _THINK = '(must be "high", "medium", "low", "max", true, or false)'
 
 
@@ -39,14 +39,9 @@ class ShowRequest:
     options: dict[str, Any]
 
 
-def fields(body: bytes, struct: str) -> Fields:
-    """The body as a Go struct. Raises BadRequest."""
-    return Fields(gojson.decode(body), struct)
-
-
-def read_chat(body: Fields, request_id: str) -> ChatRequest:
+def read_chat(body: Fields) -> ChatRequest:
     request = ChatRequest(
-        **_inference(body, request_id),
+        **_inference(body),
         truncate=_truncate(body),
         messages=tuple(_message(m) for m in body.structs("messages", "api.Message")),
         tools=tuple(_tool(body, tool) for tool in body.items("tools", "api.Tools")),
@@ -54,9 +49,9 @@ def read_chat(body: Fields, request_id: str) -> ChatRequest:
     return replace(request, ignored=body.ignored(_READ_LATER))
 
 
-def read_generate(body: Fields, request_id: str) -> GenerateRequest:
+def read_generate(body: Fields) -> GenerateRequest:
     request = GenerateRequest(
-        **_inference(body, request_id),
+        **_inference(body),
         truncate=body.flag("truncate") is not False,
         prompt=body.text("prompt"),
         suffix=body.text("suffix"),
@@ -69,7 +64,7 @@ def read_generate(body: Fields, request_id: str) -> GenerateRequest:
     return replace(request, ignored=body.ignored(_READ_LATER))
 
 
-def read_embed(body: Fields, request_id: str) -> EmbedRequest:
+def read_embed(body: Fields) -> EmbedRequest:
     request = EmbedRequest(
         model=body.text("model"),
         inputs=_inputs(body.raw("input")),
@@ -77,13 +72,12 @@ def read_embed(body: Fields, request_id: str) -> EmbedRequest:
         dimensions=body.whole("dimensions"),
         options=body.object("options"),
         keep_alive=_keep_alive(body),
-        request_id=request_id,
     )
     return replace(request, ignored=body.ignored())
 
 
-def read_embeddings(body: Fields, request_id: str) -> EmbedRequest:
-    """The older endpoint: one prompt, nothing cut."""
+def read_embeddings(body: Fields) -> EmbedRequest:
+    """The body of ``/api/embeddings``, the older route: one prompt, which is never truncated."""
     prompt = body.text("prompt")
     return EmbedRequest(
         model=body.text("model"),
@@ -91,11 +85,10 @@ def read_embeddings(body: Fields, request_id: str) -> EmbedRequest:
         truncate=False,
         options=body.object("options"),
         keep_alive=_keep_alive(body),
-        request_id=request_id,
     )
 
 
-def read_rerank(body: Fields, request_id: str) -> RerankRequest:
+def read_rerank(body: Fields) -> RerankRequest:
     request = RerankRequest(
         model=body.text("model"),
         query=body.text("query"),
@@ -104,7 +97,6 @@ def read_rerank(body: Fields, request_id: str) -> RerankRequest:
         return_documents=body.flag("return_documents") or False,
         options=body.object("options"),
         keep_alive=_keep_alive(body),
-        request_id=request_id,
     )
     return replace(request, ignored=body.ignored())
 
@@ -130,7 +122,7 @@ def read_show(body: Fields) -> ShowRequest:
     )
 
 
-def read_create(body: Fields, request_id: str) -> CreateRequest:
+def read_create(body: Fields) -> CreateRequest:
     if body.raw("remote_host"):
         raise BadRequest("remote_host: stubs of remote models are not supported")
     if body.text("draft_quantize") and not body.raw("draft_files"):
@@ -152,38 +144,41 @@ def read_create(body: Fields, request_id: str) -> CreateRequest:
         parser=body.text("parser"),
         requires=body.text("requires"),
         info=body.object("info"),
-        request_id=request_id,
     )
     return replace(request, ignored=body.ignored(_READ_LATER))
 
 
-def read_pull(body: Fields, request_id: str) -> PullRequest:
+def read_pull(body: Fields) -> PullRequest:
     return PullRequest(
         model=body.text("model", "name"),
         as_=body.text("as"),
         insecure=body.flag("insecure") or False,
         streams=body.whole("streams"),
         max_rate=body.whole("max_rate"),
-        request_id=request_id,
     )
 
 
-def read_push(body: Fields, request_id: str) -> PushRequest:
+def read_push(body: Fields) -> PushRequest:
     return PushRequest(
         model=body.text("model", "name"),
         insecure=body.flag("insecure") or False,
         max_rate=body.whole("max_rate"),
-        request_id=request_id,
     )
 
 
 def wants_stream(body: Fields) -> bool:
-    """The native API streams unless told not to."""
+    """Whether the reply is streamed; that is the default."""
     return body.flag("stream") is not False
 
 
-def _inference(body: Fields, request_id: str) -> dict[str, Any]:
-    """What chat and generate have in common."""
+def model_and_unload(body: Fields) -> tuple[str, bool]:
+    """The model of an inference request, and whether the request does nothing but unload it."""
+    has_input = any(body.raw(name) for name in ("messages", "prompt", "input", "query"))
+    return body.text("model"), not has_input and _keep_alive(body) == 0
+
+
+def _inference(body: Fields) -> dict[str, Any]:
+    """The fields that chat and generate have in common."""
     return {
         "model": body.text("model"),
         "options": body.object("options"),
@@ -197,7 +192,6 @@ def _inference(body: Fields, request_id: str) -> dict[str, Any]:
         "top_logprobs": body.whole("top_logprobs"),
         "shift": body.flag("shift"),
         "render_only": body.flag("_debug_render_only") or False,
-        "request_id": request_id,
     }
 
 
@@ -207,18 +201,18 @@ def _truncate(body: Fields) -> Truncate:
 
 
 def _keep_alive(body: Fields) -> float | None:
-    """Seconds, inf for ever, None for "leave as is"; a number is seconds, a text is a Go duration."""
+    """Seconds; infinity for forever, None for no change. A number is in seconds, a text is a Go duration."""
     value = body.raw("keep_alive")
     if value is None:
         return None
     if isinstance(value, str):
         seconds = parse_duration(value)
     elif isinstance(value, int | float) and not isinstance(value, bool):
-        seconds = FOREVER if value < 0 or value >= _LONGEST else float(value)
+        seconds = FOREVER if value < 0 or value >= _MAX_SECONDS else float(value)
     else:
         kind = {bool: "bool", list: "[]interface {}"}.get(type(value), "map[string]interface {}")
         raise BadRequest(f"Unsupported type: '{kind}'")
-    return FOREVER if seconds < 0 or seconds >= _LONGEST else seconds
+    return FOREVER if seconds < 0 or seconds >= _MAX_SECONDS else seconds
 
 
 def _think(value: Any) -> Think:
@@ -233,7 +227,7 @@ def _think(value: Any) -> Think:
 
 
 def _inputs(value: Any) -> tuple[str, ...] | None:
-    """None (load only) for a lone empty text, an empty list or nothing."""
+    """The texts to embed; None (load only) for an empty text, an empty list and a missing field."""
     if value is None or value in ("", []):
         return None
     if isinstance(value, str):
@@ -273,13 +267,13 @@ def _tool_call(call: Fields) -> ToolCall:
 
 
 def _check_type(schema: Fields) -> None:
-    """A property's type is a text or a list of texts."""
+    """Check that a property's type is a text or a list of texts."""
     if not isinstance(schema.raw("type"), str):
         schema.texts("type")
 
 
 def _tool(body: Fields, value: Any) -> Tool:
-    """A tool stays the JSON that it came as; templates show it to the model. Its frame must have the right types."""
+    """A tool, unchanged because templates show its JSON to the model; only the types of outer fields are checked."""
     tool = body.below("tools", value, "api.Tool")
     tool.text("type")
     function = tool.struct("function", "api.ToolFunction")

@@ -1,16 +1,28 @@
-"""The native dialect, replies: events → JSON objects, byte for byte as Go writes them.
+"""Replies of the native API: events and models → JSON, byte for byte as Ollama writes it.
 
-Keys stand in Ollama's order and are left out when empty where Ollama leaves them out; our own come after them.
+Keys are in Ollama's order, and are left out when empty where Ollama leaves them out. Our additional keys come last.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import dataclasses
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ollama_nb.api.chat import RerankRequest
-from ollama_nb.api.encode import call_object, filled, go_json, go_string, message_object
+from ollama_nb.api.encode import (
+    call_object,
+    escaped,
+    filled,
+    float32,
+    go_json,
+    go_string,
+    message_object,
+    shortest,
+)
 from ollama_nb.api.events import (
     Delta,
     Done,
@@ -24,12 +36,16 @@ from ollama_nb.api.events import (
     ToolCalls,
 )
 from ollama_nb.api.messages import Message, ToolCall
+from ollama_nb.api.models import GGUF, Listed, Model, Running, Shown
 from ollama_nb.errors import OllamaError
-from ollama_nb.server.dialects.times import nanoseconds, utc_now
+from ollama_nb.server.dialects.gojson import local, nanoseconds, utc_now
+from ollama_nb.service.requests import QueueEntry
 
 JSON = "application/json; charset=utf-8"
 NDJSON = "application/x-ndjson"
-WHOLE_PROGRESS = "application/json"  # what Ollama says for pull and create with "stream": false
+WHOLE_PROGRESS = "application/json"  # Ollama's content type for pull and create with "stream": false
+_HIDDEN = frozenset({"general.name", "tokenizer.chat_template"})  # GGUF keys that Ollama does not show
+_LONG = 64  # items; longer arrays are written by the C encoder
 
 
 def encode(value: Any) -> bytes:
@@ -42,8 +58,8 @@ def error(failure: OllamaError) -> bytes:
 
 
 @dataclass(frozen=True, slots=True)
-class _Said:
-    """What events say together: texts, log probabilities and calls of them all, everything else of the last one."""
+class _Gathered:
+    """Events of one reply in one value: the joined texts, log probabilities and calls, and the last event."""
 
     text: Delta
     calls: tuple[ToolCall, ...]
@@ -51,7 +67,7 @@ class _Said:
     rendered: Rendered | None
 
     @classmethod
-    def of(cls, events: Sequence[Event]) -> _Said:
+    def of(cls, events: Sequence[Event]) -> _Gathered:
         deltas = [event for event in events if isinstance(event, Delta)]
         last = events[-1] if events else None
         return cls(
@@ -67,71 +83,71 @@ class _Said:
         )
 
 
-class Reply:
-    """The objects of one reply. ``chunk`` gives the object of one event; ``whole`` gathers events into one object."""
+class NativeReply:
+    """Writes the objects of one reply: ``chunk`` the object of one event, ``whole`` one object of all events."""
 
     def __init__(self, model: str, request_id: str = "") -> None:
         self._model, self._id = model, request_id
         self._head = f'{{"model":{go_string(model)},"created_at":"'
 
     def chunk(self, event: Event) -> bytes:
-        if isinstance(event, Delta) and not event.logprobs and not event.tool_error:  # nearly all are: written fast
+        if isinstance(event, Delta) and not event.logprobs and not event.tool_error:  # the common case
             return f'{self._head}{utc_now()}",{self._text(event)},"done":false}}'.encode()
         return self.whole([event])
 
     def whole(self, events: Sequence[Event]) -> bytes:
-        return encode({"model": self._model, "created_at": utc_now(), **self._body(_Said.of(events))})
+        return encode({"model": self._model, "created_at": utc_now(), **self._body(_Gathered.of(events))})
 
     def _text(self, delta: Delta) -> str:
         raise NotImplementedError
 
-    def _body(self, said: _Said) -> dict[str, Any]:
+    def _body(self, gathered: _Gathered) -> dict[str, Any]:
         raise NotImplementedError
 
-    def _ours(self, said: _Said) -> dict[str, Any]:
-        """Our additions, which come last; load and unload replies have none but warnings."""
-        found = filled({"tool_error": said.text.tool_error})
-        if said.done is None:
+    def _ours(self, gathered: _Gathered) -> dict[str, Any]:
+        """Our additional keys. Load and unload replies have warnings only."""
+        found = filled({"tool_error": gathered.text.tool_error})
+        if gathered.done is None:
             return found
-        if said.done.stats is not None:
-            found |= _additions(said.done.stats) | filled({"request_id": self._id})
-        return found | filled({"warnings": said.done.warnings, "run": said.done.run})
+        if gathered.done.stats is not None:
+            found |= _additions(gathered.done.stats) | filled({"request_id": self._id})
+        return found | filled({"warnings": gathered.done.warnings, "run": gathered.done.run})
 
 
-class ChatReply(Reply):
+class ChatReply(NativeReply):
     def _text(self, delta: Delta) -> str:
         thought = f',"thinking":{go_string(delta.thinking)}' if delta.thinking else ""
         return f'"message":{{"role":"assistant","content":{go_string(delta.content)}{thought}}}'
 
-    def _body(self, said: _Said) -> dict[str, Any]:
-        answer = Message("assistant", said.text.content, said.text.thinking, tool_calls=said.calls)
+    def _body(self, gathered: _Gathered) -> dict[str, Any]:
+        answer = Message("assistant", gathered.text.content, gathered.text.thinking, tool_calls=gathered.calls)
         return {
             "message": message_object(answer),
-            "done": said.done is not None,
-            **filled({"done_reason": said.done.reason if said.done else ""}),
-            **_debug(said.rendered),
-            **_logprobs(said.text),
-            **_metrics(said.done),
-            **self._ours(said),
+            "done": gathered.done is not None,
+            **filled({"done_reason": gathered.done.reason if gathered.done else ""}),
+            **_debug(gathered.rendered),
+            **_logprobs(gathered.text),
+            **_metrics(gathered.done),
+            **self._ours(gathered),
         }
 
 
-class GenerateReply(Reply):
+class GenerateReply(NativeReply):
     def _text(self, delta: Delta) -> str:
         thought = f',"thinking":{go_string(delta.thinking)}' if delta.thinking else ""
         return f'"response":{go_string(delta.content)}{thought}'
 
-    def _body(self, said: _Said) -> dict[str, Any]:
+    def _body(self, gathered: _Gathered) -> dict[str, Any]:
         return {
-            "response": said.text.content,
-            **filled({"thinking": said.text.thinking}),
-            "done": said.done is not None,
-            **(filled({"done_reason": said.done.reason, "context": said.done.context}) if said.done else {}),
-            **_metrics(said.done),
-            **filled({"tool_calls": [call_object(call) for call in said.calls]}),
-            **_debug(said.rendered),
-            **_logprobs(said.text),
-            **self._ours(said),
+            "response": gathered.text.content,
+            **filled({"thinking": gathered.text.thinking}),
+            "done": gathered.done is not None,
+            **(filled({"done_reason": done.reason, "context": done.context}) if (done := gathered.done) else {}),
+            **_metrics(gathered.done),
+            **filled({"tool_calls": [call_object(call) for call in gathered.calls]}),
+            **_debug(gathered.rendered),
+            **_logprobs(gathered.text),
+            **self._ours(gathered),
         }
 
 
@@ -141,18 +157,17 @@ def progress(line: Progress) -> bytes:
     return encode({"status": line.status, **more})
 
 
-def embed(model: str, result: Embeddings) -> Iterator[bytes]:
-    """The reply of ``/api/embed``, a piece per vector: a large one takes time to write."""
-    yield f'{{"model":{go_string(model)},"embeddings":['.encode()
-    for number, vector in enumerate(result.vectors):
-        yield (b"," if number else b"") + _vector(vector)
+def embed(model: str, result: Embeddings) -> bytes:
+    """The reply of ``/api/embed``. Slow for many vectors: call it in a worker thread."""
+    vectors = b",".join(map(_vector, result.vectors))
     stats = result.stats
     metrics = {
         "total_duration": nanoseconds(stats.total_seconds) if stats else 0,
         "load_duration": nanoseconds(stats.load_seconds) if stats else 0,
         "prompt_eval_count": stats.prompt_tokens if stats else 0,
     }
-    yield b"]" + "".join(f',"{key}":{value}' for key, value in filled(metrics).items()).encode() + b"}"
+    end = "".join(f',"{key}":{value}' for key, value in filled(metrics).items())
+    return f'{{"model":{go_string(model)},"embeddings":['.encode() + vectors + f"]{end}}}".encode()
 
 
 def embeddings(result: Embeddings) -> bytes:
@@ -161,16 +176,16 @@ def embeddings(result: Embeddings) -> bytes:
 
 
 def ranking(request: RerankRequest, ranking: Ranking) -> bytes:
-    """The reply of ``/api/rerank``; each result has its document's text when asked for."""
+    """The reply of ``/api/rerank``; each result holds its document's text if the request asks for it."""
 
-    def told(index: int, score: float) -> dict[str, Any]:
+    def result(index: int, score: float) -> dict[str, Any]:
         document = {"document": request.documents[index]} if request.return_documents else {}
         return {"index": index, "relevance_score": score, **document}
 
     return encode(
         {
             "model": request.model,
-            "results": [told(index, score) for index, score in ranking.results],
+            "results": [result(index, score) for index, score in ranking.results],
             "method": ranking.method,
             "usage": {"prompt_tokens": ranking.prompt_tokens, "total_tokens": ranking.prompt_tokens},
         }
@@ -223,8 +238,8 @@ def _logprob(entry: TokenLogprob) -> dict[str, Any]:
 
 
 def _token(token: bytes, logprob: float) -> dict[str, Any]:
-    """``bytes`` are the token's own, also where they are only part of a character."""
-    # JSON has no infinities: what can never happen is as unlikely as a number can say.
+    """A token with its log probability. ``bytes`` can be a part of a character."""
+    # JSON has no infinities; a token that the constraint rules out has the logprob -inf.
     value = max(logprob, -1e9)
     return {"token": token.decode("utf-8", "replace"), "logprob": value, **filled({"bytes": list(token)})}
 
@@ -233,3 +248,136 @@ def _debug(rendered: Rendered | None) -> dict[str, Any]:
     if rendered is None:
         return {}
     return {"_debug_info": {"rendered_template": rendered.template, **filled({"image_count": rendered.image_count})}}
+
+
+def tags(models: Iterable[Listed]) -> bytes:
+    """The body of ``/api/tags``."""
+    return encode({"models": [_listed(entry) for entry in models]})
+
+
+def ps(models: Iterable[Running]) -> bytes:
+    """The body of ``/api/ps``: latest expiry first."""
+    ordered = sorted(models, key=lambda entry: entry.expires_at, reverse=True)
+    return encode({"models": [_running(entry) for entry in ordered]})
+
+
+def show(shown: Shown, basename: str = "") -> bytes:
+    """The body of ``/api/show``. ``basename`` replaces ``general.basename`` of the file."""
+    model, config = shown.model, shown.model.config
+    parts: dict[str, str] = {}
+
+    def put(key: str, value: Any, *, always: bool = False) -> None:
+        if value or always:
+            parts[key] = value if key in ("model_info", "projector_info") else go_json(value)
+
+    put("license", shown.license)
+    put("modelfile", shown.modelfile)
+    put("parameters", shown.parameters)
+    put("template", shown.template)
+    put("system", shown.system)
+    put("details", _details(model, shown.parent), always=True)
+    put("messages", [message_object(Message(m.role, m.content)) for m in model.messages])
+    put("remote_model", config.remote_model)
+    put("remote_host", config.remote_host)
+    put("model_info", _metadata(shown.gguf, basename), always=True)
+    put("projector_info", _metadata(shown.projector) if shown.projector else "")
+    put("tensors", _tensors(shown.gguf))
+    put("capabilities", shown.capabilities)
+    put("modified_at", local(model.modified_at), always=True)
+    put("requires", config.requires)
+    return ("{" + ",".join(f'"{key}":{value}' for key, value in parts.items()) + "}").encode()
+
+
+def queue(entries: Iterable[QueueEntry]) -> bytes:
+    """The body of ``/api/queue``: counters of waiting and running requests, without any text of prompts."""
+
+    def described(entry: QueueEntry) -> dict[str, Any]:
+        found = {**dataclasses.asdict(entry), "created_at": local(entry.created_at)}
+        if not entry.drafted_tokens:
+            del found["drafted_tokens"], found["accepted_tokens"]
+        return found
+
+    return encode({"requests": [described(entry) for entry in entries]})
+
+
+def _listed(entry: Listed) -> dict[str, Any]:
+    model = entry.model
+    details = _details(model, entry.parent)
+    details |= filled({"context_length": entry.context_length, "embedding_length": entry.embedding_length})
+    return {
+        "name": model.name.short,
+        "model": model.name.short,
+        **filled({"remote_model": model.config.remote_model, "remote_host": model.config.remote_host}),
+        "modified_at": local(model.modified_at),
+        "size": model.size,
+        "digest": model.digest,
+        "details": details,
+        **filled({"capabilities": entry.capabilities}),
+    }
+
+
+def _running(entry: Running) -> dict[str, Any]:
+    return {
+        "name": entry.model.name.short,
+        "model": entry.model.name.short,
+        "size": entry.size,
+        "digest": entry.model.digest,
+        "details": _details(entry.model, ""),
+        "expires_at": local(entry.expires_at),
+        "size_vram": entry.size_vram,
+        "context_length": entry.context_length,
+        **filled({"slots": entry.slots}),
+    }
+
+
+def _details(model: Model, parent: str) -> dict[str, Any]:
+    config = model.config
+    return {
+        "parent_model": parent,
+        "format": config.model_format,
+        "family": config.model_family,
+        "families": config.model_families,
+        "parameter_size": config.model_type,
+        "quantization_level": config.file_type,
+    }
+
+
+def _metadata(gguf: GGUF | None, basename: str = "") -> str:
+    """GGUF metadata as a JSON object with sorted keys and the number of parameters."""
+    if gguf is None:
+        return "{}"
+    values = {key: value for key, value in gguf.metadata.items() if key not in _HIDDEN}
+    values["general.parameter_count"] = gguf.parameter_count
+    if basename:
+        values["general.basename"] = basename
+    return "{" + ",".join(f"{go_string(key)}:{_metadata_value(values[key])}" for key in sorted(values)) + "}"
+
+
+def _metadata_value(value: Any) -> str:
+    match value:
+        case float():
+            return _float32(value)
+        case list() | tuple():
+            return _array(value)
+        case _:
+            return go_json(value)
+
+
+def _array(items: list[Any] | tuple[Any, ...]) -> str:
+    """An array of metadata. Vocabularies have hundreds of thousands of items: the C encoder writes them."""
+    if any(isinstance(item, float) for item in items[:1]):
+        return "[" + ",".join(map(_float32, items)) + "]"
+    if len(items) < _LONG:
+        return go_json(items)
+    return escaped(json.dumps(items, ensure_ascii=False, separators=(",", ":")))
+
+
+def _float32(value: float) -> str:
+    """The shortest text of a float32: ``0.00001``, not ``0.000009999999747378752``."""
+    if not math.isfinite(value):
+        return "null"
+    return go_json(shortest(value) if float32(value) == value else value)
+
+
+def _tensors(gguf: GGUF | None) -> list[Mapping[str, Any]]:
+    return [{"name": t.name, "type": t.type, "shape": t.shape} for t in gguf.tensors] if gguf else []

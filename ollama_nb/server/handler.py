@@ -1,13 +1,12 @@
-"""The Tornado side of every route, for both hosts: request ids, bodies, errors, streams, and clients that go away.
+"""The Tornado handler of every route, for both hosts: request ids, bodies, errors, streams, clients that disconnect.
 
-What a route does stands in ``endpoints``; who may ask is said by the subclass of each host, in ``admit``.
-The body is read after ``admit``, so that nobody unknown can fill the memory.
+:mod:`ollama_nb.server.routes` says what each route does. Who may use it is decided by the host's subclass in ``admit``,
+before the body is read, so that clients without access cannot fill the memory.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import re
 import secrets
@@ -15,25 +14,26 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Any, ClassVar, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from tornado import web
 from tornado.iostream import StreamClosedError
 
 from ollama_nb.api.events import Done, Event, Progress, Rendered
 from ollama_nb.errors import OllamaError, ShuttingDown, from_code
-from ollama_nb.server.bodies import MIB, Collected, Discarded, Sink
-from ollama_nb.server.dialects import native, native_reply
+from ollama_nb.server.dialects import gojson, native_reply
 from ollama_nb.server.dialects.gojson import Fields
-from ollama_nb.server.outlet import Outlet, SlowReader
+from ollama_nb.server.keys import ADMIN
 from ollama_nb.server.state import ServerState
+from ollama_nb.server.streams import MIB, BodySink, DiscardedBody, MemoryBody, ReplyStream, SlowClient
 from ollama_nb.service.service import Service
 
-SETTING = "ollama_nb_state"
-_UNBOUNDED = 1 << 42
-_DISCARDED = MIB
+SETTING = "ollama_nb_state"  # key of the ServerState in the application's settings
+PARSE_IN_THREAD = MIB  # bytes; larger JSON bodies are parsed in a worker thread, so that other streams do not stall
+_UNLIMITED = 1 << 42  # bytes; the body sinks limit bodies, not Tornado
+_MAX_DISCARDED = MIB  # bytes of a refused body that are read, so that the client reads the reply before it closes
 _TEXT = "text/plain"
-_LOOKING = ("GET", "HEAD", "OPTIONS")
+_READING_METHODS = ("GET", "HEAD", "OPTIONS")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _log = logging.getLogger("ollama_nb.server")
 
@@ -41,8 +41,8 @@ T = TypeVar("T")
 
 
 @dataclass
-class Answer(Exception):
-    """A finished answer that is no error of a dialect: the router's plain texts, redirects, preflights."""
+class PlainResponse(Exception):
+    """Raised to send a complete response that is not an error body: plain texts, redirects, preflight replies."""
 
     status: int
     body: bytes = b""
@@ -51,33 +51,41 @@ class Answer(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One method of a path. ``most``: bytes of a body; ``sink``: where it goes instead of into memory.
+    """What one method of one path does.
 
-    ``error``: writes the body of an error reply, if not in the format of the native API.
+    ``run`` writes the reply. ``scope`` is the scope that an API key needs (empty: any valid key). ``max_body`` is in
+    bytes. ``relay`` is tried first and returns True if another server has answered. ``open_body`` chooses where the
+    body goes (default: into memory). ``error`` writes error bodies (default: in the format of the native API).
     """
 
-    run: Callable[[Endpoint], Awaitable[None]]
-    most: int = 32 * MIB
-    sink: Callable[[Endpoint], Sink] | None = None
-    error: Callable[[OllamaError], bytes] | None = None
+    run: Callable[[OllamaHandler], Awaitable[None]]
+    scope: str = ADMIN
+    max_body: int = 32 * MIB
+    relay: Callable[[OllamaHandler], Awaitable[bool]] | None = None
+    open_body: Callable[[OllamaHandler], BodySink] | None = None
+    error: Callable[[OllamaError], bytes] = native_reply.error
 
 
 @web.stream_request_body
-class Endpoint(web.RequestHandler):
-    """One path. A host's subclass says who is admitted, ``methods`` what is done."""
+class OllamaHandler(web.RequestHandler):
+    """Handles one request to one path. Each host has a subclass, which says in ``admit`` who may use it."""
 
-    methods: ClassVar[Mapping[str, Route]] = {}
-    route: ClassVar[str] = "other"
-
-    sink: Sink
-    _gone = False
-    _failure: Exception | None = None
-    _outlet: Outlet | None = None
+    path = ""
+    methods: Mapping[str, Route]
+    sink: BodySink
+    _client_gone = False
+    _refusal: Exception | None = None
+    _stream: ReplyStream | None = None
     _task: asyncio.Task[None] | None = None
     _request_id = ""
     _model = ""
+    _json: Any = None
 
-    # For the bodies in ``endpoints``
+    def initialize(self, path: str, methods: Mapping[str, Route]) -> None:
+        """Called by Tornado with the arguments of the URL spec: the pattern below the prefix, and its methods."""
+        self.path, self.methods = path, methods
+
+    # For the functions in ``routes``
 
     @property
     def state(self) -> ServerState:
@@ -89,25 +97,35 @@ class Endpoint(web.RequestHandler):
 
     @property
     def id(self) -> str:
-        """The request's id: the client's own if it is a good one."""
+        """The request's id: the client's ``X-Request-Id`` if it is valid, else a random one."""
         if not self._request_id:
             offered = self.request.headers.get("X-Request-Id", "")
             self._request_id = offered if _REQUEST_ID.fullmatch(offered) else secrets.token_hex(8)
         return self._request_id
 
-    def fields(self, struct: str) -> Fields:
-        """The JSON body, read as that Go struct. Raises BadRequest."""
-        found = native.fields(cast(Collected, self.sink).body(), struct)
-        with contextlib.suppress(OllamaError):  # whether it must be a text is for the route to say
-            self._model = found.text("model")
-        return found
+    async def fields(self, struct: str) -> Fields:
+        """The JSON body as the Go struct ``struct``. Raises BadRequest."""
+        if self._json is None:
+            self._json = await self._parse(gojson.decode, self.body())
+        fields = Fields(self._json, struct)
+        model = fields.raw("model")
+        self._model = model if isinstance(model, str) else ""
+        return fields
+
+    async def read(self, struct: str, reader: Callable[[Fields], T]) -> tuple[T, Fields]:
+        """Convert the JSON body with ``reader``; return the result and the body. Raises BadRequest."""
+        fields = await self.fields(struct)
+        return await self._parse(reader, fields), fields
+
+    def body(self) -> bytes:
+        return cast(MemoryBody, self.sink).content()
 
     def wants(self, what: str) -> bool:
-        """Whether the header ``X-Ollama-<what>`` says yes."""
+        """Whether the header ``X-Ollama-<what>`` is set to true."""
         return self.request.headers.get(f"X-Ollama-{what}", "").strip().lower() in ("1", "true", "yes", "on")
 
     async def send(self, body: bytes = b"", content_type: str = native_reply.JSON, status: int = 200) -> None:
-        """Answer with one body."""
+        """Send a complete reply."""
         self.set_status(status, _reason(status))
         if status == 503:
             self.set_header("Retry-After", "1")
@@ -116,8 +134,8 @@ class Endpoint(web.RequestHandler):
             self.write(body)
         await self.finish()
 
-    async def send_events(self, source: AsyncIterator[Event], reply: native_reply.Reply, *, stream: bool) -> None:
-        """Answer with what a model says. Replies that only load, unload or render are one object in any case."""
+    async def send_events(self, source: AsyncIterator[Event], reply: native_reply.NativeReply, *, stream: bool) -> None:
+        """Send a model's reply, as a stream or as one object. Load, unload and render replies are always one object."""
         async with closing(source) as events:
             gathered: list[Event] = []
             async for event in events:
@@ -128,49 +146,54 @@ class Endpoint(web.RequestHandler):
                     gathered.append(event)
         if not gathered or not isinstance(gathered[-1], Done | Rendered):
             raise OllamaError("the model's reply ended prematurely")
-        if self._outlet is None:
+        if self._stream is None:
             await self.send(reply.whole(gathered))
         else:
             await self.end()
 
     async def send_progress(self, source: AsyncIterator[Progress], *, stream: bool) -> None:
-        """Answer with the lines of a pull or create; unstreamed, with the last one."""
+        """Send the progress of a pull, push or create as a stream of lines, or only the last line."""
         last = Progress("success")
         async with closing(source) as lines:
             async for last in lines:
                 if stream:
                     await self.send_line(native_reply.progress(last))
-        if stream and self._outlet is not None:
+        if stream and self._stream is not None:
             await self.end()
         else:
             await self.send(native_reply.progress(last), native_reply.WHOLE_PROGRESS)
 
     async def send_line(self, line: bytes) -> None:
-        """Write one object of a stream; the first one starts the response."""
-        if self._outlet is None:
+        """Send one object of a stream; the first one starts the response."""
+        if self._stream is None:
             self.set_header("Content-Type", native_reply.NDJSON)
             self.set_header("Cache-Control", "no-cache")
             self.set_header("X-Accel-Buffering", "no")
-            self._outlet = Outlet(self)
-            # Small pieces must leave at once: without this each waits for the acknowledgement of the one before.
+            self._stream = ReplyStream(self)
+            # Without this, each small piece waits until the client has acknowledged the one before it.
             self._connection.stream.set_nodelay(True)
-        await self._outlet.put(line + b"\n")
+        await self._stream.write(line + b"\n")
 
     async def end(self) -> None:
         """End a stream."""
-        if self._outlet is not None:
-            await self._outlet.close()
+        if self._stream is not None:
+            await self._stream.close()
         await self.finish()
+
+    @property
+    def route(self) -> Route | None:
+        """The route of this request; None for a method that the path does not have."""
+        return self.methods.get(self.request.method or "")
 
     # For the hosts
 
     async def admit(self) -> None:
-        """Let the request in, or raise OllamaError, Answer or web.HTTPError."""
+        """Return if the client may send this request; else raise OllamaError, PlainResponse or web.HTTPError."""
         raise NotImplementedError
 
     def error_body(self, error: OllamaError) -> bytes:
-        route = self.methods.get(self.request.method or "")
-        return route.error(error) if route and route.error else native_reply.error(error)
+        """The body of an error reply, in the format of the route."""
+        return self.route.error(error) if self.route else native_reply.error(error)
 
     # Tornado's hooks
 
@@ -181,19 +204,19 @@ class Endpoint(web.RequestHandler):
         self.set_header("X-Request-Id", self.id)
 
     def compute_etag(self) -> None:
-        """No reply is worth a 304."""
+        """Send no ETag: replies are never the same twice."""
 
     async def prepare(self) -> None:
-        self._connection.set_max_body_size(_UNBOUNDED)
+        self._connection.set_max_body_size(_UNLIMITED)
         try:
             await self.admit()
-            self.sink = self.open_sink()
-        except (OllamaError, Answer, web.HTTPError) as error:
-            self.sink = Discarded()
-            self._failure = error
+            self.sink = self._open_sink()
+        except (OllamaError, PlainResponse, web.HTTPError) as error:
+            self.sink = DiscardedBody()
+            self._refusal = error
             length = self.request.headers.get("Content-Length", "0")
-            if "Transfer-Encoding" in self.request.headers or not length.isdecimal() or int(length) > _DISCARDED:
-                await self._answer_failure(error)
+            if "Transfer-Encoding" in self.request.headers or not length.isdecimal() or int(length) > _MAX_DISCARDED:
+                await self._send_refusal(error)
 
     async def data_received(self, chunk: bytes) -> None:
         if self._finished:
@@ -202,35 +225,35 @@ class Endpoint(web.RequestHandler):
             await self.sink.write(chunk)
         except OllamaError as error:
             await self.sink.close()
-            self.sink = Discarded()
-            await self._answer_failure(error)
+            self.sink = DiscardedBody()
+            await self._send_refusal(error)
 
     async def respond(self, *args: str) -> None:
-        """Every method ends here, once the body is read."""
+        """Handle every HTTP method, once the body has been read."""
         if self._finished:
             return
-        if self._failure is not None:
-            await self._answer_failure(self._failure)
+        if self._refusal is not None:
+            await self._send_refusal(self._refusal)
             return
         self._task = asyncio.ensure_future(self._run())
-        self.state.enter(self._task, works=self.request.method not in _LOOKING)
+        self.state.enter(self._task, works=self.request.method not in _READING_METHODS)
         await asyncio.wait({self._task})
 
     get = head = post = put = patch = delete = options = respond
 
     def on_finish(self) -> None:
         super().on_finish()
-        self.state.metrics.request(self.route, self._model, self.get_status(), self.request.request_time())
+        self.state.metrics.request(self._label, self._model, self.get_status(), self.request.request_time())
 
     def on_connection_close(self) -> None:
         if not self._finished:
-            self.state.metrics.request(self.route, "", 499, self.request.request_time())
-        self._gone = True
+            self.state.metrics.request(self._label, "", 499, self.request.request_time())
+        self._client_gone = True
         super().on_connection_close()
         if self._task is not None:
             self._task.cancel()
         elif hasattr(self, "sink"):
-            # The body ends here: what was received of it goes, once a write that is under way has ended.
+            # The client has disconnected within the body: discard it after the write that is in progress.
             self._task = asyncio.ensure_future(self.sink.close())
             self.state.enter(self._task)
 
@@ -242,32 +265,44 @@ class Endpoint(web.RequestHandler):
         self.set_header("Content-Type", native_reply.JSON)
         self.finish(self.error_body(_from_tornado(error)))
 
-    # Inside
+    # Internal
 
     @property
     def _connection(self) -> Any:
         return self.request.connection
 
-    def open_sink(self) -> Sink:
-        """Where the body of this request goes. Raises Answer for a method that the path does not have."""
-        method = self.request.method or ""
-        route = self.methods.get(method)
+    @property
+    def _label(self) -> str:
+        """The path in metrics; all unknown paths share one label."""
+        return self.path or "other"
+
+    def _open_sink(self) -> BodySink:
+        """Choose where the body goes. Raises PlainResponse for a method that the path does not have."""
+        route = self.route
         if route is None:
-            raise Answer(405, b"405 method not allowed", {"Allow": ", ".join(self.methods)})
+            raise PlainResponse(405, b"405 method not allowed", {"Allow": ", ".join(self.methods)})
         if self.state.draining:
             raise ShuttingDown
-        return route.sink(self) if route.sink else Collected(route.most)
+        return route.open_body(self) if route.open_body else MemoryBody(route.max_body)
+
+    async def _parse(self, parse: Callable[..., T], *args: Any) -> T:
+        """Call a function that reads the JSON body; in a worker thread if the body is large."""
+        if len(self.body()) <= PARSE_IN_THREAD:
+            return parse(*args)
+        return await asyncio.to_thread(parse, *args)
 
     async def _run(self) -> None:
-        """One of the program's borders: whatever goes wrong behind it becomes an answer here."""
+        """Run the route and turn every exception into a reply."""
         try:
-            await self.methods[self.request.method or ""].run(self)
+            route = self.methods[self.request.method or ""]
+            if route.relay is None or not await route.relay(self):
+                await route.run(self)
         except OllamaError as error:
             await self._fail(error)
-        except (StreamClosedError, SlowReader):
+        except (StreamClosedError, SlowClient):
             self._connection.close()
         except asyncio.CancelledError:
-            if not self._gone:
+            if not self._client_gone:
                 await self._fail(ShuttingDown())
         except Exception:
             _log.exception("request %s failed: %s %s", self.id, self.request.method, self.request.path)
@@ -277,21 +312,21 @@ class Endpoint(web.RequestHandler):
 
     async def _fail(self, error: OllamaError) -> None:
         """Send an error: with its status before the first object, as the stream's last line after it."""
-        if self._gone or self._finished:
+        if self._client_gone or self._finished:
             return
         body = self.error_body(error)
         try:
-            if self._outlet is None:
+            if self._stream is None:
                 await self.send(body, native_reply.JSON, error.status)
             else:
                 await self.send_line(body)
                 await self.end()
-        except (StreamClosedError, SlowReader):
+        except (StreamClosedError, SlowClient):
             self._connection.close()
 
-    async def _answer_failure(self, error: Exception) -> None:
+    async def _send_refusal(self, error: Exception) -> None:
         try:
-            if isinstance(error, Answer):
+            if isinstance(error, PlainResponse):
                 for name, value in error.headers.items():
                     self.set_header(name, value)
                 await self.send(error.body, error.headers.get("Content-Type", _TEXT), error.status)
@@ -304,7 +339,7 @@ class Endpoint(web.RequestHandler):
 
 
 def closing(source: AsyncIterator[T]) -> aclosing[AsyncGenerator[T, None]]:
-    """Close a generator of the service at the end of the block, which cancels its work."""
+    """Close one of the service's generators at the end of the block, which cancels its work."""
     return aclosing(cast(AsyncGenerator[T, None], source))
 
 

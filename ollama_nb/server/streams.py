@@ -1,0 +1,160 @@
+"""Request bodies on their way in, and streamed replies on their way out, both with bounded memory.
+
+In: a handler gives each chunk of a request's body to a :class:`BodySink`, which keeps it in memory, writes it into the
+store or discards it. Out: a :class:`ReplyStream` flushes one piece at a time; what is written meanwhile joins the next
+piece. A producer waits while more than ``MAX_PENDING`` bytes are queued, and a client that does not accept a piece
+within ``write_timeout`` seconds is dropped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol
+
+from tornado import web
+from tornado.iostream import StreamClosedError
+
+from ollama_nb.api.names import Digest
+from ollama_nb.errors import RequestTooLarge
+from ollama_nb.store.blobs import BlobWriter
+
+MIB = 1 << 20
+MAX_PENDING = MIB  # bytes of a reply that wait to be flushed; above it the producer waits
+PIECE = 64 << 10  # bytes of a reply in one flush
+_BLOB_PIECE = 4 * MIB  # bytes of an upload in one write to the disk
+
+
+class BodySink(Protocol):
+    """Where the body of a request goes. ``close`` releases everything, however the request ends."""
+
+    async def write(self, chunk: bytes) -> None: ...
+    async def close(self) -> None: ...
+
+
+class MemoryBody:
+    """Keeps a body of at most ``max_bytes`` in memory."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes, self._size = max_bytes, 0
+        self._chunks: list[bytes] = []
+
+    async def write(self, chunk: bytes) -> None:
+        """Raises RequestTooLarge."""
+        self._size += len(chunk)
+        if self._size > self._max_bytes:
+            raise RequestTooLarge(f"request body too large: more than {self._max_bytes // MIB} MiB")
+        self._chunks.append(chunk)
+
+    def content(self) -> bytes:
+        if len(self._chunks) > 1:
+            self._chunks = [b"".join(self._chunks)]
+        return self._chunks[0] if self._chunks else b""
+
+    async def close(self) -> None:
+        self._chunks.clear()
+
+
+class DiscardedBody:
+    """Accepts a body that the reply does not depend on."""
+
+    async def write(self, chunk: bytes) -> None:
+        pass
+
+    async def close(self) -> None:
+        pass
+
+
+class BlobUpload:
+    """Writes a body into the store as a blob.
+
+    A worker thread writes large pieces, so that a slow disk blocks this client only. At most one write runs at a time,
+    and none continues after the call that started it has returned.
+    """
+
+    def __init__(self, writer: BlobWriter, expected: Digest) -> None:
+        self._writer, self._expected = writer, expected
+        self._pending = bytearray()
+        self._lock = asyncio.Lock()
+
+    async def write(self, chunk: bytes) -> None:
+        self._pending += chunk
+        if len(self._pending) >= _BLOB_PIECE:
+            await self._flush()
+
+    async def commit(self) -> None:
+        """Store the blob. Raises BadRequest, and stores nothing, if the bytes have another digest."""
+        await self._flush()
+        await self._in_thread(self._writer.commit, self._expected)
+
+    async def close(self) -> None:
+        """Remove the temporary file of an upload that was not committed."""
+        await self._in_thread(self._writer.abort)
+
+    async def _flush(self) -> None:
+        data, self._pending = bytes(self._pending), bytearray()
+        await self._in_thread(self._writer.write, data)
+
+    async def _in_thread(self, work: Callable[..., object], *args: object) -> None:
+        async with self._lock:
+            thread = asyncio.ensure_future(asyncio.to_thread(work, *args))
+            try:
+                await asyncio.shield(thread)
+            except asyncio.CancelledError:
+                await asyncio.wait({thread})
+                raise
+
+
+class SlowClient(Exception):
+    """The client did not accept a piece of the reply in time."""
+
+
+class ReplyStream:
+    """The body of a handler's streamed response; the first piece also sends the headers."""
+
+    write_timeout = 60.0  # seconds
+
+    def __init__(self, handler: web.RequestHandler) -> None:
+        self._handler = handler
+        self._pending = bytearray()
+        self._flush: asyncio.Future[None] | None = None
+        self._closed_by_client = False
+
+    async def write(self, data: bytes) -> None:
+        """Queue bytes; waits while too many are queued. Raises StreamClosedError, SlowClient."""
+        self._pending += data
+        self._start_flush()
+        while len(self._pending) > MAX_PENDING:
+            await self._flushed()
+        if self._closed_by_client:
+            raise StreamClosedError
+
+    async def close(self) -> None:
+        """Wait until the operating system has accepted all bytes. Raises StreamClosedError, SlowClient."""
+        while self._flush is not None:
+            await self._flushed()
+        if self._closed_by_client:
+            raise StreamClosedError
+
+    def _start_flush(self) -> None:
+        if self._flush is not None or not self._pending:
+            return
+        self._handler.write(bytes(self._pending[:PIECE]))
+        del self._pending[:PIECE]
+        self._flush = self._handler.flush()
+        self._flush.add_done_callback(self._flush_done)
+
+    def _flush_done(self, flush: asyncio.Future[None]) -> None:
+        self._flush = None
+        if flush.cancelled() or flush.exception() is not None:
+            self._closed_by_client = True
+            self._pending.clear()
+        self._start_flush()
+
+    async def _flushed(self) -> None:
+        if self._flush is None:
+            return
+        done, _ = await asyncio.wait({self._flush}, timeout=self.write_timeout)
+        if not done:
+            raise SlowClient
+        # _flush_done has run before this line and started the next flush: its callback was added first.
