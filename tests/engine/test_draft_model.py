@@ -58,7 +58,7 @@ def check_memory(draft_model: DraftModel) -> None:
 
 def alone(plain: Engine, request: Request) -> tuple[str, str, tuple[int, ...]]:
     without = msgspec.structs.replace(request, options=replace(request.options, draft_num_predict=0))
-    return run(plain, without)[0].said
+    return run(plain, without)[0].result
 
 
 WAYS: list[dict[str, Any]] = [
@@ -79,9 +79,9 @@ def test_a_reply_is_the_same_with_a_draft_model_and_without(
     engine = load(draft)
     requests = [ask(prompt, return_tokens=True, **way) for prompt in PROMPTS]
     expected = [alone(plain, request) for request in requests]
-    assert [run(engine, request)[0].said for request in requests] == expected
+    assert [run(engine, request)[0].result for request in requests] == expected
     again = [msgspec.structs.replace(request, id=next(ids)) for request in requests]
-    assert [reply.said for reply in run(engine, *again)] == expected
+    assert [reply.result for reply in run(engine, *again)] == expected
     counters = engine.counters
     assert counters["drafted"] >= counters["accepted"] > 0
     assert counters["model_drafted"] > 0 and counters["model_accepted"] <= counters["accepted"]
@@ -139,7 +139,7 @@ def test_any_schedule_gives_the_text_of_a_request_alone(plain: Engine, load: Loa
                 outs += engine.step()
             check_memory(draft_model_of(engine))
         for id, prompt in asked.items():
-            text, reason, _ = reply_of(outs, id).said
+            text, reason, _ = reply_of(outs, id).result
             assert text == expected[prompt] or (reason == "cancelled" and expected[prompt].startswith(text))
     assert engine.counters["model_accepted"] > 0
 

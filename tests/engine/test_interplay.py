@@ -80,7 +80,7 @@ def load(path: str, models: Path, tmp_path: Path) -> Iterator[Callable[[], Engin
 
 def answered(outs: list[Output], id: int) -> Answer:
     reply = reply_of(outs, id)
-    return *reply.said, reply.logprobs
+    return *reply.result, reply.logprobs
 
 
 def same(mine: Answer, expected: Answer) -> bool:

@@ -65,12 +65,12 @@ WAYS: list[dict[str, Any]] = [
 @pytest.mark.parametrize("way", WAYS, ids=str)
 def test_a_reply_is_the_same_with_drafts_and_without(plain: Engine, eager: Engine, way: dict[str, Any]) -> None:
     requests = [ask(prompt, return_tokens=True, **way) for prompt in PROMPTS]
-    expected = [run(plain, without_drafts(request))[0].said for request in requests]
-    alone = [run(eager, request)[0].said for request in requests]
+    expected = [run(plain, without_drafts(request))[0].result for request in requests]
+    alone = [run(eager, request)[0].result for request in requests]
     assert alone == expected
     assert eager.counters["drafted"] > eager.counters["accepted"] > 0
     again = [msgspec.structs.replace(request, id=next(ids)) for request in requests]
-    assert [reply.said for reply in run(eager, *again)] == expected
+    assert [reply.result for reply in run(eager, *again)] == expected
 
 
 def test_drafts_spare_steps(eager: Engine) -> None:
@@ -86,9 +86,9 @@ def test_drafts_spare_steps(eager: Engine) -> None:
 
 def test_names_that_a_format_prescribes_spare_steps(plain: Engine, eager: Engine) -> None:
     request = ask(num_predict=60, format=PERSON, return_tokens=True)
-    expected = run(plain, without_drafts(request))[0].said
+    expected = run(plain, without_drafts(request))[0].result
     before = eager.counters["decodes"]
-    assert run(eager, request)[0].said == expected
+    assert run(eager, request)[0].result == expected
     counters = eager.counters
     assert counters["accepted"] > 5
     assert counters["decodes"] - before < len(expected[2]) / 2
@@ -125,15 +125,15 @@ def test_any_schedule_gives_the_text_of_a_lone_request(plain: Engine, eager: Eng
                     patch.setattr(eager._context, "rearm", eager.abort)
                 outs += eager.step()
         for id, prompt in asked.items():
-            text, reason, _ = reply_of(outs, id).said
+            text, reason, _ = reply_of(outs, id).result
             assert text == expected[prompt] or (reason == "cancelled" and expected[prompt].startswith(text))
     assert eager.counters["accepted"] and eager.counters["padded"] and eager.counters["aborts"]
 
 
 def test_padding_rows_are_nobodys(plain: Engine, eager: Engine) -> None:
     requests = [ask(prompt, num_predict=40, draft_num_predict=0) for prompt in PROMPTS[1:]]
-    expected = [run(plain, request)[0].said for request in requests]
-    assert [reply.said for reply in run(eager, *requests)] == expected
+    expected = [run(plain, request)[0].result for request in requests]
+    assert [reply.result for reply in run(eager, *requests)] == expected
     counters = eager.counters
     assert counters["max_rows"] == 3 and counters["padded"] >= counters["rows"]["3"] > 30
     assert counters["output_tokens"] == 120

@@ -1,4 +1,4 @@
-"""Async tests without a plugin: ``@in_loop`` runs one in a loop of its own and fails it when tasks are left over."""
+"""Async tests without a plugin: ``@in_loop`` runs a test in a new event loop and fails it if tasks remain."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ CHROMIUM = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 )
-# No news popup; every cell is drawn, also those out of sight.
+# No news popup; every cell is rendered, also outside the viewport.
 _SETTINGS = {
     "apputils-extension/notification": '{"fetchNews": "false", "checkForUpdates": false}',
     "notebook-extension/tracker": '{"windowingMode": "none"}',
@@ -46,12 +46,12 @@ class Lab:
 
 
 def jupyter_lab(folder: Path, **env: str) -> contextlib.AbstractContextManager[Lab]:
-    """Start JupyterLab below ``folder`` with these additional variables; it ends with the block."""
+    """Start JupyterLab below ``folder`` with additional environment variables; stop it at the end of the block."""
     return _front_end("jupyterlab", "LabApp", "lab/tree", folder, env)
 
 
 def jupyter_notebook(folder: Path, **env: str) -> contextlib.AbstractContextManager[Lab]:
-    """The same with Jupyter Notebook."""
+    """Start Jupyter Notebook in the same way."""
     return _front_end("notebook", "JupyterNotebookApp", "notebooks", folder, env)
 
 
@@ -106,7 +106,7 @@ def run_all(page: Any, *, seconds: float = 120) -> None:
 
 
 def outputs(page: Any) -> list[Any]:
-    """Every cell's outputs as the notebook's model has them."""
+    """Return the outputs of every cell, from the notebook model in the page."""
     found = page.evaluate(
         "() => JSON.stringify(window.jupyterapp.shell.currentWidget.content.widgets.map("
         "cell => cell.model.type === 'code' ? cell.model.outputs.toJSON() : []))"
@@ -116,7 +116,7 @@ def outputs(page: Any) -> list[Any]:
 
 CHAT = "from ollama_nb.notebook.widgets import Chat\n"
 ENDLESS = 'dict(type="array", items=dict(type="string"), minItems=5000)'
-"""A form that keeps even a small model busy for minutes."""
+"""A ``format`` that keeps even a small model generating for minutes."""
 
 
 def message_box(page: Any) -> Any:
@@ -129,7 +129,7 @@ def say(page: Any, text: str) -> None:
 
 
 def replies(page: Any) -> Any:
-    """The figures below each finished answer."""
+    """The statistics below each finished reply."""
     return page.locator(".onb-exchange[aria-busy=false] .onb-figures")
 
 
@@ -158,6 +158,6 @@ def until_runs(page: Any, number: int) -> None:
 
 
 def queue(page: Any, lab: Lab) -> list[Any]:
-    """What the server that the page came from works on."""
+    """The queue of the server that serves the page."""
     reply = page.request.get(f"{lab.url}ollama/api/queue", headers={"Authorization": f"token {TOKEN}"})
     return list(reply.json()["requests"])

@@ -1,8 +1,8 @@
-"""A registry in a thread that misbehaves on demand, and remembers what it was asked.
+"""A registry in a thread that misbehaves on demand and records its requests.
 
-A *fault* is a function of the handler that answers one request in its own way (True), or changes what the ordinary
-answer will be and leaves it to that (False). ``faults`` are used up one by one by the requests for blobs; ``always``
-stays; ``gate`` comes before every request.
+A *fault* is a function of the request handler. It returns True if it has sent a reply, or False if it only changed what
+the normal reply will be. Requests for blobs use up ``faults`` one by one; ``always`` applies to every request for a
+blob, ``gate`` to every request.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Asked:
 
 @dataclass
 class ChaosRegistry:
-    """``sent``: bytes of blobs that went out. ``host`` as it stands in a model's name."""
+    """``sent`` counts the blob bytes sent. ``host`` is in the form used in model names."""
 
     server: ThreadingHTTPServer
     blobs: dict[str, bytes] = field(default_factory=dict)
@@ -59,7 +59,7 @@ class ChaosRegistry:
         return f"127.0.0.1:{self.port}"
 
     def publish(self, path: str, **layers: bytes) -> str:
-        """A model ``ns/model:tag`` of these layers; returns its name. The config is an empty object."""
+        """Add a model ``ns/model:tag`` with these layers and return its name. The config is an empty object."""
         name, _, tag = path.partition(":")
         config = b'{"model_format":"gguf","model_family":"llama","model_families":["llama"]}\n'
         body: dict[str, Any] = {"schemaVersion": 2, "mediaType": MANIFEST_TYPE, "config": self.add(config, CONFIG_TYPE)}
@@ -73,7 +73,7 @@ class ChaosRegistry:
         return {"mediaType": media_type, "digest": digest, "size": len(data)}
 
     def of(self, method: str, part: str) -> list[Asked]:
-        """The requests of a method whose path has ``part`` in it."""
+        """The requests of a method whose path contains ``part``."""
         return [asked for asked in self.asked if asked.method == method and part in asked.path]
 
 
@@ -188,7 +188,7 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def cut(self) -> None:
-        """End the connection in the middle."""
+        """Close the connection before the reply is complete."""
         self.close_connection = True
         with contextlib.suppress(OSError):
             self.connection.shutdown(socket.SHUT_RDWR)
@@ -253,7 +253,7 @@ def ignore_range(handler: Handler) -> bool:
 
 
 def wrong_range(handler: Handler) -> bool:
-    """206 with the blob's first bytes, whatever was asked for."""
+    """Send 206 with the first bytes of the blob, whatever the Range."""
     size = handler.last - handler.first + 1
     handler.first, handler.last = 0, size - 1
     if handler.status == 206:
@@ -272,7 +272,7 @@ def page(handler: Handler) -> bool:
 
 
 def cut_after(size: int) -> Fault:
-    """The right headers, then ``size`` bytes, then the end of the connection."""
+    """Send correct headers and ``size`` bytes, then close the connection."""
 
     def fault(handler: Handler) -> bool:
         handler.limit = size
@@ -303,7 +303,7 @@ def etag(tag: str) -> Fault:
 
 
 def _begun(handler: Handler) -> memoryview:
-    """Send the head of a right answer; what is to follow."""
+    """Send the head of a correct reply and return its body."""
     handler.send_response(handler.status)
     for name, value in {"Content-Length": str(handler.last - handler.first + 1), **handler.extra}.items():
         handler.send_header(name, value)
@@ -312,7 +312,7 @@ def _begun(handler: Handler) -> memoryview:
 
 
 def stall(handler: Handler) -> bool:
-    """Headers and a few bytes, then silence until the test is over."""
+    """Send headers and a few bytes, then nothing until the test ends."""
     handler.stream(_begun(handler)[:1000])
     handler.registry.released.wait(60)
     handler.cut()
@@ -320,7 +320,7 @@ def stall(handler: Handler) -> bool:
 
 
 def slow(pause: float) -> Fault:
-    """64 KiB, a pause, and so on."""
+    """Send pieces of 64 KiB with a pause after each."""
 
     def fault(handler: Handler) -> bool:
         handler.stream(_begun(handler), pause=pause)
@@ -330,7 +330,7 @@ def slow(pause: float) -> Fault:
 
 
 def unfinished(pause: float) -> Fault:
-    """As ``slow``, but the blob's last byte does not come until the test is over."""
+    """Like ``slow``, but withhold the last byte of the blob until the test ends."""
 
     def fault(handler: Handler) -> bool:
         body = _begun(handler)
@@ -345,7 +345,7 @@ def unfinished(pause: float) -> Fault:
 
 
 def rationed(pieces: threading.Semaphore) -> Fault:
-    """A piece of 64 KiB, of whatever blob, each time that the semaphore is released."""
+    """Send a piece of 64 KiB, of any blob, each time the semaphore is released."""
 
     def fault(handler: Handler) -> bool:
         body = _begun(handler)
@@ -359,7 +359,7 @@ def rationed(pieces: threading.Semaphore) -> Fault:
 
 
 def held(event: threading.Event) -> Fault:
-    """The first bytes at once, the others when the event is set."""
+    """Send the first bytes at once and the rest when the event is set."""
 
     def fault(handler: Handler) -> bool:
         body = _begun(handler)
@@ -384,7 +384,7 @@ class _Server(ThreadingHTTPServer):
     request_queue_size = 128
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Clients hang up as they like."""
+        """Clients may close connections at any time."""
 
 
 @contextlib.contextmanager

@@ -1,6 +1,6 @@
-"""Tiny checkpoints of every family that is converted: config, tokenizer files, random weights from a fixed seed.
+"""Tiny checkpoints of every convertible family: config, tokenizer files, random weights from a fixed seed.
 
-The weights come from numpy alone, so that goldens need only hold what the reference implementation answers.
+The weights come from NumPy alone, so the golden files contain only the results of the reference implementation.
 """
 
 from __future__ import annotations
@@ -284,7 +284,7 @@ FAMILIES: dict[str, tuple[dict[str, Any], Callable[[], Shapes], str]] = {
 
 
 def make_checkpoint(family: str, folder: Path, *, kind: str = "F32", files: int = 1) -> Path:
-    """Lay a checkpoint into ``folder``; ``kind`` is how its tensors are stored, ``files`` over how many files."""
+    """Write a checkpoint into ``folder``: tensors of type ``kind``, spread over ``files`` files."""
     config, _, tokenizer = FAMILIES[family]
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "config.json", config)
@@ -300,7 +300,7 @@ def make_checkpoint(family: str, folder: Path, *, kind: str = "F32", files: int 
 def weights(family: str) -> dict[str, Array]:
     """float32 tensors, the same on every machine."""
     random = np.random.default_rng(list(family.encode()))
-    gain = 0.0 if "gemma" in family else 1.0  # Gemma stores the gain of a norm less one
+    gain = 0.0 if "gemma" in family else 1.0  # Gemma stores the gain of a norm minus one
     return {name: _values(name, shape, gain, random) for name, shape in FAMILIES[family][1]()}
 
 
@@ -325,7 +325,7 @@ def write_safetensors(path: Path, tensors: Mapping[str, Array], kind: str = "F32
 
 
 def stored(tensor: Array, kind: str) -> bytes:
-    """As safetensors stores it; bfloat16 rounded to the nearest even."""
+    """The bytes of a tensor in safetensors; bfloat16 is rounded to nearest even."""
     if kind == "BF16":
         bits = tensor.astype(np.float32).view(np.uint32)
         return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16).tobytes()
@@ -333,7 +333,7 @@ def stored(tensor: Array, kind: str) -> bytes:
 
 
 def lay_tokenizer(name: str, folder: Path) -> None:
-    """Copy a tokenizer's files; a rule of byte-level BPE is put into the one vocabulary that all of them share."""
+    """Copy the files of a tokenizer. Byte-level BPE tokenizers share one vocabulary and differ in their rule."""
     source, _, rule = name.partition("-")
     for path in sorted((GOLDEN / source).iterdir()):
         data = path.read_bytes()

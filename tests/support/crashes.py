@@ -2,7 +2,7 @@
 
 As a program, ``python -m support.crashes FOLDER [LEAST]`` forks a child for each system call, which dies as by
 kill -9, checks the store each time, and prints a JSON object with the number of points. After the named operations
-it runs random ones until there were ``LEAST`` points. An unsound store ends it with a traceback.
+it runs random ones until there were ``LEAST`` points. An inconsistent store ends it with a traceback.
 
 ``record`` and ``crash_states`` model a power cut: what was not synced may be missing. A directory change is durable
 once that directory was synced; the bytes of a file are durable once the file was synced, before that it may be whole,
@@ -41,7 +41,7 @@ def prepare(store: Store) -> None:
     tiny(store, "base", system="base's own", template="shared")
     tiny(store, "other", template="shared")
     store.blobs.path(store.blobs.add(b"old and unused")).touch()
-    (store.blobs.root / "sha256-123").write_bytes(b"left by somebody else")
+    (store.blobs.root / "sha256-123").write_bytes(b"left by another program")
     for path in (store.blobs.root / "sha256-123", store.blobs.path(store.blobs.add(b"old and unused"))):
         os.utime(path, (0, 0))
 
@@ -55,7 +55,7 @@ def create_over(store: Store) -> None:
 
 
 def import_new(store: Store) -> None:
-    """From an archive that is made beside the store, once."""
+    """Import an archive next to the store, which the first call creates."""
     path = store.root.parent / "archive.tar"
     if not path.exists():
         with tempfile.TemporaryDirectory() as folder:
@@ -82,7 +82,7 @@ OPERATIONS: dict[str, Operation] = {
 
 
 def random_scenario(seed: int) -> tuple[Operation, Operation, bool]:
-    """A store of a few models that share this and that, an operation on it, and whether it may be done twice."""
+    """A store with a few models that share layers, an operation on it, and whether the operation may be repeated."""
     chance = random.Random(seed)
     names = chance.sample(["base", "other", "ns/child", "host.org/a/b:q4", "Upper:Tag", "third"], chance.randint(2, 5))
     texts = ["shared", "own", "文字"]
@@ -117,7 +117,7 @@ def random_scenario(seed: int) -> tuple[Operation, Operation, bool]:
 
 
 def die_at(step: int, operation: Callable[[Store], None], root: Path) -> bool:
-    """Run the operation in a child that dies before its ``step``-th call; False when it has fewer."""
+    """Run the operation in a child that dies before system call number ``step``; False if it makes fewer calls."""
     child = os.fork()
     if child == 0:
         left = [step]
@@ -139,7 +139,7 @@ def die_at(step: int, operation: Callable[[Store], None], root: Path) -> bool:
 
 
 def sweep(make: Operation, operation: Operation, folder: Path, *, again: bool = True) -> int:
-    """How many points there were. ``again``: the operation may be done on its own outcome."""
+    """Return the number of points. With ``again``, also repeat the operation on its own result."""
     start = folder / "start"
     make(Store(start))
     done = shutil.copytree(start, folder / "done", copy_function=shutil.copy2)
@@ -155,7 +155,7 @@ def sweep(make: Operation, operation: Operation, folder: Path, *, again: bool = 
             assert published(root) == allowed[1]
             return step
         if again or published(root) == allowed[0]:
-            operation(Store(root))  # the next try finds nothing in its way
+            operation(Store(root))  # the next attempt must succeed
             check_sound(root)
             assert published(root) == allowed[1]
         shutil.rmtree(root)
@@ -163,7 +163,7 @@ def sweep(make: Operation, operation: Operation, folder: Path, *, again: bool = 
 
 
 def main(folder: Path, least: int) -> None:
-    """Every named operation, then random ones until there were ``least`` points."""
+    """Every named operation, then random ones until ``least`` points were tried."""
     points = {}
     for name, operation in OPERATIONS.items():
         (folder / name).mkdir()
@@ -188,7 +188,7 @@ SAMPLES = 24
 
 @dataclass
 class Event:
-    """``call`` on ``path``; for a rename also its ``target``; ``file`` numbers the files that were created."""
+    """``call`` on ``path``, for a rename also ``target``; ``file`` identifies a created file."""
 
     call: str
     path: str
@@ -199,7 +199,7 @@ class Event:
 
 @dataclass
 class Recorder:
-    """Stands in for the ``os`` module of ``disk``: does what it is asked, and writes it down."""
+    """Replaces the ``os`` module in ``disk``: forwards each call and records it."""
 
     root: Path
     log: list[Event] = field(default_factory=list)
@@ -254,7 +254,7 @@ class Recorder:
 
 
 def record(root: Path, work: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> list[Event]:
-    """Do the work; return every change that it made below ``root``."""
+    """Run ``work`` and return every change it made below ``root``."""
     recorder = Recorder(root.resolve())
     with monkeypatch.context() as patch:
         patch.setattr(disk, "os", recorder)
@@ -263,7 +263,7 @@ def record(root: Path, work: Callable[[], object], monkeypatch: pytest.MonkeyPat
 
 
 def crash_states(start: dict[str, bytes], log: list[Event], seed: int = 0) -> Iterator[dict[str, bytes]]:
-    """Every content that the tree may have after a power cut at any moment of the log."""
+    """Every state that the tree can have after a power cut at any point of the log."""
     chance = random.Random(seed)
     for moment in range(len(log) + 1):
         done = log[:moment]
@@ -279,7 +279,7 @@ def crash_states(start: dict[str, bytes], log: list[Event], seed: int = 0) -> It
 def _combinations(
     pending: list[Event], unsynced: list[int], chance: random.Random
 ) -> Iterator[tuple[list[Event], tuple[float, ...]]]:
-    """What is dropped of the changes of folders, and how much is kept of each file that was not synced."""
+    """The directory changes that are lost, and how much of each unsynced file is kept."""
     shares = [1.0, 0.5, 0.0]
     if len(pending) <= MOST_PENDING and len(unsynced) <= 2:
         for mask in itertools.product((False, True), repeat=len(pending)):
@@ -296,14 +296,14 @@ def _combinations(
 
 
 def _lasts(event: Event, done: list[Event]) -> bool:
-    """Whether the folder of its outcome was synced afterwards."""
+    """Whether the directory of the changed entry was synced afterwards."""
     at = next(number for number, other in enumerate(done) if other is event)
     place = PurePosixPath(event.target or event.path).parent.as_posix()
     return any(later.call == "sync folder" and later.path == place for later in done[at + 1 :])
 
 
 def _synced(done: list[Event]) -> set[int]:
-    """Files whose every byte is on the disk."""
+    """Files whose bytes are all durable."""
     last_write = {event.file: number for number, event in enumerate(done) if event.call == "write"}
     return {
         file
@@ -315,7 +315,7 @@ def _synced(done: list[Event]) -> set[int]:
 def _replay(
     start: dict[str, bytes], done: list[Event], dropped: list[Event], kept: dict[int, float]
 ) -> dict[str, bytes] | None:
-    """The tree after what lasted; None where that is no state of a tree (a name of a file that never came to be)."""
+    """The tree after the durable changes, or None if they are inconsistent (a rename of a file never created)."""
     files: dict[str, int | bytes] = dict(start)
     contents: dict[int, bytearray] = {}
     gone = {id(event) for event in dropped}

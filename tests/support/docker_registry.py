@@ -1,4 +1,4 @@
-"""Debian's ``docker-registry``, the reference implementation of the registry API, as a process of its own."""
+"""Debian's ``docker-registry``, the reference implementation of the registry API, in its own process."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ needs_registry = pytest.mark.skipif(shutil.which(PROGRAM) is None, reason=f"{PRO
 
 @dataclass(frozen=True)
 class Registry:
-    """``host`` as it stands in a model's name."""
+    """``host`` is in the form used in model names."""
 
     host: str
     folder: Path
@@ -34,7 +34,7 @@ class Registry:
 
 @contextlib.contextmanager
 def docker_registry(folder: Path, *, tls: Path | None = None, password: bool = False) -> Iterator[Registry]:
-    """A registry on a free port, its blobs below ``folder``; ``tls`` has ``cert.pem`` and ``key.pem``."""
+    """Start a registry with its blobs below ``folder``; ``tls`` contains ``cert.pem`` and ``key.pem``."""
     folder.mkdir(parents=True, exist_ok=True)
     port = free_port()
     lines = [
@@ -72,7 +72,7 @@ def _listens(port: int, process: subprocess.Popen[bytes], log: Path) -> bool:
 
 
 def certificate(folder: Path) -> Path:
-    """A certificate for this machine that signs itself; returns its folder."""
+    """Create a self-signed certificate for this machine and return its folder."""
     folder.mkdir(parents=True, exist_ok=True)
     names = "IP:127.0.0.1,DNS:localhost,DNS:registry.example"
     subprocess.run(

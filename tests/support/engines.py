@@ -19,7 +19,7 @@ from ollama_nb.engine.output import FailOut, FinishOut, Output, TextOut
 from ollama_nb.engine.sequence import Request
 
 EXACT: dict[str, Any] = {"n_ctx": 512, "n_threads": 1, "kv_cache_type": "f32", "flash_attention": False}
-"""Half precision in attention would make near ties depend on the shape of the batch: some thousandths in a logit."""
+"""Full precision: in half precision, logits differ by thousandths with the batch's shape, and near ties flip."""
 STORY = "Lily saw a big red ball in the park. She wanted to play with the ball. "
 GREEDY = Options(temperature=0.0)
 ids = itertools.count(1)
@@ -27,7 +27,7 @@ _OPTIONS = set(Options.__dataclass_fields__) - {"num_ctx"}
 
 
 class Flat(StepTimes):
-    """Every step takes the same time, so every draft is used."""
+    """Step times of a machine on which every step takes the same time, so every draft is worth verifying."""
 
     def seconds(self, rows: int) -> float | None:
         return 1.0
@@ -40,7 +40,7 @@ class Flat(StepTimes):
 
 
 class Blocks(Flat):
-    """Steps of full blocks of four rows all take the same, shorter time: every step is padded."""
+    """Step times of a machine on which full blocks of four rows are faster: every step is padded."""
 
     def seconds(self, rows: int) -> float | None:
         return 1.0 if rows % 4 else 0.5
@@ -50,7 +50,7 @@ class Blocks(Flat):
 
 
 class Reply:
-    """What one request gave."""
+    """The outputs of one request."""
 
     def __init__(self, outs: list[Output]) -> None:
         self.texts = [out for out in outs if isinstance(out, TextOut)]
@@ -70,19 +70,19 @@ class Reply:
         return self.last
 
     @property
-    def said(self) -> tuple[str, str, tuple[int, ...]]:
-        """Text, reason and tokens."""
+    def result(self) -> tuple[str, str, tuple[int, ...]]:
+        """Text, finish reason and tokens."""
         return self.text, self.done.reason, self.done.tokens
 
 
 def ask(prompt: str = "Once upon a time", *, options: Options = GREEDY, **fields: Any) -> Request:
-    """``fields``: of the request, or of its options."""
+    """A request; ``fields`` are fields of the request or of its options."""
     chosen = {name: fields.pop(name) for name in list(fields) if name in _OPTIONS}
     return Request(id=next(ids), prompt=prompt, options=replace(options, **chosen), **fields)
 
 
 def collect(engine: Engine, *requests: Request) -> list[Output]:
-    """All that comes until nothing runs any more."""
+    """Submit the requests, step until the engine is idle, and return all outputs."""
     for request in requests:
         engine.submit(request)
     outs: list[Output] = []
@@ -92,7 +92,7 @@ def collect(engine: Engine, *requests: Request) -> list[Output]:
 
 
 def run(engine: Engine, *requests: Request) -> list[Reply]:
-    """The reply of each, all of them run together."""
+    """Run the requests together and return the reply of each."""
     outs = collect(engine, *requests)
     return [reply_of(outs, request.id) for request in requests]
 
@@ -113,7 +113,7 @@ def tokens_of(path: Path, texts: list[str]) -> list[list[int]]:
 
 
 def pooled_of(path: Path, tokens: list[int]) -> Vector:
-    """The mean of an encoder's last layer, as it is."""
+    """The mean of an encoder's last layer, not normalised."""
     model = Model(str(path))
     context = Context(
         model, cells=64, n_seq=1, n_batch=64, n_ubatch=64, n_threads=1, flash_attention=False, kv_type="f32",
@@ -128,7 +128,7 @@ def pooled_of(path: Path, tokens: list[int]) -> Vector:
 
 
 def logits_of(path: Path, tokens: list[int], *, adapters: tuple[str, ...] = ()) -> Vector:
-    """Behind the last token, in full precision throughout."""
+    """The logits after the last token, in full precision."""
     model = Model(str(path))
     context = Context(
         model, cells=64, n_seq=1, n_batch=64, n_ubatch=64, n_threads=1, flash_attention=False, kv_type="f32",

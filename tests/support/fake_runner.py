@@ -1,10 +1,10 @@
-"""A scripted child that speaks the runner's wire, so that every fault can be had without a model.
+"""A scripted child process that speaks the runner's wire protocol and fails on command.
 
-Started as ``python fake_runner.py FD PARENT_PID``. ``Load.path`` is a script of its own:
-``ok`` · ``fail:TEXT`` · ``die:SIGNAL`` · ``hang`` · ``chatter`` (log for ever, never load) · ``flood:MEGABYTES`` (of
+Started as ``python fake_runner.py FD PARENT_PID``. ``Load.path`` selects what it does at first:
+``ok`` · ``fail:TEXT`` · ``die:SIGNAL`` · ``hang`` · ``chatter`` (log forever, never load) · ``flood:MEGABYTES`` (of
 output, then load) · ``garbage`` · ``exit:STATUS:LAST WORDS``. Anything else loads.
 
-A prompt is a list of words: each is sent as one piece of text, but for the commands
+A prompt is a list of words. Each is sent as one piece of text, except the commands
 ``!die:SIGNAL`` · ``!garbage`` · ``!close`` · ``!wait`` (until cancelled) · ``!flood:MEGABYTES`` · ``!fail:STATUS`` ·
 ``!length`` (end with that reason) · ``!stop`` (stop this process: SIGSTOP).
 """

@@ -29,7 +29,7 @@ class Seen:
 
 @dataclass
 class Answer:
-    """``chunks`` go out one by one in chunked encoding; ``cut`` leaves without the last chunk."""
+    """``chunks`` are sent one by one in chunked encoding; ``cut`` closes the connection without the last chunk."""
 
     status: int = 200
     chunks: Iterable[bytes] = ()
@@ -52,7 +52,7 @@ def ndjson(*lines: dict[str, Any]) -> Answer:
 
 
 class ScriptedServer:
-    """Routes are ``"POST /api/show"`` → an Answer or a function of the request; a list is used up one per request."""
+    """``routes`` maps ``"POST /api/show"`` to an Answer or a function of the request, or to a list, one per request."""
 
     def __init__(self) -> None:
         self.routes: dict[str, Any] = {"HEAD /": Answer(), "GET /": Answer(200, [b"Ollama is running"])}
@@ -136,7 +136,7 @@ class ScriptedServer:
 
 
 def until_hung_up(lines: Iterable[dict[str, Any]], more: Callable[[], dict[str, Any]]) -> Iterator[bytes]:
-    """Some lines, then ``more`` for ever: the handler ends when the client hangs up."""
+    """Send some lines, then ``more`` forever; the handler ends when the client closes the connection."""
     for line in lines:
         yield json.dumps(line).encode() + b"\n"
     pause = threading.Event()
@@ -149,7 +149,7 @@ MODEL = "echo"
 
 
 class EchoServer(ScriptedServer):
-    """``say``: a question's text → its answer, or a whole Answer such as an error. ``before`` is called first."""
+    """A server with one model. ``say`` maps a prompt to a text or an Answer; ``before`` is called first."""
 
     def __init__(self, say: Callable[[str], str | Answer] = str.upper) -> None:
         super().__init__()
@@ -176,7 +176,7 @@ class EchoServer(ScriptedServer):
     def _models(self, **more: Any) -> Answer:
         return ok({"models": [{"name": f"{MODEL}:latest", "digest": self.digest, **more}]})
 
-    def _heard(self, text: str) -> str | Answer:
+    def _count(self, text: str) -> str | Answer:
         with self._lock:
             self.questions[text] += 1
         self.before(text)
@@ -184,15 +184,15 @@ class EchoServer(ScriptedServer):
 
     def _generate(self, request: Seen) -> Answer:
         prompt = request.json["prompt"]
-        return _reply("response", self._heard(prompt)) if prompt else ok({"done": True, "done_reason": "load"})
+        return _reply("response", self._count(prompt)) if prompt else ok({"done": True, "done_reason": "load"})
 
     def _chat(self, request: Seen) -> Answer:
-        said = self._heard(request.json["messages"][-1]["content"])
+        said = self._count(request.json["messages"][-1]["content"])
         return _reply("message", said)
 
     def _embed(self, request: Seen) -> Answer:
         texts = request.json["input"]
-        said = [self._heard(text) for text in texts]
+        said = [self._count(text) for text in texts]
         wrong = [found for found in said if isinstance(found, Answer)]
         return wrong[0] if wrong else ok({"embeddings": [vector(text) for text in texts]})
 
@@ -204,7 +204,7 @@ class EchoServer(ScriptedServer):
 
 
 def vector(text: str) -> list[float]:
-    """A unit vector: texts of the same letters point the same way."""
+    """A unit vector; texts of the same letters have the same vector."""
     counts = np.bincount([ord(letter) % 8 for letter in text] or [0], minlength=8).astype(np.float64)
     return [float(part) for part in counts / np.linalg.norm(counts)]
 
@@ -221,11 +221,11 @@ def _reply(field: str, said: str | Answer) -> Answer:
 
 
 Speak = Callable[[str], Iterator[str]]
-"""From a user's message to the pieces of the answer."""
+"""Maps a user's message to the pieces of the reply."""
 
 
 class ReplyServer:
-    """``url`` to reach it, ``visits``: every path below ``/canary`` that was asked for."""
+    """A server that streams the pieces of ``speak``; ``visits`` has every path that was fetched below ``/canary``."""
 
     def __init__(self, speak: Speak) -> None:
         self.visits: list[str] = []
@@ -243,9 +243,9 @@ class ReplyServer:
 
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                said = body["messages"][-1]["content"] if "messages" in body else body["prompt"]
+                prompt = body["messages"][-1]["content"] if "messages" in body else body["prompt"]
                 self._start(200)
-                for piece in speak(said):
+                for piece in speak(prompt):
                     self._line({"message": {"role": "assistant", "content": piece}, "response": piece, "done": False})
                 figures = {"eval_count": 42, "eval_duration": 1_000_000_000}
                 self._line({"message": {"content": ""}, "done": True, "done_reason": "stop", **figures})
@@ -279,7 +279,7 @@ class ReplyServer:
 
 
 class Proxy:
-    """``asked``: the heads of the requests that it got."""
+    """An HTTP proxy that connects everything to one port; ``asked`` has the heads of its requests."""
 
     def __init__(self, target: int) -> None:
         self.asked: list[str] = []

@@ -1,7 +1,7 @@
-"""A scripted service behind real handlers: every reply, error and pause can be had without a model.
+"""A scripted service below real request handlers: replies, errors and pauses without a model.
 
 ``FakeService.script`` is what the next chat or generate does: events and progress lines are yielded, errors raised,
-awaitables awaited. ``closed`` is set when a generator ends, however it ends.
+awaitables awaited. ``closed`` is set when a generator ends for any reason.
 """
 
 from __future__ import annotations

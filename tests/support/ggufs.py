@@ -1,4 +1,4 @@
-"""Small GGUF files made byte by byte: sound ones, and ones with exactly one thing wrong."""
+"""Small GGUF files made byte by byte: valid ones, and ones with exactly one defect."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def gguf(
     pair_count: int | None = None,
     alignment: int = 32,
 ) -> bytes:
-    """A whole file; counts can be made to lie."""
+    """A whole file; the counts in its header can be wrong."""
     counts = (
         len(tensors) if tensor_count is None else tensor_count,
         len(pairs) if pair_count is None else pair_count,

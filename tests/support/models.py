@@ -17,7 +17,7 @@ _CHANGED = "attn_q.weight", "attn_v.weight", "ffn_up.weight"
 
 
 def random_lora(base: Path, path: Path, seed: int, *, strength: float = 0.15, architecture: str = "llama") -> Path:
-    """Changes queries, values and feed-forward of every layer, enough to make it say something else."""
+    """An adapter that changes queries, values and feed-forward of every layer, enough to change the output."""
     rng = np.random.default_rng(seed)
     writer = GGUFWriter(path, architecture)
     writer.add_type("adapter")
@@ -40,7 +40,7 @@ N_VOCAB, CONTEXT = 2048, 8192
 
 
 def heavy(path: Path) -> Path:
-    """Twenty-five million parameters, 4 bits, a context of 8,192: some 5 s of reading for a full one."""
+    """Twenty-five million parameters, 4 bits, a context of 8,192: about 5 s of prefill for a full one."""
     make(Shape("llama", 8, 512, 1408, 8, 4, CONTEXT, N_VOCAB, GGMLQuantizationType.Q4_0,
                LlamaFileType.MOSTLY_Q4_0), path)  # fmt: skip
     return path
@@ -51,7 +51,7 @@ CONTEXT = 4096
 
 
 def long_stories(source: Path, target: Path) -> Path:
-    """stories260K with a context of 4,096 tokens. Beyond 512 it talks nonsense, but always the same."""
+    """stories260K with a context of 4,096 tokens. Beyond 512 its text is nonsense but deterministic."""
     data = bytearray(source.read_bytes())
     at = data.index(key := b"llama.context_length") + len(key) + 4
     assert int.from_bytes(data[at : at + 4], "little") == 512
@@ -118,7 +118,7 @@ _CLS, _SEP = SPECIAL.index("[CLS]"), SPECIAL.index("[SEP]")
 
 
 class TinyRanker:
-    """``write`` makes the model file; ``score`` says what it must answer, from 0 to 1."""
+    """A cross-encoder in two layers: ``write`` makes the model file, ``score`` returns the expected score (0 to 1)."""
 
     def __init__(self, seed: int = 6) -> None:
         dice = np.random.default_rng(seed)
@@ -145,7 +145,7 @@ class TinyRanker:
             self.tensors |= _norm(f"{at}attn_output_norm", random) | _norm(f"{at}layer_output_norm", random)
 
     def write(self, target: Path, *, template: str = "") -> Path:
-        """``template``: how the model wants its pairs written."""
+        """``template`` is the format of a pair of query and document."""
         writer = gguf.GGUFWriter(target, "bert")
         writer.add_name("tiny ranker")
         writer.add_context_length(CONTEXT)
@@ -179,7 +179,7 @@ class TinyRanker:
         return target
 
     def score(self, query: str, document: str) -> float:
-        """``[CLS] query [SEP] document [SEP]`` through the model; every token has type 0, as in llama.cpp."""
+        """Compute the score of ``[CLS] query [SEP] document [SEP]``; every token has type 0, as in llama.cpp."""
         words = [*SPECIAL, *WORDS]
         first, second = ([words.index(word) for word in text.split()] for text in (query, document))
         ids = [_CLS, *first, _SEP, *second, _SEP]

@@ -1,4 +1,4 @@
-"""Parts for tests of the pool: models that are names only, a clock that moves when told, runners that do as told."""
+"""Parts for tests of the pool: models that are only names, a clock that is moved by hand, scripted runners."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def a_model(name: str = "tiny", *, size: int = MIB, weights: bool = True) -> Mod
 
 
 def a_gguf(architecture: str = "llama", **facts: Any) -> GGUF:
-    """A header with the given facts of its architecture (``head_count`` stands for ``attention.head_count``)."""
+    """A header with these keys of its architecture (``head_count`` for ``attention.head_count``)."""
     defaults: dict[str, Any] = {
         "context_length": 8192, "block_count": 10, "embedding_length": 512, "head_count": 8, "head_count_kv": 4,
     }  # fmt: skip
@@ -42,7 +42,7 @@ def a_gguf(architecture: str = "llama", **facts: Any) -> GGUF:
 
 
 class VirtualClock:
-    """Time that moves only by ``advance``; timers that come due are called in order."""
+    """Time that only ``advance`` moves; it calls the timers that are due, in order."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -73,7 +73,7 @@ class _Timer:
 
 
 class ScriptedRunner:
-    """Stands for a loaded process: it ends when told."""
+    """A loaded runner process; it ends on ``die``."""
 
     def __init__(self, load: wire.Load, pid: int) -> None:
         self.load = load
@@ -106,7 +106,7 @@ class ScriptedRunner:
 
 
 class Launcher:
-    """Loads models at once, or, when ``hold`` is set, when ``finish`` says so."""
+    """Loads models at once, or on ``finish`` if ``hold`` is set."""
 
     def __init__(self) -> None:
         self.hold = False

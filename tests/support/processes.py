@@ -1,4 +1,4 @@
-"""Which processes are there: to wait for them, and to see that none is left."""
+"""Find processes: to wait for them, and to check that none is left."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ SECONDS = 60
 
 
 def until(met: Callable[[], bool], seconds: float = SECONDS) -> None:
-    """Wait for what no event tells."""
+    """Poll a condition, for what no event reports."""
     deadline = time.monotonic() + seconds
     while not met():
-        assert time.monotonic() < deadline, "waited in vain"
+        assert time.monotonic() < deadline, "the condition was not met in time"
         time.sleep(0.02)
 
 
 def children() -> set[int]:
-    """Every child of this process, zombies too."""
+    """Every child of this process, zombies included."""
     found: set[int] = set()
     for task in Path("/proc/self/task").iterdir():
         with contextlib.suppress(OSError):
@@ -28,14 +28,14 @@ def children() -> set[int]:
 
 
 def command_line(pid: int) -> str:
-    """What a process runs; empty for a zombie and for one that is gone."""
+    """The command line of a process; empty for a zombie and for one that has ended."""
     with contextlib.suppress(OSError):
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace").strip()
     return ""
 
 
 def of_session(leader: int) -> list[int]:
-    """Every living process of the session that ``leader`` leads or led, itself included."""
+    """Every living process of the session of ``leader``, itself included."""
     found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""Replies read back: the outcome of a reader in a form that can be compared, whatever the pieces."""
+"""Parsed replies in a form that can be compared, however the text was split."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def in_pieces(text: str, size: int) -> list[str]:
 
 
 def outcome(events: Sequence[Delta | ToolCalls]) -> dict[str, Any]:
-    """Content, thinking, calls and tool errors, each joined, those that are empty left out."""
+    """Content, thinking, calls and tool errors, each joined; empty ones are omitted."""
     deltas = [event for event in events if isinstance(event, Delta)]
     calls = [call for event in events if isinstance(event, ToolCalls) for call in event.calls]
     found = {
@@ -32,7 +32,7 @@ def outcome(events: Sequence[Delta | ToolCalls]) -> dict[str, Any]:
 
 
 def in_order(events: Sequence[Delta | ToolCalls]) -> list[tuple[str, Any]]:
-    """What was said, in order, neighbours of one kind joined: the same for all ways to cut the text."""
+    """The events in order, neighbours of one kind joined, so that every way to split the text gives the same."""
     told: list[tuple[str, Any]] = []
     for event in events:
         if isinstance(event, ToolCalls):

@@ -57,11 +57,11 @@ PARTS: dict[str, Schema] = {
     "list": {"type": "array", "items": {"type": "integer", "minimum": 0, "maximum": 9}, "maxItems": 3},
     "pair": {"type": "array", "prefixItems": [{"const": 1}, {"type": "boolean"}], "items": False, "minItems": 2},
 }
-"""Each has an end near, so that replies of a small model end by themselves."""
+"""Each allows only short replies, so that a small model finishes them."""
 
 
 def _place(place: int, part: Schema) -> Schema:
-    """That part, alone or within another schema."""
+    """The part alone, or nested in another schema."""
     closed = {"type": "object", "additionalProperties": False}
     match place:
         case 0:

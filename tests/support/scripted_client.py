@@ -1,4 +1,4 @@
-"""A client whose server is a script: what the magics ask is recorded, what they get was written down before."""
+"""A client with scripted replies that records the requests of the magics."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from ollama_nb.errors import ModelNotFound
 
 Reply = list[Any]
-"""Objects of a stream in order; an exception among them is raised at its place."""
+"""The objects of a stream in order; an exception among them is raised at its position."""
 
 
 class ScriptedClient:
@@ -81,7 +81,7 @@ class ScriptedClient:
 
 
 def chat_reply(*pieces: str, thinking: str = "", reason: str = "stop", **final: Any) -> Reply:
-    """A chat stream that says the pieces one by one."""
+    """A chat stream of these pieces."""
     thoughts = [{"message": {"role": "assistant", "content": "", "thinking": thinking}, "done": False}]
     return [
         *(thoughts if thinking else []),

@@ -32,7 +32,7 @@ _DROPPED = ("OLLAMA", "JPY_", "JUPYTER", "IPYTHON")
 
 @dataclass
 class RunningServer:
-    """A server that answers. ``url`` is the base of the Ollama API; ``headers`` let a client in."""
+    """A running server. ``url`` is the base of the Ollama API; ``headers`` authenticate a client."""
 
     url: str
     process: subprocess.Popen[bytes]
@@ -60,7 +60,7 @@ def free_port() -> int:
 
 
 def clean_env(home: Path, **more: str) -> dict[str, str]:
-    """This process's environment with an empty home and nothing of Ollama's or Jupyter's in it."""
+    """This process's environment with an empty home and without Ollama's and Jupyter's variables."""
     env = {name: value for name, value in os.environ.items() if not name.startswith(_DROPPED)}
     jupyter = {name: str(home / name.lower()) for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR",
                "JUPYTER_DATA_DIR", "IPYTHONDIR")}  # fmt: skip
@@ -112,7 +112,7 @@ def jupyter(
 
 
 def runtime_info(server: RunningServer) -> dict[str, str]:
-    """What the extension wrote for clients of the same user."""
+    """The runtime file that the extension writes for clients of the same user."""
     (file,) = (server.home / "jupyter_runtime_dir").glob("ollama-nb-*.json")
     found: dict[str, str] = json.loads(file.read_bytes())
     return found
@@ -120,7 +120,7 @@ def runtime_info(server: RunningServer) -> dict[str, str]:
 
 @contextlib.contextmanager
 def started(command: list[str], home: Path, env: dict[str, str]) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
-    """A process in a session of its own, its output in a log; everything that it started has ended afterwards."""
+    """Run a process in its own session with its output in a log; end it and its descendants afterwards."""
     log = home / f"server-{time.monotonic_ns()}.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -139,7 +139,7 @@ def started(command: list[str], home: Path, env: dict[str, str]) -> Iterator[tup
 
 
 def end(process: subprocess.Popen[bytes]) -> int:
-    """Ask the process to end; insist when it does not."""
+    """Terminate the process, and kill it if it does not end."""
     if process.poll() is None:
         process.send_signal(signal.SIGTERM)
     try:
@@ -164,7 +164,7 @@ def until_answers(server: RunningServer, url: str) -> None:
 
 
 def until(server: RunningServer, condition: Callable[[], bool], seconds: float = START_SECONDS) -> None:
-    """Wait for something that a server does; fail when the server ends before."""
+    """Wait for a condition; fail if the server ends first."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert server.process.poll() is None, f"the server ended:\n{server.output()}"
@@ -173,7 +173,7 @@ def until(server: RunningServer, condition: Callable[[], bool], seconds: float =
 
 
 def descendants(pid: int) -> set[int]:
-    """Processes below ``pid``, its own sessions and all."""
+    """All descendants of ``pid``, in whatever session."""
     parents: dict[int, int] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -207,7 +207,7 @@ def _anyone() -> ssl.SSLContext:
 
 
 class RestClient:
-    """Asks ``server``; every method fails the test when the answer is not the one that it expects."""
+    """Calls ``server`` over plain HTTP; a method fails the test if the reply is not of the kind it expects."""
 
     def __init__(self, server: RunningServer) -> None:
         self._server = server
@@ -225,29 +225,29 @@ class RestClient:
             connection.close()
 
     def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        """The last line of an answer that succeeds."""
+        """The last line of a successful reply."""
         status, lines = self.request("POST", path, json.dumps(body).encode())
         assert status == 200, lines
         return lines[-1]
 
     def add_blob(self, data: bytes) -> str:
-        """Its digest."""
+        """Upload a blob and return its digest."""
         digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
         status, _ = self.request("POST", f"/api/blobs/{digest}", data)
         assert status in (200, 201)
         return digest
 
     def create(self, model: str, **fields: Any) -> str:
-        """The last status, or the error."""
+        """Create a model and return the last status, or the error."""
         line = self.post("/api/create", {"model": model, **fields})
         return str(line.get("status", line))
 
     def generate(self, model: str, prompt: str, **options: Any) -> str:
-        """A reply to a raw prompt, greedy unless told otherwise."""
+        """The reply to a raw prompt, greedy by default."""
         return str(self.post("/api/generate", _generation(model, prompt, options))["response"])
 
     def fail(self, model: str, prompt: str, **options: Any) -> tuple[int, str]:
-        """Status and text of the error that a prompt leads to."""
+        """Status and text of the error for a prompt."""
         status, lines = self.request("POST", "/api/generate", json.dumps(_generation(model, prompt, options)).encode())
         assert "error" in lines[-1], lines
         return status, str(lines[-1]["error"])
@@ -266,7 +266,7 @@ NOTEBOOKS = ROOT / "notebooks"
 def notebook_env(folder: Path) -> Iterator[dict[str, str]]:
     """The environment of kernels, while a server below ``folder`` runs.
 
-    The server keeps this user's home, so that pip finds its configuration and its cache there.
+    The server keeps this user's home, where pip has its configuration and its cache.
     """
     own = {
         "HOME": str(Path.home()),

@@ -137,7 +137,7 @@ class FakeLease:
 
 
 class FakePool:
-    """``asked``: somebody wants the model. ``gate`` unset: loads wait for it. ``error``: what loading raises."""
+    """``asked`` is set by the first request for a model. Loads wait for ``gate`` and raise ``error``."""
 
     def __init__(self, script: Script = lambda prompt, format: ("Hello", " there")) -> None:
         self.runner = FakeRunner(script)
@@ -205,7 +205,7 @@ class ServiceHarness:
 
     @property
     def asks(self) -> list[dict[str, Any]]:
-        """What the runner was asked to complete."""
+        """The arguments of the runner's completions."""
         return self.pool.runner.asks
 
     def make(self, name: str, gguf: str = "stories260K-q4_0.gguf", **parts: Any) -> None:

@@ -42,8 +42,8 @@ BIG = gguf(data=bytes(6 << 20))
 SHARED_SIZE = 32 << 20  # bytes
 
 
-def told(work: Callable[[], object]) -> dict[str, Any]:
-    """How it ended: the error with its status and how long that took, or nothing of these."""
+def outcome_of(work: Callable[[], object]) -> dict[str, Any]:
+    """Run ``work``; return its error, status and duration, or nothing if it succeeded."""
     began = time.monotonic()
     try:
         work()
@@ -76,7 +76,7 @@ class Program:
         return asyncio.run(look())
 
     def create(self, data: bytes = BIG, name: str = "big") -> dict[str, Any]:
-        """Upload and create, as a client does."""
+        """Upload a file and create a model from it, as a client does."""
         blobs = self.service.blobs
 
         def work() -> None:
@@ -87,19 +87,19 @@ class Program:
             request = CreateRequest(model=name, files={"m.gguf": str(digest_of(data))}, system=name)
             drained(self.service.create(request))
 
-        return told(work)
+        return outcome_of(work)
 
     def check(self) -> None:
         never = threading.Event()
         local.fsck(self.harness.settings, repair=False, report=lambda line: None, cancelled=never)
 
     def pad(self, leave: int) -> Path:
-        """Fill the disk up to some bytes."""
+        """Fill the disk until ``leave`` bytes are free."""
         filler = self.folder / "filler"
         with (
             filler.open("wb", buffering=0) as file,
             suppress(OSError),
-        ):  # others write too, and the last byte was theirs
+        ):  # another write may take the last byte
             free = shutil.disk_usage(self.folder).free
             file.write(bytes(max(0, free - leave)))
         return filler
@@ -115,21 +115,21 @@ class Program:
         local.export_models(self.service.store, ["small"], outside, report=lambda line: None)
         asyncio.run(self.service.delete("small"))
         filler = self.pad(leave=64 << 10)
-        found["import"] = told(lambda: local.import_models(self.service.store, outside, report=lambda line: None))
+        found["import"] = outcome_of(lambda: local.import_models(self.service.store, outside, report=lambda line: None))
         filler.unlink()
         filler = self.pad(leave=0)
-        found["copy"] = told(lambda: asyncio.run(self.service.copy("tales", "twin")))
-        found["texts"] = told(
+        found["copy"] = outcome_of(lambda: asyncio.run(self.service.copy("tales", "twin")))
+        found["texts"] = outcome_of(
             lambda: drained(self.service.create(CreateRequest(model="new", from_="tales", system="你" * 30_000)))
         )
-        found["key"] = told(lambda: KeyFile(self.harness.settings.home).add("a"))
+        found["key"] = outcome_of(lambda: KeyFile(self.harness.settings.home).add("a"))
         found["while full"] = self.still_works()
         check_sound(self.service.store.root)
         names = [path.name for path in self.service.store.root.rglob("sha256-*")]
         found["left over"] = [name for name in names if digest_in_name(name) is None]
         filler.unlink()
         found["freed"] = self.create()
-        found["imported"] = told(
+        found["imported"] = outcome_of(
             lambda: (
                 asyncio.run(self.service.delete("big"))
                 or local.import_models(self.service.store, outside, report=lambda line: None)
@@ -150,21 +150,21 @@ class Program:
         }
         for name, request in works.items():
             filler = self.pad(leave=40 << 10)
-            found[f"{name} at first"] = told(lambda request=request: drained(self.service.create(request)))
+            found[f"{name} at first"] = outcome_of(lambda request=request: drained(self.service.create(request)))
             filler.unlink()
             with self.filling_up() as fillers:
-                full = told(lambda request=request: drained(self.service.create(request)))
+                full = outcome_of(lambda request=request: drained(self.service.create(request)))
             left = [path.name for path in self.service.blobs.root.iterdir() if digest_in_name(path.name) is None]
             found[name] = {**full, "left over": left, **self.still_works()}
             fillers[0].unlink()
-            found[name]["freed"] = told(lambda request=request: drained(self.service.create(request)))
+            found[name]["freed"] = outcome_of(lambda request=request: drained(self.service.create(request)))
             check_sound(self.service.store.root)
             asyncio.run(self.service.delete("new"))
         return found
 
     @contextmanager
     def filling_up(self) -> Iterator[list[Path]]:
-        """Somebody else fills the disk as soon as there was found to be room on it."""
+        """Fill the disk right after each check for free space."""
         fillers: list[Path] = []
         need = BlobStore.need
 
@@ -176,7 +176,7 @@ class Program:
             yield fillers
 
     def pull(self) -> dict[str, Any]:
-        """A download for which there was room when it began."""
+        """A download for which there was space when it began."""
         store, pad = self.service.store, self.pad
         fillers: list[Path] = []
         filled = threading.Event()
@@ -190,12 +190,12 @@ class Program:
         with chaos_registry() as registry:
             name = registry.publish("a/m:latest", model=noise(5 << 20))
             registry.always = held(filled)
-            full = told(lambda: pulled(store, name, self.folder, lines=Filling()))
+            full = outcome_of(lambda: pulled(store, name, self.folder, lines=Filling()))
             asked = [(one.path, one.headers.get("Range")) for one in registry.of("GET", "/blobs/")]
             full |= {"pulled": [str(name) for name in store.names()], "again": len(asked) - len(set(asked))}
             full |= self.still_works()
             fillers[0].unlink()
-            full["freed"] = told(lambda: pulled(store, name, self.folder))
+            full["freed"] = outcome_of(lambda: pulled(store, name, self.folder))
         check_sound(store.root)
         asyncio.run(self.service.delete(name))
         return full
@@ -204,13 +204,15 @@ class Program:
         subprocess.run(["mount", "-o", "remount,ro", str(self.folder)], check=True)
         found = {
             "create": self.create(),
-            "texts": told(lambda: drained(self.service.create(CreateRequest(model="n", from_="tales", system="s")))),
-            "copy": told(lambda: asyncio.run(self.service.copy("tales", "twin"))),
-            "delete": told(lambda: asyncio.run(self.service.delete("tales"))),
-            "start": told(lambda: asyncio.run(self.service.start())),
+            "texts": outcome_of(
+                lambda: drained(self.service.create(CreateRequest(model="n", from_="tales", system="s")))
+            ),
+            "copy": outcome_of(lambda: asyncio.run(self.service.copy("tales", "twin"))),
+            "delete": outcome_of(lambda: asyncio.run(self.service.delete("tales"))),
+            "start": outcome_of(lambda: asyncio.run(self.service.start())),
             "works": self.still_works(),
-            "fsck": told(self.check),
-            "df": told(lambda: local.df(self.harness.settings)),
+            "fsck": outcome_of(self.check),
+            "df": outcome_of(lambda: local.df(self.harness.settings)),
         }
         check_sound(self.service.store.root)
         return found

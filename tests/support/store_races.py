@@ -1,6 +1,6 @@
 """One of several processes that do random things to one store: ``python -m support.store_races FOLDER SEED COUNT``.
 
-Clean-up waits for nothing here, so that it meets uploads and creates in every state. Prints how often what was done.
+Clean-up has no grace period here, so it meets uploads and creates in every state. Prints the number of operations.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from support.stores import create
 
 from ollama_nb.api.names import ModelName
 from ollama_nb.errors import BadRequest, NotFound, StoreError
-from ollama_nb.store import store as room
+from ollama_nb.store import store as store_module
 from ollama_nb.store.store import Store
 
 NAMES = ("a", "b", "ns/c", "d:q4")
@@ -40,7 +40,7 @@ def step(store: Store, chance: random.Random) -> str:
 
 
 def main(folder: Path, seed: int, count: int) -> None:
-    room.GRACE = 0.0
+    store_module.GRACE = 0.0
     chance, done = random.Random(seed), collections.Counter[str]()
     store = Store(folder)
     for _ in range(count):
@@ -49,7 +49,7 @@ def main(folder: Path, seed: int, count: int) -> None:
         except NotFound:
             done["not there"] += 1
         except (StoreError, BadRequest) as error:
-            # Swept away before it was finished or used: said, and nothing was published.
+            # Removed before it was finished or used: the error reports it, and nothing was published.
             assert any(word in error.message for word in ("missing", "damaged", "No such file")), error
             done["try again"] += 1
     print(json.dumps(done))

@@ -1,4 +1,4 @@
-"""Whole small stores: models made through the front door, and a look that finds any unsoundness."""
+"""Small stores: models made as users make them, and a check that finds any inconsistency."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ollama_nb.store.store import Store
 def create(
     store: Store, name: str, *, base: Model | None = None, files: dict[str, bytes] | None = None, **request: Any
 ) -> list[str]:
-    """Make a model and return the status lines."""
+    """Create a model and return the status lines."""
     digests = {path: store.blobs.add(data) for path, data in (files or {}).items()}
     lines: list[str] = []
     wanted = CreateRequest(model=name, files={path: str(digest) for path, digest in digests.items()}, **request)
@@ -33,7 +33,7 @@ def create(
 
 
 def tiny(store: Store, name: str, **request: Any) -> Model:
-    """A model with the smallest sound weights."""
+    """Create a model with the smallest valid weights."""
     create(store, name, files={"tiny.gguf": gguf()}, **request)
     return store.resolve(ModelName.parse(name))
 
@@ -53,7 +53,7 @@ def published_in(files: Mapping[str, bytes]) -> dict[str, str]:
 
 
 def check_sound(root: Path) -> None:
-    """Every manifest readable, all that it names there and right, no blob under a wrong digest."""
+    """Check that every manifest is readable, its blobs exist, and every blob has the right digest."""
     check_sound_files(snapshot(root))
 
 

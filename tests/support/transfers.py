@@ -50,7 +50,7 @@ def pull(
     insecure: bool = True,
     **fields: Any,
 ) -> list[Progress]:
-    """Pull under its own name; ``lines`` are filled while it goes on."""
+    """Pull a model; progress is appended to ``lines`` meanwhile."""
     said: list[Progress] = [] if lines is None else lines
     parsed = ModelName.parse(name)
     job = ModelPull(
@@ -77,12 +77,12 @@ def push(
 
 
 def statuses(lines: list[Progress]) -> list[str]:
-    """Each status once, in order."""
+    """The distinct statuses, in order."""
     return list(dict.fromkeys(line.status for line in lines))
 
 
 def never_back(lines: list[Progress]) -> bool:
-    """Whether no blob's progress ever fell, and each ended at its total."""
+    """Whether the progress of every blob only grew and ended at its total."""
     seen: dict[str, int] = {}
     for line in lines:
         if line.digest:
@@ -94,7 +94,7 @@ def never_back(lines: list[Progress]) -> bool:
 
 
 def left_over(store: Store) -> list[str]:
-    """Files in ``blobs`` that are no blobs."""
+    """Files in ``blobs`` that are not blobs."""
     return sorted(path.name for path in store.blobs.root.iterdir() if len(path.name) != len(Digest("0" * 64).filename))
 
 

@@ -1,4 +1,4 @@
-"""Wheels made by hand, sound and otherwise, in a folder that pip can use in place of an index."""
+"""Wheels made by hand, valid and invalid, in a folder that pip can use instead of an index."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def make_wheel(
     licenses: Mapping[str, bytes] | None = None,
     record: bytes = b"",
 ) -> Path:
-    """A wheel with these members. ``hashes`` overrides what RECORD says: other content, or None for no line.
+    """Write a wheel with these members.
 
-    ``record``: what it says instead of all that.
+    ``hashes`` replaces the content that RECORD hashes for a path (None omits its line), ``record`` all of RECORD.
     """
     info = f"{name.replace('-', '_')}-{version}.dist-info"
     files = dict(members)
