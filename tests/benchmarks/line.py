@@ -1,4 +1,4 @@
-"""What a benchmark line is: what it needs, how one round of it is measured, and the rows that it fills in the table."""
+"""A benchmark line: its requirements, how to measure one round, and the rows that it fills in the table."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from peers import Server
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """One round: random prompts that are the same for every server in it, and no other round's."""
+    """One round: random prompts, equal for every server in the round and different in every round."""
 
     seed: int
     vocabulary: int
@@ -24,7 +24,7 @@ class Round:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One figure of a line. ``aim``: the ratio that the project wants beside llama-server, or beside ``Line.limit``."""
+    """One figure of a line. ``aim`` is the target ratio to llama-server, or to ``Line.limit``."""
 
     key: str
     title: str
@@ -33,7 +33,7 @@ class Row:
     aim: float
 
     def ratio(self, ours: float, theirs: float) -> float:
-        """How many times better ours is: over 1 is faster, or smaller."""
+        """Ours compared with the other: over 1 is faster, or smaller."""
         return ours / theirs if self.better == "more" else theirs / ours
 
 
@@ -43,10 +43,10 @@ Pairs = dict[str, tuple[float, float]]
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A line of the benchmark, measured beside servers (``measure``), beside something else (``pairs``), or both.
+    """A line of the benchmark, compared with servers (``measure``), with something else (``pairs``), or both.
 
-    ``threads`` 0: as many as the run is told. ``optional``: ``pairs`` only stands in where no server is at hand.
-    ``rivals``: the servers that can be measured at all; none named: every one. ``warms``: it warms servers up itself.
+    ``threads`` 0 uses the threads of the run. With ``optional``, ``pairs`` is measured only if no server is available.
+    ``rivals`` are the servers that support the line, all by default. With ``warms``, the line warms servers up itself.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Lines on writing: one stream, many streams, constraints, a busy neighbour, copied text."""
+"""Lines on decoding: one stream, many streams, constraints, a busy process, copied text."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def _limit_of_one(server: Server, turn: Round, *, tokens: int = TOKENS) -> Pairs
 
 
 def _many(server: Server, turn: Round, *, count: int, tokens: int = TOKENS, prompt_words: int = PROMPT_WORDS) -> Values:
-    """All tokens a second while all streams run: from the last one's first text to the first one's end."""
+    """Total tokens per second while all streams run: from the last one's first text to the first one's end."""
     rng = turn.rng()
     replies = answers([server.generate(words(rng, prompt_words, turn.vocabulary), tokens) for _ in range(count)])
     begin, end = max(reply.moments[0] for reply in replies), min(reply.end for reply in replies)
@@ -78,18 +78,18 @@ def _schema(server: Server, turn: Round) -> Values:
 
 
 def _busy(server: Server, turn: Round) -> Values:
-    """Tokens a second beside one process that never rests, from the second second to the sixth."""
+    """Tokens per second next to one process that never sleeps, from the second second to the sixth."""
     with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as neighbour, Load() as load:
         flight = load.send(server.generate(_prompt(turn), 2000))
         load.receive_for(6.0)
         load.hang_up(flight)
         neighbour.kill()
     written = sum(moment > flight.sent + 1.0 for moment in read_part(flight).moments)
-    return {"rate": max(written, 1) / 5.0}  # none at all counts as one
+    return {"rate": max(written, 1) / 5.0}  # zero counts as one
 
 
 def _copied_prompt(rng: random.Random) -> str:
-    """A passage twice, and its first words: whoever has read it goes on with the rest."""
+    """A passage twice, and its first words: the likely continuation is the rest of the passage."""
     sentences = [
         f"{rng.choice(NAMES)} {rng.choice(DEEDS)} the {rng.choice(PLACES)} near the {rng.choice(PLACES)} "
         f"{rng.randrange(2, 30)} times, and {rng.choice(NAMES)} {rng.choice(DEEDS)} the {rng.choice(PLACES)}."
@@ -109,7 +109,7 @@ def _copied_pairs(server: Server, turn: Round) -> Pairs:
 
 
 def _fresh_pairs(server: Server, turn: Round) -> Pairs:
-    """Prose without copies, sampled: what looking for copies costs. Each both ways, in both orders."""
+    """Sampled prose without copies: the cost of prompt lookup. Each pair in both orders."""
     prompt = (
         f"It was the year {turn.seed % 900 + 1100}. Here is a long story about a river, a village and a bridge.\n\n"
     )

@@ -1,7 +1,7 @@
-"""Lines on tables: 1,000 short rows through ``series.ollama``, beside a loop over the official client.
+"""Lines on tables: 1,000 short rows through ``series.ollama``, compared with a loop over the official client.
 
-The loop asks the same model the same questions, on the same server or on a stock Ollama; it is timed over a sample of
-its rows, for it only ever grows row by row. Nothing is known from before: every row is new, and the ledger is empty.
+The loop sends the same requests to the same model, on the same server or on a stock Ollama. It is timed on a sample of
+its rows, because its time is linear in them. Nothing is cached: every row is new, and the ledger is empty.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ Texts = list[str]
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """One thing to do with texts: all of them as a table, or one by one by the official client."""
+    """One operation on texts: as a table, or one by one with the official client."""
 
     table: Callable[[Accessor, Client], object]
     one: Callable[[ollama.Client, str], object]
@@ -55,23 +55,25 @@ class Work:
     rows: int = 1000
 
     def fast(self, server: Server, turn: Round) -> float:
-        """Rows a second as a table, once the server is warm."""
+        """Rows per second as a table, after a warm-up."""
         client = Client(server.running.url)
         texts = self.texts(turn, WARMING + self.rows)
         self.table(Accessor(pd.Series(texts[:WARMING])), client)
         return _rate(self.rows, lambda: self.table(Accessor(pd.Series(texts[WARMING:])), client))
 
     def slow(self, server: Server, turn: Round) -> float:
-        """Rows a second in a loop; its first rows are not counted."""
+        """Rows per second in a loop; its first rows are a warm-up."""
         client = ollama.Client(server.running.url)
-        texts = self.texts(turn, 2 * (WARMING + self.rows))[WARMING + self.rows :]  # others than those of the table
+        texts = self.texts(turn, 2 * (WARMING + self.rows))[
+            WARMING + self.rows :
+        ]  # different from the rows of the table
         for text in texts[:2]:
             self.one(client, text)
         return _rate(LOOPED, lambda: [self.one(client, text) for text in texts[2 : 2 + LOOPED]])
 
 
 def sentences(turn: Round, count: int) -> Texts:
-    """Short texts, no two alike."""
+    """Short distinct texts."""
     rng, found = turn.rng(), dict[str, None]()
     while len(found) < count:
         when = f"{rng.randrange(24)}:{rng.randrange(60):02} on day {rng.randrange(999)}"
@@ -80,7 +82,7 @@ def sentences(turn: Round, count: int) -> Texts:
 
 
 def repeated(turn: Round, count: int) -> Texts:
-    """The same, but each comes four times, in no order."""
+    """Short texts, each four times, in random order."""
     found = COPIES * sentences(turn, -(-count // COPIES))
     random.Random(turn.seed).shuffle(found)
     return found[:count]
@@ -122,7 +124,7 @@ def _rate(count: int, work: Callable[[], object]) -> float:
 
 def _line(name: str, model: str, works: dict[str, tuple[str, Work]], *, rounds: int = 2) -> Line:
     def measure(server: Server, turn: Round) -> Values:
-        """What people have: a table on our server, a loop on the other."""
+        """The usual alternatives: a table on our server, a loop on the other."""
         return {
             key: work.fast(server, turn) if server.name == OURS else work.slow(server, turn)
             for key, (_, work) in works.items()

@@ -1,4 +1,4 @@
-"""Lines on reading: first tokens, shared beginnings, a long prompt beside a stream, prefixes on disk, chats, memory."""
+"""Lines on prefill: first tokens, shared prefixes, a long prompt during a stream, prefixes on disk, chats, memory."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ollama_nb.client.client import Client
 SHARED, OWN = 1024, 16
 LONG = 2000
 IDLE = 2.0
-"""Seconds between a reply and the end of its server, in which a prefix is written; nobody unloads within them."""
+"""Seconds between a reply and the end of its server, in which the prefix is written to disk."""
 TURNS = (
     "What is the most important thing to know about {topic}? Explain it in a few sentences.",
     "Give me three examples, and say why each one matters.",
@@ -43,7 +43,7 @@ def _first_token(server: Server, turn: Round) -> Values:
 
 
 def _shared(server: Server, turn: Round, *, count: int) -> Values:
-    """Wall time of ``count`` requests at once that begin alike: first seen now, then seen in a request before."""
+    """Wall time of ``count`` concurrent requests with a common prefix: a new one, then one of an earlier request."""
     rng = turn.rng()
 
     def wall(beginning: str) -> float:
@@ -59,7 +59,7 @@ def _shared(server: Server, turn: Round, *, count: int) -> Values:
 
 
 def _stall(server: Server, turn: Round) -> Values:
-    """Longest gap of a running stream while a long prompt is read, and that prompt's own first token."""
+    """Longest gap of a running stream during the prefill of a long prompt, and the first token of that prompt."""
     rng = turn.rng()
     with Load() as load:
         stream = load.send(server.generate(words(rng, OWN, turn.vocabulary), 1500))
@@ -80,7 +80,7 @@ def _memory(server: Server, turn: Round) -> Values:
 
 
 def _chat(server: Server, turn: Round, *, users: int) -> Values:
-    """Wall time of ``users`` conversations at once: the same rules, growing histories, the next turn at once."""
+    """Wall time of ``users`` concurrent conversations: one system prompt, growing histories, no pauses."""
     rules = {"role": "system", "content": RULES.format(number=turn.seed)}
     topics = random.Random(turn.seed).sample(TOPICS, users)
     histories = [[rules, {"role": "user", "content": TURNS[0].format(topic=topic)}] for topic in topics]
@@ -100,9 +100,9 @@ def _chat(server: Server, turn: Round, *, users: int) -> Values:
 
 
 def _restored(server: Server, turn: Round) -> Pairs:
-    """First token of a long prompt once its runner, then everything, has ended: from disk, beside computing it.
+    """First token of a long prompt after its runner, then the whole server, has ended: from disk, and computed.
 
-    The model is loaded by another request first: loading costs the same either way.
+    Another request loads the model first, because loading takes the same time in both cases.
     """
     rng = turn.rng()
     prompt = words(rng, LONG, turn.vocabulary)
@@ -124,7 +124,7 @@ def _restored(server: Server, turn: Round) -> Pairs:
 
 
 def _unload(server: Server) -> None:
-    """End the runner now: its process, not only its entry."""
+    """Unload the model and wait for the end of its process."""
     client = Client(server.running.url)
     client.generate(NAME, "", stream=False, keep_alive=0)
     deadline = time.monotonic() + 30

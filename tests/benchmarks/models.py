@@ -1,8 +1,8 @@
-"""Models to measure with: random weights in realistic shapes, made on first use, and SmolLM2 for real text.
+"""Models to measure with: random weights in realistic shapes, generated on first use, and SmolLM2 for real text.
 
-A made file loads and computes like a trained one of its shape; only its text means nothing. Every token of its
+A generated file loads and computes like a trained one of its shape; only its text is meaningless. Every token of its
 vocabulary is one word, so a prompt of n words is n tokens on every server. The rows of control and byte tokens in the
-output matrix are zero: greedy or sampled among the best, such a model never ends by itself.
+output matrix are zero, so that such a model never ends a reply by itself.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ TEMPLATE = (
 )
 DEVIATION = 0.02
 GAIN = 6.0
-"""Of the norms before the layers: what they add outweighs the token that came in, so greedy text does not go round."""
+"""Gain of the norms before the layers: large enough that greedy text does not repeat itself."""
 _SYLLABLES = tuple(consonant + vowel for consonant in "bcdfghjklmnpqrstvwxz" for vowel in "aeiou")
 
 
@@ -59,17 +59,17 @@ class Shape:
 
 
 SHAPES = {
-    # That of Qwen2-0.5B, 4 bits: a small model with a large vocabulary.
+    # The shape of Qwen2-0.5B, 4 bits: a small model with a large vocabulary.
     "q05": Shape("qwen2", 24, 896, 4864, 14, 2, 32768, 151_936, Kind.Q4_0, LlamaFileType.MOSTLY_Q4_0),
-    # Fifty million parameters: where llama-server would read for minutes.
+    # Fifty million parameters: for lines in which llama-server would prefill for minutes.
     "mid": Shape("llama", 12, 512, 1408, 8, 4, 8192, 32_064, Kind.Q4_0, LlamaFileType.MOSTLY_Q4_0),
-    # Five million parameters: what surrounds the kernels decides.
+    # Five million parameters: the overhead around the kernels dominates.
     "tiny": Shape("llama", 6, 128, 352, 4, 2, 8192, 32_064, Kind.Q8_0, LlamaFileType.MOSTLY_Q8_0),
 }
 
 
 def model_file(name: str, cache: Path = CACHE) -> Path:
-    """The GGUF of a made model, ``smol``, ``smol-q4_0`` or ``minilm``; made or downloaded where it is missing."""
+    """The GGUF of a model by name, generated or downloaded if it is missing."""
     if name == "minilm":
         return MINILM
     path = cache / f"{name}.gguf"
@@ -88,18 +88,18 @@ def model_file(name: str, cache: Path = CACHE) -> Path:
 
 
 def words(rng: random.Random, count: int, vocabulary: int) -> str:
-    """``count`` random words, each one token of the made models."""
+    """``count`` random words, each one token of the generated models."""
     return "".join(word(rng.randrange(vocabulary - 256 - len(CONTROL))) for _ in range(count))
 
 
 def word(number: int) -> str:
-    """Word ``number`` of the made vocabulary, its leading blank included."""
+    """Word ``number`` of the generated vocabulary, including its leading space."""
     size = len(_SYLLABLES)
     return " " + _SYLLABLES[number % size] + _SYLLABLES[number // size % size] + _SYLLABLES[number // size**2]
 
 
 def make(shape: Shape, path: Path, seed: int = 0) -> None:
-    """Write a model with random weights; tensors one after the other, so that memory stays small."""
+    """Write a model with random weights, one tensor at a time to limit memory."""
     writer = gguf.GGUFWriter(path, shape.arch)
     _describe(writer, shape)
     silent = _vocabulary(writer, shape.vocabulary)
@@ -117,7 +117,7 @@ def make(shape: Shape, path: Path, seed: int = 0) -> None:
     for name, rows, cols, kind in plan:
         data = _drawn(rng, rows, cols, kind) if rows else np.full(cols, _level(name), np.float32)
         if name == "token_embd.weight":
-            data[silent] = 0  # a block whose scale is zero is zero
+            data[silent] = 0  # a block with scale zero is zero
         writer.write_tensor_data(data)
     writer.close()
 
@@ -139,12 +139,12 @@ def _describe(writer: gguf.GGUFWriter, shape: Shape) -> None:
 
 
 def _vocabulary(writer: gguf.GGUFWriter, size: int) -> slice:
-    """Control tokens, bytes, words; returns the rows whose tokens must never be written."""
+    """Add control tokens, bytes and words; return the rows whose tokens must never be generated."""
     letters = _byte_letters()
     silent = len(CONTROL) + len(letters)
     tokens = [*CONTROL, *letters, *(word(number).replace(" ", "Ġ") for number in range(size - silent))]
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("llama-bpe")  # this one takes a whole word from the vocabulary before any merge
+    writer.add_tokenizer_pre("llama-bpe")  # this one takes whole words from the vocabulary before merging
     writer.add_token_list(tokens)
     writer.add_token_types([TokenType.CONTROL] * len(CONTROL) + [TokenType.NORMAL] * (size - len(CONTROL)))
     writer.add_token_merges(["Ġ b"])
@@ -182,7 +182,7 @@ def _tensors(shape: Shape) -> Iterator[tuple[str, int, int]]:
 
 
 def _fitting(shape: Shape, name: str, cols: int) -> Kind:
-    """As llama.cpp's quantiser does: vectors stay floats, the output matrix keeps 8 bits."""
+    """Like llama.cpp's quantiser: vectors stay floats, the output matrix has 8 bits."""
     if ".weight" not in name or "norm" in name:
         return Kind.F32
     return Kind.Q8_0 if name == "token_embd.weight" else shape.kind
@@ -202,7 +202,7 @@ def _drawn(rng: np.random.Generator, rows: int, cols: int, kind: Kind) -> np.nda
     levels = {Kind.Q4_0: 16, Kind.Q8_0: 256}[kind]
     scale = np.array([DEVIATION / (levels / 12**0.5)], np.float16)
     data[:, :2] = scale.view(np.uint8)
-    # Levels such as -8..7 have a mean of their own: the scale of every other block, at random, is negative.
+    # Levels such as -8..7 have a nonzero mean, so half of the scales, at random, are negative.
     data[:, 1] |= rng.integers(0, 2, blocks, dtype=np.uint8) << 7
     return data.reshape(rows, cols // block * size)
 

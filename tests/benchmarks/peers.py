@@ -1,6 +1,6 @@
-"""Servers to measure: ours and, given by their paths, llama-server and ollama. All over HTTP, on the same file.
+"""Servers to measure: ours, and llama-server and ollama by their paths. All over HTTP, with the same model file.
 
-Each starts on a free loopback port with an empty home of its own, and has ended with its block.
+Each starts on a free loopback port with an empty home, and is stopped at the end of its block.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SAMPLED = {"temperature": 0.8, "top_k": 40, "top_p": 0.9, "seed": 7}
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """What a server is started for. ``context``: tokens of each slot."""
+    """The configuration of a server. ``context`` is in tokens per slot."""
 
     gguf: Path
     slots: int
@@ -39,7 +39,7 @@ class Stage:
 
 
 class Server(ABC):
-    """A server that answers, with the model loaded on the first request."""
+    """A running server, which loads the model on the first request."""
 
     def __init__(self, name: str, running: RunningServer, stage: Stage) -> None:
         self.name, self.running, self.stage = name, running, stage
@@ -48,14 +48,14 @@ class Server(ABC):
     def generate(
         self, prompt: str, tokens: int, *, sampled: bool = False, schema: Schema | None = None, drafts: bool = False
     ) -> Ask:
-        """Continue a raw prompt by ``tokens`` tokens, greedily or ``sampled``; ``drafts`` where the server has them."""
+        """Continue a raw prompt by ``tokens`` tokens, greedily or ``sampled``; ``drafts`` if it supports them."""
 
     @abstractmethod
     def chat(self, messages: list[dict[str, str]], tokens: int) -> Ask:
-        """Answer a conversation, greedily, with at most ``tokens`` tokens."""
+        """Reply to a conversation, greedily, with at most ``tokens`` tokens."""
 
     def memory(self) -> int:
-        """Bytes of the server and all processes below it; pages that several share count once."""
+        """Memory of the server and its descendants in bytes; shared pages count once."""
         pids = {self.running.pid, *descendants(self.running.pid)}
         return sum(_proportional_bytes(pid) for pid in pids)
 
@@ -84,7 +84,7 @@ class Native(Server):
 
 
 class LlamaServer(Server):
-    """llama.cpp's server, by its own API: the plain one for text, OpenAI's for chat."""
+    """llama.cpp's server: its own API for text, the OpenAI-compatible one for chat."""
 
     def generate(
         self, prompt: str, tokens: int, *, sampled: bool = False, schema: Schema | None = None, drafts: bool = False
@@ -112,7 +112,7 @@ def ours(stage: Stage, *, env: Mapping[str, str] | None = None) -> Iterator[Serv
 
 @contextlib.contextmanager
 def our_server(home: Path, stage: Stage, *, env: Mapping[str, str] | None = None) -> Iterator[Server]:
-    """Our standalone server on a home that may hold models from before."""
+    """Our standalone server on a home that may contain models."""
     settings = {"OLLAMA_NUM_PARALLEL": str(stage.slots), "OLLAMA_CONTEXT_LENGTH": str(stage.context), **(env or {})}
     with standalone(home, env=settings) as running:
         yield Native(OURS, running, stage)
@@ -120,7 +120,7 @@ def our_server(home: Path, stage: Stage, *, env: Mapping[str, str] | None = None
 
 @contextlib.contextmanager
 def llama_server(program: str, stage: Stage) -> Iterator[Server]:
-    """llama-server with its defaults, but as many threads, slots and as much context as asked for."""
+    """llama-server with the given threads, slots and context, otherwise with its defaults."""
     port = free_port()
     command = [program, "-m", str(stage.gguf), "--host", "127.0.0.1", "--port", str(port),
                "-t", str(stage.threads), "-np", str(stage.slots), "-c", str(stage.slots * stage.context)]  # fmt: skip
@@ -146,7 +146,7 @@ def ollama(program: str, stage: Stage) -> Iterator[Server]:
 
 
 def import_model(url: str, gguf: Path) -> None:
-    """Bring a file into a server's store through its API, under the name that lines ask for."""
+    """Import a file into a server's store through its API, under the name that the lines use."""
     client = Client(url)
     digest = file_digest(gguf)
     upload(client, gguf, digest, lambda done, total: None)
@@ -171,7 +171,7 @@ def bare_decode(gguf: Path, threads: int, tokens: int, rows: int = 1) -> float:
 def _healthy(url: str) -> bool:
     try:
         urllib.request.urlopen(f"{url}/health", timeout=5).close()
-    except OSError:  # an HTTP error too: 503 while the model is loaded
+    except OSError:  # HTTP errors included: 503 while the model loads
         return False
     return True
 

@@ -1,4 +1,4 @@
-"""The table as a picture: one bar a figure, from 1 (equal) to the ratio, with the spread of its rounds."""
+"""The table as a chart: one bar per figure, from 1 (equal) to the ratio, with the range of its rounds."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ OTHER = "#5c9e5c"
 
 
 def draw(figures: list[Figure], path: Path) -> bool:
-    """Write an SVG; False where matplotlib is not installed (extra ``bench``)."""
+    """Write an SVG; False if matplotlib is not installed (extra ``bench``)."""
     try:
         import matplotlib
     except ImportError:

@@ -1,13 +1,13 @@
-"""Speed of the whole HTTP stack beside other servers: the same file, the same threads, rounds A B A B.
+"""Speed of the whole HTTP stack compared with other servers: the same file and threads, alternating rounds.
 
-    make bench                                     beside the peers that are found, else beside bare llama.cpp calls
-    make bench BENCH="--line greedy --rounds 9"    one line alone (--list names them)
+    make bench                                     against the peers that are found, else against bare llama.cpp calls
+    make bench BENCH="--line greedy --rounds 9"    one line only (--list shows them)
     make bench BENCH="--quick"                     two rounds of everything
     make bench BENCH="--write docs/PERFORMANCE.md" the table and the plot into the page
 
 Peers: --llama-server PATH or LLAMA_SERVER, --llama-bench PATH or LLAMA_BENCH, --ollama PATH or OLLAMA_BIN, or PATH.
-Each is measured in pairs with ours, so never more than two models are in memory. Only ratios mean something:
-absolute figures hold for this machine and this hour.
+Each is measured in pairs with ours, so that at most two models are in memory. Only ratios are meaningful:
+absolute figures depend on the machine and its load.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def main() -> None:
         rivals["llama-server"] = lambda stage: llama_server(args.llama_server, stage)
     if args.ollama:
         rivals["ollama"] = lambda stage: ollama(args.ollama, stage)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))  # so that the servers end with their blocks
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))  # end the servers at the end of their blocks
     bench = Bench(args)
     for rival, start in rivals.items():
         bench.measure([line for line in lines if line.measure and rival in (line.rivals or rivals)], rival, start)
@@ -90,7 +90,7 @@ def main() -> None:
 
 
 class Bench:
-    """One run: what it has measured so far is on disk after every line."""
+    """One run; results are saved after every line."""
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.args, self.facts = args, table.load_facts(RESULTS) | machine(args)
@@ -98,7 +98,7 @@ class Bench:
         self.failed: list[str] = []
 
     def measure(self, lines: list[Line], rival: str, start: Start) -> None:
-        """Measure lines beside one rival; lines that need the same servers share them. A line that fails is named."""
+        """Measure lines against one rival; lines with the same servers share them. Failed lines are reported."""
         for stage, group in itertools.groupby(lines, lambda line: _stage(line, self.args.threads)):
             with ours(stage) as mine, start(stage) as other:
                 for line in group:
@@ -122,7 +122,7 @@ class Bench:
 def one_line(
     line: Line, args: argparse.Namespace, rival: str, mine: Server, other: Server | None
 ) -> list[table.Figure]:
-    """All rounds of a line, after one that warms up where rounds are short."""
+    """All rounds of a line, after a warm-up round if rounds are short."""
     rounds = min(args.rounds or line.rounds, 2) if args.quick else args.rounds or line.rounds
     name = rival or line.beside
     if name == "limit":
@@ -160,13 +160,13 @@ def one_round(
 
 
 def warm_up(server: Server, vocabulary: int) -> None:
-    """Load the model and fault its pages in."""
+    """Load the model and touch its pages."""
     text = words(random.Random(0), 32, vocabulary) if vocabulary else "Once upon a time there was a river."
     answer(server.generate(text, 4))
 
 
 def machine(args: argparse.Namespace) -> dict[str, str]:
-    """What a reader must know to judge the figures."""
+    """The machine and versions that the figures depend on."""
     facts = {
         "processor": f"{_processor()}, {len(os.sched_getaffinity(0))} cores for this process",
         "system": f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
@@ -179,7 +179,7 @@ def machine(args: argparse.Namespace) -> dict[str, str]:
 
 
 def _version_lines(program: str) -> Iterator[str]:
-    """What a program says of its version, asked in an empty home."""
+    """The version output of a program, run in an empty home."""
     with tempfile.TemporaryDirectory() as home:
         done = subprocess.run([program, "--version"], capture_output=True, text=True, env=clean_env(Path(home)))
     for line in (done.stdout + done.stderr).splitlines():

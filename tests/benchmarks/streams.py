@@ -1,6 +1,6 @@
-"""Many streaming requests at once from one thread, each received piece with the moment of its arrival.
+"""Many concurrent streaming requests from one thread, with the arrival time of each received piece.
 
-A server under test shares the cores with its client: so pieces are only stored while answers run, and read afterwards.
+The server under test shares the cores with its client, so pieces are only stored during the run and parsed afterwards.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ PATIENCE = 600.0
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """One POST to ``path`` of a server, and how to read a line of its answer."""
+    """One POST to ``path`` of a server, and how to parse a line of its reply."""
 
     url: str
     path: str
     body: dict[str, Any]
     read: Callable[[dict[str, Any]], tuple[str, int]]
-    """A line → text, and the count of all tokens where the line says it (else 0)."""
+    """Maps a line to its text and the total token count, 0 if the line has none."""
 
 
 @dataclass(slots=True)
 class Flight:
-    """A request under way. Times are of ``time.perf_counter``, in seconds."""
+    """A request in flight. Times are from ``time.perf_counter``, in seconds."""
 
     ask: Ask
     sock: socket.socket
@@ -43,7 +43,7 @@ class Flight:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back: the text, the number of tokens, and when each line with text arrived."""
+    """A reply: the text, the number of tokens, and the arrival time of each line with text."""
 
     sent: float
     moments: tuple[float, ...]
@@ -67,7 +67,7 @@ class Answer:
 
 
 class Load:
-    """Requests under way at once; ``wait`` receives until something holds."""
+    """Concurrent requests; ``wait`` receives until a condition holds."""
 
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
@@ -82,7 +82,7 @@ class Load:
         self._selector.close()
 
     def send(self, ask: Ask) -> Flight:
-        """Send a request; its answer arrives during ``wait``."""
+        """Send a request; its reply is received by ``wait``."""
         parts = urlsplit(ask.url)
         body = json.dumps(ask.body).encode()
         head = (
@@ -108,14 +108,14 @@ class Load:
                 self._receive(key.data)
 
     def receive_for(self, seconds: float) -> None:
-        """Receive for a fixed time, or until nothing is under way."""
+        """Receive for a fixed time, or until no request is in flight."""
         deadline = time.perf_counter() + seconds
         while self._selector.get_map() and (left := deadline - time.perf_counter()) > 0:
             for key, _ in self._selector.select(left):
                 self._receive(key.data)
 
     def hang_up(self, flight: Flight) -> None:
-        """Close the connection: the server stops this answer."""
+        """Close the connection, so that the server stops the reply."""
         if not flight.ended:
             self._selector.unregister(flight.sock)
             flight.ended = True
@@ -131,7 +131,7 @@ class Load:
 
 
 def answers(asks: list[Ask]) -> list[Answer]:
-    """All at once; returns when all have ended."""
+    """Run the requests concurrently; return when all have ended."""
     with Load() as load:
         flights = [load.send(ask) for ask in asks]
         load.wait(lambda: all(flight.ended for flight in flights))
@@ -139,12 +139,12 @@ def answers(asks: list[Ask]) -> list[Answer]:
 
 
 def answer(ask: Ask) -> Answer:
-    """One request alone."""
+    """Run one request."""
     return answers([ask])[0]
 
 
 def read(flight: Flight) -> Answer:
-    """Decode what arrived. Raises RuntimeError with the server's text for an error, and for an answer without text."""
+    """Decode the received bytes. Raises RuntimeError for an error of the server, and for a reply without text."""
     reply = read_part(flight)
     if not reply.moments:
         raise RuntimeError(f"{flight.ask.path} answered without text: {b''.join(flight.pieces)[:500]!r}")
@@ -152,7 +152,7 @@ def read(flight: Flight) -> Answer:
 
 
 def read_part(flight: Flight) -> Answer:
-    """The same of an answer that was hung up on: nothing may have arrived yet."""
+    """Like ``read``, for a closed connection: there may be no text."""
     moments, texts, tokens, last = [], [], 0, {}
     for moment, line in _lines(flight) if flight.pieces else ():
         value = line.removeprefix(b"data: ").strip()
@@ -168,7 +168,7 @@ def read_part(flight: Flight) -> Answer:
 
 
 def _lines(flight: Flight) -> Iterator[tuple[float, bytes]]:
-    """Lines of the body, each with the moment at which its last byte had arrived."""
+    """The lines of the body, each with the arrival time of its last byte."""
     raw = b"".join(flight.pieces)
     head, _, _ = raw.partition(b"\r\n\r\n")
     if b" 200 " not in head.split(b"\r\n", 1)[0]:
@@ -189,7 +189,7 @@ def _lines(flight: Flight) -> Iterator[tuple[float, bytes]]:
 
 
 def _chunks(raw: bytes, at: int) -> Iterator[tuple[int, bytes]]:
-    """Chunks of a chunked body: where each ends in ``raw``, and its data. What is cut off is left out."""
+    """The chunks of a chunked body: the end offset in ``raw`` and the data. An incomplete chunk is omitted."""
     while (mark := raw.find(b"\r\n", at)) >= 0:
         size = int(raw[at:mark].split(b";")[0], 16)
         begin, end = mark + 2, mark + 2 + size

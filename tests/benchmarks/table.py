@@ -1,4 +1,4 @@
-"""Figures: kept as JSON, shown as a table. A run replaces only what it has measured."""
+"""Figures, stored as JSON and displayed as a table. A run replaces only what it measured."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
 
 @dataclass(slots=True)
 class Figure:
-    """One row beside one rival: what was measured, round by round. ``load``: of the machine, before the first round."""
+    """The rounds of one row against one rival. ``load`` is the load average before the first round."""
 
     line: str
     key: str
@@ -64,7 +64,7 @@ def text(figures: list[Figure]) -> str:
 
 
 def markdown(figures: list[Figure], facts: dict[str, str]) -> str:
-    """The table for a page, and what it was measured on."""
+    """The table for a page, with the machine and versions."""
     loads = [figure.load for figure in figures]
     hours = sorted(figure.when for figure in figures)
     lines = [
@@ -79,7 +79,7 @@ def markdown(figures: list[Figure], facts: dict[str, str]) -> str:
 
 
 def write_page(page: Path, table: str) -> None:
-    """Put the table between the page's markers. Raises SystemExit for a page without them."""
+    """Replace the text between the page's markers. Raises SystemExit if the page has none."""
     old = page.read_text("utf-8")
     new, count = re.subn(f"{BEGIN}.*{END}", lambda _: f"{BEGIN}\n{table}\n{END}", old, flags=re.DOTALL)
     if not count:
@@ -94,7 +94,7 @@ def save(path: Path, figures: list[Figure], facts: dict[str, str]) -> None:
 
 
 def load(path: Path) -> list[Figure]:
-    """Figures of earlier runs; none where there is no such file."""
+    """Figures of earlier runs; empty if there is no file."""
     try:
         return [Figure(**figure) for figure in json.loads(path.read_text("utf-8"))["figures"]]
     except (OSError, KeyError):
@@ -102,7 +102,7 @@ def load(path: Path) -> list[Figure]:
 
 
 def load_facts(path: Path) -> dict[str, str]:
-    """What earlier runs found on the machine and its programs."""
+    """The machine and versions of earlier runs."""
     try:
         facts: dict[str, str] = json.loads(path.read_text("utf-8"))["facts"]
     except (OSError, KeyError):
@@ -111,7 +111,7 @@ def load_facts(path: Path) -> dict[str, str]:
 
 
 def merged(old: list[Figure], new: list[Figure], order: list[str]) -> list[Figure]:
-    """New figures in place of old ones; sorted as the lines are, each beside its rivals."""
+    """Replace old figures by new ones, in the order of lines and rivals."""
     rows = {(figure.line, figure.key, figure.rival): figure for figure in (*old, *new) if figure.line in order}
     return sorted(rows.values(), key=lambda figure: order.index(figure.line))
 

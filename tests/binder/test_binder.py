@@ -1,4 +1,4 @@
-"""What Binder builds: its files agree with the project, and its steps work where no compiler is needed for them."""
+"""The Binder files agree with the project, and their steps work as far as they need no compiler."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ IPYTHON_CONFIG = BINDER / "ipython_config.json"
 
 
 def environment() -> tuple[dict[str, Requirement], list[Requirement]]:
-    """What conda and what pip are asked for."""
+    """The requirements for conda and for pip."""
     found: dict[str, Any] = yaml.safe_load((BINDER / "environment.yml").read_text("utf-8"))
     assert found["channels"] == ["conda-forge"]
     conda = [entry for entry in found["dependencies"] if isinstance(entry, str)]
@@ -42,7 +42,7 @@ def environment() -> tuple[dict[str, Requirement], list[Requirement]]:
     return {entry.name: entry for entry in read}, [Requirement(entry) for entry in pip]
 
 
-def test_the_environment_suits_the_project() -> None:
+def test_the_environment_satisfies_the_project() -> None:
     conda, pip = environment()
     (python,) = (spec.version.removesuffix(".*") for spec in conda["python"].specifier)
     assert Version(python) in Requirement(f"python{PROJECT['requires-python']}").specifier
@@ -78,7 +78,7 @@ def test_every_name_in_the_files_exists() -> None:
     assert (BINDER / "apt.txt").read_text().split() == ["build-essential", "curl"]
 
 
-def test_the_settings_are_in_force(tmp_path: Path) -> None:
+def test_the_settings_have_an_effect(tmp_path: Path) -> None:
     port = free_port()
     config = tmp_path / "jupyter_config_dir" / JUPYTER_CONFIG.name
     config.parent.mkdir()
@@ -94,11 +94,11 @@ def test_the_settings_are_in_force(tmp_path: Path) -> None:
 
 
 @pytest.mark.model
-@pytest.mark.network  # for the build backend
+@pytest.mark.network  # used by the build backend
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_the_steps_in_a_fresh_environment(tmp_path: Path) -> None:
-    """``postBuild`` as it is, in an environment that has everything but this project; the model is a small stand-in."""
+    """Run the real ``postBuild`` in an environment without this project; a small model replaces the real one."""
     prefix, checkout, home = tmp_path / "env", tmp_path / "checkout", tmp_path / "home"
     venv.create(prefix, with_pip=False, symlinks=True)
     packages = Path(sysconfig.get_path("purelib", vars={"base": str(prefix)}))

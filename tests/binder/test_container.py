@@ -1,4 +1,4 @@
-"""The container file: what it copies is there, nothing runs as root, and its entry does what its first lines say."""
+"""The container file: the files that it copies exist, nothing runs as root, its entry point does what it documents."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ def instructions(name: str) -> list[str]:
     return re.findall(rf"^{name} (.+)$", TEXT.replace("\\\n", ""), re.MULTILINE)
 
 
-def test_what_it_names_is_there() -> None:
+def test_the_files_that_it_names_exist() -> None:
     copied = [line.split()[-2] for line in instructions("COPY") if "--from" not in line]
     assert copied == [".", "notebooks"] and all((ROOT / source).exists() for source in copied)
     ignored = (ROOT / ".dockerignore").read_text("utf-8").split()
     assert not {"notebooks", "ollama_nb", "server_ext", "README.md", "LICENSE", "pyproject.toml"} & set(ignored)
     assert 'CMAKE_ARGS="-DGGML_NATIVE=OFF"' in TEXT
     assert instructions("USER") == ["user"] and instructions("VOLUME") == ["/home/user/.ollama"]
-    assert TEXT.index("\nVOLUME") > TEXT.index("install -d -o user")  # or root would own what is mounted there
+    assert TEXT.index("\nVOLUME") > TEXT.index("install -d -o user")  # otherwise root would own the mounted folder
 
 
 @pytest.mark.parametrize(
@@ -35,10 +35,10 @@ def test_what_it_names_is_there() -> None:
         (("jupyter", "lab", "a b"), {}, "|lab,a b"),
     ],
 )
-def test_only_a_server_of_its_own_listens_to_all(
+def test_only_the_standalone_server_listens_on_all_interfaces(
     tmp_path: Path, command: tuple[str, ...], env: dict[str, str], told: str
 ) -> None:
-    """Kernels must find Jupyter's server: an OLLAMA_HOST would lead them elsewhere."""
+    """Kernels must use Jupyter's server; OLLAMA_HOST would lead them to another one."""
     program = tmp_path / command[0]
     program.write_text('#!/bin/sh\nIFS=,\necho "$OLLAMA_HOST|$*"\n')
     program.chmod(0o755)

@@ -1,4 +1,4 @@
-"""The container file built for real, without a daemon or a registry: on a Debian made here, in a chroot."""
+"""Build the container file without a daemon or a registry, on a Debian made in a chroot."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ pytestmark = [
     ),
 ]
 
-# A chroot shares this machine's ports.
+# A chroot shares the machine's ports.
 SERVE = """
 export OLLAMA_HOST=127.0.0.1:$PORT
 ollama serve 2>/tmp/log & server=$!
@@ -48,7 +48,7 @@ Buildah = Callable[..., str]
 
 @pytest.fixture(scope="module")
 def buildah(tmp_path_factory: pytest.TempPathFactory) -> Buildah:
-    """``buildah`` with a store of its own that holds the image, named ``ours``."""
+    """``buildah`` with its own store, which contains the image ``ours``."""
     folder = tmp_path_factory.mktemp("image")
     store = ["--root", folder / "store", "--runroot", folder / "run", "--storage-driver", "vfs"]
 
@@ -63,7 +63,7 @@ def buildah(tmp_path_factory: pytest.TempPathFactory) -> Buildah:
         ["debootstrap", "--variant=minbase", f"--include={PACKAGES}", "bookworm", base], check=True, capture_output=True
     )
     (base / "usr/bin/python").symlink_to("python3")
-    if Path(CERTIFICATES).exists():  # a proxy of this machine's may have its own
+    if Path(CERTIFICATES).exists():  # a local proxy may have its own
         shutil.copyfile(CERTIFICATES, base / CERTIFICATES[1:])
     container = run("from", "scratch")
     run("add", "-q", container, base, "/")
@@ -79,7 +79,7 @@ def within(buildah: Buildah, script: str) -> str:
     return buildah("run", f"--env=PORT={free_port()}", container, "--", "sh", "-euc", script)
 
 
-def test_it_runs_as_nobody_special_and_its_models_lie_in_a_volume(buildah: Buildah) -> None:
+def test_it_runs_without_privileges_and_keeps_models_in_a_volume(buildah: Buildah) -> None:
     config = json.loads(buildah("inspect", "--type=image", "ours"))["Docker"]["config"]
     assert config["User"] == "user" and list(config["Volumes"]) == ["/home/user/.ollama"]
     assert config["Cmd"][:2] == ["jupyter", "lab"]

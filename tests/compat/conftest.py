@@ -12,7 +12,7 @@ from support.wheels import make_wheel
 def host(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, models: Path
 ) -> Iterator[RunningServer]:
-    """Each host in turn. Pip sees one wheel: tiny-model, with a small GGUF."""
+    """A server in each host in turn. Its pip finds one wheel: tiny-model, with a small GGUF."""
     home = tmp_path_factory.mktemp(request.param)
     make_wheel(home / "wheels", {"tiny/stories.gguf": (models / "stories260K-q4_0.gguf").read_bytes()})
     env = {"PIP_FIND_LINKS": (home / "wheels").as_uri(), "PIP_NO_INDEX": "1", "OLLAMA_NUM_PARALLEL": "4"}

@@ -1,4 +1,4 @@
-"""The doors beyond Ollama's API in both hosts, with real models in real runners."""
+"""Our additions to Ollama's API in both hosts, with real models in real runners."""
 
 from __future__ import annotations
 

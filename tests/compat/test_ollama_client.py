@@ -34,7 +34,7 @@ def client(host: RunningServer) -> Iterator[ollama.Client]:
 
 @pytest.fixture(scope="module")
 def stories(client: ollama.Client, models: Path) -> str:
-    """A model that writes on for as long as it may, made from an uploaded file."""
+    """A model that never ends a reply by itself, made from an uploaded file."""
     upload(client, "stories", models / "stories260K-f32.gguf")
     return "stories"
 
@@ -221,7 +221,7 @@ def test_a_hostile_template_costs_its_own_request_only(client: ollama.Client) ->
 
 
 def test_curl_examples(host: RunningServer, minilm: str) -> None:
-    """Ollama's documentation by hand: form content type, no Accept."""
+    """Requests as curl sends the examples of Ollama's documentation: form content type, no Accept."""
 
     def curl(path: str, body: str) -> Any:
         form = {**host.headers, "Content-Type": "application/x-www-form-urlencoded"}
@@ -236,11 +236,11 @@ def test_curl_examples(host: RunningServer, minilm: str) -> None:
 
 
 ENDLESS = {"num_predict": -1, "num_ctx": 512, "temperature": 1, "top_k": 20, "seed": 1, "repeat_penalty": 0.5}
-"""A penalty below one rewards repetition, so the end token never wins: thousands of tokens, for seconds."""
+"""A penalty below one rewards repetition, so the end token is never chosen: thousands of tokens, for seconds."""
 
 
 class Endless:
-    """A long generation, read in a thread of its own."""
+    """A long generation that a thread reads."""
 
     def __init__(self, server: RunningServer, model: str) -> None:
         self.server, self.lines, self.first = server, [], threading.Event()  # type: ignore[var-annotated]
@@ -302,7 +302,7 @@ def test_a_runner_that_dies_gives_an_error_line_and_the_next_request_works(
 
 
 def runners(server: RunningServer) -> set[int]:
-    """Processes that hold a model."""
+    """The runner processes of a server."""
     return {pid for pid in descendants(server.pid) if "ollama_nb.runner.child" in command(pid)}
 
 

@@ -1,4 +1,4 @@
-"""push → rm → pull → run of sprout, by the program, over HTTP and with the official client, through a real registry."""
+"""push, rm, pull and run sprout through a real registry: with the program, over HTTP, with the official client."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
 
 @contextlib.contextmanager
 def serve(home: Path, **env: str) -> Iterator[RunningServer]:
-    """`ollama serve` as a user starts it."""
+    """Run `ollama serve` as a user starts it."""
     address = f"127.0.0.1:{free_port()}"
     command = [sys.executable, "-P", "-m", "ollama_nb.cli.main", "serve", "--host", address]
     with started(command, home, clean_env(home, **env)) as (process, log):
@@ -59,7 +59,7 @@ def succeed(server: RunningServer, *args: str) -> subprocess.CompletedProcess[st
 
 
 def contains(lines: list[str], wanted: list[str]) -> bool:
-    """Whether ``wanted`` stand in ``lines`` in that order."""
+    """Whether ``lines`` contains lines that start with each of ``wanted``, in that order."""
     rest = iter(lines)
     return all(any(line.startswith(one) for line in rest) for one in wanted)
 
@@ -126,7 +126,7 @@ def test_the_official_client(served: RunningServer, docker: Registry) -> None:
 
 
 def test_with_a_password_and_tls(tmp_path: Path) -> None:
-    """As `docker login` leaves the password; and the key that ``serve`` makes, for registries of Ollama's kind."""
+    """The password is where `docker login` stores it; ``serve`` creates the key for Ollama's own registries."""
     tls = certificate(tmp_path / "tls")
     home = tmp_path / "home"
     home.mkdir()

@@ -1,6 +1,6 @@
-"""Tools, thinking and bound answers with a real model, in both hosts: bare HTTP, the ``ollama`` client and our own.
+"""Tools, thinking and formats with a real model in both hosts: plain HTTP, the ``ollama`` client and our own.
 
-The questions are those that the bundled model answers right, so that a wrong answer is a fault of ours.
+The bundled model answers these questions correctly, so a wrong answer is a defect of ours.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ Call = tuple[str, dict[str, Any]]
 
 
 @dataclass
-class Said:
-    """What came back, put together from however many pieces."""
+class Received:
+    """A reply, joined from its pieces."""
 
     content: str = ""
     thinking: str = ""
@@ -60,11 +60,11 @@ class Said:
             self.final = reply
 
 
-Door = Callable[..., Said]
+Way = Callable[..., Received]
 
 
-def by_http(server: RunningServer, messages: list[dict[str, Any]], stream: bool, fields: dict[str, Any]) -> Said:
-    said = Said()
+def by_http(server: RunningServer, messages: list[dict[str, Any]], stream: bool, fields: dict[str, Any]) -> Received:
+    received = Received()
     body = {"model": "sprout", "messages": messages, "stream": stream, **fields}
     headers = dict(server.headers)
     with (
@@ -73,27 +73,27 @@ def by_http(server: RunningServer, messages: list[dict[str, Any]], stream: bool,
     ):
         assert reply.status_code == 200
         for line in reply.iter_lines():
-            said.take(json.loads(line))
-    return said
+            received.take(json.loads(line))
+    return received
 
 
-def by_ollama(server: RunningServer, messages: list[dict[str, Any]], stream: bool, fields: dict[str, Any]) -> Said:
-    said = Said()
+def by_ollama(server: RunningServer, messages: list[dict[str, Any]], stream: bool, fields: dict[str, Any]) -> Received:
+    received = Received()
     client = ollama.Client(host=server.url, headers=server.headers, timeout=120, trust_env=False)
     with client._client:
         replies: Any = client.chat("sprout", messages, stream=stream, **fields)
         for reply in replies if stream else [replies]:
-            said.take(reply.model_dump())
-    return said
+            received.take(reply.model_dump())
+    return received
 
 
-def by_ours(server: RunningServer, messages: list[dict[str, Any]], stream: bool, fields: dict[str, Any]) -> Said:
-    said = Said()
+def by_ours(server: RunningServer, messages: list[dict[str, Any]], stream: bool, fields: dict[str, Any]) -> Received:
+    received = Received()
     key = server.headers.get("Authorization", "").removeprefix("Bearer ")
     replies: Any = Client(server.url, key).chat("sprout", messages, stream=stream, **fields)
     for reply in replies if stream else [replies]:
-        said.take(dict(reply))
-    return said
+        received.take(dict(reply))
+    return received
 
 
 @pytest.fixture(params=["http", "ollama", "ours"])
@@ -102,16 +102,16 @@ def way(request: pytest.FixtureRequest) -> Any:
 
 
 @pytest.fixture(params=[False, True], ids=["whole", "streamed"])
-def ask(request: pytest.FixtureRequest, host: RunningServer, way: Any) -> Door:
-    def door(question: str | list[dict[str, Any]], **fields: Any) -> Said:
+def ask(request: pytest.FixtureRequest, host: RunningServer, way: Any) -> Way:
+    def send(question: str | list[dict[str, Any]], **fields: Any) -> Received:
         messages = [{"role": "user", "content": question}] if isinstance(question, str) else question
-        said: Said = way(host, messages, request.param, fields)
-        assert said.final["done_reason"] == ("length" if "options" in fields else "stop")
-        assert said.final["eval_count"] > 0
-        assert "<think>" not in said.content + said.thinking and "tool_call>" not in said.content
-        return said
+        received: Received = way(host, messages, request.param, fields)
+        assert received.final["done_reason"] == ("length" if "options" in fields else "stop")
+        assert received.final["eval_count"] > 0
+        assert "<think>" not in received.content + received.thinking and "tool_call>" not in received.content
+        return received
 
-    return door
+    return send
 
 
 CALLS = [
@@ -133,45 +133,45 @@ CALLS = [
 
 @pytest.mark.parametrize(("question", "tools", "expected"), CALLS, ids=[question for question, _, _ in CALLS])
 @pytest.mark.parametrize("think", [False, True])
-def test_calls(ask: Door, question: str, tools: list[dict[str, Any]], expected: list[Call], think: bool) -> None:
-    said = ask(question, tools=tools, think=think)
-    assert said.calls == expected
-    assert said.content == ""
-    assert ("tool" in said.thinking) is think
-    if any(said.ids):  # the official client does not know of them
-        assert len(set(said.ids)) == len(expected)
+def test_calls(ask: Way, question: str, tools: list[dict[str, Any]], expected: list[Call], think: bool) -> None:
+    received = ask(question, tools=tools, think=think)
+    assert received.calls == expected
+    assert received.content == ""
+    assert ("tool" in received.thinking) is think
+    if any(received.ids):  # the official client has no such field
+        assert len(set(received.ids)) == len(expected)
 
 
 @pytest.mark.parametrize("question", ["Hello", FRANCE])
-def test_no_call_where_none_is_needed(ask: Door, question: str) -> None:
-    said = ask(question, tools=[WEATHER], think=False)
-    assert said.content and not said.calls
+def test_no_call_where_none_is_needed(ask: Way, question: str) -> None:
+    received = ask(question, tools=[WEATHER], think=False)
+    assert received.content and not received.calls
 
 
-def test_there_and_back(ask: Door) -> None:
+def test_a_call_and_its_result(ask: Way) -> None:
     question = {"role": "user", "content": "What is the weather in Paris?"}
-    said = ask([question], tools=[WEATHER], think=False)
-    calls = [{"function": {"name": name, "arguments": arguments}} for name, arguments in said.calls]
+    received = ask([question], tools=[WEATHER], think=False)
+    calls = [{"function": {"name": name, "arguments": arguments}} for name, arguments in received.calls]
     result = {"role": "tool", "content": '{"temperature": 18, "condition": "sunny"}', "tool_name": "get_weather"}
     talk = [question, {"role": "assistant", "content": "", "tool_calls": calls}, result]
     assert ask(talk, tools=[WEATHER], think=False).content == "The weather in Paris is sunny, with 18 degrees."
 
 
 @pytest.mark.parametrize(("fields", "thinks"), [({}, True), ({"think": True}, True), ({"think": False}, False)])
-def test_thinking_on_off_and_absent(ask: Door, fields: dict[str, Any], thinks: bool) -> None:
-    said = ask(FRANCE, **fields)
-    assert said.content == PARIS
-    assert said.thinking.rstrip() == ("The user asks for the capital of France. It is Paris." if thinks else "")
+def test_thinking_on_off_and_absent(ask: Way, fields: dict[str, Any], thinks: bool) -> None:
+    received = ask(FRANCE, **fields)
+    assert received.content == PARIS
+    assert received.thinking.rstrip() == ("The user asks for the capital of France. It is Paris." if thinks else "")
 
 
 @pytest.mark.parametrize("think", [False, True])
-def test_an_answer_bound_to_json(ask: Door, think: bool) -> None:
-    said = ask(f"{FRANCE} Answer in JSON.", format=CAPITAL, think=think)
-    assert json.loads(said.content) == {"capital": "Paris"}
-    assert bool(said.thinking) is think
+def test_a_reply_constrained_to_json(ask: Way, think: bool) -> None:
+    received = ask(f"{FRANCE} Answer in JSON.", format=CAPITAL, think=think)
+    assert json.loads(received.content) == {"capital": "Paris"}
+    assert bool(received.thinking) is think
 
 
-def test_json_and_tools_at_once(ask: Door) -> None:
+def test_json_and_tools_at_once(ask: Way) -> None:
     question = f"{FRANCE} Answer in JSON."
     answered = ask(question, format=CAPITAL, tools=[WEATHER], think=False)
     assert json.loads(answered.content) == {"capital": "Paris"} and not answered.calls
@@ -179,16 +179,16 @@ def test_json_and_tools_at_once(ask: Door) -> None:
     assert called.calls == [("get_weather", {"city": "Paris"})] and not called.content
 
 
-@pytest.mark.parametrize("way", ["http", "ours"], indirect=True)  # the official client keeps only what it knows
-def test_what_was_dropped_is_told(ask: Door) -> None:
+@pytest.mark.parametrize("way", ["http", "ours"], indirect=True)  # the official client drops unknown fields
+def test_dropped_messages_are_reported(ask: Way) -> None:
     roles = ("user", "assistant")
     talk = [{"role": roles[at % 2], "content": f"I count {at}. " * 20} for at in range(40)]
-    said = ask([*talk, {"role": "user", "content": FRANCE}], think=False, options={"num_predict": 4})
-    truncated = said.final["truncated"]
+    received = ask([*talk, {"role": "user", "content": FRANCE}], think=False, options={"num_predict": 4})
+    truncated = received.final["truncated"]
     assert truncated["messages_dropped"] > 10 and truncated["prompt_tokens_dropped"] > 1000
 
 
-def test_a_conversation_that_must_not_be_cut_is_refused(host: RunningServer) -> None:
+def test_without_truncation_a_long_conversation_is_refused(host: RunningServer) -> None:
     long = [{"role": "user", "content": f"I count {at}. " * 20} for at in range(40)]
     body = {"model": "sprout", "messages": long, "truncate": False}
     reply = httpx.post(f"{host.url}/api/chat", json=body, headers=host.headers, timeout=120, trust_env=False)

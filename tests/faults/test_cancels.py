@@ -1,6 +1,6 @@
-"""A caller that goes away costs nothing: in a real runner its slot is free at once, whatever it was doing.
+"""A request whose caller disconnects frees its slot in a real runner at once, in whatever state it is.
 
-What is measured goes into the report of the run (``-rP``), the bounds here are generous: machines differ, and are busy.
+The measured times are in the report of the run (``-rP``). The bounds are generous because test machines are busy.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.model
 GREEDY = Options(temperature=0.0, num_predict=24)
 ENDLESS = Options(temperature=0.8, seed=1, num_predict=100_000)
 PROMPT = tuple(range(300, 340))
-"""Words of the made model: after its other tokens it has nothing to say."""
+"""Words of the random model's vocabulary; after its other tokens it generates nothing."""
 PROMPT_TOKENS = 6000
 
 counts = pytest.mark.parametrize("count", [40, pytest.param(1000, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])])
@@ -33,16 +33,16 @@ counts = pytest.mark.parametrize("count", [40, pytest.param(1000, marks=[pytest.
 
 @pytest.fixture(scope="module")
 def slow_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """It never ends a reply by itself, and takes its time."""
+    """A slow model that never ends a reply by itself."""
     return heavy(tmp_path_factory.mktemp("models") / "heavy.gguf")
 
 
 @contextlib.asynccontextmanager
 async def running(path: Path, **load: Any) -> AsyncIterator[Runner]:
-    """A runner that has lost nothing in the end: no slot, no request, no descriptor, on either side."""
+    """A runner that is checked for leaks at the end: slots, requests and descriptors, on both sides."""
     runner = await Runner.start(wire.Load(path=str(path), n_threads=1, **load))
     try:
-        await ask(runner)  # whatever is opened at the first request is open now
+        await ask(runner)  # descriptors of the first request are open now
         before = descriptors(runner.pid), descriptors()
         yield runner
         stats = await until(runner, lambda stats: not stats["busy_slots"])
@@ -64,7 +64,7 @@ async def ask(runner: Runner) -> str:
 
 
 async def until(runner: Runner, met: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-    """Ask the runner, which answers between two steps, until it says so."""
+    """Poll the runner's statistics until the condition holds; it answers between two steps."""
     while not met(stats := await runner.stats()):
         pass
     return stats
@@ -73,7 +73,7 @@ async def until(runner: Runner, met: Callable[[dict[str, Any]], bool]) -> dict[s
 async def abort_all(
     runner: Runner, count: int, one: Callable[[random.Random], Awaitable[None]], free: Callable[[dict[str, Any]], bool]
 ) -> list[float]:
-    """Begin and leave ``count`` requests; how long each kept its place after that, in seconds, ascending."""
+    """Start and abandon ``count`` requests; return for how many seconds each kept its slot, in ascending order."""
     dice, waits = random.Random(count), []
     for _ in range(count):
         await one(dice)
@@ -84,7 +84,7 @@ async def abort_all(
 
 
 def report(what: str, waits: list[float]) -> float:
-    """Print the figures; return the 99th percentile."""
+    """Print the times; return the 99th percentile."""
     p50, p99 = waits[len(waits) // 2], waits[-1 - len(waits) // 100]
     print(f"{len(waits)} aborts {what}: free after {p50 * 1e3:.1f} ms (median), {p99 * 1e3:.1f} ms (p99), "
           f"{waits[-1] * 1e3:.1f} ms (longest)")  # fmt: skip
@@ -94,7 +94,7 @@ def report(what: str, waits: list[float]) -> float:
 @counts
 @in_loop
 async def test_while_decoding(slow_model: Path, count: int) -> None:
-    """Beside a reply that goes on."""
+    """Another reply continues meanwhile."""
 
     async def one(dice: random.Random) -> None:
         stream = runner.complete(wire.Complete(tokens=PROMPT, options=ENDLESS))
@@ -115,7 +115,7 @@ async def test_while_decoding(slow_model: Path, count: int) -> None:
 @counts
 @in_loop
 async def test_in_prefill(slow_model: Path, count: int) -> None:
-    """No two prompts begin alike; each is caught somewhere in its first tenth of a second."""
+    """All prompts differ from the first token; each is cancelled within its first tenth of a second."""
     runs: list[dict[str, Any]] = []
 
     async def one(dice: random.Random) -> None:
@@ -146,7 +146,7 @@ async def drain(runner: Runner, tokens: tuple[int, ...]) -> None:
 @counts
 @in_loop
 async def test_while_queued(slow_model: Path, count: int) -> None:
-    """Both slots are taken and stay so; who waits leaves the queue, who runs does not notice."""
+    """Both slots are taken; a waiting request leaves the queue without an effect on the running ones."""
 
     async def one(dice: random.Random) -> None:
         waiting = [asyncio.ensure_future(ask(runner)) for _ in range(dice.randrange(1, 4))]

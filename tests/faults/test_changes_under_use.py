@@ -1,4 +1,4 @@
-"""A model that is deleted or made anew while it answers: the answer goes on, the next request sees the change."""
+"""A model that is deleted or recreated during a reply: the reply continues, the next request sees the change."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def ask() -> GenerateRequest:
 
 
 @in_loop
-async def test_deleted_while_it_answers(tmp_path: Path) -> None:
+async def test_deleted_during_a_reply(tmp_path: Path) -> None:
     async with service(tmp_path) as served:
         whole = content(await collect(served.generate(ask())))
         weights = served.store.resolve(ModelName("tales")).weights
@@ -61,7 +61,7 @@ async def test_deleted_while_it_answers(tmp_path: Path) -> None:
 
 
 @in_loop
-async def test_made_anew_while_it_answers(tmp_path: Path) -> None:
+async def test_recreated_during_a_reply(tmp_path: Path) -> None:
     async with service(tmp_path) as served:
         whole = content(await collect(served.generate(ask())))
         before = served.store.resolve(ModelName("tales"))

@@ -1,4 +1,4 @@
-"""kill -9 in the middle of a conversion or quantisation: nothing half-made gets a name, and a later create works."""
+"""kill -9 during a conversion or quantisation: no partial file gets a name, and a later create works."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ HOURS_AGO = time.time() - 7200
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Large enough that writing it takes a while: 17 million parameters."""
+    """17 million parameters, so that writing takes a while."""
     folder = tmp_path_factory.mktemp("checkpoint")
     config, _, tokenizer = FAMILIES["llama"]
     write_json(folder / "config.json", {**config, "hidden_size": WIDTH, "intermediate_size": INNER})
@@ -52,7 +52,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def files(checkpoint: Path, tmp_path: Path) -> dict[str, str]:
-    """The checkpoint in the store of the server to come."""
+    """The checkpoint as blobs in the store of the server that is started later."""
     blobs = BlobStore(tmp_path / ".ollama" / "models" / "blobs")
     return {path.name: str(blobs.add_file(path)) for path in checkpoint.iterdir()}
 
@@ -66,7 +66,7 @@ def working_folders(server: RunningServer) -> list[Path]:
 
 
 def converter_of(server: RunningServer) -> int:
-    """The process that converts; 0 while there is none."""
+    """The conversion process; 0 if there is no such process."""
     for task in Path(f"/proc/{server.pid}/task").glob("*/children"):
         with contextlib.suppress(OSError):
             for pid in map(int, task.read_text().split()):
@@ -76,7 +76,7 @@ def converter_of(server: RunningServer) -> int:
 
 
 def found_converter(server: RunningServer, asking: threading.Thread) -> int:
-    """The process that converts as soon as there is one; 0 when the request has ended before it was seen."""
+    """Wait for the conversion process; 0 if the request ended before it was seen."""
     found: list[int] = []
 
     def there() -> bool:
@@ -89,11 +89,11 @@ def found_converter(server: RunningServer, asking: threading.Thread) -> int:
 
 @contextlib.contextmanager
 def in_the_middle(server: RunningServer, **body: Any) -> Iterator[tuple[int, list[Any]]]:
-    """A create that stands still with its file half written: its process, and where its end will be told."""
+    """Stop a create while its file is half written; return its process and the list that receives its result."""
     told: list[Any] = []
 
     def ask() -> None:
-        with contextlib.suppress(OSError, HTTPException):  # a server that is killed breaks off
+        with contextlib.suppress(OSError, HTTPException):  # a killed server closes the connection
             told.append(RestClient(server).create("new", **body))
 
     while True:
@@ -102,7 +102,7 @@ def in_the_middle(server: RunningServer, **body: Any) -> Iterator[tuple[int, lis
         pid = found_converter(server, asking)
         if pid and writing(server, pid):
             break
-        asking.join()  # it was faster than this test: once more
+        asking.join()  # the conversion was faster than this test: try again
         told.clear()
     try:
         yield pid, told
@@ -113,7 +113,7 @@ def in_the_middle(server: RunningServer, **body: Any) -> Iterator[tuple[int, lis
 
 
 def writing(server: RunningServer, pid: int) -> bool:
-    """Let the process go on in small steps until it has begun to write; False when it has ended."""
+    """Run the process in small steps until it has begun to write; False if it has ended."""
     try:
         while not any(path.stat().st_size for path in unfinished(server)):
             os.kill(pid, signal.SIGCONT)
@@ -140,7 +140,7 @@ def test_kill_9_of_the_server(files: dict[str, str], tmp_path: Path, job: int) -
         (half,) = unfinished(server)
         check_sound(server.models)
         assert not (server.models / "manifests/registry.ollama.ai/library/new").exists()
-    os.utime(half, (HOURS_AGO, HOURS_AGO))  # younger ones may be another program's that is still at work
+    os.utime(half, (HOURS_AGO, HOURS_AGO))  # newer files may belong to another running program
     with standalone(tmp_path) as server:
         until(lambda: not half.exists())
         until(lambda: not (server.home / ".ollama/nb/tmp").exists() or not working_folders(server))
@@ -150,7 +150,7 @@ def test_kill_9_of_the_server(files: dict[str, str], tmp_path: Path, job: int) -
         check_sound(server.models)
 
 
-def test_kill_9_of_the_process_that_converts(files: dict[str, str], tmp_path: Path) -> None:
+def test_kill_9_of_the_conversion_process(files: dict[str, str], tmp_path: Path) -> None:
     with standalone(tmp_path) as server:
         assert RestClient(server).create("base", files=files) == "success"
         for body in jobs(files):

@@ -1,4 +1,4 @@
-"""A server that runs out of descriptors: it says so, keeps its log short, and serves again as soon as it can."""
+"""A server without free descriptors replies with an error, keeps its log short, and recovers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Disks that are full or read-only, for real: a tmpfs of 8 MiB in a namespace of the test's own."""
+"""Full and read-only disks: a tmpfs of 8 MiB in a mount namespace of the test."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_full_at_every_stage(tmp_path: Path) -> None:
 
 
 def test_full_in_the_middle_of_the_work(tmp_path: Path) -> None:
-    """There was room when it began; somebody else took it."""
+    """There was space at the start; another process uses it up."""
     found = on_a_small_disk("work", tmp_path)
     for stage in ("quantise at first", "convert at first"):
         assert re.search(r"need .*B, have \d+ KB", found[stage]["error"]), stage

@@ -1,6 +1,6 @@
-"""A process that works through a table is killed at random rows, again and again: no row is lost, none is done twice.
+"""A process that works through a table is killed at random rows: no row is lost, no answered row is asked again.
 
-What was under way at a kill is asked again; what was answered never is.
+Only requests in flight at a kill are repeated.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def _kill_and_finish(home: Path, *, rows: int, kills: int, keywords: dict[str, i
         env = clean_env(home, OLLAMA_HOST=server.url)
         command = [sys.executable, "-c", WORK, str(rows), MODEL, json.dumps(keywords)]
         in_flight = server.slots + 2
-        share = (rows - in_flight * kills) // kills  # so that every kill finds rows to interrupt
+        share = (rows - in_flight * kills) // kills  # slow enough that every kill interrupts rows
         for _ in range(kills):
             _run_until(server, command, env, rng.randint(1, share))
         done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
@@ -62,7 +62,7 @@ def _kill_and_finish(home: Path, *, rows: int, kills: int, keywords: dict[str, i
 
 
 def _run_until(server: EchoServer, command: list[str], env: dict[str, str], question: int) -> None:
-    """Start the work and kill it, as the ``question``-th question from now comes in."""
+    """Start the process and kill it when request number ``question`` arrives."""
     lock, heard, killed = threading.Lock(), 0, threading.Event()
     with subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
 

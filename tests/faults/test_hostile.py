@@ -1,6 +1,6 @@
-"""Requests and models that mean harm, over HTTP: a clear error for whoever sent them, and nobody else notices.
+"""Hostile requests and models over HTTP: their sender gets a clear error, other requests are not affected.
 
-Every test runs beside a reply of another model, which must come out as it does on a quiet day.
+During every test another model generates a reply, which must equal the reply of an idle server.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def real_server(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Itera
 
 @pytest.fixture(scope="module")
 def quiet(real_server: RunningServer) -> str:
-    """What sprout says when nothing else goes on."""
+    """The reply of sprout on an idle server."""
     return story(real_server)
 
 
@@ -56,7 +56,7 @@ def bystander(real_server: RunningServer, quiet: str) -> Iterator[None]:
 
 
 def post(server: RunningServer, path: str, body: bytes) -> Answer:
-    """Status and the lines of the answer."""
+    """Status and the lines of the reply."""
     connection = http.client.HTTPConnection(urlsplit(server.url).netloc, timeout=150)
     try:
         connection.request("POST", path, body, {"Content-Type": "application/json", **server.headers})
@@ -88,7 +88,7 @@ def error(answer: Answer) -> tuple[int, str]:
 
 
 def add(server: RunningServer, name: str, data: bytes) -> str:
-    """Make a model of a GGUF file; return the hash of that."""
+    """Create a model from a GGUF file; return the hash of the file."""
     digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
     connection = http.client.HTTPConnection(urlsplit(server.url).netloc, timeout=60)
     connection.request("POST", f"/api/blobs/{digest}", data, {"Content-Type": "application/octet-stream"})
@@ -101,7 +101,7 @@ def add(server: RunningServer, name: str, data: bytes) -> str:
 
 @pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity", "1e999", "-1e999"])
 @pytest.mark.parametrize("option", ["temperature", "top_k", "num_ctx"])
-def test_what_is_no_number(real_server: RunningServer, option: str, value: str) -> None:
+def test_values_that_are_not_numbers(real_server: RunningServer, option: str, value: str) -> None:
     body = f'{{"model":"stories","prompt":"a","stream":false,"options":{{"{option}":{value}}}}}'
     status, message = error(post(real_server, "/api/generate", body.encode()))
     assert status == 400 and message
@@ -125,7 +125,7 @@ def test_a_prompt_longer_than_any_context(real_server: RunningServer, fields: di
 
 
 @pytest.mark.parametrize("prompt", [b"\xff\xfe\xc3(", b"\\ud800", b"\\udfff\\ud800", b"a\\u0000b"])
-def test_text_that_is_none(real_server: RunningServer, prompt: bytes) -> None:
+def test_bytes_that_are_not_text(real_server: RunningServer, prompt: bytes) -> None:
     body = b'{"model":"stories","stream":false,"options":{"num_predict":2},"prompt":"' + prompt + b'"}'
     status, (reply,) = post(real_server, "/api/generate", body)
     assert status == 200 or (status == 400 and reply["error"])
@@ -161,7 +161,7 @@ def test_a_schema_of_10000_properties(real_server: RunningServer) -> None:
 
 
 def test_a_model_that_aborts_the_loader(real_server: RunningServer, models: Path) -> None:
-    """One bit: the sign of a number that must not be negative. Its header is sound, llama.cpp ends the process."""
+    """One flipped sign bit in a valid header makes llama.cpp abort the process."""
     data = bytearray((models / "stories260K-q4_0.gguf").read_bytes())
     at = data.index(struct.pack("<Q", len(EPSILON)) + EPSILON) + 8 + len(EPSILON) + 4
     data[at + 3] ^= 0x80
@@ -192,7 +192,7 @@ def test_a_runner_killed_in_prefill(real_server: RunningServer, tmp_path: Path) 
 
 
 def states(server: RunningServer, model: str) -> list[str]:
-    """What the live requests of a model are at."""
+    """The states of a model's live requests."""
     with urllib.request.urlopen(f"{server.url}/api/queue", timeout=60) as reply:
         return [entry["state"] for entry in json.load(reply)["requests"] if entry["model"].startswith(model)]
 

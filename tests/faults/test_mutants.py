@@ -1,6 +1,6 @@
-"""Damaged models, made, shown, loaded, quantised: refused in words or of use, never a dead server, never its memory.
+"""Damaged models are created, shown, loaded and quantised: each works or is refused, and the server survives.
 
-A word that only the server's environment holds must be in nothing that it makes of them.
+A secret from the server's environment must not appear in anything that is made from them (no out-of-bounds reads).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from support.servers import RunningServer, standalone
 pytestmark = pytest.mark.model
 CANARY = "canary-7d1f3a9e5b"
 NUMBERS = ((24, 900), (11_900, 14_500))
-"""Where the model file has its keys, and where it says which tensors there are."""
+"""The byte ranges of the keys and of the tensor list."""
 
 
 def mutant(whole: bytes, dice: random.Random) -> bytes:
@@ -48,7 +48,7 @@ class Client:
         self._netloc = urlsplit(server.url).netloc
 
     def ask(self, method: str, path: str, body: Any) -> tuple[int, str]:
-        """Status and error; what breaks the connection is a failure of the test."""
+        """Status and error; a broken connection fails the test."""
         raw = body if isinstance(body, bytes) else json.dumps({**body, "stream": False}).encode()
         connection = http.client.HTTPConnection(self._netloc, timeout=150)
         try:
@@ -91,7 +91,7 @@ def test_mutants(tmp_path: Path, models: Path, count: int) -> None:
                 client.ask("DELETE", "/api/delete", {"model": model})
             for blob in (server.models / "blobs").iterdir():
                 assert CANARY.encode() not in blob.read_bytes()
-                blob.unlink()  # what was refused lies there until it is old
+                blob.unlink()  # rejected blobs stay until the grace period ends
         assert (server.process.poll(), server.pid) == (None, pid)
         assert CANARY not in server.output()
     assert seen["create 200"] and seen["create 400"]

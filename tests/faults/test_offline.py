@@ -1,4 +1,4 @@
-"""Without any network, what is on this machine works as ever: no look-up, no connection, no wait."""
+"""Without a network, everything local works: no look-up, no connection, no delay."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ollama_nb.service import local
 
 @pytest.fixture
 def tried(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Every way out is closed; what was tried is noted."""
+    """Block and record every attempt to reach the network."""
     found: list[str] = []
 
     def closed(name: str) -> Callable[..., Any]:

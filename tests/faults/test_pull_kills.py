@@ -1,4 +1,4 @@
-"""A pull is killed at random points, again and again: it ends in the right bytes, and little is fetched twice."""
+"""A pull is killed at random points: it ends with the right bytes, and few of them are fetched twice."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from ollama_nb.store.store import Store
 
 MIB = 1 << 20
 AGAIN = 16 * MIB
-"""The most bytes that a kill may cost."""
+"""Bytes that a kill may cost at most."""
 
 
 def kill_and_finish(registry: ChaosRegistry, folder: Path, data: bytes, kills: int) -> float:
-    """Returns the bytes that a kill cost on average; checks that it was never too much."""
+    """Return the bytes that a kill cost on average, and check the maximum."""
     name = registry.publish("a/m:latest", model=data)
-    registry.always = unfinished(0.002)  # so that no pull ends before it is killed
+    registry.always = unfinished(0.002)  # slow enough that no pull ends before it is killed
     chance = random.Random(7)
     for point in sorted(chance.randrange(len(data) - MIB) for _ in range(kills)):
         process = start(name, folder)
@@ -41,7 +41,7 @@ def kill_and_finish(registry: ChaosRegistry, folder: Path, data: bytes, kills: i
     store = Store(folder / "models")
     assert store.resolve(ModelName.parse(name)).weights_digest == digest_of(data)
     check_sound(store.root)
-    # A kill between a journal's new file and its name leaves that file to the clean-up of an hour later.
+    # A kill between writing a journal and renaming it leaves a file that the clean-up removes after an hour.
     assert [name for name in left_over(store) if "partial" in name] == []
     again = registry.sent - len(data)
     assert again <= kills * AGAIN
@@ -60,9 +60,9 @@ def test_fifty_kills(registry: ChaosRegistry, tmp_path: Path) -> None:
 
 
 def crash(registry: ChaosRegistry, folder: Path, name: str, step: int) -> bool:
-    """A pull over an older model of that name dies at a step; the store is sound, and the next pull ends well.
+    """A pull that replaces a model dies at a step; the store is consistent, and the next pull succeeds.
 
-    False when the pull has fewer steps than that.
+    False if the pull has fewer steps.
     """
     old = registry.publish("a/m:latest", model=b"old", template=b"old")
     assert finished(old, folder) == 0

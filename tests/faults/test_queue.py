@@ -1,4 +1,4 @@
-"""More requests than the queue holds: who finds no place is told at once, everybody else is answered, each once."""
+"""More requests than the queue holds: those beyond it fail at once, all others get exactly one reply."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ async def ask(http: httpx.AsyncClient) -> tuple[int, str, float]:
 
 
 async def ended(tasks: Iterable[asyncio.Task[Any]], count: int) -> tuple[list[Any], set[asyncio.Task[Any]]]:
-    """What the first ``count`` to end have to say, and the others."""
+    """The results of the first ``count`` requests to end, and of the others."""
     waiting, results = set(tasks), []
     while len(results) < count:
         done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
@@ -56,7 +56,7 @@ async def ended(tasks: Iterable[asyncio.Task[Any]], count: int) -> tuple[list[An
 
 @in_loop
 async def test_more_requests_than_places(tmp_path: Path) -> None:
-    """One model is in memory at a time: while it answers, requests for the other one wait."""
+    """Only one model fits in memory: while it replies, requests for the other one wait."""
     with standalone(tmp_path, env=SMALL) as server:
         limits = httpx.Limits(max_connections=2 * EXCESS)
         async with httpx.AsyncClient(base_url=server.url, timeout=120, limits=limits) as http:

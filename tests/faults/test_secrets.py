@@ -1,4 +1,4 @@
-"""What is secret stays so: in logs, errors, figures and files, also when things go wrong and the log says all."""
+"""Secrets do not appear in logs, errors, metrics or files, even when requests fail and the log level is debug."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def new_key(home: Path) -> str:
 
 
 def trouble(server: RunningServer, key: str, registry: str) -> list[str]:
-    """What a server says to requests that go well, go wrong, and are not let in."""
+    """The replies of a server to requests that succeed, fail, and are refused."""
     said: list[str] = []
     with httpx.Client(base_url=server.url, timeout=120, headers={"Authorization": f"Bearer {key}"}) as http:
 

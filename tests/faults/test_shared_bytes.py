@@ -1,6 +1,6 @@
-"""A file that becomes a blob on a file system that can share bytes takes no room; on others it is copied.
+"""Where the file system can share extents, a file becomes a blob without using more space; elsewhere it is copied.
 
-Real file systems in loop devices: needs root, and programs that make them.
+Uses real file systems in loop devices, and needs root and the ``mkfs`` programs.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from support.small_disk import SHARED_SIZE
 TESTS = Path(__file__).parent.parent
 MKFS = {"btrfs": ["mkfs.btrfs", "-q"], "xfs": ["mkfs.xfs", "-q", "-m", "reflink=1"], "ext4": ["mkfs.ext4", "-q"]}
 DISK = 400 << 20
-"""Bytes of the image, which is sparse; XFS takes no fewer than 300 MB."""
+"""Bytes of the sparse image; XFS needs at least 300 MB."""
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root may mount images")

@@ -1,4 +1,4 @@
-"""A server that is told to end while it answers: what ends soon may end, the rest is cut with an error, all is gone."""
+"""A server that is terminated during replies: short ones finish, the others end with an error, no process is left."""
 
 from __future__ import annotations
 

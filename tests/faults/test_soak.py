@@ -1,4 +1,4 @@
-"""Requests of all kinds for a long time, some of them left in the middle: memory, descriptors and threads stay flat."""
+"""Requests of all kinds for a long time, some of them abandoned: memory, descriptors and threads do not grow."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from support.servers import RunningServer, descendants, standalone
 
 pytestmark = pytest.mark.model
 LEFT = 0.05
-"""The share of streams whose reader goes away."""
+"""The share of streams whose client disconnects."""
 WORDS = ("Once upon a time", "There was", "Lily", "a big red ball", "你好", "the park", "One day", "She saw")
 SMALL = {"num_ctx": 512, "num_thread": 1}
 
@@ -40,7 +40,7 @@ def asked(dice: random.Random) -> tuple[str, str, dict[str, Any] | None]:
 
 
 def ask(server: RunningServer, method: str, path: str, body: dict[str, Any] | None, *, leave: bool = False) -> int:
-    """One request, left after its first line if so wished. Returns its status."""
+    """Send one request, abandoned after its first line if ``leave`` is set; return its status."""
     connection = http.client.HTTPConnection(urlsplit(server.url).netloc, timeout=150)
     try:
         connection.request(method, path, None if body is None else json.dumps(body).encode())
@@ -56,7 +56,7 @@ def ask(server: RunningServer, method: str, path: str, body: dict[str, Any] | No
 
 
 def one(server: RunningServer, seed: int) -> int:
-    """A request that depends on its number alone."""
+    """A request that depends only on its number."""
     dice = random.Random(seed)
     return ask(server, *asked(dice), leave=dice.random() < LEFT)
 
@@ -67,7 +67,7 @@ def many(server: RunningServer, first: int, count: int) -> None:
 
 
 def sizes(server: RunningServer) -> dict[str, tuple[int, int, int]]:
-    """KiB of memory of their own, descriptors and threads: of the server, and of all that it started."""
+    """Private memory in KiB, descriptors and threads of the server, and of all its descendants."""
 
     def of(pid: int) -> tuple[int, int, int]:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
@@ -91,7 +91,7 @@ def idle(server: RunningServer) -> bool:
 def test_a_long_day(tmp_path: Path, count: int) -> None:
     with standalone(tmp_path, env={"OLLAMA_KEEP_ALIVE": "-1", "OLLAMA_NUM_PARALLEL": "4"}) as server:
         ask(server, "POST", "/api/generate", {"model": "sprout", "options": SMALL})
-        many(server, 0, count)  # pools, caches and kept prefixes fill up
+        many(server, 0, count)  # pools and caches fill up
         until(lambda: idle(server))
         before = sizes(server)
         many(server, count, count)

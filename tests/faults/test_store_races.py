@@ -1,4 +1,4 @@
-"""Many hands on one store: no manifest ever names a blob that is not there, and what happens has some order."""
+"""Concurrent operations on one store: no manifest ever names a missing blob, and the result is linearizable."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ TESTS = Path(__file__).parent.parent
 
 
 def watched(root: Path, running: Callable[[], bool]) -> Iterator[str]:
-    """While others work: every blob that a manifest names, as long as it stands, is there."""
+    """During the operations, every blob that an existing manifest names exists."""
     manifests = root / "manifests"
     while running():
-        # os.walk passes over folders that vanish under it; Path.rglob raises.
+        # os.walk skips directories that are removed meanwhile; Path.rglob raises.
         for path in [Path(folder, name) for folder, _, names in os.walk(manifests) for name in names]:
             try:
                 raw = path.read_bytes()
@@ -73,7 +73,7 @@ Step = tuple[str, str, str]
 
 
 def play(state: dict[str, str], step: Step) -> tuple[dict[str, str], bool]:
-    """The store as a table of names: what a step makes of it, and whether it succeeds."""
+    """The effect of a step on a store, modelled as a table of names, and whether it succeeds."""
     what, first, second = step
     if what == "create":
         return {**state, first: second}, True
@@ -87,7 +87,7 @@ def play(state: dict[str, str], step: Step) -> tuple[dict[str, str], bool]:
 def outcomes(
     start: dict[str, str], plans: list[list[Step]]
 ) -> set[tuple[tuple[tuple[str, str], ...], tuple[bool, ...]]]:
-    """Every end and every list of successes that some serial order gives."""
+    """Every final state and list of successes that a serial order produces."""
     found = set()
     turns = [number for number, plan in enumerate(plans) for _ in plan]
     for order in set(itertools.permutations(turns)):
@@ -100,7 +100,7 @@ def outcomes(
 
 
 def act(store: Store, step: Step) -> bool | None:
-    """Whether it succeeded; None when it was told to try again."""
+    """Whether it succeeded; None if the error asks to try again."""
     what, first, second = step
     try:
         if what == "create":
@@ -155,8 +155,8 @@ def random_step(chance: random.Random) -> Step:
     return (what, first, chance.choice("123") if what == "create" else second)
 
 
-def test_clean_up_leaves_a_download_that_goes_on(tmp_path: Path) -> None:
-    """An unfinished blob is left alone as long as it was written to within the hour; its pull then succeeds."""
+def test_clean_up_leaves_an_active_download(tmp_path: Path) -> None:
+    """An unfinished blob that was written to within the last hour stays; its pull then succeeds."""
     store = Store(tmp_path / "models")
     tiny(store, "m")
     data = gguf(data=os.urandom(10_000))

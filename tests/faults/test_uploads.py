@@ -1,4 +1,4 @@
-"""Blobs on their way in over HTTP: cut off, false, and the same one from many clients at once."""
+"""Uploads over HTTP: aborted, with a wrong digest, and of one blob by many clients at once."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ async def test_the_same_blob_from_many_clients(tmp_path: Path) -> None:
 
 
 @in_loop
-async def test_false_ones_beside_a_true_one(tmp_path: Path) -> None:
+async def test_uploads_with_a_wrong_digest(tmp_path: Path) -> None:
     async with served(tmp_path) as (harness, client):
         false = DATA[:-1] + bytes([DATA[-1] ^ 1])
         bodies = [false, DATA, DATA[:-1], false]

@@ -1,8 +1,8 @@
-"""Fuzzing of everything that reads files and headers of others: ``python tests/fuzz/fuzz_readers.py gguf 300 [SEED]``.
+"""Fuzz every parser of foreign files and headers: ``python tests/fuzz/fuzz_readers.py gguf 300 [SEED]``.
 
-Each target takes any bytes. It says whether they were good, refuses them with the error of that reader, or has a
-finding: another exception, a broken promise, seconds, or much more memory than the input has bytes.
-``guided.py`` beside it looks for inputs that reach new code.
+A target takes any bytes. It accepts them, or refuses them with the parser's own error. Anything else is a finding:
+another exception, a broken invariant, seconds of work, or much more memory than the input has bytes. ``guided.py``
+searches for inputs that reach new code.
 """
 
 from __future__ import annotations
@@ -44,21 +44,21 @@ from ollama_nb.store.transfer import partial
 from ollama_nb.store.wheel import Wheel
 
 SECONDS = 5.0
-"""Of processor time, on a slow machine and with a collection of garbage in it."""
+"""Seconds of processor time, on a slow machine and with a garbage collection."""
 SPARE = 64 << 20
-"""Bytes that a reader may take beside four times its input."""
+"""Bytes that a parser may use in addition to four times its input."""
 
 _folder = tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None)
 PLACE = Path(_folder.name)
 
 
-class Broken(AssertionError):
-    """A promise that was not kept."""
+class InvariantBroken(AssertionError):
+    """An invariant does not hold."""
 
 
 def promise(kept: bool, what: str) -> None:
     if not kept:
-        raise Broken(what)
+        raise InvariantBroken(what)
 
 
 def written(name: str, data: bytes) -> Path:
@@ -111,7 +111,7 @@ def read_weights(data: bytes) -> None:
 
 
 def read_tokenizer(data: bytes) -> None:
-    """The first byte says in which file the rest is."""
+    """The first byte selects the file that the rest is written to."""
     names = ["tokenizer.model", "tokenizer.json", "vocab.txt", "tokenizer_config.json", "added_tokens.json"]
     place = PLACE / "checkpoint"
     for name in names:
@@ -293,7 +293,7 @@ TARGETS: dict[str, Target] = {
 
 
 def tried(target: Target, data: bytes) -> bool:
-    """Whether the bytes were good. Raises what is a finding."""
+    """Whether the bytes were accepted. Raises on a finding."""
     began, before = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     good = True
     try:
@@ -339,7 +339,7 @@ def changed(seeds: list[bytes], dice: random.Random) -> bytes:
 
 
 def run(name: str, budget: Iterator[int], seed: int) -> dict[str, int]:
-    """Fuzz one reader; returns how many inputs there were, how many were good, and MiB of memory at most."""
+    """Fuzz one parser; return the numbers of inputs and of accepted ones, and the peak memory in MiB."""
     target, dice = TARGETS[name], random.Random(seed)
     seeds = target.seeds()
     good = sum(tried(target, data) for data in seeds)

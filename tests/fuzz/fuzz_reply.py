@@ -1,7 +1,7 @@
-"""Fuzzing of what reads replies, for as long as wanted: ``python tests/fuzz/fuzz_reply.py t11 600 [SEED]``.
+"""Fuzz the reply parsers and the stop strings: ``python tests/fuzz/fuzz_reply.py t11 600 [SEED]``.
 
-``t11``: every family and the generic reader. Any pieces give the same reply, nothing is lost, ids are unique, little is
-held between pieces. ``t12``: stop strings. Any pieces give what a search over the whole text gives.
+``t11``: every family and the generic parser. Every split of a text gives the same reply, no text is lost, ids are
+unique, and little is buffered. ``t12``: stop strings. Every split gives the result of a search over the whole text.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from ollama_nb.reply.regions import HIDDEN, CallRegion, ForkRegion, HeaderRegion
 
 Pieces = Sequence[str]
 HELD_AT_MOST = 600
-"""Characters that are looked at again with the next piece: the longest header, or a marker."""
+"""Characters that are buffered until the next piece: the longest header, or a marker."""
 
 
 def tool(name: str, *required: str, **types: Any) -> Tool:
@@ -89,7 +89,7 @@ def words_for(name: str) -> list[str]:
 
 def random_text(words: Sequence[str], rng: random.Random) -> str:
     text = "".join(rng.choice(words) for _ in range(rng.randint(0, rng.choice((4, 12, 40)))))
-    if text and rng.random() < 0.3:  # a marker with a flaw
+    if text and rng.random() < 0.3:  # a damaged marker
         at = rng.randrange(len(text))
         text = text[:at] + rng.choice(("", "<", " ", text[at : at + 3])) + text[at + rng.randint(0, 2) :]
     return text
@@ -110,7 +110,7 @@ def random_pieces(text: str, rng: random.Random) -> list[str]:
 
 
 def check_reply(make: Callable[[], ReplyParser], text: str, cuts: Sequence[Pieces]) -> None:
-    """All pieces, and the whole, give one reply; its ids are unique and its calls counted."""
+    """Pieces and whole text give the same reply; its ids are unique and its calls are counted."""
     whole = read_all(make(), [text])
     calls = [call for event in whole if isinstance(event, ToolCalls) for call in event.calls]
     assert [call.index for call in calls] == list(range(len(calls)))
@@ -127,7 +127,7 @@ def check_reply(make: Callable[[], ReplyParser], text: str, cuts: Sequence[Piece
 
 
 def check_nothing_lost(reader: RegionParser, text: str) -> None:
-    """The pieces that came out stand in the text one behind the other, with nothing but markers and blanks between."""
+    """The emitted texts occur in the input in order, with only markers and whitespace between them."""
     told: list[str] = []
     markers = _watch(reader, told)
     read_all(reader, [text])
@@ -142,7 +142,7 @@ def check_nothing_lost(reader: RegionParser, text: str) -> None:
 
 
 def _reachable(places: set[int], text: str, markers: set[str]) -> set[int]:
-    """The places, and all that lie behind markers and blanks from there."""
+    """The positions, and all positions after markers and whitespace from there."""
     found, todo = set(places), list(places)
     while todo:
         at = todo.pop()
@@ -154,7 +154,7 @@ def _reachable(places: set[int], text: str, markers: set[str]) -> set[int]:
 
 
 def _watch(reader: RegionParser, told: list[str]) -> set[str]:
-    """Log what a reader gives out, calls as the text that they were read from; return the markers it may drop."""
+    """Log the events of a parser, calls as their source text; return the markers that it may drop."""
     out, regions = reader._out, reader._regions
     markers: set[str] = set()
     for name in ("content", "thinking"):
@@ -189,7 +189,7 @@ def _log_malformed(out: Any, told: list[str]) -> None:
     def log(text: str, why: str) -> None:
         if why:
             told.append(text)
-        tell(text, why)  # without a reason it is told as content
+        tell(text, why)  # without a reason it is content
 
     out.malformed = log
 
@@ -215,7 +215,7 @@ def _route(route: Callable[[str], tuple[str, str]], told: list[str]) -> Callable
 
 
 def check_work(make: Callable[[], Any], start: str, word: str, size: int) -> None:
-    """Twice the text is at most about twice the work: lines run, and characters searched for markers."""
+    """The work is linear in the text: lines executed, and characters searched for markers."""
     text = start + word * (LONG // len(word))
     once, twice = (work_of(make(), in_pieces(part, size)) for part in (text, text + text[len(start) :]))
     assert twice <= 2.4 * once + 2000, (start, word, size, once, twice)
@@ -268,7 +268,7 @@ def check_generic(rng: random.Random) -> None:
 
 
 def run_t11(budget: Iterator[int], seed: int) -> int:
-    """Fuzz the readers; returns the number of texts."""
+    """Fuzz the parsers; return the number of texts."""
     rng = random.Random(seed)
     words = {name: words_for(name) for name in families.parsers()}
     for count in budget:
@@ -293,12 +293,12 @@ def _maker(name: str, turn: ReplyContext) -> Callable[[], RegionParser]:
 
 
 def naive(stops: Sequence[str], text: str) -> int:
-    """Where the first stop string begins, or -1."""
+    """The position of the first stop string, or -1."""
     return min((text.find(stop) for stop in stops if stop in text), default=-1)
 
 
 def check_stops(stops: Sequence[str], text: str, rng: random.Random) -> None:
-    """A stream of bytes, cut anywhere, ends where the search says."""
+    """A stream of bytes, split anywhere, ends at the position that the search finds."""
     data, stream, told = text.encode(), TextStream(stops), ""
     at = 0
     while at < len(data) and not stream.stopped:
@@ -314,7 +314,7 @@ def check_stops(stops: Sequence[str], text: str, rng: random.Random) -> None:
 
 
 def check_matcher(stops: Sequence[str], text: str, rng: random.Random) -> None:
-    """The matcher itself: what comes before, which marker, and what follows."""
+    """The matcher itself: the text before the marker, the marker, and the text after it."""
     matcher, told = MarkerMatcher(stops), ""
     pieces = random_pieces(text, rng)
     for number, piece in enumerate(pieces, 1):
@@ -333,7 +333,7 @@ def check_matcher(stops: Sequence[str], text: str, rng: random.Random) -> None:
 
 
 def run_t12(budget: Iterator[int], seed: int) -> int:
-    """Fuzz the search for stop strings; returns the number of texts."""
+    """Fuzz the search for stop strings; return the number of texts."""
     rng = random.Random(seed)
     total = 0
     for total in budget:  # noqa: B007

@@ -1,8 +1,8 @@
-"""Hostile templates by grammar: ``python tests/fuzz/fuzz_template.py go|jinja --seconds 600 --seed 1``.
+"""Fuzz the template engines: ``python tests/fuzz/fuzz_template.py go|jinja --seconds 600 --seed 1``.
 
-Prints one JSON line: ``executions``, ``texts`` (templates that gave a prompt), ``slowest`` seconds of work, ``grown``
-MiB of memory, ``too_slow`` (Jinja: ended by the clock, as the render process would be) and ``findings``: templates that
-raised anything but TemplateError, changed their job, gave out or took too much, or reached out of their process.
+Prints one JSON line: ``executions``, ``texts`` (templates that rendered), ``slowest`` (seconds), ``grown`` (MiB of
+memory), ``too_slow`` (Jinja templates stopped by the timer, as in the render process) and ``findings``: templates that
+raised anything but TemplateError, modified their job, used too much time or memory, or reached outside the process.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from ollama_nb.template.execute import Fuel, execute
 from ollama_nb.template.parser import parse
 
 SECONDS = {"go": 20.0, "jinja": 2.0}
-"""Of processor time for a text. In Go's language nothing runs longer than its fuel: whatever gets there never ends."""
+"""Seconds of processor time per template. Go templates are bounded by their fuel and must never reach it."""
 MAX_TEXT = 4 << 20
 REACHING = ("open", "os.", "subprocess.", "socket.", "ctypes.", "shutil.", "import", "pty.", "sys._getframe")
 
@@ -72,7 +72,7 @@ PLAIN = {
 }
 Grammar = dict[str, list[str]]
 
-# A rule is a list of forms; ``<name>`` in a form is another rule, ``<name*>`` up to four of it.
+# A rule is a list of alternatives; ``<name>`` refers to a rule, ``<name*>`` repeats it up to four times.
 GO: Grammar = {
     "start": ["<node*>", "<define><node*>", "<node*><node*>"],
     "node": [
@@ -191,7 +191,7 @@ SEEDS = {
 
 
 class Writer:
-    """Random texts of a grammar, at most so deep and so long; some are changed a little afterwards."""
+    """Random texts of a grammar, bounded in depth and length; some are mutated afterwards."""
 
     def __init__(self, grammar: Grammar, seeds: list[str], random_: random.Random) -> None:
         self._grammar, self._seeds, self._random = grammar, seeds, random_
@@ -231,7 +231,7 @@ class Writer:
 
 
 class Late(BaseException):
-    """The processor time has run out; no template and no ``except Exception`` can catch it."""
+    """The processor time is used up. Not an Exception, so that no template can catch it."""
 
 
 def _late(signum: int, frame: object) -> None:
@@ -239,7 +239,7 @@ def _late(signum: int, frame: object) -> None:
 
 
 class Watch:
-    """Notes whatever is opened, started or imported while a template runs."""
+    """Records files, processes and imports while a template runs."""
 
     def __init__(self) -> None:
         self.on, self.seen = False, ""
@@ -247,13 +247,13 @@ class Watch:
 
     def _hook(self, event: str, args: tuple[object, ...]) -> None:
         if event == "open" and args[0] == "<template>":
-            return  # Python looks for the source of a syntax error
+            return  # Python opens the source file of a syntax error
         if self.on and not self.seen and event.startswith(REACHING):
             self.seen = f"{event} {args!r}"[:200]
 
 
 def go(text: str, whole: bool) -> list[str]:
-    """The text over plain data; ``whole``: with all its fuel, and the prompts of a chat too."""
+    """Render the text over plain data; with ``whole``, use all fuel and also render chats."""
     made = list(prompt.render(replace(JOB, template=text))) if whole else []
     return [*made, execute(parse(text), PLAIN, Fuel() if whole else Fuel(steps=20_000, output=1 << 16))]
 
@@ -263,7 +263,7 @@ def chat(text: str, whole: bool) -> list[str]:
 
 
 def tried(render: Callable[[str, bool], list[str]], text: str, whole: bool, watch: Watch, seconds: float) -> str | bool:
-    """True for a prompt, False for a TemplateError, "late", or what is wrong."""
+    """True for a prompt, False for a TemplateError, "late", or a description of the finding."""
     before = deepcopy(JOB)
     signal.setitimer(signal.ITIMER_PROF, seconds)
     watch.on, watch.seen = True, ""
@@ -287,7 +287,7 @@ def tried(render: Callable[[str, bool], list[str]], text: str, whole: bool, watc
 
 
 def import_all() -> None:
-    """Make Jinja import what it imports when first needed."""
+    """Trigger the lazy imports of Jinja."""
     common = "{{ lipsum(1) }}{{ strftime_now('%Y') }}{{ [1] | random | pprint }}{{ 'a' | wordwrap(1) | urlize }}"
     for text in (common, "{{ 1 / 0 }}", "{% break %}", "{{ 你好 }}"):
         with contextlib.suppress(TemplateError):

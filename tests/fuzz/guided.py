@@ -1,6 +1,6 @@
-"""The readers of ``fuzz_readers.py`` under atheris, which grows inputs that reach new code: ``guided.py gguf 600``.
+"""Run the targets of ``fuzz_readers.py`` under atheris, which searches for new code paths: ``guided.py gguf 600``.
 
-Needs ``pip install atheris``. A finding ends it with a traceback and a file ``crash-…`` in the current folder.
+Needs ``pip install atheris``. A finding ends the program with a traceback and a file ``crash-…`` in the current folder.
 """
 
 from __future__ import annotations

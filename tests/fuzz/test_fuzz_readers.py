@@ -1,4 +1,4 @@
-"""Every reader is fuzzed, in every run of the tests the same; FUZZ_SECONDS makes it longer, FUZZ_SEED another."""
+"""Fuzz every parser with the same inputs in every run; FUZZ_SECONDS sets the time, FUZZ_SEED the seed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Some fuzzing in every run of the tests, always the same; ``FUZZ_SECONDS`` makes it longer, ``FUZZ_SEED`` another."""
+"""Fuzz reply parsers with the same inputs in every run; FUZZ_SECONDS sets the time, FUZZ_SEED the seed."""
 
 from __future__ import annotations
 
