@@ -25,7 +25,7 @@ KINDS = {".py", ".md", ".ipynb", ".js", ".css", ".toml", ".yml", ".yaml", ".txt"
 _ACTORS = r"(?:model|server|template|file|client|registry|engine|runner|test|checkpoint|tokenizer|header|schema)s?"
 _NOT_A_NOUN = "longer|more|less|fewer|different|better|later|such|matter"
 PHRASES = {
-    r"\b(?:is|are|was|were|has|have) none\b": "is missing, is not a valid …",
+    r"\b(?:is|are|was|were) none\b": "is missing, is not a valid …",
     rf"(?<![Tt]here )\b(?:is|are|was|were) no (?!{_NOT_A_NOUN})\w": "is not a …",
     r"\bso (?:many|long)\b": "the number, the parameter's name",
     r"\b(?:told|said|heard)\b": "reported, returned, logged, received",

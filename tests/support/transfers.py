@@ -28,7 +28,7 @@ from ollama_nb.store.transfer.pull import ModelPull
 from ollama_nb.store.transfer.push import ModelPush
 
 QUICK = RetryPolicy(connect_timeout=60.0, read_timeout=60.0, max_attempts=5, first_delay=0.01, max_delay=0.02)
-"""Tries again at once, more often than a test has troubles; a machine that is slow is no trouble."""
+"""Retries at once and more often than a test has faults; a slow machine does not count as a fault."""
 
 
 def noise(size: int, seed: int = 1) -> bytes:
