@@ -102,7 +102,7 @@ def _turn(groups: Sequence[_Group], at: int, images: Images, *, keep_thought: bo
     out += "".join(f"<|tool_call>{_NOTATION.call(call)}<tool_call|>" for call in message.tool_calls)
     out += _results(message, results, images)
     content = trim(_THOUGHT.sub("", message.content) if is_model else message.content)
-    out += images.tagged(message, content)
+    out += images.mark(message, content)
     if state == _CALLING:
         return out + "<|tool_response>", state
     has_content = bool(content or message.images)
@@ -118,7 +118,7 @@ def _results(caller: Message, results: Sequence[Message], images: Images) -> str
     out = ""
     for result in results:
         name = called.get(result.tool_call_id, result.tool_name or "unknown")
-        out += f"<|tool_response>response:{name}{{value:{_NOTATION.text(images.tagged(result))}}}<tool_response|>"
+        out += f"<|tool_response>response:{name}{{value:{_NOTATION.text(images.mark(result))}}}<tool_response|>"
     return out
 
 

@@ -27,7 +27,7 @@ from ollama_nb.reply.regions import (
     RegionParser,
     TextRegion,
 )
-from ollama_nb.template.formatting import function_of, go_value, plain, tagged
+from ollama_nb.template.formatting import function_of, go_value, mark_images, plain
 
 _BOS = "<|begin_of_text|>"
 _END_MESSAGE = "<|eom|>"
@@ -72,7 +72,7 @@ _EFFORT = ("Reasoning effort", "Reasoning Effort", "reasoning effort", "REASONIN
 
 
 def render(messages: Sequence[Message], tools: Sequence[Tool], think: Think) -> str:
-    contents = tagged(messages)
+    contents = mark_images(messages)
     called = {call.id: call.name for message in messages for call in message.tool_calls if call.id}
     out = [_BOS]
     if not any(message.role == "system" for message in messages):

@@ -54,13 +54,13 @@ def render_ocr(messages: Sequence[Message], tools: Sequence[Tool], think: Think)
             out.append(f"<|system|>\n{message.content}\n")
         elif message.role == "user":
             off = "/nothink" if think is False and not message.content.endswith("/nothink") else ""
-            out.append(f"<|user|>\n{images.tagged(message)}{off}")
+            out.append(f"<|user|>\n{images.mark(message)}{off}")
         elif message.role == "assistant":
             content = f"\n{trim(message.content)}" if message.content else ""
             calls = "".join(f"\n{_call(call)}" for call in message.tool_calls)
             out.append(f"<|assistant|>\n<think>{trim(message.thinking)}</think>{content}{calls}\n")
         elif message.role == "tool":
-            result = images.tagged(message)
+            result = images.mark(message)
             out.append(f"{_observed(messages, at)}\n<tool_response>\n{result}\n</tool_response>\n")
     out.append("<|assistant|>\n" + ("<think></think>\n" if think is False else ""))
     return "".join(out)

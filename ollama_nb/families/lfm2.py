@@ -29,7 +29,7 @@ def render(messages: Sequence[Message], tools: Sequence[Tool], think: Think, *, 
     out = [_BOS, _header(system, tools)]
     answers = [at for at, message in enumerate(talk) if message.role == "assistant"]
     for at, message in enumerate(talk):
-        content = images.tagged(message)
+        content = images.mark(message)
         if message.role == "assistant":
             forget = not (thinks and think) and at != answers[-1]
             content = _answer(message, content, thinks=thinks, forget=forget)

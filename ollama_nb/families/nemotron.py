@@ -32,9 +32,9 @@ def render(messages: Sequence[Message], tools: Sequence[Tool], think: Think, *, 
         if message.role == "assistant":
             out.append(_answer(message, newer, old=at < question))
         elif message.role == "tool":
-            out.append(_result(talk, at, images.tagged(message)))
+            out.append(_result(talk, at, images.mark(message)))
         elif message.role in ("user", "system"):
-            content = images.tagged(message)
+            content = images.mark(message)
             effort = "\n\n{reasoning effort: efficient}" if at == question and think == "medium" else ""
             out.append(turn(message.role, content + effort if newer else trim(_without_toggles(content))))
         else:

@@ -24,7 +24,7 @@ from ollama_nb.template.chatml import (
     turn,
     xml_call,
 )
-from ollama_nb.template.formatting import spaced, tagged, tool_json, trim
+from ollama_nb.template.formatting import mark_images, spaced, tool_json, trim
 
 _MORE_EFFORT = (
     "Reasoning effort is set to xhigh. Please think carefully through the task, validate key assumptions, consider "
@@ -48,7 +48,7 @@ def render(messages: Sequence[Message], tools: Sequence[Tool], think: Think, *, 
     thinking = think is None or bool(think)
     if variant.strict:
         messages = _one_system(messages)
-    contents = list(map(trim, tagged(messages)))
+    contents = list(map(trim, mark_images(messages)))
     question = last_question(messages, contents)
     if variant.strict:
         _check(messages, contents)

@@ -11,7 +11,7 @@ from ollama_nb.families.qwen3 import END_THINK, END_TOOL, TOOL, parse_json_call,
 from ollama_nb.reply.output import ReplyContext
 from ollama_nb.reply.regions import RegionParser
 from ollama_nb.template.chatml import END, START, continues, last_question, tool_results, turn
-from ollama_nb.template.formatting import ArgumentDict, spaced, tagged, tool_json
+from ollama_nb.template.formatting import ArgumentDict, mark_images, spaced, tool_json
 
 _TOOLS = """\
 # Tools
@@ -32,7 +32,7 @@ For each function call, return a json object with function name and arguments wi
 def render(messages: Sequence[Message], tools: Sequence[Tool], think: Think, *, thinks: bool) -> str:
     """``thinks``: whether the variant thinks if the request does not set it."""
     thinking = thinks if think is None else bool(think)
-    contents = tagged(messages)
+    contents = mark_images(messages)
     question = last_question(messages, contents)
     out = [_header(messages, tools)]
     for at, message in enumerate(messages):

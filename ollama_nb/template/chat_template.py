@@ -1,9 +1,8 @@
-"""A conversation in the form that a GGUF's Jinja chat template wants it in.
+"""Render the Jinja chat template of a GGUF: convert the conversation to the form that the template accepts.
 
-Rule: a template is asked by trial renders what it takes, once, and no text of the conversation is lost to one that
-takes less: what it would leave out or refuse is put where it is read. A template may change what it is given: all of
-that is a copy.
-Tool calls and their results in the forms that strict chat templates ask for. Pure; nothing said is lost.
+Templates do not declare which messages and content they accept, so each is probed once by rendering short
+conversations. Content that a template would drop or reject is moved to where it is rendered, so no text is lost. All
+values passed to a template are copies, because templates may change them.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ CHATML = """\
 {{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}
 {%- endfor %}
 {%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"""
-"""The chat template of a GGUF that brings none (llama-server's fallback too)."""
+"""The chat template of a GGUF without one (as in llama-server)."""
 
 KEEP_THINKING = {
     "preserve_thinking": True,
@@ -35,55 +34,60 @@ KEEP_THINKING = {
     "truncate_history_thinking": False,
     "drop_thinking": False,
 }
-"""What templates call it when thoughts of earlier turns stay. Then a prompt also begins like the one before it."""
+"""The variables by which templates keep the thinking of earlier turns. It makes prompts share longer prefixes."""
 
 _PROBE = "\uf8ffprobe\uf8ff"
-"""Words that nobody writes, from the area of Unicode that is nobody's."""
-_THOUGHTS = re.compile(r"""\.thinking\b|\[['"]thinking['"]\]""")
+"""Text with private-use characters, which no conversation contains."""
+_READS_THINKING = re.compile(r"""\.thinking\b|\[['"]thinking['"]\]""")
 
 
 def render(job: PromptJob, messages: Sequence[Message]) -> str:
-    """The prompt for the model's next turn; a last message of the assistant is gone on with. Raises TemplateError."""
+    """Render the prompt for the model's next turn, or up to the end of a trailing assistant message.
+
+    Raises TemplateError.
+    """
     text = job.template or CHATML
     begun = messages[-1] if messages and messages[-1].role == "assistant" and not messages[-1].tool_calls else None
     if begun is None:
-        return _written(text, job, messages)
+        return _render(text, job, messages)
     if begun.content:
-        # The template itself writes what stands before an answer; a mark shows where that begins.
+        # A probe instead of the content shows where the template begins the answer.
         with suppress(TemplateError):
-            marked = _written(text, job, [*messages[:-1], replace(begun, content=_PROBE)], next_turn=False)
+            marked = _render(text, job, [*messages[:-1], replace(begun, content=_PROBE)], next_turn=False)
             before, mark, _ = marked.rpartition(_PROBE)
             if mark:
                 return before + begun.content
-    return _written(text, job, messages[:-1]) + (begun.content or begun.thinking)
+    return _render(text, job, messages[:-1]) + (begun.content or begun.thinking)
 
 
-def _written(text: str, job: PromptJob, messages: Sequence[Message], *, next_turn: bool = True) -> str:
+def _render(text: str, job: PromptJob, messages: Sequence[Message], *, next_turn: bool = True) -> str:
     failed: TemplateError | None = None
-    for views in _variants(text, _told(text, messages)):
+    for views in _variants(text, _with_known_roles(text, messages)):
         try:
             return jinja.render(text, {**_variables(job), "add_generation_prompt": next_turn, "messages": views})
         except TemplateError as error:
             failed = failed or error
-    assert failed is not None  # there is one variant at least
+    assert failed is not None  # there is at least one variant
     raise failed
 
 
 def _variants(text: str, messages: Sequence[Message]) -> Iterator[list[dict[str, Any]]]:
-    """The messages as they are, then as templates want them that refuse this."""
+    """Yield the messages, then variants for templates that reject them."""
     yield _views(text, messages)
     if not any(message.tool_calls for message in messages):
         return
-    yield _views(text, messages, as_text=True)  # some paste a call's arguments into text
+    yield _views(text, messages, as_text=True)  # some templates concatenate arguments with text
     if any(message.tool_calls and message.thinking for message in messages):
-        yield _views(text, [replace(message, thinking="") for message in messages])  # some want one kind of text
+        yield _views(
+            text, [replace(message, thinking="") for message in messages]
+        )  # some accept either content or thinking
     strict = with_ids(messages)
-    yield _views(text, strict)  # some look at the form of ids
-    yield _views(text, one_call_each(strict))  # some allow one call in a turn
+    yield _views(text, strict)  # some check the format of ids
+    yield _views(text, one_call_each(strict))  # some accept one call per turn
 
 
 def _variables(job: PromptJob) -> dict[str, Any]:
-    """All but the messages. Without tools there is no such variable: some templates ask only whether there is one."""
+    """Return all variables but the messages. ``tools`` is undefined without tools: some templates only check that."""
     today = datetime.date.today()
     variables: dict[str, Any] = {
         "bos_token": job.bos,
@@ -102,44 +106,46 @@ def _variables(job: PromptJob) -> dict[str, Any]:
 
 
 def _tool(tool: Tool) -> dict[str, Any]:
-    """A tool as templates look for it: with a description and parameters, be they empty."""
+    """Return a tool with the keys that templates access, empty if the client did not send them."""
     function = tool.get("function")
     if not isinstance(function, Mapping):
         return deepcopy(dict(tool))
     empty = {"name": "", "description": "", "parameters": {}}
-    told = {name: deepcopy(function.get(name)) or nothing for name, nothing in empty.items()}
-    return {"type": tool.get("type") or "function", "function": told}
+    filled = {name: deepcopy(function.get(name)) or default for name, default in empty.items()}
+    return {"type": tool.get("type") or "function", "function": filled}
 
 
-# What a template takes
+# What a template accepts
 
 
 @dataclass(frozen=True, slots=True)
-class Wants:
-    """``parts``: content is a list of typed parts. ``system``, ``developer``: messages in that role are read.
+class AcceptedInput:
+    """What a template accepts.
 
-    ``thoughts``: an assistant's thoughts are looked for under ``thinking``. ``thought_parts``: they are a part of its
-    content.
+    ``parts``: content is a list of typed parts. ``system``, ``developer``: messages with that role are rendered.
+    ``thinking``: thinking is in the key ``thinking``. ``thinking_parts``: thinking is a part of the content.
     """
 
     parts: bool
     system: bool
     developer: bool
-    thoughts: bool
-    thought_parts: bool
+    thinking: bool
+    thinking_parts: bool
 
 
 @lru_cache(maxsize=16)
-def wants(text: str) -> Wants:
-    """What a template takes, found out by rendering short conversations."""
-    asked = Message("user", _PROBE)
-    parts = not _shows(text, [_view(asked)]) and _shows(text, [_view(asked, parts=True)])
-    system = _shows(text, [_view(Message("system", _PROBE), parts=parts), _view(Message("user", "x"), parts=parts)])
-    thoughts, thought_parts = bool(_THOUGHTS.search(text)), "['type'] == 'thinking'" in text
-    return Wants(parts, system, "<|channel|>" in text, thoughts, thought_parts)
+def accepted_input(text: str) -> AcceptedInput:
+    """Find out what a template accepts by rendering short conversations."""
+    question = Message("user", _PROBE)
+    parts = not _renders_probe(text, [_view(question)]) and _renders_probe(text, [_view(question, parts=True)])
+    system = _renders_probe(
+        text, [_view(Message("system", _PROBE), parts=parts), _view(Message("user", "x"), parts=parts)]
+    )
+    thinking, thinking_parts = bool(_READS_THINKING.search(text)), "['type'] == 'thinking'" in text
+    return AcceptedInput(parts, system, "<|channel|>" in text, thinking, thinking_parts)
 
 
-def _shows(text: str, messages: list[dict[str, Any]]) -> bool:
+def _renders_probe(text: str, messages: list[dict[str, Any]]) -> bool:
     variables = {"messages": messages, "add_generation_prompt": True, "bos_token": "", "eos_token": ""}
     try:
         return _PROBE in jinja.render(text, variables)
@@ -147,39 +153,39 @@ def _shows(text: str, messages: list[dict[str, Any]]) -> bool:
         return False
 
 
-def _told(text: str, messages: Sequence[Message]) -> list[Message]:
-    """The messages in roles that the template knows: a system text that it would not show opens the next message."""
-    known = wants(text)
-    told = list(messages)
-    if not known.developer:
-        told = [replace(message, role="system") if message.role == "developer" else message for message in told]
-    if len(told) > 1 and told[0].role == "system" and not known.system:
-        system, first, *rest = told
-        told = [replace(first, content=f"{system.content}\n{first.content}"), *rest]
-    return told
+def _with_known_roles(text: str, messages: Sequence[Message]) -> list[Message]:
+    """Replace roles that the template does not render. A system text becomes the beginning of the next message."""
+    accepted = accepted_input(text)
+    renamed = list(messages)
+    if not accepted.developer:
+        renamed = [replace(message, role="system") if message.role == "developer" else message for message in renamed]
+    if len(renamed) > 1 and renamed[0].role == "system" and not accepted.system:
+        system, first, *rest = renamed
+        renamed = [replace(first, content=f"{system.content}\n{first.content}"), *rest]
+    return renamed
 
 
-# Messages as templates see them
+# Messages as template values
 
 
 def _views(text: str, messages: Sequence[Message], *, as_text: bool = False) -> list[dict[str, Any]]:
-    known = wants(text)
+    accepted = accepted_input(text)
     return [
         _view(
             message,
-            parts=known.parts or (known.thought_parts and message.role == "assistant"),
-            thoughts=known.thoughts,
+            parts=accepted.parts or (accepted.thinking_parts and message.role == "assistant"),
+            thinking=accepted.thinking,
             as_text=as_text,
         )
         for message in messages
     ]
 
 
-def _view(message: Message, *, parts: bool = False, thoughts: bool = False, as_text: bool = False) -> dict[str, Any]:
+def _view(message: Message, *, parts: bool = False, thinking: bool = False, as_text: bool = False) -> dict[str, Any]:
     out: dict[str, Any] = {"role": message.role, "content": _parts(message) if parts else message.content}
     if message.thinking:
         out["reasoning_content"] = message.thinking
-        if thoughts:
+        if thinking:
             out["thinking"] = message.thinking
     if message.tool_name:
         out["name"] = message.tool_name
@@ -202,11 +208,11 @@ def _call(call: ToolCall, as_text: bool) -> dict[str, Any]:
 
 
 def with_ids(messages: Sequence[Message]) -> list[Message]:
-    """Every call with an id of nine letters and digits, and every result with the id of its call.
+    """Give every call an id of nine letters and digits, and every result the id of its call.
 
-    A result whose id is not known answers the calls in their order: clients need not send ids.
+    Results without a known id are assigned to the calls in order: clients need not send ids.
     """
-    told: list[Message] = []
+    out: list[Message] = []
     renamed: dict[str, str] = {}
     waiting: list[str] = []
     count = 0
@@ -224,36 +230,36 @@ def with_ids(messages: Sequence[Message]) -> list[Message]:
             found = known or (waiting[0] if waiting else "")
             waiting = [id_ for id_ in waiting if id_ != found]
             message = replace(message, tool_call_id=found)
-        told.append(message)
-    return told
+        out.append(message)
+    return out
 
 
 def one_call_each(messages: Sequence[Message]) -> list[Message]:
-    """Several calls of one turn as turns of their own, each with its result behind it."""
-    told: list[Message] = []
+    """Split a turn with several calls into one turn per call, each followed by its result."""
+    out: list[Message] = []
     at = 0
     while at < len(messages):
         message = messages[at]
         at += 1
         if len(message.tool_calls) < 2:
-            told.append(message)
+            out.append(message)
             continue
         results: list[Message] = []
         while at < len(messages) and messages[at].role == "tool":
             results.append(messages[at])
             at += 1
-        told += _pairs(message, results)
-    return told
+        out += _pairs(message, results)
+    return out
 
 
 def _pairs(message: Message, results: list[Message]) -> list[Message]:
-    told: list[Message] = []
-    for place, call in enumerate(message.tool_calls):
+    out: list[Message] = []
+    for index, call in enumerate(message.tool_calls):
         alone = replace(message, tool_calls=(call,))
-        told.append(alone if place == 0 else replace(alone, content="", thinking="", images=()))
+        out.append(alone if index == 0 else replace(alone, content="", thinking="", images=()))
         answer = next((result for result in results if call.id and result.tool_call_id == call.id), None)
         answer = answer or (results[0] if results else None)
         if answer is not None:
             results.remove(answer)
-            told.append(answer)
-    return told + results
+            out.append(answer)
+    return out + results

@@ -1,4 +1,4 @@
-"""ChatML turns, and the XML form of tool calls that several families write inside them."""
+"""ChatML turns, and the XML format of tool calls in them that several families share."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ Reminder:
 - If there is no function call available, answer the question like normal with your current knowledge and do not tell \
 the user about function calls
 </IMPORTANT>"""
-"""What the models were trained to read about calls in XML."""
+"""The instructions for calls in XML that the models were trained with."""
 
 
 def turn(role: str, text: str) -> str:
@@ -45,12 +45,12 @@ def turn(role: str, text: str) -> str:
 
 
 def continues(messages: Sequence[Message]) -> bool:
-    """The last message is the assistant's: its turn stays open."""
+    """Whether the prompt ends in a trailing assistant message, whose turn stays open."""
     return bool(messages) and messages[-1].role == "assistant"
 
 
 def tool_results(messages: Sequence[Message], at: int, content: str) -> str:
-    """A tool's result: neighbours share one user turn."""
+    """Render the result of a tool. Consecutive results share one user turn."""
     opened = "" if at and messages[at - 1].role == "tool" else f"{START}user"
     closed = "" if at + 1 < len(messages) and messages[at + 1].role == "tool" else END
     return f"{opened}\n<tool_response>\n{content}\n</tool_response>{closed}"
@@ -64,19 +64,19 @@ def xml_call(call: ToolCall) -> str:
 
 
 def argument(value: Any) -> str:
-    """Text as it is, containers as compact JSON, other values as Go prints them."""
+    """Format text as it is, lists and objects as compact JSON, other values as Go prints them."""
     if value is None:
         return "null"
     return go_json(value, sort_keys=True) if isinstance(value, (dict, list)) else go_value(value)
 
 
 def is_question(message: Message, content: str) -> bool:
-    """A user message that is no tool response in disguise."""
+    """Whether a message is a user message other than a wrapped tool response."""
     wrapped = content.startswith("<tool_response>") and content.endswith("</tool_response>")
     return message.role == "user" and not wrapped
 
 
 def last_question(messages: Sequence[Message], contents: Sequence[str]) -> int:
-    """The place of the last question; without one, the last place."""
-    places = range(len(messages) - 1, -1, -1)
-    return next((at for at in places if is_question(messages[at], contents[at])), len(messages) - 1)
+    """Return the index of the last question, or of the last message if there is none."""
+    indices = range(len(messages) - 1, -1, -1)
+    return next((at for at in indices if is_question(messages[at], contents[at])), len(messages) - 1)

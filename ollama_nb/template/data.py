@@ -1,8 +1,8 @@
-"""What a Go template sees: messages, tool calls and tools as structs with Ollama's field names.
+"""The data of a Go template: messages, tool calls and tools as structs with Ollama's field names.
 
-Rule: an absent field is an error, the root is a map. ToolList keep their whole schema; where Ollama's templates print a
-tool, a function, its parameters, properties or a call's arguments, JSON comes out: known keys in Go's order, then the
-client's others; names of properties and arguments sorted.
+The root is a map; accessing an unknown field of a struct is an error. Tools keep their whole schema. Tools, functions,
+parameters, properties and the arguments of calls print as JSON: first the known keys in Go's order, then the client's
+other keys. Names of properties and arguments are sorted.
 """
 
 from __future__ import annotations
@@ -17,35 +17,35 @@ from ollama_nb.template.values import Encoded, GoStruct, Stringer
 
 
 class JSONMap(dict[str, Any], Stringer):
-    """A map that prints as JSON, keys sorted."""
+    """A map that prints as JSON with sorted keys."""
 
     def go_string(self) -> str:
         return go_json(plain(self))
 
 
 class Properties(JSONMap):
-    """A map of properties: as in Go, an absent one is a property without anything."""
+    """A map of properties. As in Go, a missing one is an empty property."""
 
     def get(self, name: str, default: Any = None) -> Any:
         return self[name] if name in self else _property({})
 
 
 class Slice(list[Any], Encoded):
-    """A Go slice that was never made when it is empty: its JSON is null then."""
+    """A Go slice. An empty one is nil: its JSON is null."""
 
     def json_value(self) -> Any:
         return [plain(item) for item in self] or None
 
 
 class ToolList(Slice, Stringer):
-    """The tools: they print as JSON."""
+    """The tools. They print as JSON."""
 
     def go_string(self) -> str:
         return go_json(self.json_value())
 
 
 class TypeNames(Slice, Stringer):
-    """A property's types: one prints as the bare word, several as ``[string null]``."""
+    """The types of a property. One prints as ``string``, several as ``[string null]``."""
 
     def go_string(self) -> str:
         return str(self[0]) if len(self) == 1 else "[" + " ".join(self) + "]"
@@ -109,7 +109,7 @@ def _call(call: ToolCall) -> GoStruct:
 
 
 def tool_views(tools: Sequence[Tool]) -> ToolList:
-    """``.Tools``; without any, it prints ``null`` and is false."""
+    """Return ``.Tools``. Without tools, it prints ``null`` and is false."""
     return ToolList(map(_tool, tools))
 
 
@@ -177,7 +177,7 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 
 
 def _ordered(value: Mapping[str, Any], first: tuple[str, ...]) -> dict[str, Any]:
-    """The keys of ``first`` in that order, then the others in theirs."""
+    """Return the keys of ``first`` in that order, then the other keys in theirs."""
     known = {key: value[key] for key in first if key in value}
     return {**known, **{key: item for key, item in value.items() if key not in known}}
 
@@ -194,7 +194,7 @@ _TYPESCRIPT = {
 
 
 def typescript(schema: Mapping[str, Any]) -> str:
-    """The TypeScript type of a property's schema, as Ollama's templates write it."""
+    """Return the TypeScript type of a property's schema, as in Ollama."""
     any_of = schema.get("anyOf")
     if any_of:
         return " | ".join(typescript(_mapping(other)) for other in any_of)
@@ -207,6 +207,6 @@ def typescript(schema: Mapping[str, Any]) -> str:
 
 
 def think_keys(think: Think) -> dict[str, Any]:
-    """``Think``, ``ThinkLevel`` and ``IsThinkSet``: on without a level is ``medium``, as in Ollama."""
+    """Return ``Think``, ``ThinkLevel`` and ``IsThinkSet``. As in Ollama, thinking without a level is ``medium``."""
     level = think if isinstance(think, str) else "medium" if think else ""
     return {"Think": bool(think), "ThinkLevel": level, "IsThinkSet": think is not None}

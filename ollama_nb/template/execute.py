@@ -1,6 +1,6 @@
-"""Run a parsed Go template over data: an interpreter with fuel, so that a hostile template ends soon.
+"""Execute a parsed Go template: an interpreter with bounded time, memory and output, because templates are untrusted.
 
-Rule: only data comes in and only text goes out; every failure is a TemplateError with the line.
+Only data is passed in and only text is returned. Every failure is a TemplateError with the line number.
 """
 
 from __future__ import annotations
@@ -50,25 +50,25 @@ MAX_CALLS = 60
 
 @dataclass(slots=True)
 class Fuel:
-    """What one execution may use: steps (a node, a command, or 64 characters made), and characters of output."""
+    """The budget of one execution: steps (one per node, command, or 64 created characters) and characters of output."""
 
     steps: int = 500_000
     output: int = 4 << 20
 
 
 def execute(template: Template, data: Any, fuel: Fuel | None = None) -> str:
-    """The template's text for ``data``. Raises TemplateError."""
+    """Execute a template with ``data`` and return its output. Raises TemplateError."""
     run = _Run(template, data, fuel or Fuel())
     try:
         run.block(data, template.main)
     except TemplateFailure as failure:
         raise TemplateError(f"template line {run.line}: {failure}") from None
     except RecursionError:
-        raise TemplateError(f"template line {run.line}: nests too deep") from None
+        raise TemplateError(f"template line {run.line}: nested too deeply") from None
     return settle("".join(run.out))
 
 
-_MISSING: Any = object()  # no value came through the pipe
+_MISSING: Any = object()  # the pipeline passed no value
 
 
 class _Run:
@@ -80,7 +80,7 @@ class _Run:
         self._variables: list[tuple[str, Any]] = [("$", root)]
         self._calls = 0
 
-    # Nodes. A block returns the Break or Continue that ended it.
+    # Nodes. A block returns the Break or Continue node that ended it.
 
     def block(self, dot: Any, nodes: Block) -> Node | None:
         for node in nodes:
@@ -91,7 +91,7 @@ class _Run:
             if isinstance(node, Action):
                 value = self._pipe(dot, node.pipe)
                 if not node.pipe.names:
-                    self._write(value if isinstance(value, str) else self._made(show_action(value)))
+                    self._write(value if isinstance(value, str) else self._charge(show_action(value)))
             elif isinstance(node, Branch):
                 jump = self._range(dot, node) if isinstance(node, Range) else self._if_or_with(dot, node)
                 if jump is not None:
@@ -144,7 +144,7 @@ class _Run:
         raise TemplateFailure(f"range can't iterate over {type_name(value)}")
 
     def _bind(self, pipe: Pipe, key: Any, item: Any, top: int) -> None:
-        """One variable gets the element, two get key and element."""
+        """Assign the element to one variable, or key and element to two."""
         names = pipe.names
         values = (item,) if len(names) == 1 else (key, item)
         for at, (name, value) in enumerate(zip(names, values, strict=False)):
@@ -158,7 +158,7 @@ class _Run:
         if body is None:
             raise TemplateFailure(f"template {node.name!r} not defined")
         if self._calls >= MAX_CALLS:
-            raise TemplateFailure(f"more than {MAX_CALLS} templates inside each other")
+            raise TemplateFailure(f"more than {MAX_CALLS} nested templates")
         value = self._pipe(dot, node.pipe)
         outer, self._variables = self._variables, [("$", value)]
         self._calls += 1
@@ -216,11 +216,11 @@ class _Run:
         values = [self._operand(dot, arg) for arg in args]
         if final is not _MISSING:
             values.append(final)
-        self._fuel.steps -= 2  # costs more than a node
+        self._fuel.steps -= 2  # a function costs more than a node
         value = FUNCTIONS[name].call(name, values)
         if is_slice(value):
             self._fuel.steps -= len(value) >> 6
-        return self._made(value) if isinstance(value, str) else value
+        return self._charge(value) if isinstance(value, str) else value
 
     def _and_or(self, dot: Any, name: str, args: tuple[Operand, ...], final: Any) -> Any:
         if not args and final is _MISSING:
@@ -235,7 +235,7 @@ class _Run:
     def _fields(self, value: Any, path: tuple[str, ...]) -> Any:
         for at, name in enumerate(path):
             if value is None:
-                # Go lets a nil that came out of a pipeline pass, and stops at one that a map gave.
+                # Go accepts a nil from a pipeline here, and rejects one from a map.
                 if at == 0:
                     return None
                 raise TemplateFailure(f"nil pointer evaluating interface {{}}.{name}")
@@ -245,11 +245,11 @@ class _Run:
     def _field(self, value: Any, name: str) -> Any:
         if isinstance(value, GoStruct):
             if name in value.methods:
-                return self._made(value.methods[name]())
+                return self._charge(value.methods[name]())
             if name in value.fields:
                 return value.fields[name]
         if name == "String" and isinstance(value, Stringer):
-            return self._made(value.go_string())
+            return self._charge(value.go_string())
         if isinstance(value, Mapping):
             return value.get(name)
         raise TemplateFailure(f"can't evaluate field {name} in type {type_name(value)}")
@@ -272,25 +272,25 @@ class _Run:
     def _write(self, text: str) -> None:
         self._fuel.output -= len(text)
         if self._fuel.output < 0:
-            raise TemplateFailure("the prompt gets too long")
+            raise TemplateFailure("the prompt is too long")
         self.out.append(text)
 
-    def _made(self, text: str) -> str:
-        """Count text that the template made: doubling a variable must not fill the memory."""
+    def _charge(self, text: str) -> str:
+        """Charge for text that the template created: repeated doubling must not exhaust the memory."""
         self._fuel.steps -= len(text) >> 6
         if len(text) > self._fuel.output:
-            raise TemplateFailure("a text gets too long")
+            raise TemplateFailure("a text is too long")
         return text
 
     def _burn(self, line: int) -> None:
         self.line = line
         self._fuel.steps -= 1
         if self._fuel.steps < 0:
-            raise TemplateFailure("the template takes too long")
+            raise TemplateFailure("the template takes too many steps")
 
 
 def _source(operand: Operand) -> str:
-    """The operand as an error message names it."""
+    """Return the operand as error messages show it."""
     if isinstance(operand, Field | Variable | ChainNode):
         return (operand.name if isinstance(operand, Variable) else "") + "".join(f".{name}" for name in operand.path)
     return repr(operand.value) if isinstance(operand, Literal) else type(operand).__name__.lower()

@@ -1,6 +1,7 @@
-"""What a template's text tells about its model: names used, thinking tags, the marker in front of tool calls.
+"""Properties of templates, found in their text: names used, thinking tags, the marker before tool calls.
 
-Pure and cached; nothing is rendered here, so the server itself may ask. TextNode that does not parse: TemplateError.
+Nothing is rendered, so the server may do this itself. Results are cached. Raises TemplateError for a Go template that
+does not parse.
 """
 
 from __future__ import annotations
@@ -30,7 +31,12 @@ from ollama_nb.template.parser import (
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """``thinking``: opening and closing tag, None unless both are known. ``tool_marker``: None without tools."""
+    """Properties of a Go template.
+
+    ``vars`` are the lower-case names of all fields and variables. ``thinking`` is the opening and the closing tag,
+    None unless both are known. ``tool_marker`` is the text before tool calls, None without tools. ``tool_roundtrip``:
+    results of tools are rendered.
+    """
 
     vars: frozenset[str]
     thinking: tuple[str, str] | None
@@ -56,7 +62,7 @@ class JinjaFacts:
 
 @lru_cache(maxsize=64)
 def facts(text: str) -> Facts:
-    """Facts of a Go template."""
+    """Inspect a Go template."""
     template = parse(text)
     names = template.vars
     if "messages" not in names:
@@ -72,7 +78,7 @@ def facts(text: str) -> Facts:
 
 @lru_cache(maxsize=64)
 def jinja_facts(text: str) -> JinjaFacts:
-    """Facts of a Jinja chat template, found in its text as Ollama finds them."""
+    """Inspect a Jinja chat template by searching its text, as Ollama does."""
     tools = "tools" in text or "tool_call" in text
     tagged = "<think>" in text and "</think>" in text
     splits = bool(_JINJA_SPLIT.search(text)) and "reasoning_content" not in text and "<SPECIAL_12>" not in text
@@ -82,12 +88,12 @@ def jinja_facts(text: str) -> JinjaFacts:
 
 
 def jinja_preferred(go: Facts, jinja: JinjaFacts) -> bool:
-    """Whether the GGUF's own template can do more than the template layer (with OLLAMA_GO_TEMPLATE unset)."""
-    go_can = {name for name in ("tools", "insert") if getattr(go, name)} | ({"thinking"} if go.thinking else set())
-    jinja_can = {name for name in ("tools", "thinking") if getattr(jinja, name)}
-    if len(jinja_can) > len(go_can):
+    """Whether the GGUF's chat template supports more than the Go template (with OLLAMA_GO_TEMPLATE unset)."""
+    go_supports = {name for name in ("tools", "insert") if getattr(go, name)} | ({"thinking"} if go.thinking else set())
+    jinja_supports = {name for name in ("tools", "thinking") if getattr(jinja, name)}
+    if len(jinja_supports) > len(go_supports):
         return jinja.tool_roundtrip or not go.tool_roundtrip
-    return jinja_can == go_can and "tools" in go_can and jinja.tool_roundtrip and not go.tool_roundtrip
+    return jinja_supports == go_supports and "tools" in go_supports and jinja.tool_roundtrip and not go.tool_roundtrip
 
 
 _GO_ROUNDTRIP = re.compile(r'eq \.Role "tool"|tool_response|TOOL_RESULTS')
@@ -98,7 +104,7 @@ _JINJA_ROUNDTRIP = re.compile(
 _JINJA_MARKERS = ("<tool_call>", "[TOOL_CALLS]", "<|tool_call_start|>", "<｜tool▁calls▁begin｜>", "<|START_ACTION|>")
 
 
-# Thinking: the text around `.Thinking` in the loop over `.Messages`
+# Thinking tags: the text around `.Thinking` in the loop over `.Messages`
 
 
 def _thinking_tags(main: Block) -> tuple[str, str] | None:
@@ -112,7 +118,7 @@ def _thinking_tags(main: Block) -> tuple[str, str] | None:
 
 
 def _blocks_with_thinking(block: Block, loop: Range | None) -> Iterator[Block]:
-    """The nearest block around each ``.Thinking`` whose innermost range walks ``.Messages``, in reading order."""
+    """Yield the innermost block around each ``.Thinking`` in a range over ``.Messages``, in document order."""
     for node in block:
         if not isinstance(node, Action | TemplateCall | Branch):
             continue
@@ -136,17 +142,17 @@ def _fields(node: Operand) -> Iterator[Field]:
             for arg in command.args:
                 yield from _fields(arg)
     elif isinstance(node, ChainNode):
-        return  # Ollama does not look into these either
+        return  # Ollama ignores these too
 
 
-# Tools: the text in front of the first call
+# Tool-call marker: the text before the first call
 
 
 def _tool_marker(main: Block) -> str:
-    """The first text inside ``if .ToolCalls``, else inside ``range .ToolCalls``; ``{`` when there is none.
+    """Return the first text inside ``if .ToolCalls``, else inside ``range .ToolCalls``, else ``{``.
 
-    Ollama looks at the first such ``if`` only. Going on to the next one, and past a branch that holds only white
-    space, finds the markers of templates that separate calls by an ``{{ if $i }}`` newline.
+    Ollama examines the first such ``if`` only. This also examines the next ones and skips branches with nothing but
+    white space, which finds the markers of templates that separate calls by an ``{{ if $i }}`` newline.
     """
     for kind in (If, Range):
         for branch in _tool_branches(main, kind):
@@ -171,7 +177,7 @@ def _has_tool_calls(pipe: Pipe) -> bool:
 
 
 def _first_text(block: Block) -> str | None:
-    """The first text that is not blank; empty when something is printed before it; None when there is nothing."""
+    """Return the first text that is not blank, empty if a value is printed before it, None if there is no text."""
     for node in block:
         found = _text_of(node)
         if found is not None:

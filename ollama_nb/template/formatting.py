@@ -1,11 +1,6 @@
-"""How families spell JSON and values: compact, spaced or indented, with Go's numbers and escapes.
+"""Formatting that renderers of model families share: JSON styles, Go's values, tool schemas, Gemma's notation, images.
 
-Rule: a plain dict stands for an unordered map, its keys come out sorted; a KeyOrderedDict keeps its order.
-Tools as families print them: the keys that are known, in a fixed order, then the client's others.
-
-Rule: what is empty or of the wrong kind is left out, except a tool's type and a function's name and parameters.
-What the Gemma families share: values between quotes of their own, keys bare and sorted.
-Where images stand in a prompt: ``[img-N]``, N counting over the whole prompt.
+A plain dict is an unordered map: its keys are sorted. A KeyOrderedDict keeps its order.
 """
 
 from __future__ import annotations
@@ -22,15 +17,15 @@ from ollama_nb.template.values import show
 
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 SPACE = "\t\n\v\f\r \x85\xa0\u1680" + "".join(map(chr, range(0x2000, 0x200B))) + "\u2028\u2029\u202f\u205f\u3000"
-"""White space as Go understands it, which is not quite Python's."""
+"""White space as Go defines it, which differs from Python's definition."""
 
 
 class KeyOrderedDict(dict[str, Any]):
-    """An object whose keys keep their order."""
+    """An object that is written in the order of its keys."""
 
 
 class ArgumentDict(KeyOrderedDict):
-    """A map that keeps its order; it is written with ``<>&`` escaped, whatever is asked of the text around it."""
+    """A map that is written in the order of its keys and with ``<>&`` escaped in every style."""
 
 
 def _plain_text(text: str) -> str:
@@ -54,34 +49,35 @@ _INDENTED = _Style(",", indent="    ")
 
 
 def compact(value: Any) -> str:
-    return _written(value, _COMPACT)
+    """Format as JSON without white space."""
+    return _format(value, _COMPACT)
 
 
 def spaced(value: Any) -> str:
-    """With a space behind commas and colons."""
-    return _written(value, _SPACED)
+    """Format as JSON with a space after commas and colons."""
+    return _format(value, _SPACED)
 
 
 def plain(value: Any) -> str:
-    """Spaced, and ``<>&`` as they are."""
-    return _written(value, _PLAIN)
+    """Format as ``spaced`` does, without escaping ``<>&``."""
+    return _format(value, _PLAIN)
 
 
 def quoted(value: Any) -> str:
-    """Spaced, the texts in Go's quotes (``%q``)."""
-    return _written(value, _QUOTED)
+    """Format as ``spaced`` does, with strings quoted as by Go's ``%q``."""
+    return _format(value, _QUOTED)
 
 
 def indented(value: Any) -> str:
-    """Over several lines, four spaces a level."""
-    return _written(value, _INDENTED)
+    """Format as JSON on several lines, indented by four spaces a level."""
+    return _format(value, _INDENTED)
 
 
-def _written(value: Any, style: _Style, margin: str = "\n") -> str:
+def _format(value: Any, style: _Style, margin: str = "\n") -> str:
     if isinstance(value, Mapping):
         return _object(value, style, margin)
     if isinstance(value, (list, tuple)):
-        return _joined("[", [_written(item, style, margin + style.indent) for item in value], "]", style, margin)
+        return _joined("[", [_format(item, style, margin + style.indent) for item in value], "]", style, margin)
     return style.text(value) if isinstance(value, str) else go_json(value)
 
 
@@ -90,7 +86,7 @@ def _object(value: Mapping[str, Any], style: _Style, margin: str) -> str:
     if isinstance(value, ArgumentDict) and style is _PLAIN:
         style = _SPACED
     deeper = margin + style.indent
-    inner = [f"{style.text(key)}{style.colon}{_written(value[key], style, deeper)}" for key in keys]
+    inner = [f"{style.text(key)}{style.colon}{_format(value[key], style, deeper)}" for key in keys]
     return _joined("{", inner, "}", style, margin)
 
 
@@ -105,7 +101,7 @@ def _bytes(key: str) -> bytes:
 
 
 def go_value(value: Any) -> str:
-    """A JSON value as Go prints it: every number is a float (``1e+06``)."""
+    """Format a JSON value as Go prints it: every number is a float (``1e+06``)."""
     return show(_floats(value))
 
 
@@ -122,14 +118,14 @@ def _floats(value: Any) -> Any:
 
 
 def whole_number(value: Any) -> str:
-    """A number without a fraction in plain digits, another as Go prints it."""
+    """Format a whole number in plain digits, another number as Go prints it."""
     if isinstance(value, float) and value.is_integer() and abs(value) < 1 << 63:
         return str(int(value))
     return str(value) if isinstance(value, int) else go_value(value)
 
 
 def trim(text: str) -> str:
-    """Without white space around it, as Go understands white space."""
+    """Remove leading and trailing white space as Go defines it."""
     return text.strip(SPACE)
 
 
@@ -138,7 +134,7 @@ def trim_right(text: str) -> str:
 
 
 def by_name(values: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """The entries sorted by key."""
+    """Return the entries sorted by key."""
     return sorted(values.items(), key=lambda entry: _bytes(entry[0]))
 
 
@@ -147,7 +143,7 @@ _PARAMETER_KEYS = ("type", "$defs", "items", "required", "properties")
 
 @dataclass(frozen=True, slots=True)
 class ToolFunction:
-    """A tool's function. ``parameters`` and the ``properties`` in it are ready to be written as JSON."""
+    """The function of a tool. ``parameters`` is its schema, in the order in which it is written as JSON."""
 
     name: str
     description: str
@@ -169,7 +165,11 @@ def function_of(tool: Tool) -> ToolFunction:
 
 
 def tool_json(tool: Tool) -> KeyOrderedDict:
-    """The whole tool."""
+    """Return a tool in the order in which it is written as JSON.
+
+    Known keys precede the client's other keys. Empty values and values of the wrong type are left out, except the type
+    of the tool and the name and parameters of its function.
+    """
     function = _mapping(tool.get("function"))
     others = {key: value for key, value in function.items() if key not in ("name", "description", "parameters")}
     items = {"items": tool["items"]} if tool.get("items") is not None else {}
@@ -179,7 +179,7 @@ def tool_json(tool: Tool) -> KeyOrderedDict:
 
 
 def types(schema: Mapping[str, Any]) -> list[str]:
-    """The names of the types that a property may have."""
+    """Return the names of the types that a property may have."""
     kinds = schema.get("type")
     return [kinds] if isinstance(kinds, str) else _names(kinds)
 
@@ -240,7 +240,7 @@ def _text(value: Any) -> str:
 
 @dataclass(frozen=True, slots=True)
 class GemmaNotation:
-    """How a family writes a value: ``quote`` on both sides of a text, ``none`` for null."""
+    """The notation of the Gemma families: bare sorted keys, strings between ``quote`` tokens, ``none`` for null."""
 
     quote: str
     none: str
@@ -274,7 +274,7 @@ class GemmaNotation:
         return f"call:{call.name}{{{self.entries(call.arguments)}}}"
 
     def declaration(self, function: ToolFunction, properties: str | None) -> str:
-        """A function as the models are told of it. ``properties``: as the family writes them; None: it has none."""
+        """Write the declaration of a function. ``properties`` is their text, None if the function has no properties."""
         schema = function.parameters
         parts = [] if properties is None else [f"properties:{{{properties}}}"]
         if "required" in schema:
@@ -287,23 +287,24 @@ class GemmaNotation:
 
 
 _APART = (*SPACE, "\ufffd")
-"""What a text may begin with right behind a marker."""
+"""Characters with which a text may directly follow an image marker."""
 
 
 class Images:
-    """Numbers the images of one prompt, in the order in which their messages are written."""
+    """Numbers the images of one prompt, and inserts their markers (``[img-N]``) into the contents of messages."""
 
     def __init__(self) -> None:
         self._count = 0
 
     def skip(self, message: Message) -> None:
-        """Count the images of a message that shows none."""
+        """Count the images of a message whose content gets no markers."""
         self._count += len(message.images)
 
-    def tagged(self, message: Message, content: str | None = None) -> str:
-        """The content (the message's own if None) with a marker per image: in the place of an ``[img]``, else in front.
+    def mark(self, message: Message, content: str | None = None) -> str:
+        """Return the content (by default the message's own) with a marker per image.
 
-        Content that has numbered markers already is left alone.
+        A marker replaces an ``[img]`` in the content, or precedes the content. Content that already has numbered
+        markers is unchanged.
         """
         content = message.content if content is None else content
         first = self._count
@@ -320,7 +321,7 @@ class Images:
         return front + gap + content
 
 
-def tagged(messages: Sequence[Message]) -> list[str]:
-    """The contents of all messages, their images marked."""
+def mark_images(messages: Sequence[Message]) -> list[str]:
+    """Return the contents of all messages with their image markers."""
     images = Images()
-    return [images.tagged(message) for message in messages]
+    return [images.mark(message) for message in messages]

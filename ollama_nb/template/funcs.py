@@ -1,6 +1,6 @@
-"""The functions that templates may call: Go's builtins and Ollama's own. Data in, data out; no I/O but the date.
+"""The functions of Go templates: Go's builtins and Ollama's own. Their only input besides the arguments is the date.
 
-Rule: an argument that does not fit raises TemplateFailure, never anything else.
+An unsuitable argument raises TemplateFailure, never another exception.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from ollama_nb.template.values import (
 
 @dataclass(frozen=True, slots=True)
 class TemplateFunction:
-    """``most`` None: any number of arguments."""
+    """A function with ``least`` to ``most`` arguments; ``most`` None: any number."""
 
     run: Callable[[Sequence[Any]], Any]
     least: int
@@ -130,7 +130,7 @@ def _println(args: Sequence[Any]) -> str:
 
 
 def _joined(args: Sequence[Any]) -> str:
-    """The text of ``html``, ``js`` and ``urlquery``'s arguments."""
+    """Join the arguments of ``html``, ``js`` and ``urlquery``."""
     if len(args) == 1 and isinstance(args[0], str):
         return args[0]
     return sprint([show_action(value) if value is None else value for value in args])
@@ -143,12 +143,12 @@ def _call(args: Sequence[Any]) -> Any:
 def _json(args: Sequence[Any]) -> str:
     try:
         return go_json(plain(args[0]))
-    except ValueError:  # NaN and infinities: Ollama's function swallows the encoder's error
+    except ValueError:  # NaN or infinity: Ollama's function ignores the encoder's error
         return ""
 
 
 def plain(value: Any) -> Any:
-    """A template value as JSON data: structs in field order, maps sorted."""
+    """Convert a template value to JSON data: structs in the order of their fields, maps sorted."""
     if isinstance(value, Encoded):
         return value.json_value()
     if isinstance(value, GoStruct):
@@ -172,7 +172,7 @@ def _typescript(args: Sequence[Any]) -> str:
     return method() if method else "any"
 
 
-# `and` and `or` evaluate their arguments as far as needed: the interpreter does that itself.
+# `and` and `or` evaluate their arguments only as far as needed, so the interpreter implements them.
 SHORT_CIRCUIT = frozenset({"and", "or"})
 
 FUNCTIONS: dict[str, TemplateFunction] = {

@@ -1,6 +1,6 @@
-"""The chat template of a GGUF, rendered in Jinja's sandbox. Runs in the render process only: it is untrusted code.
+"""Jinja's sandbox for the chat templates of GGUF files. It runs in the render process only: templates are untrusted.
 
-Rule: templates see plain data (no Python object with methods worth reaching), and fail with TemplateError.
+Templates get plain data, without Python objects whose methods could do harm. Every failure is a TemplateError.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from ollama_nb.errors import TemplateError
 
 T = TypeVar("T")
 
-MAX_OUTPUT = 4 << 20
-MAX_TEXT = 1 << 20
+MAX_OUTPUT = 4 << 20  # characters of a prompt
+MAX_TEXT = 1 << 20  # characters of a template
 
 
 class Generation(Extension):
-    """``{% generation %}…{% endgeneration %}`` marks what a model wrote, for training: here only its body counts."""
+    """``{% generation %}…{% endgeneration %}`` marks generated text for training; here it renders its body."""
 
     tags = {"generation"}  # noqa: RUF012  # Jinja's own name and type
 
@@ -37,7 +37,7 @@ class Generation(Extension):
 
 
 class Arguments(dict[str, Any]):
-    """A tool call's arguments: an object for templates that look into it, JSON for those that print it."""
+    """The arguments of a tool call: an object for templates that access its items, JSON for those that print it."""
 
     def __str__(self) -> str:
         return to_json(dict(self))
@@ -46,16 +46,17 @@ class Arguments(dict[str, Any]):
 
 
 class _Sandbox(ImmutableSandboxedEnvironment):
-    """Jinja's immutable sandbox, but that a list may grow and shrink, and that text takes what is missing as empty.
+    """Jinja's immutable sandbox, with three differences.
 
-    A text or list is not repeated to an enormous length.
+    Lists support ``append`` and ``pop``. Text plus an undefined value or None is the text. Repetition of text or lists
+    is limited in length.
     """
 
     intercepted_binops = frozenset({"+", "*", "**"})
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
         if isinstance(obj, str) and attr == "encode":
-            return False  # Python looks for the codec in its files
+            return False  # Python would search its files for the codec
         return (isinstance(obj, list) and attr in {"append", "pop"}) or super().is_safe_attribute(obj, attr, value)
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
@@ -71,7 +72,7 @@ class _Sandbox(ImmutableSandboxedEnvironment):
 
 
 def _joined(left: Any, right: Any) -> Any:
-    """Text and text, or text and nothing, as llama.cpp joins them."""
+    """Concatenate text with text or with an undefined value, as llama.cpp does."""
     left, right = (("" if side is None or isinstance(side, jinja2.Undefined) else side) for side in (left, right))
     return left + right
 
@@ -83,21 +84,21 @@ def to_json(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    """The ``tojson`` that chat templates are written against: Python's own JSON, no HTML or ASCII escapes."""
+    """The filter ``tojson`` as chat templates expect it: Python's JSON without HTML or ASCII escapes."""
     return json.dumps(
         value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys, default=_plain
     )
 
 
 def _plain(value: object) -> object:
-    """What a filter gives out a piece at a time is a list; nothing else is JSON."""
+    """Convert the iterators that filters return to lists. Other values are not serializable."""
     if isinstance(value, Iterator):
         return list(value)
-    raise TypeError(f"{type(value).__name__} is no JSON")
+    raise TypeError(f"{type(value).__name__} is not JSON serializable")
 
 
 def _raise(message: object) -> NoReturn:
-    raise TemplateError(f"the model's chat template refuses this conversation: {message}")
+    raise TemplateError(f"the model's chat template rejects this conversation: {message}")
 
 
 def _environment() -> SandboxedEnvironment:
@@ -108,7 +109,7 @@ def _environment() -> SandboxedEnvironment:
         undefined=jinja2.ChainableUndefined,
     )
     environment.filters["tojson"] = to_json
-    environment.filters["safe"] = str  # nothing is escaped here, and what is marked as safe would escape its neighbours
+    environment.filters["safe"] = str  # nothing is escaped here; marking text as safe would escape the text around it
     environment.globals["raise_exception"] = _raise
     environment.globals["strftime_now"] = lambda form: datetime.datetime.now().strftime(form)
     return environment
@@ -120,24 +121,24 @@ _ENVIRONMENT = _environment()
 @lru_cache(maxsize=16)
 def _compiled(text: str) -> jinja2.Template:
     if len(text) > MAX_TEXT:
-        raise TemplateError(f"chat template of {len(text)} characters: at most {MAX_TEXT} are read")
+        raise TemplateError(f"chat template of {len(text)} characters: at most {MAX_TEXT} are supported")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Python's about the code that a template becomes: nobody can act on them
+        warnings.simplefilter("ignore")  # about the Python code that Jinja generates, which users cannot change
         return _guarded(lambda: _ENVIRONMENT.from_string(text))
 
 
 def render(text: str, variables: Mapping[str, Any]) -> str:
-    """Render a chat template. Raises TemplateError; ends at MAX_OUTPUT characters."""
-    return _guarded(lambda: _written(_compiled(text), variables))
+    """Render a chat template. Raises TemplateError, also for more than MAX_OUTPUT characters of output."""
+    return _guarded(lambda: _generate(_compiled(text), variables))
 
 
-def _written(template: jinja2.Template, variables: Mapping[str, Any]) -> str:
+def _generate(template: jinja2.Template, variables: Mapping[str, Any]) -> str:
     parts: list[str] = []
     size = 0
     for part in template.generate(**variables):
         size += len(part)
         if size > MAX_OUTPUT:
-            raise TemplateError("chat template: the prompt gets too long")
+            raise TemplateError("chat template: the prompt is too long")
         parts.append(part)
     return "".join(parts)
 
@@ -150,6 +151,6 @@ def _guarded(work: Callable[[], T]) -> T:
     except jinja2.TemplateSyntaxError as error:
         raise TemplateError(f"chat template line {error.lineno}: {error.message}") from None
     except (RecursionError, MemoryError):
-        raise TemplateError("chat template: nests too deep or uses too much memory") from None
-    except Exception as error:  # the template is code: whatever it raises is its own fault
+        raise TemplateError("chat template: nested too deeply, or uses too much memory") from None
+    except Exception as error:  # a template is code and can raise any exception
         raise TemplateError(f"chat template: {error}") from None

@@ -1,7 +1,6 @@
-"""Go template text to tokens: literal text with its trim markers applied, and the words inside ``{{ }}``.
+"""Split the text of a Go template into tokens: literal text with trim markers applied, and the words inside ``{{ }}``.
 
-Rule: linear in the text. Spaces are no tokens; a token knows whether space came before it.
-The constants of Go templates: numbers and quoted strings to values. Raises ValueError for what Go refuses.
+The time is linear in the text. White space is not a token; a token records whether white space precedes it.
 """
 
 from __future__ import annotations
@@ -12,9 +11,8 @@ from enum import StrEnum
 
 from ollama_nb.errors import TemplateError
 
-MAX_TEXT = 1 << 20
-MAX_TOKENS = 50_000
-"""Half a second's reading; templates that are in use have hundreds."""
+MAX_TEXT = 1 << 20  # characters
+MAX_TOKENS = 50_000  # half a second of parsing; templates in use have hundreds
 _SPACE = " \t\r\n"
 
 
@@ -75,15 +73,15 @@ _TOKEN = re.compile(
 )
 _SPACES = re.compile(r"[ \t\r\n]*")
 _UNCLOSED = {'"': "quoted string", "`": "raw string", "'": "character constant"}
-# What may stand right behind a name: Go refuses `.Name"text"` or `$x=1`.
+# What may directly follow a name: Go rejects `.Name"text"` and `$x=1`.
 _ENDS_NAME = re.compile(r"[ \t\r\n.,|:()]|\}\}|$")
 _NAMES = {TokenKind.VARIABLE, TokenKind.FIELD, TokenKind.WORD, TokenKind.DOT}
 
 
 def tokens(text: str) -> list[Token]:
-    """All tokens, the last one EOF. Raises TemplateError with the line."""
+    """Return all tokens; the last one is EOF. Raises TemplateError with the line number."""
     if len(text) > MAX_TEXT:
-        raise TemplateError(f"template of {len(text)} characters: at most {MAX_TEXT} are read")
+        raise TemplateError(f"template of {len(text)} characters: at most {MAX_TEXT} are supported")
     return _Lexer(text).run()
 
 
@@ -117,7 +115,7 @@ class _Lexer:
             self._add(TokenKind.TEXT, text, begin)
 
     def _comment(self) -> bool:
-        """Skip a comment; return whether its end trims the text behind it."""
+        """Skip a comment. Return whether its end trims the text after it."""
         end = self._text.find("*/", self._at)
         if end < 0:
             raise self._error("unclosed comment", self._at)
@@ -128,7 +126,7 @@ class _Lexer:
         return trims
 
     def _close(self, at: int) -> tuple[int, bool] | None:
-        """Where the text goes on if a closing delimiter, spaces before it left out, is at ``at``."""
+        """Return the index after the closing delimiter at ``at`` and whether it trims; None without a delimiter."""
         if self._text.startswith("}}", at):
             return at + 2, False
         if self._text.startswith("-}}", at + 1) and self._text[at] in _SPACE:
@@ -169,7 +167,7 @@ class _Lexer:
 
     def _add(self, kind: TokenKind, text: str, at: int, spaced: bool = False) -> None:
         if len(self._tokens) >= MAX_TOKENS:
-            raise self._error(f"more than {MAX_TOKENS} words: no more are read", at)
+            raise self._error(f"more than {MAX_TOKENS} tokens", at)
         self._tokens.append(Token(kind, text, self._line_of(at), spaced))
 
     def _line_of(self, at: int) -> int:
@@ -187,7 +185,7 @@ _FLOAT_MARKS = re.compile(r"[.eEpP]")
 
 
 def number(text: str) -> int | float:
-    """A Go number constant: ints in bases 2, 8, 10, 16 with ``_`` separators, floats, hex floats."""
+    """Convert a Go number constant: integers in bases 2, 8, 10, 16 with ``_`` separators, floats, hex floats."""
     if re.fullmatch(r"[+-]?0[0-7_]+", text):
         return _checked(int(text, 8))
     hexadecimal = text.lstrip("+-")[:2].lower() == "0x"
@@ -215,7 +213,7 @@ _SHORT = {"a": 7, "b": 8, "f": 12, "n": 10, "r": 13, "t": 9, "v": 11, "\\": 92}
 
 
 def unquote(quoted: str) -> str:
-    """The text of a Go string or character constant. Bytes that are no UTF-8 become surrogate escapes."""
+    """Convert a Go string or character constant. Bytes that are not valid UTF-8 become surrogate escapes."""
     quote, body = quoted[0], quoted[1:-1]
 
     def replace(match: re.Match[str]) -> str:

@@ -1,7 +1,7 @@
-"""The tree of a Go template: what the parser makes, what the interpreter runs, what the fact finders walk.
+"""Parse Go templates: the nodes of the tree, and the parser that builds it from tokens.
 
-Nodes are frozen; every one knows its line. A list of nodes is a ``Block`` (a tuple), a ``None`` block was not written.
-Tokens of a Go template to its tree. Rule: what Go refuses is refused here, with the line that it stands on.
+Nodes are frozen and have a line number. A ``Block`` is a tuple of nodes; a missing block is None. The parser rejects
+what Go rejects, with the line number.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Nil:
 
 @dataclass(frozen=True, slots=True)
 class Literal:
-    """A bool, int, float or string constant."""
+    """A constant: bool, int, float or string."""
 
     line: int
     value: Any
@@ -38,7 +38,7 @@ class Literal:
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """``.A.B`` on dot."""
+    """``.A.B``, relative to dot."""
 
     line: int
     path: tuple[str, ...]
@@ -107,7 +107,7 @@ class Action:
 
 @dataclass(frozen=True, slots=True)
 class Branch:
-    """What ``if``, ``with`` and ``range`` have in common."""
+    """The common base of ``if``, ``with`` and ``range``."""
 
     line: int
     pipe: Pipe
@@ -152,7 +152,7 @@ Block = tuple[Node, ...]
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """A parsed template: the main block, the ``define``d ones, and the lower-cased names that all of them use."""
+    """A parsed template: the main block, the ``define``d blocks, and the lower-case names that they use."""
 
     main: Block
     defined: Mapping[str, Block] = field(default_factory=dict)
@@ -160,7 +160,7 @@ class Template:
 
 
 def names_used(*blocks: Block) -> frozenset[str]:
-    """Lower-cased path components of all fields and variables; a chain on parentheses is not looked into."""
+    """Return the lower-case path components of all fields and variables, except of chains on parentheses."""
     return frozenset(name.lower() for block in blocks for node in block for name in _names(node))
 
 
@@ -182,7 +182,7 @@ def _names(node: Node | Operand) -> Iterator[str]:
             yield from _names(inner)
 
 
-MAX_NESTING = 100
+MAX_NESTING = 100  # levels
 _CONSTANTS = {"true": True, "false": False}
 _BRANCHES: dict[str, type[Branch]] = {"if": If, "with": With, "range": Range}
 
@@ -193,7 +193,7 @@ def parse(text: str) -> Template:
     try:
         return _Parser(tokens(text), NAMES).template()
     except RecursionError:
-        raise TemplateError("template nests too deep") from None
+        raise TemplateError("template nested too deeply") from None
 
 
 class _Parser:
@@ -222,7 +222,7 @@ class _Parser:
         return Template(block, self._defined, names_used(block, *self._defined.values()))
 
     def _block(self, inside: str) -> tuple[Block, Token]:
-        """Nodes up to ``{{end}}`` or ``{{else``, and that keyword."""
+        """Parse nodes up to ``{{end}}`` or ``{{else``, and return them with that token."""
         nodes: list[Node] = []
         while True:
             if self._peek().kind is TokenKind.EOF:
@@ -233,7 +233,7 @@ class _Parser:
             nodes.append(node)
 
     def _node(self) -> Node | Token:
-        """The next node, or the token of an ``end`` or ``else``."""
+        """Parse the next node, or return the token of an ``end`` or ``else``."""
         token = self._next()
         if token.kind is TokenKind.TEXT:
             return TextNode(token.line, token.text)
@@ -307,7 +307,7 @@ class _Parser:
         self._add(name, self._separate("define clause"), word)
 
     def _separate(self, context: str) -> Block:
-        """The body of a template of its own: fresh variables, and no range around it."""
+        """Parse the body of a separate template: with its own variables, and outside of ranges."""
         outer, self._variables, self._ranges = (self._variables, self._ranges), ["$"], 0
         self._deeper(self._peek())
         body, stop = self._block(context)
@@ -318,7 +318,7 @@ class _Parser:
         return body
 
     def _add(self, name: str, body: Block, word: Token) -> None:
-        """As in Go, an empty body never replaces another one, and two others under one name are an error."""
+        """Add a definition. As in Go, a blank body replaces nothing, and two other bodies of one name are an error."""
         if not _blank(self._defined.get(name, ())):
             if not _blank(body):
                 raise self._error(f"multiple definition of template {name!r}", word)
@@ -377,7 +377,7 @@ class _Parser:
         if not args:
             raise self._unexpected(self._peek(), context)
         if self._peek().kind is TokenKind.PIPE:
-            self._next()  # Go lets a pipeline end in a bar
+            self._next()  # Go accepts a trailing bar
         return CommandNode(line, tuple(args))
 
     def _operand(self) -> Operand | None:

@@ -1,6 +1,7 @@
-"""From a conversation and a template to the prompt: which form is rendered, what is merged, what is cut.
+"""Render prompt jobs: choose the kind of template, merge and number messages, and cut templates of the old form.
 
-Rule: nothing here counts tokens; for each entry of ``job.drops`` one prompt comes back, from one compiled template.
+Tokens are not counted here. A job has several prompts if it lists several numbers of messages to drop (``job.drops``);
+they share one parsed template.
 """
 
 from __future__ import annotations
@@ -33,18 +34,19 @@ def render(job: PromptJob, render_named: NamedRenderer = _no_renderer) -> tuple[
     if job.kind == RENDERER:
         bos = job.bos if job.add_bos else ""
         return tuple(
-            render_named(job.renderer, kept(job.messages, drop), job.tools, job.think, bos) for drop in job.drops
+            render_named(job.renderer, keep_messages(job.messages, drop), job.tools, job.think, bos)
+            for drop in job.drops
         )
     if job.kind == JINJA:
-        return tuple(chat_template.render(job, numbered(kept(job.messages, drop))) for drop in job.drops)
+        return tuple(chat_template.render(job, numbered(keep_messages(job.messages, drop))) for drop in job.drops)
     template = completed(job.template)
     if job.suffix:
         return (_fill_in(template, job),) * len(job.drops)
-    return tuple(_go(template, job, kept(job.messages, drop)) for drop in job.drops)
+    return tuple(_go(template, job, keep_messages(job.messages, drop)) for drop in job.drops)
 
 
-def kept(messages: Sequence[Message], drop: int) -> tuple[Message, ...]:
-    """The messages without the ``drop`` oldest: system ones among those stay in front, the last one always stays."""
+def keep_messages(messages: Sequence[Message], drop: int) -> tuple[Message, ...]:
+    """Return the messages without the ``drop`` oldest, but with all system messages and the last message."""
     drop = max(0, min(drop, len(messages) - 1))
     return (*(message for message in messages[:drop] if message.role == "system"), *messages[drop:])
 
@@ -54,7 +56,7 @@ def kept(messages: Sequence[Message], drop: int) -> tuple[Message, ...]:
 
 @lru_cache(maxsize=64)
 def completed(text: str) -> Template:
-    """The parsed template; one that names neither messages nor response gets ``{{ .Response }}`` at its end."""
+    """Parse a template. One that uses neither messages nor response gets ``{{ .Response }}`` appended."""
     template = parse(text)
     if template.vars & {"messages", "response"}:
         return template
@@ -81,14 +83,14 @@ def _fill_in(template: Template, job: PromptJob) -> str:
 
 
 def _legacy(template: Template, job: PromptJob, messages: Sequence[Message]) -> str:
-    """A turn per system, prompt and response; the last one is cut behind its response, where the model goes on."""
+    """Render one turn per system, prompt and response. The last turn is cut where the response begins."""
     out: list[str] = []
     fuel = Fuel()
     turn = {"System": "", "Prompt": "", "Response": ""}
     think = think_keys(job.think)
 
-    def finish(what: Template) -> None:
-        out.append(execute(what, {**turn, **think}, fuel))
+    def finish(turn_template: Template) -> None:
+        out.append(execute(turn_template, {**turn, **think}, fuel))
         turn.update(System="", Prompt="", Response="")
 
     for message in messages:
@@ -107,9 +109,9 @@ def _legacy(template: Template, job: PromptJob, messages: Sequence[Message]) -> 
 
 
 def collate(messages: Sequence[Message]) -> tuple[str, list[Message]]:
-    """All system text, and the messages with neighbours of one role (but ``tool``) merged.
+    """Return all system text, and the messages with adjacent messages of one role merged, except ``tool``.
 
-    Contents and thinking are joined by a blank line; images and tool calls are kept, which Ollama loses.
+    Contents and thinking are joined by a blank line. Images and tool calls are kept; Ollama loses them.
     """
     merged: list[Message] = []
     for message in messages:
@@ -131,7 +133,7 @@ def _joined(first: Message, second: Message) -> Message:
 
 
 def numbered(messages: Sequence[Message]) -> list[Message]:
-    """Images as ``[img-N]`` in the text, N counting over all: in the place of an ``[img]``, else in front."""
+    """Insert a marker ``[img-N]`` for each image, N counting over all messages: for an ``[img]``, or in front."""
     count = 0
     out: list[Message] = []
     for message in messages:
@@ -147,7 +149,7 @@ def numbered(messages: Sequence[Message]) -> list[Message]:
     return out
 
 
-# The cut of the last legacy turn
+# Cutting the last turn of a template of the old form
 
 
 @lru_cache(maxsize=64)
@@ -156,9 +158,9 @@ def _cut_main(main: Block) -> Block:
 
 
 def cut_at_response(template: Template) -> Template:
-    """Keep everything up to the first field that names Response, and nothing behind it.
+    """Remove everything after the first field that names Response.
 
-    Conditions are not looked into, and ``$.Response`` is no field. Functions and defined templates keep working.
+    As in Ollama, conditions are not examined, and ``$.Response`` is not such a field.
     """
     return replace(template, main=_cut_main(template.main))
 

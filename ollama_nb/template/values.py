@@ -1,10 +1,10 @@
-"""What Go templates compute with, as Python values: kinds, truth, equality, order, and byte-wise strings.
+"""The values of Go templates in Python: truth, equality, order, byte-wise strings, and printing.
 
-None is nil (and an absent key), bool/int/float/str are themselves, list and tuple are slices, a Mapping is a map,
-``GoStruct`` has fixed fields. Go strings are bytes: half a character is carried as surrogate escapes.
-How Go prints values: ``print``, ``println``, ``printf`` and an action's own output.
+None is nil (and a missing key); bool, int, float and str are themselves; list and tuple are slices; a Mapping is a map;
+``GoStruct`` has fixed fields. Go strings are bytes: an incomplete character is represented by surrogate escapes.
 
-Rule: whatever verb meets whatever value, there is a text; a mismatch is shown in Go's way (``%!d(string=x)``).
+Printing follows ``print``, ``println``, ``printf`` and the output of actions. Any verb formats any value; a mismatch is
+shown as in Go (``%!d(string=x)``).
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from ollama_nb.api.encode import go_quote
 
 
 class TemplateFailure(Exception):
-    """Something that a template may not do; the interpreter adds the line."""
+    """An invalid operation in a template. The interpreter adds the line number and raises TemplateError."""
 
 
 class Stringer:
-    """A value with a ``String`` method of its own: that is how it prints."""
+    """A value that prints by its own ``String`` method."""
 
     __slots__ = ()
 
@@ -32,17 +32,17 @@ class Stringer:
 
 
 class Encoded:
-    """A value whose JSON is not simply that of its parts."""
+    """A value with its own conversion to JSON."""
 
     __slots__ = ()
 
     def json_value(self) -> Any:
-        """Plain data, ready to encode."""
+        """Return JSON data."""
         raise NotImplementedError
 
 
 class GoStruct:
-    """A Go struct: an absent field is an error. ``methods`` take no arguments and give text."""
+    """A Go struct. Accessing an unknown field is an error. ``methods`` take no arguments and return text."""
 
     __slots__ = ("fields", "methods", "type_name")
 
@@ -55,7 +55,7 @@ class GoStruct:
 
 
 def truth(value: Any) -> bool:
-    """Go's truth: false, 0, "", nil and what is empty are false; a struct is true."""
+    """Go's truth: false, 0, "", nil and empty containers are false; a struct is true."""
     return True if isinstance(value, GoStruct) else bool(value)
 
 
@@ -64,7 +64,7 @@ def is_slice(value: Any) -> bool:
 
 
 def type_name(value: Any) -> str:
-    """The Go type that an error message names."""
+    """Return the name of the Go type, for error messages."""
     for python, name in _TYPE_NAMES:
         if isinstance(value, python):
             return name
@@ -86,12 +86,12 @@ _BASIC = {bool: "bool", int: "int", float: "float", str: "string"}
 
 
 def basic_kind(value: Any) -> str:
-    """``bool``, ``int``, ``float``, ``string``, or empty for what Go cannot order."""
+    """Return ``bool``, ``int``, ``float``, ``string``, or empty for other types."""
     return _BASIC.get(type(value), "")
 
 
 def equal(first: Any, second: Any) -> bool:
-    """Go's ``eq`` of two values. Raises TemplateFailure for values that Go does not compare."""
+    """Go's ``eq`` of two values. Raises TemplateFailure for types that Go does not compare."""
     if first is None or second is None:
         return first is second
     kind = basic_kind(first)
@@ -115,15 +115,15 @@ def less(first: Any, second: Any) -> bool:
 
 
 def sorted_items(value: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """A map in the order in which Go templates walk it."""
+    """Return the items of a map in the order in which Go templates iterate."""
     return iter(sorted(value.items(), key=lambda item: to_bytes(str(item[0]))))
 
 
 def to_bytes(text: str) -> bytes:
-    """The bytes of a Go string."""
+    """Return the bytes of a Go string."""
     try:
         return text.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError:  # a lone surrogate that came in as data
+    except UnicodeEncodeError:  # a lone surrogate in the data
         return text.encode("utf-8", "replace")
 
 
@@ -132,7 +132,7 @@ def from_bytes(data: bytes) -> str:
 
 
 def settle(text: str) -> str:
-    """Text for the outside: halves that met are whole again, what is still half becomes U+FFFD."""
+    """Return valid text: surrogate escapes that form a character are joined, others become U+FFFD."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -140,24 +140,24 @@ def settle(text: str) -> str:
     return text
 
 
-MAX_WIDTH = 1_000_000
-MAX_TEXT = 4 << 20
+MAX_WIDTH = 1_000_000  # of a formatted value, in characters, as in Go
+MAX_TEXT = 4 << 20  # characters of a joined text
 
 
 def joined(parts: Iterable[str], separator: str = "") -> str:
-    """Join, but never to more than MAX_TEXT characters: a short template can ask for very much."""
+    """Join texts. Raises TemplateFailure beyond MAX_TEXT characters: a short template can request long texts."""
     out: list[str] = []
     size = 0
     for part in parts:
         size += len(part) + len(separator)
         if size > MAX_TEXT:
-            raise TemplateFailure("a text gets too long")
+            raise TemplateFailure("a text is too long")
         out.append(part)
     return separator.join(out)
 
 
 def show(value: Any) -> str:
-    """A value as ``%v`` prints it."""
+    """Format a value as ``%v`` does."""
     if isinstance(value, str):
         return value
     if isinstance(value, Stringer):
@@ -166,7 +166,7 @@ def show(value: Any) -> str:
 
 
 def show_action(value: Any) -> str:
-    """A value as ``{{ value }}`` prints it."""
+    """Format a value as ``{{ value }}`` does."""
     return "<no value>" if value is None else show(value)
 
 
@@ -193,7 +193,7 @@ def _scalar(value: Any) -> str:
 
 
 def _composite(value: Any, each: Any) -> str:
-    """Slices, maps and structs, their parts printed by ``each``; empty for other kinds."""
+    """Format a slice, map or struct, its parts by ``each``. Return an empty text for other values."""
     if isinstance(value, GoStruct):
         return "{" + joined(map(each, value.fields.values()), " ") + "}"
     if isinstance(value, Mapping):
@@ -204,7 +204,7 @@ def _composite(value: Any, each: Any) -> str:
 
 
 def general(value: float, precision: int = -1, exponent: str = "e") -> str:
-    """Go's ``%g``: shortest digits that read back, unless ``precision`` says how many."""
+    """Go's ``%g``: the shortest digits that denote the value, or ``precision`` digits."""
     if value != value or value in (float("inf"), float("-inf")):
         return {"inf": "+Inf", "-inf": "-Inf"}.get(str(value), "NaN")
     if value == 0:
@@ -318,7 +318,7 @@ class _Printf:
             self._good = False
 
     def _size(self, text: str | None, name: str) -> tuple[int | None, str]:
-        """A width or precision, and what Go prints when it cannot be used."""
+        """Return a width or precision, and Go's note if it is invalid."""
         if text is None:
             return None, ""
         if text != "*":
@@ -333,8 +333,8 @@ class _Printf:
 
 
 def format_value(spec: _Spec, verb: str, value: Any) -> str:
-    """One value under one verb; composites part by part, as Go does."""
-    if verb == "v" and "+" in spec.flags:  # asks for field names, not for signs
+    """Format one value with one verb; slices, maps and structs part by part, as in Go."""
+    if verb == "v" and "+" in spec.flags:  # it requests field names, not signs
         spec = _Spec(spec.flags.replace("+", ""), spec.width, spec.precision)
     if verb == "T":
         return spec.pad(type_name(value))

@@ -9,7 +9,7 @@ import pytest
 from ollama_nb.api.chat import PromptJob
 from ollama_nb.api.messages import Message, Think, ToolCall
 from ollama_nb.errors import TemplateError
-from ollama_nb.template.chat_template import CHATML, wants
+from ollama_nb.template.chat_template import CHATML, accepted_input
 from ollama_nb.template.prompt import render
 
 USER = Message("user", "hi")
@@ -96,7 +96,7 @@ PARTS = "{% for m in messages %}{% for p in m['content'] %}{{ p['text'] }}{% end
 
 
 def test_content_in_parts_where_a_template_wants_it() -> None:
-    assert wants(PARTS).parts and not wants(TURNS).parts
+    assert accepted_input(PARTS).parts and not accepted_input(TURNS).parts
     assert chat(PARTS, SYSTEM, USER, ANSWER, USER) == "Be kind.|hi|Yes|hi|"
     both = "{% for m in messages %}{% if m.content is string %}s{{ m.content }}{% else %}p{% endif %}{% endfor %}"
     assert chat(both, USER) == "shi"

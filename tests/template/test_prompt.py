@@ -7,7 +7,7 @@ import pytest
 from ollama_nb.api.chat import PromptJob
 from ollama_nb.api.messages import Message, Think, ToolCall
 from ollama_nb.template.parser import parse
-from ollama_nb.template.prompt import collate, cut_at_response, kept, render
+from ollama_nb.template.prompt import collate, cut_at_response, keep_messages, render
 
 USER = Message("user", "hi")
 ANSWER = Message("assistant", "Yes")
@@ -139,10 +139,10 @@ def test_fill_in_the_middle() -> None:
 
 def test_drops_keep_system_messages_and_the_last_one() -> None:
     messages = (Message("system", "S"), Message("user", "1"), Message("assistant", "2"), Message("user", "3"))
-    assert kept(messages, 0) == messages
-    assert [m.content for m in kept(messages, 2)] == ["S", "2", "3"]
-    assert [m.content for m in kept(messages, 99)] == ["S", "3"]
-    assert kept((), 3) == ()
+    assert keep_messages(messages, 0) == messages
+    assert [m.content for m in keep_messages(messages, 2)] == ["S", "2", "3"]
+    assert [m.content for m in keep_messages(messages, 99)] == ["S", "3"]
+    assert keep_messages((), 3) == ()
     job = PromptJob(
         kind="go", template="{{ range .Messages }}{{ .Content }}{{ end }}", messages=messages, drops=(0, 2, 3)
     )

@@ -1,7 +1,7 @@
-"""Go templates of well-known chat formats, and how the chat template of a GGUF tells which one it is.
+"""Go templates of well-known chat formats, and the recognition of these formats in the chat templates of GGUF files.
 
-Rule: a format is told by the markers of its turns, and only where its template here says all that the GGUF's own one
-says: one that also knows tools, thinking or images renders better itself.
+A format is recognised by the markers of its turns, and only if the Go template here supports everything that the GGUF's
+own template does. Templates with tools, thinking or images are rendered as they are.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from importlib.resources import files
 
 @dataclass(frozen=True, slots=True)
 class Builtin:
-    """``text`` is a Go template; ``parameters`` are the options that belong to it: its stop strings."""
+    """A known chat format. ``text`` is its Go template, ``parameters`` are its options: the stop strings."""
 
     name: str
     text: str
@@ -23,9 +23,9 @@ class Builtin:
 
 @dataclass(frozen=True, slots=True)
 class _Format:
-    """``marks`` must all occur in a chat template of ``shortest`` to ``longest`` characters.
+    """How a format is recognised: a chat template of ``shortest`` to ``longest`` characters contains all ``marks``.
 
-    ``skills``: words of other abilities are no hindrance.
+    ``skills``: the chat template may contain words that indicate other capabilities.
     """
 
     name: str
@@ -38,7 +38,7 @@ class _Format:
 _SKILLS = ("tool", "think", "reasoning", "image", "<function", "documents")
 
 _FORMATS = (
-    # Llama 3.1 itself. With tools in force its Jinja template can do more, and is then the one that is used.
+    # Llama 3.1 itself. Its Jinja template supports tools, and is preferred for that when a chat is rendered.
     _Format("llama3-instruct", ("<|eot_id|>", "custom_tools", '"26 Jul 2024"'), 4714, 4514, skills=True),
     _Format("llama3-instruct", ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"), 490),
     _Format("gemma3-instruct", ("<start_of_turn>", "<end_of_turn>", "first_user_prefix"), 1632, 1432, skills=True),
@@ -62,7 +62,7 @@ _FORMATS = (
     _Format("chatqa", ("User: ", "Assistant:", "System: "), 790),
     _Format("chatqa", ("'User: '", "'Assistant:'"), 559),
 )
-"""The first whose marks all occur decides. The lengths are those of published templates, with room for changes."""
+"""The first format whose marks all occur is tried. The lengths are those of published templates, with a margin."""
 
 _STOPS: Mapping[str, tuple[str, ...]] = {
     "alfred": ("<start_system>", "<end_message>", "<start_user>", "<start_assistant>"),
@@ -91,13 +91,13 @@ NAMES = frozenset(_STOPS)
 
 @cache
 def builtin(name: str) -> Builtin:
-    """The format of that name, one of NAMES."""
+    """Return the format of that name, one of NAMES."""
     text = files(__name__).joinpath(f"{name}.gotmpl").read_text("utf-8")
     return Builtin(name, text, {"stop": _STOPS[name]})
 
 
 def recognise(chat_template: str) -> Builtin | None:
-    """The known format that a GGUF's Jinja template writes; None where that template should render itself."""
+    """Return the known format of a GGUF's Jinja template, or None if that template should be rendered itself."""
     form = next((form for form in _FORMATS if all(mark in chat_template for mark in form.marks)), None)
     if form is None or not form.shortest <= len(chat_template) <= form.longest:
         return None
