@@ -74,7 +74,7 @@ def test_a_template_can_refuse() -> None:
         ("{{ 10 ** 100000000 }}", "too large"),
         ("{% for i in range(100000) %}{{ 'a' * 1000 }}{% endfor %}", "too long"),
         ("{{ range(100000000) }}", "too big|Range"),
-        ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "too deep"),
+        ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "too deeply"),
         ("x" * (2 << 20), "at most"),
         ("{% include 'x' %}", "loader"),
         ("{% import 'os' as o %}", "loader"),
