@@ -20,9 +20,9 @@ from ollama_nb.engine.config import Counters, EngineConfig
 from ollama_nb.engine.embedder import Embedder
 from ollama_nb.engine.llama import Context, Decoded, Floats
 from ollama_nb.engine.output import FailOut, FinishOut, Output
-from ollama_nb.engine.prefix_keeper import PrefixCounts
+from ollama_nb.engine.prefix_cache import PrefixCounts
 from ollama_nb.engine.scheduler import Batch
-from ollama_nb.engine.sequence import Request, State
+from ollama_nb.engine.sequence import Request, SequenceState
 from ollama_nb.engine.slots import Cut, MemoryOp, Share, Shift
 from ollama_nb.engine.speculation import Speculator
 from ollama_nb.engine.stream import InputProcessor, ReplyStream
@@ -50,7 +50,7 @@ class Engine:
         context = self._context
         self._tuner, self._watchdog = ThreadTuner(shape.n_threads), Watchdog(self.abort)
         self._scheduler = loading.make_scheduler(context, shape)
-        self._keeper = loading.make_keeper(config, context, self._scheduler, shape)
+        self._prefix_cache = loading.make_prefix_cache(config, context, self._scheduler, shape)
         draft_model = loading.make_draft_model(config, model, shape) if context and config.draft else None
         outputs = context.n_outputs if context else 1
         self._speculator = Speculator(outputs, cuttable=not model.recurrent, draft_model=draft_model)
@@ -72,8 +72,8 @@ class Engine:
         self._streams.clear()
         self._inbox.clear()
         self._watchdog.close()
-        if self._keeper is not None:
-            self._keeper.close()
+        if self._prefix_cache is not None:
+            self._prefix_cache.close()
         if self._embedder is not None:
             self._embedder.close()
         self._speculator.close()
@@ -110,8 +110,8 @@ class Engine:
 
     def flush(self, seconds: float) -> None:
         """Let a prefix that is just being written reach the disk. Any thread."""
-        if self._keeper is not None:
-            self._keeper.flush(seconds)
+        if self._prefix_cache is not None:
+            self._prefix_cache.flush(seconds)
 
     @property
     def busy(self) -> bool:
@@ -122,7 +122,7 @@ class Engine:
     def counters(self) -> dict[str, Any]:
         """Counters since load, by name (JSON)."""
         counts, slots = self._counts, self._scheduler.slots
-        disk = PrefixCounts() if self._keeper is None else self._keeper.counts
+        disk = PrefixCounts() if self._prefix_cache is None else self._prefix_cache.counts
         return {
             "decodes": counts.decodes,
             "rows": {str(rows): count for rows, count in sorted(counts.rows.items())},
@@ -132,7 +132,7 @@ class Engine:
             "disk_hits": disk.hits,
             "disk_tokens": disk.tokens,
             "disk_bytes": disk.bytes,
-            "disk_kept": disk.kept,
+            "disk_kept": disk.stored,
             "output_tokens": counts.output_tokens,
             "drafted": counts.drafted,
             "accepted": counts.accepted,
@@ -164,8 +164,8 @@ class Engine:
             self._admit()
         batch = scheduler.plan()
         if not batch.chunks:
-            if self._keeper is not None:
-                self._keeper.wait(FETCH_WAIT)
+            if self._prefix_cache is not None:
+                self._prefix_cache.wait(FETCH_WAIT)
             return out
         streams = [self._streams[chunk.seq.id] for chunk in batch.chunks]
         rows = self._speculator.plan(batch, streams)
@@ -178,8 +178,8 @@ class Engine:
         if status is Decoded.DONE:
             self._count(batch, rows, seconds)
             scheduler.commit(batch)
-            if self._keeper is not None:
-                self._keeper.observe(batch, seconds)
+            if self._prefix_cache is not None:
+                self._prefix_cache.record_step(batch, seconds)
             self._sample(batch, context.logits(), out)
         else:
             self._undo(batch, rows, status, out)
@@ -222,15 +222,15 @@ class Engine:
                 self._end(stream, stream.finish(), out)
 
     def _admit(self) -> None:
-        keeper, waiting = self._keeper, list(self._scheduler.waiting)
-        if keeper is not None:
-            keeper.look()
+        cache, waiting = self._prefix_cache, list(self._scheduler.waiting)
+        if cache is not None:
+            cache.start_loads()
         self._apply(self._scheduler.admit())
         now = time.perf_counter()
         for seq in waiting:
-            if seq.state is State.PREFILL:
-                if keeper is not None:
-                    keeper.restore(seq)
+            if seq.state is SequenceState.PREFILL:
+                if cache is not None:
+                    cache.restore(seq)
                 self._streams[seq.id].started = now
                 self._counts.cached_tokens += seq.cached
 
@@ -300,8 +300,8 @@ class Engine:
     def _end(self, stream: ReplyStream, last: FinishOut | FailOut, out: list[Output]) -> None:
         self._counts.output_tokens += stream.seq.n_new
         self._speculator.remove(stream)
-        if self._keeper is not None:
-            self._keeper.leave(stream.seq, whole=isinstance(last, FinishOut))
+        if self._prefix_cache is not None:
+            self._prefix_cache.remove(stream.seq, intact=isinstance(last, FinishOut))
         self._apply(self._scheduler.remove(stream.seq))
         del self._streams[stream.id]
         stream.close()

@@ -11,8 +11,8 @@ from ollama_nb.engine.adapters import Adapters
 from ollama_nb.engine.config import EngineConfig, EngineFacts
 from ollama_nb.engine.embedder import Embedder
 from ollama_nb.engine.llama import BUILD, KV_TYPES, MAX_SEQUENCES, Context, Model
-from ollama_nb.engine.prefix_files import PrefixFiles, identity
-from ollama_nb.engine.prefix_keeper import PrefixKeeper
+from ollama_nb.engine.prefix_cache import PrefixCache
+from ollama_nb.engine.prefix_store import PrefixStore, state_identity
 from ollama_nb.engine.scheduler import Scheduler
 from ollama_nb.engine.sequence import MIN_CONTEXT
 from ollama_nb.engine.speculation import DraftModel
@@ -114,22 +114,25 @@ def make_scheduler(context: Context | None, shape: Shape) -> Scheduler:
     return Scheduler(shape.n_seq, context.n_batch, cuttable=cuttable, can_shift=context.can_shift)
 
 
-def make_keeper(
+def make_prefix_cache(
     config: EngineConfig, context: Context | None, scheduler: Scheduler, shape: Shape
-) -> PrefixKeeper | None:
-    """The disk's side, where it is switched on."""
+) -> PrefixCache | None:
+    """Return the prefix cache on disk, None where it is switched off."""
     if context is None or not config.prefix_folder or config.prefix_bytes <= 0:
         return None
     model, folder = context.model, Path(config.prefix_folder)
+    cuttable = not model.recurrent
     facts: dict[str, str | bool] = {
         "kv_type": config.kv_cache_type, "flash": str(config.flash_attention), "gpu": model.offloaded > 0
     }  # fmt: skip
 
-    def files(adapters: Adapters) -> PrefixFiles:
-        return PrefixFiles(folder, identity(BUILD, config.path, adapters, **facts), config.prefix_bytes)
+    def open_store(adapters: Adapters) -> PrefixStore:
+        identity = state_identity(BUILD, config.path, adapters, **facts)
+        return PrefixStore(folder, identity, config.prefix_bytes, cuttable=cuttable)
 
-    cuttable = not model.recurrent
-    return PrefixKeeper(context, scheduler, files, limit=shape.n_ctx, least=config.prefix_gain, cuttable=cuttable)
+    return PrefixCache(
+        context, scheduler, open_store, limit=shape.n_ctx, min_gain=config.prefix_gain, cuttable=cuttable
+    )
 
 
 def warm_up(context: Context, tuner: ThreadTuner, watchdog: Watchdog) -> None:

@@ -1,9 +1,38 @@
-"""What the next decode holds: running replies first, then pieces of prompts.
+"""Continuous batching: which sequences run, and which tokens the next decode reads.
 
-Rule: pure. ``admit`` gives waiting sequences a place and says what memory must do, ``plan`` describes the batch,
-``commit`` notes that it was read. A reply never waits for somebody's long prompt: beside running replies, prompts
-are read ``chunk`` tokens a step. Several prompts share a step max-min fairly: short ones are through first, and a long
-one cannot hold them up. A decode has one set of adapters: where requests have several, the sets take turns.
+Theory of operation
+===================
+
+The engine decodes one batch per step. Sequences join and leave between steps; nothing here touches native memory.
+
+``admit`` gives slots to waiting sequences in the order of arrival. A sequence that waits for a prefix, because another
+sequence is computing it (``leader``) or it is being loaded from disk (``loading``), does not block those behind it.
+
+``plan`` describes the next batch:
+
+- One token of every running reply. A reply never waits for a prompt.
+- Prompt tokens. Without running replies they fill the batch; beside replies there are about ``chunk`` of them, so that
+  a long prompt does not stall the replies (chunked prefill), and the batch is filled up to full blocks of rows.
+- Prompts share these tokens max-min fairly: each gets the same number, and what a short one does not need goes to the
+  longer ones. So short prompts are read first, and long ones cannot hold them up.
+- A decode has one set of LoRA adapters. If running sequences have several sets, these take turns.
+
+``commit`` records that the batch was read. If decoding failed, the engine does not call it, and the next ``plan``
+returns the same tokens again.
+
+States of a sequence::
+
+    state     event                                          next state
+    --------  ---------------------------------------------  ----------------------------------------
+    WAITING   admit: a slot is free                          PREFILL
+    PREFILL   commit: prompt tokens remain                   PREFILL
+              commit: the last prompt token was read         DECODE
+    DECODE    commit: the reply's newest token was read      DECODE
+              shift: memory can move cells                   DECODE, with half of the window
+              shift: memory cannot                           PREFILL, of the remaining window
+    PREFILL,  recompute: memory lost the sequence            PREFILL, from the first token
+    DECODE
+    any       remove: finished, failed or cancelled          FINISHED
 """
 
 from __future__ import annotations
@@ -13,16 +42,15 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from ollama_nb.engine.adapters import Adapters
-from ollama_nb.engine.sequence import Sequence, State
+from ollama_nb.engine.sequence import Sequence, SequenceState
 from ollama_nb.engine.slots import Cut, MemoryOp, Shift, SlotTable
 
-CHUNK = 128
-BLOCK = 8
-"""Matrix kernels take rows in blocks of this many."""
+CHUNK = 128  # prompt tokens of a step beside running replies
+ROW_BLOCK = 8  # matrix kernels process rows in blocks of this size
 
 
-class Chunk(NamedTuple):
-    """Read ``seq.tokens[start : start + size]``; ``output``: the last of them gives logits."""
+class BatchChunk(NamedTuple):
+    """Read ``seq.tokens[start : start + size]``; ``output``: the last of them gets logits."""
 
     seq: Sequence
     start: int
@@ -31,9 +59,9 @@ class Chunk(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """One decode, with ``adapters`` applied. ``replies``: how many of its rows continue a reply."""
+    """One decode with ``adapters``. The first ``replies`` chunks continue replies; the others are prompt tokens."""
 
-    chunks: list[Chunk]
+    chunks: list[BatchChunk]
     replies: int
     adapters: Adapters = ()
 
@@ -43,7 +71,10 @@ class Batch(NamedTuple):
 
 
 class Scheduler:
-    """Decides for ``n_slots`` sequences; ``can_shift`` False: after a shift the window is read again."""
+    """Schedules ``n_slots`` sequences in batches of ``n_batch`` tokens.
+
+    ``cuttable``: see ``SlotTable``; ``can_shift`` False: after a shift the window is read again.
+    """
 
     def __init__(
         self, n_slots: int, n_batch: int, *, chunk: int = CHUNK, cuttable: bool = True, can_shift: bool = True
@@ -63,27 +94,24 @@ class Scheduler:
         self.waiting.append(seq)
 
     def remove(self, seq: Sequence) -> list[MemoryOp]:
-        """The sequence is finished or cancelled, in whatever state; its slot is free at once. Return memory's part."""
+        """Remove a finished, failed or cancelled sequence in any state; its slot is free at once."""
         ops: list[MemoryOp] = []
-        if seq.state is State.WAITING:
+        if seq.state is SequenceState.WAITING:
             self.waiting.remove(seq)
-        elif seq.state is not State.FINISHED:
+        elif seq.state is not SequenceState.FINISHED:
             self.running.remove(seq)
             ops = self.slots.release(seq)
-        seq.state, seq.leader = State.FINISHED, None
+        seq.state, seq.leader = SequenceState.FINISHED, None
         return ops
 
     def admit(self) -> list[MemoryOp]:
-        """Give slots to waiting sequences in the order they came; return what memory must do first.
-
-        One that waits for a shared beginning, or for one from the disk, does not hold up those behind it.
-        """
+        """Give slots to waiting sequences; return the memory operations that this needs."""
         ops: list[MemoryOp] = []
         for seq in list(self.waiting):
             leader = seq.leader
-            if leader is not None and leader.state is State.PREFILL and leader.n_past < seq.leader_at:
+            if leader is not None and leader.state is SequenceState.PREFILL and leader.n_past < seq.leader_at:
                 continue
-            if seq.held:
+            if seq.loading:
                 continue
             seq.leader = None
             placed = self.slots.place(seq)
@@ -91,25 +119,48 @@ class Scheduler:
                 ops += placed
                 self.waiting.remove(seq)
                 self.running.append(seq)
-                seq.state = State.PREFILL
+                seq.state = SequenceState.PREFILL
             elif seq.leader is None:
                 break  # no free slot
         return ops
 
     def plan(self) -> Batch:
-        """The next batch; empty when nothing runs."""
-        adapters = self._turn()
+        """Return the next batch; empty if nothing runs."""
+        adapters = self._next_adapters()
         served = [seq for seq in self.running if seq.adapters == adapters]
-        chunks = [Chunk(seq, seq.n_past, 1, True) for seq in served if seq.state is State.DECODE]
+        chunks = [BatchChunk(seq, seq.n_past, 1, True) for seq in served if seq.state is SequenceState.DECODE]
         replies = len(chunks)
         if replies < len(served):
-            prompts = [seq for seq in served if seq.state is State.PREFILL]
-            for seq, count in fair_shares(prompts, self._budget(replies)):
-                chunks.append(Chunk(seq, seq.n_past, count, count == seq.pending))
+            prompts = [seq for seq in served if seq.state is SequenceState.PREFILL]
+            for seq, count in fair_shares(prompts, self._prompt_budget(replies)):
+                chunks.append(BatchChunk(seq, seq.n_past, count, count == seq.pending))
         return Batch(chunks, replies, adapters)
 
-    def _turn(self) -> Adapters:
-        """The set of adapters that was served longest ago, of those that running sequences have."""
+    def commit(self, batch: Batch) -> None:
+        """Record that the batch was read."""
+        for seq, start, size, output in batch.chunks:
+            seq.n_past = start + size
+            if output:
+                seq.state = SequenceState.DECODE
+
+    def shift(self, seq: Sequence) -> list[MemoryOp]:
+        """Drop the older half of a full window."""
+        count = seq.discard_half()
+        if self._can_shift:
+            return [Shift(seq.slot, seq.keep, count)]
+        seq.n_past, seq.state, seq.exact = min(seq.keep, seq.n_past), SequenceState.PREFILL, None
+        return [Cut(seq.slot, seq.n_past)]
+
+    def recompute(self, slot: int) -> None:
+        """Record that a slot has lost its cells; its owner reads its window again."""
+        place = self.slots.slots[slot]
+        place.cached = []
+        seq = place.owner
+        if seq is not None:
+            seq.n_past, seq.cached, seq.exact, seq.state = 0, 0, None, SequenceState.PREFILL
+
+    def _next_adapters(self) -> Adapters:
+        """Return the set of adapters of running sequences that was served longest ago."""
         sets = dict.fromkeys(seq.adapters for seq in self.running)
         if len(sets) < 2:
             return next(iter(sets), ())
@@ -119,38 +170,15 @@ class Scheduler:
         self._turns[chosen] = newest + 1
         return chosen
 
-    def commit(self, batch: Batch) -> None:
-        """The batch was read."""
-        for seq, start, size, output in batch.chunks:
-            seq.n_past = start + size
-            if output:
-                seq.state = State.DECODE
-
-    def shift(self, seq: Sequence) -> list[MemoryOp]:
-        """The window is full: drop its older half."""
-        count = seq.discard_half()
-        if self._can_shift:
-            return [Shift(seq.slot, seq.keep, count)]
-        seq.n_past, seq.state, seq.exact = min(seq.keep, seq.n_past), State.PREFILL, None
-        return [Cut(seq.slot, seq.n_past)]
-
-    def recompute(self, slot: int) -> None:
-        """Memory could not keep what was asked: the slot is empty, its tenant reads its window from the start."""
-        place = self.slots.slots[slot]
-        place.left = []
-        seq = place.owner
-        if seq is not None:
-            seq.n_past, seq.cached, seq.exact, seq.state = 0, 0, None, State.PREFILL
-
-    def _budget(self, replies: int) -> int:
-        """Prompt tokens of this step; with replies running, the whole batch is rounded to full blocks of rows."""
-        if not any(seq.state is State.DECODE for seq in self.running):
+    def _prompt_budget(self, replies: int) -> int:
+        """Return the prompt tokens of this step."""
+        if not any(seq.state is SequenceState.DECODE for seq in self.running):
             return self._n_batch
-        return min(self._n_batch, (replies + self._chunk) // BLOCK * BLOCK or BLOCK) - replies
+        return min(self._n_batch, (replies + self._chunk) // ROW_BLOCK * ROW_BLOCK or ROW_BLOCK) - replies
 
 
 def fair_shares(prompts: list[Sequence], budget: int) -> Iterator[tuple[Sequence, int]]:
-    """Split ``budget`` tokens: everyone the same, what a short one leaves goes to the longer ones."""
+    """Distribute ``budget`` tokens max-min fairly; yield each prompt, shortest first, with its number of tokens."""
     for place, seq in enumerate(sorted(prompts, key=lambda seq: seq.pending)):
         share = -(-budget // (len(prompts) - place))
         count = min(share, seq.pending)

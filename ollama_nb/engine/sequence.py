@@ -1,9 +1,4 @@
-"""One request, and its tokens as the model reads them.
-
-Rule: ``tokens`` is the window that lies in the model's memory, followed by what is still to be read; the first
-``n_past`` of them have been read. Whatever happens (prefill, decode, shift, recompute), the next thing to do is to read
-``tokens[n_past:]``. Pure: no llama.cpp, no numpy, no clock.
-"""
+"""A request, and its sequence of tokens as the model reads them. Pure: no llama.cpp, no numpy, no clock."""
 
 from __future__ import annotations
 
@@ -15,9 +10,8 @@ from ollama_nb.api.options import Options
 from ollama_nb.engine.adapters import Adapters
 from ollama_nb.errors import ContextOverflow
 
-MIN_CONTEXT = 4
-OPEN_ENDED = 10
-"""An open-ended reply may be this many contexts long."""
+MIN_CONTEXT = 4  # tokens
+MAX_WINDOWS = 10  # length of a reply without num_predict, in context windows
 
 TOO_LONG = (
     "the prompt is longer than the context length currently available to the model; shorten the prompt, adjust the "
@@ -48,8 +42,8 @@ class Request(msgspec.Struct, frozen=True, tag="complete", kw_only=True):
     adapters: Adapters = ()
 
 
-class State(enum.Enum):
-    """The life of a sequence, in this order; a shift that must recompute goes back to PREFILL."""
+class SequenceState(enum.Enum):
+    """State of a sequence; ``scheduler`` has the transitions."""
 
     WAITING = "waiting"
     PREFILL = "prefill"
@@ -58,10 +52,14 @@ class State(enum.Enum):
 
 
 class Sequence:
-    """Tokens, limits and place of one running request."""
+    """Tokens, limits and progress of one request.
+
+    ``tokens`` is the window: the first ``n_past`` of its tokens are in the KV cache, the others are still to be read.
+    Whatever happens (prefill, decode, shift, recompute), the next thing to do is to read ``tokens[n_past:]``.
+    """
 
     __slots__ = (
-        "adapters", "cached", "dropped", "exact", "held", "id", "keep", "leader", "leader_at", "limit", "max_new",
+        "adapters", "cached", "dropped", "exact", "id", "keep", "leader", "leader_at", "limit", "loading", "max_new",
         "n_new", "n_past", "n_prompt", "shift", "slot", "state", "tokens",
     )  # fmt: skip
 
@@ -80,58 +78,58 @@ class Sequence:
         self.tokens = tokens
         self.adapters = adapters
         self.limit = limit
-        """Window size: never more tokens than this."""
+        """Most tokens of the window."""
         self.keep = keep
-        """Tokens at the front that a shift leaves alone."""
+        """Tokens at the front that a shift does not drop."""
         self.shift = shift
         self.max_new = max_new
         self.n_prompt = len(tokens)
         self.n_past = 0
         self.n_new = 0
         self.exact: int | None = None
-        """After a shift: how many tokens at the front were read in the order in which they stand."""
+        """After a shift: tokens at the front whose cells are as a fresh prefill would compute them. None: all."""
         self.cached = 0
-        """Prompt tokens that needed no computing."""
+        """Prompt tokens that were taken from a cache."""
         self.dropped = 0
-        """Prompt tokens left out because the prompt was too long."""
+        """Tokens that were left out of a prompt that was too long."""
         self.slot = -1
-        self.state = State.WAITING
+        self.state = SequenceState.WAITING
         self.leader: Sequence | None = None
-        """While waiting: a sequence that is just reading the same prefix, to be shared at ``leader_at`` tokens."""
+        """While waiting: the sequence that is reading the same prefix, shared when it has read ``leader_at`` tokens."""
         self.leader_at = 0
-        self.held = False
-        """While waiting: its prefix is on its way from the disk."""
+        self.loading = False
+        """While waiting: a prefix is being loaded from disk."""
 
     @property
     def pending(self) -> int:
-        """How many tokens are still to be read."""
+        """Tokens that are still to be read."""
         return len(self.tokens) - self.n_past
 
     @property
     def reusable(self) -> int:
-        """How many tokens at the front lie in memory just as a fresh reading would put them."""
+        """Tokens at the front that another sequence may reuse from the KV cache."""
         return self.n_past if self.exact is None else min(self.exact, self.n_past)
 
     @property
     def full(self) -> bool:
-        """No room is left for another token."""
+        """Whether the window has no room for another token."""
         return len(self.tokens) >= self.limit
 
     def append(self, token: int) -> None:
-        """Take a sampled token, to be read next."""
+        """Add a sampled token, to be read next."""
         self.tokens.append(token)
         self.n_new += 1
 
     def accept(self) -> None:
-        """The newest token was read already, as a draft."""
+        """Record that the newest token was already read, as a draft."""
         self.n_past += 1
 
     def room(self) -> int:
-        """How many tokens could be drafted beyond the next one: window and reply bound them."""
+        """Return how many tokens may follow the next one within the window and the reply's limit."""
         return min(self.limit - len(self.tokens), self.max_new - self.n_new) - 1
 
     def discard_half(self) -> int:
-        """Drop the older half of what is not protected from the window; return how many tokens that was."""
+        """Drop the older half of the unprotected tokens from the window; return how many were dropped."""
         count = max((self.limit - self.keep) // 2, 1)
         del self.tokens[self.keep : self.keep + count]
         self.n_past -= count
@@ -140,15 +138,15 @@ class Sequence:
 
 
 def protected_tokens(num_keep: int, n_prompt: int, limit: int, *, bos: bool) -> int:
-    """How many tokens at the front survive cuts: ``num_keep`` and one for BOS; negative: the prompt."""
+    """Return how many tokens at the front are never dropped: ``num_keep`` and BOS; all of the prompt if negative."""
     keep = n_prompt if num_keep < 0 else num_keep + bos
     return max(0, min(keep, n_prompt, limit - 2))
 
 
 def fit_prompt(tokens: list[int], limit: int, keep: int, *, may_drop: bool) -> list[int]:
-    """The prompt as it goes to the model: whole, or its first ``keep`` and its newest tokens, half the rest left free.
+    """Return the prompt, without its middle if it is too long: its first ``keep`` and its last tokens remain.
 
-    Raises ContextOverflow when it is too long and nothing may be dropped.
+    Half of the unprotected window is then left free. Raises ContextOverflow if nothing may be dropped.
     """
     if len(tokens) < limit:
         return tokens
@@ -159,6 +157,6 @@ def fit_prompt(tokens: list[int], limit: int, keep: int, *, may_drop: bool) -> l
 
 
 def max_reply_tokens(num_predict: int, limit: int) -> int:
-    """Most tokens of a reply: negative means until it stops, which is bounded too; 0 only reads the prompt."""
-    longest = OPEN_ENDED * limit
+    """Return the most tokens of a reply. Negative: until it stops, up to a limit; 0: only the prompt is read."""
+    longest = MAX_WINDOWS * limit
     return longest if num_predict < 0 else min(num_predict, longest)

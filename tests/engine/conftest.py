@@ -13,7 +13,7 @@ from support.models import random_lora
 from ollama_nb.engine.adapters import Adapter, Adapters
 from ollama_nb.engine.config import EngineConfig
 from ollama_nb.engine.engine import Engine
-from ollama_nb.engine.prefix_keeper import PrefixKeeper
+from ollama_nb.engine.prefix_cache import PrefixCache
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +63,6 @@ def adapter_sets(path: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[A
 @pytest.fixture
 def free_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     """Reading takes no time: a prefix on disk is used, however fast a machine computes and however slow it reads."""
-    monkeypatch.setattr("ollama_nb.engine.prefix.READ_DELAY", 0.0)
-    rate = property(lambda keeper: math.inf, lambda keeper, measured: None)
-    monkeypatch.setattr(PrefixKeeper, "_rate", rate, raising=False)
+    monkeypatch.setattr("ollama_nb.engine.prefix_cache.READ_DELAY", 0.0)
+    rate = property(lambda cache: math.inf, lambda cache, measured: None)
+    monkeypatch.setattr(PrefixCache, "_read_rate", rate, raising=False)

@@ -19,7 +19,7 @@ from ollama_nb.engine.config import EngineConfig
 from ollama_nb.engine.engine import Engine
 from ollama_nb.engine.llama.model import MOST_ADAPTERS
 from ollama_nb.engine.scheduler import Scheduler
-from ollama_nb.engine.sequence import Request, Sequence, State
+from ollama_nb.engine.sequence import Request, Sequence, SequenceState
 from ollama_nb.errors import BadRequest
 
 PROMPTS = "Once upon a time", STORY * 2 + "Lily", STORY * 2 + "Tom had a dog"
@@ -135,7 +135,7 @@ def test_sets_of_adapters_take_turns() -> None:
     scheduler.admit()
     for _ in talking:
         scheduler.commit(scheduler.plan())
-    assert [seq.state for seq in talking] == [State.DECODE] * 2
+    assert [seq.state for seq in talking] == [SequenceState.DECODE] * 2
     scheduler.add(Sequence(3, [8] * 2000, limit=4096, adapters=two))
     scheduler.admit()
     served = []

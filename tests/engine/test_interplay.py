@@ -72,7 +72,7 @@ def load(path: str, models: Path, tmp_path: Path) -> Iterator[Callable[[], Engin
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(DraftModel, "round_seconds", lambda self, replies: 0.0)
-        patch.setattr("ollama_nb.engine.prefix_keeper.MOST_WRITES", 100)
+        patch.setattr("ollama_nb.engine.prefix_cache.MAX_WRITES", 100)
         yield load
     for engine in made:
         engine.close()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.models import CONTEXT, TinyRanker
+from support.models import RANKER_CONTEXT, TinyRanker
 
 from ollama_nb.engine.config import EngineConfig
 from ollama_nb.engine.engine import Engine
@@ -40,7 +40,7 @@ def test_a_pair_is_written_as_the_model_says(tmp_path: Path) -> None:
     ranker = Engine(EngineConfig(path=str(path), n_ctx=512, n_threads=1))
     scores, _ = ranker.rank("the sky", ["blue {query}", "green " * 100])
     assert scores[0] == pytest.approx(TinyRanker().score("the sky is", "blue [UNK] [UNK] [UNK]"), abs=5e-3)
-    assert scores[1] == pytest.approx(TinyRanker().score("the sky is", "green " * (CONTEXT - 6)), abs=5e-3)
+    assert scores[1] == pytest.approx(TinyRanker().score("the sky is", "green " * (RANKER_CONTEXT - 6)), abs=5e-3)
     ranker.close()
 
 
@@ -54,10 +54,10 @@ def test_many_documents_in_company_and_alone(ranker: Engine) -> None:
 
 def test_a_long_document_is_cut_and_a_long_query_refused(ranker: Engine) -> None:
     (score,), tokens = ranker.rank("sky", ["blue " * 1000])
-    assert tokens == CONTEXT
-    assert score == pytest.approx(TinyRanker().score("sky", "blue " * (CONTEXT - 4)), abs=5e-3)
+    assert tokens == RANKER_CONTEXT
+    assert score == pytest.approx(TinyRanker().score("sky", "blue " * (RANKER_CONTEXT - 4)), abs=5e-3)
     assert ranker.rank("sky", ["blue " * 1000], num_ctx=10)[1] == 10
-    for query in ("sky " * 1000, "sky " * (CONTEXT - 3)):
+    for query in ("sky " * 1000, "sky " * (RANKER_CONTEXT - 3)):
         with pytest.raises(ContextOverflow, match="the query leaves no room"):
             ranker.rank(query, ["blue"])
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ollama_nb.engine.scheduler import Batch, Chunk, Scheduler
-from ollama_nb.engine.sequence import Sequence, State
+from ollama_nb.engine.scheduler import Batch, BatchChunk, Scheduler
+from ollama_nb.engine.sequence import Sequence, SequenceState
 from ollama_nb.engine.slots import Cut, MemoryOp, Share, Shift
 
 
@@ -78,7 +78,7 @@ class Story:
             assert len(seq.tokens) <= seq.limit
             assert seq.pending >= 1
         for seq in scheduler.waiting:
-            assert seq.state is State.WAITING and seq.slot == -1
+            assert seq.state is SequenceState.WAITING and seq.slot == -1
 
     def first_output_of(self, seq: Sequence, steps: int = 1000) -> int:
         return next(n for n in range(1, steps) if any(c.seq is seq and c.output for c in self.step().chunks))
@@ -91,9 +91,9 @@ def text(start: int, length: int) -> list[int]:
 def test_a_lone_prompt_uses_the_whole_batch() -> None:
     story = Story(n_batch=64)
     seq = story.arrives(1, text(0, 100))
-    assert story.step() == Batch([Chunk(seq, 0, 64, False)], 0)
-    assert story.step() == Batch([Chunk(seq, 64, 36, True)], 0)
-    assert story.step() == Batch([Chunk(seq, 100, 1, True)], 1)
+    assert story.step() == Batch([BatchChunk(seq, 0, 64, False)], 0)
+    assert story.step() == Batch([BatchChunk(seq, 64, 36, True)], 0)
+    assert story.step() == Batch([BatchChunk(seq, 100, 1, True)], 1)
 
 
 def test_a_long_prompt_does_not_stall_a_running_reply() -> None:
@@ -103,7 +103,7 @@ def test_a_long_prompt_does_not_stall_a_running_reply() -> None:
     second = story.arrives(2, text(500, 100))
     for _ in range(6):
         batch = story.step()
-        assert batch.chunks[0] == Chunk(first, batch.chunks[0].start, 1, True)
+        assert batch.chunks[0] == BatchChunk(first, batch.chunks[0].start, 1, True)
         assert batch.chunks[1].seq is second
         assert batch.size == 16, "a full block of rows, the chunk at most"
 
@@ -114,7 +114,7 @@ def test_a_short_prompt_overtakes_a_long_one() -> None:
     story.step()
     short = story.arrives(2, text(5000, 20))
     assert story.first_output_of(short) == 1
-    assert long.state is State.PREFILL
+    assert long.state is SequenceState.PREFILL
 
 
 def test_shares_left_by_short_prompts_go_to_longer_ones() -> None:
@@ -127,7 +127,7 @@ def test_everyone_gets_on_when_the_batch_is_nearly_full_of_replies() -> None:
     story = Story(n_slots=4, n_batch=5, chunk=16)
     for id in range(3):
         story.arrives(id, text(id * 100, 2))
-    while any(seq.state is not State.DECODE for seq in story.scheduler.running) or not story.scheduler.running:
+    while any(seq.state is not SequenceState.DECODE for seq in story.scheduler.running) or not story.scheduler.running:
         story.step()
     late = story.arrives(9, text(900, 10))
     assert story.first_output_of(late) <= 10
@@ -139,14 +139,16 @@ def test_those_without_a_slot_wait_in_order() -> None:
     finished = []
     while story.scheduler.running or story.scheduler.waiting:
         story.step()
-        finished += [seq.id for seq in (one, two, three) if seq.state is State.FINISHED and seq.id not in finished]
+        finished += [
+            seq.id for seq in (one, two, three) if seq.state is SequenceState.FINISHED and seq.id not in finished
+        ]
     assert finished == [1, 2, 3]
 
 
 def test_a_conversation_goes_on_in_its_own_slot() -> None:
     story = Story()
     first = story.arrives(1, text(0, 30), max_new=4)
-    while first.state is not State.FINISHED:
+    while first.state is not SequenceState.FINISHED:
         story.step()
     again = story.arrives(2, first.tokens + text(500, 5))
     story.step()
@@ -169,7 +171,7 @@ def test_a_short_instruction_is_read_once_for_all_rows_of_a_table() -> None:
     story.arrives(1, text(0, 10) + text(500, 10))
     story.step()
     rows = [story.arrives(id, text(0, 10) + text(100 * id, 10), max_new=1) for id in (6, 7, 8)]
-    while rows[-1].state is not State.FINISHED:
+    while rows[-1].state is not SequenceState.FINISHED:
         story.step()
     assert [row.cached for row in rows] == [10, 10, 10]
 
@@ -180,7 +182,7 @@ def test_a_short_beginning_never_costs_a_newer_conversation() -> None:
     for id, begins in ((1, text(0, 6)), (2, text(900, 6))):
         seq = story.arrives(id, begins + text(100 * id, 30), max_new=1)
         story.step()
-        assert seq.state is State.FINISHED
+        assert seq.state is SequenceState.FINISHED
     newcomer = story.arrives(3, text(0, 6) + text(700, 20))
     story.step()
     assert (newcomer.slot, newcomer.cached, len(story.memory[1])) == (0, 6, 36)
@@ -205,7 +207,7 @@ def test_who_waits_for_a_leader_does_not_hold_up_others() -> None:
     follower = story.arrives(2, text(0, 500))
     stranger = story.arrives(3, text(9000, 5))
     story.step()
-    assert (follower.state, stranger.n_new) == (State.WAITING, 1)
+    assert (follower.state, stranger.n_new) == (SequenceState.WAITING, 1)
 
 
 def test_followers_go_on_alone_when_their_leader_is_cancelled() -> None:
@@ -215,14 +217,14 @@ def test_followers_go_on_alone_when_their_leader_is_cancelled() -> None:
     story.step()
     story.leaves(leader)
     story.step()
-    assert (follower.state, follower.cached) == (State.PREFILL, 64)
+    assert (follower.state, follower.cached) == (SequenceState.PREFILL, 64)
 
 
 def test_the_least_recently_used_slot_is_given_away() -> None:
     story = Story(n_slots=2)
     for id in (1, 2):
         seq = story.arrives(id, text(id * 100, 20), max_new=1)
-        while seq.state is not State.FINISHED:
+        while seq.state is not SequenceState.FINISHED:
             story.step()
     again = story.arrives(3, text(100, 20), max_new=1)  # uses the older slot again
     story.step()
@@ -257,15 +259,15 @@ def test_memory_that_cannot_shift_is_read_again() -> None:
     seq = story.arrives(1, text(0, 10), limit=20, keep=4)
     for _ in range(10):
         story.step()
-    assert seq.state is State.PREFILL and seq.n_past == 4
+    assert seq.state is SequenceState.PREFILL and seq.n_past == 4
     story.step()
-    assert seq.state is State.DECODE and seq.exact is None
+    assert seq.state is SequenceState.DECODE and seq.exact is None
 
 
 def test_memory_that_cannot_be_cut_is_only_continued() -> None:
     story = Story(n_slots=2, cuttable=False)
     first = story.arrives(1, text(0, 30), max_new=4)
-    while first.state is not State.FINISHED:
+    while first.state is not SequenceState.FINISHED:
         story.step()
     whole = story.arrives(2, [*text(0, 30), 1000, 1001, 1002, 7, 8])
     part = story.arrives(3, text(0, 20))
@@ -279,7 +281,7 @@ def test_a_slot_that_lost_its_memory_is_read_from_the_start() -> None:
     story.step()
     story.scheduler.recompute(seq.slot)
     story.memory[seq.slot] = []
-    assert story.step().chunks == [Chunk(seq, 0, 11, True)]
+    assert story.step().chunks == [BatchChunk(seq, 0, 11, True)]
 
 
 def test_a_batch_without_room_for_prompts_is_refused() -> None:
@@ -314,7 +316,7 @@ def test_whatever_happens_every_request_ends_once(seed: int, n_slots: int, cutta
         if living and dice.random() < 0.05:
             story.leaves(dice.choice(living))
         story.step()
-        living = [seq for seq in living if seq.state is not State.FINISHED]
+        living = [seq for seq in living if seq.state is not SequenceState.FINISHED]
         if arrivals == 12 and not living:
             break
     for _ in range(5000):
@@ -324,7 +326,7 @@ def test_whatever_happens_every_request_ends_once(seed: int, n_slots: int, cutta
     assert not story.scheduler.running and not story.scheduler.waiting
     assert story.scheduler.slots.busy == 0
     for slot in story.scheduler.slots.slots:
-        assert story.memory[slot.index] == slot.left, "memory holds what is left for others, and nothing else"
+        assert story.memory[slot.index] == slot.cached, "memory holds what is left for others, and nothing else"
 
 
 def test_shift_is_an_operation_on_the_slot() -> None:
@@ -332,6 +334,6 @@ def test_shift_is_an_operation_on_the_slot() -> None:
     seq = Sequence(1, text(0, 6), limit=6, keep=2)
     scheduler.add(seq)
     scheduler.admit()
-    scheduler.commit(Batch([Chunk(seq, 0, 5, True)], 0))
+    scheduler.commit(Batch([BatchChunk(seq, 0, 5, True)], 0))
     assert scheduler.shift(seq) == [Shift(0, 2, 2)]
     assert seq.tokens == [0, 1, 4, 5]

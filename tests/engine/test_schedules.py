@@ -21,7 +21,7 @@ from ollama_nb.engine.drafts import StepTimes
 from ollama_nb.engine.engine import Engine
 from ollama_nb.engine.llama import Context
 from ollama_nb.engine.output import FailOut, FinishOut, Output, TextOut
-from ollama_nb.engine.sequence import Request, State
+from ollama_nb.engine.sequence import Request, SequenceState
 
 REQUESTS = 10
 SEEDS = 16
@@ -98,7 +98,9 @@ def crowd(request: pytest.FixtureRequest, path: str) -> Iterator[Engine]:
     assert all(counters[name] for name in ("cached_tokens", "shifts", "aborts", "output_tokens"))
     assert counters["max_rows"] == engine.config.n_seq
     beyond = counters["accepted"] and counters["padded"]
-    assert beyond if isinstance(engine._speculator.times, Blocks) else not beyond or engine._speculator.times.most > 1
+    assert (
+        beyond if isinstance(engine._speculator.times, Blocks) else not beyond or engine._speculator.times.max_rows > 1
+    )
     engine.close()
 
 
@@ -123,10 +125,10 @@ def check_memory(engine: Engine) -> None:
     scheduler, context = engine._scheduler, context_of(engine)
     waiting, running, slots = scheduler.waiting, scheduler.running, scheduler.slots.slots
     assert sorted(seq.id for seq in (*waiting, *running)) == sorted(engine._streams)
-    assert all(seq.state is State.WAITING and seq.slot == -1 for seq in waiting)
+    assert all(seq.state is SequenceState.WAITING and seq.slot == -1 for seq in waiting)
     assert {seq.slot: seq for seq in running} == {slot.index: slot.owner for slot in slots if slot.owner is not None}
     for slot in slots:
-        held = len(slot.left) if slot.owner is None else slot.owner.n_past
+        held = len(slot.cached) if slot.owner is None else slot.owner.n_past
         assert context.extent(slot.index) == ((0, held - 1) if held else (-1, -1)), (slot, held)
     assert context.extent(context.scratch) == (-1, -1), "padding rows are gone after their step"
 

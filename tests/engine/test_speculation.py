@@ -31,7 +31,7 @@ def eager(path: str) -> Iterator[Engine]:
     assert engine._context.extent(engine._context.scratch) == (-1, -1), "no padding row stays in memory"
     shifted = engine.counters["shifts"]  # leaves cells that are no prefix
     for slot in engine._scheduler.slots.slots:
-        assert shifted or engine._context.extent(slot.index)[1] == len(slot.left) - 1, "no draft stays in memory"
+        assert shifted or engine._context.extent(slot.index)[1] == len(slot.cached) - 1, "no draft stays in memory"
     engine.close()
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from support.aio import in_loop
-from support.models import N_VOCAB, heavy
+from support.models import HEAVY_VOCAB, heavy
 
 from ollama_nb.api.options import Options
 from ollama_nb.runner import wire
@@ -119,7 +119,7 @@ async def test_in_prefill(slow_model: Path, count: int) -> None:
     runs: list[dict[str, Any]] = []
 
     async def one(dice: random.Random) -> None:
-        tokens = tuple(dice.randrange(300, N_VOCAB) for _ in range(PROMPT_TOKENS))
+        tokens = tuple(dice.randrange(300, HEAVY_VOCAB) for _ in range(PROMPT_TOKENS))
         reading = asyncio.ensure_future(drain(runner, tokens))
         await until(runner, lambda stats: stats["busy_slots"] == 1)
         await asyncio.sleep(dice.uniform(0, 0.1))

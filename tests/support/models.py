@@ -36,18 +36,18 @@ def random_lora(base: Path, path: Path, seed: int, *, strength: float = 0.15, ar
     return path
 
 
-N_VOCAB, CONTEXT = 2048, 8192
+HEAVY_VOCAB, HEAVY_CONTEXT = 2048, 8192
 
 
 def heavy(path: Path) -> Path:
     """Twenty-five million parameters, 4 bits, a context of 8,192: about 5 s of prefill for a full one."""
-    make(Shape("llama", 8, 512, 1408, 8, 4, CONTEXT, N_VOCAB, GGMLQuantizationType.Q4_0,
+    make(Shape("llama", 8, 512, 1408, 8, 4, HEAVY_CONTEXT, HEAVY_VOCAB, GGMLQuantizationType.Q4_0,
                LlamaFileType.MOSTLY_Q4_0), path)  # fmt: skip
     return path
 
 
-N_EMBD, N_INNER, N_STATE, N_CONV, N_RANK, N_LAYER = 64, 128, 16, 4, 8, 2
-CONTEXT = 4096
+MAMBA_EMBD, MAMBA_INNER, MAMBA_STATE, MAMBA_CONV, MAMBA_RANK, MAMBA_LAYER = 64, 128, 16, 4, 8, 2
+LONG_CONTEXT = 4096
 
 
 def long_stories(source: Path, target: Path) -> Path:
@@ -55,7 +55,7 @@ def long_stories(source: Path, target: Path) -> Path:
     data = bytearray(source.read_bytes())
     at = data.index(key := b"llama.context_length") + len(key) + 4
     assert int.from_bytes(data[at : at + 4], "little") == 512
-    data[at : at + 4] = CONTEXT.to_bytes(4, "little")
+    data[at : at + 4] = LONG_CONTEXT.to_bytes(4, "little")
     target.write_bytes(data)
     return target
 
@@ -64,15 +64,15 @@ def tiny_mamba(source: Path, target: Path) -> Path:
     """Random weights in the shape of Mamba, with the vocabulary of stories260K."""
     dice = np.random.default_rng(7)
     writer = gguf.GGUFWriter(target, "mamba")
-    writer.add_context_length(CONTEXT)
-    writer.add_embedding_length(N_EMBD)
+    writer.add_context_length(LONG_CONTEXT)
+    writer.add_embedding_length(MAMBA_EMBD)
     writer.add_feed_forward_length(0)
     writer.add_head_count(0)
-    writer.add_block_count(N_LAYER)
-    writer.add_ssm_conv_kernel(N_CONV)
-    writer.add_ssm_inner_size(N_INNER)
-    writer.add_ssm_state_size(N_STATE)
-    writer.add_ssm_time_step_rank(N_RANK)
+    writer.add_block_count(MAMBA_LAYER)
+    writer.add_ssm_conv_kernel(MAMBA_CONV)
+    writer.add_ssm_inner_size(MAMBA_INNER)
+    writer.add_ssm_state_size(MAMBA_STATE)
+    writer.add_ssm_time_step_rank(MAMBA_RANK)
     writer.add_layer_norm_rms_eps(1e-5)
     reader = gguf.GGUFReader(source)
     _copy_vocabulary(reader, writer)
@@ -81,20 +81,20 @@ def tiny_mamba(source: Path, target: Path) -> Path:
         writer.add_tensor(name, dice.normal(0, scale, shape).astype(np.float32))
 
     n_vocab = len(reader.fields["tokenizer.ggml.tokens"].contents())
-    add("token_embd.weight", n_vocab, N_EMBD, scale=1.0)
-    writer.add_tensor("output_norm.weight", np.ones(N_EMBD, np.float32))
-    for layer in range(N_LAYER):
+    add("token_embd.weight", n_vocab, MAMBA_EMBD, scale=1.0)
+    writer.add_tensor("output_norm.weight", np.ones(MAMBA_EMBD, np.float32))
+    for layer in range(MAMBA_LAYER):
         block = f"blk.{layer}."
-        writer.add_tensor(block + "attn_norm.weight", np.ones(N_EMBD, np.float32))
-        add(block + "ssm_in.weight", 2 * N_INNER, N_EMBD)
-        add(block + "ssm_conv1d.weight", N_INNER, N_CONV)
-        add(block + "ssm_conv1d.bias", N_INNER)
-        add(block + "ssm_x.weight", N_RANK + 2 * N_STATE, N_INNER)
-        add(block + "ssm_dt.weight", N_INNER, N_RANK)
-        add(block + "ssm_dt.bias", N_INNER)
-        writer.add_tensor(block + "ssm_a", -np.exp(dice.normal(0, 1, (N_INNER, N_STATE))).astype(np.float32))
-        add(block + "ssm_d", N_INNER)
-        add(block + "ssm_out.weight", N_EMBD, N_INNER)
+        writer.add_tensor(block + "attn_norm.weight", np.ones(MAMBA_EMBD, np.float32))
+        add(block + "ssm_in.weight", 2 * MAMBA_INNER, MAMBA_EMBD)
+        add(block + "ssm_conv1d.weight", MAMBA_INNER, MAMBA_CONV)
+        add(block + "ssm_conv1d.bias", MAMBA_INNER)
+        add(block + "ssm_x.weight", MAMBA_RANK + 2 * MAMBA_STATE, MAMBA_INNER)
+        add(block + "ssm_dt.weight", MAMBA_INNER, MAMBA_RANK)
+        add(block + "ssm_dt.bias", MAMBA_INNER)
+        writer.add_tensor(block + "ssm_a", -np.exp(dice.normal(0, 1, (MAMBA_INNER, MAMBA_STATE))).astype(np.float32))
+        add(block + "ssm_d", MAMBA_INNER)
+        add(block + "ssm_out.weight", MAMBA_EMBD, MAMBA_INNER)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -113,7 +113,7 @@ Array = npt.NDArray[np.float64]
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 WORDS = ("the", "sky", "is", "blue", "grass", "green", "why", "rain", "falls", "cat", "sat", "on", "mat", "天", "地")
-N_EMBD, N_HEAD, N_FF, N_LAYER, CONTEXT = 32, 4, 64, 2, 64
+RANKER_EMBD, RANKER_HEAD, RANKER_FF, RANKER_LAYER, RANKER_CONTEXT = 32, 4, 64, 2, 64
 _CLS, _SEP = SPECIAL.index("[CLS]"), SPECIAL.index("[SEP]")
 
 
@@ -127,32 +127,41 @@ class TinyRanker:
             return dice.normal(scale=scale, size=shape).astype(np.float32)
 
         self.tensors: dict[str, Any] = {
-            "token_embd.weight": random(len(SPECIAL) + len(WORDS), N_EMBD, scale=1.0),
-            "position_embd.weight": random(CONTEXT, N_EMBD),
-            "token_types.weight": random(2, N_EMBD),
+            "token_embd.weight": random(len(SPECIAL) + len(WORDS), RANKER_EMBD, scale=1.0),
+            "position_embd.weight": random(RANKER_CONTEXT, RANKER_EMBD),
+            "token_types.weight": random(2, RANKER_EMBD),
             **_norm("token_embd_norm", random),
-            "cls.weight": random(N_EMBD, N_EMBD),
-            "cls.bias": random(N_EMBD),
-            "cls.output.weight": random(1, N_EMBD, scale=1.0),
+            "cls.weight": random(RANKER_EMBD, RANKER_EMBD),
+            "cls.bias": random(RANKER_EMBD),
+            "cls.output.weight": random(1, RANKER_EMBD, scale=1.0),
             "cls.output.bias": random(1),
         }
-        for layer in range(N_LAYER):
+        for layer in range(RANKER_LAYER):
             at = f"blk.{layer}."
             for name in ("attn_q", "attn_k", "attn_v", "attn_output"):
-                self.tensors |= {f"{at}{name}.weight": random(N_EMBD, N_EMBD), f"{at}{name}.bias": random(N_EMBD)}
-            self.tensors |= {f"{at}ffn_up.weight": random(N_FF, N_EMBD), f"{at}ffn_up.bias": random(N_FF)}
-            self.tensors |= {f"{at}ffn_down.weight": random(N_EMBD, N_FF), f"{at}ffn_down.bias": random(N_EMBD)}
+                self.tensors |= {
+                    f"{at}{name}.weight": random(RANKER_EMBD, RANKER_EMBD),
+                    f"{at}{name}.bias": random(RANKER_EMBD),
+                }
+            self.tensors |= {
+                f"{at}ffn_up.weight": random(RANKER_FF, RANKER_EMBD),
+                f"{at}ffn_up.bias": random(RANKER_FF),
+            }
+            self.tensors |= {
+                f"{at}ffn_down.weight": random(RANKER_EMBD, RANKER_FF),
+                f"{at}ffn_down.bias": random(RANKER_EMBD),
+            }
             self.tensors |= _norm(f"{at}attn_output_norm", random) | _norm(f"{at}layer_output_norm", random)
 
     def write(self, target: Path, *, template: str = "") -> Path:
         """``template`` is the format of a pair of query and document."""
         writer = gguf.GGUFWriter(target, "bert")
         writer.add_name("tiny ranker")
-        writer.add_context_length(CONTEXT)
-        writer.add_embedding_length(N_EMBD)
-        writer.add_feed_forward_length(N_FF)
-        writer.add_block_count(N_LAYER)
-        writer.add_head_count(N_HEAD)
+        writer.add_context_length(RANKER_CONTEXT)
+        writer.add_embedding_length(RANKER_EMBD)
+        writer.add_feed_forward_length(RANKER_FF)
+        writer.add_block_count(RANKER_LAYER)
+        writer.add_head_count(RANKER_HEAD)
         writer.add_layer_norm_eps(1e-12)
         writer.add_causal_attention(False)
         writer.add_pooling_type(gguf.PoolingType.RANK)
@@ -186,17 +195,17 @@ class TinyRanker:
         weights = self.tensors
         x = weights["token_embd.weight"][ids] + weights["position_embd.weight"][: len(ids)]
         x = self._normed(x.astype(np.float64) + weights["token_types.weight"][0], "token_embd_norm")
-        for layer in range(N_LAYER):
+        for layer in range(RANKER_LAYER):
             x = self._block(x, f"blk.{layer}.")
         return _sigmoid(float(self._linear(np.tanh(self._linear(x[0], "cls")), "cls.output")[0]))
 
     def _block(self, x: Array, at: str) -> Array:
-        size = N_EMBD // N_HEAD
-        q, k, v = (self._linear(x, at + name).reshape(-1, N_HEAD, size) for name in ("attn_q", "attn_k", "attn_v"))
+        size = RANKER_EMBD // RANKER_HEAD
+        q, k, v = (self._linear(x, at + name).reshape(-1, RANKER_HEAD, size) for name in ("attn_q", "attn_k", "attn_v"))
         attention = np.einsum("ihd,jhd->hij", q, k) / math.sqrt(size)
         attention = np.exp(attention - attention.max(axis=-1, keepdims=True))
         attention /= attention.sum(axis=-1, keepdims=True)
-        mixed = np.einsum("hij,jhd->ihd", attention, v).reshape(-1, N_EMBD)
+        mixed = np.einsum("hij,jhd->ihd", attention, v).reshape(-1, RANKER_EMBD)
         x = self._normed(x + self._linear(mixed, at + "attn_output"), at + "attn_output_norm")
         inner = self._linear(x, at + "ffn_up")
         inner *= 0.5 * (1 + np.vectorize(math.erf)(inner / math.sqrt(2)))
@@ -213,7 +222,7 @@ class TinyRanker:
 
 
 def _norm(name: str, random: Any) -> dict[str, Any]:
-    return {f"{name}.weight": 1 + random(N_EMBD), f"{name}.bias": random(N_EMBD)}
+    return {f"{name}.weight": 1 + random(RANKER_EMBD), f"{name}.bias": random(RANKER_EMBD)}
 
 
 def _sigmoid(x: float) -> float:

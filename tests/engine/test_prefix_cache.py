@@ -1,4 +1,4 @@
-"""Prefixes between memory and disk, with real models: the same text, computed or restored, alone and in company."""
+"""The prefix cache with real models: the same text, computed or restored, alone and with other requests."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ from ollama_nb.api.options import Options
 from ollama_nb.engine.config import EngineConfig
 from ollama_nb.engine.engine import Engine
 from ollama_nb.engine.output import FinishOut, Output
-from ollama_nb.engine.prefix import Prefix
-from ollama_nb.engine.prefix_files import PrefixFiles
+from ollama_nb.engine.prefix_store import Prefix, PrefixStore
 from ollama_nb.engine.sequence import Request
 
 PROMPT = tuple(3 + n * n % 300 for n in range(1000))
@@ -62,7 +61,7 @@ def disk(engine: Engine) -> tuple[int, int]:
     return engine.counters["disk_hits"], engine.counters["disk_tokens"]
 
 
-def kept(folder: Path) -> list[Path]:
+def stored_files(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.prefix"))
 
 
@@ -70,7 +69,7 @@ def test_a_new_engine_continues_from_the_disk(long_path: Path, tmp_path: Path) -
     with engine(long_path, tmp_path / "p") as first:
         (computed,) = run(first, ask())
         assert (computed.cached_tokens, disk(first)) == (0, (0, 0))
-    (file,) = kept(tmp_path / "p")
+    (file,) = stored_files(tmp_path / "p")
     with engine(long_path, tmp_path / "p") as second:
         (restored,) = run(second, ask())
         assert restored.tokens == computed.tokens
@@ -78,10 +77,10 @@ def test_a_new_engine_continues_from_the_disk(long_path: Path, tmp_path: Path) -
         assert second.counters["prompt_tokens"] == 1
         assert second.counters["disk_bytes"] == file.stat().st_size
         (again,) = run(second, ask())
-        assert again.tokens == computed.tokens and disk(second) == (1, 999), "memory has it now"
+        assert again.tokens == computed.tokens and disk(second) == (1, 999), "now it is in memory"
 
 
-def test_a_prompt_that_differs_takes_what_it_shares(long_path: Path, tmp_path: Path) -> None:
+def test_a_different_prompt_uses_the_common_part(long_path: Path, tmp_path: Path) -> None:
     changed = (*PROMPT[:700], 9, *OTHER)
     with engine(long_path, None) as plain:
         (expected,) = run(plain, ask(changed))
@@ -92,7 +91,7 @@ def test_a_prompt_that_differs_takes_what_it_shares(long_path: Path, tmp_path: P
         assert restored.tokens == expected.tokens and restored.cached_tokens == 700
 
 
-def test_two_with_the_same_beginning_read_it_once_and_nobody_waits(long_path: Path, tmp_path: Path) -> None:
+def test_two_with_the_same_prefix_load_it_once(long_path: Path, tmp_path: Path) -> None:
     with engine(long_path, tmp_path) as first:
         alone = [run(first, ask(tokens))[0].tokens for tokens in (PROMPT, OTHER)]
     with engine(long_path, tmp_path, n_seq=4) as second:
@@ -100,25 +99,25 @@ def test_two_with_the_same_beginning_read_it_once_and_nobody_waits(long_path: Pa
         ends = run(second, short, ask(), ask(), ask(OTHER))
         assert [end.tokens for end in ends[1:]] == [alone[0], alone[0], alone[1]]
         assert ends[1].cached_tokens == ends[2].cached_tokens == 999
-        assert second.counters["disk_hits"] <= 2, "the second one shares cells"
+        assert second.counters["disk_hits"] <= 2, "the second request shares cells"
 
 
 class Gate:
-    """Reading stands still until opened."""
+    """Blocks loading until opened."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.opened, self.reached = threading.Event(), threading.Event()
-        real = PrefixFiles.read
+        real = PrefixStore.load
 
-        def read(files: PrefixFiles, prefix: Prefix) -> Any:
+        def load(store: PrefixStore, prefix: Prefix) -> Any:
             self.reached.set()
             assert self.opened.wait(60)
-            return real(files, prefix)
+            return real(store, prefix)
 
-        monkeypatch.setattr(PrefixFiles, "read", read)
+        monkeypatch.setattr(PrefixStore, "load", load)
 
 
-def test_streams_run_on_while_the_disk_is_slow(
+def test_other_requests_run_while_the_disk_is_slow(
     long_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with engine(long_path, tmp_path) as first:
@@ -140,7 +139,7 @@ def test_streams_run_on_while_the_disk_is_slow(
         assert isinstance(outs[-1], FinishOut) and outs[-1].cached_tokens == 999
 
 
-def test_a_prompt_beside_replies_is_kept_too(long_path: Path, tmp_path: Path) -> None:
+def test_a_prompt_beside_replies_is_stored_too(long_path: Path, tmp_path: Path) -> None:
     with engine(long_path, tmp_path) as first:
         talk = ask((5, 6, 7), 400)
         first.submit(talk)
@@ -152,7 +151,9 @@ def test_a_prompt_beside_replies_is_kept_too(long_path: Path, tmp_path: Path) ->
         assert disk(second) == (1, 999)
 
 
-def test_cancelled_while_the_disk_is_slow(long_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_request_can_be_cancelled_while_its_prefix_loads(
+    long_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with engine(long_path, tmp_path) as first:
         run(first, ask())
     gate = Gate(monkeypatch)
@@ -168,10 +169,10 @@ def test_cancelled_while_the_disk_is_slow(long_path: Path, tmp_path: Path, monke
         assert run(second, ask())[0].cached_tokens == 999
 
 
-def test_a_broken_file_costs_only_time(long_path: Path, tmp_path: Path) -> None:
+def test_a_broken_file_only_costs_time(long_path: Path, tmp_path: Path) -> None:
     with engine(long_path, tmp_path) as first:
         (computed,) = run(first, ask())
-    (file,) = kept(tmp_path)
+    (file,) = stored_files(tmp_path)
     data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 1
     file.write_bytes(data)
@@ -179,33 +180,33 @@ def test_a_broken_file_costs_only_time(long_path: Path, tmp_path: Path) -> None:
         (again,) = run(second, ask())
         assert again.tokens == computed.tokens
         assert (again.cached_tokens, disk(second)) == (0, (0, 0))
-    assert kept(tmp_path) == [file] and file.read_bytes() != bytes(data), "computed and kept anew"
+    assert stored_files(tmp_path) == [file] and file.read_bytes() != bytes(data), "computed and stored again"
 
 
-def test_a_state_that_native_code_refuses_costs_only_time(
+def test_a_state_that_native_code_refuses_only_costs_time(
     long_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with engine(long_path, tmp_path) as first:
         (computed,) = run(first, ask())
-    real = PrefixFiles.read
-    monkeypatch.setattr(PrefixFiles, "read", lambda files, prefix: real(files, prefix)[:-1000])  # type: ignore[index]
+    real = PrefixStore.load
+    monkeypatch.setattr(PrefixStore, "load", lambda store, prefix: real(store, prefix)[:-1000])  # type: ignore[index]
     with engine(long_path, tmp_path) as second:
         (again,) = run(second, ask())
         assert again.tokens == computed.tokens and disk(second) == (0, 0)
 
 
-def test_a_growing_chat_keeps_one_file(long_path: Path, tmp_path: Path) -> None:
+def test_a_growing_chat_has_one_file(long_path: Path, tmp_path: Path) -> None:
     with engine(long_path, tmp_path) as chat:
         for count in (300, 340, 600):
             run(chat, ask(PROMPT[:count], 0))
             chat.flush(60)
-        assert chat.counters["disk_kept"] == 2, "340 is hardly more than 300"
-        assert len(kept(tmp_path)) == 1
+        assert chat.counters["disk_kept"] == 2, "340 has too little new"
+        assert len(stored_files(tmp_path)) == 1
     with engine(long_path, tmp_path) as later:
         assert run(later, ask(PROMPT[:800]))[0].cached_tokens == 600
 
 
-def test_a_reply_is_kept_with_its_prompt(long_path: Path, tmp_path: Path) -> None:
+def test_a_reply_is_stored_with_its_prompt(long_path: Path, tmp_path: Path) -> None:
     with engine(long_path, tmp_path) as first:
         (end,) = run(first, ask(PROMPT[:200], 300))
     with engine(long_path, tmp_path) as second:
@@ -213,7 +214,7 @@ def test_a_reply_is_kept_with_its_prompt(long_path: Path, tmp_path: Path) -> Non
         assert longer.cached_tokens >= 499
 
 
-def test_a_full_window_is_kept_up_to_its_prompt_alone(long_path: Path, tmp_path: Path) -> None:
+def test_of_a_shifted_window_only_the_prompt_is_stored(long_path: Path, tmp_path: Path) -> None:
     with engine(long_path, tmp_path) as first:
         run(first, ask(PROMPT[:200], 300, num_ctx=256))
         assert first.counters["shifts"]
@@ -221,15 +222,15 @@ def test_a_full_window_is_kept_up_to_its_prompt_alone(long_path: Path, tmp_path:
         assert run(second, ask(PROMPT[:300]))[0].cached_tokens == 200
 
 
-def test_another_cache_type_does_not_see_it(long_path: Path, tmp_path: Path) -> None:
+def test_another_cache_type_has_its_own_prefixes(long_path: Path, tmp_path: Path) -> None:
     with engine(long_path, tmp_path) as first:
         run(first, ask())
     with engine(long_path, tmp_path, kv_cache_type="f32") as second:
         assert run(second, ask())[0].cached_tokens == 0
-    assert len(kept(tmp_path)) == 2
+    assert len(stored_files(tmp_path)) == 2
 
 
-def test_what_does_not_fit_into_a_smaller_context_is_computed(long_path: Path, tmp_path: Path) -> None:
+def test_a_prefix_that_exceeds_the_context_is_not_used(long_path: Path, tmp_path: Path) -> None:
     with engine(long_path, tmp_path) as first:
         run(first, ask())
     with engine(long_path, tmp_path, n_ctx=512) as second:
@@ -237,13 +238,13 @@ def test_what_does_not_fit_into_a_smaller_context_is_computed(long_path: Path, t
 
 
 @pytest.mark.parametrize("off", [{"prefix_bytes": 0}, {"prefix_gain": 1e9}])
-def test_switched_off_or_never_worth_it(long_path: Path, tmp_path: Path, off: dict[str, Any]) -> None:
+def test_no_folder_without_stored_prefixes(long_path: Path, tmp_path: Path, off: dict[str, Any]) -> None:
     with engine(long_path, tmp_path / "p", **off) as only:
         run(only, ask())
     assert not (tmp_path / "p").exists()
 
 
-def test_a_recurrent_memory_is_kept_as_a_whole(models: Path, tmp_path: Path) -> None:
+def test_the_state_of_a_recurrent_model_is_used_whole(models: Path, tmp_path: Path) -> None:
     mamba = tiny_mamba(models / "stories260K-f32.gguf", tmp_path / "mamba.gguf")
     with engine(mamba, tmp_path / "p") as first:
         (computed,) = run(first, ask())
@@ -255,8 +256,8 @@ def test_a_recurrent_memory_is_kept_as_a_whole(models: Path, tmp_path: Path) -> 
         assert other.cached_tokens == 0, "it cannot be cut"
 
 
-def test_any_schedule_gives_the_text_of_a_lone_request(long_path: Path, tmp_path: Path) -> None:
-    """Kept, restored, shared and evicted in turn, with cancels at any time: no reply differs."""
+def test_any_schedule_gives_the_text_of_a_request_alone(long_path: Path, tmp_path: Path) -> None:
+    """Prefixes are stored, restored, shared and evicted, with cancels at any time: no reply differs."""
     prompts = [PROMPT[:count] for count in (70, 150, 400)] + [OTHER[:200], (*PROMPT[:130], *OTHER[:90])]
     with engine(long_path, None, n_seq=1) as alone:
         expected = [run(alone, ask(prompt, 8))[0].tokens for prompt in prompts]
@@ -281,5 +282,5 @@ def test_any_schedule_gives_the_text_of_a_lone_request(long_path: Path, tmp_path
                 whole = expected[asked[end.id]]
                 assert end.tokens == whole or (end.reason == "cancelled" and end.tokens == whole[: len(end.tokens)])
             hits += crowd.counters["disk_hits"]
-        assert sum(file.stat().st_size for file in kept(tmp_path)) <= 600_000
+        assert sum(file.stat().st_size for file in stored_files(tmp_path)) <= 600_000
     assert hits
