@@ -20,7 +20,7 @@ LAYERS = {
     "errors": 0, "disk": 1, "net": 1, "runtime": 2, "settings": 3, "api": 3,
     "template": 4, "reply": 4, "modelfile": 4, "store": 4, "sprout": 4,
     "families": 5, "engine": 5, "runner": 6, "service": 7, "server": 8, "client": 8,
-    "ollama_nb_ext": 9, "cli": 9, "notebook": 9,
+    "verbs": 9, "ollama_nb_ext": 10, "cli": 10, "notebook": 10,
 }  # fmt: skip
 """Packages of the same layer do not import each other."""
 
@@ -35,14 +35,14 @@ ONLY_IN = {
 
 FRONT_ENDS = {"cli", "notebook"}
 SERVER_SIDE = {"engine", "runner", "service", "store", "server"}
-OWN_STORE = ("ollama_nb.cli.serve", "ollama_nb.cli.local")
+OWN_STORE = ("ollama_nb.cli.serve", "ollama_nb.cli.store", "ollama_nb.cli.keys")
 """The modules of the front ends that start a server or work on this machine's own store."""
 
 LAZY = {"ollama_nb", "ollama_nb.cli.main", "ollama_nb.notebook.magics"}
 """Modules whose job is to import late. Elsewhere an import inside a function has a comment that says why."""
 
 KNOWN_UPWARD: set[tuple[str, str]] = set()
-KNOWN_SERVER_SIDE = {("ollama_nb.client.shared", "ollama_nb.store.blobs")}
+KNOWN_SERVER_SIDE = {("ollama_nb.client.files", "ollama_nb.store.blobs")}
 KNOWN_DYNAMIC = {
     "ollama_nb", "ollama_nb.notebook.commands", "ollama_nb.notebook.inputs", "ollama_nb.notebook.talk",
 }  # fmt: skip

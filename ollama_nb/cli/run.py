@@ -1,18 +1,19 @@
-"""`ollama run`: one question, piped text, an embedding, or the way into a conversation."""
+"""``ollama run``: one question, piped text, an embedding, or an interactive session."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ollama_nb.cli import attach
-from ollama_nb.cli.answer import Printer, show_answer, tell_end, waiting
-from ollama_nb.cli.talk import Talk
+from ollama_nb.cli.output import ReplyPrinter, print_end, print_reply, waiting
+from ollama_nb.cli.progress import with_status
+from ollama_nb.cli.session import ReplSession, extract_files, takes_files
 from ollama_nb.cli.terminal import is_terminal
-from ollama_nb.cli.transfer import pull, with_status
+from ollama_nb.cli.transfer import pull
+from ollama_nb.client.chunks import ParsedStream
 from ollama_nb.client.client import Client
 from ollama_nb.client.connect import connect
 from ollama_nb.errors import BadRequest, NotFound, OllamaError
@@ -23,15 +24,15 @@ _EMBED_USAGE = 'embedding models require input text. Usage: ollama run {} "your 
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wish:
-    """The flags and words of the command line. ``think`` None: not said; ``truncate`` None: not said."""
+class RunOptions:
+    """The words and flags of the command line; ``think`` and ``truncate`` are None when they were not given."""
 
     model: str
-    pieces: tuple[str, ...] = ()
+    prompt: Sequence[str] = ()
     keepalive: str = ""
     verbose: bool = False
     insecure: bool = False
-    wordwrap: bool = True
+    nowordwrap: bool = False
     format: str = ""
     think: str | None = None
     hidethinking: bool = False
@@ -39,40 +40,44 @@ class Wish:
     dimensions: int = 0
 
 
-def run_model(wish: Wish, converse: Callable[[Talk], None]) -> None:
-    """Answer, or ``converse`` when there is no prompt and both ends are a terminal."""
-    fields = request_fields(wish)
+def run_model(**arguments: Any) -> None:
+    """Answer the prompt, or start a session when there is none and both ends are a terminal."""
+    options = RunOptions(**arguments)
+    fields = request_fields(options)
     client = connect()
-    pieces = [*_piped(), *wish.pieces]
+    pieces = [*_piped(), *options.prompt]
     interactive = not pieces and is_terminal(sys.stdin) and is_terminal(sys.stdout)
-    info = _show_or_pull(client, wish)
+    info = _show_or_pull(client, options)
     capabilities = info.get("capabilities") or ()
     if "think" not in fields and "thinking" in capabilities:
         fields["think"] = True
     if "embedding" in capabilities:
-        _embed(client, wish, " ".join(pieces), fields)
+        _embed(client, options, " ".join(pieces), fields)
     elif "image" in capabilities:
         raise BadRequest("image generation models are not currently supported")
     elif interactive:
-        converse(_talk(client, wish, info, fields))
+        from ollama_nb.cli.repl import converse  # prompt_toolkit, which only a session needs
+
+        converse(_make_session(client, options, info, fields))
     else:
-        _ask(client, wish, " ".join(pieces), fields, takes_files=attach.takes_files(info))
+        _ask(client, options, " ".join(pieces), fields, with_files=takes_files(info))
 
 
-def request_fields(wish: Wish) -> dict[str, Any]:
-    """``think``, ``keep_alive`` and ``format`` as requests say them; what was not asked for is left out."""
+def request_fields(options: RunOptions) -> dict[str, Any]:
+    """The request fields ``think``, ``keep_alive`` and ``format``, without those that were not given."""
     fields: dict[str, Any] = {}
-    if wish.think is not None:
-        fields["think"] = think_value(wish.think)
-    if wish.keepalive:
-        parse_duration(wish.keepalive)
-        fields["keep_alive"] = wish.keepalive
-    if wish.format:
-        fields["format"] = "json" if wish.format == "json" else _schema(wish.format)
+    if options.think is not None:
+        fields["think"] = think_value(options.think)
+    if options.keepalive:
+        parse_duration(options.keepalive)
+        fields["keep_alive"] = options.keepalive
+    if options.format:
+        fields["format"] = "json" if options.format == "json" else _schema(options.format)
     return fields
 
 
 def think_value(text: str) -> bool | str:
+    """The value of ``--think``. Raises BadRequest."""
     if text in ("", "true"):
         return True
     if text == "false":
@@ -86,74 +91,76 @@ def _schema(text: str) -> Any:
     try:
         return json.loads(text)
     except ValueError as error:
-        raise BadRequest(f"invalid value for --format: neither json nor a JSON schema ({error})") from None
+        raise BadRequest(f"invalid value for --format: neither json nor a JSON Schema ({error})") from None
 
 
 def _piped() -> list[str]:
-    """What standard input holds, if it is no terminal; nothing at all is still a prompt: the empty one."""
+    """The text on standard input, unless that is a terminal or empty."""
     if is_terminal(sys.stdin):
         return []
     text = sys.stdin.buffer.read().decode("utf-8", "replace")
     return [text] if text else []
 
 
-def _show_or_pull(client: Client, wish: Wish) -> dict[str, Any]:
+def _show_or_pull(client: Client, options: RunOptions) -> dict[str, Any]:
     try:
-        return client.show(wish.model)
+        return client.show(options.model)
     except NotFound:
-        pull(client, wish.model, **({"insecure": True} if wish.insecure else {}))
-        return client.show(wish.model)
+        pull(client, options.model, **({"insecure": True} if options.insecure else {}))
+        return client.show(options.model)
 
 
-def _ask(client: Client, wish: Wish, prompt: str, fields: dict[str, Any], *, takes_files: bool) -> None:
-    """One question. Interrupting it cancels the request and is no failure."""
+def _ask(client: Client, options: RunOptions, prompt: str, fields: dict[str, Any], *, with_files: bool) -> None:
+    """Ask one question. An interrupt cancels the request and is not a failure."""
     images: list[str] = []
-    if takes_files:
-        prompt, images = attach.extract(prompt)
+    if with_files:
+        prompt, images = extract_files(prompt)
     if images:
         fields["images"] = images
     try:
         if not prompt and not images:
             with waiting():
-                client.generate(wish.model, stream=False, **fields)
+                client.generate(options.model, stream=False, **fields)
             return
-        printer = Printer(wordwrap=wish.wordwrap, hide_thinking=wish.hidethinking)
-        with waiting() as spinner, with_status(lambda: client.generate(wish.model, prompt, **fields)) as lines:
-            reply = show_answer(lines, printer, spinner)
+        printer = ReplyPrinter(wordwrap=not options.nowordwrap, hide_thinking=options.hidethinking)
+        with waiting() as spinner, with_status(lambda: client.generate(options.model, prompt, **fields)) as lines:
+            reply = print_reply(ParsedStream(lines), printer, spinner)
         sys.stdout.write("\n\n")
         sys.stdout.flush()
     except KeyboardInterrupt:
         return
-    tell_end(reply.final, verbose=wish.verbose)
+    print_end(reply.done, verbose=options.verbose)
 
 
-def _talk(client: Client, wish: Wish, info: Mapping[str, Any], fields: Mapping[str, Any]) -> Talk:
-    talk = Talk(
+def _make_session(
+    client: Client, options: RunOptions, info: Mapping[str, Any], fields: Mapping[str, Any]
+) -> ReplSession:
+    session = ReplSession(
         client,
-        wish.model,
+        options.model,
         format=fields.get("format"),
         think=fields.get("think"),
-        think_chosen=wish.think is not None,
-        keep_alive=wish.keepalive,
-        verbose=wish.verbose,
-        wordwrap=wish.wordwrap,
-        hide_thinking=wish.hidethinking,
+        think_chosen=options.think is not None,
+        keep_alive=options.keepalive,
+        verbose=options.verbose,
+        wordwrap=not options.nowordwrap,
+        hide_thinking=options.hidethinking,
     )
-    talk.adopt(wish.model, info)
-    return talk
+    session.adopt(options.model, info)
+    return session
 
 
-def _embed(client: Client, wish: Wish, text: str, fields: Mapping[str, Any]) -> None:
+def _embed(client: Client, options: RunOptions, text: str, fields: Mapping[str, Any]) -> None:
     if not text:
-        raise BadRequest(_EMBED_USAGE.format(wish.model))
+        raise BadRequest(_EMBED_USAGE.format(options.model))
     more: dict[str, Any] = {}
-    if wish.truncate is not None:
-        more["truncate"] = wish.truncate
-    if wish.dimensions > 0:
-        more["dimensions"] = wish.dimensions
+    if options.truncate is not None:
+        more["truncate"] = options.truncate
+    if options.dimensions > 0:
+        more["dimensions"] = options.dimensions
     if "keep_alive" in fields:
         more["keep_alive"] = fields["keep_alive"]
-    vectors = client.embed(wish.model, text, **more).get("embeddings")
+    vectors = client.embed(options.model, text, **more).get("embeddings")
     if not vectors:
         raise OllamaError("no embeddings returned")
     print(json.dumps(vectors[0], separators=(",", ":")))

@@ -1,4 +1,4 @@
-"""`ollama serve`: this machine's server, in this process. One of the two files of this room that know the server."""
+"""``ollama serve``: the server, in this process."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ from ollama_nb.store.registry.credentials import RegistryKey
 _log = logging.getLogger("ollama_nb.serve")
 
 
-def serve(host: str, port: int | None) -> int:
-    """Listen until SIGINT or SIGTERM: ``--host`` before ``OLLAMA_HOST`` before the default."""
+def serve(host: str = "", port: int | None = None) -> int:
+    """Serve until SIGINT or SIGTERM, at ``--host``, else ``OLLAMA_HOST``, else the default address."""
     env = own_environment(os.environ)
     if env != os.environ:
         print(
-            f"OLLAMA_HOST is {os.environ['OLLAMA_HOST']}, where Jupyter's server answers: "
-            "not listening there, but on the default address",
+            f"OLLAMA_HOST is {os.environ['OLLAMA_HOST']}, the address of Jupyter's server: "
+            "listening at the default address instead",
             file=sys.stderr,
         )
     settings = Settings.from_env(env)
     settings = dataclasses.replace(settings, host=address(host, port, settings.host))
-    # Whatever this process starts finds this server, not the one that the variable named before.
+    # Child processes find this server, not the one that the variable named before.
     os.environ.pop("OLLAMA_API_KEY", None)
     os.environ["OLLAMA_HOST"] = settings.host.url
     set_up_logging(settings)
-    _have_key(settings)
+    _ensure_registry_key(settings)
     asyncio.run(listen(settings))
     return 0
 
 
-def _have_key(settings: Settings) -> None:
-    """As Ollama does it: whoever is to let this user push gets the public half, which a new key is shown with once."""
+def _ensure_registry_key(settings: Settings) -> None:
+    """Create the key for registries if it is missing. As in Ollama, the public half of a new key is printed once."""
     new = not settings.key.exists()
     try:
         key = RegistryKey.ensure(settings.key)
@@ -58,7 +58,7 @@ def own_environment(env: Mapping[str, str]) -> dict[str, str]:
 
 
 def address(host: str, port: int | None, default: Host) -> Host:
-    """The address to listen on. Raises BadRequest for flags that are none."""
+    """The address to listen on. Raises BadRequest for invalid flags."""
     found = Host.parse(host) if host else default
     if host and (found.warning or not _is_host(found.host)):
         raise BadRequest(f'invalid value for --host: "{host}"')

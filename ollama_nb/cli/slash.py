@@ -1,6 +1,6 @@
-"""The commands inside a conversation: `/set`, `/show`, `/load`, `/save`, `/clear`, `/list`, `/?`, `/bye`.
+"""The slash commands: ``/set``, ``/show``, ``/load``, ``/save``, ``/clear``, ``/list``, ``/?``, ``/bye``.
 
-A command is known by how its line begins, as in Ollama: `/listen` is `/list`.
+As in Ollama the beginning of a line decides, so ``/listen`` is ``/list``.
 """
 
 from __future__ import annotations
@@ -9,14 +9,15 @@ import copy
 import json
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from ollama_nb.api.names import ModelName
-from ollama_nb.cli.listing import list_table
-from ollama_nb.cli.show import parameter_lines, screen
-from ollama_nb.cli.talk import Talk
+from ollama_nb.cli.session import ReplSession
 from ollama_nb.errors import BadRequest, InvalidName, NotFound, OllamaError
 from ollama_nb.modelfile import typed
+from ollama_nb.verbs.actions import list_models
+from ollama_nb.verbs.present import list_table, parameter_lines, show_screen
 
 HELP = """Available Commands:
   /set            Set session variables
@@ -91,24 +92,24 @@ _NO_TEXT = {
 }
 
 
-def handle(line: str, talk: Talk, keep_history: Callable[[bool], None]) -> bool:
-    """Do what the line says. False: it is no command. ``keep_history`` switches the history file on and off."""
+def handle(line: str, session: ReplSession, keep_history: Callable[[bool], None]) -> bool:
+    """Run a command and return whether the line is one. ``keep_history`` switches the history file on and off."""
     words = line.split()
     if line.startswith("/list"):
-        sys.stdout.write(_listed(talk, words[1] if len(words) > 1 else ""))
+        sys.stdout.write(_listed(session, words[1] if len(words) > 1 else ""))
     elif line.startswith("/load"):
-        _load(talk, words)
+        _load(session, words)
     elif line.startswith("/save"):
-        _save(talk, words)
+        _save(session, words)
     elif line.startswith("/clear"):
-        talk.clear()
+        session.clear()
         print("Cleared session context")
     elif line.startswith("/set"):
-        _set(talk, line, words, keep_history)
+        _set(session, line, words, keep_history)
     elif line.startswith("/show"):
-        _show(talk, words)
+        _show(session, words)
     elif line.startswith(("/?", "/help")):
-        _help(talk, words)
+        _help(session, words)
     else:
         return False
     return True
@@ -122,50 +123,49 @@ def unknown(line: str) -> str:
     return f"Unknown command '{line.split()[0]}'. Type /? for help"
 
 
-def _listed(talk: Talk, prefix: str) -> str:
-    models = talk.client.list().get("models") or ()
-    return list_table({"models": [m for m in models if m["name"].lower().startswith(prefix.lower())]})
+def _listed(session: ReplSession, prefix: str) -> str:
+    return list_table(list_models(session.client, prefix)["models"])
 
 
-def _load(talk: Talk, words: list[str]) -> None:
+def _load(session: ReplSession, words: list[str]) -> None:
     if len(words) != 2:
         print("Usage:\n  /load <modelname>")
         return
     model = words[1]
-    before = copy.copy(talk)
+    before = copy.copy(session)
     print(f"Loading model '{model}'")
-    talk.messages = []
+    session.conversation = replace(session.conversation, messages=[])
     try:
-        talk.adopt(model, talk.client.show(model))
-        talk.preload()
+        session.adopt(model, session.client.show(model))
+        session.preload()
     except NotFound:
         print(f"Couldn't find model '{model}'")
-        vars(talk).update(vars(before))
+        vars(session).update(vars(before))
     except OllamaError as error:
-        if not talk.is_about_thinking(error):
+        if not session.is_about_thinking(error):
             raise
         print(f"error: {error.message}")
 
 
-def _save(talk: Talk, words: list[str]) -> None:
+def _save(session: ReplSession, words: list[str]) -> None:
     if len(words) != 2:
         print("Usage:\n  /save <modelname>")
         return
     try:
         ModelName.parse(words[1])
-        talk.save(words[1])
+        session.save(words[1])
     except InvalidName:
         print(f"error: The model name '{words[1]}' is invalid")
     else:
         print(f"Created new model '{words[1]}'")
 
 
-def _set(talk: Talk, line: str, words: list[str], keep_history: Callable[[bool], None]) -> None:
+def _set(session: ReplSession, line: str, words: list[str], keep_history: Callable[[bool], None]) -> None:
     what, rest = (words[1], words[2:]) if len(words) > 1 else ("", [])
     if what == "parameter":
-        _set_parameter(talk, rest)
+        _set_parameter(session, rest)
     elif what == "system" and rest:
-        talk.set_system(line.split(maxsplit=2)[2].strip())
+        session.set_system(line.split(maxsplit=2)[2].strip())
         print("Set system message.")
     elif what in ("", "system"):
         sys.stderr.write(SET_HELP)
@@ -173,43 +173,43 @@ def _set(talk: Talk, line: str, words: list[str], keep_history: Callable[[bool],
         keep_history(what == "history")
     elif what == "format" and rest != ["json"]:
         print("Invalid or missing format. For 'json' mode use '/set format json'")
-    elif (said := _switch(talk, what, rest)) is not None:
-        print(said)
+    elif (message := _switch(session, what, rest)) is not None:
+        print(message)
     else:
         print(f"Unknown command '/set {what}'. Type /? for help")
 
 
-def _switch(talk: Talk, what: str, rest: list[str]) -> str | None:
-    """The settings that are on, off or a word; None for one that does not exist."""
+def _switch(session: ReplSession, what: str, rest: list[str]) -> str | None:
+    """Change a setting and return the message for it; None for a setting that does not exist."""
     if what in ("wordwrap", "nowordwrap"):
-        talk.wordwrap = what == "wordwrap"
+        session.wordwrap = what == "wordwrap"
     elif what in ("verbose", "quiet"):
-        talk.verbose = what == "verbose"
+        session.verbose = what == "verbose"
     elif what == "format":
-        talk.format = "json"
+        session.format = "json"
         return "Set format to 'json' mode."
     elif what == "noformat":
-        talk.format = None
+        session.format = None
         return "Disabled format."
     elif what in ("think", "nothink"):
-        talk.think_chosen = True
-        talk.think = (rest[0] if rest else True) if what == "think" else False
-        _warn_of_thinking(talk)
-        if talk.think is not False and rest:
+        session.think_chosen = True
+        session.think = (rest[0] if rest else True) if what == "think" else False
+        _warn_about_thinking(session)
+        if session.think is not False and rest:
             return f"Set 'think' mode to '{rest[0]}'."
     else:
         return None
     return f"Set '{what}' mode."
 
 
-def _warn_of_thinking(talk: Talk) -> None:
-    if not talk.think:
+def _warn_about_thinking(session: ReplSession) -> None:
+    if not session.think:
         return
-    if "thinking" not in (talk.client.show(talk.model).get("capabilities") or ()):
-        print(f'warning: model "{talk.model}" does not support thinking output', file=sys.stderr)
+    if "thinking" not in (session.client.show(session.model).get("capabilities") or ()):
+        print(f'warning: model "{session.model}" does not support thinking output', file=sys.stderr)
 
 
-def _set_parameter(talk: Talk, rest: list[str]) -> None:
+def _set_parameter(session: ReplSession, rest: list[str]) -> None:
     if len(rest) < 2:
         sys.stderr.write(PARAMETER_HELP)
         return
@@ -219,11 +219,11 @@ def _set_parameter(talk: Talk, rest: list[str]) -> None:
     except BadRequest as error:
         print(f"Couldn't set parameter: {json.dumps(error.message, ensure_ascii=False)}")
         return
-    talk.options[name] = values if isinstance(value, list) else value
+    session.options[name] = values if isinstance(value, list) else value
     print(f"Set parameter '{name}' to '{', '.join(values)}'")
 
 
-def _show(talk: Talk, words: list[str]) -> None:
+def _show(session: ReplSession, words: list[str]) -> None:
     what = words[1] if len(words) > 1 else ""
     if not what:
         sys.stderr.write(SHOW_HELP)
@@ -231,13 +231,13 @@ def _show(talk: Talk, words: list[str]) -> None:
     if what not in {"info", "license", "modelfile", "parameters", "system", "template"}:
         print(f"Unknown command '/show {what}'. Type /? for help")
         return
-    info = talk.show()
+    info = session.show()
     if what == "info":
-        sys.stderr.write(screen(info))
+        sys.stderr.write(show_screen(info))
     elif what == "parameters":
-        print(_parameters(info, talk.options))
+        print(_parameters(info, session.options))
     elif what == "system":
-        text = talk.system or info.get("system") or ""
+        text = session.system or info.get("system") or ""
         print(f"{text}\n" if text else "No system message was specified for this model.")
     else:
         print(info.get(what) or _NO_TEXT.get(what, ""))
@@ -261,8 +261,8 @@ def _plain(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _help(talk: Talk, words: list[str]) -> None:
+def _help(session: ReplSession, words: list[str]) -> None:
     if len(words) > 1:
         sys.stderr.write(_TOPICS.get(words[1].removeprefix("/"), ""))
     else:
-        sys.stderr.write(HELP + (FILES_HELP.format(path="/path/to/file") if talk.takes_files else "") + "\n")
+        sys.stderr.write(HELP + (FILES_HELP.format(path="/path/to/file") if session.takes_files else "") + "\n")

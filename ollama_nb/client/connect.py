@@ -1,79 +1,166 @@
-"""Find a server, in the order of what the user most likely means, or start a private one.
+"""Find a server, or start a background one.
 
-An address that was given → ``OLLAMA_HOST`` → the Jupyter server that started this process → our background server →
-this user's server on the default port → a background server started now. A given address is never replaced by another.
+The order: a given address, ``OLLAMA_HOST``, the Jupyter server that started this process, our background server, this
+user's server on the default port, a new background server. A given address is never replaced by another one.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import subprocess
 import sys
-from collections.abc import Mapping
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 
-from ollama_nb.client import background
-from ollama_nb.client.background import answering
+from ollama_nb import __version__
 from ollama_nb.client.client import Client
 from ollama_nb.client.http import NO_SERVER
 from ollama_nb.errors import ConnectError, OllamaError
 from ollama_nb.net import listening_users
-from ollama_nb.runtime import of_parent_jupyter, read, serve_file
+from ollama_nb.runtime import RuntimeInfo, background_file, of_parent_jupyter, read, serve_file
 from ollama_nb.settings import DEFAULT_PORT, Host, Settings
 
+if sys.platform != "win32":
+    import fcntl
+
 GREETING = "Ollama is running"
+START_SECONDS = 60.0  # until a background server must answer
+POLL_SECONDS = 0.05
+LOG_TAIL_LINES = 10  # lines of its log in the error about a server that did not start
 
 
 def connect(host: str | None = None, *, key: str | None = None, start: bool = True) -> Client:
-    """A client of the server that was found; with ``start``, a background server is started when there is none.
+    """A client of the server that was found; with ``start`` a background server is started if there is none.
 
-    ``host`` is written as ``OLLAMA_HOST`` is. Raises ConnectError when no server answers. One that was found, not
-    given, may end when it is idle: the client then finds, or starts, the next one by itself.
+    ``host`` has the form of ``OLLAMA_HOST``. Raises ConnectError when no server answers. A server that was found
+    without a given address may end when it is idle; the client then finds or starts the next one.
     """
     env = os.environ
-    asked = host or env.get("OLLAMA_HOST", "").strip().strip("\"'").strip()
-    if asked:
-        address = Host.parse(asked)
+    address_text = host or env.get("OLLAMA_HOST", "").strip().strip("\"'").strip()
+    if address_text:
+        address = Host.parse(address_text)
         if address.warning:
             print(f"Warning: {address.warning}", file=sys.stderr)
-        client = Client(address.url, _key(asked, env) or _own_key(address, env) if key is None else key)
+        client = Client(address.url, _env_key(address_text, env) or _local_key(address, env) if key is None else key)
         client.require()
         return client
 
-    def again() -> tuple[str, str]:
-        found = find(Settings.from_env(env), env) or (background.start(Settings.from_env(env)) if start else None)
+    def reconnect() -> tuple[str, str]:
+        settings = Settings.from_env(env)
+        found = find_server(settings, env) or (start_background(settings) if start else None)
         if found is None:
             raise ConnectError(NO_SERVER)
         return found.url, found.key
 
-    return Client(*again(), again=again)
+    return Client(*reconnect(), reconnect=reconnect)
 
 
-def find(settings: Settings, env: Mapping[str, str]) -> Client | None:
-    """A server that runs already and is this user's, without any address given."""
+def find_server(settings: Settings, env: Mapping[str, str]) -> Client | None:
+    """A running server of this user."""
     jupyter = of_parent_jupyter(env)
-    return (answering(jupyter) if jupyter else None) or background.find(settings) or _on_default_port()
+    return (_client_of(jupyter) if jupyter else None) or find_background(settings) or _on_default_port()
+
+
+def find_background(settings: Settings) -> Client | None:
+    """The running background server. One of another version does not count: starting ours replaces it."""
+    found = read(background_file(settings.home))
+    return _client_of(found) if found and found.build == __version__ else None
+
+
+def start_background(settings: Settings) -> Client:
+    """Start a background server, unless another process just did. Raises ConnectError with the end of its log."""
+    log = settings.home / "logs" / "server.log"
+    try:
+        settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        log.parent.mkdir(mode=0o700, exist_ok=True)
+        with _locked(settings.home / "start.lock"):
+            return find_background(settings) or _wait(_spawn(settings, log), settings, log)
+    except OSError as error:
+        raise ConnectError(f"cannot start a background server in {settings.home}: {error.strerror or error}") from None
+
+
+def _client_of(found: RuntimeInfo) -> Client | None:
+    """A client of the server that a runtime file names, if it is alive and accepts the key."""
+    client = Client(found.url, found.key)
+    return client if client.answers() else None
 
 
 def _on_default_port() -> Client | None:
-    """Any Ollama on 127.0.0.1:11434, if all who listen on that port are this user."""
-    who = listening_users(DEFAULT_PORT)
-    if who is not None and who != {os.getuid()}:
+    """Any Ollama on 127.0.0.1:11434, if every process that listens on that port is this user's."""
+    users = listening_users(DEFAULT_PORT)
+    if users is not None and users != {os.getuid()}:
         return None
-    client = Client(f"http://127.0.0.1:{DEFAULT_PORT}", _own_key(Host(), os.environ))
+    client = Client(f"http://127.0.0.1:{DEFAULT_PORT}", _local_key(Host(), os.environ))
     try:
         return client if client.greeting() == GREETING else None
     except OllamaError:
         return None
 
 
-def _own_key(address: Host, env: Mapping[str, str]) -> str:
-    """The key with which a server that this user started on this machine lets its user in; empty when there is none."""
+def _local_key(address: Host, env: Mapping[str, str]) -> str:
+    """The key that a server of this user wrote down for this user's clients; empty without one."""
     written = read(serve_file(Settings.from_env(env).home, address.port))
     return written.key if written is not None and written.url == address.url else ""
 
 
-def _key(host: str, env: Mapping[str, str]) -> str:
-    """``OLLAMA_API_KEY``; but one that Jupyter exported belongs to the address exported with it, and to no other."""
+def _env_key(host: str, env: Mapping[str, str]) -> str:
+    """``OLLAMA_API_KEY``. A key that Jupyter exported is only for the address that was exported with it."""
     exported = env.get("OLLAMA_NB_EXPORTED") == "1"
     if exported and Host.parse(host).url != Host.parse(env.get("OLLAMA_HOST", "")).url:
         return ""
     return env.get("OLLAMA_API_KEY", "").strip()
+
+
+def _spawn(settings: Settings, log: Path) -> subprocess.Popen[bytes]:
+    """Start the server in a session of its own, without a terminal, with its output in the log."""
+    env = {name: value for name, value in os.environ.items() if name not in {"OLLAMA_HOST", "OLLAMA_API_KEY"}}
+    env["OLLAMA_NB_HOME"] = str(settings.home.absolute())
+    # -P: modules in the working folder must not become part of the server.
+    command = [sys.executable, "-P", "-m", "ollama_nb.server", "--background"]
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    try:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=descriptor,
+            stderr=descriptor,
+            cwd=settings.home,
+            env=env,
+            start_new_session=True,
+        )
+    finally:
+        os.close(descriptor)
+    # A kernel may outlive its server, which would remain a zombie process without a wait.
+    threading.Thread(target=process.wait, daemon=True, name="ollama-nb-reaper").start()
+    return process
+
+
+def _wait(process: subprocess.Popen[bytes], settings: Settings, log: Path) -> Client:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        failed = process.returncode  # 0: it found another server that is just starting
+        if client := find_background(settings):
+            return client
+        if failed:
+            raise ConnectError(f"the background server did not start. The end of {log}:\n{_tail(log)}")
+        time.sleep(POLL_SECONDS)
+    raise ConnectError(f"the background server did not start in {START_SECONDS:.0f} s. Its log: {log}")
+
+
+def _tail(log: Path) -> str:
+    try:
+        return "\n".join(log.read_text("utf-8", "replace").splitlines()[-LOG_TAIL_LINES:])
+    except OSError:
+        return ""
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold a lock between processes. Without flock, the server's own lock still admits only one server."""
+    with path.open("ab") as file:
+        if sys.platform != "win32":
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield

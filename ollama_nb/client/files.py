@@ -1,27 +1,37 @@
-"""From a Modelfile's paths to files on the server: which files a FROM means, their digests, and the uploads.
+"""Files of a Modelfile on their way to the server: which files a FROM means, their digests, and the uploads.
 
-Paths are relative to the Modelfile's folder; a FROM that is no existing path is a model's name.
+Paths are relative to the Modelfile's folder; a FROM that is not an existing path is a model's name.
+
+A server on this machine whose models folder this user can write needs no upload: files go there directly. To prove that
+it is the same folder, a blob of random bytes is put there, and the server has to report that it has that blob. No path
+is ever sent: the server identifies blobs by their digests.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+import secrets
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from ollama_nb.api.names import Digest
 from ollama_nb.client.client import Client
-from ollama_nb.client.shared import SharedStore
-from ollama_nb.errors import BadRequest
+from ollama_nb.disk import TEMP_PREFIX
+from ollama_nb.errors import BadRequest, OllamaError, StoreError
 from ollama_nb.modelfile import Parts
+from ollama_nb.net import is_loopback_url
+from ollama_nb.settings import Settings
+from ollama_nb.store.blobs import CHUNK, BlobStore
 
 NO_WEIGHTS = "no Modelfile or safetensors files found"
 SNIFFED = 512
 
 _BINARY, _TEXT, _ZIP = "application/octet-stream", "text/plain", "application/zip"
-# The first group with a match is taken whole; the second column is what each file must look like.
+# All files of the first group with a match are used; the second column is their required content type.
 _WEIGHTS: tuple[tuple[tuple[str, ...], str], ...] = (
     (("model*.safetensors", "*/model*.safetensors"), ""),
     (("adapter_model*.safetensors", "adapters.safetensors"), ""),
@@ -31,18 +41,18 @@ _WEIGHTS: tuple[tuple[tuple[str, ...], str], ...] = (
     (("*.gguf",), _BINARY),
     (("*.bin",), _BINARY),
 )
-# What a converter needs beside the weights; a GGUF carries it all in itself.
-_BESIDE: tuple[tuple[tuple[str, ...], str], ...] = (
+# Files that a converter needs beside the weights; a GGUF file contains all of it.
+_COMPANIONS: tuple[tuple[tuple[str, ...], str], ...] = (
     (("*.json", "*/*.json"), _TEXT),
     (("chat_template.jinja", "vocab.txt", "merges.txt"), _TEXT),
     (("tokenizer.model", "*/tokenizer.model"), _BINARY),
 )
-_CARRIES_ALL = {".gguf"}
+_SELF_CONTAINED = {".gguf"}
 
 
 @dataclass(frozen=True, slots=True)
-class Sources:
-    """What a create starts from: a model's name, or files by the names that the server will know them by."""
+class ModelSources:
+    """What a create starts from: a model's name, or files by the names that the server receives."""
 
     from_: str = ""
     files: Mapping[str, Path] = field(default_factory=dict)
@@ -53,8 +63,8 @@ class Sources:
         return tuple(dict.fromkeys([*self.files.values(), *self.adapters.values(), *self.draft.values()]))
 
 
-def sources(parts: Parts, folder: Path) -> Sources:
-    """Sort a Modelfile's FROM, ADAPTER and DRAFT values into a name and files. Raises BadRequest."""
+def resolve_sources(parts: Parts, folder: Path) -> ModelSources:
+    """The model name or the files that a Modelfile's FROM, ADAPTER and DRAFT mean. Raises BadRequest."""
     names, files = [], []
     for value in parts.from_:
         path = expand(value, folder)
@@ -65,12 +75,14 @@ def sources(parts: Parts, folder: Path) -> Sources:
         else:
             names.append(value)
     if names and files:
-        raise BadRequest(f'FROM takes a model or local files, not both: "{names[-1]}" is no file here')
-    adapters = [file for value in parts.adapters for file in _beside("ADAPTER", value, folder)]
-    draft = _beside("DRAFT", parts.draft, folder) if parts.draft else []
+        raise BadRequest(f'FROM takes a model or local files, not both: "{names[-1]}" is not a file')
+    adapters = [file for value in parts.adapters for file in _local_files("ADAPTER", value, folder)]
+    draft = _local_files("DRAFT", parts.draft, folder) if parts.draft else []
     if any(file.samefile(other) for file in draft for other in files):
         raise BadRequest(f"DRAFT must not reference the same local path as FROM: {parts.draft}")
-    return Sources(names[-1] if names else "", relative_names(files), relative_names(adapters), relative_names(draft))
+    return ModelSources(
+        names[-1] if names else "", relative_names(files), relative_names(adapters), relative_names(draft)
+    )
 
 
 def expand(value: str, folder: Path) -> Path:
@@ -82,24 +94,26 @@ def expand(value: str, folder: Path) -> Path:
 
 
 def _looks_like_a_path(value: str) -> bool:
-    """No model's name begins like this; one that ends like a file of weights is more likely a slip than a name."""
+    """Whether a value is meant as a path: no model name begins like this, and a weight file's suffix is no accident."""
     return value.startswith((".", "/", "~")) or ("/" not in value and value.endswith((".gguf", ".safetensors")))
 
 
 def model_files(path: Path) -> list[Path]:
-    """The file itself, or a folder's weights with what belongs to them. Raises BadRequest."""
+    """The file itself, or a folder's weights with their configuration and tokenizer. Raises BadRequest."""
     if not path.is_dir():
         return [path]
     for patterns, content in _WEIGHTS:
         weights = _matching(path, patterns, content)
         if weights:
-            alone = weights[0].suffix in _CARRIES_ALL
-            return weights if alone else weights + [f for p, c in _BESIDE for f in _matching(path, p, c)]
+            is_self_contained = weights[0].suffix in _SELF_CONTAINED
+            return (
+                weights if is_self_contained else weights + [f for p, c in _COMPANIONS for f in _matching(path, p, c)]
+            )
     raise BadRequest(NO_WEIGHTS)
 
 
 def relative_names(files: Iterable[Path]) -> dict[str, Path]:
-    """Names below the longest folder that all have in common, with ``/``; a single file has its own name."""
+    """The files by their paths below their longest common folder, with ``/``; a single file by its own name."""
     absolute = list(dict.fromkeys(Path(os.path.normpath(file.absolute())) for file in files))
     if not absolute:
         return {}
@@ -122,23 +136,23 @@ def send(
     *,
     link: bool = False,
 ) -> None:
-    """Have the server hold a file: straight in the store that is shared with it, else by an upload."""
+    """Give a file to the server: through the shared store if there is one, else by an upload."""
     if shared is None:
         upload(client, path, digest, report)
     elif not client.has_blob(digest):
-        shared.take(path, digest, report, link=link)
+        shared.add(path, digest, report, link=link)
 
 
 def upload(client: Client, path: Path, digest: str, report: Callable[[int, int], None]) -> None:
-    """Send a file unless the server has it; ``report(bytes sent, bytes in all)`` as it goes."""
+    """Upload a file unless the server has it; ``report(bytes sent, bytes in total)`` is called for every block."""
     if client.has_blob(digest):
         return
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
-        client.upload_blob(digest, _Counted(file, lambda sent: report(sent, size)), size)
+        client.upload_blob(digest, _CountingFile(file, lambda sent: report(sent, size)), size)
 
 
-def create_fields(parts: Parts, found: Sources, digests: Mapping[Path, str]) -> dict[str, Any]:
+def create_fields(parts: Parts, found: ModelSources, digests: Mapping[Path, str]) -> dict[str, Any]:
     """The fields of ``POST /api/create``, without the model's name; empty ones are left out."""
     fields = {
         "from": found.from_,
@@ -157,8 +171,8 @@ def create_fields(parts: Parts, found: Sources, digests: Mapping[Path, str]) -> 
     return {name: value for name, value in fields.items() if value}
 
 
-class _Counted:
-    """A file that tells how much of it was read."""
+class _CountingFile:
+    """A file that reports how many bytes were read."""
 
     def __init__(self, file: BinaryIO, report: Callable[[int], None]) -> None:
         self._file, self._report, self._sent = file, report, 0
@@ -170,7 +184,7 @@ class _Counted:
         return block
 
 
-def _beside(command: str, value: str, folder: Path) -> list[Path]:
+def _local_files(command: str, value: str, folder: Path) -> list[Path]:
     path = expand(value, folder)
     if not path.exists():
         raise BadRequest(f"{command} {value}: no such file or folder")
@@ -183,7 +197,7 @@ def _matching(folder: Path, patterns: tuple[str, ...], content: str) -> list[Pat
     for file in found:
         if not file.resolve().is_relative_to(root):
             hint = " (download it with --local-dir instead)" if "snapshots" in root.parts else ""
-            raise BadRequest(f"insecure path: {file.name} leads out of its folder{hint}")
+            raise BadRequest(f"insecure path: {file.name} is outside of its folder{hint}")
         if content and content_type(file) != content:
             raise BadRequest(f"invalid content type: expected {content} for {file.name}")
     return found
@@ -195,6 +209,85 @@ def content_type(file: Path) -> str:
         start = opened.read(SNIFFED)
     if start.startswith(b"PK\x03\x04"):
         return _ZIP
-    # The control characters that no text has (WHATWG mimesniff: binary data bytes).
+    # Control characters that do not occur in text (WHATWG mimesniff: binary data bytes).
     binary = any(byte < 9 or byte == 11 or 14 <= byte <= 26 or 28 <= byte <= 31 for byte in start)
     return _BINARY if binary else _TEXT
+
+
+# The store of a server on this machine
+
+
+class SharedStore:
+    """The blob folder of a server on this machine, which this process may write."""
+
+    def __init__(self, blobs: BlobStore) -> None:
+        self._blobs = blobs
+
+    @classmethod
+    def find(cls, client: Client, models: Path | None = None) -> SharedStore | None:
+        """The store of ``client``'s server, None when this process does not share it.
+
+        ``models`` is the folder to check, by default that of this user's settings.
+        """
+        if not is_loopback_url(client.url):
+            return None
+        blobs = BlobStore((Settings.from_env().models if models is None else models) / "blobs")
+        if not blobs.root.is_dir():
+            return None
+        with contextlib.suppress(OllamaError):  # a folder that cannot be written is not shared
+            proof = blobs.add(secrets.token_bytes(32))
+            try:
+                return cls(blobs) if client.has_blob(str(proof)) else None
+            finally:
+                blobs.remove(proof)
+        return None
+
+    def add(self, path: Path, digest: str, report: Callable[[int, int], None], *, link: bool = False) -> None:
+        """Add a file as a blob: as a clone where the file system supports that, else as a copy.
+
+        ``link`` makes a hard link instead, so a later change of the file changes the blob. Raises StoreError when the
+        file has changed since its digest was computed, or cannot be linked.
+        """
+        wanted = Digest.parse(digest)
+        if link:
+            self._link(path, wanted)
+        elif not self._clone(path, wanted):
+            self._copy(path, wanted, report)
+
+    def _clone(self, path: Path, wanted: Digest) -> bool:
+        with path.open("rb") as source, self._blobs.tree.temp() as temp:
+            if not temp.clone(source):
+                return False
+            _check_digest(temp.path, wanted, path)
+            temp.commit(self._blobs.tree, self._blobs.path(wanted))
+        return True
+
+    def _copy(self, path: Path, wanted: Digest, report: Callable[[int, int], None]) -> None:
+        size = path.stat().st_size
+        self._blobs.require_space(size)
+        with path.open("rb") as source, self._blobs.writer() as writer:
+            while chunk := source.read(CHUNK):
+                writer.write(chunk)
+                report(writer.size, size)
+            if writer.digest != wanted:
+                raise _changed(path)
+            writer.commit(wanted)
+
+    def _link(self, path: Path, wanted: Digest) -> None:
+        tree, temporary = self._blobs.tree, self._blobs.root / f"{TEMP_PREFIX}{secrets.randbelow(10**18)}"
+        tree.link(path, temporary)
+        try:
+            _check_digest(temporary, wanted, path)
+            tree.rename(temporary, wanted.filename)
+        finally:
+            tree.remove(temporary)
+
+
+def _check_digest(made: Path, wanted: Digest, source: Path) -> None:
+    with made.open("rb") as file:
+        if hashlib.file_digest(file, "sha256").hexdigest() != wanted.hex:
+            raise _changed(source)
+
+
+def _changed(path: Path) -> StoreError:
+    return StoreError(f"{path.name} changed while it was read; try again")

@@ -1,6 +1,6 @@
-"""HTTP to one server, on the standard library: JSON requests, NDJSON streams, streamed uploads.
+"""HTTP to one server with the standard library: JSON requests, NDJSON streams, streamed uploads.
 
-One connection per request: closing it is how a client cancels. The key travels in a header and in nothing else.
+Every request has its own connection, because closing it cancels the request. The key is only ever sent as a header.
 """
 
 from __future__ import annotations
@@ -23,24 +23,25 @@ from ollama_nb.net import proxy_for, proxy_headers
 
 CONNECT_SECONDS = 10.0
 READ_BYTES = 1 << 16
-UPLOAD_BLOCK = 1 << 20
+UPLOAD_BLOCK = 1 << 20  # bytes
 MAX_LINE = 8_000_000  # bytes of one line of a stream
 CUT_OFF = "the connection to the server was lost before the answer was complete"
 NO_SERVER = "could not connect to ollama server, run 'ollama serve' to start it"
 NO_REASON = "something went wrong, please see the ollama server logs for details"
 USER_AGENT = f"ollama-nb/{__version__} ({sys.platform}) Python/{sys.version_info[0]}.{sys.version_info[1]}"
 
-Again = Callable[[], tuple[str, str]]
+Reconnect = Callable[[], tuple[str, str]]
+"""Finds the URL and the key of another server."""
 
 
 class Readable(Protocol):
-    """What an upload is read from: a file opened in binary, or something like it."""
+    """A binary file, or an object that reads like one."""
 
     def read(self, size: int, /) -> bytes: ...
 
 
 class _Exchange:
-    """A sent request with the head of its reply; in ``with``, or until ``close``; so long ``live`` has its socket."""
+    """A sent request with the head of its reply. Until it is closed, ``live`` contains its socket."""
 
     def __init__(
         self, connection: HTTPConnection, response: HTTPResponse, sock: socket.socket, live: set[socket.socket]
@@ -56,19 +57,19 @@ class _Exchange:
         self.close()
 
     def hang_up(self) -> None:
-        """Tell the server, and end a read that another thread waits in."""
+        """Shut the connection down, which also ends a read that another thread waits in."""
         _shut(self._sock)
 
     def close(self) -> None:
-        """Hang up and give the socket back. Closing twice does nothing."""
+        """Close the connection. A second call has no effect."""
         self.hang_up()
         self._live.discard(self._sock)
-        # A reply that says "Connection: close" takes the socket over from its connection: both must be closed.
+        # A reply with "Connection: close" takes the socket over from its connection, so both must be closed.
         self.connection.close()
         self.response.close()
 
     def read(self) -> bytes:
-        """The whole body of a good reply; a bad one is raised with the server's text."""
+        """The whole body. Raises the error that it describes for a status from 300 on."""
         try:
             data = self.response.read()
         except (HTTPException, OSError) as error:
@@ -82,9 +83,9 @@ class _Exchange:
 
 
 class Stream(Iterator[dict[str, Any]]):
-    """A reply that comes object by object. Use it up, close it, or use it in ``with``: closing cancels the request.
+    """The JSON objects of a streamed reply. Exhaust it, close it, or use it in ``with``: closing cancels the request.
 
-    Iteration raises OllamaError for a line with ``error``, ConnectError when the server goes away too early.
+    Iteration raises OllamaError for a line with ``error``, ConnectionLost when the stream ends prematurely.
     """
 
     def __init__(self, exchange: _Exchange, is_last: Callable[[dict[str, Any]], bool]) -> None:
@@ -97,7 +98,7 @@ class Stream(Iterator[dict[str, Any]]):
         with self._reading:
             try:
                 return next(self._objects)
-            except BaseException:  # StopIteration and Ctrl-C among them: nothing more will be read
+            except BaseException:  # including StopIteration and Ctrl-C: nothing more is read
                 self._exchange.close()
                 raise
 
@@ -110,9 +111,9 @@ class Stream(Iterator[dict[str, Any]]):
         self.close()
 
     def close(self) -> None:
-        """Hang up; the server then cancels what is left. Any thread may do so."""
+        """Cancel the request, from any thread."""
         self._exchange.hang_up()
-        if self._reading.acquire(blocking=False):  # else the reader wakes up and closes
+        if self._reading.acquire(blocking=False):  # otherwise the reading thread wakes up and closes
             self._exchange.close()
             self._reading.release()
 
@@ -127,21 +128,21 @@ class Stream(Iterator[dict[str, Any]]):
 class Http:
     """Requests to the server at ``url`` (a path in it is kept), with ``key`` as its bearer token.
 
-    ``again`` finds url and key of another server when nobody listens at ``url`` any more.
+    ``reconnect`` finds another server when none listens at ``url`` any more.
     """
 
     def __init__(
-        self, url: str, key: str = "", *, headers: Mapping[str, str] | None = None, again: Again | None = None
+        self, url: str, key: str = "", *, headers: Mapping[str, str] | None = None, reconnect: Reconnect | None = None
     ) -> None:
-        self._more, self.again = dict(headers or {}), again
-        self._settle(url, key)
+        self._extra_headers, self.reconnect = dict(headers or {}), reconnect
+        self._use(url, key)
         self._live: set[socket.socket] = set()
-        self._over = False
+        self._hung_up = False
 
     def __repr__(self) -> str:
         return f"Http({self.url!r})"
 
-    def _settle(self, url: str, key: str) -> None:
+    def _use(self, url: str, key: str) -> None:
         self._parts, self._port = _address(url)
         self.url, self.key = _without_user(self._parts).rstrip("/"), key
         self._headers = {
@@ -149,30 +150,30 @@ class Http:
             "Accept": "application/json",
             "User-Agent": USER_AGENT,
             **({"Authorization": f"Bearer {key}"} if key else {}),
-            **self._more,
+            **self._extra_headers,
         }
 
     def hang_up(self) -> None:
-        """End every request that is under way, from any thread; later ones raise Cancelled."""
-        self._over = True
+        """Cancel the running requests, from any thread; later requests raise Cancelled."""
+        self._hung_up = True
         for sock in tuple(self._live):
             _shut(sock)
 
     def status(self, method: str, path: str, *, timeout: float = CONNECT_SECONDS) -> int:
-        """The HTTP status alone, for ``HEAD`` requests; ConnectError when nobody answers in ``timeout`` seconds."""
+        """The HTTP status of a request without body. Raises ConnectError without a reply in ``timeout`` seconds."""
         with self._send(method, path, None, {}, timeout=timeout) as exchange:
             return exchange.response.status
 
     def request(self, method: str, path: str, body: Any = None, *, timeout: float | None = None) -> Any:
-        """Send JSON, return the reply's JSON (its text when it is none, None when it is empty).
+        """Send JSON and return the reply's JSON, its text when it is not JSON, None when it is empty.
 
-        Raises an OllamaError of the status's class with the server's own text.
+        Raises OllamaError with the server's message, of the class that its code or status names.
         """
         with self._send(method, path, _encoded(body), {}, timeout=timeout) as exchange:
             return _value(exchange.read())
 
     def stream(self, path: str, body: Any, is_last: Callable[[dict[str, Any]], bool]) -> Stream:
-        """POST JSON and return the reply's objects as they come. An HTTP error is raised here, not by the stream."""
+        """POST JSON and return the reply as a stream. An HTTP error is raised here, not by the stream."""
         exchange = self._send("POST", path, _encoded(body), {"Accept": "application/x-ndjson"})
         if exchange.response.status >= 300:
             with exchange:
@@ -194,26 +195,26 @@ class Http:
         *,
         timeout: float | None = None,
     ) -> _Exchange:
-        """Send and wait for the reply's head. ``timeout`` bounds each wait; without it only connecting is bounded."""
+        """Send a request and wait for the reply's head. Without ``timeout``, only connecting is limited in time."""
         connection, target, more = self._connection(timeout or CONNECT_SECONDS)
         sock: socket.socket | None = None
         try:
             try:
                 connection.connect()
             except ConnectionRefusedError:
-                if self.again is None:
+                if self.reconnect is None:
                     raise
-                self._settle(*self.again())
+                self._use(*self.reconnect())
                 connection, target, more = self._connection(timeout or CONNECT_SECONDS)
                 connection.connect()
             sock = connection.sock
             assert sock is not None
             self._live.add(sock)
-            if self._over:  # asked after the socket is listed: whoever hangs up either sees it or is seen
+            if self._hung_up:  # checked after adding the socket, so that hang_up misses neither
                 raise Cancelled("the request was cancelled")
-            sock.settimeout(timeout)  # None: a model may think for long
+            sock.settimeout(timeout)  # None: a model may take any time
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-                # A server that refuses an upload answers early and hangs up; its answer says why.
+                # A server that refuses an upload replies early, with the reason, and closes.
                 connection.request(method, target + path, body, {**self._headers, **headers, **more})
             return _Exchange(connection, connection.getresponse(), sock, self._live)
         except (OSError, HTTPException) as error:
@@ -229,7 +230,7 @@ class Http:
             self._live.discard(sock)
 
     def _connection(self, timeout: float) -> tuple[HTTPConnection, str, dict[str, str]]:
-        """A connection that is not open yet, what goes before the path on its request line, and a proxy's headers."""
+        """An unopened connection, the prefix of the path on its request line, and the headers for a proxy."""
         parts, host = self._parts, self._parts.hostname or ""
         prefix = parts.path.rstrip("/")
         proxy = proxy_for(parts, os.environ)
@@ -268,7 +269,7 @@ def _address(url: str) -> tuple[SplitResult, int]:
 
 
 def _exactly(file: Readable, size: int) -> Iterator[bytes]:
-    """Blocks of the file; a file that became shorter meanwhile must not leave the server waiting."""
+    """Yield ``size`` bytes of the file in blocks. A file that became shorter must not leave the server waiting."""
     left = size
     while left:
         block = file.read(min(UPLOAD_BLOCK, left))
@@ -307,7 +308,7 @@ def _without_user(parts: SplitResult) -> str:
 
 
 def split_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """Split into lines without their line feeds; what follows the last line feed comes as a line of its own."""
+    """Yield the lines without their line feeds, including an unterminated last one."""
     buffer = bytearray()
     for chunk in chunks:
         searched = len(buffer)
@@ -324,7 +325,7 @@ def split_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def parse_stream(chunks: Iterable[bytes], is_last: Callable[[dict[str, Any]], bool]) -> Iterator[dict[str, Any]]:
-    """Yield each line's object. A stream without an object that ``is_last`` was cut off: ConnectError."""
+    """Yield each line's object. Raises ConnectionLost when the stream ends before an object that ``is_last``."""
     complete = False
     for line in split_lines(chunks):
         if not line.strip():
@@ -342,7 +343,7 @@ def _object(line: bytes) -> dict[str, Any]:
     try:
         found = json.loads(line)
     except ValueError:
-        # No proper prefix of an object is JSON, so half a line always ends here.
+        # A proper prefix of an object is never valid JSON, so this catches every incomplete line.
         raise ConnectionLost(f"{CUT_OFF} (it ends with {_shortened(line)})") from None
     if not isinstance(found, dict):
         raise OllamaError(f"the server sent {_shortened(line)} where a JSON object was expected")

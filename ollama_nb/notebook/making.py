@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ollama_nb.client import files
-from ollama_nb.client.shared import SharedStore
+from ollama_nb.client.files import SharedStore
 from ollama_nb.errors import BadRequest
 from ollama_nb.modelfile import parse
 from ollama_nb.notebook.display import follow
@@ -26,7 +26,7 @@ def create(session: Session, line: Line, cell: str | None) -> None:
     parts = parse(source).request_parts()
     for warning in parts.warnings:
         print(warning)
-    found = files.sources(parts, folder)
+    found = files.resolve_sources(parts, folder)
     fields = {"quantize": line.get("--quantize")} if line.has("--quantize") else {}
     client = session.connect()
     page, screen = Progress(f"created `{name}`"), session.screen()

@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 from support.fake_servers import Answer, ScriptedServer, Seen, error, ndjson, ok, until_hung_up
 
-from ollama_nb.cli.editor import LineHistory
+from ollama_nb.cli.repl import LineHistory
 
 ENTER, CTRL_C, CTRL_D, CTRL_J, UP = "\r", "\x03", "\x04", "\n", "\x1b[A"
 SECONDS = 60

@@ -15,7 +15,7 @@ from ollama_nb.server.keys import KeyFile
 def test_a_key_is_shown_once(ollama: RunCommand, home: Path) -> None:
     done = ollama("keys", "add", "Anna", "--scope", "read, infer", "--days", "30")
     assert done.out.startswith("key 'Anna' (infer, read; expires 4 weeks from now):\n\n    onb_")
-    assert "From now on `ollama serve` asks every client for a key" in done.out
+    assert "From now on `ollama serve` requires a key from every client" in done.out
     (text,) = re.findall(r"onb_\S+", done.out)
     second = ollama("keys", "add", "ci", "--scope=admin", "--json")
     described = json.loads(second.out)
@@ -36,7 +36,7 @@ def test_removed(ollama: RunCommand) -> None:
     for name in ("a", "b"):
         ollama("keys", "add", name)
     assert ollama("keys", "rm", "a").out == "removed 'a'\n"
-    assert "No key is left" in ollama("keys", "rm", "b").out
+    assert "No keys remain" in ollama("keys", "rm", "b").out
     assert ollama("keys", "list").out.split() == ["NAME", "SCOPES", "CREATED", "EXPIRES"]
 
 
@@ -49,7 +49,7 @@ def test_removed(ollama: RunCommand) -> None:
         (("keys", "add", "a", "--scope", "root"), 'unknown scope "root": choose among infer, read, write, admin'),
         (("keys", "add", "a", "--days", "soon"), 'invalid number of days: "soon"'),
         (("keys", "add", "a", "--days", "-1"), "a key cannot be valid for -1 days"),
-        (("keys", "rm"), "requires at least 1 key's name"),
+        (("keys", "rm"), "keys rm takes at least one name"),
         (("keys", "rm", "none"), "there is no key named 'none'"),
     ],
 )

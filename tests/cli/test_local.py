@@ -18,7 +18,7 @@ from support.stores import check_sound, create, tiny
 
 from ollama_nb.api.chat import PullRequest
 from ollama_nb.api.names import ModelName
-from ollama_nb.cli.local.shelf import byte_size
+from ollama_nb.api.units import byte_size
 from ollama_nb.errors import BadRequest
 from ollama_nb.service.resolve import register_bundled
 from ollama_nb.store.store import Store
@@ -53,7 +53,7 @@ def test_fsck_of_a_sound_store(store: Store, ollama: RunCommand) -> None:
     tiny(store, "m")
     done = ollama("fsck")
     assert done.code == 0
-    assert re.fullmatch(r"1 models and 2 sound blobs, \d+ B read\nnothing is wrong\n", done.out)
+    assert re.fullmatch(r"1 models and 2 intact blobs, \d+ B read\nno problems found\n", done.out)
     assert "checking blobs: 100%" in done.err
 
 
@@ -65,14 +65,14 @@ def test_fsck_finds_and_repairs(store: Store, ollama: RunCommand, home: Path) ->
     assert found.code == 1
     assert f"blob sha256:{path.name[7:]}: holds other bytes" in found.out
     assert "model m:latest: its blob" in found.out
-    assert found.out.endswith("`ollama-nb fsck --repair` sets aside what is broken\n")
+    assert found.out.endswith("`ollama-nb fsck --repair` sets damaged files aside\n")
     repaired = ollama("fsck", "--repair", "--json")
     problems = json.loads(repaired.out)["problems"]
     assert [(problem["kind"], problem["moved"]) for problem in problems] == [("blob", True), ("model", False)]
     assert repaired.code == 1, "the model is still not whole"
     assert len(list((home / ".ollama/nb/set-aside").rglob("blobs-*"))) == 1
     after = ollama("fsck")
-    assert after.out.endswith("to get it back: ollama-nb pull m:latest, or create it again\n")
+    assert after.out.endswith("to restore it: ollama-nb pull m:latest, or create it again\n")
 
 
 def old(path: Path) -> Path:
@@ -104,7 +104,7 @@ def test_df_and_prune(store: Store, ollama: RunCommand, home: Path) -> None:
     assert unused.exists() and partial.exists() and kept.exists()
     done = ollama("prune").out
     assert re.search(r"^unused blobs +1 +6 KB", done, re.MULTILINE)
-    assert done.endswith("1 file (5 B) left alone: a download or create of the last hour may need them\n")
+    assert done.endswith("1 file (5 B) kept: a download or create of the last hour may need them\n")
     assert not unused.exists() and not partial.exists() and not kept.exists()
     assert young.exists()
     assert [model.name.short for model in store.models()] == ["m:latest"]

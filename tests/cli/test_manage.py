@@ -12,6 +12,7 @@ from support.command_line import RunCommand
 from support.fake_servers import Answer, ScriptedServer, Seen, error, ok
 
 from ollama_nb import __version__
+from ollama_nb.cli.models import COMMANDS
 
 UNLOADED = ok({"response": "", "done": True, "done_reason": "unload"})
 
@@ -93,9 +94,12 @@ def test_a_bug_is_one_line_too(ollama: RunCommand, monkeypatch: pytest.MonkeyPat
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("division by zero")
 
-    monkeypatch.setattr("ollama_nb.cli.manage.copy_model", broken)
+    monkeypatch.setitem(COMMANDS, "cp", broken)
     result = ollama("cp", "a", "b")
-    assert (result.code, result.err) == (1, "Error: ZeroDivisionError: division by zero (OLLAMA_DEBUG=1 shows where)\n")
+    assert (result.code, result.err) == (
+        1,
+        "Error: ZeroDivisionError: division by zero (OLLAMA_DEBUG=1 shows the traceback)\n",
+    )
     monkeypatch.setenv("OLLAMA_DEBUG", "1")
     with pytest.raises(ZeroDivisionError):
         ollama("cp", "a", "b")

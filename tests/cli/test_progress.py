@@ -12,8 +12,7 @@ import pytest
 from support.command_line import RunCommand
 from support.fake_servers import Answer, ScriptedServer, error, ndjson, ok
 
-from ollama_nb.cli.bars import Bar, Spinner, eta
-from ollama_nb.cli.progress import Progress, shortened
+from ollama_nb.cli.progress import ProgressDisplay, Spinner, TransferBar, remaining_time, shorten
 
 DIGEST = "sha256:" + "0123456789abcdef" * 4
 MB = 1_000_000
@@ -40,14 +39,14 @@ def test_a_spinner_turns_until_it_is_stopped() -> None:
 
 
 def test_a_bar_before_its_rate_is_known() -> None:
-    line = Bar("pulling 0123456789ab:", 100 * MB, 50 * MB, Clock()).line(80)
+    line = TransferBar("pulling 0123456789ab:", 100 * MB, 50 * MB, Clock()).line(80)
     assert line == "pulling 0123456789ab:  50% ▕" + "█" * 9 + " " * 9 + "▏  50 MB/100 MB" + " " * 18
     assert len(line) == 80 - 1  # one column is kept free
 
 
 def test_a_bar_with_rate_and_time_left() -> None:
     clock = Clock()
-    bar = Bar("x", 100 * MB, 0, clock)
+    bar = TransferBar("x", 100 * MB, 0, clock)
     for second in (1, 2, 3):
         clock.now = second
         bar.set(second * 10 * MB)
@@ -59,27 +58,27 @@ def test_a_bar_with_rate_and_time_left() -> None:
 
 
 def test_a_bar_of_nothing() -> None:
-    bar = Bar("x", 0, 0, Clock())
+    bar = TransferBar("x", 0, 0, Clock())
     assert (bar.percent, "█" in bar.line(80)) == (0, False)
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(7, "7s"), (90.4, "1m30s"), (7500, "2h5m"), (360_000, "99h+")])
-def test_eta(seconds: float, text: str) -> None:
-    assert eta(seconds) == text
+def test_remaining_time(seconds: float, text: str) -> None:
+    assert remaining_time(seconds) == text
 
 
 @pytest.mark.parametrize(
     ("line", "columns", "cut"), [("abcdef", 6, "abcdef"), ("abcdef", 5, "abcd…"), ("你好吗", 5, "你好…")]
 )
 def test_lines_never_wrap(line: str, columns: int, cut: str) -> None:
-    assert shortened(line, columns) == cut
+    assert shorten(line, columns) == cut
 
 
 def test_a_live_screen_and_its_end() -> None:
     """On a terminal: frames are drawn over each other; clearing leaves nothing, stopping leaves the lines."""
     reading, writing = pty.openpty()
     with os.fdopen(writing, "w", encoding="utf-8") as terminal:
-        progress = Progress(terminal)
+        progress = ProgressDisplay(terminal)
         progress.spinner("one").stop()
         progress.bar("two", 100, 40)
         seen = ""
@@ -88,7 +87,7 @@ def test_a_live_screen_and_its_end() -> None:
         assert "\x1b[?2026h\x1b[?25l" in seen
         progress.stop()
         progress.stop()
-        other = Progress(terminal)
+        other = ProgressDisplay(terminal)
         other.spinner("")
         other.clear()
         other.clear()

@@ -84,7 +84,7 @@ def test_models_that_can_think_do(talker: ScriptedServer, ollama: RunCommand) ->
         (["--keepalive", "5"], 'time: missing unit in duration "5"'),
         (["--keepalive", "soon"], 'time: invalid duration "soon"'),
         (["--think=x"], 'invalid value for --think: "x" (must be true, false, high, medium, low, or max)'),
-        (["--format", "yaml"], "invalid value for --format: neither json nor a JSON schema"),
+        (["--format", "yaml"], "invalid value for --format: neither json nor a JSON Schema"),
     ],
 )
 def test_bad_flags_ask_nothing(talker: ScriptedServer, ollama: RunCommand, flags: list[str], text: str) -> None:
@@ -100,11 +100,11 @@ def test_verbose_figures_are_on_stderr(talker: ScriptedServer, ollama: RunComman
 @pytest.mark.parametrize(
     ("truncated", "told"),
     [
-        ({"messages_dropped": 3, "prompt_tokens_dropped": 90}, "the oldest messages (3)"),
+        ({"messages_dropped": 3, "prompt_tokens_dropped": 90}, "the 3 oldest messages"),
         ({"prompt_tokens_dropped": 90}, "90 tokens of the prompt"),
     ],
 )
-def test_what_was_left_out_is_told(
+def test_an_omission_is_a_warning(
     talker: ScriptedServer, ollama: RunCommand, truncated: dict[str, int], told: str
 ) -> None:
     talker.routes["POST /api/generate"] = ndjson(

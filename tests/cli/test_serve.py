@@ -80,7 +80,7 @@ def test_an_address_that_jupyter_exported_is_not_ours(
     monkeypatch.setenv("OLLAMA_API_KEY", "jupyters")
     result = ollama("serve")
     assert listened[0].host == Host()
-    assert "OLLAMA_HOST is http://127.0.0.1:8888/ollama, where Jupyter's server answers" in result.err
+    assert "OLLAMA_HOST is http://127.0.0.1:8888/ollama, the address of Jupyter's server" in result.err
     assert "jupyters" not in result.err
 
 

@@ -8,7 +8,7 @@ import pytest
 from support.command_line import RunCommand
 from support.fake_servers import ScriptedServer, error, ok
 
-from ollama_nb.cli.show import part, screen
+from ollama_nb.verbs.present import show_part, show_screen
 
 INFO: dict[str, Any] = {
     "license": "MIT License\n\nPermission is granted\nand more",
@@ -38,7 +38,7 @@ INFO: dict[str, Any] = {
 
 
 def test_the_screen() -> None:
-    rows = [line.rstrip() for line in screen(INFO).splitlines()]
+    rows = [line.rstrip() for line in show_screen(INFO).splitlines()]
     assert rows == [
         "  Model",
         "    architecture        llama",
@@ -68,7 +68,7 @@ def test_the_screen() -> None:
 
 
 def test_the_screen_with_everything() -> None:
-    text = screen(INFO, verbose=True)
+    text = show_screen(INFO, verbose=True)
     rows = [line.split() for line in text.splitlines()]
     assert ["llama.rope.freq_base", "10000.5"] in rows
     assert ["llama.attention.causal", "true"] in rows
@@ -80,7 +80,10 @@ def test_the_screen_with_everything() -> None:
 
 
 def test_a_model_with_nothing_known() -> None:
-    assert screen({"model_info": {}, "details": {"family": "bert"}}).splitlines()[1].split() == ["architecture", "bert"]
+    assert show_screen({"model_info": {}, "details": {"family": "bert"}}).splitlines()[1].split() == [
+        "architecture",
+        "bert",
+    ]
 
 
 def test_a_projector() -> None:
@@ -90,7 +93,7 @@ def test_a_projector() -> None:
         "clip.vision.embedding_length": 1024,
         "clip.vision.projection_dim": 768,
     }
-    rows = [line.split() for line in screen({**INFO, "projector_info": projector}).splitlines()]
+    rows = [line.split() for line in show_screen({**INFO, "projector_info": projector}).splitlines()]
     start = rows.index(["Projector"])
     assert rows[start + 1 : start + 5] == [
         ["architecture", "clip"],
@@ -120,7 +123,7 @@ def test_one_part(server: ScriptedServer, ollama: RunCommand, flag: str, out: st
 
 
 def test_a_part_that_is_not_there() -> None:
-    assert (part({}, "license"), part({}, "system")) == ("\n", "")
+    assert (show_part({}, "license"), show_part({}, "system")) == ("\n", "")
 
 
 def test_only_one_part(ollama: RunCommand) -> None:

@@ -8,7 +8,7 @@ import pytest
 from support.fake_servers import ScriptedServer, error, ndjson, ok
 
 from ollama_nb.cli import slash
-from ollama_nb.cli.talk import Talk
+from ollama_nb.cli.session import ReplSession
 from ollama_nb.client.client import Client
 
 INFO: dict[str, Any] = {
@@ -22,17 +22,17 @@ INFO: dict[str, Any] = {
 
 
 @pytest.fixture
-def talk(server: ScriptedServer) -> Talk:
+def session(server: ScriptedServer) -> ReplSession:
     server.routes |= {"POST /api/show": ok(INFO), "POST /api/generate": ok({"done": True, "done_reason": "load"})}
-    begun = Talk(Client(server.url), "m")
+    begun = ReplSession(Client(server.url), "m")
     begun.adopt("m", INFO)
     return begun
 
 
 @pytest.fixture
-def say(talk: Talk, capsys: pytest.CaptureFixture[str]) -> Any:
+def say(session: ReplSession, capsys: pytest.CaptureFixture[str]) -> Any:
     def run(line: str) -> tuple[str, str]:
-        assert slash.handle(line, talk, lambda _: None)
+        assert slash.handle(line, session, lambda _: None)
         captured = capsys.readouterr()
         return captured.out, captured.err
 
@@ -95,25 +95,25 @@ def test_help_is_on_stderr(say: Any, line: str, starts: str) -> None:
     assert bool(err) == bool(starts)
 
 
-def test_unknown_commands(talk: Talk) -> None:
-    assert not slash.handle("/foo bar", talk, lambda _: None)
+def test_unknown_commands(session: ReplSession) -> None:
+    assert not slash.handle("/foo bar", session, lambda _: None)
     assert slash.unknown("/foo bar") == "Unknown command '/foo'. Type /? for help"
     assert [slash.leaves(line) for line in ("/bye", "/exit now", "/by")] == [True, True, False]
 
 
-def test_history_is_switched(talk: Talk) -> None:
+def test_history_is_switched(session: ReplSession) -> None:
     kept: list[bool] = []
     for line in ("/set nohistory", "/set history"):
-        slash.handle(line, talk, kept.append)
+        slash.handle(line, session, kept.append)
     assert kept == [False, True]
 
 
-def test_settings_go_into_the_next_request(server: ScriptedServer, talk: Talk, say: Any) -> None:
+def test_settings_go_into_the_next_request(server: ScriptedServer, session: ReplSession, say: Any) -> None:
     server.routes["POST /api/chat"] = ndjson({"message": {"content": "hi"}}, {"done": True})
     for line in ("/set parameter seed 7", "/set parameter stop a b", "/set system 善良", "/set format json"):
         say(line)
     say("/set nothink")
-    talk.ask("问", [])
+    session.ask("问", [])
     assert server.asked("POST /api/chat") == [
         {
             "model": "m",
@@ -124,22 +124,22 @@ def test_settings_go_into_the_next_request(server: ScriptedServer, talk: Talk, s
             "format": "json",
         }
     ]
-    assert talk.messages[-1] == {"role": "assistant", "content": "hi"}
+    assert session.conversation.messages[-1] == {"role": "assistant", "content": "hi"}
 
 
-def test_a_system_message_replaces_one_that_stands_last(talk: Talk, say: Any) -> None:
+def test_a_system_message_replaces_one_that_stands_last(session: ReplSession, say: Any) -> None:
     say("/set system one")
     say("/set system two")
-    assert talk.messages == [{"role": "system", "content": "two"}]
-    talk.messages.append({"role": "user", "content": "x"})
+    assert session.conversation.messages == [{"role": "system", "content": "two"}]
+    session.conversation.messages.append({"role": "user", "content": "x"})
     say("/clear")
-    assert talk.messages == [{"role": "system", "content": "two"}]
+    assert session.conversation.messages == [{"role": "system", "content": "two"}]
 
 
-def test_thinking_levels_and_the_warning(say: Any, talk: Talk) -> None:
+def test_thinking_levels_and_the_warning(say: Any, session: ReplSession) -> None:
     warning = 'warning: model "m" does not support thinking output\n'
     assert say("/set think low") == ("Set 'think' mode to 'low'.\n", warning)
-    assert (talk.think, talk.think_chosen) == ("low", True)
+    assert (session.think, session.think_chosen) == ("low", True)
     assert say("/set think") == ("Set 'think' mode.\n", warning)
 
 
@@ -155,28 +155,28 @@ def test_list(server: ScriptedServer, say: Any) -> None:
     assert [len(say(line)[0].splitlines()) for line in ("/list", "/list A", "/listing")] == [3, 2, 3]
 
 
-def test_load_another_model(server: ScriptedServer, talk: Talk, say: Any) -> None:
+def test_load_another_model(server: ScriptedServer, session: ReplSession, say: Any) -> None:
     server.routes["POST /api/show"] = ok({**INFO, "capabilities": ["completion", "thinking"], "messages": []})
-    talk.messages = [{"role": "user", "content": "x"}]
+    session.conversation.messages = [{"role": "user", "content": "x"}]
     assert say("/load other")[0] == "Loading model 'other'\n"
-    assert (talk.model, talk.messages, talk.stored, talk.think) == ("other", [], [], True)
+    assert (session.model, session.conversation.messages, session.stored, session.think) == ("other", [], [], True)
     assert server.asked("POST /api/generate")[-1] == {"model": "other", "prompt": "", "stream": False, "think": True}
 
 
-def test_load_of_nothing_keeps_the_session(server: ScriptedServer, talk: Talk, say: Any) -> None:
+def test_load_of_nothing_keeps_the_session(server: ScriptedServer, session: ReplSession, say: Any) -> None:
     server.routes["POST /api/show"] = error(404, "model 'x' not found")
-    talk.messages = [{"role": "user", "content": "x"}]
+    session.conversation.messages = [{"role": "user", "content": "x"}]
     assert say("/load x")[0] == "Loading model 'x'\nCouldn't find model 'x'\n"
-    assert (talk.model, talk.messages) == ("m", [{"role": "user", "content": "x"}])
+    assert (session.model, session.conversation.messages) == ("m", [{"role": "user", "content": "x"}])
 
 
-def test_load_of_a_model_that_cannot_think(server: ScriptedServer, talk: Talk, say: Any) -> None:
+def test_load_of_a_model_that_cannot_think(server: ScriptedServer, session: ReplSession, say: Any) -> None:
     server.routes["POST /api/generate"] = error(400, '"o" does not support thinking', "thinking_unsupported")
     assert say("/load o")[0] == "Loading model 'o'\nerror: \"o\" does not support thinking\n"
-    assert talk.model == "o"
+    assert session.model == "o"
 
 
-def test_save(server: ScriptedServer, talk: Talk, say: Any) -> None:
+def test_save(server: ScriptedServer, session: ReplSession, say: Any) -> None:
     server.routes["POST /api/create"] = [ndjson({"status": "success"})]
     say("/set system Be kind.")
     say("/set parameter seed 1")
@@ -194,8 +194,8 @@ def test_save(server: ScriptedServer, talk: Talk, say: Any) -> None:
     assert say("/save b@d")[0] == "error: The model name 'b@d' is invalid\n"
 
 
-def test_save_starts_from_the_parent_where_there_is_one(server: ScriptedServer, talk: Talk, say: Any) -> None:
+def test_save_starts_from_the_parent_where_there_is_one(server: ScriptedServer, session: ReplSession, say: Any) -> None:
     server.routes["POST /api/create"] = ndjson({"status": "success"})
-    talk.adopt("m", {**INFO, "details": {"parent_model": "base:latest"}, "messages": None})
+    session.adopt("m", {**INFO, "details": {"parent_model": "base:latest"}, "messages": None})
     say("/save mine")
     assert server.asked("POST /api/create")[0]["from"] == "base:latest"

@@ -14,8 +14,7 @@ from pathlib import Path
 import pytest
 from support.processes import of_session, until
 
-from ollama_nb.client import background
-from ollama_nb.client.connect import connect
+from ollama_nb.client.connect import connect, start_background
 from ollama_nb.errors import ConnectError
 from ollama_nb.settings import Settings
 
@@ -69,10 +68,10 @@ def test_a_server_that_cannot_start_says_why(state: Path, monkeypatch: pytest.Mo
     (broken / "__init__.py").write_text("raise SystemExit('坏了: no such thing')")
     monkeypatch.setenv("PYTHONPATH", str(broken.parent))
     with pytest.raises(ConnectError, match=r"did not start\. The end of .*server\.log:\n坏了: no such thing"):
-        background.start(Settings.from_env())
+        start_background(Settings.from_env())
 
 
 def test_a_home_that_cannot_be_written(home: Path) -> None:
     (home / ".ollama").write_text("a file")
     with pytest.raises(ConnectError, match="cannot start a background server in"):
-        background.start(Settings.from_env())
+        start_background(Settings.from_env())

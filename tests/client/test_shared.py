@@ -12,8 +12,7 @@ from support.stores import check_sound, snapshot
 
 from ollama_nb.client import files
 from ollama_nb.client.client import Client
-from ollama_nb.client.files import file_digest
-from ollama_nb.client.shared import SharedStore
+from ollama_nb.client.files import SharedStore, file_digest
 from ollama_nb.errors import BadRequest, StoreError
 from ollama_nb.store.blobs import BlobStore
 
@@ -51,7 +50,7 @@ def test_a_real_server_has_the_file_without_an_upload(tmp_path: Path, file: Path
         assert SharedStore.find(client, tmp_path / "home") is None
         digest = file_digest(file)
         assert not client.has_blob(digest)
-        shared.take(file, digest, nothing)
+        shared.add(file, digest, nothing)
         assert client.has_blob(digest)
         check_sound(server.models)
 
@@ -70,16 +69,16 @@ def test_a_server_elsewhere_is_not_asked(tmp_path: Path) -> None:
 
 
 def test_a_copy(store: SharedStore, file: Path, tmp_path: Path) -> None:
-    store.take(file, file_digest(file), nothing)
+    store.add(file, file_digest(file), nothing)
     file.write_bytes(b"changed later")
     assert blob(tmp_path).read_bytes() == CONTENT
     check_sound(tmp_path / "models")
 
 
 def test_a_link_takes_no_room(store: SharedStore, file: Path, tmp_path: Path) -> None:
-    store.take(file, file_digest(file), nothing, link=True)
+    store.add(file, file_digest(file), nothing, link=True)
     assert blob(tmp_path).samefile(file)
-    store.take(file, file_digest(file), nothing, link=True)
+    store.add(file, file_digest(file), nothing, link=True)
     assert len(list((tmp_path / "models" / "blobs").iterdir())) == 1
 
 
@@ -87,8 +86,8 @@ def test_a_link_takes_no_room(store: SharedStore, file: Path, tmp_path: Path) ->
 def test_a_file_that_changes_meanwhile(store: SharedStore, file: Path, tmp_path: Path, link: bool) -> None:
     digest = file_digest(file)
     file.write_bytes(b"GGUF something else")
-    with pytest.raises(StoreError, match=r"m\.gguf has changed while it was read"):
-        store.take(file, digest, nothing, link=link)
+    with pytest.raises(StoreError, match=r"m\.gguf changed while it was read"):
+        store.add(file, digest, nothing, link=link)
     assert snapshot(tmp_path / "models") == {}
     assert file.read_bytes() == b"GGUF something else"
 

@@ -31,8 +31,7 @@ from support.transfers import pull as pulled
 
 from ollama_nb.api.chat import CreateRequest, GenerateRequest
 from ollama_nb.api.events import Progress
-from ollama_nb.client.files import file_digest
-from ollama_nb.client.shared import SharedStore
+from ollama_nb.client.files import SharedStore, file_digest
 from ollama_nb.errors import OllamaError
 from ollama_nb.server.keys import KeyFile
 from ollama_nb.service import local
@@ -225,7 +224,7 @@ def share(folder: Path) -> dict[str, Any]:
     digest = file_digest(file)
     os.sync()
     before = shutil.disk_usage(folder).used
-    store.take(file, digest, lambda done, total: None)
+    store.add(file, digest, lambda done, total: None)
     os.sync()
     cost = shutil.disk_usage(folder).used - before
     with file.open("r+b") as writing:

@@ -9,8 +9,7 @@ import pytest
 from support.command_line import RunCommand
 from support.fake_servers import ScriptedServer, error, ok
 
-from ollama_nb.cli.listing import list_table, processor, running_table
-from ollama_nb.cli.tables import display_width, table
+from ollama_nb.verbs.present import display_width, list_table, processor, running_table, table
 
 NOW = 1_800_000_000.0
 HEX = "0123456789abcdef" * 4
@@ -29,7 +28,7 @@ RUNNING = {
 
 
 def test_list_table() -> None:
-    assert list_table({"models": MODELS}, now=NOW) == (
+    assert list_table(MODELS, now=NOW) == (
         "NAME             ID              SIZE      MODIFIED           \n"
         "sprout:latest    0123456789ab    3.2 MB    About a minute ago    \n"
         "小模型:1         0123456789ab    999 B     About an hour ago     \n"
@@ -42,7 +41,7 @@ def test_an_empty_table_is_its_header() -> None:
 
 def test_odd_rows() -> None:
     rows = [{**MODELS[0], "remote_model": "x", "modified_at": "0001-01-01T00:00:00Z"}]
-    assert list_table({"models": rows}, now=NOW).splitlines()[1].split() == ["sprout:latest", HEX[:12], "-", "Never"]
+    assert list_table(rows, now=NOW).splitlines()[1].split() == ["sprout:latest", HEX[:12], "-", "Never"]
 
 
 @pytest.mark.parametrize(
@@ -55,7 +54,7 @@ def test_odd_rows() -> None:
     ],
 )
 def test_running_table(expires: str, until: str) -> None:
-    header, row = running_table({"models": [{**RUNNING, "expires_at": expires}]}, now=NOW).splitlines()
+    header, row = running_table([{**RUNNING, "expires_at": expires}], now=NOW).splitlines()
     assert header.split() == ["NAME", "ID", "SIZE", "PROCESSOR", "CONTEXT", "UNTIL"]
     assert row == f"sprout:latest    0123456789ab    15 MB    100% CPU     1024       {until}    "
 

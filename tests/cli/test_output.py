@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ollama_nb.cli.answer import Printer
-from ollama_nb.cli.tables import display_width
-from ollama_nb.cli.wrap import Wrapper
+from ollama_nb.cli.output import ReplyPrinter
+from ollama_nb.cli.terminal import WordWrapper
+from ollama_nb.client.chunks import TextChunk, ThinkingChunk, ToolCallsChunk
+from ollama_nb.verbs.present import display_width
 
 
 def on_screen(written: str) -> list[str]:
@@ -35,28 +36,28 @@ def on_screen(written: str) -> list[str]:
 
 
 def test_a_word_that_does_not_fit_moves_down() -> None:
-    assert on_screen(Wrapper(20).feed("one two three four five")) == ["one two three ", "four five"]
+    assert on_screen(WordWrapper(20).feed("one two three four five")) == ["one two three ", "four five"]
 
 
 @pytest.mark.parametrize("columns", [0, 9])
 def test_narrow_terminals_are_left_alone(columns: int) -> None:
-    assert Wrapper(columns).feed("one two three") == "one two three"
+    assert WordWrapper(columns).feed("one two three") == "one two three"
 
 
 def test_chinese_wraps_anywhere() -> None:
-    assert on_screen(Wrapper(15).feed("天空为什么是蓝色的呢")) == ["天空为什么", "是蓝色的呢"]
+    assert on_screen(WordWrapper(15).feed("天空为什么是蓝色的呢")) == ["天空为什么", "是蓝色的呢"]
 
 
 def test_a_word_longer_than_the_line_is_broken_and_not_written_twice() -> None:
-    assert "".join(on_screen(Wrapper(15).feed("x" * 25))) == "x" * 25
+    assert "".join(on_screen(WordWrapper(15).feed("x" * 25))) == "x" * 25
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.text(alphabet="ab 你，\n", max_size=80), st.integers(10, 30), st.lists(st.integers(0, 80), max_size=4))
 def test_no_letter_is_lost_no_line_too_long_and_pieces_do_not_matter(text: str, columns: int, cuts: list[int]) -> None:
-    whole = Wrapper(columns).feed(text)
+    whole = WordWrapper(columns).feed(text)
     places = sorted({0, len(text), *(min(cut, len(text)) for cut in cuts)})
-    wrapper = Wrapper(columns)
+    wrapper = WordWrapper(columns)
     pieces = "".join(wrapper.feed(text[a:b]) for a, b in itertools.pairwise(places))
     assert pieces == whole
     rows = on_screen(whole)
@@ -70,11 +71,11 @@ class Terminal(io.StringIO):
 
 
 def written(out: io.StringIO, **manner: bool) -> str:
-    printer = Printer(out=out, **manner)
-    printer.think("hm")
-    printer.think(", 嗯")
-    printer.say("Yes")
-    printer.say(".")
+    printer = ReplyPrinter(out=out, **manner)
+    printer.feed(ThinkingChunk("hm"))
+    printer.feed(ThinkingChunk(", 嗯"))
+    printer.feed(TextChunk("Yes"))
+    printer.feed(TextChunk("."))
     printer.end()
     return out.getvalue()
 
@@ -96,16 +97,16 @@ def test_thinking_hidden() -> None:
 
 def test_an_answer_that_is_only_thinking_closes_it() -> None:
     out = io.StringIO()
-    printer = Printer(out=out)
-    printer.think("hm\n")
+    printer = ReplyPrinter(out=out)
+    printer.feed(ThinkingChunk("hm\n"))
     printer.end()
     assert out.getvalue() == "Thinking...\nhm\n...done thinking.\n\n"
 
 
-def test_tool_calls_are_told() -> None:
+def test_tool_calls_are_shown() -> None:
     out = io.StringIO()
-    Printer(out=out).calls(
-        [{"function": {"name": "weather", "arguments": {"city": "北京"}}}, {"function": {"name": "f"}}]
+    ReplyPrinter(out=out).feed(
+        ToolCallsChunk(({"function": {"name": "weather", "arguments": {"city": "北京"}}}, {"function": {"name": "f"}}))
     )
     assert out.getvalue() == (
         '  Model called a non-existent function \'weather()\' with arguments: {"city": "北京"}\n'
@@ -115,8 +116,8 @@ def test_tool_calls_are_told() -> None:
 
 def test_a_models_words_cannot_steer_the_terminal() -> None:
     out = Terminal()
-    Printer(out=out).say("\x1b]52;c;ZXZpbA==\x07ok\x9b2J")
+    ReplyPrinter(out=out).feed(TextChunk("\x1b]52;c;ZXZpbA==\x07ok\x9b2J"))
     assert out.getvalue() == "␛]52;c;ZXZpbA==␇ok\ufffd2J"
     plain = io.StringIO()
-    Printer(out=plain).say("\x1b[1m")
-    assert plain.getvalue() == "\x1b[1m"  # in a file, every byte that the model said
+    ReplyPrinter(out=plain).feed(TextChunk("\x1b[1m"))
+    assert plain.getvalue() == "\x1b[1m"  # in a file, every byte of the reply

@@ -1,21 +1,21 @@
-"""The command line is read as Ollama reads it, and refused in its words."""
+"""The command line is parsed as Ollama does, with its error messages."""
 
 from __future__ import annotations
 
 import pytest
 from support.command_line import RunCommand
 
-from ollama_nb.cli import argv, describe
-from ollama_nb.cli.main import ALIASES, HIDDEN_ALIASES, ROOT, app
+from ollama_nb.cli import parse
+from ollama_nb.cli.main import ROOT
 from ollama_nb.errors import BadRequest
-
-COMMANDS = describe.commands(app, ALIASES, HIDDEN_ALIASES)
+from ollama_nb.verbs.table import BY_NAME, find_verb
 
 
 def read(line: list[str]) -> tuple[str, dict[str, object]]:
-    name, rest = argv.find_command(line, ROOT)
-    command = COMMANDS[ALIASES.get(name, name)]
-    return command.name, argv.parse(command, rest).arguments(command)
+    name, rest = parse.split_command(line, ROOT)
+    verb = find_verb(name)
+    assert verb is not None
+    return verb.name, parse.parse_arguments(verb, rest).arguments(verb)
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_root_help_lists_the_commands_in_order(ollama: RunCommand, line: list[st
     assert result.out.endswith('Use "ollama [command] --help" for more information about a command.\n')
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", BY_NAME)
 def test_help_of_a_command_is_the_same_both_ways(ollama: RunCommand, command: str) -> None:
     asked, flagged = ollama("help", command), ollama(command, "--help")
     assert asked.out == flagged.out
@@ -139,7 +139,7 @@ def test_help_names_the_environment(ollama: RunCommand) -> None:
     assert "Aliases:\n  list, ls\n" in ollama("help", "ls").out
 
 
-def test_help_on_nothing_we_know(ollama: RunCommand) -> None:
+def test_help_on_an_unknown_topic(ollama: RunCommand) -> None:
     result = ollama("help", "foo")
     assert result.code == 0
     assert result.out == ""

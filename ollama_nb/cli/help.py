@@ -1,14 +1,14 @@
-"""Help and suggestions, laid out as Ollama lays them out."""
+"""Help texts and suggestions, in Ollama's layout."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
-from ollama_nb.cli.argv import Command, Flag
+from ollama_nb.verbs.table import VERBS, Flag, Verb
 
 _HOST = ("OLLAMA_HOST", "IP Address for the ollama server (default 127.0.0.1:11434)")
 _MODELS = ("OLLAMA_MODELS", "The path to the models directory")
-_HOME = ("OLLAMA_NB_HOME", "Where locks, keys and logs are kept (default ~/.ollama/nb)")
+_HOME = ("OLLAMA_NB_HOME", "The directory of locks, keys and logs (default ~/.ollama/nb)")
 _ENVIRONMENT: dict[str, tuple[tuple[str, str], ...]] = {
     **dict.fromkeys(("create", "show", "stop", "pull", "push", "list", "ps", "cp", "rm"), (_HOST,)),
     **dict.fromkeys(("wheel", "export", "import", "fsck", "prune", "df", "discover", "outdated"), (_MODELS,)),
@@ -33,7 +33,7 @@ _ENVIRONMENT: dict[str, tuple[tuple[str, str], ...]] = {
         ("OLLAMA_KV_CACHE_TYPE", "Quantization type for the K/V cache (default: f16)"),
         ("OLLAMA_LOAD_TIMEOUT", 'How long to allow model loads to stall before giving up (default "5m")'),
         _HOME,
-        ("OLLAMA_NB_EXTRA_MODELS", "Further models directories, only read (default: the system Ollama's)"),
+        ("OLLAMA_NB_EXTRA_MODELS", "Additional read-only models directories (default: the system Ollama's)"),
         ("OLLAMA_NB_REQUIRE_KEY", "Refuse to start without an API key"),
     ),
 }
@@ -41,9 +41,9 @@ _HELP = Flag("--help", "-h", "bool")
 _TYPE_WORDS = {"string": "string", "int": "int", "bool": ""}
 
 
-def root_help(root: Command, commands: Iterable[Command]) -> str:
-    shown = [*commands]
-    width = max(11, *(len(command.name) for command in shown))
+def root_help(root: Verb) -> str:
+    """The help of the program itself."""
+    width = max(11, *(len(verb.name) for verb in VERBS))
     return "\n".join(
         [
             root.help,
@@ -53,29 +53,31 @@ def root_help(root: Command, commands: Iterable[Command]) -> str:
             "  ollama [command]",
             "",
             "Available Commands:",
-            *(f"  {command.name:<{width}} {command.help}" for command in shown),
+            *(f"  {verb.name:<{width}} {verb.help}" for verb in VERBS),
             "",
-            *_flags("ollama", root.flags),
+            *_flag_lines("ollama", root.flags),
             "",
             'Use "ollama [command] --help" for more information about a command.',
         ]
     )
 
 
-def command_help(command: Command) -> str:
-    lines = [command.help, "", "Usage:", f"  ollama {command.name}{command.usage} [flags]", ""]
-    if command.aliases:
-        lines += ["Aliases:", f"  {', '.join((command.name, *command.aliases))}", ""]
-    lines += _flags(command.name, command.flags)
-    if variables := _ENVIRONMENT.get(command.name):
+def verb_help(verb: Verb) -> str:
+    """The help of one verb."""
+    usage = " ".join(filter(None, ("ollama", verb.name, verb.usage, "[flags]")))
+    lines = [verb.help, "", "Usage:", f"  {usage}", ""]
+    if verb.aliases:
+        lines += ["Aliases:", f"  {', '.join((verb.name, *verb.aliases))}", ""]
+    lines += _flag_lines(verb.name, verb.flags)
+    if variables := _ENVIRONMENT.get(verb.name):
         lines += ["", "Environment Variables:", *(f"      {name:<27}   {text}" for name, text in variables)]
     return "\n".join(lines)
 
 
-def unknown_command(name: str, commands: Iterable[Command]) -> str:
-    """The error's text, with the commands that are close to what was typed."""
+def unknown_command(name: str) -> str:
+    """The error message for an unknown verb, with the verbs that are similar to it."""
     text = f'unknown command "{name}" for "ollama"'
-    near = [c.name for c in commands if _is_near(name.lower(), c.name)]
+    near = [verb.name for verb in VERBS if _is_near(name.lower(), verb.name)]
     return text + ("\n\nDid you mean this?\n" + "\n".join(f"\t{other}" for other in near) if near else "")
 
 
@@ -84,7 +86,7 @@ def _is_near(typed: str, name: str) -> bool:
 
 
 def edit_distance(left: str, right: str) -> int:
-    """Levenshtein's."""
+    """The Levenshtein distance."""
     row = list(range(len(right) + 1))
     for i, a in enumerate(left, 1):
         before, row[0] = row[0], i
@@ -93,7 +95,7 @@ def edit_distance(left: str, right: str) -> int:
     return row[-1]
 
 
-def _flags(owner: str, flags: Sequence[Flag]) -> list[str]:
+def _flag_lines(owner: str, flags: Sequence[Flag]) -> list[str]:
     shown = sorted([*flags, _HELP], key=lambda flag: flag.long)
     heads = [
         f"  {flag.short + ',' if flag.short else '   '} {flag.long} {_TYPE_WORDS[flag.kind]}".rstrip() for flag in shown

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from ollama_nb.cli.durations import go_duration, summary
+from ollama_nb.client.chunks import parse_stats
+from ollama_nb.verbs.present import go_duration, stat_text
 
 
 @pytest.mark.parametrize(
@@ -26,7 +27,7 @@ def test_go_duration(nanoseconds: int, text: str) -> None:
     assert go_duration(nanoseconds) == text
 
 
-def test_summary() -> None:
+def test_the_figures_of_a_reply() -> None:
     final = {
         "total_duration": 5_191_566_416,
         "load_duration": 2_154_458,
@@ -35,7 +36,7 @@ def test_summary() -> None:
         "eval_count": 298,
         "eval_duration": 4_799_921_000,
     }
-    assert summary(final) == (
+    assert stat_text(parse_stats(final)) == (
         "total duration:       5.191566416s\n"
         "load duration:        2.154458ms\n"
         "prompt eval count:    26 token(s)\n"
@@ -47,11 +48,14 @@ def test_summary() -> None:
     )
 
 
-def test_drafts_are_told_when_there_were_any() -> None:
-    assert summary({"drafted_tokens": 24, "accepted_tokens": 18}) == "draft accept rate:    75% (18 of 24 tokens)\n"
-    assert summary({"drafted_tokens": 3}) == "draft accept rate:    0% (0 of 3 tokens)\n"
-    assert summary({"drafted_tokens": 0, "accepted_tokens": 0}) == ""
+def test_drafted_tokens_are_shown_if_there_are_any() -> None:
+    assert (
+        stat_text(parse_stats({"drafted_tokens": 24, "accepted_tokens": 18}))
+        == "draft accept rate:    75% (18 of 24 tokens)\n"
+    )
+    assert stat_text(parse_stats({"drafted_tokens": 3})) == "draft accept rate:    0% (0 of 3 tokens)\n"
+    assert stat_text(parse_stats({"drafted_tokens": 0, "accepted_tokens": 0})) == ""
 
 
-def test_nothing_is_said_about_nothing() -> None:
-    assert summary({"load_duration": 0, "eval_count": 3}) == "eval count:           3 token(s)\n"
+def test_figures_that_are_zero_are_left_out() -> None:
+    assert stat_text(parse_stats({"load_duration": 0, "eval_count": 3})) == "eval count:           3 token(s)\n"
