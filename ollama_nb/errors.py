@@ -1,42 +1,43 @@
 """Every error that a user or a client can see, with its HTTP status and its code.
 
-The code is the stable name of the kind of error: it crosses every border (runner process, REST reply, client) beside
-the message, and :func:`from_code` turns it back into the class. Code that reacts to an error compares classes or codes,
-never the text of the message.
+The code is the stable name of the kind of error. Runner processes and REST replies send it beside the message, and
+:func:`from_code` turns it back into the class. Code that reacts to an error compares classes or codes, never the text
+of the message.
 
-======================  ======  ======================  =====================================================
-class                   status  code                    raised when
-======================  ======  ======================  =====================================================
-OllamaError             500     internal_error          no narrower class applies
-  BadRequest            400     bad_request             the request is wrong; the message says where
-    InvalidName         400     invalid_name            a text is not a model name
-    InvalidThink        400     invalid_think           the value of ``think`` is not a thinking level
-    Unsupported         400     unsupported             the model lacks a capability that the request needs
-      ThinkingUnsupported    400  thinking_unsupported    the request asks for thinking and the model cannot think
-      ToolsUnsupported       400  tools_unsupported       the request has tools and the model cannot call them
-      ImagesUnsupported      400  images_unsupported      a message has images and they cannot be read
-      InsertUnsupported      400  insert_unsupported      the request has a suffix and the model cannot fill a gap
-      CompletionUnsupported  400  completion_unsupported  the model makes embeddings and cannot write text
-    InvalidDuration     400     invalid_duration        a text is not a duration such as ``10m``
-    ContextOverflow     400     context_overflow        the prompt does not fit into the context
-    CorruptModel        400     corrupt_model           a model file is damaged or is not what it claims to be
-    TemplateError       400     template_error          a prompt template does not parse or does not run
-    RequestTooLarge     413     request_too_large       the request body is larger than the route accepts
-  Unauthorized          401     unauthorized            the API key is missing or not valid
-  Forbidden             403     forbidden               the API key is valid but does not allow the action
-  NotFound              404     not_found               the named thing does not exist
-    ModelNotFound       404     model_not_found         the named model is not in the store
-  Cancelled             499     cancelled               the client went away or asked to stop
-  Busy                  503     busy                    the request queue is full
-    ShuttingDown        503     shutting_down           the server is shutting down
-  StoreError            500     store_error             the model store cannot be read or written
-  LoadError             500     load_error              the engine cannot load the model
-  RunnerCrashed         500     runner_crashed          the runner process ended during the request
-  SourceError           500     source_error            a registry or package index fails or sends invalid data
-    AccessDenied        500     access_denied           a registry refuses the access that a pull or push needs
-  ConnectError          500     connect_error           a server cannot be reached or closes the connection
-    ConnectionLost      500     connection_lost         client only: the connection ended during the reply
-======================  ======  ======================  =====================================================
+===========================  ======  ======================  ========================================================
+class                        status  code                    raised when
+===========================  ======  ======================  ========================================================
+OllamaError                  500     internal_error          no narrower class applies
+  BadRequest                 400     bad_request             the request is wrong; the message says where
+    InvalidName              400     invalid_name            a text is not a model name
+    InvalidThink             400     invalid_think           the value of ``think`` is not a thinking level
+    Unsupported              400     unsupported             the model lacks a capability that the request needs
+      ThinkingUnsupported    400     thinking_unsupported    the request asks for thinking and the model cannot think
+      ToolsUnsupported       400     tools_unsupported       the request has tools and the model cannot call them
+      ImagesUnsupported      400     images_unsupported      a message has images and they cannot be read
+      InsertUnsupported      400     insert_unsupported      the request has a suffix and the model cannot fill a gap
+      CompletionUnsupported  400     completion_unsupported  the model makes embeddings and cannot write text
+    InvalidDuration          400     invalid_duration        a text is not a duration such as ``10m``
+    ContextOverflow          400     context_overflow        the prompt does not fit into the context
+    CorruptModel             400     corrupt_model           a model file is damaged or is not what it claims to be
+    TemplateError            400     template_error          a prompt template does not parse or does not run
+    RequestTooLarge          413     request_too_large       the request body is larger than the route accepts
+  Unauthorized               401     unauthorized            the API key is missing or not valid
+  Forbidden                  403     forbidden               the API key is valid but does not allow the action
+  NotFound                   404     not_found               the named thing does not exist
+    ModelNotFound            404     model_not_found         the named model is not in the store
+  Cancelled                  499     cancelled               the client disconnected or cancelled the request
+  Busy                       503     busy                    the request queue is full
+    ShuttingDown             503     shutting_down           the server is shutting down
+  StoreError                 500     store_error             the model store cannot be read or written
+  LoadError                  500     load_error              the engine cannot load the model
+  RelayBroken                502     relay_broken            the server to which a request was relayed hangs up
+  RunnerCrashed              500     runner_crashed          the runner process ended during the request
+  SourceError                500     source_error            a registry or package index fails or sends invalid data
+    AccessDenied             500     access_denied           a registry refuses the access that a pull or push needs
+  ConnectError               500     connect_error           client only: the server cannot be reached
+    ConnectionLost           500     connection_lost         client only: the connection ended during the reply
+===========================  ======  ======================  ========================================================
 """
 
 from __future__ import annotations
@@ -181,7 +182,7 @@ class ModelNotFound(NotFound):
 
 
 class Cancelled(OllamaError):
-    """The client went away or asked to stop. There is nothing to handle but to release resources."""
+    """The client disconnected or cancelled the request. Release its resources; there is nothing else to do."""
 
     status = 499
     code = "cancelled"
@@ -222,6 +223,13 @@ class LoadError(OllamaError):
     code = "load_error"
 
 
+class RelayBroken(OllamaError):
+    """Another server of this user, to which the request was relayed, closed the connection. Send the request again."""
+
+    status = 502
+    code = "relay_broken"
+
+
 class RunnerCrashed(OllamaError):
     """The runner process ended during the request. The next request starts a new one; try once again."""
 
@@ -241,10 +249,7 @@ class AccessDenied(SourceError):
 
 
 class ConnectError(OllamaError):
-    """A server cannot be reached, or closes the connection during a request.
-
-    Start one with ``ollama serve``, correct ``OLLAMA_HOST``, or repeat the request.
-    """
+    """The server cannot be reached. Start one with ``ollama serve``, or correct ``OLLAMA_HOST``."""
 
     code = "connect_error"
 
@@ -256,10 +261,10 @@ class ConnectionLost(ConnectError):
 
 
 def from_code(code: str, message: str, status: int | None = None) -> OllamaError:
-    """Rebuild an error that crossed a border as ``code``, ``message`` and HTTP ``status`` (default: the class's own).
+    """Rebuild an error that another process sent as ``code``, ``message`` and HTTP ``status``.
 
-    An unknown or empty code (real Ollama sends no codes) gives the class of the status: BadRequest for a 4xx status
-    without a class of its own, OllamaError for all others.
+    ``status`` defaults to that of the class. An unknown or empty code (real Ollama sends no codes) gives the class of
+    the status: BadRequest for a 4xx status without a class of its own, OllamaError for all others.
 
     >>> type(from_code("model_not_found", "model 'x' not found", 404)).__name__
     'ModelNotFound'
@@ -279,7 +284,7 @@ _BY_STATUS: dict[int, type[OllamaError]] = {
 
 
 def _by_code() -> dict[str, type[OllamaError]]:
-    """Every class that is imported so far, by its code; packages above add classes of their own."""
+    """All classes that are imported so far, by code; other packages define classes of their own."""
     return {error.code: error for error in _family(OllamaError)}
 
 

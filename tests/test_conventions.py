@@ -15,7 +15,6 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 KNOWN_DUPLICATES = {
-    "Activity",
     "Answer",
     "Bar",
     "Chain",

@@ -1,8 +1,8 @@
-"""Models at rest: layers, manifests, configs, a resolved local model. Values only; the store reads them."""
+"""Stored models as values: layers, manifests, configs, GGUF headers, a resolved local model; and their vocabularies."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ LAYER_PREFIX = "application/vnd.ollama.image."
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """A blob in its role. ``from_`` names the model that the layer was taken over from."""
+    """A blob and its role in a model. ``from_`` names the model that the layer was inherited from."""
 
     media_type: str
     digest: Digest
@@ -27,13 +27,13 @@ class Layer:
 
     @property
     def kind(self) -> str:
-        """``model``, ``template``, ``params``, …; the full media type for foreign ones."""
+        """``model``, ``template``, ``params``, …; the full media type if it is not one of Ollama's."""
         return self.media_type.removeprefix(LAYER_PREFIX)
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """A parsed manifest with the bytes that it was read from (its identity is their hash)."""
+    """A parsed manifest and the bytes that it was parsed from; their hash identifies the model."""
 
     config: Layer
     layers: tuple[Layer, ...]
@@ -42,7 +42,7 @@ class Manifest:
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """The config JSON of a model; ``extra`` keeps keys that we do not know."""
+    """The config JSON of a model; ``extra`` keeps unknown keys."""
 
     model_format: str = "gguf"
     model_family: str = ""
@@ -63,7 +63,10 @@ class ModelConfig:
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """One tensor of a GGUF; ``shape`` in GGUF's own order (fastest first), ``offset`` from the start of the data."""
+    """One tensor of a GGUF file.
+
+    ``shape`` is in GGUF's order (fastest dimension first), ``offset`` in bytes from the start of the tensor data.
+    """
 
     name: str
     type: str
@@ -80,7 +83,7 @@ class TensorInfo:
 
 @dataclass(frozen=True, slots=True)
 class GGUF:
-    """The header of a GGUF file. Arrays that the reader was told to leave out are None in ``metadata``."""
+    """The header of a GGUF file. Arrays that the reader was asked to skip are None in ``metadata``."""
 
     version: int
     metadata: Mapping[str, Any]
@@ -101,7 +104,10 @@ class GGUF:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A local model, resolved: where its weights lie and what it stores. ``template`` None: no template layer."""
+    """A local model with the paths of its weights and the contents of its layers.
+
+    ``template`` is None for a model without a template layer; ``modified_at`` is Unix seconds, ``size`` bytes.
+    """
 
     name: ModelName
     digest: str
@@ -123,7 +129,7 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """A model as ``/api/tags`` shows it; lengths are 0 when unknown."""
+    """A model as ``/api/tags`` lists it; unknown lengths are 0."""
 
     model: Model
     capabilities: tuple[str, ...]
@@ -134,7 +140,7 @@ class Listed:
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """A model as ``/api/show`` shows it: texts ready to print, headers as read (arrays None unless verbose)."""
+    """A model as ``/api/show`` describes it. Arrays in the GGUF headers are None unless the request is verbose."""
 
     model: Model
     capabilities: tuple[str, ...]
@@ -150,9 +156,10 @@ class Shown:
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A loaded model as ``/api/ps`` shows it; ``expires_at`` is Unix seconds (inf: never).
+    """A loaded model as ``/api/ps`` lists it.
 
-    ``slots``: how many requests it works on at the same time; 0 where that is not said.
+    Sizes are bytes, ``expires_at`` is Unix seconds (infinity for never). ``slots`` is the number of requests that the
+    model handles at the same time; 0 if unknown.
     """
 
     model: Model
@@ -161,3 +168,31 @@ class Running:
     expires_at: float
     context_length: int
     slots: int = 0
+
+
+VOCABULARY_PADDING = 128  # tokens; models of one family pad their vocabularies to different round sizes
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizerVocabulary:
+    """The tokenizer's type, all tokens as the model file spells them, and which of them are control tokens."""
+
+    kind: str
+    texts: Sequence[bytes]
+    is_control: Callable[[int], bool]
+
+
+def draft_mismatch(model: TokenizerVocabulary, draft: TokenizerVocabulary) -> str:
+    """Why a draft model cannot draft for ``model``; empty if it can.
+
+    Both must assign the same ids to the same texts; control tokens may be spelled differently.
+    """
+    if draft.kind != model.kind:
+        return "its tokenizer has another type than the model's"
+    if abs(len(draft.texts) - len(model.texts)) > VOCABULARY_PADDING:
+        return f"it has {len(draft.texts)} tokens, the model has {len(model.texts)}"
+    for token, pair in enumerate(zip(draft.texts, model.texts, strict=False)):
+        if pair[0] != pair[1] and not (draft.is_control(token) and model.is_control(token)):
+            drafted, text = (spelling.decode("utf-8", "replace") for spelling in pair)
+            return f'its token {token} is "{drafted}", but "{text}" in the model'
+    return ""

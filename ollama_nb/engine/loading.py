@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ollama_nb.api import vocabulary
-from ollama_nb.api.vocabulary import Vocabulary
+from ollama_nb.api.models import TokenizerVocabulary, draft_mismatch
 from ollama_nb.engine.adapters import Adapters
 from ollama_nb.engine.config import EngineConfig, EngineFacts
 from ollama_nb.engine.embedder import Embedder
@@ -80,7 +79,7 @@ def make_draft_model(config: EngineConfig, model: Model, shape: Shape) -> DraftM
     """The draft model of ``config`` beside its ``model``. Raises LoadError when it does not fit that."""
     try:
         draft = load_model(config, config.draft)
-        reason = misfit(model, draft)
+        reason = mismatch(model, draft)
         if not reason:
             small = replace(shape, n_threads=min(shape.n_threads, default_threads(draft.n_params)))
             return DraftModel(make_context(config, draft, small), model.n_vocab, small.n_threads)
@@ -90,12 +89,12 @@ def make_draft_model(config: EngineConfig, model: Model, shape: Shape) -> DraftM
     raise LoadError(f"the draft model cannot be used: {reason} (without it: option draft_num_predict 0)")
 
 
-def misfit(model: Model, draft: Model) -> str:
+def mismatch(model: Model, draft: Model) -> str:
     """Why a model cannot guess for another one; empty when it can."""
     if draft.embeds_only or draft.two_part or draft.recurrent:
         return f'a model of the architecture "{draft.architecture}" cannot guess single tokens and take them back'
-    known = (Vocabulary(str(one.vocabulary_type), one.texts(), one.is_control) for one in (model, draft))
-    return vocabulary.misfit(*known)
+    known = (TokenizerVocabulary(str(one.vocabulary_type), one.texts(), one.is_control) for one in (model, draft))
+    return draft_mismatch(*known)
 
 
 def make_embedder(config: EngineConfig, model: Model, shape: Shape) -> Embedder:

@@ -25,7 +25,7 @@ from ollama_nb.server.dialects import gojson, native_reply
 from ollama_nb.server.dialects.gojson import Fields
 from ollama_nb.server.keys import ADMIN
 from ollama_nb.server.state import ServerState
-from ollama_nb.server.streams import MIB, BodySink, DiscardedBody, MemoryBody, ReplyStream, SlowClient
+from ollama_nb.server.streams import MIB, BodySink, DiscardedBody, MemoryBody, ReplyWriter, SlowClient
 from ollama_nb.service.service import Service
 
 SETTING = "ollama_nb_state"  # key of the ServerState in the application's settings
@@ -75,7 +75,7 @@ class OllamaHandler(web.RequestHandler):
     sink: BodySink
     _client_gone = False
     _refusal: Exception | None = None
-    _stream: ReplyStream | None = None
+    _stream: ReplyWriter | None = None
     _task: asyncio.Task[None] | None = None
     _request_id = ""
     _model = ""
@@ -169,7 +169,7 @@ class OllamaHandler(web.RequestHandler):
             self.set_header("Content-Type", native_reply.NDJSON)
             self.set_header("Cache-Control", "no-cache")
             self.set_header("X-Accel-Buffering", "no")
-            self._stream = ReplyStream(self)
+            self._stream = ReplyWriter(self)
             # Without this, each small piece waits until the client has acknowledged the one before it.
             self._connection.stream.set_nodelay(True)
         await self._stream.write(line + b"\n")

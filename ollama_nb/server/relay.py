@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from typing import cast
 
-from ollama_nb.errors import BadRequest, Cancelled, ConnectError
+from ollama_nb.errors import BadRequest, Cancelled, RelayBroken
 from ollama_nb.runtime import RuntimeInfo
 from ollama_nb.server.dialects import native, native_reply
 from ollama_nb.server.handler import OllamaHandler
@@ -92,7 +92,7 @@ async def _stream(call: OllamaHandler, pieces: Pieces, live: LiveRequest, neighb
     except ConnectionBroken:
         if not sent:
             raise
-        raise ConnectError(
+        raise RelayBroken(
             f"the server at {neighbour.url}, which has the model loaded, closed the connection: repeat the request"
         ) from None
     await call.end()

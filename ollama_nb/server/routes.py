@@ -25,7 +25,7 @@ from ollama_nb.server.handler import OllamaHandler, PlainResponse, Route
 from ollama_nb.server.keys import ANY_KEY, INFER, READ, WRITE
 from ollama_nb.server.metrics import CONTENT_TYPE
 from ollama_nb.server.relay import to_neighbour
-from ollama_nb.server.streams import MIB, BlobUpload, BodySink, DiscardedBody
+from ollama_nb.server.streams import MIB, BodySink, DiscardedBody, UploadedBlob
 
 OLLAMA_API_VERSION = "0.17.0"  # the version of Ollama's API that this server implements; clients compare it
 
@@ -150,12 +150,12 @@ async def has_blob(call: OllamaHandler) -> None:
 def open_upload(call: OllamaHandler) -> BodySink:
     digest = Digest.parse(call.path_args[0])
     blobs = call.service.blobs
-    return DiscardedBody() if blobs.has(digest) else BlobUpload(blobs.writer(), digest)
+    return DiscardedBody() if blobs.has(digest) else UploadedBlob(blobs.writer(), digest)
 
 
 async def upload_blob(call: OllamaHandler) -> None:
     """Runs when the body has been received: 201 for a new blob, 200 for one that the store has already."""
-    if isinstance(call.sink, BlobUpload):
+    if isinstance(call.sink, UploadedBlob):
         await call.sink.commit()
         await call.send(status=201)
     else:

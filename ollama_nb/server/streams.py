@@ -1,7 +1,7 @@
 """Request bodies on their way in, and streamed replies on their way out, both with bounded memory.
 
 In: a handler gives each chunk of a request's body to a :class:`BodySink`, which keeps it in memory, writes it into the
-store or discards it. Out: a :class:`ReplyStream` flushes one piece at a time; what is written meanwhile joins the next
+store or discards it. Out: a :class:`ReplyWriter` flushes one piece at a time; what is written meanwhile joins the next
 piece. A producer waits while more than ``MAX_PENDING`` bytes are queued, and a client that does not accept a piece
 within ``write_timeout`` seconds is dropped.
 """
@@ -65,7 +65,7 @@ class DiscardedBody:
         pass
 
 
-class BlobUpload:
+class UploadedBlob:
     """Writes a body into the store as a blob.
 
     A worker thread writes large pieces, so that a slow disk blocks this client only. At most one write runs at a time,
@@ -109,7 +109,7 @@ class SlowClient(Exception):
     """The client did not accept a piece of the reply in time."""
 
 
-class ReplyStream:
+class ReplyWriter:
     """The body of a handler's streamed response; the first piece also sends the headers."""
 
     write_timeout = 60.0  # seconds

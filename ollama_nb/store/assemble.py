@@ -9,10 +9,9 @@ from typing import Any
 
 from ollama_nb.api.chat import CreateRequest
 from ollama_nb.api.events import Progress, Report
-from ollama_nb.api.models import GGUF, Layer, Model, ModelConfig
+from ollama_nb.api.models import GGUF, Layer, Model, ModelConfig, TokenizerVocabulary, draft_mismatch
 from ollama_nb.api.names import Digest, ModelName
 from ollama_nb.api.units import human_number
-from ollama_nb.api.vocabulary import Vocabulary, misfit
 from ollama_nb.errors import BadRequest
 from ollama_nb.store import manifest
 from ollama_nb.store.blobs import digest_of
@@ -24,7 +23,7 @@ _TEXT = (1, 6)
 """Types of tokens that are plain text: normal ones and single bytes."""
 
 
-def vocabulary_of(gguf: GGUF) -> Vocabulary | None:
+def vocabulary_of(gguf: GGUF) -> TokenizerVocabulary | None:
     """Of a header that was read with its arrays; None where it names no tokens.
 
     Everything that is no plain text counts as markup: the engine takes more tokens for that than files mark as such,
@@ -35,7 +34,9 @@ def vocabulary_of(gguf: GGUF) -> Vocabulary | None:
         return None
     plain = types if isinstance(types, list) and len(types) == len(tokens) else [1] * len(tokens)
     spelled = [token.encode("utf-8", "replace") for token in tokens]
-    return Vocabulary(str(gguf.metadata.get("tokenizer.ggml.model")), spelled, lambda token: plain[token] not in _TEXT)
+    return TokenizerVocabulary(
+        str(gguf.metadata.get("tokenizer.ggml.model")), spelled, lambda token: plain[token] not in _TEXT
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +90,7 @@ class LayerBuilder:
     def check_draft(self) -> None:
         """Raises BadRequest for a draft model that numbers its tokens in another way than the model does."""
         model, draft = (self._vocabulary(kind) for kind in ("model", "draft"))
-        if model and draft and (reason := misfit(model, draft)):
+        if model and draft and (reason := draft_mismatch(model, draft)):
             raise BadRequest(f"the draft model cannot be used: {reason}")
 
     def quantize(self, sources: GgufSources, wanted: str) -> None:
@@ -140,7 +141,7 @@ class LayerBuilder:
         for layer in self.layers:
             yield self._statuses.get(layer.digest, f"using existing layer {layer.digest}")
 
-    def _vocabulary(self, kind: str) -> Vocabulary | None:
+    def _vocabulary(self, kind: str) -> TokenizerVocabulary | None:
         """Of the first layer of that kind; None where the file holds no tokens."""
         digests = [layer.digest for layer in self.layers if layer.kind == kind]
         if not digests:

@@ -35,7 +35,7 @@ def test_a_draft_of_another_vocabulary_is_refused_with_the_reason(rest: RestClie
     weights = rest.add_blob((models / "stories260K-f32.gguf").read_bytes())
     draft = rest.add_blob(GGUF.read_bytes())
     refused = rest.create("misfit", files={"m.gguf": weights}, draft_files={"d.gguf": draft})
-    assert "the draft model cannot be used: it has a tokenizer of another kind than the model" in refused
+    assert "the draft model cannot be used: its tokenizer has another type than the model's" in refused
     status, lines = rest.request("POST", "/api/show", b'{"model":"misfit"}')
     assert status == 404, lines
 

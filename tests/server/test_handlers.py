@@ -332,7 +332,7 @@ async def test_a_slow_reader_holds_up_its_own_stream_only(tmp_path: Path) -> Non
 @in_loop
 async def test_a_reader_that_stopped_is_dropped(tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(streams.ReplyStream, "write_timeout", 0.2)
+        patch.setattr(streams.ReplyWriter, "write_timeout", 0.2)
         async with house(tmp_path) as h:
             h.service.script = [*(Delta("x" * 100_000) for _ in range(300)), Done("stop", Stats())]
             async with h.raw(_request("/api/generate", GENERATE)) as (_, writer):

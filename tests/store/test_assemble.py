@@ -225,11 +225,11 @@ def with_tokens(*tokens: str, kind: str = "llama", types: tuple[int, ...] = ()) 
     [
         (with_tokens("a", "b", "c"), ""),
         (with_tokens("a", "b", "c", "[PAD3]", types=(1, 1, 1, 5)), ""),
-        (with_tokens("a", "b", "<x>", types=(1, 1, 3)), 'its token 2 is "<x>", that of the model is "c"'),
-        (with_tokens("a", "c", "b"), 'its token 1 is "c", that of the model is "b"'),
-        (with_tokens("a", "b", "c", kind="gpt2"), "it has a tokenizer of another kind than the model"),
-        (with_tokens("a", "b", *map(str, range(150))), "it knows 152 tokens, the model 3"),
-        (gguf(data=bytes(64)), "it has a tokenizer of another kind than the model"),
+        (with_tokens("a", "b", "<x>", types=(1, 1, 3)), 'its token 2 is "<x>", but "c" in the model'),
+        (with_tokens("a", "c", "b"), 'its token 1 is "c", but "b" in the model'),
+        (with_tokens("a", "b", "c", kind="gpt2"), "its tokenizer has another type than the model's"),
+        (with_tokens("a", "b", *map(str, range(150))), "it has 152 tokens, the model has 3"),
+        (gguf(data=bytes(64)), "its tokenizer has another type than the model's"),
     ],
 )
 def test_a_draft_model_numbers_its_tokens_as_the_model_does(store: Store, draft: bytes, reason: str) -> None:
