@@ -1,4 +1,4 @@
-"""Modelfile text ⇄ instructions: the grammar as a table, and the way back."""
+"""Modelfiles: the grammar as a table, and formatting as its inverse."""
 
 from __future__ import annotations
 

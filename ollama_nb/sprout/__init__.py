@@ -1,4 +1,4 @@
-"""Sprout, the bundled pocket model: for tests, continuous integration and first steps offline (see MODEL_CARD.md)."""
+"""Sprout, the bundled tiny model for tests, continuous integration and offline first steps (see MODEL_CARD.md)."""
 
 from pathlib import Path
 

@@ -26,7 +26,7 @@ MAX_OUTPUT = 4 << 20  # characters of a prompt
 MAX_TEXT = 1 << 20  # characters of a template
 
 
-class Generation(Extension):
+class GenerationBlock(Extension):
     """``{% generation %}…{% endgeneration %}`` marks generated text for training; here it renders its body."""
 
     tags = {"generation"}  # noqa: RUF012  # Jinja's own name and type
@@ -105,7 +105,7 @@ def _environment() -> SandboxedEnvironment:
     environment = _Sandbox(
         trim_blocks=True,
         lstrip_blocks=True,
-        extensions=[loopcontrols, Generation],
+        extensions=[loopcontrols, GenerationBlock],
         undefined=jinja2.ChainableUndefined,
     )
     environment.filters["tojson"] = to_json

@@ -1,4 +1,4 @@
-"""Harmony: headings in all orders, names of tools both ways, and what is held back while it streams."""
+"""The parser of gpt-oss: headings in any order, names of tools in both directions, and what is held back."""
 
 from __future__ import annotations
 
@@ -37,21 +37,21 @@ def test_headings(text: str, heading: Heading) -> None:
     assert parse_heading(text) == heading
 
 
-def test_names_that_typescript_allows() -> None:
+def test_tool_names_become_typescript_identifiers() -> None:
     own = ["get", "mail.send-all", "mail send_all", "mail_send_all", "9 lives!", "?!", "!!", "名前", "$x", "python",
            "browser.search"]  # fmt: skip
-    told = ["get", "mail_send_all", "mail_send_all_2", "mail_send_all_3", "_9_lives", "unnamed", "unnamed_2", "名前",
-            "$x", "python", "browser.search"]  # fmt: skip
+    in_prompt = ["get", "mail_send_all", "mail_send_all_2", "mail_send_all_3", "_9_lives", "unnamed", "unnamed_2",
+                 "名前", "$x", "python", "browser.search"]  # fmt: skip
     tools = tuple(map(tool, own))
-    assert [found["function"]["name"] for found in renamed(tools)] == told
+    assert [found["function"]["name"] for found in renamed(tools)] == in_prompt
     names = ToolNames(tools)
-    assert [names.own(f"functions.{name}") for name in told] == own
+    assert [names.own(f"functions.{name}") for name in in_prompt] == own
     assert names.own("functions.other") == "other"
     assert renamed(tools)[1]["function"]["description"] == "x"
     assert renamed(({"type": "function"},)) == ({"type": "function"},)
 
 
-def test_it_streams() -> None:
+def test_text_is_streamed() -> None:
     reader = families.parser("harmony").create(ReplyContext(think=True, tools=(tool("f.g"),)))
     assert reader.feed("<|channel|>analysis<|mess") == []
     assert reader.feed("age|>a <") == [Delta(thinking="a ")]

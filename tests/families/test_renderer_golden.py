@@ -3,7 +3,7 @@
 A golden file maps a case's name to the prompt, to several where Ollama's own changes from call to call (it walks an
 unordered map), or to ``{"error": …}``. The current date is recorded as 2026-01-02.
 
-Where we part from Ollama: refusals are in words of our own; keys of a tool's schema that Ollama drops are kept, and
+Differences from Ollama: error messages have our wording; keys of a tool's schema that Ollama drops are kept, and
 whole numbers in JSON keep all their digits (``test_renderer_tools``); one order is kept where Ollama's changes.
 """
 
@@ -23,7 +23,7 @@ from ollama_nb.errors import TemplateError
 from ollama_nb.families import render
 
 FOLDER = Path(__file__).parent.parent / "golden" / "renderers"
-REFUSED = {"error": "in words of our own"}
+REFUSED = {"error": "our wording"}
 FILE = json.loads((FOLDER / "cases.json").read_text("utf-8"))
 
 
@@ -59,7 +59,7 @@ def expected(name: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", sorted(families.renderers().keys()))
-def test_as_ollama_renders(name: str) -> None:
+def test_prompts_equal_ollama_s(name: str) -> None:
     recorded = expected(name)
     assert recorded.keys() == {case["name"] for case in FILE["cases"]}
     for case in FILE["cases"]:

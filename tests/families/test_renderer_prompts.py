@@ -1,4 +1,4 @@
-"""Prompts of model families by name, as a job of the render process."""
+"""Prompts of named renderers, as jobs of the render process."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def test_unknown_name() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(families.renderers().keys()))
-def test_the_tokenizer_s_own_bos_takes_the_place_of_the_family_s(name: str) -> None:
-    """So it is the one text that the tokenizer leaves out; a model whose tokenizer adds none gets the family's."""
+def test_the_tokenizer_s_bos_replaces_the_family_s(name: str) -> None:
+    """The tokenizer then does not add a second one. Without one in the tokenizer, the family's remains."""
     asked = PromptJob(kind="renderer", template="", renderer=name, messages=TALK, bos="<first>")
     (plain,), (added,) = render(asked, families.render), render(replace(asked, add_bos=True), families.render)
     assert "<first>" not in plain

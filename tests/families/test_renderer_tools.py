@@ -1,4 +1,4 @@
-"""Tools and values in prompts by family: what is kept beyond what Ollama keeps, and whatever clients send."""
+"""Tools and values in the prompts of families: what is kept beyond Ollama, and arbitrary input."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from ollama_nb.families import render
 from ollama_nb.template.formatting import ArgumentDict, KeyOrderedDict, compact, indented, plain, quoted, spaced
 
 USER = Message("user", "q")
-BLIND = {"olmo3-think", "olmo3-32b-think"}
-"""They know no tools."""
+WITHOUT_TOOLS = {"olmo3-think", "olmo3-32b-think"}
+"""Their prompts have no tools."""
 OWN_NOTATION = {"gemma4", "gemma4-small", "gemma4-large", "functiongemma"}
-"""Their notation has places for few keys."""
+"""Their notation supports few keys."""
 
 
 def tool(properties: Any, **more: Any) -> Tool:
@@ -26,10 +26,10 @@ def tool(properties: Any, **more: Any) -> Tool:
     return {"type": "function", "function": {"name": "f", "description": "d", "parameters": parameters}}
 
 
-# Ollama drops the keys of a schema that it does not know; we keep them.
+# Ollama drops unknown keys of a schema; these renderers keep them.
 
 
-@pytest.mark.parametrize("name", sorted(families.renderers().keys() - BLIND - OWN_NOTATION))
+@pytest.mark.parametrize("name", sorted(families.renderers().keys() - WITHOUT_TOOLS - OWN_NOTATION))
 def test_every_key_of_a_schema_is_kept(name: str) -> None:
     schema = {"type": "integer", "minimum": 3, "default": 4, "description": "n of it"}
     prompt = render(name, [USER], [tool({"n": schema}, additionalProperties=False)], None)
@@ -43,13 +43,13 @@ def test_gemma_keeps_nullable(name: str) -> None:
     assert 'properties:{n:{nullable:true,type:<|"|>INTEGER<|"|>}}' in prompt
 
 
-@pytest.mark.parametrize("name", sorted(families.renderers().keys() - BLIND))
+@pytest.mark.parametrize("name", sorted(families.renderers().keys() - WITHOUT_TOOLS))
 def test_whole_numbers_of_json_keep_their_digits(name: str) -> None:
     call = ToolCall("f", {"list": [9007199254740993]})
     assert "9007199254740993" in render(name, [USER, Message("assistant", tool_calls=(call,))], [], None)
 
 
-# Whatever is sent
+# Arbitrary input
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
 JSON = st.recursive(
@@ -90,14 +90,12 @@ THINK = st.sampled_from([None, True, False, "low", "medium", "high", "max"])
 
 @settings(max_examples=60, deadline=None)
 @given(messages=MESSAGES, tools=TOOLS, think=THINK)
-def test_every_conversation_renders_with_all_that_users_say(
-    messages: list[Message], tools: list[Tool], think: Any
-) -> None:
+def test_any_conversation_renders_with_all_user_text(messages: list[Message], tools: list[Tool], think: Any) -> None:
     for name in sorted(families.renderers().keys()):
         try:
             prompt = render(name, messages, tools, think)
         except TemplateError:
-            assert name == "qwen3.8"  # the only one that refuses any
+            assert name == "qwen3.8"  # the only one that rejects conversations
             continue
         at = 0
         for message in messages:
@@ -106,14 +104,14 @@ def test_every_conversation_renders_with_all_that_users_say(
                 at = prompt.index(message.content, at)
 
 
-# How JSON is spelled
+# JSON styles
 
 
 VALUE = KeyOrderedDict(b="<&>", a={"z": 1.0, "é": [True, None, 1e21, "\u2028"]}, o=ArgumentDict(y="<", x={}), e=[])
 
 
 @pytest.mark.parametrize(
-    ("spell", "text"),
+    ("style", "text"),
     [
         (
             compact,
@@ -134,8 +132,8 @@ VALUE = KeyOrderedDict(b="<&>", a={"z": 1.0, "é": [True, None, 1e21, "\u2028"]}
         ),
     ],
 )
-def test_spellings(spell: Any, text: str) -> None:
-    assert spell(VALUE) == text
+def test_styles(style: Any, text: str) -> None:
+    assert style(VALUE) == text
 
 
 def test_indented() -> None:
@@ -145,5 +143,5 @@ def test_indented() -> None:
     )
 
 
-def test_half_a_character_becomes_a_replacement() -> None:
+def test_lone_surrogates_are_replaced() -> None:
     assert plain("\ud800 é") == '"\ufffd é"'

@@ -1,4 +1,4 @@
-"""Reading a reply takes work in proportion to its length, whatever it repeats. Work is counted, not timed."""
+"""Parsing takes time in proportion to the length of a reply, whatever it repeats. Steps are counted, not timed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ollama_nb.reply.markers import MarkerMatcher
 
 
 @pytest.mark.parametrize("name", families.parsers())
-def test_a_family_reads_in_linear_time(name: str) -> None:
+def test_families_parse_in_linear_time(name: str) -> None:
     rng = random.Random(name)
     words = words_for(name)
     parser = families.parser(name)
@@ -26,14 +26,14 @@ def test_a_family_reads_in_linear_time(name: str) -> None:
 @pytest.mark.parametrize(
     "word", ["{", "{}", '{"', "\\", "[", "<tool_call>", "<tool", " ", "get", '{"name": "now"}', "<"]
 )
-def test_the_generic_reader_reads_in_linear_time(marker: str, word: str) -> None:
+def test_the_generic_parser_takes_linear_time(marker: str, word: str) -> None:
     setup = {"thinking": ("<think>", "</think>"), "tools": TOOLS, "tool_marker": marker}
     check_work(lambda: TemplateReplyParser(**setup), marker, word, 7)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("word", ["a", "ab", "a" * 299 + "z", "b"])
-def test_stop_strings_cost_a_step_a_character(word: str) -> None:
-    """Also long ones that are all alike, begin everywhere and never come."""
+def test_stop_strings_take_one_step_per_character(word: str) -> None:
+    """Also long and similar stop strings that partially match everywhere and never completely."""
     stops = ["a" * 300 + end for end in "bcdef"] + ["ab" * 150 + "c"]
 
     class Stream:

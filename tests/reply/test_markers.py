@@ -20,7 +20,7 @@ def whole(markers: list[str], text: str) -> tuple[str, str | None, str]:
 
 @settings(max_examples=200, deadline=None)
 @given(MARKERS, st.lists(st.text("ab<", max_size=5), max_size=8))
-def test_any_chunking_is_a_search_over_the_whole(markers: list[str], chunks: list[str]) -> None:
+def test_any_split_equals_a_search_over_the_whole_text(markers: list[str], chunks: list[str]) -> None:
     matcher = MarkerMatcher(markers)
     longest = max(map(len, markers))
     given_out, seen = "", ""
@@ -35,7 +35,7 @@ def test_any_chunking_is_a_search_over_the_whole(markers: list[str], chunks: lis
     assert (given_out + text, marker, rest) == whole(markers, "".join(chunks))
 
 
-def test_the_longest_marker_at_one_place_wins() -> None:
+def test_the_longest_marker_at_one_position_wins() -> None:
     matcher = MarkerMatcher(["<a", "<ab", "<abc"])
     assert matcher.feed("x<ab") == ("x", None, "")
     assert matcher.feed("d") == ("", "<ab", "d")

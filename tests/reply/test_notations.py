@@ -1,4 +1,4 @@
-"""The notations in which models write arguments: Python-like, Gemma's, tagged, and bare text by a schema."""
+"""The notations of arguments: Python syntax, Gemma's, tagged, and text converted by a schema."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_python_literals_of_any_value(arguments: dict[str, Any], as_json: bool) 
 
 
 def python(value: Any) -> str:
-    """As Python writes it, with no escapes but those that the models use."""
+    """Format a value as Python does, with only the escapes that models use."""
     if isinstance(value, str):
         return json.dumps(value, ensure_ascii=False)
     if isinstance(value, list):
@@ -77,7 +77,7 @@ def test_python_like_text(text: str, arguments: dict[str, Any]) -> None:
         "f(a=" + "[" * 99,
     ],
 )
-def test_what_is_no_python_call(text: str) -> None:
+def test_malformed_python_calls(text: str) -> None:
     with pytest.raises(NotationError):
         parse_python_calls(text)
 
@@ -102,7 +102,7 @@ def gemma(value: Any) -> str:
     "text",
     ["", "a:1", "{a:1", "{a}", "{a:1} x", "{:1}", "{a:[1}", "{a:" * 99 + "1" + "}" * 99, "{a:word}", "{a:1e999}"],
 )
-def test_what_are_no_gemma_arguments(text: str) -> None:
+def test_malformed_gemma_arguments(text: str) -> None:
     with pytest.raises(NotationError):
         BraceObjectParser(text, '<|"|>', WORDS, texts=()).parse()
 
@@ -123,7 +123,7 @@ def test_what_are_no_gemma_arguments(text: str) -> None:
         ("f<arg_key>a</arg_key>b</arg_value>", True),
     ],
 )
-def test_what_is_no_tagged_call(text: str, strict: bool) -> None:
+def test_malformed_tagged_calls(text: str, strict: bool) -> None:
     with pytest.raises(NotationError):
         parse_tagged_call(text, strict=strict)
 
@@ -150,12 +150,12 @@ def test_what_is_no_tagged_call(text: str, strict: bool) -> None:
         ("[1]", ("object",), "[1]"),
     ],
 )
-def test_text_by_its_types(text: str, types: tuple[str, ...], value: Any) -> None:
+def test_text_converted_by_types(text: str, types: tuple[str, ...], value: Any) -> None:
     assert typed(text, types) == value
     assert type(typed(text, types)) is type(value)
 
 
-def test_schemas_of_tools_that_are_none() -> None:
+def test_schemas_of_malformed_tools() -> None:
     odd: tuple[Any, ...] = (
         {},
         {"function": None},

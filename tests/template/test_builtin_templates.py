@@ -1,4 +1,4 @@
-"""The chat formats that come with us: each writes its golden conversation, and is told by its markers alone."""
+"""The built-in chat formats: each renders its golden conversation and is recognised by its markers."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def test_golden_conversations(name: str, conversation: str) -> None:
     assert prompt(name, *CONVERSATIONS[conversation]) == GOLDEN["prompts"][name][conversation]
 
 
-def test_every_format_has_its_golden_prompts() -> None:
+def test_every_format_has_golden_prompts() -> None:
     assert GOLDEN["prompts"].keys() == NAMES
 
 
 @pytest.mark.parametrize("name", sorted(NAMES))
-def test_the_last_answer_is_gone_on_with(name: str) -> None:
+def test_the_last_answer_is_continued(name: str) -> None:
     asked = prompt(name, Message("user", "Count."))
     text = prompt(name, Message("user", "Count."), Message("assistant", "One, two"))
     assert text.startswith(asked.rstrip()) and text.endswith("One, two")
@@ -48,10 +48,10 @@ def by_role(turn: str, start: str) -> str:
 
 
 def by_words(user: str, assistant: str, system: str = "") -> str:
-    told = f"{{{{ '{system}' + m['content'] }}}}" if system else ""
+    system_turn = f"{{{{ '{system}' + m['content'] }}}}" if system else ""
     return (
         "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}"
-        f"{{{{ '{user}' + m['content'] }}}}{{% elif m['role'] == 'system' %}}{told}{{% else %}}"
+        f"{{{{ '{user}' + m['content'] }}}}{{% elif m['role'] == 'system' %}}{system_turn}{{% else %}}"
         f"{{{{ '{assistant}' + m['content'] + eos_token }}}}{{% endif %}}{{% endfor %}}{{{{ '{assistant}' }}}}"
     )
 
@@ -101,12 +101,12 @@ def test_every_format_is_recognised() -> None:
         "{{ messages[0].content }}",
         CHATML.replace("{% for", "{% if tools %}{{ tools | tojson }}{% endif %}{% for", 1),
         CHATML.replace("m.content", "m.content.split('</think>')[-1]"),
-        CHATML + "{# told at length #}" * 30,
-        CHATML + "{# told at length #}" * 80,
+        CHATML + "{# a long comment #}" * 30,
+        CHATML + "{# a long comment #}" * 80,
         by_role("<|start_header_id|>{{ m.role }}<|end_header_id|>{{ m.content }}<|eot_id|>", "") + " " * 500,
         by_role("{{ '<|user|>' + m.content + '<|end|>' + eos_token }}" + " " * 300, "<|assistant|>"),
         "[INST] {{ tools }} [/INST]",
     ],
 )
-def test_templates_that_render_better_themselves(text: str) -> None:
+def test_templates_that_are_not_replaced(text: str) -> None:
     assert recognise(text) is None

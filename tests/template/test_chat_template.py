@@ -1,4 +1,4 @@
-"""Conversations through chat templates of all kinds: each is given what it takes, and no text is lost."""
+"""Conversations through chat templates of all kinds: each gets the input that it accepts, and no text is lost."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def chat(template: str, *messages: Message, think: Think = None, **more: object)
     return prompt
 
 
-def test_without_any_template_chatml_is_written() -> None:
+def test_without_a_template_chatml_is_used() -> None:
     messages = (Message("system", "Be kind."), USER)
     expected = "<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
     assert chat("", *messages) == chat(CHATML, *messages) == expected
@@ -33,7 +33,7 @@ def test_a_trailing_assistant_message_is_continued() -> None:
     assert chat(CHATML, USER, ANSWER).endswith("<|im_start|>assistant\nYes")
 
 
-def test_jinja_sees_think_only_when_it_was_given() -> None:
+def test_jinja_gets_think_only_if_the_request_sets_it() -> None:
     on, effort = "{{ enable_thinking is defined }} {{ enable_thinking }}", "{{ reasoning_effort is defined }}"
     template = on + " " + effort + " {{ reasoning_effort }}"
     assert chat(template, USER) == "False  False "
@@ -42,7 +42,7 @@ def test_jinja_sees_think_only_when_it_was_given() -> None:
     assert chat(template, USER, think="low") == "True True True low"
 
 
-def test_jinja_messages_carry_calls_results_and_thoughts() -> None:
+def test_jinja_messages_have_calls_results_and_thinking() -> None:
     template = "{% for m in messages %}{{ m | tojson }}\n{% endfor %}"
     messages = (
         Message("assistant", "", thinking="hm", tool_calls=(ToolCall("f", {"b": 1, "a": "é<"}, id="call_1"),)),
@@ -69,17 +69,17 @@ CALL = (Message("assistant", "", tool_calls=(ToolCall("f", {"a": 1}),)), Message
         ("c.function.arguments is mapping", "True"),
     ],
 )
-def test_arguments_suit_templates_that_want_an_object_or_text(use: str, expected: str) -> None:
+def test_arguments_are_an_object_or_text_as_the_template_needs(use: str, expected: str) -> None:
     template = "{% for m in messages %}{% for c in m.tool_calls or [] %}{{ " + use + " }}{% endfor %}{% endfor %}"
     assert chat(template, *CALL) == expected
 
 
-def test_the_first_error_is_told_when_neither_form_of_arguments_works() -> None:
+def test_the_first_error_is_raised_if_no_variant_works() -> None:
     with pytest.raises(TemplateError, match="no tools here"):
         chat("{{ raise_exception('no tools here') }}", *CALL)
 
 
-def test_a_call_with_thoughts_suits_templates_that_refuse_both() -> None:
+def test_calls_with_thinking_for_templates_that_reject_both() -> None:
     template = (
         "{% for m in messages %}{% if m.tool_calls and m.thinking and m.content %}{{ raise_exception('one of them') }}"
         "{% endif %}{{ m.content }}{{ m.thinking }};{% endfor %}"
@@ -89,20 +89,20 @@ def test_a_call_with_thoughts_suits_templates_that_refuse_both() -> None:
     assert chat(template, USER, Message("assistant", "x", thinking="hm"), USER) == "hi;xhm;hi;"
 
 
-# What a template takes
+# What a template accepts
 
 
 PARTS = "{% for m in messages %}{% for p in m['content'] %}{{ p['text'] }}{% endfor %}|{% endfor %}"
 
 
-def test_content_in_parts_where_a_template_wants_it() -> None:
+def test_content_in_parts_for_templates_that_need_it() -> None:
     assert accepted_input(PARTS).parts and not accepted_input(TURNS).parts
     assert chat(PARTS, SYSTEM, USER, ANSWER, USER) == "Be kind.|hi|Yes|hi|"
     both = "{% for m in messages %}{% if m.content is string %}s{{ m.content }}{% else %}p{% endif %}{% endfor %}"
     assert chat(both, USER) == "shi"
 
 
-def test_thoughts_as_a_part_of_the_content() -> None:
+def test_thinking_as_a_part_of_the_content() -> None:
     template = (
         "{% for m in messages %}{% if m.content is string %}{{ m.content }}{% else %}{% for p in m.content %}"
         "{% if p['type'] == 'thinking' %}[{{ p['thinking'] }}]{% else %}{{ p['text'] }}{% endif %}{% endfor %}"
@@ -111,7 +111,7 @@ def test_thoughts_as_a_part_of_the_content() -> None:
     assert chat(template, USER, Message("assistant", "Yes", thinking="hm"), USER) == "hi[hm]Yeshi"
 
 
-def test_a_system_text_that_a_template_refuses_opens_the_next_message() -> None:
+def test_a_system_text_moves_into_the_next_message_where_templates_drop_it() -> None:
     refusing = "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}" + TURNS
     silent = "{% for m in messages if m.role != 'system' %}<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>"
     for template in (refusing, silent):
@@ -119,10 +119,10 @@ def test_a_system_text_that_a_template_refuses_opens_the_next_message() -> None:
     assert chat(TURNS, SYSTEM, USER) == "<system>Be kind.<user>hi<assistant>"
 
 
-def test_a_developer_is_the_system_but_where_the_role_is_known() -> None:
-    told = Message("developer", "Be brief.")
-    assert chat(TURNS, told, USER) == "<system>Be brief.<user>hi<assistant>"
-    assert chat(TURNS + "<|channel|>", told, USER) == "<developer>Be brief.<user>hi<assistant><|channel|>"
+def test_developer_messages_become_system_messages_where_unknown() -> None:
+    developer = Message("developer", "Be brief.")
+    assert chat(TURNS, developer, USER) == "<system>Be brief.<user>hi<assistant>"
+    assert chat(TURNS + "<|channel|>", developer, USER) == "<developer>Be brief.<user>hi<assistant><|channel|>"
 
 
 @pytest.mark.parametrize(
@@ -133,11 +133,11 @@ def test_a_developer_is_the_system_but_where_the_role_is_known() -> None:
         ("{{ preserve_thinking }} {{ clear_thinking }}", "True False"),
     ],
 )
-def test_thoughts_of_earlier_turns(template: str, expected: str) -> None:
+def test_thinking_of_earlier_turns(template: str, expected: str) -> None:
     assert chat(template, Message("assistant", "Yes", thinking="hm"), USER) == expected
 
 
-def test_tools_have_a_description_and_parameters_and_are_absent_when_there_are_none() -> None:
+def test_tools_have_all_keys_and_are_undefined_without_tools() -> None:
     template = "{% if tools is defined %}{{ tools | tojson }}{% endif %}"
     bare = {"type": "function", "function": {"name": "f", "strict": True}}
     assert chat(template, USER) == ""
@@ -161,7 +161,7 @@ def test_dates() -> None:
     assert chat("{{ datetime }}", USER) in {day.strftime("%b %d %Y") for day in around}
 
 
-# An answer that is begun
+# A trailing assistant message
 
 
 THINKER = (
@@ -181,6 +181,6 @@ THINKER = (
          "<assistant><think>Yes"),
     ],
 )  # fmt: skip
-def test_an_answer_is_begun_where_the_template_would_have_it(template: str, begun: Message, expected: str) -> None:
+def test_an_answer_is_continued_as_the_template_formats_it(template: str, begun: Message, expected: str) -> None:
     text = chat(template, USER, begun)
     assert text.startswith("<user>hi") and text.removeprefix("<user>hi").removeprefix("</s>") == expected

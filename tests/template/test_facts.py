@@ -1,4 +1,4 @@
-"""What is read out of template texts without rendering them."""
+"""Properties of templates, found without rendering them."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_tool_marker(body: str, expected: str) -> None:
     assert facts(template + "{{ end }}{{ end }}").tool_marker == expected
 
 
-def test_tool_marker_behind_a_blank_separator() -> None:
+def test_tool_marker_after_a_blank_separator() -> None:
     template = (
         "{{ .Tools }}{{ range .Messages }}{{ if .Content }}{{ .Content }}{{ if .ToolCalls }}\n{{ end }}{{ end }}"
         "{{ range $i, $c := .ToolCalls }}{{ if $i }}\n{{ end }}<call>{{ . }}</call>{{ end }}{{ end }}"

@@ -1,4 +1,4 @@
-"""The interpreter against Go itself: the outcomes of golden/gotemplate/cases.json, recorded by record.go."""
+"""The interpreter against Go: the results of golden/gotemplate/cases.json, recorded by record.go."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ FILE = json.loads((FOLDER / "cases.json").read_text("utf-8"))
 CASES, DATA = FILE["cases"], FILE["data"]
 OUTCOMES = json.loads((FOLDER / "outputs.json").read_text("utf-8"))
 
-# Where we part from Go on purpose: name → what comes instead.
+# Intended differences from Go: name → our result.
 OURS = {
     "number 25": "template line 1: integer overflow or bad number syntax: '9223372036854775808'",  # already at parsing
-    "json 16": '"\ufffd"',  # half a character is replaced by the character itself, not by its escape
+    "json 16": '"\ufffd"',  # a lone surrogate becomes U+FFFD itself, not its escape
 }
 
 
@@ -51,7 +51,7 @@ def root_of(case: dict[str, Any]) -> dict[str, Any]:
 
 
 def outcome(case: dict[str, Any]) -> tuple[str, str]:
-    """``output`` and the text, or ``parse`` or ``execute`` and our error."""
+    """Return ``output`` and the text, or ``parse`` or ``execute`` and our error."""
     try:
         template = parse(case["template"])
     except TemplateError as error:
@@ -63,7 +63,7 @@ def outcome(case: dict[str, Any]) -> tuple[str, str]:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])
-def test_as_go(case: dict[str, Any]) -> None:
+def test_results_equal_go_s(case: dict[str, Any]) -> None:
     stage, text = outcome(case)
     if case["name"] in OURS:
         assert text == OURS[case["name"]]

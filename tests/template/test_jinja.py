@@ -1,4 +1,4 @@
-"""The Jinja room: what chat templates of the field use works, and nothing of Python can be reached."""
+"""Jinja's sandbox: what published chat templates use works, and Python objects are out of reach."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ from ollama_nb.template.jinja import render
         ("{% macro m() %}{{ caller() }}{% endmacro %}{% call m() %}b{% endcall %}", "b"),
     ],
 )
-def test_what_chat_templates_use(template: str, expected: str) -> None:
+def test_features_that_chat_templates_use(template: str, expected: str) -> None:
     assert render(template, {"x": {"b": [1, 2.5, None, True], "a": "é<>&'"}}) == expected
 
 
@@ -54,7 +54,7 @@ def test_date() -> None:
     assert render("{{ strftime_now('%Y') }}", {}) in {str(datetime.date.today().year + d) for d in (-1, 0)}
 
 
-def test_a_template_can_refuse() -> None:
+def test_a_template_can_reject_a_conversation() -> None:
     with pytest.raises(TemplateError, match="roles must alternate"):
         render("{{ raise_exception('roles must alternate') }}", {})
 

@@ -1,4 +1,4 @@
-"""Conversations to prompts: the forms of Go templates, merging, cutting, leaving out, and Jinja."""
+"""Conversations to prompts: both forms of Go templates, merging, cutting, dropping messages, and Jinja."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_messages_form_is_rendered_once_and_not_cut() -> None:
     assert go(template, Message("system", "S"), USER) == "S|system:S;user:hi;A:<no value>"
 
 
-def test_neighbours_of_one_role_are_merged_and_keep_what_they_carry() -> None:
+def test_adjacent_messages_of_one_role_are_merged_with_images_and_calls() -> None:
     call = ToolCall("f", {})
     messages = (
         Message("system", "a"),
@@ -119,13 +119,13 @@ def test_legacy_form(template: str, messages: tuple[Message, ...], expected: str
     assert go(template, *messages) == expected
 
 
-def test_the_cut_leaves_the_parsed_template_alone() -> None:
+def test_the_cut_does_not_change_the_parsed_template() -> None:
     template = parse("{{ .Response }} tail")
     assert len(cut_at_response(template).main) == 1
     assert len(template.main) == 2
 
 
-# Filling in
+# Fill in the middle
 
 
 def test_fill_in_the_middle() -> None:
@@ -134,7 +134,7 @@ def test_fill_in_the_middle() -> None:
     assert go(template, prompt="", suffix="return") == "<PRE><SUF>return<MID>|<no value>"
 
 
-# Leaving out old messages
+# Dropping old messages
 
 
 def test_drops_keep_system_messages_and_the_last_one() -> None:

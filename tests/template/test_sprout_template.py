@@ -1,4 +1,4 @@
-"""The bundled model's two templates, Go in its Modelfile and Jinja in its GGUF, write the same prompts."""
+"""The two templates of the bundled model, Go in its Modelfile and Jinja in its GGUF, render the same prompts."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def prompt(kind: TemplateKind, template: str, *messages: Message, think: Think =
 )
 def test_both_templates_agree(jinja: str, messages: tuple[Message, ...], think: Think) -> None:
     def spaced(text: str) -> str:
-        """Go's JSON has no spaces, Python's has."""
+        """Remove the spaces that Python's JSON has and Go's does not."""
         return text.replace('{"city":"', '{"city": "')
 
     assert spaced(prompt("go", GO, *messages, think=think)) == prompt("jinja", jinja, *messages, think=think)
@@ -67,7 +67,7 @@ def test_plain_chat() -> None:
     )
 
 
-def test_thinking_opens_only_when_asked_for() -> None:
+def test_thinking_is_opened_only_on_request() -> None:
     assert prompt("go", GO, USER, think=True).endswith("assistant\n<think>\n")
     assert prompt("go", GO, USER, think=False).endswith("assistant\n")
     assert prompt("go", GO, USER).endswith("assistant\n")

@@ -1,4 +1,4 @@
-"""Templates that want too much, or are no templates: a TemplateError, soon, and nothing else."""
+"""Excessive and malformed templates: each fails soon, with a TemplateError."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_error_names_the_line() -> None:
         execute(parse("a\n{{ .name.x }}"), DATA)
 
 
-def test_template_without_argument_is_refused() -> None:
+def test_template_without_argument_is_rejected() -> None:
     with pytest.raises(TemplateError, match="undefined template specified"):
         parse('{{ define "x" }}y{{ end }}{{ template "x" }}')
 
@@ -81,7 +81,7 @@ def test_lone_surrogates_in_data_do_not_break_the_prompt() -> None:
     text.encode()
 
 
-# Words that build templates which are often valid, and sometimes not.
+# Words for random templates, most of which are valid.
 ACTIONS = (
     "{{ .list }} {{ .n | print }} {{ $x := .n }} {{ $x = 2 }} {{ $x }} {{ if .n }} {{ if eq .n 3 }} {{ else }} "
     "{{ end }} {{ else if .nil }} {{ else with .zh }} {{ range .list }} {{ range $i, $v := .map }} {{ with .map }} "
@@ -106,7 +106,7 @@ VALUES = st.lists(st.one_of(st.integers(), st.floats(), st.text(max_size=5), st.
         st.text(max_size=80), st.lists(WORDS, max_size=25).map(" ".join), st.lists(WORDS, max_size=25).map("".join)
     )
 )
-def test_any_text_gives_a_text_or_a_template_error(text: str) -> None:
+def test_any_template_renders_or_raises_template_error(text: str) -> None:
     try:
         made = execute(parse(text), DATA, Fuel(steps=5_000, output=1 << 16))
     except TemplateError:
@@ -118,7 +118,7 @@ def test_any_text_gives_a_text_or_a_template_error(text: str) -> None:
 @given(
     st.text(max_size=30), st.lists(st.one_of(st.integers(), st.floats(), st.text(max_size=5), st.none(), st.booleans()))
 )
-def test_printf_takes_anything(form: str, values: list[object]) -> None:
+def test_printf_accepts_any_values(form: str, values: list[object]) -> None:
     args = " ".join(f"(index $.v {at})" for at in range(len(values)))
     execute(parse("{{ printf .form " + args + " }}"), {"form": form, "v": values}).encode()
 

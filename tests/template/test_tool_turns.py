@@ -1,4 +1,4 @@
-"""Tool calls for templates that are strict about ids, or about how many there are in a turn."""
+"""Tool calls for templates that check ids, or the number of calls in a turn."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def ids(messages: list[Message]) -> list[str]:
         ([Message("tool", "of nobody", tool_call_id="z")], []),
     ],
 )  # fmt: skip
-def test_ids_are_nine_letters_and_results_keep_to_their_calls(talk: list[Message], expected: list[int]) -> None:
+def test_ids_have_nine_characters_and_results_keep_their_calls(talk: list[Message], expected: list[int]) -> None:
     assert ids(with_ids(talk)) == [f"call0000{at}" for at in expected]
 
 
@@ -46,7 +46,7 @@ def test_calls_of_one_turn_become_turns_with_their_results() -> None:
     assert one_call_each([ASK, BOTH, Y, X, ASK]) == [ASK, first, X, second, Y, ASK]
     nameless = [Message("tool", "x"), Message("tool", "y")]
     assert one_call_each([BOTH, *nameless]) == [first, nameless[0], second, nameless[1]]
-    assert one_call_each([BOTH, Y]) == [first, Y, second]  # what is there is told
+    assert one_call_each([BOTH, Y]) == [first, Y, second]  # calls without a result are kept
     assert one_call_each([BOTH, X, Y, ASK, X]) == [first, X, second, Y, ASK, X]
     assert one_call_each([first, X]) == [first, X]
 
@@ -62,7 +62,7 @@ SHOWN = "{% if m.tool_calls %}" + CALLS + "{% else %}{{ m.content }}@{{ m.tool_c
         ("m.tool_calls and m.tool_calls | length != 1", "ask@;call00001:f;x@call00001;call00002:g;y@call00002;"),
     ],
 )
-def test_templates_that_are_strict_get_what_they_want(rule: str, expected: str) -> None:
-    refuses = "{% if " + rule + " %}{{ raise_exception('strict') }}{% endif %}"
-    template = "{% for m in messages %}" + refuses + SHOWN + "{% endfor %}"
+def test_strict_templates_render(rule: str, expected: str) -> None:
+    rule_text = "{% if " + rule + " %}{{ raise_exception('strict') }}{% endif %}"
+    template = "{% for m in messages %}" + rule_text + SHOWN + "{% endfor %}"
     assert render(PromptJob(kind="jinja", template=template, messages=(ASK, BOTH, X, Y))) == (expected,)

@@ -1,4 +1,4 @@
-"""Replies read while they are written: thinking, text and tool calls, whole and in any pieces."""
+"""The parser for models that name no parser: thinking, text and tool calls, whole and split into pieces."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ollama_nb.api.events import Delta, ToolCalls
 from ollama_nb.reply.generic import TemplateReplyParser
 
 TAGS = ("<think>", "</think>")
-CallRegion = tuple[str, dict[str, Any]]
+Call = tuple[str, dict[str, Any]]
 
 
 def tool(name: str) -> dict[str, Any]:
@@ -24,8 +24,8 @@ def tool(name: str) -> dict[str, Any]:
 TOOLS = tuple(map(tool, ("get", "get_weather", "get_time", "say_hello", "say_hello_world", "add")))
 
 
-def read(*chunks: str, **setup: Any) -> tuple[str, str, list[CallRegion]]:
-    """Thinking, content and calls of a reply."""
+def parse(*chunks: str, **setup: Any) -> tuple[str, str, list[Call]]:
+    """Parse a reply into thinking, content and calls."""
     events = all_events(*chunks, **setup)
     deltas = [event for event in events if isinstance(event, Delta)]
     calls = [call for event in events if isinstance(event, ToolCalls) for call in event.calls]
@@ -37,8 +37,8 @@ def read(*chunks: str, **setup: Any) -> tuple[str, str, list[CallRegion]]:
 
 
 def all_events(*chunks: str, **setup: Any) -> list[Delta | ToolCalls]:
-    reader = TemplateReplyParser(**setup)
-    return [event for chunk in chunks for event in reader.feed(chunk)] + reader.end()
+    parser = TemplateReplyParser(**setup)
+    return [event for chunk in chunks for event in parser.feed(chunk)] + parser.end()
 
 
 def in_pieces(text: str, size: int) -> list[str]:
@@ -68,16 +68,16 @@ def in_pieces(text: str, size: int) -> list[str]:
     ],
 )
 def test_thinking(chunks: list[str], thinking: str, content: str) -> None:
-    assert read(*chunks, thinking=TAGS) == (thinking, content, [])
+    assert parse(*chunks, thinking=TAGS) == (thinking, content, [])
 
 
-def test_thinking_that_the_prompt_has_opened() -> None:
-    assert read("\n a</think>\n\nb", thinking=TAGS, inside_thinking=True) == ("a", "b", [])
-    assert read("never closed", thinking=TAGS, inside_thinking=True) == ("never closed", "", [])
+def test_thinking_opened_by_the_prompt() -> None:
+    assert parse("\n a</think>\n\nb", thinking=TAGS, inside_thinking=True) == ("a", "b", [])
+    assert parse("never closed", thinking=TAGS, inside_thinking=True) == ("never closed", "", [])
 
 
 def test_without_tags_everything_is_content() -> None:
-    assert read("<think>a</think>b") == ("", "<think>a</think>b", [])
+    assert parse("<think>a</think>b") == ("", "<think>a</think>b", [])
 
 
 def test_thinking_and_content_of_one_piece_are_one_delta() -> None:
@@ -91,8 +91,8 @@ THINKS = st.lists(st.sampled_from(["<think>", "</think>", "a", " ", "\n", "<", "
 @given(THINKS, st.booleans(), st.integers(1, 5))
 def test_thinking_in_any_pieces(words: list[str], inside: bool, size: int) -> None:
     text = "".join(words)
-    whole = read(text, thinking=TAGS, inside_thinking=inside)
-    assert read(*in_pieces(text, size), thinking=TAGS, inside_thinking=inside) == whole
+    whole = parse(text, thinking=TAGS, inside_thinking=inside)
+    assert parse(*in_pieces(text, size), thinking=TAGS, inside_thinking=inside) == whole
     rest = text if inside else text.replace("<think>", "", 1) if text.lstrip().startswith("<think>") else text
     if whole[0] or inside:
         rest = rest.replace("</think>", "", 1)
@@ -103,8 +103,8 @@ def test_thinking_in_any_pieces(words: list[str], inside: bool, size: int) -> No
 # Tools
 
 WEATHER = '{"name": "get_weather", "arguments": {"city": "Paris"}}'
-PARIS: CallRegion = ("get_weather", {"city": "Paris"})
-CASES: list[tuple[str, str, str, list[CallRegion]]] = [
+PARIS: Call = ("get_weather", {"city": "Paris"})
+CASES: list[tuple[str, str, str, list[Call]]] = [
     # marker, reply, content, calls
     ("<tool_call>", "Hello! How can I help?", "Hello! How can I help?", []),
     ("<tool_call>", f"<tool_call>{WEATHER}</tool_call>", "", [PARIS]),
@@ -137,7 +137,7 @@ CASES: list[tuple[str, str, str, list[CallRegion]]] = [
     ("<tool_call>", '<tool_call>{"name": "add", "arguments": {"t": "a\nb"}}', "", [("add", {"t": "a\nb"})]),
     ("<tool_call>", '<tool_call>{"name": "add", "arguments": {"t": "\\ud83d\\ude00 \\ud800"}}', "",
      [("add", {"t": "😀 \ufffd"})]),
-    # no calls: everything comes back
+    # no calls: everything is content
     ("<tool_call>", "<tool_call>", "<tool_call>", []),
     ("<tool_call>", "a <tool", "a <tool", []),
     ("<tool_call>", '<tool_call>{"name": "unknown", "arguments": {}}</tool_call>',
@@ -148,7 +148,7 @@ CASES: list[tuple[str, str, str, list[CallRegion]]] = [
     ("<tool_call>", '<tool_call>{"get": {"a": NaN}}', '<tool_call>{"get": {"a": NaN}}', []),
     ("<tool_call>", '<tool_call>{"get": {"a": 1e999}}', '<tool_call>{"get": {"a": 1e999}}', []),
     ("<tool_call>", "<tool_call>say_hello</tool_call>", "<tool_call>say_hello</tool_call>", []),
-    # one good, one bad
+    # one valid call, one malformed
     ("<tool_call>", f"<tool_call>{{bad}}</tool_call>\n<tool_call>{WEATHER}", "{bad}</tool_call>\n", [PARIS]),
     ("<tool_call>", f'<tool_call>{WEATHER}</tool_call><tool_call>{{"name": "ge', '{"name": "ge', [PARIS]),
     # other markers
@@ -164,7 +164,7 @@ CASES: list[tuple[str, str, str, list[CallRegion]]] = [
         "",
         [PARIS, ("get_time", {})],
     ),
-    # brackets count only at the start
+    # brackets count only at the beginning
     ("{", WEATHER, "", [PARIS]),
     ("{", f"\n {WEATHER}", "\n ", [PARIS]),
     ("{", f"Sure: {WEATHER}", f"Sure: {WEATHER}", []),
@@ -185,9 +185,9 @@ CASES: list[tuple[str, str, str, list[CallRegion]]] = [
 
 
 @pytest.mark.parametrize(("marker", "reply", "content", "calls"), CASES)
-def test_tools(marker: str, reply: str, content: str, calls: list[CallRegion]) -> None:
+def test_tools(marker: str, reply: str, content: str, calls: list[Call]) -> None:
     for size in (len(reply), 1, 3, 7):
-        assert read(*in_pieces(reply, size), tools=TOOLS, tool_marker=marker) == ("", content, calls)
+        assert parse(*in_pieces(reply, size), tools=TOOLS, tool_marker=marker) == ("", content, calls)
 
 
 @pytest.mark.parametrize(
@@ -203,43 +203,43 @@ def test_tools(marker: str, reply: str, content: str, calls: list[CallRegion]) -
         ("[", "[1, 2", ""),
     ],
 )
-def test_a_call_that_cannot_be_read_is_content_with_an_error(marker: str, reply: str, error: str) -> None:
+def test_a_malformed_call_is_content_with_an_error(marker: str, reply: str, error: str) -> None:
     events = all_events(*in_pieces(reply, 3), tools=TOOLS, tool_marker=marker)
     assert [event.tool_error for event in events if isinstance(event, Delta) and event.tool_error] == [error][
         : bool(error)
     ]
 
 
-def test_content_and_call_of_one_piece_come_in_order() -> None:
+def test_content_and_calls_of_one_piece_are_in_order() -> None:
     reply = f"First. <tool_call>{WEATHER}</tool_call>\nThen. <tool_call>{WEATHER}</tool_call>"
     kinds = [event if isinstance(event, Delta) else len(event.calls) for event in all_events(
         reply, tools=TOOLS, tool_marker="<tool_call>")]  # fmt: skip
     assert kinds == [Delta("First. "), 1, Delta("Then. "), 1]
 
 
-def test_text_in_front_of_the_marker_is_not_held_back() -> None:
-    reader = TemplateReplyParser(tools=TOOLS, tool_marker="<tool_call>")
-    assert reader.feed("a <to") == [Delta("a ")]
-    assert reader.feed("p") == [Delta("<top")]
+def test_text_before_the_marker_is_not_held_back() -> None:
+    parser = TemplateReplyParser(tools=TOOLS, tool_marker="<tool_call>")
+    assert parser.feed("a <to") == [Delta("a ")]
+    assert parser.feed("p") == [Delta("<top")]
 
 
-def test_a_call_comes_as_soon_as_it_is_complete() -> None:
-    reader = TemplateReplyParser(tools=TOOLS, tool_marker="<tool_call>")
-    assert reader.feed(f"<tool_call>{WEATHER[:-1]}") == []
-    (event,) = reader.feed("}")
+def test_a_call_is_reported_as_soon_as_it_is_complete() -> None:
+    parser = TemplateReplyParser(tools=TOOLS, tool_marker="<tool_call>")
+    assert parser.feed(f"<tool_call>{WEATHER[:-1]}") == []
+    (event,) = parser.feed("}")
     assert isinstance(event, ToolCalls)
 
 
 def test_without_tools_calls_stay_text() -> None:
     reply = f"<tool_call>{WEATHER}"
-    assert read(reply, tool_marker="<tool_call>") == ("", reply, [])
-    assert read(reply, tools=TOOLS) == ("", reply, [])
-    assert read(reply, tools=({"type": "function"},), tool_marker="<tool_call>") == ("", reply, [])
+    assert parse(reply, tool_marker="<tool_call>") == ("", reply, [])
+    assert parse(reply, tools=TOOLS) == ("", reply, [])
+    assert parse(reply, tools=({"type": "function"},), tool_marker="<tool_call>") == ("", reply, [])
 
 
 def test_thinking_is_not_searched_for_calls() -> None:
     reply = f"<think><tool_call>{WEATHER}</think>ok<tool_call>{WEATHER}"
-    thinking, content, calls = read(*in_pieces(reply, 2), thinking=TAGS, tools=TOOLS, tool_marker="<tool_call>")
+    thinking, content, calls = parse(*in_pieces(reply, 2), thinking=TAGS, tools=TOOLS, tool_marker="<tool_call>")
     assert (thinking, content, calls) == (f"<tool_call>{WEATHER}", "ok", [PARIS])
 
 
@@ -258,9 +258,9 @@ MARKERS = st.sampled_from(["<tool_call>", "{", "[", "[TOOL_CALLS]", "get"])
 def test_any_pieces_give_the_same_reply(words: list[str], marker: str, size: int) -> None:
     text = "".join(words)
     setup: dict[str, Any] = {"thinking": TAGS, "tools": TOOLS, "tool_marker": marker}
-    whole = read(text, **setup)
-    assert read(*in_pieces(text, size), **setup) == whole
-    if not whole[2]:  # nothing was called: nothing may be missing
+    whole = parse(text, **setup)
+    assert parse(*in_pieces(text, size), **setup) == whole
+    if not whole[2]:  # without calls, no text may be missing
         tags = text.replace("<think>", "", 1).replace("</think>", "", 1)
         assert letters(whole[0] + whole[1]) in (letters(text), letters(tags), letters(text.replace("<think>", "", 1)))
 
@@ -270,10 +270,10 @@ def test_any_pieces_give_the_same_reply(words: list[str], marker: str, size: int
     st.none() | st.booleans() | st.integers(-9999, 9999) | st.text(max_size=6),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3), max_leaves=8)),
     st.integers(1, 9), st.sampled_from(["<tool_call>", "{", "["]))  # fmt: skip
-def test_any_arguments_survive(arguments: dict[str, Any], size: int, marker: str) -> None:
+def test_any_arguments_are_preserved(arguments: dict[str, Any], size: int, marker: str) -> None:
     body = json.dumps({"name": "get_time", "arguments": arguments}, ensure_ascii=False)
     reply = {"{": body, "[": f"[{body}]"}.get(marker, f"{marker}{body}</tool_call>")
-    assert read(*in_pieces(reply, size), tools=TOOLS, tool_marker=marker) == ("", "", [("get_time", arguments)])
+    assert parse(*in_pieces(reply, size), tools=TOOLS, tool_marker=marker) == ("", "", [("get_time", arguments)])
 
 
 def letters(text: str) -> str:
@@ -284,13 +284,13 @@ def letters(text: str) -> str:
     "word", ["{", "}", "{}", '"', '{"', "\\", "[", "]", "<tool_call>", " ", "a", '{"a":"\\', "[[{"]
 )
 @pytest.mark.parametrize("marker", ["<tool_call>", "{", "["])
-def test_long_nonsense_comes_back_whole(word: str, marker: str) -> None:
+def test_long_malformed_text_is_content(word: str, marker: str) -> None:
     reply = marker + word * 3000
-    assert read(*in_pieces(reply, 11), tools=TOOLS, tool_marker=marker) == ("", reply, [])
+    assert parse(*in_pieces(reply, 11), tools=TOOLS, tool_marker=marker) == ("", reply, [])
 
 
-def test_deep_json_is_no_call_and_no_crash() -> None:
+def test_deeply_nested_json_is_content() -> None:
     deep = '<tool_call>{"name": "get", "arguments": ' + '{"a":' * 5000 + "1" + "}" * 5001
-    assert read(deep, tools=TOOLS, tool_marker="<tool_call>") == ("", deep, [])
+    assert parse(deep, tools=TOOLS, tool_marker="<tool_call>") == ("", deep, [])
     nested = "<tool_call>" + '{"a":' * 900 + "1" + "}" * 900
-    assert read(nested, tools=TOOLS, tool_marker="<tool_call>") == ("", nested, [])
+    assert parse(nested, tools=TOOLS, tool_marker="<tool_call>") == ("", nested, [])
