@@ -1,11 +1,10 @@
-"""ollama-nb: Ollama where people work with data.
+"""ollama-nb: Ollama for Jupyter.
 
 In a notebook: ``%load_ext ollama_nb``. In a terminal: ``ollama``. Over HTTP: any Ollama client.
 """
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from ollama_nb.notebook.frame.register import watch
@@ -38,25 +37,34 @@ __all__ = [
     "load_ipython_extension",
 ]
 
-_HOMES = {
-    "Activity": "notebook.widgets.activity",
-    "Answer": "client.answer",
-    "AsyncOllama": "client.aio",
-    "Chat": "notebook.widgets.chat",
-    "Client": "client.client",
-    "Models": "notebook.widgets.manager",
-    "Ollama": "client.ollama",
-    "OllamaError": "errors",
-    "connect": "client.ollama",
-    "connect_async": "client.aio",
-}
-
 
 def __getattr__(name: str) -> Any:
-    # PEP 562: `import ollama_nb` stays light; what is asked for is imported then.
-    if name in _HOMES:
-        return getattr(import_module(f"ollama_nb.{_HOMES[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    """Import a public name when it is first used (PEP 562), so that ``import ollama_nb`` stays fast."""
+    found: Any
+    match name:
+        case "Activity":
+            from ollama_nb.notebook.widgets.activity import Activity as found
+        case "Answer":
+            from ollama_nb.client.answer import Answer as found
+        case "AsyncOllama":
+            from ollama_nb.client.aio import AsyncOllama as found
+        case "Chat":
+            from ollama_nb.notebook.widgets.chat import Chat as found
+        case "Client":
+            from ollama_nb.client.client import Client as found
+        case "Models":
+            from ollama_nb.notebook.widgets.manager import Models as found
+        case "Ollama":
+            from ollama_nb.client.ollama import Ollama as found
+        case "OllamaError":
+            from ollama_nb.errors import OllamaError as found
+        case "connect":
+            from ollama_nb.client.ollama import connect as found
+        case "connect_async":
+            from ollama_nb.client.aio import connect_async as found
+        case _:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return found
 
 
 def __dir__() -> list[str]:
@@ -74,7 +82,7 @@ watch(_accessor)
 
 
 def load_ipython_extension(shell: InteractiveShell) -> None:
-    """What ``%load_ext ollama_nb`` calls."""
+    """Register the magics; IPython calls this for ``%load_ext ollama_nb``."""
     from ollama_nb.notebook.magics import register
 
     register(shell)

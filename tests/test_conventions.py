@@ -24,7 +24,6 @@ KNOWN_DUPLICATES = {
     "Model",
     "Models",
     "Progress",
-    "Ranked",
     "Reply",
     "ReplyStream",
     "Running",
@@ -36,7 +35,7 @@ KNOWN_DUPLICATES = {
     "Tools",
 }
 
-KNOWN_TEXT_MATCHES = {"ollama_nb/client/tools.py": 1, "ollama_nb/engine/json_schema.py": 1}
+KNOWN_TEXT_MATCHES = {"ollama_nb/engine/json_schema.py": 1}
 """File → how many lines of it compare message texts."""
 
 STRING_TESTS = {"startswith", "endswith", "find", "index", "count", "removeprefix", "removesuffix", "partition"}

@@ -10,9 +10,9 @@ from typing import Any
 from ollama_nb.api.events import Stats
 from ollama_nb.client.chunks import (
     INTERRUPTED,
+    ChunkStream,
     Invocation,
     PartialReply,
-    ReplyStream,
     TextChunk,
     collect,
     parse_chunks,
@@ -80,7 +80,7 @@ class AnswerStream(Iterator[str]):
     """
 
     def __init__(
-        self, model: str, stream: ReplyStream, on_complete: Callable[[Answer], None] = lambda answer: None
+        self, model: str, stream: ChunkStream, on_complete: Callable[[Answer], None] = lambda answer: None
     ) -> None:
         self._model, self._stream, self._on_complete = model, stream, on_complete
         self._reply = PartialReply()

@@ -82,7 +82,7 @@ class JsonStream(Protocol):
     def close(self) -> None: ...
 
 
-class ReplyStream(Protocol):
+class ChunkStream(Protocol):
     """The chunks of a streamed reply. ``close``, from any thread, cancels the request."""
 
     def __iter__(self) -> Iterator[ReplyChunk]: ...

@@ -27,7 +27,7 @@ Vectors = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
-class Ranked:
+class RankedDocument:
     """A document and how well it answers the query. ``index``: its place among the documents that were given.
 
     ``score``: from 0 to 1 where ``method`` is ``rank`` (a reranking model), a cosine where it is ``cosine``.
@@ -195,7 +195,7 @@ class Ollama:
 
     def rerank(
         self, /, model: str, query: str, documents: Iterable[str], *, top_n: int | None = None, **extras: Any
-    ) -> list[Ranked]:
+    ) -> list[RankedDocument]:
         """Documents by how well they answer the query, best first; the best ``top_n`` of them."""
         texts = [*documents]
         fields = question.request_fields(extras) | ({} if top_n is None else {"top_n": top_n})
@@ -203,7 +203,7 @@ class Ollama:
             return []
         reply = self.client.rerank(model, query, texts, **fields)
         return [
-            Ranked(found["index"], found["relevance_score"], texts[found["index"]], reply["method"])
+            RankedDocument(found["index"], found["relevance_score"], texts[found["index"]], reply["method"])
             for found in reply["results"]
         ]
 

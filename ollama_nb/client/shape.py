@@ -25,11 +25,21 @@ Fields = Mapping[str, Any]
 """Name → a type, a list of choices, a description, or a pair of a type (or choices) and a description."""
 
 
+class ShapeMismatch(OllamaError):
+    """An answer does not have the wanted shape; ``reason`` says where. Ask again, or allow the shape more."""
+
+    code = "shape_mismatch"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the answer does not have the wanted shape: {reason}")
+        self.reason = reason
+
+
 @dataclass(frozen=True, slots=True)
 class AnswerShape(Generic[T]):
     """The JSON Schema of an answer, and ``parse``, which turns an answer's text into a value.
 
-    In ``schema`` every property is required and no other property is allowed. ``parse`` raises OllamaError for a text
+    In ``schema`` every property is required and no other property is allowed. ``parse`` raises ShapeMismatch for a text
     that does not match, such as one that was cut off.
     """
 
@@ -128,7 +138,7 @@ def _parser(parse: Callable[[str], T], expected: type[Exception]) -> Callable[[s
         try:
             return parse(text)
         except expected as error:
-            raise OllamaError(f"the answer does not have the wanted shape: {error}") from None
+            raise ShapeMismatch(str(error)) from None
 
     return parse_checked
 

@@ -15,8 +15,8 @@ from contextlib import suppress
 from typing import Any
 
 from ollama_nb.client.chunks import Invocation
-from ollama_nb.client.shape import AnswerShape, resolve, shape_of
-from ollama_nb.errors import BadRequest, OllamaError
+from ollama_nb.client.shape import AnswerShape, ShapeMismatch, resolve, shape_of
+from ollama_nb.errors import BadRequest
 
 ToolFunction = Callable[..., Any]
 Functions = Iterable[ToolFunction] | Mapping[str, ToolFunction]
@@ -156,12 +156,11 @@ def _argument(name: str, given: Any, shape: AnswerShape[Any]) -> Any:
     """The argument as the parameter's type. Models often write numbers and lists as strings."""
     try:
         return shape.parse(json.dumps(given))
-    except OllamaError as error:
+    except ShapeMismatch as error:
         if isinstance(given, str):
-            with suppress(OllamaError):
+            with suppress(ShapeMismatch):
                 return shape.parse(given)
-        reason = error.message.partition(": ")[2]
-        raise ValueError(f"the argument `{name}` is wrong: {reason}") from None
+        raise ValueError(f"the argument `{name}` is wrong: {error.reason}") from None
 
 
 def _result_text(result: Any) -> str:
