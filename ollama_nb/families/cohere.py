@@ -113,7 +113,6 @@ def _result(talk: Sequence[Message], at: int, calls: _CallNumbers) -> str:
 
 # Reply parser
 
-
 _THINK, _END_THINK = "<|START_THINKING|>", "<|END_THINKING|>"
 _TEXT, _END_TEXT = "<|START_TEXT|>", "<|END_TEXT|>"
 _RESPONSE, _END_RESPONSE = "<|START_RESPONSE|>", "<|END_RESPONSE|>"
@@ -148,7 +147,7 @@ def _actions(body: str, closed: bool) -> Sequence[ParsedCall | MalformedCall]:
         return [_action(item, str(item)) for item in value]
     objects = objects_in(body)
     if not objects:
-        return [MalformedCall(body, "the action holds no JSON object")]
+        return [MalformedCall(body, "the action contains no JSON object")]
     return [_action(parse_object(text), text) for text in objects]
 
 

@@ -73,7 +73,6 @@ def _write_call(call: ToolCall) -> str:
 
 # Reply parser
 
-
 _END_THINK = "</think>"
 CALLS, _END_CALLS = "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"
 _CALL, _END_CALL = "<｜tool▁call▁begin｜>", "<｜tool▁call▁end｜>"
@@ -112,7 +111,7 @@ def _plain_call(body: str, closed: bool) -> Sequence[ParsedCall | MalformedCall]
 def parsed_call(body: str, name: str, arguments: str) -> Sequence[ParsedCall | MalformedCall]:
     name, found = name.strip(), parse_object(arguments.strip())
     if not name:
-        return [MalformedCall(body, "the tool call names no tool")]
+        return [MalformedCall(body, "the tool call has no tool name")]
     return [
         MalformedCall(body, f"the arguments for {name} are not a JSON object")
         if found is None
@@ -121,8 +120,6 @@ def parsed_call(body: str, name: str, arguments: str) -> Sequence[ParsedCall | M
 
 
 TAGS = (_END_THINK, CALLS, _END_CALLS, _CALL, _END_CALL, SEPARATOR, _OUTPUT, _END_OUTPUT)
-
-
 FAMILY = Family(
     renderers={"deepseek3.1": render},
     bos=_BOS,

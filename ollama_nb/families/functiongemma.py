@@ -90,7 +90,6 @@ def _called(talk: Sequence[Message]) -> list[str]:
 
 # Reply parser
 
-
 _CALL, _END_CALL = "<start_function_call>", "<end_function_call>"
 _MARK = "<escape>"
 _WORDS = {"true": True, "false": False}
@@ -114,7 +113,7 @@ def _parse_call(body: str, closed: bool) -> Sequence[ParsedCall | MalformedCall]
     try:
         return [ParsedCall(name, BraceObjectParser(braced + arguments, _MARK, _WORDS).parse())]
     except NotationError as error:
-        return [MalformedCall(body, f"the arguments for {name} cannot be read: {error}")]
+        return [MalformedCall(body, f"the arguments for {name} cannot be parsed: {error}")]
 
 
 FAMILY = Family(

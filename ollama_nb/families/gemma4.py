@@ -223,7 +223,6 @@ def _names(value: Any) -> list[str]:
 
 # Reply parser
 
-
 _CHANNEL, _END_CHANNEL = "<|channel>", "<channel|>"
 _CALL, _END_CALL = "<|tool_call>", "<tool_call|>"
 _RESPONSE = "<|tool_response>"
@@ -258,7 +257,7 @@ def _parse_call(schemas: Schemas, body: str, closed: bool) -> Sequence[ParsedCal
     try:
         return [ParsedCall(name, BraceObjectParser(braced + arguments, _MARK, _WORDS, texts, known).parse())]
     except NotationError as error:
-        return [MalformedCall(body, f"the arguments for {name} cannot be read: {error}")]
+        return [MalformedCall(body, f"the arguments for {name} cannot be parsed: {error}")]
 
 
 _TAGS = (_CHANNEL, _END_CHANNEL, _CALL, _END_CALL, _RESPONSE, _MARK)

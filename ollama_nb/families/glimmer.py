@@ -167,7 +167,6 @@ def _argument(value: Any) -> str:
 
 # Reply parser
 
-
 _START, _MESSAGE, _END = "<|start|>", "<|message|>", "<|eom|>"
 _ASSISTANT = _START + "assistant"
 _CALLS, _END_CALLS = "<atem:function_calls>", "</atem:function_calls>"
@@ -267,7 +266,7 @@ def _arguments(schemas: Schemas, tool: str, text: str) -> Mapping[str, object]:
         named = text.find('">', at)
         end = text.find(_END_PARAMETER, named)
         if not text.startswith(_PARAMETER, at) or named < 0 or end < 0:
-            raise ValueError("a parameter of the tool call cannot be read")
+            raise ValueError("a parameter of the tool call cannot be parsed")
         key = text[at + len(_PARAMETER) : named]
         found[key] = typed(text[named + 2 : end], schemas.types(tool, key))
         at = end + len(_END_PARAMETER)

@@ -86,7 +86,6 @@ def _call(call: ToolCall) -> str:
 
 # Reply parser
 
-
 _THINK, _END_THINK, _TOOL, _END_TOOL = "<think>", "</think>", "<tool_call>", "</tool_call>"
 
 
@@ -122,8 +121,6 @@ def _glm(context: ReplyContext) -> RegionParser:
 
 
 _TAGS = (_THINK, _END_THINK, _TOOL, _END_TOOL, KEY, END_KEY, VALUE, END_VALUE)
-
-
 FAMILY = Family(
     renderers={"glm-4.7": render, "glm-ocr": render_ocr},
     parsers={

@@ -153,7 +153,6 @@ def _call_v1(call: ToolCall) -> str:
 
 # Reply parser
 
-
 _THINK, _END_THINK, _TOOL, _END_TOOL = "<think>", "</think>", "<tool_call>", "</tool_call>"
 _USER, _END_USER = "<user>", "</user>"
 _OTHER_NAMES = {"read_file": "read", "write_file": "write", "edit_file": "edit", "web_fetch": "webfetch"}
@@ -261,8 +260,6 @@ def _declared(schemas: Schemas, name: str) -> str:
 
 
 _TAGS = (_THINK, _END_THINK, _TOOL, _END_TOOL, _USER, _END_USER, KEY, END_KEY, VALUE, END_VALUE)
-
-
 FAMILY = Family(
     renderers={"laguna": render, "poolside-v1": render_v1},
     bos=_BOS,

@@ -72,7 +72,6 @@ def _call(call: ToolCall) -> str:
 
 # Reply parser
 
-
 _THINK, _END_THINK = "<think>", "</think>"
 _END_CALLS = "<|tool_call_end|>"
 
@@ -101,8 +100,6 @@ def _bare_calls(names: Sequence[str], body: str, closed: bool) -> Sequence[Parse
 
 
 _TAGS = (_THINK, _END_THINK, _CALLS, _END_CALLS)
-
-
 FAMILY = Family(
     renderers={"lfm2": partial(render, thinks=False), "lfm2-thinking": partial(render, thinks=True)},
     bos=_BOS,

@@ -125,8 +125,8 @@ def _answer(message: Message, newer: bool, *, old: bool) -> str:
 
 
 def _before_calls(content: str) -> str:
-    behind = content.rpartition("</think>")[2] if "</think>" in content else content.partition("<think>")[0]
-    return "<think></think>" + trim(behind)
+    answer = content.rpartition("</think>")[2] if "</think>" in content else content.partition("<think>")[0]
+    return "<think></think>" + trim(answer)
 
 
 def _call(call: ToolCall) -> str:

@@ -69,7 +69,6 @@ def render_thinking(messages: Sequence[Message], tools: Sequence[Tool], think: T
 
 # Reply parser
 
-
 _CALLS, _END_CALLS, _END_THINK = "<function_calls>", "</function_calls>", "</think>"
 _VERBATIM = Exit("content", before=False, after=False)
 

@@ -46,7 +46,7 @@ def parse_json_call(body: str, closed: bool) -> Sequence[ParsedCall | MalformedC
         return [MalformedCall(body, "the tool call is not valid JSON")]
     name, arguments = value.get("name"), as_object(value.get("arguments"))
     if not isinstance(name, str) or not name:
-        return [MalformedCall(body, "the tool call names no tool")]
+        return [MalformedCall(body, "the tool call has no tool name")]
     if arguments is None:
         return [MalformedCall(body, f"the arguments for {name} are not a JSON object")]
     return [ParsedCall(name, arguments)]

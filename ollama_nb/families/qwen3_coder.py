@@ -116,7 +116,7 @@ def _parse_function(schemas: Schemas, text: str) -> ParsedCall | MalformedCall:
     name, opened, rest = text.partition(">")
     name = name.strip()
     if not opened or not name:
-        return MalformedCall(f"{_FUNCTION}{text}{_END_FUNCTION}", "the tool call names no tool")
+        return MalformedCall(f"{_FUNCTION}{text}{_END_FUNCTION}", "the tool call has no tool name")
     try:
         return ParsedCall(name, {key: schemas.typed(name, key, value) for key, value in _parse_parameters(rest)})
     except ValueError as error:
@@ -129,10 +129,10 @@ def _parse_parameters(text: str) -> Iterator[tuple[str, str]]:
         named = text.find(">", start)
         end = text.find(_END_PARAMETER, named)
         if named < 0 or end < 0:
-            raise ValueError("a parameter of the tool call does not end")
+            raise ValueError("a parameter of the tool call is not closed")
         value = text[named + 1 : end]
         if _PARAMETER in value:
-            raise ValueError("a parameter of the tool call does not end")
+            raise ValueError("a parameter of the tool call is not closed")
         if text[at:start].strip():
             break
         yield text[start + len(_PARAMETER) : named].strip(), value

@@ -87,8 +87,6 @@ def _thinking_parser(context: ReplyContext) -> RegionParser:
 
 
 _TAGS = (END_THINK, TOOL, END_TOOL)
-
-
 FAMILY = Family(
     renderers={
         "qwen3-vl-instruct": partial(render, thinks=False),

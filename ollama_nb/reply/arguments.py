@@ -21,7 +21,7 @@ class ObjectEnd:
         self._in_string = self._escaped = False
 
     def find(self, text: str, at: int = 0) -> int:
-        """Return the index behind the closing brace, or -1 if it is not in this piece."""
+        """Return the index after the closing brace, or -1 if it is not in this piece."""
         if self._escaped:
             if at >= len(text):
                 return -1

@@ -1,7 +1,7 @@
 """The reply parser for models that name no parser: it is configured by what their template shows.
 
 The reasoning parser separates thinking from the answer by the template's two tags. The tool-call parser finds JSON
-calls behind the marker that the template writes before calls. No text is lost, and the events do not depend on how the
+calls after the marker that the template writes before calls. No text is lost, and the events do not depend on how the
 text is split into pieces.
 """
 
@@ -127,7 +127,7 @@ _MARKUP = r"</[^<>\s]{1,64}>|<[|｜][^<>]{1,64}[|｜]>|\[/?[A-Z_]+\]|```(?:json)
 
 
 class ToolCallParser:
-    """Finds calls of the offered tools: JSON behind ``marker``, the text that the template writes before calls.
+    """Finds calls of the offered tools: JSON after ``marker``, the text that the template writes before calls.
 
     The markers ``{`` and ``[`` count only at the beginning of a reply. Each character is examined once. Text that is
     not a call is returned as text; only the markup around calls is dropped.
@@ -173,7 +173,7 @@ class ToolCallParser:
             held = self._without_markup(held)
         self._state = _OFF
         if begun and held:
-            why = "the tool call does not end" if self._inside else "no call of an offered tool can be read"
+            why = "the tool call is not closed" if self._inside else "no call of an offered tool was found"
             return [MalformedCall(held, why)]
         return [held] if held else []
 
@@ -191,7 +191,7 @@ class ToolCallParser:
         self._state = _CALLS
         return marker + rest
 
-    # Parsing the objects behind the marker
+    # Parsing the objects after the marker
 
     def _scan(self, text: str, out: list[str | ParsedCall | MalformedCall]) -> str:
         """Consume text; return the rest once it is certain that the reply contains no calls."""

@@ -68,7 +68,7 @@ def python_calls(body: str, closed: bool) -> Sequence[ParsedCall | MalformedCall
     try:
         return parse_python_calls(body)
     except NotationError as error:
-        return [MalformedCall(body, f"the tool call cannot be read: {error}")]
+        return [MalformedCall(body, f"the tool call cannot be parsed: {error}")]
 
 
 def parse_python_calls(text: str) -> list[ParsedCall]:
@@ -107,7 +107,7 @@ class _PythonCallsParser(_Cursor):
 
     def _value(self, depth: int) -> Any:
         if depth > MAX_DEPTH:
-            raise NotationError("values too deep inside each other")
+            raise NotationError("values are nested too deeply")
         self._skip_spaces()
         mark = self._text[self._at : self._at + 1]
         if mark in ("'", '"') and mark:
@@ -129,7 +129,7 @@ class _PythonCallsParser(_Cursor):
             if char == "\\" and self._at < len(self._text):
                 char = self._escape()
             out.append(char)
-        raise NotationError("a string that does not end")
+        raise NotationError("a string is not closed")
 
     def _escape(self) -> str:
         char = self._text[self._at]
@@ -146,7 +146,7 @@ class _PythonCallsParser(_Cursor):
             if self._take("]"):
                 return items
             items.append(self._value(depth + 1))
-        raise NotationError("a list that does not end")
+        raise NotationError("a list is not closed")
 
     def _mapping(self, depth: int) -> dict[str, Any]:
         items: dict[str, Any] = {}
@@ -159,7 +159,7 @@ class _PythonCallsParser(_Cursor):
             self._skip_spaces()
             self._expect(":", f"no value for {key}")
             items[key] = self._value(depth + 1)
-        raise NotationError("an object that does not end")
+        raise NotationError("an object is not closed")
 
     def _scalar(self) -> Any:
         text = self._scalar_text("")
@@ -208,7 +208,7 @@ def parse_tagged_call(text: str, *, strict: bool = False) -> tuple[str, list[tup
     """
     name, rest = _split_name(text)
     if not name:
-        raise NotationError("the tool call names no tool")
+        raise NotationError("the tool call has no tool name")
     sequence = _TagSequence(strict)
     for before, tag in _pieces(rest):
         sequence.tag(before, tag)
@@ -283,7 +283,7 @@ class _TagSequence:
 
     def _in_value(self, before: str, tag: str) -> None:
         if tag in (VALUE, END_KEY):
-            raise NotationError("an argument of the tool call does not end")
+            raise NotationError("an argument of the tool call is not closed")
         self._value(before, tag)
 
     def _value(self, text: str, tag: str) -> None:
@@ -331,7 +331,7 @@ class BraceObjectParser(_Cursor):
         self._skip_spaces()
         value = self._mapping(0)
         if self._text[self._at :].strip():
-            raise NotationError("text behind the arguments")
+            raise NotationError("text after the arguments")
         return value
 
     def _mapping(self, depth: int) -> dict[str, Any]:
@@ -345,7 +345,7 @@ class BraceObjectParser(_Cursor):
             items[key] = self._value(key, depth + 1)
         if self._repaired:
             return items
-        raise NotationError("an object that does not end")
+        raise NotationError("an object is not closed")
 
     def _key(self) -> str:
         key = self._string() if self._text.startswith(self._mark, self._at) else self._key_text()
@@ -362,7 +362,7 @@ class BraceObjectParser(_Cursor):
 
     def _value(self, key: str, depth: int) -> Any:
         if depth > MAX_DEPTH:
-            raise NotationError("values too deep inside each other")
+            raise NotationError("values are nested too deeply")
         self._skip_spaces()
         if self._text.startswith(self._mark, self._at):
             return self._string()
@@ -381,7 +381,7 @@ class BraceObjectParser(_Cursor):
             if self._text.startswith("}", self._at):
                 break
             items.append(self._value(key, depth + 1))
-        raise NotationError("a list that does not end")
+        raise NotationError("a list is not closed")
 
     def _string(self) -> str:
         start = self._at + len(self._mark)

@@ -217,7 +217,7 @@ CallParser = Callable[[str, bool], Sequence[str | ParsedCall | MalformedCall]]
 class CallRegion:
     """The text of calls up to one of the markers of ``exits``, parsed by ``parse_call`` once it is complete.
 
-    ``whole``: the opening marker is part of the call's text. ``by_object``: the call also ends behind its first JSON
+    ``whole``: the opening marker is part of the call's text. ``by_object``: the call also ends after its first JSON
     object, and ``by_object`` is the region that follows it.
     """
 

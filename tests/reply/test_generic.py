@@ -193,10 +193,10 @@ def test_tools(marker: str, reply: str, content: str, calls: list[Call]) -> None
 @pytest.mark.parametrize(
     ("marker", "reply", "error"),
     [
-        ("<tool_call>", "a <tool_call>{bad}</tool_call>", "no call of an offered tool can be read"),
-        ("<tool_call>", '<tool_call>{"name": "unknown", "arguments": {}}', "no call of an offered tool can be read"),
-        ("<tool_call>", '<tool_call>{"name": "get", "argu', "the tool call does not end"),
-        ("<tool_call>", f'<tool_call>{WEATHER}</tool_call><tool_call>{{"name": "ge', "the tool call does not end"),
+        ("<tool_call>", "a <tool_call>{bad}</tool_call>", "no call of an offered tool was found"),
+        ("<tool_call>", '<tool_call>{"name": "unknown", "arguments": {}}', "no call of an offered tool was found"),
+        ("<tool_call>", '<tool_call>{"name": "get", "argu', "the tool call is not closed"),
+        ("<tool_call>", f'<tool_call>{WEATHER}</tool_call><tool_call>{{"name": "ge', "the tool call is not closed"),
         ("<tool_call>", f"<tool_call>{WEATHER}</tool_call> and more", ""),
         ("<tool_call>", "a <tool", ""),
         ("{", '{"answer": 42} is it', ""),
