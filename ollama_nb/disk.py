@@ -91,15 +91,16 @@ def describe_error(error: OSError) -> str:
 
 
 @contextlib.contextmanager
-def store_errors(doing: str, path: Path) -> Iterator[None]:
+def store_errors(doing: str, path: Path, *, reading: bool = False) -> Iterator[None]:
     """Turn an OSError into a StoreError that names the operation, the path and the reason.
 
-    ``doing`` is an infinitive phrase that completes "cannot …", such as "read" or "create the folder".
+    ``doing`` is an infinitive phrase that completes "cannot …", such as "read" or "create the folder". A refused write
+    (permissions, read-only disk) has HTTP status 403, a refused read (``reading``) has status 500.
     """
     try:
         yield
     except OSError as error:
-        refused = error.errno in _REFUSALS and not doing.startswith(("read", "look"))
+        refused = error.errno in _REFUSALS and not reading
         text = f"cannot {doing} {display_path(path)}: {describe_error(error)}"
         raise StoreError(text, status=403 if refused else None) from error
 
@@ -428,7 +429,7 @@ class InPlaceFile:
                 view, offset = view[written:], offset + written
 
     def read_at(self, size: int, offset: int) -> bytes:
-        with store_errors("read", self.path):
+        with store_errors("read", self.path, reading=True):
             return os.pread(self._file, size, offset)
 
     def commit(self, path: Path) -> None:

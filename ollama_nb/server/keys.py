@@ -170,7 +170,7 @@ def _state(path: Path) -> tuple[int, ...] | None:
 
 
 def _read(path: Path) -> tuple[ApiKey, ...]:
-    with disk.store_errors("read", path), path.open("rb") as file:
+    with disk.store_errors("read", path, reading=True), path.open("rb") as file:
         status = os.fstat(file.fileno())
         if status.st_mode & 0o022 or status.st_uid not in (os.getuid(), 0):
             raise StoreError(f"{disk.display_path(path)} can be changed by other users: run `chmod 600` on it")

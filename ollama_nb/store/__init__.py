@@ -1,1 +1,1 @@
-"""Models at rest: a content store that a real Ollama can share."""
+"""The model store on disk, in the layout of a real Ollama, which can share it."""

@@ -1,7 +1,7 @@
-"""Models in one tar file, laid out as an OCI image layout: for machines that reach no registry and no index.
+"""Export models to one tar file in OCI image layout, and import them: for machines without network access.
 
-Nothing is ever unpacked to a path from the archive: bytes go into the blob store under a digest that was checked, and a
-manifest is published when all that it names is there.
+No path of the archive is used on disk. Its blobs go into the blob store under a verified digest, and a manifest is
+published when all its blobs are there.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ MAX_ENTRIES = 100_000
 MAX_MODELS = 1000
 MAX_BLOB = 1 << 40
 MAX_READ = 4 << 20
-"""The most that the tar reader may ask for at once: headers of a sound archive are far smaller."""
+"""Bytes that the tar reader may request at once; headers of a valid archive are far smaller."""
 
 _LAYOUT, _INDEX = "oci-layout", "index.json"
 _NAME_KEYS = ("org.opencontainers.image.ref.name", "io.containerd.image.name")
@@ -40,9 +40,9 @@ _NAME_KEYS = ("org.opencontainers.image.ref.name", "io.containerd.image.name")
 def export(
     models: Sequence[Model], blobs: BlobStore, path: Path, *, report: Report, cancelled: threading.Event
 ) -> None:
-    """Write the models into a tar at ``path``, each blob once. Blocking.
+    """Write the models to a tar file at ``path``, each blob once. Blocks.
 
-    The same models give the same bytes. Raises StoreError for a missing or damaged blob; the file is not made then.
+    The output is reproducible. Raises StoreError for a missing or damaged blob, without creating the file.
     """
     layers = {layer.digest: layer for model in models for layer in (model.manifest.config, *model.manifest.layers)}
     total = sum(layer.size for layer in layers.values())
@@ -69,16 +69,18 @@ class _Image:
 def import_models(
     path: Path, store: Store, *, as_: ModelName | None, report: Report, cancelled: threading.Event
 ) -> list[ModelName]:
-    """Take over every model of an archive; return their names. Blocking.
+    """Import every model of an archive and return their names. Blocks.
 
-    Raises BadRequest for a file that is no sound archive of models: nothing is published then but models before the
-    broken one.
+    Raises BadRequest if the file is not a valid archive of models; models before the invalid one may have been
+    published.
     """
-    with disk.store_errors("read", path), path.open("rb") as file:
+    with disk.store_errors("read", path, reading=True), path.open("rb") as file:
         archive = _Archive(file, os.fstat(file.fileno()).st_size)
         images = archive.images()
         if as_ is not None and len(images) != 1:
-            raise BadRequest(f"the archive holds {len(images)} models: a new name can be given to one only")
+            raise BadRequest(
+                f"the archive contains {len(images)} models: a new name is possible for a single model only"
+            )
         wanted = {layer.digest: layer for image in images for layer in (image.manifest.config, *image.manifest.layers)}
         missing = {digest: layer for digest, layer in wanted.items() if not _has(store.blobs, layer)}
         archive.check(missing.values())
@@ -108,7 +110,7 @@ def _has(blobs: BlobStore, layer: Layer) -> bool:
 
 
 class _Archive:
-    """A tar that was looked through: regular files by their names, everything else refused."""
+    """The regular files of a tar archive by name. Other entries than files and folders are rejected."""
 
     def __init__(self, file: BinaryIO, size: int) -> None:
         self._entries: dict[str, tarfile.TarInfo] = {}
@@ -117,23 +119,23 @@ class _Archive:
             for number, entry in enumerate(self._tar):
                 self._keep(number, entry, size)
         except (tarfile.TarError, ValueError, OverflowError) as error:
-            raise BadRequest(f"this is no sound tar archive: {error}") from error
+            raise BadRequest(f"not a valid tar archive: {error}") from error
 
     def images(self) -> list[_Image]:
-        """The models that the index names. Raises BadRequest or CorruptModel."""
+        """Return the models of the index. Raises BadRequest or CorruptModel."""
         if _INDEX not in self._entries:
-            raise BadRequest(f"the archive holds no models: it has no {_INDEX}")
+            raise BadRequest(f"the archive contains no models: it has no {_INDEX}")
         try:
             listed = json.loads(self._read(_INDEX))["manifests"]
             described = [(_named(item), Digest.parse(item["digest"])) for item in listed]
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-            raise BadRequest(f"{_INDEX} of the archive is broken: {error}") from error
+            raise BadRequest(f"{_INDEX} of the archive is not valid: {error}") from error
         if not 0 < len(described) <= MAX_MODELS:
-            raise BadRequest(f"the archive holds {len(described)} models")
+            raise BadRequest(f"the archive contains {len(described)} models (1 to {MAX_MODELS} are allowed)")
         return [_Image(name, self._manifest(digest)) for name, digest in described]
 
     def check(self, layers: Iterable[Layer]) -> None:
-        """Raises CorruptModel unless every layer is in the archive, as long as its manifest says."""
+        """Raise CorruptModel unless every layer is in the archive with the size that its manifest declares."""
         for layer in layers:
             entry = self._entries.get(_blob_name(layer.digest))
             if entry is None or entry.size != layer.size or layer.size > MAX_BLOB:
@@ -153,11 +155,11 @@ class _Archive:
         if entry.isdir():
             return
         if not entry.isreg() or entry.issparse():
-            raise BadRequest(f"the archive has an entry that is no plain file: {name!r}")
+            raise BadRequest(f"the archive has an entry that is not a regular file: {name!r}")
         if entry.offset_data + entry.size > size:
-            raise BadRequest("the archive ends too early")
+            raise BadRequest("the archive is truncated")
         if name in self._entries:
-            raise BadRequest(f"the archive has {name!r} twice")
+            raise BadRequest(f"the archive contains {name!r} twice")
         self._entries[name] = entry
 
     def _read(self, name: str) -> bytes:
@@ -178,7 +180,7 @@ class _Archive:
 
 
 class _Bounded(io.RawIOBase):
-    """A file for the tar reader, which otherwise reads a header of any length into memory."""
+    """Limits the reads of the tar reader, which would load a header of any length into memory."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -202,7 +204,7 @@ class _Bounded(io.RawIOBase):
 
 
 class _Hashed:
-    """A blob on its way out, hashed as it is read."""
+    """A blob that is hashed while it is exported."""
 
     def __init__(self, blobs: BlobStore, layer: Layer, cancelled: threading.Event) -> None:
         if blobs.size(layer.digest) != layer.size:
@@ -249,7 +251,7 @@ def _named(item: Mapping[str, Any]) -> ModelName:
     try:
         return ModelName.parse(text)
     except OllamaError:
-        raise BadRequest(f"a model of the archive has the name {text!r}, which is no model's name") from None
+        raise BadRequest(f"a model of the archive has the name {text!r}, which is not a valid model name") from None
 
 
 def _entry(name: str, size: int) -> tarfile.TarInfo:
@@ -267,4 +269,4 @@ def _blob_name(digest: Digest) -> str:
 
 
 def _damaged(digest: Digest) -> StoreError:
-    return StoreError(f'blob "{digest}" is missing or damaged: `ollama-nb fsck` says what is wrong')
+    return StoreError(f'blob "{digest}" is missing or damaged: run `ollama-nb fsck` to check the store')

@@ -1,4 +1,7 @@
-"""Create a model: gather its layers, write its config and its manifest."""
+"""Create a model: collect its layers, write its config and its manifest, with Ollama's order and status lines.
+
+The blobs of all files are stored, and templates are validated, before this runs.
+"""
 
 from __future__ import annotations
 
@@ -20,14 +23,14 @@ from ollama_nb.store.sources import CreateTools, FamilyDefaults, GgufSource, Ggu
 from ollama_nb.store.store import Store
 
 _TEXT = (1, 6)
-"""Types of tokens that are plain text: normal ones and single bytes."""
+"""Token types that are plain text: normal and byte."""
 
 
 def vocabulary_of(gguf: GGUF) -> TokenizerVocabulary | None:
-    """Of a header that was read with its arrays; None where it names no tokens.
+    """Return the vocabulary of a GGUF header that was read with its arrays; None if it has no tokens.
 
-    Everything that is no plain text counts as markup: the engine takes more tokens for that than files mark as such,
-    and what it would run must not be refused.
+    All tokens other than plain text count as markup. The engine treats more tokens as markup than files declare, and a
+    draft model that the engine would accept must not be rejected here.
     """
     tokens, types = (gguf.metadata.get(f"tokenizer.ggml.{key}") for key in ("tokens", "token_type"))
     if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
@@ -41,14 +44,14 @@ def vocabulary_of(gguf: GGUF) -> TokenizerVocabulary | None:
 
 @dataclass(frozen=True, slots=True)
 class GgufLayer:
-    """A GGUF among the layers."""
+    """A layer that is a GGUF file."""
 
     kind: str
     gguf: GGUF
 
 
 class LayerBuilder:
-    """The layers as they come together, each with the status line that it gets."""
+    """Collects the layers of a model, each with its status line."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -59,11 +62,11 @@ class LayerBuilder:
 
     @property
     def weights(self) -> GGUF | None:
-        """The header of the model itself."""
+        """The GGUF header of the model's weights."""
         return next((header.gguf for header in self.headers if header.kind == "model"), None)
 
     def inherit(self, base: Model) -> None:
-        """Take over all layers of a model; each notes where it is from."""
+        """Copy all layers of a model; each records its origin in ``from``."""
         for layer in base.manifest.layers:
             self.layers.append(replace(layer, from_=base.name.short))
             if layer.kind in ("model", "projector"):
@@ -71,30 +74,30 @@ class LayerBuilder:
         self.parameters = dict(base.params)
 
     def add(self, source: GgufSource, *, adapter: bool = False) -> None:
-        """Add a GGUF in the role that its header names."""
+        """Add a GGUF as the kind of layer that its header declares."""
         kind = gguf_kind(source.gguf)
         if adapter and kind != "adapter":
-            raise BadRequest(f"{source.path} is no adapter: its general.type is not 'adapter'")
+            raise BadRequest(f"{source.path} is not an adapter: its general.type is not 'adapter'")
         if kind == "adapter" and any(layer.kind == "adapter" and not layer.from_ for layer in self.layers):
             raise BadRequest("only one adapter is currently supported")
         self._add(kind, source)
 
     def add_draft(self, source: GgufSource) -> None:
-        """Add a GGUF as the model that guesses for this one; it replaces an inherited one."""
+        """Add a GGUF as draft model; it replaces an inherited one."""
         kind = gguf_kind(source.gguf)
         if kind != "model":
-            raise BadRequest(f"{source.path} is no model that could draft: it is a GGUF of the kind '{kind}'")
+            raise BadRequest(f"{source.path} cannot be used as draft model: it is a GGUF of the kind '{kind}'")
         self.layers = [layer for layer in self.layers if layer.kind != "draft"]
         self._add("draft", source)
 
     def check_draft(self) -> None:
-        """Raises BadRequest for a draft model that numbers its tokens in another way than the model does."""
+        """Raise BadRequest if the draft model has another vocabulary than the model."""
         model, draft = (self._vocabulary(kind) for kind in ("model", "draft"))
         if model and draft and (reason := draft_mismatch(model, draft)):
             raise BadRequest(f"the draft model cannot be used: {reason}")
 
     def quantize(self, sources: GgufSources, wanted: str) -> None:
-        """Put the weights in as another type, in the place of those that are there."""
+        """Replace the weights by weights of the type ``wanted``."""
         headers = iter([header for header in self.headers if header.kind == "model"])
         for at, layer in enumerate(self.layers):
             if layer.kind == "model":
@@ -105,7 +108,7 @@ class LayerBuilder:
                     self.headers[self.headers.index(header)] = GgufLayer("model", made.gguf)
 
     def detect_template(self, recognise: Callable[[str], KnownTemplate | None]) -> None:
-        """Where a file's chat template is a known one, add that, and the stop strings that belong to it."""
+        """Add the known template, with its parameters, that corresponds to a file's chat template, if there is one."""
         for header in list(self.headers):
             text = header.gguf.metadata.get("tokenizer.chat_template")
             known = recognise(text) if isinstance(text, str) and text else None
@@ -119,7 +122,7 @@ class LayerBuilder:
                 self.parameters = dict(known.parameters)
 
     def add_texts(self, request: CreateRequest, parameters: Mapping[str, Any]) -> None:
-        """Add template, system, licences, parameters and messages; all but licences replace what was inherited."""
+        """Add template, system prompt, licenses, parameters and messages. All but licenses replace inherited layers."""
         if request.template:
             self._replace("template", request.template.encode())
         if request.system:
@@ -137,12 +140,12 @@ class LayerBuilder:
         return manifest.config_layer(self._store.blobs.add(data), len(data))
 
     def statuses(self) -> Iterable[str]:
-        """One line per layer, in the order of the manifest."""
+        """Yield one status line per layer, in the order of the manifest."""
         for layer in self.layers:
             yield self._statuses.get(layer.digest, f"using existing layer {layer.digest}")
 
     def _vocabulary(self, kind: str) -> TokenizerVocabulary | None:
-        """Of the first layer of that kind; None where the file holds no tokens."""
+        """Return the vocabulary of the first layer of a kind; None if there is none."""
         digests = [layer.digest for layer in self.layers if layer.kind == kind]
         if not digests:
             return None
@@ -170,7 +173,7 @@ class LayerBuilder:
 
 
 def gguf_kind(gguf: GGUF) -> str:
-    """``model``, ``adapter`` or ``projector``."""
+    """Return ``model``, ``adapter`` or ``projector``."""
     named = gguf.metadata.get("general.type")
     if named == "adapter":
         return "adapter"
@@ -224,7 +227,7 @@ def _gather(
     report: Report,
     tools: CreateTools,
 ) -> LayerBuilder:
-    """The layers that are files, in Ollama's order: what was inherited, models, their template, adapter, draft."""
+    """Collect the layers that are files, in Ollama's order: inherited, models, their template, adapter, draft."""
     wanted = parse_type(request.quantize) if request.quantize else ""
     sources, layers = GgufSources(store, tools, report), LayerBuilder(store)
     if base is not None:
@@ -255,7 +258,7 @@ def _draft(sources: GgufSources, request: CreateRequest) -> GgufSource:
 
 
 def read_files(files: Mapping[str, str]) -> dict[str, Digest]:
-    """A request's files. Raises BadRequest for a path that is not a clean relative one, or a digest that is none."""
+    """Parse the files of a request. Raises BadRequest for an invalid digest or an unsafe path."""
     _check_paths(files)
     return {path: Digest.parse(text) for path, text in files.items()}
 
@@ -269,7 +272,7 @@ def _check(request: CreateRequest, base: Model | None, files: Mapping[str, Diges
 
 
 def _check_paths(paths: Iterable[str]) -> None:
-    """Conversions lay files out under these names: none may lead out of a folder."""
+    """Reject paths that leave their folder: conversions create files under these names."""
     for path in paths:
         clean = PurePosixPath(path)
         if clean.is_absolute() or ".." in clean.parts or str(clean) != path or path == ".":
@@ -310,7 +313,7 @@ def _family_defaults(config: ModelConfig, headers: list[GgufLayer], tools: Creat
 
 
 def _overridden(config: ModelConfig, info: Mapping[str, Any]) -> ModelConfig:
-    """Put the request's ``info`` over what the files say."""
+    """Override config values by the ``info`` of the request."""
     texts = {
         field: _info_text(info, key)
         for key, field in (

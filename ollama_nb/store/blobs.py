@@ -1,4 +1,4 @@
-"""Content by digest. A blob is under its final name only if its bytes have that digest."""
+"""The blob store: files named after their SHA-256 digest. A blob gets its name after its digest was verified."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ CHUNK = 1 << 20
 
 
 class BlobStore:
-    """The ``blobs`` folder of a model store. Links to blobs are read; they are never written or removed through.
+    """The ``blobs`` folder of a model store. Symbolic links to blobs are read, but never written or removed through.
 
-    ``others`` are only read: what one of them has is found, and comes here when something here begins to use it.
+    ``others`` are read-only stores: their blobs are found, and are copied here when a model of this store uses them.
     """
 
     def __init__(self, root: Path, others: Sequence[BlobStore] = ()) -> None:
@@ -30,11 +30,11 @@ class BlobStore:
         self._others = others
 
     def path(self, digest: Digest) -> Path:
-        """Where the blob belongs in this store."""
+        """Return the path of a blob in this store, whether it exists or not."""
         return self.root / digest.filename
 
     def find(self, digest: Digest) -> Path:
-        """Where the blob can be read; where it belongs, if it is nowhere."""
+        """Return the path of a blob in this or another store; the path in this store if no store has it."""
         here = self.path(digest)
         if self._others and disk.regular_size(here) is None:
             return next((other.path(digest) for other in self._others if other.has(digest)), here)
@@ -44,22 +44,22 @@ class BlobStore:
         return self.size(digest) is not None
 
     def size(self, digest: Digest) -> int | None:
-        """Bytes, or None when the blob is not there."""
+        """Return the size in bytes, or None if no store has the blob."""
         return disk.regular_size(self.find(digest))
 
     def read(self, digest: Digest, limit: int) -> bytes:
-        """The whole blob. Raises NotFound when it is not there, StoreError when it has more than ``limit`` bytes."""
+        """Read a blob. Raises NotFound if it does not exist, StoreError if it is larger than ``limit`` bytes."""
         size = self.size(digest)
         if size is None:
             raise NotFound(f'blob "{digest}" not found')
         if size > limit:
-            raise StoreError(f'blob "{digest}" has {size} bytes, more than the {limit} allowed here')
+            raise StoreError(f'blob "{digest}" has {size} bytes, more than the limit of {limit} bytes')
         path = self.find(digest)
-        with disk.store_errors("read", path):
+        with disk.store_errors("read", path, reading=True):
             return path.read_bytes()
 
     def add(self, data: bytes) -> Digest:
-        """Store bytes; a blob that is already there is only marked as used now."""
+        """Store bytes. A blob that exists is only touched."""
         digest = digest_of(data)
         if self.size(digest) == len(data) and self.touch(digest):
             return digest
@@ -68,21 +68,21 @@ class BlobStore:
             return writer.commit(digest)
 
     def add_file(self, path: Path) -> Digest:
-        """Store a copy of a file, without taking room where the file system can share its bytes."""
-        with disk.store_errors("read", path), path.open("rb") as source, self.tree.temp() as temp:
+        """Store a copy of a file, as a copy-on-write clone where the file system supports that."""
+        with disk.store_errors("read", path, reading=True), path.open("rb") as source, self.tree.temp() as temp:
             digest = self._copy_into(temp, source)
             self._publish(temp, digest)
             return digest
 
     def add_generated(self, fill: Callable[[Path], None], made: Callable[[], None]) -> Digest:
-        """Store what ``fill`` writes into the unfinished file of the path that it gets, in whatever process.
+        """Store the file that ``fill`` writes at the given path, in this or in another process.
 
-        ``made`` is called before the result is hashed. Nothing is left when either raises.
+        ``made`` is called before the result is hashed. If either raises, the file is removed.
         """
         with self.tree.temp() as temp:
             fill(temp.path)
             made()
-            with disk.store_errors("read", temp.path), temp.path.open("rb") as file:
+            with disk.store_errors("read", temp.path, reading=True), temp.path.open("rb") as file:
                 digest = Digest(hashlib.file_digest(file, "sha256").hexdigest())
             self._publish(temp, digest)
             return digest
@@ -93,26 +93,26 @@ class BlobStore:
             temp.commit(self.tree, path)
 
     def writer(self) -> BlobWriter:
-        """A blob that arrives piece by piece."""
+        """Return a writer for a blob that is written in pieces."""
         return BlobWriter(self)
 
     def require_space(self, size: int) -> None:
-        """Raises StoreError when the disk has no room for ``size`` bytes."""
+        """Raise StoreError if the disk has less than ``size`` bytes of free space."""
         self.tree.make()
-        with disk.store_errors("look at the disk of", self.root):
+        with disk.store_errors("look up the free space of", self.root, reading=True):
             free = shutil.disk_usage(self.root).free
         if free < size:
             raise StoreError(f"not enough disk space for the model: need {human_bytes(size)}, have {human_bytes(free)}")
 
     def touch(self, digest: Digest) -> bool:
-        """Mark a blob as used now, which keeps every clean-up away for an hour; False when it is not there.
+        """Set the time of a blob to now, which protects it from pruning for an hour; False if it does not exist.
 
-        One that only another store has is copied from there, if its bytes are right.
+        A blob that only another store has is copied from there, after its digest was verified.
         """
         return self.tree.touch(self.path(digest)) or any(self._adopt(other.path(digest)) for other in self._others)
 
     def _adopt(self, path: Path) -> bool:
-        """Copy another store's blob, without taking room where the file system can share it."""
+        """Copy a blob of another store, as a copy-on-write clone where possible."""
         size = disk.regular_size(path)
         if size is None:
             return False
@@ -124,7 +124,7 @@ class BlobStore:
         return True
 
     def _copy_into(self, temp: disk.TempFile, source: BinaryIO) -> Digest:
-        """Give a temporary file the bytes of a file, and say which they are."""
+        """Copy ``source`` into a temporary file and return the digest of the copy."""
         if not temp.clone(source):
             self.require_space(os.fstat(source.fileno()).st_size)
             while chunk := source.read(CHUNK):
@@ -136,8 +136,8 @@ class BlobStore:
         return self.tree.remove(self.path(digest))
 
     def digests(self) -> Iterator[Digest]:
-        """Every finished blob."""
-        with disk.store_errors("read the folder", self.root):
+        """Yield the digest of every complete blob, sorted."""
+        with disk.store_errors("read the folder", self.root, reading=True):
             names = sorted(entry.name for entry in self.root.iterdir()) if self.root.exists() else []
         for name in names:
             digest = digest_in_name(name)
@@ -146,7 +146,7 @@ class BlobStore:
 
 
 class BlobWriter:
-    """Bytes on their way to becoming a blob. Leaving its ``with`` block without ``commit`` removes them."""
+    """A blob that is being written. Leaving the ``with`` block without ``commit`` removes it."""
 
     def __init__(self, store: BlobStore) -> None:
         self._store = store
@@ -156,12 +156,12 @@ class BlobWriter:
 
     @property
     def path(self) -> Path:
-        """The unfinished file, for a look before ``commit``."""
+        """The unfinished file, for checks before ``commit``."""
         return self._temp.path
 
     @property
     def digest(self) -> Digest:
-        """Of the bytes so far."""
+        """The digest of the bytes written so far."""
         return Digest(self._hash.hexdigest())
 
     def write(self, data: bytes) -> None:
@@ -170,7 +170,7 @@ class BlobWriter:
         self.size += len(data)
 
     def commit(self, expected: Digest | None) -> Digest:
-        """Give the blob its name. Raises BadRequest, and stores nothing, when its digest is not the expected one."""
+        """Give the blob its name. If the digest differs from ``expected``, discard it and raise BadRequest."""
         digest = self.digest
         if expected is not None and digest != expected:
             self.abort()
@@ -197,7 +197,7 @@ def digest_of(data: bytes) -> Digest:
 
 
 def digest_in_name(name: str) -> Digest | None:
-    """The digest that a file of the ``blobs`` folder is named after; None for partial and temporary files."""
+    """Parse the name of a file in ``blobs`` into a digest; None for unfinished and temporary files."""
     try:
         digest = Digest.parse(name)
     except BadRequest:

@@ -1,6 +1,6 @@
-"""Is the store what its manifests say? Every blob is hashed, every manifest read; what is broken can be set aside.
+"""Check a store: hash every blob, parse every manifest, and optionally move damaged files out of the store.
 
-Nothing is destroyed: a broken file moves out of the store, so that a pull brings back exactly what is missing.
+Damaged files are moved, not deleted; a pull then downloads exactly the missing blobs.
 """
 
 from __future__ import annotations
@@ -26,7 +26,10 @@ BUFFER = 4 << 20
 
 @dataclass(frozen=True, slots=True)
 class CheckProblem:
-    """``kind``: ``blob``, ``manifest`` or ``model``; ``what`` is its digest, path or name. ``moved``: set aside."""
+    """One problem. ``kind`` is ``blob``, ``manifest`` or ``model``, ``what`` its digest, path or name.
+
+    ``moved``: the file was moved out of the store.
+    """
 
     kind: str
     what: str
@@ -36,7 +39,7 @@ class CheckProblem:
 
 @dataclass(slots=True)
 class CheckResult:
-    """What was looked at, and what is wrong."""
+    """The number of files checked, and the problems found."""
 
     manifests: int = 0
     blobs: int = 0
@@ -45,9 +48,10 @@ class CheckResult:
 
 
 def check(store: Store, *, aside: Path | None, report: Report, cancelled: threading.Event) -> CheckResult:
-    """Look at everything. Broken blobs and manifests are moved into the folder ``aside``, if there is one. Blocking.
+    """Check all blobs, manifests and models. Blocks; may be interrupted at any time.
 
-    May be stopped at any moment. Raises Cancelled, or StoreError when the store cannot be read.
+    Damaged blobs and manifests are moved to the folder ``aside``, if given. Raises Cancelled, or StoreError if the
+    store cannot be read.
     """
     checker = _Checker(store, aside, report, cancelled)
     manifests = dict(checker.manifests())
@@ -67,7 +71,7 @@ class _Checker:
         self.found = CheckResult()
 
     def manifests(self) -> Iterator[tuple[ModelName, Manifest]]:
-        """The sound ones."""
+        """Yield the valid manifests and record the others."""
         for file in self._store.survey():
             self.found.manifests += 1
             if file.name is not None and file.manifest is not None:
@@ -77,7 +81,7 @@ class _Checker:
                 self._problem("manifest", where, file.error, file.path, _state(file.path))
 
     def blobs(self) -> None:
-        """Hash them all."""
+        """Hash all blobs."""
         sizes = {digest: self._store.blobs.size(digest) or 0 for digest in self._store.blobs.digests()}
         total = sum(sizes.values())
         for digest, size in sizes.items():
@@ -88,7 +92,7 @@ class _Checker:
                 self.found.blobs += 1
                 continue
             self._broken.add(digest)
-            why = "cannot be read" if found is None else f"holds other bytes ({size} of them)"
+            why = "cannot be read" if found is None else f"does not match its digest ({size} bytes)"
             self._problem("blob", str(digest), why, path, before)
 
     def model(self, name: ModelName, manifest: Manifest) -> None:
@@ -99,7 +103,7 @@ class _Checker:
                 return
 
     def _fault(self, layer: Layer, *, is_config: bool) -> str:
-        """What is wrong with one layer of a model; empty when nothing is."""
+        """Describe the problem of one layer of a model; empty if there is none."""
         if layer.digest in self._broken:
             return f"its blob {layer.digest.short} is damaged"
         size = self._store.blobs.size(layer.digest)
@@ -117,7 +121,7 @@ class _Checker:
         return ""
 
     def _hash(self, path: Path, total: int) -> str | None:
-        """The digest of a file; None when it cannot be read."""
+        """Return the digest of a file; None if it cannot be read."""
         hashed, buffer = hashlib.sha256(), bytearray(BUFFER)
         view = memoryview(buffer)
         try:
@@ -136,14 +140,14 @@ class _Checker:
         moved = False
         if self._aside is not None:
             with disk.folder_lock(self._store.root):
-                if before is not None and _state(path) == before:  # not replaced by a good one meanwhile
+                if before is not None and _state(path) == before:  # not replaced in the meantime
                     self._store.move_aside(path, self._aside)
                     moved = True
         self.found.problems.append(CheckProblem(kind, what, why, moved))
 
 
 def _state(path: Path) -> tuple[int, ...] | None:
-    """What changes when a file is replaced or written to; None when it is not there."""
+    """Return values that change when a file is replaced or modified; None if it does not exist."""
     try:
         status = os.lstat(path)
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""GGUF files that other programs have on this disk: the cache of Hugging Face's tools, LM Studio's folders."""
+"""Find the GGUF files of other programs on this disk: the Hugging Face cache and LM Studio's folders."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ollama_nb.store.gguf import is_gguf
 
-MOST_FILES = 20_000
+MAX_FILES = 20_000
 _PART = re.compile(r"(.+)-(\d{5})-of-(\d{5})")
 _QUANT = re.compile(r"(?:^|[-._])((?:UD-)?(?:I?Q\d\w*|TQ\d\w*|MXFP4\w*|BF16|F16|F32))$", re.IGNORECASE)
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.-]+")
@@ -18,7 +18,10 @@ _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.-]+")
 
 @dataclass(frozen=True, slots=True)
 class DiscoveredModel:
-    """A model that can be created here. ``paths``: all its files, its weights first; ``size``: their bytes."""
+    """A model that can be created from existing files.
+
+    ``paths`` are all its files, weights first; ``size`` is their total size in bytes.
+    """
 
     name: str
     source: str
@@ -27,7 +30,7 @@ class DiscoveredModel:
 
 
 def discover(env: Mapping[str, str]) -> list[DiscoveredModel]:
-    """What the environment's usual places hold, by source and name. Broken files and other formats are left out."""
+    """Search the usual folders; models are sorted by source and name. Invalid files and other formats are skipped."""
     home = Path(env.get("HOME") or Path.home())
     hub = env.get("HF_HUB_CACHE") or Path(env.get("HF_HOME") or home / ".cache" / "huggingface") / "hub"
     places = [
@@ -48,7 +51,7 @@ def discover(env: Mapping[str, str]) -> list[DiscoveredModel]:
 
 
 def _models(place: Path, source: str, repository: str, taken: set[str]) -> Iterator[DiscoveredModel]:
-    """The models of one repository, newest snapshot last; parts of one model are one."""
+    """Yield the models of one repository, newest snapshot last; the parts of a split model count as one."""
     files = [path for path in _ggufs(place) if is_gguf(path)]
     projectors = {path.parent: path for path in reversed(files) if path.name.lower().startswith("mmproj")}
     weights = [path for path in files if not path.name.lower().startswith("mmproj")]
@@ -58,7 +61,7 @@ def _models(place: Path, source: str, repository: str, taken: set[str]) -> Itera
             continue
         parts = [other for other in weights if _belongs(other, path, part)] if part else [path]
         if part and len(parts) != int(part[3]):
-            continue  # a download that is not finished
+            continue  # an incomplete download
         companion = projectors.get(path.parent)
         paths = (*parts, *([companion] if companion else ()))
         name = _name(part[1] if part else path.stem, repository)
@@ -72,7 +75,7 @@ def _belongs(other: Path, first: Path, part: re.Match[str]) -> bool:
 
 
 def _name(stem: str, repository: str) -> str:
-    """``model:quantisation`` in lower case, from the file's name, or the repository's where that says nothing."""
+    """Derive ``model:quantization`` in lower case from the file name, or from the repository if that is generic."""
     quant = _QUANT.search(stem)
     model = stem[: quant.start()] if quant else stem
     if not model or model.lower() in ("model", "ggml-model"):
@@ -95,10 +98,10 @@ def _below(root: Path, pattern: str) -> list[Path]:
 
 
 def _ggufs(place: Path) -> list[Path]:
-    """GGUF files by name, older snapshots first; the walk ends after ``MOST_FILES`` folders."""
+    """List GGUF files by name, older snapshots first; at most ``MAX_FILES`` folders are searched."""
     found = []
     for number, (folder, _, names) in enumerate(os.walk(place)):
-        if number > MOST_FILES:
+        if number > MAX_FILES:
             break
         found += [Path(folder, name) for name in names if name.lower().endswith(".gguf")]
-    return sorted(path for path in found if path.is_file())[:MOST_FILES]
+    return sorted(path for path in found if path.is_file())[:MAX_FILES]

@@ -1,7 +1,7 @@
-"""The header of a GGUF file, read in pure Python before any native code sees the file.
+"""Parse and validate the header of a GGUF file in pure Python, before native code opens the file.
 
-Every count, length and offset is checked against budgets and against the bytes that are really there before anything is
-allocated for it. Whatever the bytes, the only error is CorruptModel.
+Every count, length and offset is checked against limits and against the size of the file before memory is allocated.
+Invalid content of any kind raises CorruptModel.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ MAX_TENSORS = 1 << 17
 MAX_DIMENSIONS = 4
 MAX_BLOCKS = 4096
 MAX_KEPT_ITEMS = 4 << 20
-"""The most array items that are kept in memory; arrays beyond them stay None, as if not asked for."""
+"""Limit for array items in memory; further arrays are None, as without ``arrays``."""
 
 _WINDOW = 1 << 20
 _STRING, _ARRAY = 8, 9
@@ -43,12 +43,12 @@ _ARCHITECTURE = re.compile(r"[A-Za-z0-9_.\-]{1,128}")
 
 
 def read_gguf(path: Path, *, arrays: bool = False) -> GGUF:
-    """Read and check the header. Without ``arrays`` every array that is not empty is None in the metadata.
+    """Read and validate the header. Without ``arrays``, arrays that are not empty are None in the metadata.
 
-    Raises CorruptModel for anything that is not a sound GGUF file, StoreError when it cannot be opened.
+    Raises CorruptModel if the file is not a valid GGUF file, StoreError if it cannot be opened.
     """
-    with store_errors("read", path):
-        # Without O_NONBLOCK, opening a pipe of that name would wait for a writer for ever.
+    with store_errors("read", path, reading=True):
+        # Without O_NONBLOCK, opening a named pipe would block until it has a writer.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             status = os.fstat(descriptor)
@@ -60,8 +60,8 @@ def read_gguf(path: Path, *, arrays: bool = False) -> GGUF:
 
 
 def is_gguf(path: Path) -> bool:
-    """Whether the file begins like one."""
-    with store_errors("read", path), path.open("rb") as file:
+    """Return whether a file starts with the GGUF magic."""
+    with store_errors("read", path, reading=True), path.open("rb") as file:
         return file.read(4) == MAGIC
 
 
@@ -99,7 +99,7 @@ def _version(source: _Bytes) -> int:
 
 
 class _Bytes:
-    """The file as a bounded stream, read through a window. (A mapped file would kill the process when cut short.)"""
+    """A bounded stream over the file, read through a window. (A memory map would crash if the file were truncated.)"""
 
     def __init__(self, descriptor: int, size: int) -> None:
         self._descriptor = descriptor
@@ -139,17 +139,17 @@ class _Bytes:
         return number
 
     def count(self, most: int, smallest: int, what: str) -> int:
-        """A number of things of at least ``smallest`` bytes each, which must fit into the rest of the file."""
+        """Read a count of items of at least ``smallest`` bytes each, which must fit into the rest of the file."""
         number = self.u64()
         if number > most or number * smallest > self.left:
-            raise _corrupt(f"{number} {what} are more than it can hold")
+            raise _corrupt(f"it cannot contain {number} {what}")
         return number
 
     def text(self) -> str:
         return self.take(self._length()).decode("utf-8", "replace")
 
     def skip_texts(self, count: int) -> None:
-        """Skip strings. Vocabularies have 150,000 and more, hence the inner loop without calls of our own."""
+        """Skip strings. Vocabularies have 150,000 and more, so the inner loop makes no Python calls."""
         unpack = _U64.unpack_from
         while count:
             self._fill(8)
@@ -169,32 +169,32 @@ class _Bytes:
         return length
 
     def _fill(self, count: int) -> None:
-        """Have the next ``count`` bytes in the window."""
+        """Make the next ``count`` bytes available in the window."""
         self._allow(count)
         missing = self._at + count - len(self._window)
         if missing <= 0:
             return
         fresh = os.pread(self._descriptor, max(missing, _WINDOW), self._window_end)
         if len(fresh) < missing:
-            raise _corrupt("it ends too early")
+            raise _corrupt("it is truncated")
         self._window_end += len(fresh)
         self._window, self._at = self._window[self._at :] + fresh, 0
 
     def _allow(self, count: int) -> None:
         if count > self.left:
-            raise _corrupt("it ends too early")
+            raise _corrupt("it is truncated")
         if self.position + count > MAX_HEADER:
             raise _corrupt(f"its header is larger than {MAX_HEADER} bytes")
 
 
 @dataclass
 class _Kept:
-    """Which arrays go into memory."""
+    """The budget for arrays in memory."""
 
     wanted: bool
     items_left: int = MAX_KEPT_ITEMS
 
-    def room(self, items: int) -> bool:
+    def take(self, items: int) -> bool:
         if not self.wanted or items > self.items_left:
             return False
         self.items_left -= items
@@ -218,7 +218,7 @@ def _array(source: _Bytes, kept: _Kept) -> list[Any] | None:
     count = source.count(MAX_ARRAY, size, "array items")
     if not count:
         return []
-    if kept.room(count):
+    if kept.take(count):
         return [source.text() for _ in range(count)] if kind == _STRING else _scalars(source, kind, count)
     if kind == _STRING:
         source.skip_texts(count)
@@ -236,7 +236,7 @@ def _scalars(source: _Bytes, kind: int, count: int) -> list[Any]:
 
 
 def _tensor(source: _Bytes) -> tuple[TensorInfo, int]:
-    """A tensor with its size in bytes."""
+    """Read one tensor; return it with its size in bytes."""
     name = source.text()
     dimensions = source.u32()
     if not 1 <= dimensions <= MAX_DIMENSIONS:
@@ -263,7 +263,7 @@ def _check_tensors(tensors: Iterable[tuple[TensorInfo, int]], alignment: int, so
         if tensor.offset % alignment:
             raise _corrupt(f"tensor {_name(tensor.name)} is not aligned")
         if start + tensor.offset + size > source.size:
-            raise _corrupt(f"tensor {_name(tensor.name)} reaches beyond the end of the file")
+            raise _corrupt(f"tensor {_name(tensor.name)} extends beyond the end of the file")
         seen.add(tensor.name)
 
 
@@ -271,9 +271,9 @@ def _check_metadata(metadata: dict[str, Any]) -> None:
     architecture = metadata.get("general.architecture")
     number = metadata.get("split.no")
     if architecture is None and type(number) is int and number > 0:
-        return  # of a file in parts, the first alone says what it is
+        return  # only the first shard of a split file has metadata
     if not isinstance(architecture, str) or not _ARCHITECTURE.fullmatch(architecture):
-        raise _corrupt("it names no architecture")
+        raise _corrupt("its architecture is missing or not valid")
     for key, value in metadata.items():
         if key.endswith(".block_count"):
             least = 1 if key == f"{architecture}.block_count" else 0
@@ -289,7 +289,7 @@ def _alignment(metadata: dict[str, Any]) -> int:
 
 
 def _name(text: str) -> str:
-    """A name from the file, fit for an error text."""
+    """Shorten a name from the file for messages."""
     return repr(text if len(text) <= 80 else text[:77] + "...")
 
 

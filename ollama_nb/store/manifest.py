@@ -1,4 +1,4 @@
-"""Manifests, configs and JSON layers: parsed leniently, written byte for byte as Ollama writes them."""
+"""Manifests, configs and JSON layers: parsed leniently, encoded byte for byte as Ollama does."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from ollama_nb.errors import BadRequest, CorruptModel
 from ollama_nb.store.blobs import BlobStore
 
 GGUF_KINDS = ("model", "adapter", "projector", "draft")
-"""The kinds of layers that are GGUF files."""
+"""Layer kinds whose blobs are GGUF files."""
 
 MAX_JSON = 4 << 20
-"""The most bytes of a manifest, a config or a JSON layer that are read."""
+"""Bytes; the size limit of a manifest, a config or a JSON layer."""
 
 T = TypeVar("T")
 
@@ -40,11 +40,11 @@ _CONFIG_TEXTS = (
 )
 _CONFIG_LENGTHS = ("context_length", "embedding_length")
 MAX_TEXT = 4 << 20
-"""The most bytes of a config or a text layer that are read."""
+"""Bytes; the size limit of a config or a text layer."""
 
 
 def layer(kind: str, digest: Digest, size: int, *, from_: str = "") -> Layer:
-    """A layer of one of Ollama's own kinds (``model``, ``template``, …)."""
+    """Return a layer of one of Ollama's kinds (``model``, ``template``, …)."""
     return Layer(LAYER_PREFIX + kind, digest, size, from_)
 
 
@@ -53,7 +53,7 @@ def config_layer(digest: Digest, size: int) -> Layer:
 
 
 def parse_manifest(raw: bytes) -> Manifest:
-    """Raises CorruptModel for anything that is no manifest of a model."""
+    """Parse a manifest. Raises CorruptModel if it is not valid."""
     body = _object(raw, "manifest")
     layers: list[Any] = _typed(body, "layers", list, [])
     return Manifest(_layer(body.get("config")), tuple(_layer(item) for item in layers), raw)
@@ -70,7 +70,7 @@ def encode_manifest(config: Layer, layers: Iterable[Layer]) -> bytes:
 
 
 def parse_config(raw: bytes) -> ModelConfig:
-    """Raises CorruptModel for text that is no JSON object, or a known key with a value of the wrong type."""
+    """Parse a config. Raises CorruptModel if it is not a JSON object or a known key has the wrong type."""
     body = _object(raw, "config")
     known: dict[str, Any] = {key: _typed(body, key, str, "") for key in _CONFIG_TEXTS}
     known |= {key: _typed(body, key, int, 0) for key in _CONFIG_LENGTHS}
@@ -142,7 +142,7 @@ def _finite(text: str) -> float:
 
 
 def _no_number(text: str) -> NoReturn:
-    raise ValueError(f"{text} is no JSON number")
+    raise ValueError(f"{text} is not a JSON number")
 
 
 def _object(raw: bytes, what: str) -> dict[str, Any]:
@@ -153,7 +153,7 @@ def _object(raw: bytes, what: str) -> dict[str, Any]:
 
 
 def _typed(body: Mapping[str, Any], key: str, kind: type[T], default: T) -> T:
-    """The value of a key; the default for one that is absent or null, as Go reads it."""
+    """Return the value of a key, or the default if it is absent or null, as in Go."""
     value = body.get(key)
     if value is None:
         return default
@@ -180,7 +180,7 @@ def _layer(item: Any) -> Layer:
     try:
         digest = Digest.parse(_typed(item, "digest", str, ""))
     except BadRequest as error:
-        raise CorruptModel("a layer of the manifest has no valid digest") from error
+        raise CorruptModel("a layer of the manifest has an invalid digest") from error
     texts = {key: _typed(item, key, str, "") for key in ("mediaType", "from", "name")}
     return Layer(texts["mediaType"], digest, size, texts["from"], texts["name"])
 
@@ -197,7 +197,7 @@ def _message(item: Any) -> Message:
     try:
         images = tuple(base64.b64decode(image, validate=True) for image in _strings(item, "images") or ())
     except binascii.Error as error:
-        raise CorruptModel("an image of a stored message is not base64") from error
+        raise CorruptModel("an image of a stored message is not valid base64") from error
     calls: list[Any] = _typed(item, "tool_calls", list, [])
     return Message(**texts, images=images, tool_calls=tuple(_call(call) for call in calls))
 
@@ -215,14 +215,14 @@ def _call(item: Any) -> ToolCall:
 
 
 def read_model(blobs: BlobStore, name: ModelName, manifest: Manifest, modified_at: float) -> Model:
-    """Of several layers of one kind the last one counts, but for adapters, projectors and licences.
+    """Read the model that a manifest describes. The existence of its GGUF files is not checked.
 
-    Raises NotFound, StoreError or CorruptModel for a config or text that is missing, too large or broken; whether the
-    files are there is not looked at.
+    Of several layers of one kind the last one counts, except for adapters, projectors and licenses. Raises NotFound,
+    StoreError or CorruptModel if the config or a text layer is missing, too large or invalid.
     """
     by_kind: dict[str, list[Layer]] = {}
     for layer in manifest.layers:
-        kind = "template" if layer.kind == "prompt" else layer.kind  # "prompt": what early models call it
+        kind = "template" if layer.kind == "prompt" else layer.kind  # early models use "prompt"
         by_kind.setdefault(kind, []).append(layer)
 
     def read(layer: Layer) -> bytes:

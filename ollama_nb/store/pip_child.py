@@ -1,6 +1,7 @@
-"""pip in a process that ends with ours. Run by its path: ``python pip_child.py PARENT_PID ARGUMENTS…``.
+"""Run pip in a process that ends with its parent. Usage: ``python pip_child.py PARENT_PID ARGUMENTS…``.
 
-Standard library only, and nothing of this package: the folder that it is run in may know neither.
+This script is run by its path and imports nothing but the standard library, because the working folder of pip gives no
+access to this package.
 """
 
 import ctypes
@@ -15,7 +16,7 @@ _PR_SET_PDEATHSIG = 1
 def main() -> None:
     parent = int(sys.argv[1])
     if sys.platform == "linux":
-        # The thread that starts us waits for our end, so that the signal comes with the end of its process only.
+        # The signal follows the thread that started us; that thread waits for us, so it ends only with its process.
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
         sys.exit(1)

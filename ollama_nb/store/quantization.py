@@ -11,7 +11,7 @@ from ollama_nb.errors import BadRequest
 
 @dataclass(frozen=True, slots=True)
 class TensorType:
-    """``block`` elements are stored together in ``size`` bytes."""
+    """A tensor type. Each block of ``block`` elements takes ``size`` bytes."""
 
     name: str
     block: int
@@ -94,22 +94,22 @@ FILE_TYPES: dict[int, str] = {
     40: "Q1_0",
     41: "Q2_0",
 }
-"""``general.file_type`` → name. A missing or zero number reads as "unknown" in a model's config, as in Ollama."""
+"""Names of ``general.file_type``. A missing or zero value is "unknown" in a model's config, as in Ollama."""
 
 FLOATS = ("F32", "F16", "BF16")
-"""The types that other types are made from."""
+"""The unquantized types, which can be quantized."""
 
 NEED_IMPORTANCE = frozenset({"IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ2_M", "IQ3_XXS", "IQ3_XS", "Q2_K_S"})
-"""Types so coarse that they need to know which weights matter: an importance matrix, measured on text."""
+"""Low-bit types that require an importance matrix."""
 
 _SHORT = {"Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M"}
 _NOT_MADE = frozenset({"NVFP4"})
-"""Read by llama.cpp, but not written."""
+"""Types that llama.cpp can read but not write."""
 _NUMBERS = {name: number for number, name in FILE_TYPES.items() if name not in _NOT_MADE}
 SUPPORTED = tuple(name for name in _NUMBERS if name not in NEED_IMPORTANCE)
 
 _F16, _Q8_0 = 1, 8
-_FINER: dict[str, dict[str, int]] = {
+_ARCHITECTURE_OVERRIDES: dict[str, dict[str, int]] = {
     "qwen35": {r"nextn\.eh_proj": _Q8_0},
     "qwen35moe": {r"nextn\.eh_proj": _Q8_0},
     "gemma3n": {"per_layer_token_embd": _F16},
@@ -117,38 +117,38 @@ _FINER: dict[str, dict[str, int]] = {
     "glmocr": {r"^(token_embd|output)\.weight": _F16},
     "glm4": {r"^(token_embd|output)\.weight": _F16},
 }
-_OTHER_SENSES = {r"^(a|mm|mtp|s|v)\.": _F16}
-"""Eyes and ears inside a model's file, and its heads for several tokens, lose too much."""
+_ENCODERS = {r"^(a|mm|mtp|s|v)\.": _F16}
+"""Vision and audio encoders and multi-token prediction heads, which lose too much precision when quantized."""
 
 
 def parse_type(text: str) -> str:
-    """The type's own name, for any case and for short forms. Raises BadRequest for what cannot be made."""
+    """Return the canonical name of a type, in any case or in short form. Raises BadRequest for unsupported types."""
     name = _SHORT.get(text.upper(), text.upper())
     if name in NEED_IMPORTANCE:
-        raise BadRequest(f"{name} needs an importance matrix, which cannot be given here; the next larger type may do")
+        raise BadRequest(f"{name} requires an importance matrix, which is not supported; use the next larger type")
     if name not in SUPPORTED:
         raise BadRequest(f"unsupported quantization type {text} - supported types are {', '.join(SUPPORTED)}")
     return name
 
 
 def file_type_number(name: str) -> int:
-    """llama.cpp's number of a type that ``parse_type`` gave."""
+    """Return llama.cpp's number of a type returned by ``parse_type``."""
     return _NUMBERS[name]
 
 
 def declared_type(gguf: GGUF) -> str:
-    """The type that a file says it has, as configs name it. F32 is number 0, which Ollama reads as unknown."""
-    said = gguf.metadata.get("general.file_type")
-    return FILE_TYPES.get(said, "unknown") if type(said) is int and said else "unknown"
+    """Return the type that a file declares, as named in configs. F32 is number 0, which Ollama treats as unknown."""
+    declared = gguf.metadata.get("general.file_type")
+    return FILE_TYPES.get(declared, "unknown") if type(declared) is int and declared else "unknown"
 
 
 def type_of(gguf: GGUF) -> str:
-    """The type that a file has: where it does not say, its tensors tell whether that is F32."""
-    said = declared_type(gguf)
-    return "F32" if said == "unknown" and all(tensor.type == "F32" for tensor in gguf.tensors) else said
+    """Return the type of a file. If it is not declared, a file whose tensors are all F32 has the type F32."""
+    declared = declared_type(gguf)
+    return "F32" if declared == "unknown" and all(tensor.type == "F32" for tensor in gguf.tensors) else declared
 
 
 def type_overrides(name: str, architecture: str) -> Mapping[str, int]:
-    """Tensors, by expressions of their names, that get another type than the one asked for."""
-    finer = _FINER.get(architecture, {}) if "_K" in name else {}
-    return {**_OTHER_SENSES, **finer} if name not in FLOATS else {}
+    """Return the tensors (regular expressions of names) that get another type than the requested one, and that type."""
+    overrides = _ARCHITECTURE_OVERRIDES.get(architecture, {}) if "_K" in name else {}
+    return {**_ENCODERS, **overrides} if name not in FLOATS else {}

@@ -1,6 +1,6 @@
-"""Files that a model is made from, brought to GGUF: checkpoints converted, parts merged, weights quantised.
+"""Bring the files of a create request to GGUF: convert checkpoints, merge split files, quantize weights.
 
-The work itself is done elsewhere (``GgufConverter``); here it is decided what is needed, and the results become blobs.
+This module decides what is necessary and stores the results as blobs; a :class:`GgufConverter` does the work.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from ollama_nb.store.workdir import locked_workdir
 Count = Callable[[int, int], None]
 
 QUANTIZING, CONVERTING = "0000000000000000000", "0000000000000000001"
-"""What stands for a digest in the progress of work whose result has none yet; clients draw a bar for each digest."""
+"""Placeholder digests for progress lines of unfinished files. Clients draw one bar per digest."""
 
-PICKLED = "unknown type: checkpoints in PyTorch's own format may hold any code; save the model as safetensors"
+PICKLED = "unknown type: PyTorch checkpoints can contain arbitrary code; save the model as safetensors"
 _PICKLES = (".bin", ".pt", ".pth")
 _PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")
 
 
 class GgufConverter(Protocol):
-    """Writes one GGUF file; each method blocks, and tells how far it is."""
+    """Writes GGUF files. Every method blocks and reports its progress as bytes done and in total."""
 
     def convert(self, folder: Path, target: Path, output: str, report: Count) -> tuple[str, ...]: ...
 
@@ -47,7 +47,7 @@ class GgufConverter(Protocol):
 
 
 class KnownTemplate(Protocol):
-    """A prompt template that is known by name, with the parameters that belong to it."""
+    """A known prompt template with its name and its parameters."""
 
     @property
     def name(self) -> str: ...
@@ -70,10 +70,11 @@ class FamilyDefaults(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class CreateTools:
-    """What making a model needs from other backend. ``recognise``: a GGUF's chat template → the known one that it is.
+    """What creating a model needs from other packages.
 
-    ``family_defaults``: a GGUF's architecture → what models get that come from files and name no renderer or parser.
-    ``temp``: where links to blobs may lie for the time of a conversion.
+    ``recognise`` maps the chat template of a GGUF to the known template that is equivalent, ``family_defaults`` maps an
+    architecture to the defaults of models that are created from files without renderer and parser. ``temp`` is the
+    folder for temporary links to blobs.
     """
 
     converter: GgufConverter | None = None
@@ -84,7 +85,7 @@ class CreateTools:
 
 @dataclass(frozen=True, slots=True)
 class GgufSource:
-    """A GGUF in the store, and the name that it came by. ``fresh``: made by this request."""
+    """A GGUF in the store and its path in the request. ``fresh``: this request has created it."""
 
     path: str
     digest: Digest
@@ -93,7 +94,7 @@ class GgufSource:
 
 
 class GgufSources:
-    """Brings the files of one create request to GGUF."""
+    """Converts the files of one create request to GGUF where necessary."""
 
     def __init__(self, store: Store, tools: CreateTools, report: Report) -> None:
         self._store = store
@@ -101,7 +102,10 @@ class GgufSources:
         self._report = report
 
     def model(self, files: Mapping[str, Digest], quantize: str = "") -> list[GgufSource]:
-        """What a FROM means: the GGUFs of a checkpoint, of parts, or as they are. Raises BadRequest, CorruptModel."""
+        """Return the GGUFs of a FROM: converted from a checkpoint, merged from shards, or as they are.
+
+        Raises BadRequest or CorruptModel.
+        """
         if any(path.endswith(".safetensors") for path in files):
             output = quantize if quantize in quantization.FLOATS else "F16"
 
@@ -112,7 +116,7 @@ class GgufSources:
         return self._merged(self._ggufs(files))
 
     def adapter(self, files: Mapping[str, Digest], base: GGUF | None) -> list[GgufSource]:
-        """What an ADAPTER means: one GGUF, or a LoRA checkpoint for the model ``base``."""
+        """Return the GGUFs of an ADAPTER: as they are, or converted from a LoRA checkpoint for the model ``base``."""
         if not any(path.endswith(".safetensors") for path in files):
             return self._ggufs(files)
         if base is None:
@@ -125,7 +129,7 @@ class GgufSources:
         return [self._converted("converting adapter", files, adapt)]
 
     def quantized(self, source: GgufSource, wanted: str) -> GgufSource:
-        """The weights in another type. Raises BadRequest for weights that are quantised already."""
+        """Quantize weights to the type ``wanted``. Raises BadRequest if they are already quantized."""
         found = quantization.type_of(source.gguf)
         if found not in quantization.FLOATS:
             raise BadRequest("quantization is only supported for F16, BF16 and F32 models")
@@ -138,7 +142,7 @@ class GgufSources:
     @property
     def _converter(self) -> GgufConverter:
         if self._tools.converter is None:
-            raise BadRequest("nothing can be converted here")
+            raise BadRequest("this server cannot convert models")
         return self._tools.converter
 
     # -- inside ----------------------------------------------------------------------------------------------------
@@ -160,7 +164,7 @@ class GgufSources:
         return is_gguf(self._store.blobs.find(digest))
 
     def _merged(self, sources: list[GgufSource]) -> list[GgufSource]:
-        """Parts of split files together as one, behind the files that are whole."""
+        """Merge split files; the results follow the files that are not split."""
         whole = [source for source in sources if _parts(source) <= 1]
         groups: dict[str, list[GgufSource]] = {}
         for source in sources:
@@ -224,7 +228,7 @@ class GgufSources:
 
     @contextmanager
     def _laid_out(self, files: Mapping[str, Digest]) -> Iterator[Path]:
-        """A folder with links to blobs under the names that converters look for."""
+        """Create a folder with links to blobs under the file names that converters expect."""
         temp = self._tools.temp
         with locked_workdir(temp, "convert") as folder:
             with disk.store_errors("work in", temp):
@@ -243,7 +247,7 @@ def _parts(source: GgufSource) -> int:
 
 
 def _stem(source: GgufSource) -> str:
-    """What the parts of one file have in common. Raises BadRequest for a name that is not a part's."""
+    """Return the common stem of the shards of a split file. Raises BadRequest if the name is not that of a shard."""
     found = _PART.fullmatch(source.path)
     if found is None:
         raise BadRequest(f'split GGUF "{source.path}" must use llama.cpp split filename pattern')

@@ -1,7 +1,6 @@
-"""A folder of models that a real Ollama can share: names → manifests → blobs.
+"""The model store: names, manifests and blobs in the layout of a real Ollama, which can share the folder.
 
-Order keeps it sound: blobs are written before the manifest that uses them, and removed after it. One broken model never
-harms another.
+Blobs are written before the manifest that uses them and removed after it. A damaged model does not affect others.
 """
 
 from __future__ import annotations
@@ -27,12 +26,12 @@ from ollama_nb.store.manifest import MAX_JSON, encode_manifest, parse_manifest, 
 log = logging.getLogger(__name__)
 
 GRACE = 3600.0
-"""Seconds for which clean-up leaves a file alone: another process may be about to use it."""
+"""Seconds; younger files are not pruned, because another process may be about to use them."""
 
 
 @dataclass(frozen=True, slots=True)
 class ManifestFile:
-    """A file below ``manifests``: what it says, or what is wrong with it."""
+    """A file in ``manifests`` with its parsed manifest, or the error if it is not valid."""
 
     path: Path
     name: ModelName | None
@@ -41,9 +40,9 @@ class ManifestFile:
 
 
 class Store:
-    """The models below ``root``. Folders are made when something is first written, so a read-only store lists.
+    """The models in ``root``. Folders are created by the first write, so that a read-only store can be listed.
 
-    ``others`` are stores that are only read: their models are there, too, where ``root`` has none of that name.
+    ``others`` are read-only stores. Their models are found as well if ``root`` has no model of the same name.
     """
 
     def __init__(self, root: Path, *, noprune: bool = False, others: Iterable[Path] = ()) -> None:
@@ -52,27 +51,27 @@ class Store:
         self.others: tuple[Store, ...] = tuple(Store(path) for path in others if path.resolve() != root.resolve())
         self.blobs: BlobStore = BlobStore(root / "blobs", [other.blobs for other in self.others])
         self._manifests = disk.Tree(root / "manifests")
-        # Unfinished manifests lie beside the two folders: in manifests/ Ollama would take them for models.
+        # Unfinished manifests are in the root: Ollama would list files in manifests/ as models.
         self._temps = disk.Tree(root)
         self._warned: set[str] = set()
 
     # -- reading ---------------------------------------------------------------------------------------------------
 
     def names(self) -> tuple[ModelName, ...]:
-        """All names that have a manifest, sorted. Raises StoreError when the folder cannot be read."""
+        """Return the names of all manifests, sorted. Raises StoreError if the folder cannot be read."""
         found = []
         for path in self._manifest_files():
             name = self._name_of(path)
             if name is None:
-                self._warn(f"skipping {path.relative_to(self.root)}: its path is no model name")
+                self._warn(f"skipping {path.relative_to(self.root)}: its path is not a valid model name")
             else:
                 found.append(name)
         return tuple(sorted(found))
 
     def canonical(self, name: ModelName) -> ModelName:
-        """The name spelt as manifests on disk spell it; each part is looked up without regard to case."""
+        """Return the name in the spelling of the manifests on disk; parts are compared case-insensitively."""
         if disk.regular_size(self._path(name)) is not None:
-            return name  # as nearly always: no need to walk through all models
+            return name  # the usual case, without listing all models
         names = self.names()
         for known in names:
             if known.key == name.key:
@@ -84,7 +83,7 @@ class Store:
         return disk.regular_size(self._path(self.canonical(name))) is not None
 
     def resolve(self, name: ModelName) -> Model:
-        """The model of that name. Raises ModelNotFound, or StoreError when its files are missing or broken."""
+        """Return the model. Raises ModelNotFound, or StoreError if its manifest or config is missing or damaged."""
         try:
             return self._load(self.canonical(name))
         except ModelNotFound:
@@ -93,7 +92,7 @@ class Store:
             raise
 
     def models(self) -> list[Model]:
-        """Every readable model, newest first."""
+        """Return every valid model, newest first."""
         found = []
         for name in self.names():
             try:
@@ -102,61 +101,61 @@ class Store:
                 self._warn(f"skipping: {error.message}")
         seen = {model.name.key for model in found}
         for other in self.others:
-            with contextlib.suppress(OllamaError):  # what cannot be read is nobody's business here
+            with contextlib.suppress(OllamaError):  # unreadable models of other stores are not reported
                 found += [model for model in other.models() if model.name.key not in seen]
             seen = {model.name.key for model in found}
         return sorted(found, key=lambda model: (-int(model.modified_at), model.name))
 
     def gguf(self, model: Model, *, arrays: bool = False) -> GGUF | None:
-        """The header of the model's weights; None for a model without any."""
+        """Return the header of the model's weights; None for a model without weights."""
         return None if model.weights is None else self.gguf_at(model.weights, arrays=arrays)
 
     def gguf_at(self, path: Path, *, arrays: bool = False) -> GGUF:
-        """The header of any GGUF file, remembered as long as the file stays the same."""
+        """Return the header of a GGUF file, cached while the file is unchanged (not with ``arrays``)."""
         if arrays:
             return read_gguf(path, arrays=True)
-        with disk.store_errors("read", path):
+        with disk.store_errors("read", path, reading=True):
             status = path.stat()
         return _header(path, status.st_ino, status.st_size, status.st_mtime_ns)
 
     # -- writing ---------------------------------------------------------------------------------------------------
 
     def write_manifest(self, name: ModelName, config: Layer, layers: Iterable[Layer]) -> None:
-        """Publish a model whose blobs are stored; see ``put_manifest``."""
+        """Encode a manifest and publish it; see ``put_manifest``."""
         self.put_manifest(name, encode_manifest(config, layers))
 
     def put_manifest(self, name: ModelName, raw: bytes) -> tuple[Digest, ...]:
-        """Publish a model by its manifest's bytes, replacing one of that name.
+        """Publish a model by its manifest's bytes, replacing a model of the same name.
 
-        Returns the blobs that only the replaced one used; they are removed already, unless ``noprune``. Raises
-        StoreError, and publishes nothing, when a blob is missing.
+        Returns the digests of the blobs that only the replaced model used; they have been removed (none are with
+        ``noprune``). Raises StoreError, without publishing, if a blob is missing.
         """
         digests = _digests(parse_manifest(raw))
         for digest in digests if self.others else ():
-            self.blobs.touch(digest)  # comes here from another store before the lock is taken
+            self.blobs.touch(digest)  # copies blobs of other stores before the lock is taken
         with disk.folder_lock(self.root):
             return self._publish(name, raw, digests)
 
     def copy(self, source: ModelName, destination: ModelName) -> None:
-        """Give a model a second name, byte for byte the same."""
+        """Publish the manifest of a model under a second name."""
         if not self.exists(source) and (other := self._other(source)):
             self.put_manifest(destination, other._read_manifest(other.canonical(source))[0])
             return
-        with self._locked():  # what is read is what is there when it is written
+        with self._locked():  # the source must not change before the copy is written
             source = self.canonical(source)
             raw, _ = self._read_manifest(source)
             if source.parts != self.canonical(destination).parts:
                 self._publish(destination, raw, _digests(parse_manifest(raw)))
 
     def delete(self, name: ModelName) -> None:
-        """Remove a model, then the folders and blobs that nothing uses any more."""
+        """Delete a model, then its empty folders and the blobs that no other model uses."""
         with self._locked():
             name = self.canonical(name)
             digests = self._digests_of(name)
             if not self._manifests.remove(self._path(name)):
                 if other := self._other(name):
                     raise Forbidden(
-                        f"model '{name.short}' lies in {disk.display_path(other.root)}, which this program only reads"
+                        f"model '{name.short}' is in {disk.display_path(other.root)}, which this program only reads"
                     )
                 raise _not_found(name)
             folder = self._path(name).parent
@@ -167,16 +166,16 @@ class Store:
     # -- clean-up --------------------------------------------------------------------------------------------------
 
     def fix_legacy_names(self) -> None:
-        """Rename blobs of the old form ``sha256:…``."""
-        with disk.store_errors("read the folder", self.blobs.root):
+        """Rename blobs from ``sha256:…``, the form of early versions of Ollama."""
+        with disk.store_errors("read the folder", self.blobs.root, reading=True):
             old = [path for path in _children(self.blobs.root) if path.name.startswith("sha256:")]
         for path in old:
             self.blobs.tree.rename(path, path.name.replace(":", "-", 1))
 
     def prune(self) -> int:
-        """Remove what is older than an hour and in no use; return how many files went.
+        """Remove unused files that are older than an hour; return their number.
 
-        Nothing is removed when any manifest cannot be read: what it uses is not known.
+        If any manifest cannot be read nothing is removed, because the blobs that it uses are unknown.
         """
         if self.noprune or not disk.is_folder(self.root):
             return 0
@@ -190,7 +189,7 @@ class Store:
         return gone
 
     def stale(self) -> list[Path] | None:
-        """The files that ``prune`` removes; None when a manifest cannot be read."""
+        """Return the files that ``prune`` would remove; None if a manifest cannot be read."""
         used = self._used(strict=True)
         if used is None:
             return None
@@ -198,27 +197,27 @@ class Store:
         return [path for path in (*unused, *self.root.glob(disk.TEMP_PREFIX + "*")) if _is_old(path)]
 
     def survey(self) -> Iterator[ManifestFile]:
-        """Every file where a manifest belongs, sound or not."""
+        """Yield every file in the place of a manifest, valid or not."""
         for path in self._manifest_files():
             name = self._name_of(path)
             try:
                 if name is None:
-                    raise StoreError(f"{path.relative_to(self.root)} is no model")
+                    raise StoreError(f"{path.relative_to(self.root)} is not a valid model name")
                 yield ManifestFile(path, name, parse_manifest(self._read_manifest(name)[0]))
             except ModelNotFound:
-                continue  # removed meanwhile
+                continue  # deleted in the meantime
             except OllamaError as error:
                 yield ManifestFile(path, name, None, error.message)
 
     def move_aside(self, path: Path, folder: Path) -> None:
-        """Move a broken blob or manifest out of the store."""
+        """Move a damaged blob or manifest to ``folder``, outside of the store."""
         tree = self.blobs.tree if path.is_relative_to(self.blobs.root) else self._manifests
         disk.move_out(tree, path, folder / "-".join(path.relative_to(self.root).parts))
 
     # -- inside ----------------------------------------------------------------------------------------------------
 
     def _other(self, name: ModelName) -> Store | None:
-        """The first of the other stores that has a model of that name."""
+        """Return the first of the other stores that has the model, or None."""
         for other in self.others:
             with contextlib.suppress(OllamaError):
                 if other.exists(name):
@@ -236,26 +235,26 @@ class Store:
         return None
 
     def _warn(self, text: str) -> None:
-        """Once per text: the store is listed often."""
+        """Log each warning once, because the store is listed often."""
         if text not in self._warned:
             self._warned.add(text)
             log.warning(text)
 
     def _manifest_files(self) -> list[Path]:
-        """Every regular file exactly four levels below ``manifests``."""
-        with disk.store_errors("read the models folder", self.root):
-            # Listing the root, rather than asking for one name in it, tells "unreadable" from "empty".
+        """List the regular files exactly four levels below ``manifests``."""
+        with disk.store_errors("read the models folder", self.root, reading=True):
+            # Listing the root distinguishes an unreadable folder from an empty one.
             level = [child for child in _children(self.root) if child == self._manifests.root]
             for _ in range(4):
                 level = [child for folder in level if folder.is_dir() for child in _children(folder)]
             return [path for path in level if path.is_file()]
 
     def _read_manifest(self, name: ModelName) -> tuple[bytes, float]:
-        """A manifest's bytes and time of change."""
+        """Return a manifest's bytes and its modification time."""
         path = self._path(name)
         if disk.regular_size(path) is None:
             raise _not_found(name)
-        with disk.store_errors("read", path):
+        with disk.store_errors("read", path, reading=True):
             try:
                 with path.open("rb") as file:
                     return file.read(MAX_JSON + 1), os.fstat(file.fileno()).st_mtime
@@ -267,18 +266,18 @@ class Store:
         try:
             return read_model(self.blobs, name, parse_manifest(raw), modified_at)
         except OllamaError as error:
-            if self._read_manifest(name)[0] != raw:  # replaced meanwhile, and the blobs that only it used are gone
+            if self._read_manifest(name)[0] != raw:  # replaced in the meantime; its blobs may be gone
                 return self._load(name)
             raise StoreError(f"model '{name.short}' is damaged: {error.message}; pull or create it again") from error
 
     def _digests_of(self, name: ModelName) -> frozenset[Digest]:
-        """The blobs of one model; none when its manifest is missing or broken."""
+        """Return the blobs of one model; empty if its manifest is missing or not valid."""
         with contextlib.suppress(OllamaError):
             return _digests(parse_manifest(self._read_manifest(name)[0]))
         return frozenset()
 
     def _used(self, *, strict: bool) -> set[Digest] | None:
-        """The blobs of all readable manifests; None if ``strict`` and one cannot be read."""
+        """Return the blobs of all valid manifests; None if ``strict`` and a manifest cannot be read."""
         used: set[Digest] = set()
         for found in self.survey():
             if found.manifest is not None:
@@ -289,7 +288,7 @@ class Store:
         return used
 
     def _locked(self) -> contextlib.AbstractContextManager[None]:
-        """The lock, without making the folder of a store that is not there yet."""
+        """Lock the store if its folder exists; do not create the folder."""
         return disk.folder_lock(self.root) if disk.is_folder(self.root) else contextlib.nullcontext()
 
     def _publish(self, name: ModelName, raw: bytes, digests: Iterable[Digest]) -> tuple[Digest, ...]:
@@ -333,7 +332,7 @@ def _respelt(part: str, known: set[str]) -> str:
 
 
 def _is_old(path: Path) -> bool:
-    """A file or link that nobody has touched for an hour."""
+    """Return whether a file or link has not been modified for ``GRACE`` seconds."""
     with contextlib.suppress(FileNotFoundError):
         status = path.lstat()
         return not stat.S_ISDIR(status.st_mode) and status.st_mtime < time.time() - GRACE
@@ -341,7 +340,7 @@ def _is_old(path: Path) -> bool:
 
 
 def _children(folder: Path) -> list[Path]:
-    """Sorted; none for a folder that is not there (any more)."""
+    """List a folder, sorted; empty if it does not exist."""
     try:
         return sorted(folder.iterdir())
     except FileNotFoundError:

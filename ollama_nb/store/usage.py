@@ -1,4 +1,4 @@
-"""What takes room on the disk: models, what they share, what nothing uses, downloads that are not finished."""
+"""Disk usage of a store: models, shared and unused blobs, unfinished downloads."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ollama_nb.store.store import Store
 
 @dataclass(frozen=True, slots=True)
 class FileTotals:
-    """Files of one sort."""
+    """Number and total size of a group of files."""
 
     files: int = 0
     bytes: int = 0
@@ -26,7 +26,7 @@ class FileTotals:
 
 @dataclass(frozen=True, slots=True)
 class ModelUsage:
-    """``bytes`` of all layers of a model; ``own``: what removing it would free."""
+    """``bytes`` is the size of all layers of a model, ``own`` the bytes that deleting it would free."""
 
     name: str
     bytes: int
@@ -35,7 +35,7 @@ class ModelUsage:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Of one store. ``blobs`` counts each blob in use once; ``free`` is what the disk has left."""
+    """Disk usage of one store. ``blobs`` counts each blob in use once; ``free`` is the free space of the disk."""
 
     models: tuple[ModelUsage, ...]
     blobs: FileTotals
@@ -45,14 +45,14 @@ class Usage:
 
 
 def usage(store: Store) -> Usage:
-    """Raises StoreError when the store cannot be read."""
+    """Measure a store. Raises StoreError if it cannot be read."""
     layers = {found.name: _layers(found.manifest) for found in store.survey() if found.manifest and found.name}
     users = Counter(digest for sizes in layers.values() for digest in sizes)
     models = tuple(
         ModelUsage(name.short, sum(sizes.values()), sum(size for digest, size in sizes.items() if users[digest] == 1))
         for name, sizes in sorted(layers.items())
     )
-    with disk.store_errors("read the folder", store.blobs.root):
+    with disk.store_errors("read the folder", store.blobs.root, reading=True):
         paths = list(store.blobs.root.iterdir()) if store.blobs.root.is_dir() else []
     paths += store.root.glob(disk.TEMP_PREFIX + "*")
     finished = {path: digest for path in paths if (digest := digest_in_name(path.name))}
@@ -66,7 +66,7 @@ def usage(store: Store) -> Usage:
 
 
 def file_totals(paths: Iterable[Path], *, sparse: bool = False) -> FileTotals:
-    """The regular files among the paths. ``sparse``: they may have holes, which take no room."""
+    """Count the regular files among ``paths``. ``sparse``: holes in the files do not count."""
     sizes = [size for path in paths if (size := _size(path, sparse)) is not None]
     return FileTotals(len(sizes), sum(sizes))
 

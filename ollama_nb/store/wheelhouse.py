@@ -1,7 +1,7 @@
-"""A model packed into plain wheels that any package index serves: one wheel, or a small one beside numbered parts.
+"""Pack a model into wheels that any package index can serve: one wheel, or a main wheel and numbered part wheels.
 
-The same model gives the same bytes: members in a fixed order, stored, with fixed times. Every blob is hashed as it goes
-in, so that a damaged one is never packed.
+The output is reproducible: members are stored in a fixed order with fixed times. Every blob is hashed while it is
+packed, so that a damaged blob is never published.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from ollama_nb.store.blobs import CHUNK, BlobStore
 from ollama_nb.store.pieces import PackedFile, Piece, WheelDescription
 
 PART_SIZE = 100_000_000
-"""Bytes that a package index usually takes for one file."""
-LEAST_PART = 64 << 10
+"""Bytes; the usual size limit of package indexes for one file."""
+MIN_PART_SIZE = 64 << 10
 _OVERHEAD = 16 << 10
-"""Bytes of a wheel that are not its model: metadata, directory, names."""
+"""Bytes reserved in each wheel for metadata, directory and names."""
 
 _DISTRIBUTION = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
 _VERSION = re.compile(r"\d+(\.\d+)*((a|b|rc)\d+)?(\.post\d+)?(\.dev\d+)?")
@@ -40,7 +40,7 @@ _WHEEL = b"Wheel-Version: 1.0\nGenerator: ollama-nb\nRoot-Is-Purelib: true\nTag:
 
 @dataclass(frozen=True, slots=True)
 class WheelContent:
-    """What is packed: ``files`` by their names in the wheel, and the texts beside them."""
+    """The content of a wheel: digests of ``files`` by their names in the wheel, and texts."""
 
     distribution: str
     version: str
@@ -52,19 +52,20 @@ class WheelContent:
 
 
 def distribution_name(text: str) -> str:
-    """A distribution's name for a model's; raises BadRequest for text with nothing in it that a name may have."""
+    """Derive the name of a distribution from a model name. Raises BadRequest if no valid character is left."""
     name = re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-.").lower()
     if not name:
-        raise BadRequest(f"{text!r} gives no name for a wheel: choose one with --name")
+        raise BadRequest(f"{text!r} cannot be turned into the name of a wheel: choose one with --name")
     return name
 
 
 def pack(
     content: WheelContent, blobs: BlobStore, folder: Path, *, part_size: int, report: Report, cancelled: threading.Event
 ) -> list[Path]:
-    """Write the wheels into ``folder``, the main one last; return them, the main one first. Blocking.
+    """Write the wheels into ``folder`` and return their paths, the main wheel first. Blocks.
 
-    Raises BadRequest for a name, version or size that cannot be, StoreError for a missing or damaged blob.
+    The main wheel is written last. Raises BadRequest for an invalid name, version or part size, StoreError for a
+    missing or damaged blob.
     """
     _check(content, part_size)
     sizes = {name: _size(blobs, digest) for name, digest in content.files.items()}
@@ -79,8 +80,8 @@ def _check(content: WheelContent, part_size: int) -> None:
         raise BadRequest(f"invalid name for a wheel: {content.distribution!r}")
     if not _VERSION.fullmatch(content.version):
         raise BadRequest(f"invalid version for a wheel: {content.version!r} (write it as 1.0 or 2.1.post1)")
-    if part_size < LEAST_PART:
-        raise BadRequest(f"parts of {part_size} bytes are too small: give at least {LEAST_PART}")
+    if part_size < MIN_PART_SIZE:
+        raise BadRequest(f"parts of {part_size} bytes are too small: the minimum is {MIN_PART_SIZE}")
 
 
 def _size(blobs: BlobStore, digest: Digest) -> int:
@@ -121,7 +122,7 @@ class _Packer:
         return [self._main(files, inside=False), *parts]
 
     def _parts(self, name: str, digest: Digest, size: int, most: int, made: list[Path]) -> tuple[Piece, ...]:
-        """The part wheels of one file; their paths are added to ``made``."""
+        """Write the part wheels of one file and append their paths to ``made``."""
         found = []
         whole = hashlib.sha256()
         with self._blobs.find(digest).open("rb") as blob:
@@ -191,7 +192,7 @@ class _Packer:
 
 
 class _Wheel:
-    """A wheel that is being written; ``close`` adds what makes it one."""
+    """A wheel that is being written; ``close`` adds METADATA, WHEEL and RECORD."""
 
     def __init__(self, file: BinaryIO, stem: str) -> None:
         self._zip = zipfile.ZipFile(file, "w", zipfile.ZIP_STORED)
@@ -204,9 +205,9 @@ class _Wheel:
 
     def stream(self, name: str, size: int, chunks: Iterable[bytes]) -> Digest:
         info = zipfile.ZipInfo(name, _TIME)
-        info.create_system = 3  # Unix, whatever this machine is
+        info.create_system = 3  # Unix, for reproducible output on all systems
         info.external_attr = _REGULAR_FILE
-        info.file_size = size  # decides about Zip64
+        info.file_size = size  # zipfile chooses Zip64 by this size
         hashed = hashlib.sha256()
         with self._zip.open(info, "w") as member:
             for chunk in chunks:
@@ -224,7 +225,7 @@ class _Wheel:
         self._zip.close()
 
     def abandon(self) -> None:
-        """Let go of the file, which may have been given up in the middle; nothing happens after ``close``."""
+        """Release the file after an error. Does nothing after ``close``."""
         with suppress(OSError, ValueError):
             self._zip.close()
 
@@ -247,7 +248,7 @@ def _metadata(
 
 
 def _escaped(distribution: str) -> str:
-    """As file names and folders inside wheels spell it."""
+    """Escape a distribution name for file and folder names of wheels."""
     return re.sub(r"[-_.]+", "_", distribution).lower()
 
 

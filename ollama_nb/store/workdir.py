@@ -1,6 +1,6 @@
-"""Folders for work that a kill may cut short: each is locked while somebody works in it, so that the rest can go.
+"""Temporary folders of jobs that may be killed: a folder is locked while it is in use, so that others can be removed.
 
-They lie in ``tmp`` of this program's own folder, never in a model store.
+They are in ``tmp`` of this program's state folder, never in a model store.
 """
 
 from __future__ import annotations
@@ -20,11 +20,14 @@ PREFIX = "ollama-nb-"
 
 @contextlib.contextmanager
 def locked_workdir(place: Path, job: str) -> Iterator[Path]:
-    """A new folder in ``place``, gone at the end; those of killed processes go now. Raises StoreError."""
+    """Create a folder in ``place``, removed at the end of the block; folders of killed processes are removed first.
+
+    Raises StoreError.
+    """
     with contextlib.ExitStack() as held:
         with disk.store_errors("work in", place):
             place.mkdir(0o700, parents=True, exist_ok=True)
-            with disk.folder_lock(place):  # a new folder is never seen before it is locked
+            with disk.folder_lock(place):  # other processes cannot see the new folder before it is locked
                 _sweep(place)
                 made = tempfile.TemporaryDirectory(prefix=f"{PREFIX}{job}-", dir=place, ignore_cleanup_errors=True)
                 folder = Path(held.enter_context(made))
@@ -34,7 +37,7 @@ def locked_workdir(place: Path, job: str) -> Iterator[Path]:
 
 
 def remove_stale(place: Path) -> None:
-    """Remove what killed processes left behind. Raises StoreError."""
+    """Remove the folders of killed processes. Raises StoreError."""
     if place.is_dir():
         with disk.store_errors("work in", place), disk.folder_lock(place):
             _sweep(place)
@@ -48,7 +51,7 @@ def _sweep(place: Path) -> None:
 
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Raises OSError when somebody else works there."""
+    """Lock ``folder``. Raises OSError if another process uses it."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

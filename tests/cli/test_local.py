@@ -63,7 +63,7 @@ def test_fsck_finds_and_repairs(store: Store, ollama: RunCommand, home: Path) ->
     flip(path)
     found = ollama("fsck")
     assert found.code == 1
-    assert f"blob sha256:{path.name[7:]}: holds other bytes" in found.out
+    assert f"blob sha256:{path.name[7:]}: does not match its digest" in found.out
     assert "model m:latest: its blob" in found.out
     assert found.out.endswith("`ollama-nb fsck --repair` sets damaged files aside\n")
     repaired = ollama("fsck", "--repair", "--json")

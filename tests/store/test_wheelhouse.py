@@ -194,7 +194,7 @@ def test_only_one_puts_a_file_together(store: Store) -> None:
     file = PackedFile("model.gguf", 5, DIGEST, (Piece("m-part001", 5, DIGEST),))
     with JoinedFile(store.blobs, file) as joined:
         joined.write(b"12345")
-        with pytest.raises(StoreError, match="is being fetched already"):
+        with pytest.raises(StoreError, match="is being downloaded by another pull"):
             JoinedFile(store.blobs, file)
     with JoinedFile(store.blobs, file) as joined:
         assert (joined.pieces, joined.size) == (0, 0), "what is not right is not kept"

@@ -1,4 +1,4 @@
-"""Checkpoints of safetensors → GGUF, on the ``gguf`` package: one family of models a file.
+"""Convert safetensors checkpoints to GGUF, with the ``gguf`` package: one file per family of models.
 
-Runs in a short-lived child process (``runner.workshop``): whatever a checkpoint holds, it reaches no further.
+This runs in a short-lived child process, which contains the effects of malicious checkpoints.
 """

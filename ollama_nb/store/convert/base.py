@@ -1,4 +1,8 @@
-"""What all checkpoint converters share."""
+"""The base class of all converters: hyperparameters of config.json, GGUF names of tensors, storage types, pooling.
+
+A subclass declares its architecture and overrides how hyperparameters are written and how tensors are mapped
+(``map_tensor``) or added (``extra_tensors``).
+"""
 
 from __future__ import annotations
 
@@ -14,9 +18,9 @@ from ollama_nb.errors import BadRequest, CorruptModel
 from ollama_nb.store.convert.checkpoint import Array, Checkpoint, Tensor, read_safetensors
 
 MAX_BLOCKS = 4096
-_LEFT_OUT = (".attention.masked_bias", ".attention.bias", ".rotary_emb.inv_freq", ".position_ids")
-_OTHER_SENSES = ("vision_tower.", "multi_modal_projector.", "vision_model.", "audio_tower.", "visual.")
-_KEPT_FLOAT = ("ffn_gate_inp.weight", "ffn_gate_inp_shexp.weight", "position_embd.weight", "token_types.weight")
+_SKIPPED = (".attention.masked_bias", ".attention.bias", ".rotary_emb.inv_freq", ".position_ids")
+_MULTIMODAL = ("vision_tower.", "multi_modal_projector.", "vision_model.", "audio_tower.", "visual.")
+_FULL_PRECISION = ("ffn_gate_inp.weight", "ffn_gate_inp_shexp.weight", "position_embd.weight", "token_types.weight")
 _FLAGS = {
     "pooling_mode_mean_tokens": gguf.PoolingType.MEAN,
     "pooling_mode_cls_token": gguf.PoolingType.CLS,
@@ -26,34 +30,34 @@ _NAMES = {"mean": gguf.PoolingType.MEAN, "cls": gguf.PoolingType.CLS, "lasttoken
 
 
 class CheckpointConverter:
-    """One checkpoint of one architecture. ``config`` is the text model's own part of config.json."""
+    """Converts one checkpoint. ``config`` is config.json, with the keys of the text model on top."""
 
     arch: ClassVar[gguf.MODEL_ARCH]
     prefixes: ClassVar[tuple[str, ...]] = ()
-    """Beginnings of tensor names that say nothing; the longest that fits is cut off."""
+    """Prefixes of tensor names to strip; the longest match is used."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         inner = config.get("text_config")
         self.config: dict[str, Any] = {**config, **(inner if isinstance(inner, dict) else {})}
         self.blocks = self.number("num_hidden_layers", "n_layers", "num_layers", "n_layer")
         if not 0 < self.blocks <= MAX_BLOCKS:
-            raise CorruptModel(f"config.json names {self.blocks} layers")
+            raise CorruptModel(f"config.json declares {self.blocks} layers (1 to {MAX_BLOCKS} are supported)")
         self.names = gguf.get_tensor_name_map(self.arch, self.blocks)
         self.experts = ExpertStack(self.find("num_local_experts", "num_experts") or 0)
         self.text_only = False
-        """Whether tensors for pictures or sound were met, which stay behind."""
+        """Whether image or audio tensors were skipped."""
 
     # -- hyperparameters -------------------------------------------------------------------------------------------
 
     def find(self, *keys: str) -> Any:
-        """The first of these keys that config.json has a value for, or None."""
+        """Return the first value that is present under one of these keys, or None."""
         return next((self.config[key] for key in keys if self.config.get(key) is not None), None)
 
     def number(self, *keys: str) -> int:
-        """A whole number above zero. Raises CorruptModel when it is missing or something else."""
+        """Return a positive integer. Raises CorruptModel if it is missing or not valid."""
         value = self.find(*keys)
         if type(value) is not int or value <= 0:
-            raise CorruptModel(f"config.json has no usable {keys[0]!r}")
+            raise CorruptModel(f"{keys[0]!r} in config.json is missing or not a positive integer")
         return value
 
     @property
@@ -71,7 +75,7 @@ class CheckpointConverter:
 
     @property
     def rope(self) -> dict[str, Any]:
-        """How positions are turned: ``rope_type``, ``factor``, … and ``rope_theta``, from wherever they stand."""
+        """The RoPE parameters ``rope_type``, ``factor``, ``rope_theta``, …, from any of the keys that contain them."""
         found = self.find("rope_parameters", "rope_scaling")
         rope = dict(found) if isinstance(found, dict) else {}
         rope = dict(rope["full_attention"]) if isinstance(rope.get("full_attention"), dict) else rope
@@ -123,52 +127,52 @@ class CheckpointConverter:
     # -- vocabulary ------------------------------------------------------------------------------------------------
 
     def describe_tokenizer(self, out: gguf.GGUFWriter, checkpoint: Checkpoint) -> None:
-        """Write what this family's tokenizers need beyond the vocabulary itself."""
+        """Write the keys that this architecture needs beside the vocabulary."""
 
     # -- tensors ---------------------------------------------------------------------------------------------------
 
     def tensors(self, stored: Iterator[Tensor]) -> Iterator[Tensor]:
-        """The GGUF's tensors, in the order of the checkpoint's; added ones first."""
+        """Yield the tensors of the GGUF: extra tensors, then those of the checkpoint in their order."""
         yield from self.extra_tensors()
         for tensor in stored:
-            if any(part in tensor.name for part in _OTHER_SENSES):
+            if any(part in tensor.name for part in _MULTIMODAL):
                 self.text_only = True
-            elif not tensor.name.endswith(_LEFT_OUT):
+            elif not tensor.name.endswith(_SKIPPED):
                 yield from self.map_tensor(self.strip_prefix(tensor))
         self.experts.done()
 
     def strip_prefix(self, tensor: Tensor) -> Tensor:
-        """The tensor without the prefix that some wrappers of the model put before its name."""
+        """Return the tensor without the name prefix that model wrappers add."""
         fitting = [prefix for prefix in self.prefixes if tensor.name.startswith(prefix)]
         return tensor.renamed(tensor.name.removeprefix(max(fitting, key=len))) if fitting else tensor
 
     def extra_tensors(self) -> Iterator[Tensor]:
-        """Tensors that no checkpoint has: factors of rope scaling."""
+        """Yield tensors that are not in the checkpoint, such as RoPE scaling factors."""
         yield from ()
 
     def map_tensor(self, tensor: Tensor) -> Iterator[Tensor]:
-        """A checkpoint's tensor under its GGUF name; nothing for one that is not needed.
+        """Yield the tensors of the GGUF that correspond to one tensor of the checkpoint; none if it is not needed.
 
-        Only ever changes rows (the first dimension), so that the outer half of a LoRA pair can go through too.
+        Implementations may permute rows (the first dimension) only, so that this also works for LoRA B matrices.
         """
         yield tensor.renamed(self.gguf_name(tensor.name))
 
     def gguf_name(self, name: str) -> str:
         found = self.names.get_name(name, try_suffixes=(".weight", ".bias"))
         if found is None:
-            raise BadRequest(f"tensor {name!r} has no place in the architecture {gguf.MODEL_ARCH_NAMES[self.arch]!r}")
+            raise BadRequest(f"tensor {name!r} is not part of the architecture {gguf.MODEL_ARCH_NAMES[self.arch]!r}")
         return found
 
 
 class ExpertStack:
-    """Experts come one by one, and are stored as one tensor of three dimensions for each layer and matrix."""
+    """Stacks the tensors of single experts into one three-dimensional tensor per layer and matrix."""
 
     def __init__(self, count: int) -> None:
         self._count = count
         self._waiting: dict[str, dict[int, Tensor]] = {}
 
     def add(self, name: str, index: int, tensor: Tensor) -> Iterator[Tensor]:
-        """Yield the stacked tensor, as ``name``, with the last of its experts."""
+        """Add one expert; yield the stacked tensor ``name`` when all experts are there."""
         got = self._waiting.setdefault(name, {})
         got[index] = tensor
         if len(got) == self._count:
@@ -181,7 +185,7 @@ class ExpertStack:
 
 
 def stack_tensors(name: str, tensors: list[Tensor]) -> Tensor:
-    """Tensors of one shape behind one another, along a new first dimension."""
+    """Stack tensors of the same shape along a new first dimension."""
     shape = tensors[0].shape
     if any(tensor.shape != shape for tensor in tensors):
         raise CorruptModel(f"the experts of {name!r} differ in shape")
@@ -189,7 +193,7 @@ def stack_tensors(name: str, tensors: list[Tensor]) -> Tensor:
 
 
 def interleave_rows(rows: Array, heads: int) -> Array:
-    """Rows of Q or K as llama.cpp turns them: pairs side by side, where checkpoints have two halves of a head."""
+    """Permute the rows of Q or K for llama.cpp's RoPE: adjacent pairs instead of the two halves of a head."""
     if not heads or rows.shape[0] % (2 * heads):
         raise CorruptModel(f"{rows.shape[0]} rows cannot be split into {heads} heads")
     halves = rows.reshape(heads, 2, rows.shape[0] // heads // 2, *rows.shape[1:])
@@ -197,9 +201,9 @@ def interleave_rows(rows: Array, heads: int) -> Array:
 
 
 def storage_type(tensor: Tensor, wanted: gguf.GGMLQuantizationType) -> gguf.GGMLQuantizationType:
-    """Vectors, norms, routers and positions stay in full precision; matrices take the type that is wanted."""
+    """Return the storage type: F32 for vectors, norms, routers and position embeddings, else ``wanted``."""
     name = tensor.name
-    small = len(tensor.shape) <= 1 or name.endswith(("_norm.weight", *_KEPT_FLOAT))
+    small = len(tensor.shape) <= 1 or name.endswith(("_norm.weight", *_FULL_PRECISION))
     if small or not name.endswith((".weight", ".lora_a", ".lora_b")):
         return gguf.GGMLQuantizationType.F32
     return wanted
@@ -208,12 +212,12 @@ def storage_type(tensor: Tensor, wanted: gguf.GGMLQuantizationType) -> gguf.GGML
 def vector(name: str, values: list[float]) -> Tensor:
     array = np.array(values, np.float32)
     if not all(math.isfinite(value) for value in values):
-        raise CorruptModel(f"{name!r} has values that are no numbers")
+        raise CorruptModel(f"{name!r} has values that are not finite numbers")
     return Tensor(name, array.shape, lambda: array)
 
 
 def describe_pooling(out: gguf.GGUFWriter, checkpoint: Checkpoint) -> None:
-    """Write the pooling of ``modules.json``, where the checkpoint has one. Raises BadRequest for an unknown kind."""
+    """Write the pooling type of a sentence-transformers checkpoint, if any. Raises BadRequest for an unknown type."""
     folder = _pooling_folder(checkpoint)
     if folder is None:
         return
@@ -222,19 +226,23 @@ def describe_pooling(out: gguf.GGUFWriter, checkpoint: Checkpoint) -> None:
         (kind for flag, kind in _FLAGS.items() if settings.get(flag)), _NAMES.get(str(settings.get("pooling_mode")))
     )
     if kind is None:
-        raise BadRequest(f"{folder}/config.json asks for a pooling that is none of mean, cls and lasttoken")
+        raise BadRequest(
+            f"{folder}/config.json requests an unsupported pooling (supported are mean, cls and lasttoken)"
+        )
     out.add_pooling_type(kind)
 
 
 def dense_layers(checkpoint: Checkpoint) -> Iterator[tuple[str, Tensor]]:
-    """The matrices behind the pooling, by llama.cpp's names. Raises BadRequest for those that it cannot apply."""
+    """Yield the dense layers after the pooling with llama.cpp's names. Raises BadRequest for unsupported layers."""
     for at, folder in enumerate(_folders(checkpoint, "Dense")):
         settings = checkpoint.json(f"{folder}/config.json")
         strip_prefix = str(settings.get("activation_function")).endswith("Identity") and not settings.get("bias")
         path = checkpoint.folder / folder / "model.safetensors"
         tensors = {tensor.name: tensor for tensor in read_safetensors(path, str(path.name))} if path.is_file() else {}
         if at > 1 or not strip_prefix or [*tensors] != ["linear.weight"] or len(tensors["linear.weight"].shape) != 2:
-            raise BadRequest(f"{folder}: llama.cpp applies two plain matrices behind the pooling, and nothing else")
+            raise BadRequest(
+                f"{folder}: llama.cpp supports two dense layers after the pooling, without bias and activation"
+            )
         yield f"dense_{at + 2}", tensors["linear.weight"]
 
 
@@ -243,7 +251,7 @@ def _pooling_folder(checkpoint: Checkpoint) -> str | None:
 
 
 def _folders(checkpoint: Checkpoint, kind: str) -> list[str]:
-    """Where ``modules.json`` says that modules of a kind lie: one level down, never where it could lead elsewhere."""
+    """Return the folders of a kind of module in ``modules.json``; only direct subfolders are accepted."""
     if not checkpoint.has("modules.json"):
         return []
     modules: Any = json.loads((checkpoint.folder / "modules.json").read_bytes())

@@ -1,4 +1,4 @@
-"""Encoders that embed: BERT, RoBERTa, XLM-RoBERTa, DistilBERT."""
+"""Embedding encoders: BERT, RoBERTa, XLM-RoBERTa, DistilBERT."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class BertConverter(CheckpointConverter):
 
     def map_tensor(self, tensor: Tensor) -> Iterator[Tensor]:
         if not tensor.name.startswith(_HEADS):
-            # Old checkpoints call the two halves of a norm after their letters.
+            # Old checkpoints use gamma and beta instead of weight and bias.
             name = tensor.name.replace("LayerNorm.gamma", "LayerNorm.weight").replace(
                 "LayerNorm.beta", "LayerNorm.bias"
             )
@@ -35,7 +35,7 @@ class BertConverter(CheckpointConverter):
 
 
 class RobertaConverter(BertConverter):
-    """Positions begin behind the padding token's number; the rows before them are never used."""
+    """Positions start after the id of the padding token; the rows up to it are unused."""
 
     prefixes: ClassVar = ("roberta.",)
 

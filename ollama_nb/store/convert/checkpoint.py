@@ -1,4 +1,7 @@
-"""Checkpoints."""
+"""Read checkpoints: the files of the folder, and tensors in safetensors files.
+
+The header of a safetensors file is limited in size; tensor data is memory-mapped and loaded one tensor at a time.
+"""
 
 from __future__ import annotations
 
@@ -36,14 +39,14 @@ _TYPES: dict[str, npt.DTypeLike] = {
 }
 _QUANTISED = ("F8_E4M3", "F8_E5M2", "F8_E8M0", "F4", "F6_E2M3", "F6_E3M2")
 MAX_JSON = 128 << 20
-"""Bytes of any text beside the weights; the tokenizers of the largest vocabularies have about 35 MB."""
+"""Bytes; the size limit of text files. The tokenizers of the largest vocabularies have about 35 MB."""
 
 _TEXTS = ("*.json", "*.jinja", "*.txt", "*/*.json")
 
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """A tensor with its shape (slowest dimension first); ``load`` reads it as float16 or float32."""
+    """A tensor with its shape (slowest dimension first). ``load`` returns its values as float16 or float32."""
 
     name: str
     shape: tuple[int, ...]
@@ -57,15 +60,15 @@ class Tensor:
         return replace(self, name=name)
 
     def transformed(self, change: Callable[[Array], Array], shape: tuple[int, ...] | None = None) -> Tensor:
-        """The tensor with a change that happens when it is loaded; ``shape`` where the change alters it."""
+        """Return the tensor with a function applied on load. ``shape`` is the new shape, if it changes."""
         load = self.load
         return replace(self, shape=self.shape if shape is None else shape, load=lambda: change(load()))
 
 
 def read_safetensors(path: Path, source: str) -> Iterator[Tensor]:
-    """Every tensor of a file, in the order of its data. ``source``: its name for error texts.
+    """Yield the tensors of a file in the order of their data. ``source`` is the file name for messages.
 
-    Raises CorruptModel for a header that is none, or that names bytes which are not there.
+    Raises CorruptModel for an invalid header, or one that refers to missing data.
     """
     with path.open("rb") as file:
         size = file.seek(0, 2)
@@ -88,31 +91,31 @@ def _header(raw: bytes, source: str) -> dict[str, Any]:
     try:
         header = json.loads(raw)
     except (ValueError, RecursionError) as error:
-        raise _corrupt(source, f"its header is not JSON ({error})") from error
+        raise _corrupt(source, f"its header is not valid JSON ({error})") from error
     if not isinstance(header, dict) or len(header) > MAX_TENSORS:
-        raise _corrupt(source, "its header is no list of tensors")
+        raise _corrupt(source, "its header is not a JSON object of tensors")
     return header
 
 
 def _span(entry: Any, available: int, name: str, source: str) -> tuple[int, int]:
     span = entry.get("data_offsets") if isinstance(entry, dict) else None
     if not isinstance(span, list) or len(span) != 2 or not all(type(at) is int for at in span):
-        raise _corrupt(source, f"tensor {name!r} has no place")
+        raise _corrupt(source, f"tensor {name!r} has no valid data_offsets")
     if not 0 <= span[0] <= span[1] <= available:
-        raise _corrupt(source, f"tensor {name!r} reaches beyond the end of the file")
+        raise _corrupt(source, f"tensor {name!r} extends beyond the end of the file")
     return span[0], span[1]
 
 
 def _tensor(data: mmap.mmap, first: int, span: tuple[int, int], name: str, entry: Any, source: str) -> Tensor:
     kind, shape = entry.get("dtype"), entry.get("shape")
     if kind in _QUANTISED:
-        raise CorruptModel(f"{source}: tensor {name!r} is stored as {kind}; convert a checkpoint of BF16, F16 or F32")
+        raise CorruptModel(f"{source}: tensor {name!r} is stored as {kind}; use a checkpoint in BF16, F16 or F32")
     if not isinstance(kind, str) or kind not in _TYPES:
         raise _corrupt(source, f"tensor {name!r} has the unknown type {kind!r}")
     good = isinstance(shape, list) and len(shape) <= MAX_DIMENSIONS and all(type(n) is int and n >= 0 for n in shape)
     stored = np.dtype(_TYPES[kind])
     if not good or math.prod(shape) * stored.itemsize != span[1] - span[0]:
-        raise _corrupt(source, f"tensor {name!r} has a shape that does not fit its bytes")
+        raise _corrupt(source, f"tensor {name!r} has a shape that does not match its size")
     count, offset = math.prod(shape), first + span[0]
 
     def load() -> Array:
@@ -122,7 +125,7 @@ def _tensor(data: mmap.mmap, first: int, span: tuple[int, int], name: str, entry
 
 
 def _floats(stored: Array, kind: str) -> Array:
-    """float16 and float32 as they are, everything else as float32; bfloat16 is the upper half of a float32."""
+    """Return float16 and float32 unchanged, other types as float32. (bfloat16 is the upper half of a float32.)"""
     if kind == "BF16":
         return (stored.astype(np.uint32) << 16).view(np.float32)
     return stored if kind in ("F16", "F32") else stored.astype(np.float32)
@@ -133,7 +136,7 @@ def _corrupt(source: str, reason: str) -> CorruptModel:
 
 
 class Checkpoint:
-    """Reads on demand. Raises BadRequest for what is missing, CorruptModel for what is broken."""
+    """A folder with a model in training format. Raises BadRequest for missing files, CorruptModel for invalid ones."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -145,23 +148,23 @@ class Checkpoint:
 
     @property
     def architecture(self) -> str:
-        """As the checkpoint names it: ``LlamaForCausalLM``. Raises BadRequest when it does not."""
+        """The architecture in config.json, such as ``LlamaForCausalLM``. Raises BadRequest if it is missing."""
         names = self.config.get("architectures")
         if not isinstance(names, list) or not names or not isinstance(names[0], str):
-            raise BadRequest("unknown architecture: config.json names none")
+            raise BadRequest("unknown architecture: config.json has no 'architectures'")
         return names[0]
 
     def has(self, name: str) -> bool:
         return (self.folder / name).is_file()
 
     def json(self, name: str) -> dict[str, Any]:
-        """A JSON object of the folder; an empty one when there is no such file."""
+        """Read a JSON object; empty if the file does not exist."""
         if not self.has(name):
             return {}
         try:
             found = json.loads((self.folder / name).read_bytes())
         except (ValueError, RecursionError) as error:
-            raise CorruptModel(f"{name} is not JSON: {error}") from error
+            raise CorruptModel(f"{name} is not valid JSON: {error}") from error
         if not isinstance(found, dict):
             raise CorruptModel(f"{name} is not a JSON object")
         return found
@@ -173,9 +176,9 @@ class Checkpoint:
             raise CorruptModel(f"{name} is not UTF-8 text") from error
 
     def tensors(self) -> Iterator[Tensor]:
-        """All tensors, file by file. Raises CorruptModel when the index names a tensor that is not there.
+        """Yield all tensors, file by file. Raises CorruptModel if a tensor of the index is missing.
 
-        Some checkpoints have a second copy of the model, of another layout, beside the usual files.
+        Only the first group of files is read, because some checkpoints contain a second copy in another layout.
         """
         found = (sorted(self.folder.glob(f"{name}.safetensors")) for name in ("model*", "adapter*", "*"))
         seen: set[str] = set()

@@ -1,4 +1,7 @@
-"""Convert a checkpoint or a LoRA adapter to one GGUF file."""
+"""Convert a checkpoint or a LoRA adapter to one GGUF file.
+
+Adapters are those that peft writes: each pair of matrices is stored under the name of the tensor that it changes.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +21,10 @@ from ollama_nb.store.convert.tokenizers import read_vocabulary
 from ollama_nb.store.convert.vocabulary import rows_of
 
 ConversionProgress = Callable[[int, int], None]
-"""``report(bytes written, bytes in all)``."""
+"""Called with the bytes written so far and in total."""
 
 TEXT_ONLY = (
-    "warning: only the text model was converted: pictures and sound need a projector as GGUF (FROM ./mmproj.gguf)"
+    "warning: only the text model was converted: images and audio require a projector in GGUF (FROM ./mmproj.gguf)"
 )
 
 OUTPUTS = {
@@ -29,7 +32,7 @@ OUTPUTS = {
     "F16": (GGMLQuantizationType.F16, LlamaFileType.MOSTLY_F16),
     "BF16": (GGMLQuantizationType.BF16, LlamaFileType.MOSTLY_BF16),
 }
-"""The types that a conversion itself can write; others are made from them by quantising."""
+"""Output types of a conversion. Other types are quantized from these."""
 _PREFIXES = ("base_model.model.", "base_model.")
 _INNER, _OUTER = ".lora_A.weight", ".lora_B.weight"
 _FROM_GGUF = {
@@ -42,9 +45,9 @@ _FROM_GGUF = {
 
 
 def convert_model(folder: Path, target: Path, output: str, report: ConversionProgress) -> tuple[str, ...]:
-    """Write the checkpoint in ``folder`` to ``target``; ``output`` is one of OUTPUTS. Returns notes for the user.
+    """Convert the checkpoint in ``folder`` to ``target``; ``output`` is a key of OUTPUTS. Returns notes for the user.
 
-    Raises BadRequest for what is not supported, CorruptModel for what is broken.
+    Raises BadRequest for unsupported checkpoints, CorruptModel for invalid ones.
     """
     checkpoint = Checkpoint(folder)
     kind, file_type = OUTPUTS[output]
@@ -73,7 +76,7 @@ def _write_vocabulary(family: CheckpointConverter, checkpoint: Checkpoint, out: 
 def write_tensors(
     out: gguf.GGUFWriter, tensors: Iterator[Tensor], wanted: GGMLQuantizationType, report: ConversionProgress
 ) -> None:
-    """Write header and tensors. One tensor at a time is in memory."""
+    """Write header and tensors, with one tensor in memory at a time."""
     planned = [(tensor, storage_type(tensor, wanted)) for tensor in tensors]
     for tensor, kind in planned:
         size = tensor.elements * (4 if kind is GGMLQuantizationType.F32 else 2)
@@ -90,16 +93,16 @@ def write_tensors(
 
 
 def _encoded(tensor: Tensor, kind: GGMLQuantizationType) -> Array:
-    # A number beyond float16 becomes infinite, as in every converter; numpy need not warn of it.
+    # Values beyond the range of float16 become infinite, as in other converters.
     with np.errstate(over="ignore"):
         encoded: Array = gguf.quants.quantize(np.ascontiguousarray(tensor.load()), kind)
     return encoded
 
 
 def convert_adapter(folder: Path, target: Path, base: Mapping[str, Any], report: ConversionProgress) -> None:
-    """Write the adapter in ``folder`` to ``target``. ``base``: the metadata of the GGUF that it is for.
+    """Convert the adapter in ``folder`` to ``target``. ``base`` is the metadata of the GGUF that it applies to.
 
-    Raises BadRequest for an adapter that is no plain LoRA, or whose matrices the base has not.
+    Raises BadRequest if it is not a plain LoRA adapter or changes tensors that the base model does not have.
     """
     checkpoint = Checkpoint(folder)
     settings = checkpoint.json("adapter_config.json")
@@ -124,13 +127,13 @@ def _hyperparameters(base: Mapping[str, Any], architecture: str) -> dict[str, An
 def _alpha(settings: Mapping[str, Any]) -> float:
     kind, alpha, rank = settings.get("peft_type", "LORA"), settings.get("lora_alpha"), settings.get("r")
     if kind != "LORA":
-        raise BadRequest(f"adapters of the type {kind} cannot be converted, only LoRA")
+        raise BadRequest(f"adapters of the type {kind} are not supported, only LoRA")
     for option in ("use_dora", "rank_pattern", "alpha_pattern", "modules_to_save", "lora_bias"):
         if settings.get(option):
-            raise BadRequest(f"adapters with {option} cannot be converted")
+            raise BadRequest(f"adapters with {option} are not supported")
     if isinstance(alpha, bool) or not isinstance(alpha, (int, float)):
         raise CorruptModel("adapter_config.json has no lora_alpha")
-    # llama.cpp scales by alpha / rank; a rank-stabilised adapter by alpha / √rank.
+    # llama.cpp scales by alpha / rank, but a rank-stabilized adapter is scaled by alpha / √rank.
     return float(alpha) * rank**0.5 if settings.get("use_rslora") and isinstance(rank, int) else float(alpha)
 
 
@@ -144,16 +147,16 @@ def _pairs(checkpoint: Checkpoint, family: CheckpointConverter) -> Iterator[Tens
         elif name.endswith(_OUTER):
             outer[name.removesuffix(_OUTER)] = tensor
         else:
-            raise BadRequest(f"tensor {tensor.name!r} is no half of a LoRA pair")
+            raise BadRequest(f"tensor {tensor.name!r} does not belong to a LoRA pair")
     if not inner or set(inner) != set(outer):
-        raise BadRequest("the adapter has no LoRA pairs, or halves of pairs without the other")
+        raise BadRequest("the adapter has no LoRA pairs, or incomplete ones")
     for matrix, a in inner.items():
         b = outer[matrix]
         if len(a.shape) != 2 or len(b.shape) != 2 or a.shape[0] != b.shape[1]:
-            raise CorruptModel(f"the LoRA pair of {matrix!r} does not fit together")
+            raise CorruptModel(f"the shapes of the LoRA pair of {matrix!r} do not match")
         found = [*family.map_tensor(family.strip_prefix(b.renamed(f"{matrix}.weight")))]
         if len(found) != 1:
-            raise BadRequest(f"the base model has no place for the LoRA pair of {matrix!r}")
+            raise BadRequest(f"the base model has no single tensor for the LoRA pair of {matrix!r}")
         placed = found[0]
         yield a.renamed(f"{placed.name}.lora_a")
         yield placed.renamed(f"{placed.name}.lora_b")

@@ -1,4 +1,4 @@
-"""The architectures that can be converted, by the names that checkpoints give them."""
+"""The converters by architecture name in config.json. A new architecture is added here."""
 
 from __future__ import annotations
 
@@ -56,15 +56,17 @@ _BY_GGUF_ARCHITECTURE: Mapping[str, type[CheckpointConverter]] = {
 
 
 def converter_of(architecture: str) -> type[CheckpointConverter]:
-    """Raises BadRequest for an architecture that is not among them."""
+    """Return the converter of an architecture. Raises BadRequest if it is not supported."""
     if architecture not in CONVERTERS:
         known = ", ".join(CONVERTERS)
-        raise BadRequest(f'unsupported architecture "{architecture}"; supported are {known}; others as GGUF files')
+        raise BadRequest(
+            f'unsupported architecture "{architecture}"; supported are {known}; use a GGUF file for others'
+        )
     return CONVERTERS[architecture]
 
 
 def converter_of_gguf(architecture: str) -> type[CheckpointConverter]:
-    """The family of a converted model, for adapters to it. Raises BadRequest."""
+    """Return the converter for adapters of a GGUF architecture. Raises BadRequest if it is not supported."""
     if architecture not in _BY_GGUF_ARCHITECTURE:
-        raise BadRequest(f'unsupported architecture: adapters for "{architecture}" cannot be converted')
+        raise BadRequest(f'unsupported architecture: adapters for "{architecture}" are not supported')
     return _BY_GGUF_ARCHITECTURE[architecture]

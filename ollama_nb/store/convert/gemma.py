@@ -1,4 +1,4 @@
-"""Gemma 1, 2 and 3, and the embedding model made from the last."""
+"""Gemma 1, 2 and 3, and EmbeddingGemma."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ollama_nb.store.convert.checkpoint import Checkpoint, Tensor
 
 
 class GemmaConverter(CheckpointConverter):
-    """The head is the embedding matrix, so a stored one is left out. Norms are stored less one, and count plus one."""
+    """The output head is tied to the embeddings, so ``lm_head`` is skipped. Norm weights are stored minus one."""
 
     arch = gguf.MODEL_ARCH.GEMMA
     prefixes: ClassVar = ("language_model.", "model.language_model.")
@@ -45,7 +45,7 @@ class Gemma2Converter(GemmaConverter):
 
 
 class Gemma3Converter(GemmaConverter):
-    """Config files of this family leave out what is at its default."""
+    """Config files of this architecture omit default values."""
 
     arch = gguf.MODEL_ARCH.GEMMA3
     defaults: ClassVar = {
@@ -73,7 +73,7 @@ class Gemma3Converter(GemmaConverter):
             out.add_sliding_window(self.number("sliding_window"))
 
     def _local_theta(self) -> float | None:
-        """The base of the layers that see a window only."""
+        """The RoPE base of the sliding-window layers."""
         by_layer = self.find("rope_parameters")
         if isinstance(by_layer, dict) and isinstance(by_layer.get("sliding_attention"), dict):
             found: float | None = by_layer["sliding_attention"].get("rope_theta")
@@ -83,7 +83,7 @@ class Gemma3Converter(GemmaConverter):
 
 
 class EmbeddingGemmaConverter(Gemma3Converter):
-    """Two matrices behind the pooling stand in folders of their own."""
+    """Two dense layers after the pooling are in separate folders."""
 
     arch = gguf.MODEL_ARCH.GEMMA_EMBEDDING
 

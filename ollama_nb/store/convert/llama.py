@@ -23,7 +23,7 @@ class LlamaConverter(CheckpointConverter):
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__(config)
         if (kind := self.find("model_type")) not in (None, "llama", "mistral", "mixtral"):
-            raise BadRequest(f"unsupported architecture: a text model of the type {kind!r}")
+            raise BadRequest(f"unsupported architecture: text model of type {kind!r}")
 
     def describe(self, out: gguf.GGUFWriter) -> None:
         super().describe(out)
@@ -44,10 +44,10 @@ class LlamaConverter(CheckpointConverter):
 
     def extra_tensors(self) -> Iterator[Tensor]:
         if self.rope["rope_type"] == "llama3":
-            yield vector("rope_freqs.weight", self._stretched())
+            yield vector("rope_freqs.weight", self._frequency_divisors())
 
-    def _stretched(self) -> list[float]:
-        """Llama 3.1's scaling: a divisor for each pair of a head, between 1 (fast pairs) and the factor (slow ones)."""
+    def _frequency_divisors(self) -> list[float]:
+        """The RoPE frequency divisors of Llama 3.1 by pair, from 1 (high frequency) to ``factor`` (low frequency)."""
         rope, size = self.rope, self.head_size
         base = rope["rope_theta"] or 10000.0
         factor, low, high = (rope.get(key, default) for key, default in (

@@ -1,4 +1,4 @@
-"""Phi-3, Phi-3.5 and Phi-4 (which is of the same architecture)."""
+"""Phi-3, Phi-3.5 and Phi-4, which share an architecture."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class Phi3Converter(CheckpointConverter):
 
     @property
     def rotated(self) -> int:
-        """Dimensions of a head that carry a position."""
+        """The number of rotary dimensions of a head."""
         share = self.rope["partial_rotary_factor"]
         return int((1.0 if share is None else share) * self.number("hidden_size")) // self.heads
 
     @property
     def trained(self) -> int:
-        """Tokens of context before any stretching."""
+        """The context length of the original training, in tokens, before RoPE scaling."""
         trained = self.rope["original_max_position_embeddings"]
         return trained if type(trained) is int and trained > 0 else self.number("max_position_embeddings")
 
@@ -36,7 +36,7 @@ class Phi3Converter(CheckpointConverter):
         out.add_head_count_kv(self.kv_heads)
         out.add_rope_dimension_count(self.rotated)
         out.add_rope_scaling_orig_ctx_len(self.trained)
-        # Zero tells Phi-4, which has no window, from the others.
+        # Zero means no sliding window, which distinguishes Phi-4.
         out.add_sliding_window(self.find("sliding_window") or 0)
         if self.rope.get("long_factor"):
             out.add_rope_scaling_attn_factors(self._attention_factor())
@@ -46,7 +46,7 @@ class Phi3Converter(CheckpointConverter):
         if not long:
             return
         if not isinstance(short, list) or not len(long) == len(short) == self.rotated // 2:
-            raise BadRequest(f"config.json needs {self.rotated // 2} long and short factors of rope scaling")
+            raise BadRequest(f"config.json must have {self.rotated // 2} long and short RoPE scaling factors")
         yield vector("rope_factors_long.weight", long)
         yield vector("rope_factors_short.weight", short)
 

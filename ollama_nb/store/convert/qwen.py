@@ -1,4 +1,4 @@
-"""Qwen 2, 2.5 and 3, dense and with experts, and the embedding models made from them."""
+"""Qwen 2, 2.5 and 3, dense and mixture-of-experts, and their embedding models."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Qwen2Converter(CheckpointConverter):
     arch = gguf.MODEL_ARCH.QWEN2
 
     def strip_prefix(self, tensor: Tensor) -> Tensor:
-        """A model without a head, as embedding models are, has bare names."""
+        """Add the prefix ``model.``, which models without an output head (embedding models) omit."""
         bare = tensor.name.startswith(("layers.", "embed_tokens.", "norm."))
         return tensor.renamed(f"model.{tensor.name}") if bare else super().strip_prefix(tensor)
 

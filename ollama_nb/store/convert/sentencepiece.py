@@ -1,7 +1,7 @@
-"""``tokenizer.model``: a SentencePiece model, read from its protocol buffer.
+"""Read ``tokenizer.model``, a SentencePiece model, from its protocol buffer.
 
-Of the message, field 1 lists the pieces (text, score, type), 2 says how it was trained (field 3: the kind of model),
-3 how text is made regular (2: a table of characters, 3: a space in front, 4: runs of spaces become one).
+Fields of the message: 1 the pieces (text, score, type); 2 the training parameters (3: the model type); 3 the
+normalization (2: precompiled character map, 3: add a space prefix, 4: collapse repeated spaces).
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ UNIGRAM, BPE = 1, 2
 
 @dataclass(slots=True)
 class _Rules:
-    """The defaults are the format's own."""
+    """Model type and normalization; the defaults are those of the format."""
 
     kind: int = UNIGRAM
-    space_in_front: bool = True
-    runs_become_one: bool = True
-    table: bytes = b""
+    space_prefix: bool = True
+    collapse_spaces: bool = True
+    character_map: bytes = b""
 
 
 def read_sentencepiece(data: bytes) -> CheckpointVocabulary:
-    """Raises CorruptModel for bytes that are no such model, or one that splits text by words or characters."""
+    """Parse a SentencePiece model. Raises CorruptModel if it is not valid, or not a unigram or BPE model."""
     tokens: list[str] = []
     scores: list[float] = []
     types: list[TokenType] = []
@@ -43,12 +43,12 @@ def read_sentencepiece(data: bytes) -> CheckpointVocabulary:
         elif number in (2, 3) and isinstance(value, bytes):
             _read_rules(rules, number, value)
     if not tokens or rules.kind not in (UNIGRAM, BPE):
-        raise CorruptModel("tokenizer.model is no SentencePiece model of subwords")
-    flags: dict[str, bool | bytes] = {"add_space_prefix": rules.space_in_front}
+        raise CorruptModel("tokenizer.model is not a unigram or BPE model of SentencePiece")
+    flags: dict[str, bool | bytes] = {"add_space_prefix": rules.space_prefix}
     if rules.kind == UNIGRAM:
-        flags["remove_extra_whitespaces"] = rules.runs_become_one
-        if rules.table:
-            flags["precompiled_charsmap"] = rules.table
+        flags["remove_extra_whitespaces"] = rules.collapse_spaces
+        if rules.character_map:
+            flags["precompiled_charsmap"] = rules.character_map
     return CheckpointVocabulary("llama" if rules.kind == BPE else "t5", "default", tokens, types, scores, flags=flags)
 
 
@@ -62,7 +62,7 @@ def _piece(data: bytes) -> tuple[str, float, TokenType]:
         elif number == 3 and isinstance(value, int):
             kind = value
     try:
-        return text, score, TokenType(kind)  # the numbers are the same
+        return text, score, TokenType(kind)  # SentencePiece uses the same numbers
     except ValueError as error:
         raise CorruptModel(f"tokenizer.model: piece {text!r} has the unknown type {kind}") from error
 
@@ -73,15 +73,15 @@ def _read_rules(rules: _Rules, message: int, data: bytes) -> None:
             case 2, 3, int():
                 rules.kind = value
             case 3, 2, bytes():
-                rules.table = value
+                rules.character_map = value
             case 3, 3, int():
-                rules.space_in_front = bool(value)
+                rules.space_prefix = bool(value)
             case 3, 4, int():
-                rules.runs_become_one = bool(value)
+                rules.collapse_spaces = bool(value)
 
 
 def _fields(data: bytes) -> Iterator[tuple[int, int | float | bytes]]:
-    """The fields of a message: number and value."""
+    """Yield the fields of a message: number and value."""
     at = 0
     try:
         while at < len(data):

@@ -1,4 +1,8 @@
-"""Tokenizers of checkpoints."""
+r"""Read tokenizers: byte-level BPE, SentencePiece BPE, Unigram and WordPiece, and their pre-tokenizers.
+
+llama.cpp identifies pre-tokenizers by name. The name is found by the regular expression in ``tokenizer.json``. An
+unknown expression is an error, because another pre-tokenizer would silently produce other tokens than in training.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +41,7 @@ QWEN35 = (
 TEKKEN = rf"{_cased('')}|\p{{N}}|{_SLASHED}"
 GPT4O = rf"{_cased(_CONTRACTIONS + '?')}|\p{{N}}{{1,3}}|{_SLASHED}"
 GPT2 = "<GPT-2>"
-"""The expression that ``ByteLevel`` has built in."""
+"""The built-in expression of ``ByteLevel``."""
 DIGITS = "<digits>"
 
 _NAMES: dict[tuple[str, ...], str] = {
@@ -52,14 +56,16 @@ _NAMES: dict[tuple[str, ...], str] = {
 
 
 def pretokenizer(tokenizer: dict[str, Any]) -> str:
-    """llama.cpp's name for the rule of a ``tokenizer.json``. Raises BadRequest for one that llama.cpp has not."""
+    """Return llama.cpp's name of the pre-tokenizer. Raises BadRequest if llama.cpp does not have it."""
     rules = tuple(_rules(tokenizer.get("pre_tokenizer")))
     name = _NAMES.get(rules)
     if name is None:
-        shown = " then ".join(rules) or "no rule"
-        raise BadRequest(f"llama.cpp cannot split text as this tokenizer does ({shown}); use a GGUF of this model")
+        described = " then ".join(rules) or "no rule"
+        raise BadRequest(
+            f"llama.cpp does not support the pre-tokenizer of this model ({described}); use a GGUF of this model"
+        )
     if name == "llama-bpe" and not tokenizer.get("model", {}).get("ignore_merges"):
-        return "smaug-bpe"  # the same rule, for vocabularies whose whole words are made by merges
+        return "smaug-bpe"  # the same expression, without ignore_merges
     return name
 
 
@@ -68,25 +74,25 @@ RULES_BY_CLASS: dict[str, dict[str, Any]] = {
     "GPT2Tokenizer": {"type": "ByteLevel"},
     "RobertaTokenizer": {"type": "ByteLevel"},
 }
-"""What tokenizers that only have a vocabulary and merges split by: it is nowhere but in the code of their class."""
+"""Pre-tokenizers of tokenizers without ``tokenizer.json``, which are defined in the code of their class only."""
 CLASSES_BY_KIND = {
     **dict.fromkeys(("qwen2", "qwen2_moe", "qwen3", "qwen3_moe"), "Qwen2Tokenizer"),
     "gpt2": "GPT2Tokenizer",
     "roberta": "RobertaTokenizer",
 }
-"""``model_type`` of config.json → the class that is meant when none is named."""
+"""Default tokenizer class by ``model_type`` of config.json."""
 
 
 def rule_of_class(name: str, kind: str) -> dict[str, Any]:
-    """The ``pre_tokenizer`` of a tokenizer's class, or of the usual class of a kind of models.
+    """Return the ``pre_tokenizer`` of a tokenizer class, or of the default class of a model type.
 
-    Raises BadRequest for a class whose rule is not known.
+    Raises BadRequest for an unknown class.
     """
     named = name.removesuffix("Fast") or CLASSES_BY_KIND.get(kind, "")
     if named not in RULES_BY_CLASS:
-        which = f'a tokenizer of the class "{named}"' if named else "this tokenizer"
+        which = f'the tokenizer class "{named}"' if named else "this tokenizer"
         raise BadRequest(
-            f"vocab.json and merges.txt do not say how {which} splits text: put the model's tokenizer.json beside them"
+            f"the pre-tokenizer of {which} is not known: add the model's tokenizer.json to vocab.json and merges.txt"
         )
     return RULES_BY_CLASS[named]
 
@@ -110,9 +116,9 @@ def _rules(step: Any) -> list[str]:
 
 
 def read_vocabulary(checkpoint: Checkpoint) -> CheckpointVocabulary:
-    """The checkpoint's vocabulary with its added tokens. Raises BadRequest when there is none that llama.cpp can do.
+    """Read the vocabulary with its added tokens. Raises BadRequest if llama.cpp does not support the tokenizer.
 
-    ``tokenizer.model`` goes first: it holds the scores that ``tokenizer.json`` only implies.
+    ``tokenizer.model`` is preferred, because it has the scores that ``tokenizer.json`` only implies.
     """
     if checkpoint.has("tokenizer.model"):
         vocabulary = read_sentencepiece((checkpoint.folder / "tokenizer.model").read_bytes())
@@ -127,9 +133,9 @@ def read_vocabulary(checkpoint: Checkpoint) -> CheckpointVocabulary:
         needed = "tokenizer.json, tokenizer.model or vocab.txt is needed, or vocab.json and merges.txt"
         raise BadRequest(f"the checkpoint has no tokenizer: {needed}")
     vocabulary.add(added_tokens(checkpoint))
-    in_front = checkpoint.json("tokenizer_config.json").get("add_prefix_space")
-    if vocabulary.model == "llama" and isinstance(in_front, bool):
-        vocabulary.flags["add_space_prefix"] = in_front
+    space_prefix = checkpoint.json("tokenizer_config.json").get("add_prefix_space")
+    if vocabulary.model == "llama" and isinstance(space_prefix, bool):
+        vocabulary.flags["add_space_prefix"] = space_prefix
     return vocabulary
 
 
@@ -139,13 +145,17 @@ def _from_json(checkpoint: Checkpoint) -> CheckpointVocabulary:
     if not isinstance(model, dict):
         raise CorruptModel("tokenizer.json has no model")
     readers: dict[Any, Callable[[], CheckpointVocabulary]] = {
-        "BPE": lambda: _spaced_bpe(tokenizer, model) if _is_spaced(tokenizer, model) else _byte_bpe(tokenizer, model),
+        "BPE": lambda: (
+            _sentencepiece_bpe(tokenizer, model)
+            if _is_sentencepiece_bpe(tokenizer, model)
+            else _byte_bpe(tokenizer, model)
+        ),
         "WordPiece": lambda: _wordpiece(checkpoint, _vocab(model), tokenizer),
         "Unigram": lambda: _unigram(tokenizer, model),
     }
     kind = model.get("type") or ("BPE" if "merges" in model else None)
     if kind not in readers:
-        raise BadRequest(f"tokenizer.json is of the kind {kind!r}, which llama.cpp has not")
+        raise BadRequest(f"tokenizer.json has a model of type {kind!r}, which llama.cpp does not support")
     return readers[kind]()
 
 
@@ -165,26 +175,26 @@ def _filled(
 
 
 def _merges(model: dict[str, Any]) -> list[tuple[str, str]]:
-    """Pairs in the order of their rank; written as one text, or, since spaces may be inside, as two."""
+    """Return the merges by rank. A merge is a string with a space, or a list of two strings (which may have spaces)."""
     found = []
     merges = model.get("merges")
     for merge in merges if isinstance(merges, list) else []:
         pair = merge.split(" ", 1) if isinstance(merge, str) else merge
         if not isinstance(pair, list) or len(pair) != 2:
-            raise CorruptModel(f"tokenizer.json has the merge {merge!r}, which is no pair")
+            raise CorruptModel(f"tokenizer.json has the merge {merge!r}, which is not a pair")
         found.append((str(pair[0]), str(pair[1])))
     return found
 
 
 def _byte_bpe(tokenizer: dict[str, Any], model: dict[str, Any]) -> CheckpointVocabulary:
-    """The alphabet of GPT-2: one letter for each byte."""
+    """Byte-level BPE with the byte alphabet of GPT-2."""
     merges = [f"{left} {right}" for left, right in _merges(model)]
     empty = CheckpointVocabulary("gpt2", pretokenizer(tokenizer), [], [], merges=merges)
     return _filled(empty, _vocab(model), lambda text: TokenType.NORMAL)
 
 
 def _byte_bpe_of_parts(checkpoint: Checkpoint) -> CheckpointVocabulary:
-    """The same from ``vocab.json`` and ``merges.txt``, as it is in older checkpoints; the rule is that of the class."""
+    """Byte-level BPE from ``vocab.json`` and ``merges.txt`` of older checkpoints."""
     named = checkpoint.json("tokenizer_config.json").get("tokenizer_class")
     rule = rule_of_class(str(named or ""), str(checkpoint.config.get("model_type")))
     vocab, merges = checkpoint.json("vocab.json"), checkpoint.lines("merges.txt")
@@ -192,9 +202,9 @@ def _byte_bpe_of_parts(checkpoint: Checkpoint) -> CheckpointVocabulary:
         del merges[0]
     merges = [line for line in merges if line]
     if not vocab or not all(type(index) is int for index in vocab.values()):
-        raise CorruptModel("vocab.json does not say the numbers of its tokens")
+        raise CorruptModel("vocab.json has no valid token ids")
     if wrong := next((line for line in merges if len(line.split(" ")) != 2), ""):
-        raise CorruptModel(f"merges.txt has the line {wrong[:80]!r}, which is no pair")
+        raise CorruptModel(f"merges.txt has the line {wrong[:80]!r}, which is not a pair")
     vocabulary = _byte_bpe({"pre_tokenizer": rule}, {"vocab": vocab, "merges": merges})
     special = set(named_special(checkpoint).values())
     for index, text in enumerate(vocabulary.tokens):
@@ -203,13 +213,13 @@ def _byte_bpe_of_parts(checkpoint: Checkpoint) -> CheckpointVocabulary:
     return vocabulary
 
 
-def _is_spaced(tokenizer: dict[str, Any], model: dict[str, Any]) -> bool:
-    """Whether it is SentencePiece's BPE in another file: spaces as a letter, bytes as tokens of their own."""
+def _is_sentencepiece_bpe(tokenizer: dict[str, Any], model: dict[str, Any]) -> bool:
+    """Return whether this is SentencePiece BPE: spaces as a symbol, and byte fallback tokens."""
     return bool(model.get("byte_fallback")) or SPACE in str(tokenizer.get("normalizer"))
 
 
-def _spaced_bpe(tokenizer: dict[str, Any], model: dict[str, Any]) -> CheckpointVocabulary:
-    """llama.cpp merges the pair of the best score: the score of a piece is the rank of the merge that makes it."""
+def _sentencepiece_bpe(tokenizer: dict[str, Any], model: dict[str, Any]) -> CheckpointVocabulary:
+    """SentencePiece BPE. llama.cpp merges by score, so each token gets the negative rank of its merge as score."""
     unknown = model.get("unk_token")
 
     def kind(text: str) -> TokenType:
@@ -226,12 +236,12 @@ def _spaced_bpe(tokenizer: dict[str, Any], model: dict[str, Any]) -> CheckpointV
         if index is not None and index not in ranked:
             ranked.add(index)
             vocabulary.scores[index] = -float(rank)
-    vocabulary.flags["add_space_prefix"] = _space_in_front(tokenizer)
+    vocabulary.flags["add_space_prefix"] = _has_space_prefix(tokenizer)
     return vocabulary
 
 
-def _space_in_front(tokenizer: dict[str, Any]) -> bool:
-    """Whether a text is read as if it began with a space."""
+def _has_space_prefix(tokenizer: dict[str, Any]) -> bool:
+    """Return whether a space is prepended to the text."""
     text = str(tokenizer.get("normalizer"))
     step = tokenizer.get("pre_tokenizer")
     steps = [step, *step.get("pretokenizers", [])] if isinstance(step, dict) else []
@@ -246,30 +256,30 @@ def _unigram(tokenizer: dict[str, Any], model: dict[str, Any]) -> CheckpointVoca
     unknown = model.get("unk_id")
     types = [TokenType.UNKNOWN if index == unknown else TokenType.NORMAL for index in range(len(vocab))]
     flags: dict[str, bool | bytes] = {
-        "add_space_prefix": _space_in_front(tokenizer) or "Metaspace" in str(tokenizer.get("pre_tokenizer")),
+        "add_space_prefix": _has_space_prefix(tokenizer) or "Metaspace" in str(tokenizer.get("pre_tokenizer")),
         "remove_extra_whitespaces": True,
     }
-    if table := _table(tokenizer.get("normalizer")):
+    if table := _character_map(tokenizer.get("normalizer")):
         flags["precompiled_charsmap"] = table
     scores = [float(score) for _, score in vocab]
     return CheckpointVocabulary("t5", "default", [str(text) for text, _ in vocab], types, scores, flags=flags)
 
 
-def _table(step: Any) -> bytes:
-    """The table of characters of a ``Precompiled`` normaliser, alone or in a sequence."""
+def _character_map(step: Any) -> bytes:
+    """Return the character map of a ``Precompiled`` normalizer, alone or in a sequence."""
     if not isinstance(step, dict):
         return b""
     try:
         own = base64.b64decode(step.get("precompiled_charsmap") or "")
     except (binascii.Error, TypeError) as error:
-        raise CorruptModel("tokenizer.json has a broken table of characters") from error
-    return own or next((table for one in step.get("normalizers", []) if (table := _table(one))), b"")
+        raise CorruptModel("tokenizer.json has an invalid precompiled_charsmap") from error
+    return own or next((table for one in step.get("normalizers", []) if (table := _character_map(one))), b"")
 
 
 def _wordpiece(
     checkpoint: Checkpoint, vocab: dict[str, int], tokenizer: dict[str, Any] | None = None
 ) -> CheckpointVocabulary:
-    """llama.cpp marks the beginnings of words, where WordPiece marks their continuations."""
+    """WordPiece. llama.cpp marks the start of words, whereas WordPiece marks continuations."""
     settings = checkpoint.json("tokenizer_config.json")
     named = {settings.get(f"{role}_token", f"[{role.upper()}]") for role in ("pad", "unk", "cls", "sep", "mask")}
     special = {name.get("content") if isinstance(name, dict) else name for name in named if not isinstance(name, dict)}
@@ -282,11 +292,11 @@ def _wordpiece(
     for index, text in enumerate(vocabulary.tokens):
         if vocabulary.types[index] is TokenType.NORMAL:
             vocabulary.tokens[index] = text[2:] if text.startswith("##") else SPACE + text
-    vocabulary.flags |= _bert_normaliser((tokenizer or {}).get("normalizer"), settings)
+    vocabulary.flags |= _bert_normalizer((tokenizer or {}).get("normalizer"), settings)
     return vocabulary
 
 
-def _bert_normaliser(step: Any, settings: dict[str, Any]) -> dict[str, bool | bytes]:
+def _bert_normalizer(step: Any, settings: dict[str, Any]) -> dict[str, bool | bytes]:
     own = step if isinstance(step, dict) and step.get("type") == "BertNormalizer" else {}
     lower = own.get("lowercase", settings.get("do_lower_case", True))
     accents = own.get("strip_accents", settings.get("strip_accents"))

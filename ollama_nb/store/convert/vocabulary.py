@@ -1,4 +1,4 @@
-"""A tokenizer's vocabulary in llama.cpp's terms, whatever file it came in, one token for each row of the embeddings."""
+"""The vocabulary of a checkpoint in llama.cpp's format, with one token per row of the embedding matrix."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ from ollama_nb.store.convert.checkpoint import Checkpoint
 
 MAX_TOKENS = 1 << 22
 ADDED_SCORE = -1000.0
-"""Of tokens that no merge makes: added ones, found in the text before it is split."""
+"""Score of added tokens, which are matched before tokenization and result from no merge."""
 PAD_SCORE = -10000.0
 SPACE = "\u2581"
-"""How SentencePiece writes a space."""
+"""SentencePiece's symbol for a space."""
 
 _SPECIAL = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 
 
 @dataclass(slots=True)
 class CheckpointVocabulary:
-    """``model``: llama.cpp's name of the algorithm (``llama``, ``gpt2``, ``bert``, ``t5``). One entry per token id.
+    """Tokens, types and scores by token id.
 
-    ``flags`` are further keys of ``tokenizer.ggml``; ``pieces`` the ids by text, for special tokens.
+    ``model`` is llama.cpp's name of the algorithm (``llama``, ``gpt2``, ``bert``, ``t5``), ``pre`` its name of the
+    pre-tokenizer. ``flags`` are further keys of ``tokenizer.ggml``.
     """
 
     model: str
@@ -38,16 +39,16 @@ class CheckpointVocabulary:
     flags: dict[str, bool | bytes] = field(default_factory=dict)
 
     def put(self, index: int, text: str, kind: TokenType, score: float) -> None:
-        """Set one token; the list grows with padding up to it. Raises CorruptModel for an absurd id."""
+        """Set one token, padding the list up to its id. Raises CorruptModel if the id is out of range."""
         if not 0 <= index < MAX_TOKENS:
-            raise CorruptModel(f"token {text!r} has the impossible number {index}")
+            raise CorruptModel(f"token {text!r} has the invalid id {index}")
         self.pad(index + 1)
         self.tokens[index], self.types[index] = text, kind
         if self.scores is not None:
             self.scores[index] = score
 
     def pad(self, rows: int) -> None:
-        """Fill up to the rows of the embedding matrix with tokens that never occur."""
+        """Append unused tokens up to ``rows`` tokens."""
         for index in range(len(self.tokens), rows):
             self.tokens.append(f"[PAD{index}]")
             self.types.append(TokenType.UNUSED)
@@ -55,14 +56,14 @@ class CheckpointVocabulary:
                 self.scores.append(PAD_SCORE)
 
     def fit(self, rows: int) -> None:
-        """As many tokens as the embedding matrix has rows; a token without a row can never be used."""
+        """Pad or truncate to the number of rows of the embedding matrix."""
         self.pad(rows)
         del self.tokens[rows:], self.types[rows:]
         if self.scores is not None:
             del self.scores[rows:]
 
     def add(self, added: Mapping[int, AddedToken]) -> None:
-        """Put the tokens in that stand beside the vocabulary proper."""
+        """Insert added tokens."""
         for index, token in sorted(added.items()):
             kind = TokenType.CONTROL if token.special else TokenType.USER_DEFINED
             text = token.text if token.special else token.text.replace(SPACE, " ")
@@ -72,7 +73,7 @@ class CheckpointVocabulary:
         return self.tokens.index(text) if text in self.tokens else None
 
     def write(self, out: gguf.GGUFWriter, checkpoint: Checkpoint) -> None:
-        """Write it with the special tokens, the chat template and what is put around a text."""
+        """Write the vocabulary, the special tokens, the chat template and the flags for BOS and EOS."""
         out.add_tokenizer_model(self.model)
         out.add_tokenizer_pre(self.pre)
         out.add_token_list(self.tokens)
@@ -99,7 +100,7 @@ class AddedToken:
 
 
 def added_tokens(checkpoint: Checkpoint) -> dict[int, AddedToken]:
-    """Tokens beside the vocabulary, by id, from the three places that they are written in."""
+    """Collect the added tokens by id, from the three files that may list them."""
     found: dict[int, AddedToken] = {}
     for text, index in checkpoint.json("added_tokens.json").items():
         if type(index) is int:
@@ -116,7 +117,7 @@ def added_tokens(checkpoint: Checkpoint) -> dict[int, AddedToken]:
 
 
 def rows_of(checkpoint: Checkpoint) -> int:
-    """Rows of the embedding matrix: how many tokens llama.cpp expects. Raises BadRequest when there is none."""
+    """Return the number of rows of the embedding matrix. Raises BadRequest if the checkpoint has none."""
     names = ("embed_tokens.weight", "word_embeddings.weight", "tok_embeddings.weight")
     for tensor in checkpoint.tensors():
         if tensor.name.endswith(names) and len(tensor.shape) == 2:
@@ -130,7 +131,7 @@ def _added(entry: Mapping[str, Any]) -> AddedToken:
 
 
 def looks_special(text: str) -> bool:
-    """Markup that some checkpoints forget to call special."""
+    """Return whether a token is markup that some checkpoints do not mark as special."""
     if text in ("<pad>", "<mask>", "<2mass>", "[@BOS@]"):
         return True
     shapes = (("<|", "|>"), ("<\uff5c", "\uff5c>"), ("<unused", ">"))
@@ -138,7 +139,7 @@ def looks_special(text: str) -> bool:
 
 
 def named_special(checkpoint: Checkpoint) -> dict[str, str]:
-    """Special tokens by their role, as text; for checkpoints that do not list them with their ids."""
+    """Return special tokens by role, as text, for checkpoints that do not list their ids."""
     found: dict[str, str] = {}
     for file in ("special_tokens_map.json", "tokenizer_config.json"):
         content = checkpoint.json(file)

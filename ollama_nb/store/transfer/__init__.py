@@ -1,1 +1,1 @@
-"""Whole models between a registry and the store: planned by pure functions, resumable, one transfer per blob."""
+"""Pulling and pushing whole models: resumable, in parallel parts, one transfer at a time per blob."""

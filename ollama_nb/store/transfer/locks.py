@@ -1,7 +1,7 @@
-"""One transfer of a thing at a time, over all threads and processes of a user: a lock file that tells how far it is.
+"""Lock files that serialize transfers over all threads and processes of a user, and that publish their progress.
 
-Who finds the lock taken looks on; when it comes free, whoever is first goes on where the other one stopped. The locks
-lie in our own folder, never in a model store.
+The holder writes its progress to the lock file, where waiting threads read it. When the holder ends, the next waiter
+resumes the transfer. Lock files are in this program's state folder, never in a model store.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ MAX_RESULT = 4096
 
 
 class HeldLock:
-    """The lock, held."""
+    """A lock that this thread holds."""
 
     def __init__(self, file: int) -> None:
         self._file = file
 
     def publish_progress(self, done: int) -> None:
-        """Tell those who wait how many bytes are there."""
+        """Publish the number of transferred bytes to the waiters."""
         self._write(done.to_bytes(_LENGTH, "little"), 0)
 
     def publish_result(self, note: str) -> None:
-        """Leave a word for those who have been waiting."""
+        """Publish a text that the waiters can read after the lock is released."""
         self._write(note.encode()[:MAX_RESULT], _LENGTH)
 
     def _write(self, data: bytes, offset: int) -> None:
-        with contextlib.suppress(OSError):  # a full disk leaves others uninformed, and stops nothing
+        with contextlib.suppress(OSError):  # progress is lost on a full disk; the transfer continues
             os.pwrite(self._file, data, offset)
 
 
 class TransferLock:
-    """Everybody who wants one thing; ``key`` is made of letters, digits and dashes. For one ``turn``."""
+    """The lock of one transfer. ``key`` consists of letters, digits and dashes. Use one object per ``acquire``."""
 
     def __init__(self, folder: Path, key: str) -> None:
         self._path = folder / f"{key}.lock"
@@ -49,9 +49,9 @@ class TransferLock:
 
     @contextlib.contextmanager
     def acquire(self, on_progress: ProgressCallback, cancelled: threading.Event) -> Iterator[HeldLock]:
-        """Wait for the lock, and hold it until the block ends. Raises Cancelled.
+        """Wait for the lock and hold it until the block ends. Raises Cancelled.
 
-        ``on_progress`` is told meanwhile how many bytes the holder has.
+        ``on_progress`` receives the progress of the current holder while this waits.
         """
         try:
             while True:
@@ -67,12 +67,12 @@ class TransferLock:
 
     @property
     def result(self) -> str:
-        """What a holder left for us while we waited."""
+        """The text that the previous holder published while we waited."""
         return self._read(_LENGTH, MAX_RESULT).decode("utf-8", "replace")
 
     @contextlib.contextmanager
     def _try(self) -> Iterator[HeldLock | None]:
-        """The lock until the block ends, or None when somebody else holds it."""
+        """Try to take the lock until the block ends. Yields None if it is held elsewhere."""
         with disk.store_errors("write", self._path):
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
@@ -92,15 +92,15 @@ class TransferLock:
             self._seen = None
 
     def _lock(self, file: int) -> bool:
-        """False when it is taken, or when the file was removed by its last holder before we had it."""
+        """Return False if the lock is held, or if its last holder removed the file before we locked it."""
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self._close()
-            self._seen = file  # kept open: its holder's last word can be read after its end
+            self._seen = file  # kept open, so that the result can be read after the holder has removed the file
             return False
         except OSError:
-            return True  # a file system without locks: go on without
+            return True  # a file system without locks: continue without one
         try:
             return os.path.samestat(os.fstat(file), self._path.stat())
         except FileNotFoundError:

@@ -12,15 +12,19 @@ from ollama_nb.errors import BadRequest
 MAX_STREAMS = 64
 CHUNK = 256 << 10
 PROGRESS_INTERVAL = 0.06
-"""Seconds between two progress lines."""
+"""Minimum number of seconds between two progress lines."""
 
 ProgressCallback = Callable[[int], None]
-"""Is told how many bytes are there."""
+"""Called with the number of bytes transferred so far."""
 
 
 @dataclass(frozen=True, slots=True)
 class TransferLimits:
-    """``streams``: parts of one blob at a time. ``rate``: bytes a second of all of them together, 0 for no limit."""
+    """Limits that the user sets.
+
+    ``streams`` is the number of parallel connections for one blob, ``rate`` the bytes per second of all of them
+    together (0 for no limit).
+    """
 
     streams: int = 4
     rate: int = 0
@@ -33,7 +37,7 @@ class TransferLimits:
 
 
 class Throttle:
-    """Lets bytes through no faster than the rate, on average from now on."""
+    """A rate limiter shared by the streams of a transfer. The rate is kept on average from its creation."""
 
     def __init__(self, rate: int, stopped: threading.Event) -> None:
         self._rate = rate
@@ -43,11 +47,11 @@ class Throttle:
 
     @property
     def chunk(self) -> int:
-        """How many bytes are best asked for at a time: a tenth of a second's, when there is a limit."""
+        """Bytes to request at a time: with a rate limit those of a tenth of a second."""
         return min(CHUNK, max(1024, self._rate // 10)) if self._rate else CHUNK
 
     def take(self, size: int) -> None:
-        """Wait until ``size`` bytes may have come; returns early when everything is stopped."""
+        """Account for ``size`` bytes and wait as the rate requires. Returns early when the transfer is stopped."""
         if not self._rate:
             return
         with self._lock:
@@ -58,14 +62,17 @@ class Throttle:
 
 
 def throttled(report: ProgressCallback, total: int | None = None) -> ProgressCallback:
-    """Passes on what is more than ever before, not too often, and the end in any case."""
-    most, told = -1, 0.0
+    """Wrap ``report`` so that it is called with increasing values only, at most every ``PROGRESS_INTERVAL`` seconds.
+
+    The value ``total`` is always reported.
+    """
+    most, reported_at = -1, 0.0
 
     def on_progress(done: int) -> None:
-        nonlocal most, told
+        nonlocal most, reported_at
         now = time.monotonic()
-        if done > most and (done == total or now - told >= PROGRESS_INTERVAL):
-            most, told = done, now
+        if done > most and (done == total or now - reported_at >= PROGRESS_INTERVAL):
+            most, reported_at = done, now
             report(done)
 
     return on_progress

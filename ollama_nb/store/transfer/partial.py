@@ -1,4 +1,8 @@
-"""An unfinished download of one blob: its sparse file and the journal of its parts."""
+"""An unfinished download of one blob: a sparse file, and a journal file for each of its parts.
+
+The journal has the format and the file names of a real Ollama, so that either program resumes what the other one
+started. The functions on :class:`BlobPart` do no I/O.
+"""
 
 from __future__ import annotations
 
@@ -17,18 +21,18 @@ from ollama_nb.errors import StoreError
 from ollama_nb.store.blobs import BlobStore
 
 MIN_PART, MAX_PART = 32_000_000, 1_000_000_000
-"""Bytes of a part, unless a blob is smaller."""
+"""Bytes; the limits of a part's size (the last part may be smaller)."""
 TARGET_PARTS = 16
 
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 JOURNAL_BEHIND = 4 << 20
-"""The most bytes that the journals of all parts together may be behind the file."""
+"""Bytes that all journals together may lag behind the file."""
 _STATE_BYTES = 4096
 
 
 @dataclass(frozen=True, slots=True)
 class BlobPart:
-    """Bytes ``offset`` to ``offset + size`` of a blob, of which the first ``completed`` are there."""
+    """The bytes ``offset`` to ``offset + size`` of a blob, of which the first ``completed`` have been downloaded."""
 
     number: int
     offset: int
@@ -42,16 +46,16 @@ class BlobPart:
 
 
 def split_blob(total: int, offset: int = 0, number: int = 0) -> tuple[BlobPart, ...]:
-    """Parts of ``offset`` to ``total``, numbered from ``number``; none when there is nothing between the two."""
+    """Split the bytes ``offset`` to ``total`` into parts numbered from ``number``; empty if there are none."""
     size = min(MAX_PART, max(MIN_PART, -(-total // TARGET_PARTS)))
     starts = range(offset, total, size)
     return tuple(BlobPart(number + count, start, min(size, total - start)) for count, start in enumerate(starts))
 
 
 def repair_parts(found: Iterable[BlobPart], total: int, on_disk: int) -> tuple[BlobPart, ...]:
-    """Parts that tile ``total`` bytes exactly: those found that can be true, and new ones in the gaps between them.
+    """Return parts that cover ``total`` bytes exactly: the valid parts of ``found``, and new ones in the gaps.
 
-    ``on_disk``: the length of the unfinished file; what lies beyond it is not there, whatever a part says.
+    ``on_disk`` is the length of the unfinished file; bytes beyond it count as missing.
     """
     kept: list[BlobPart] = []
     numbers: set[int] = set()
@@ -76,12 +80,12 @@ def repair_parts(found: Iterable[BlobPart], total: int, on_disk: int) -> tuple[B
 
 def encode_part(part: BlobPart) -> bytes:
     body = {"N": part.number, "Offset": part.offset, "Size": part.size, "Completed": part.completed}
-    # A real Ollama passes over the tag.
+    # A real Ollama ignores ETag.
     return json.dumps(body | ({"ETag": part.etag} if part.etag else {}), separators=(",", ":")).encode() + b"\n"
 
 
 def decode_part(raw: bytes) -> BlobPart | None:
-    """None for what is no part's state."""
+    """Parse a journal file; None if it is not valid."""
     try:
         body = json.loads(raw)
         part = BlobPart(body["N"], body["Offset"], body["Size"], body["Completed"], body.get("ETag", ""))
@@ -93,7 +97,10 @@ def decode_part(raw: bytes) -> BlobPart | None:
 
 
 def parse_content_range(text: str) -> tuple[int, int, int | None] | None:
-    """First byte, last byte and length of the whole, which may be unknown; None for another kind of text."""
+    """Parse a Content-Range header into first byte, last byte and total length (None if unknown).
+
+    Returns None for anything else.
+    """
     match = _CONTENT_RANGE.fullmatch(text.strip())
     if match is None:
         return None
@@ -103,7 +110,7 @@ def parse_content_range(text: str) -> tuple[int, int, int | None] | None:
 
 
 class PartProgress:
-    """One part while it is written, by one thread at a time."""
+    """A part that is being downloaded, by one thread at a time."""
 
     def __init__(self, part: BlobPart) -> None:
         self.part = part
@@ -116,7 +123,7 @@ class PartProgress:
 
     @property
     def at(self) -> int:
-        """Where its next byte lies in the blob."""
+        """The offset of its next byte in the blob."""
         return self.part.offset + self.done
 
     @property
@@ -124,13 +131,13 @@ class PartProgress:
         return abs(self.done - self._saved)
 
     def state(self, etag: str) -> BlobPart:
-        """To be written to the journal now."""
+        """Return the state for the journal and mark it as saved."""
         self._saved = self.done
         return replace(self.part, completed=self.done, etag=etag)
 
 
 class PartialBlob:
-    """``sha256-…-partial`` with its ``-partial-N``; leaving the ``with`` block brings the journal up to date."""
+    """The file ``sha256-…-partial`` and its journals ``-partial-N``. Leaving the ``with`` block saves the journals."""
 
     def __init__(self, blobs: BlobStore, digest: Digest, size: int, streams: int) -> None:
         self.digest, self.size = digest, size
@@ -150,7 +157,7 @@ class PartialBlob:
 
     @property
     def done(self) -> int:
-        """Bytes that are there."""
+        """Downloaded bytes."""
         return sum(part.done for part in self.parts)
 
     @property
@@ -159,7 +166,7 @@ class PartialBlob:
 
     @property
     def contiguous(self) -> int:
-        """Bytes that are there from the start without a gap."""
+        """Downloaded bytes from the start to the first gap."""
         for part in self.parts:
             if not part.complete:
                 return part.at
@@ -175,7 +182,7 @@ class PartialBlob:
         return self._file.read_at(size, offset)
 
     def restart(self, *, whole: bool = False) -> None:
-        """Forget what has arrived; nobody may be writing. ``whole``: one part from now on."""
+        """Discard all downloaded bytes; no thread may be writing. ``whole``: continue with a single part."""
         self._remove_journal()
         self._file.resize(0)
         self._file.resize(self.size)
@@ -185,19 +192,19 @@ class PartialBlob:
         self._write_journal([])
 
     def finish(self) -> None:
-        """Give the blob its final name: its bytes have been verified."""
+        """Give the blob its final name, after its digest was verified."""
         self._file.commit(self._blobs.path(self.digest))
         self._remove_journal()
         self.parts = []
 
     def discard(self) -> None:
-        """Remove everything."""
+        """Remove the file and its journals."""
         self._remove_journal()
         self.parts = []
         self._blobs.tree.remove(self._file.path)
 
     def close(self) -> None:
-        # A disk that is full takes no journal either; then the last one counts.
+        # On a full disk the journals keep their last state.
         with contextlib.suppress(StoreError):
             for part in self.parts:
                 if part.unsaved:
@@ -215,9 +222,9 @@ class PartialBlob:
         self._blobs.tree.write_unsynced(path, encode_part(part.state(self.etag)))
 
     def _write_journal(self, found: list[BlobPart]) -> None:
-        """Bring all of it up to date: a real Ollama takes the parts that it finds for the whole blob."""
+        """Make the journals match the parts, because a real Ollama assumes that they cover the whole blob."""
         if len(self.parts) == 1 and not found:
-            return  # one that is not begun says nothing; most blobs are small
+            return  # a single new part needs no journal yet
         known = {replace(part, etag="") for part in found}
         numbers = {part.part.number for part in self.parts}
         for path in _journal_files(self._blobs, self.digest):
@@ -237,7 +244,7 @@ def partial_path(blobs: BlobStore, digest: Digest) -> Path:
 
 
 def downloaded_bytes(blobs: BlobStore, digest: Digest, size: int) -> int:
-    """Bytes of an unfinished blob that need not be fetched again."""
+    """Return how many bytes of an unfinished blob need not be downloaded again."""
     on_disk = disk.regular_size(partial_path(blobs, digest))
     parts = repair_parts(_journal(blobs, digest), size, on_disk or 0)
     return sum(part.completed for part in parts)

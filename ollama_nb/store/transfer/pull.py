@@ -1,4 +1,9 @@
-"""Pull a model from a registry into the store."""
+"""Pull a model from a registry: fetch the manifest, download each missing blob, publish the manifest.
+
+A blob is downloaded in parallel parts into a sparse file (``partial.py``) and gets its name once its digest is
+verified. The calling thread reports progress, hashes the bytes that have arrived without a gap, and stops the streams
+when one of them fails permanently or the caller cancels.
+"""
 
 from __future__ import annotations
 
@@ -25,12 +30,12 @@ from ollama_nb.store.transfer.pace import PROGRESS_INTERVAL, ProgressCallback, T
 from ollama_nb.store.transfer.partial import PartialBlob, PartProgress, downloaded_bytes, parse_content_range
 
 _JOIN = 0.8
-"""Seconds that streams get to end in once their connections are cut."""
+"""Seconds to wait for the stream threads after their connections were closed."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelPull:
-    """What to pull and how. ``locks``: a folder of ours; ``target``: the local name."""
+    """One pull. ``target`` is the local name, ``locks`` the folder of the lock files."""
 
     store: Store
     name: ModelName
@@ -41,14 +46,16 @@ class ModelPull:
     insecure: bool = False
 
     def run(self, report: Report, cancelled: threading.Event) -> None:
-        """Blocking. Reports every line but the last one, ``success``.
+        """Pull the model. Blocks; reports every status line but the last one, ``success``.
 
-        Raises SourceError for what the registry does or does not do, CorruptModel for a manifest that is none,
-        StoreError, or Cancelled; what has arrived stays for the next time.
+        Raises SourceError for errors of the registry, CorruptModel for an invalid manifest, StoreError, or Cancelled.
+        Downloaded bytes are kept, so that the next pull resumes.
         """
         origin = origin_of(self.name, insecure=self.insecure)
         if origin.scheme == "http" and not origin.is_loopback:
-            report(Progress(f"using plain http to {origin.address}: nothing that comes from there is secret or sure"))
+            report(
+                Progress(f"using plain http to {origin.address}: the download is neither encrypted nor authenticated")
+            )
         report(Progress("pulling manifest"))
         with connected(self.name, self.access, cancelled, insecure=self.insecure) as registry:
             raw = _fetch_manifest(registry)
@@ -57,7 +64,7 @@ class ModelPull:
             self._require_space(layers)
             for layer in layers:
                 self._ensure_blob(registry, layer, report, cancelled)
-        report(Progress("verifying sha256 digest"))  # done already: each blob before it got its name
+        report(Progress("verifying sha256 digest"))  # each blob was verified before it got its name
         report(Progress("writing manifest"))
         if self.store.put_manifest(self.target, raw):
             report(Progress("removing unused layers"))
@@ -69,7 +76,7 @@ class ModelPull:
             blobs.require_space(sum(size - downloaded_bytes(blobs, digest, size) for digest, size in missing.items()))
 
     def _ensure_blob(self, registry: RegistryClient, layer: Layer, report: Report, cancelled: threading.Event) -> None:
-        """Have the blob, by whoever fetches it."""
+        """Make sure that the blob is in the store, downloaded by this or by another process."""
         blobs, digest = self.store.blobs, layer.digest
         status, total = f"pulling {digest.short}", layer.size
         on_progress = throttled(lambda done: report(Progress(status, str(digest), total, done)), total)
@@ -86,7 +93,7 @@ class ModelPull:
 
 
 def _fetch_manifest(registry: RegistryClient) -> bytes:
-    """The manifest's bytes; errors begin as Ollama's do."""
+    """Fetch the manifest; error messages begin as Ollama's do."""
     retry_policy, stopped = registry.session.retry_policy, registry.session.stopped
     try:
         return retry_policy.retry(registry.manifest, stopped, unreachable=False)
@@ -102,29 +109,27 @@ def _parse_manifest(raw: bytes) -> Manifest:
     try:
         manifest = parse_manifest(raw)
     except CorruptModel as error:
-        raise CorruptModel(
-            f"pull model manifest: the registry has something else than a model here: {error}"
-        ) from error
+        raise CorruptModel(f"pull model manifest: the registry has no valid model under this name: {error}") from error
     if any(layer.kind == "tensor" for layer in manifest.layers):
         raise SourceError("this model requires MLX support, but the MLX runtime is not available")
     return manifest
 
 
 def _store_id(root: Path) -> str:
-    """Tells stores apart: a transfer is one per blob and store."""
+    """Return an identifier of the store for lock names: locks are per blob and store."""
     return hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:12]
 
 
 class RangesUnsupported(Exception):
-    """The server does not give the bytes that were asked for: take the blob as a whole."""
+    """The server ignores Range headers. Download the blob as a whole."""
 
 
 class RemoteChanged(Exception):
-    """The server has another file now than the one that the part before came from."""
+    """The file on the server is not the one that earlier parts came from. Download all parts again."""
 
 
 class BlobDownload:
-    """Blocking; ``run`` it once. ``show`` is told how many bytes are there, which can also become fewer."""
+    """The download of one blob. ``on_progress`` receives the downloaded bytes, which may decrease after a restart."""
 
     def __init__(
         self,
@@ -143,12 +148,15 @@ class BlobDownload:
         self._may_change = True
 
     def run(self) -> None:
-        """Raises SourceError when the registry does not give these bytes, StoreError, or Cancelled."""
+        """Download the blob; may be called once. Blocks.
+
+        Raises SourceError if the registry does not deliver the blob, StoreError, or Cancelled.
+        """
         digest, size = self._layer.digest, self._layer.size
         with PartialBlob(self._blobs, digest, size, self._limits.streams) as partial:
             found = self._fetch_all(partial)
             if found != digest.hex:
-                partial.restart()  # once more, and all of it: what was there may have come from anywhere
+                partial.restart()  # the bytes of an earlier run may have been damaged: download all of them again
                 found = self._fetch_all(partial)
             if found != digest.hex:
                 partial.discard()
@@ -156,7 +164,7 @@ class BlobDownload:
             partial.finish()
 
     def _fetch_all(self, partial: PartialBlob) -> str:
-        """Have all bytes; return their digest."""
+        """Download all missing bytes and return the SHA-256 digest of the file."""
         while True:
             streams = DownloadStreams(self._registry, partial, self._limits, self._ranged, self._may_change)
             try:
@@ -165,12 +173,12 @@ class BlobDownload:
                 self._ranged = False
                 partial.restart(whole=True)
             except RemoteChanged:
-                self._may_change = False  # servers that take turns would go on for ever: the digest decides
+                self._may_change = False  # load-balanced servers may send different tags: rely on the digest
                 partial.restart()
 
 
 class DownloadStreams:
-    """The threads that fetch the missing parts of one partial."""
+    """The threads that download the missing parts of one blob."""
 
     def __init__(
         self, registry: RegistryClient, partial: PartialBlob, limits: TransferLimits, ranged: bool, may_change: bool
@@ -190,7 +198,7 @@ class DownloadStreams:
         self._hashed = 0
 
     def run(self, on_progress: ProgressCallback) -> str:
-        """Returns the digest of the whole; raises what the first stream to fail raised."""
+        """Run the streams; return the digest of the file, or raise the error of the first stream that failed."""
         threads = [
             threading.Thread(target=self._stream, name="ollama-nb-stream", daemon=True) for _ in range(self._running)
         ]
@@ -210,7 +218,7 @@ class DownloadStreams:
         return self._hash.hexdigest()
 
     def _end(self, threads: list[threading.Thread]) -> None:
-        """No stream writes any more afterwards, not even one that does not end in time."""
+        """Stop the streams. After this no stream writes, not even one whose thread is still running."""
         with self._lock:
             self._stop.set()
         if self._running:
@@ -219,7 +227,7 @@ class DownloadStreams:
             thread.join(_JOIN)
 
     def _hash_available(self) -> None:
-        """For about one tick: hash what has arrived without a gap, wait when there is nothing. Raises Cancelled."""
+        """Hash contiguous bytes for about one progress interval, waiting if there are none. Raises Cancelled."""
         until = time.monotonic() + PROGRESS_INTERVAL
         while (left := until - time.monotonic()) > 0 and self._hashed < self._partial.size:
             if self._session.stopped.is_set():
@@ -254,7 +262,7 @@ class DownloadStreams:
             return self._todo.popleft() if self._todo and not self._stop.is_set() else None
 
     def _fetch_part(self, part: PartProgress) -> None:
-        """Try until the part is there. Tries that brought something do not count."""
+        """Download one part with retries. An attempt that made progress resets the count."""
         attempt = 0
         while not part.complete and not self._stop.is_set():
             before = part.done
@@ -275,7 +283,9 @@ class DownloadStreams:
                 data = response.read(min(self._throttle.chunk, part.part.size - part.done))
                 if not data:
                     if part.done == before or not self._ranged:
-                        raise ConnectionLost(f"{self._registry.origin.address} ended the blob too early")
+                        raise ConnectionLost(
+                            f"{self._registry.origin.address} closed the connection before the end of the blob"
+                        )
                     return
                 self._throttle.take(len(data))
                 with self._lock:
@@ -283,7 +293,7 @@ class DownloadStreams:
                         self._partial.write(part, data)
 
     def _check(self, response: RegistryResponse, first: int) -> None:
-        """That these are the bytes that were asked for, of the file that the others came from."""
+        """Check that the response has the requested bytes of the same file as the other parts."""
         size = self._partial.size
         if response.status == 206 and self._ranged:
             found = parse_content_range(response.headers.get("Content-Range", ""))
@@ -296,16 +306,18 @@ class DownloadStreams:
             if self._ranged and (len(self._partial.parts) > 1 or first):
                 raise RangesUnsupported
         else:
-            raise SourceError(f"{self._registry.origin.address} answers {response.status} to a request for a blob")
+            raise SourceError(
+                f"{self._registry.origin.address} answered a request for a blob with status {response.status}"
+            )
         if length is not None and length != size:
             raise SourceError(
-                f"{self._registry.origin.address} has {length} bytes under {self._partial.digest}, "
-                f"but the manifest says {size}"
+                f"{self._registry.origin.address} has {length} bytes for {self._partial.digest}, "
+                f"but the manifest specifies {size}"
             )
         self._check_etag(response.headers.get("ETag", ""))
 
     def _check_etag(self, etag: str) -> None:
-        """A weak tag says nothing about bytes."""
+        """Compare the ETag with that of earlier responses. Weak tags do not identify bytes and are ignored."""
         if not etag or etag.startswith("W/"):
             return
         if self._partial.etag and etag != self._partial.etag and self._may_change:

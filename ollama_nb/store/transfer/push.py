@@ -1,4 +1,9 @@
-"""Push a model from the store to a registry."""
+"""Push a model to a registry: upload each blob that is missing there, then the manifest, byte for byte.
+
+A blob that the registry has is skipped; one that came from another repository of the same registry is mounted; any
+other is uploaded in chunks. A failed chunk is resumed from the offset that the registry reports, or the blob is
+uploaded again in a new upload session.
+"""
 
 from __future__ import annotations
 
@@ -30,14 +35,14 @@ MIN_CHUNK, MAX_CHUNK = 100_000_000, 1_000_000_000
 _RANGE = re.compile(r"(?:bytes=)?0-(\d+)")
 
 _SESSIONS = 3
-"""How often a blob is begun anew after its session was lost."""
+"""How many upload sessions are tried for one blob."""
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class ModelPush:
-    """What to push and how."""
+    """One push."""
 
     store: Store
     name: ModelName
@@ -46,7 +51,7 @@ class ModelPush:
     insecure: bool = False
 
     def run(self, report: Report, cancelled: threading.Event) -> None:
-        """Blocking. Reports every line but the last one, ``success``. The manifest is sent after all blobs.
+        """Push the model. Blocks; reports every status line but the last one, ``success``.
 
         Raises AccessDenied when the registry does not let this user push, SourceError for other errors of the registry,
         ModelNotFound, StoreError or Cancelled.
@@ -61,7 +66,7 @@ class ModelPush:
             report(Progress("couldn't retrieve manifest"))
             raise
         if origin.scheme == "http" and not origin.is_loopback:
-            report(Progress(f"using plain http to {origin.address}: everyone on the way can read what is sent"))
+            report(Progress(f"using plain http to {origin.address}: the upload is not encrypted"))
         with connected(self.name, self.access, cancelled, insecure=self.insecure) as registry, _denials():
             for layer in layers:
                 self._send(registry, layer, report)
@@ -72,7 +77,7 @@ class ModelPush:
             )
 
     def _require(self, layers: tuple[Layer, ...]) -> None:
-        """Nothing is sent of a model that is not whole."""
+        """Raise StoreError unless every blob of the model is complete."""
         for layer in layers:
             if self.store.blobs.size(layer.digest) != layer.size:
                 raise StoreError(
@@ -97,17 +102,17 @@ def _denials() -> Iterator[None]:
 
 
 def _media_type(manifest: Manifest) -> str:
-    """What the manifest says of itself."""
+    """Return the media type that the manifest declares."""
     said = json.loads(manifest.raw).get("mediaType")
     return said if isinstance(said, str) and said.isascii() and said.isprintable() and said else MANIFEST_TYPE
 
 
 class UploadLost(ConnectionLost):
-    """The registry does not know an upload any more, or not all of it: only a new session helps."""
+    """The registry has lost an upload session or part of its bytes. Start a new session."""
 
 
 class BlobUpload:
-    """Blocking; ``run`` it once. ``show`` is told how many bytes are there."""
+    """The upload of one blob. ``on_progress`` receives the number of uploaded bytes."""
 
     def __init__(
         self, registry: RegistryClient, path: Path, layer: Layer, limits: TransferLimits, on_progress: ProgressCallback
@@ -120,9 +125,12 @@ class BlobUpload:
         self._throttle = Throttle(limits.rate, self._session.stopped)
 
     def run(self) -> None:
-        """Raises SourceError when the registry does not take it, StoreError when the blob is missing, Cancelled."""
+        """Upload the blob; may be called once. Blocks.
+
+        Raises SourceError if the registry rejects it, StoreError if the blob is missing, or Cancelled.
+        """
         if not self._retried(lambda: self._registry.has_blob(self._layer.digest)):
-            with disk.store_errors("read", self._path), self._path.open("rb") as file:
+            with disk.store_errors("read", self._path, reading=True), self._path.open("rb") as file:
                 for _ in range(_SESSIONS - 1):
                     with contextlib.suppress(UploadLost):
                         self._send(file)
@@ -135,7 +143,7 @@ class BlobUpload:
         return self._session.retry_policy.retry(work, self._session.stopped, unreachable=False)
 
     def _send(self, file: BinaryIO) -> None:
-        """One session from its start; raises Lost when a new one may do better."""
+        """Upload the blob in one session. Raises UploadLost if a new session may succeed."""
         url = self._retried(self._start_upload)
         if url is None:
             return
@@ -148,7 +156,7 @@ class BlobUpload:
         self._commit(url, sums)
 
     def _start_upload(self) -> str | None:
-        """The address of a new session; None when the blob could be mounted instead."""
+        """Start an upload session and return its URL; None if the registry mounted the blob instead."""
         url = self._registry.url("blobs/uploads/")
         source = _mountable(self._layer.from_, self._registry.name)
         if source is not None:
@@ -159,7 +167,7 @@ class BlobUpload:
             return None if response.status == 201 else _next_url(response)
 
     def _send_chunk(self, url: str, chunk: UploadChunk) -> str:
-        """Send one chunk, resumed as long as each try brings something; return the address of the next one."""
+        """Send one chunk with retries; return the URL for the next chunk. Attempts that made progress do not count."""
         sent = most = attempt = 0
         while True:
             try:
@@ -193,7 +201,7 @@ class BlobUpload:
         return after
 
     def _put_elsewhere(self, url: str, chunk: UploadChunk) -> None:
-        """The registry's storage takes the whole chunk under a signed address; it never gets our credentials."""
+        """Upload the chunk to the storage that a signed URL of the registry points to, without credentials."""
         headers = {"Content-Type": "application/octet-stream", "Content-Length": str(chunk.size)}
 
         def put() -> None:
@@ -203,21 +211,24 @@ class BlobUpload:
         self._retried(put)
 
     def _resume_point(self, url: str, chunk: UploadChunk) -> tuple[str, int]:
-        """The address of a session that was interrupted, and how much of the chunk it has. Raises Lost."""
+        """Return the URL of an interrupted session and the number of bytes of the chunk that it has.
+
+        Raises UploadLost.
+        """
         with self._registry.request("GET", url) as response:
             try:
                 check(response)
             except NotInRegistry as error:
-                raise UploadLost(f"{self._registry.origin.address} has forgotten an upload") from error
+                raise UploadLost(f"{self._registry.origin.address} has lost the upload") from error
             match = _RANGE.fullmatch(response.headers.get("Range", ""))
-            # Registries say "0-0" of a session without any bytes, too.
+            # Registries also report "0-0" for a session without any bytes.
             there = int(match[1]) + 1 if match and int(match[1]) else 0
             if not chunk.start <= there <= chunk.end:
                 raise UploadLost(f"{self._registry.origin.address} has lost a part of an upload")
             return (_next_url(response) if response.headers.get("Location") else url), there - chunk.start
 
     def _commit(self, url: str, sums: list[bytes]) -> None:
-        """``etag`` is what Ollama's own registry checks the chunks by; others pass over it."""
+        """Finish the upload. Ollama's registry verifies the chunks by ``etag``; other registries ignore it."""
         etag = f"{hashlib.md5(b''.join(sums), usedforsecurity=False).hexdigest()}-{len(sums)}"
         query = urlencode({"digest": str(self._layer.digest), "etag": etag})
         url += ("&" if urlsplit(url).query else "?") + query
@@ -225,14 +236,14 @@ class BlobUpload:
         def put() -> None:
             with self._registry.request("PUT", url, {"Content-Length": "0"}) as response:
                 if response.status == 404 and self._registry.has_blob(self._layer.digest):
-                    return  # an earlier try got through, only its answer did not
+                    return  # an earlier attempt succeeded, but its response was lost
                 check(response)
 
         self._retried(put)
 
 
 class UploadChunk:
-    """Bytes ``start`` to ``end`` of a blob's file, with their MD5 sum once they have been read to the end."""
+    """The bytes ``start`` to ``end`` of a blob, and their MD5 digest once all of them have been read."""
 
     def __init__(
         self, file: BinaryIO, start: int, size: int, throttle: Throttle, on_progress: ProgressCallback
@@ -249,7 +260,7 @@ class UploadChunk:
         return self._sum.digest()
 
     def remaining(self, sent: int) -> Iterator[bytes]:
-        """What is left after ``sent`` bytes, as it is sent."""
+        """Yield the bytes after the first ``sent`` bytes, at the permitted rate."""
         at = sent
         while at < self.size:
             data = self._read(at)
@@ -259,7 +270,7 @@ class UploadChunk:
             self._on_progress(self.start + at)
 
     def finish(self) -> None:
-        """Sum what was sent but not read to its end by us."""
+        """Read the rest of the chunk for its digest, if the registry has it but its response was lost."""
         while self._summed < self.size:
             self._read(self._summed)
 
@@ -267,7 +278,7 @@ class UploadChunk:
         self._file.seek(self.start + at)
         data = self._file.read(min(self._throttle.chunk, self.size - at))
         if not data:
-            raise StoreError("a blob became shorter while it was sent")
+            raise StoreError("the blob became shorter while it was being uploaded")
         if at <= self._summed:
             new = data[self._summed - at :]
             self._sum.update(new)
@@ -280,19 +291,22 @@ def chunk_size(total: int) -> int:
 
 
 def _next_url(response: RegistryResponse) -> str:
-    """Where an upload goes on. Raises SourceError when the registry does not say, or sends us from https to http."""
+    """Return the URL where an upload continues.
+
+    Raises SourceError if the response has none, or for a redirect from https to http.
+    """
     location = response.headers.get("Docker-Upload-Location") or response.headers.get("Location")
     if not location:
-        raise SourceError(f"{Origin.of(response.url).address} does not say where the upload goes on")
+        raise SourceError(f"{Origin.of(response.url).address} sent no URL for the next part of the upload")
     before, after = Origin.of(response.url), Origin.of(urljoin(response.url, location))
     if before.host == after.host and before.scheme == "https" and after.scheme == "http":
-        # Registries behind a proxy that ends TLS do not know that they are reached over https.
+        # A registry behind a TLS-terminating proxy does not know that it is reached over https.
         location = urljoin(response.url, location).replace(str(after), str(before), 1)
     return redirected(response.url, location)
 
 
 def _mountable(from_: str, name: ModelName) -> ModelName | None:
-    """The repository of the same registry that a layer came from, if it did."""
+    """Return the other repository of the same registry that a layer came from, or None."""
     try:
         source = ModelName.parse(from_)
     except BadRequest:

@@ -83,8 +83,8 @@ def test_special_tokens_within_a_plain_vocabulary(tmp_path: Path) -> None:
     ("file", "content", "message"),
     [
         ("tokenizer_config.json", '{"tokenizer_class": "BartTokenizer"}', '"BartTokenizer" splits text: put'),
-        ("vocab.json", '{"a": "b"}', "vocab.json does not say the numbers"),
-        ("merges.txt", "a b\na b c\n", "merges.txt has the line 'a b c', which is no pair"),
+        ("vocab.json", '{"a": "b"}', "vocab.json has no valid token ids"),
+        ("merges.txt", "a b\na b c\n", "merges.txt has the line 'a b c', which is not a pair"),
     ],
 )
 def test_parts_that_cannot_be_used(file: str, content: str, message: str, tmp_path: Path) -> None:
