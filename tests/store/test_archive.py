@@ -1,4 +1,4 @@
-"""Models in one tar file: there and back, and everything that a hostile archive may try."""
+"""Export and import of tar archives, including hostile archives."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ollama_nb.store.store import Store
 
 @pytest.fixture
 def store(store: Store) -> Store:
-    """Two models, the second made from the first."""
+    """Two models, the second created from the first."""
     create(store, "ns/a", files={"m.gguf": gguf(data=bytes(range(256)) * 40)}, system="你好", licenses=("MIT",))
     create(store, "b:q4", base=store.resolve(ModelName.parse("ns/a")), template="{{ .Prompt }}")
     return store
@@ -41,7 +41,7 @@ def take(path: Path, folder: Path, as_: str = "", **more: Any) -> Store:
     return target
 
 
-def test_there_and_back(store: Store, tmp_path: Path) -> None:
+def test_export_and_import(store: Store, tmp_path: Path) -> None:
     path = tmp_path / "out" / "models.tar"
     export(store, path, "ns/a", "b:q4")
     target = take(path, tmp_path / "other")
@@ -51,7 +51,7 @@ def test_there_and_back(store: Store, tmp_path: Path) -> None:
     assert path.read_bytes() == (tmp_path / "again.tar").read_bytes()
 
 
-def test_laid_out_as_an_image_layout(store: Store, tmp_path: Path) -> None:
+def test_archive_is_an_oci_image_layout(store: Store, tmp_path: Path) -> None:
     export(store, tmp_path / "m.tar", "ns/a", "b:q4")
     with tarfile.open(tmp_path / "m.tar") as tar:
         names = tar.getnames()
@@ -64,7 +64,7 @@ def test_laid_out_as_an_image_layout(store: Store, tmp_path: Path) -> None:
     assert all(f"blobs/sha256/{entry['digest'].removeprefix('sha256:')}" in names for entry in index["manifests"])
 
 
-def test_under_another_name(store: Store, tmp_path: Path) -> None:
+def test_import_under_another_name(store: Store, tmp_path: Path) -> None:
     export(store, tmp_path / "one.tar", "ns/a")
     assert take(tmp_path / "one.tar", tmp_path / "x", "new:tag").names() == (ModelName.parse("new:tag"),)
     export(store, tmp_path / "two.tar", "ns/a", "b:q4")
@@ -72,7 +72,7 @@ def test_under_another_name(store: Store, tmp_path: Path) -> None:
         take(tmp_path / "two.tar", tmp_path / "x", "new")
 
 
-def test_what_is_there_is_not_copied(store: Store, tmp_path: Path) -> None:
+def test_existing_blobs_are_not_copied(store: Store, tmp_path: Path) -> None:
     export(store, tmp_path / "m.tar", "ns/a")
     lines: list[str] = []
     target = take(tmp_path / "m.tar", tmp_path / "x", report=lambda line: lines.append(line.digest))
@@ -96,7 +96,7 @@ def test_a_damaged_blob_is_not_exported(store: Store, tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*.tar")) and not list(tmp_path.glob(".m.tar*"))
 
 
-def test_cancelled(store: Store, tmp_path: Path) -> None:
+def test_export_and_import_can_be_cancelled(store: Store, tmp_path: Path) -> None:
     cancelled = threading.Event()
     with pytest.raises(Cancelled):
         export(store, tmp_path / "m.tar", "ns/a", report=lambda line: cancelled.set(), cancelled=cancelled)
@@ -126,7 +126,7 @@ def link(kind: bytes, target: str) -> Spoil:
 
 
 def sparse(tar: tarfile.TarFile, folder: Path) -> None:
-    """A file of 10 GB that takes no room in the archive (GNU format 1.0)."""
+    """Add a sparse file of 10 GB that has no data in the archive (GNU format 1.0)."""
     headers = {
         "GNU.sparse.major": "1", "GNU.sparse.minor": "0",
         "GNU.sparse.name": "blobs/sha256/" + "0" * 64, "GNU.sparse.realsize": str(10 << 30),
@@ -148,7 +148,7 @@ UNSAFE: dict[str, tuple[Spoil, str]] = {
 
 
 @pytest.mark.parametrize(("spoil", "text"), UNSAFE.values(), ids=UNSAFE.keys())
-def test_unsafe_entries(store: Store, tmp_path: Path, spoil: Spoil, text: str) -> None:
+def test_unsafe_entries_are_rejected(store: Store, tmp_path: Path, spoil: Spoil, text: str) -> None:
     export(store, tmp_path / "m.tar", "ns/a")
     with tarfile.open(tmp_path / "m.tar", "a", format=tarfile.PAX_FORMAT) as tar:
         spoil(tar, tmp_path)
@@ -158,8 +158,8 @@ def test_unsafe_entries(store: Store, tmp_path: Path, spoil: Spoil, text: str) -
     assert not (tmp_path / "evil").exists()
 
 
-def test_an_absolute_name_is_only_a_name(store: Store, tmp_path: Path) -> None:
-    """tarfile's filter strips the slash; nothing of that name is read or written either way."""
+def test_an_absolute_name_is_harmless(store: Store, tmp_path: Path) -> None:
+    """tarfile's filter strips the slash; no file of that name is read or written."""
     export(store, tmp_path / "m.tar", "ns/a")
     with tarfile.open(tmp_path / "m.tar", "a") as tar:
         add(tar, str(tmp_path / "evil"))
@@ -168,7 +168,7 @@ def test_an_absolute_name_is_only_a_name(store: Store, tmp_path: Path) -> None:
     check_sound(tmp_path / "x")
 
 
-def test_a_million_entries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_entries_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(archive, "MAX_ENTRIES", 100)
     with tarfile.open(tmp_path / "m.tar", "w") as tar:
         for number in range(101):
@@ -177,25 +177,25 @@ def test_a_million_entries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         take(tmp_path / "m.tar", tmp_path / "x")
 
 
-def test_a_header_that_would_fill_the_memory(tmp_path: Path) -> None:
-    """A pax header may be as long as its file: tarfile alone reads it whole."""
+def test_the_size_of_headers_is_limited(tmp_path: Path) -> None:
+    """A pax header may be as long as its file, and tarfile would read it completely."""
     entry = tarfile.TarInfo("pax")
     entry.type, entry.size = tarfile.XHDTYPE, 1 << 40
     with (tmp_path / "m.tar").open("wb") as file:
         file.write(entry.tobuf(tarfile.GNU_FORMAT))
-        file.truncate(1 << 40)  # takes no room
+        file.truncate(1 << 40)  # a sparse file
     with pytest.raises(BadRequest, match="not a valid tar archive: a header of the archive is too long"):
         take(tmp_path / "m.tar", tmp_path / "x")
 
 
 @pytest.mark.parametrize("data", [b"", b"no tar" * 200, b"\x1f\x8b" + bytes(600), bytes(10240)])
-def test_no_archives(tmp_path: Path, data: bytes) -> None:
+def test_files_that_are_not_archives(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "m.tar").write_bytes(data)
     with pytest.raises(BadRequest, match=r"not a valid tar archive|it has no index\.json"):
         take(tmp_path / "m.tar", tmp_path / "x")
 
 
-def test_cut_short_anywhere(store: Store, tmp_path: Path) -> None:
+def test_truncated_archives(store: Store, tmp_path: Path) -> None:
     export(store, tmp_path / "m.tar", "ns/a")
     data = (tmp_path / "m.tar").read_bytes()
     for length in range(0, len(data) - 10240, 509):
@@ -234,7 +234,7 @@ def flip(files: dict[str, bytes]) -> None:
 
 
 def broken_gguf(files: dict[str, bytes]) -> None:
-    """Everything consistent, but the weights are no GGUF."""
+    """Replace the weights by a file that is not GGUF, with consistent digests."""
     name, false = first_blob(files, 10_000), b"GGUF" + bytes(20_000)
     old, new = name.rpartition("/")[2], digest_of(false).hex
     size = len(files.pop(name))
@@ -264,7 +264,9 @@ FALSE: dict[str, tuple[Callable[[dict[str, bytes]], None], str]] = {
 
 
 @pytest.mark.parametrize(("change", "text"), FALSE.values(), ids=FALSE.keys())
-def test_false_contents(store: Store, tmp_path: Path, change: Callable[[dict[str, bytes]], None], text: str) -> None:
+def test_inconsistent_content_is_rejected(
+    store: Store, tmp_path: Path, change: Callable[[dict[str, bytes]], None], text: str
+) -> None:
     export(store, tmp_path / "m.tar", "ns/a")
     rewritten(tmp_path / "m.tar", change)
     with pytest.raises(BadRequest, match=text):
@@ -273,7 +275,7 @@ def test_false_contents(store: Store, tmp_path: Path, change: Callable[[dict[str
     assert published(tmp_path / "x") == {}
 
 
-def test_a_manifest_with_other_bytes(store: Store, tmp_path: Path) -> None:
+def test_a_manifest_that_does_not_match_its_digest(store: Store, tmp_path: Path) -> None:
     export(store, tmp_path / "m.tar", "ns/a")
 
     def change(files: dict[str, bytes]) -> None:
@@ -285,7 +287,7 @@ def test_a_manifest_with_other_bytes(store: Store, tmp_path: Path) -> None:
         take(tmp_path / "m.tar", tmp_path / "x")
 
 
-def test_models_of_the_target_stay(store: Store, tmp_path: Path) -> None:
+def test_import_keeps_the_models_of_the_target(store: Store, tmp_path: Path) -> None:
     export(store, tmp_path / "m.tar", "ns/a")
     other = Store(tmp_path / "x")
     tiny(other, "mine")

@@ -1,4 +1,4 @@
-"""Creating models: layers in Ollama's order, its status lines, its config."""
+"""Creating models: the order of layers, status lines and config are those of Ollama."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def test_from_a_model(store: Store) -> None:
     ]  # fmt: skip
 
 
-def test_over_itself(store: Store) -> None:
+def test_create_from_itself(store: Store) -> None:
     base = tiny(store, "m", system="old", messages=(Message("user", "x"),))
     create(store, "M", base=base, system="new", messages=(Message("user", "y"),))
     model = store.resolve(ModelName.parse("m"))
@@ -204,7 +204,7 @@ def test_bad_requests(store: Store, wrong: dict[str, Any], error: type[OllamaErr
     assert {key: raw for key, raw in snapshot(store.root).items() if key.startswith("manifests/")} == before
 
 
-def test_a_plain_model_is_no_adapter(store: Store) -> None:
+def test_a_model_is_rejected_as_adapter(store: Store) -> None:
     with pytest.raises(BadRequest, match="is not an adapter"):
         create(store, "m", base=tiny(store, "base"), adapters={"a.gguf": str(store.blobs.add(gguf()))})
 
@@ -232,7 +232,7 @@ def with_tokens(*tokens: str, kind: str = "llama", types: tuple[int, ...] = ()) 
         (gguf(data=bytes(64)), "its tokenizer has another type than the model's"),
     ],
 )
-def test_a_draft_model_numbers_its_tokens_as_the_model_does(store: Store, draft: bytes, reason: str) -> None:
+def test_a_draft_model_needs_the_same_vocabulary(store: Store, draft: bytes, reason: str) -> None:
     store.blobs.add(draft)
     fields: dict[str, Any] = {"files": {"m.gguf": with_tokens("a", "b", "c")}}
     if not reason:
@@ -245,7 +245,7 @@ def test_a_draft_model_numbers_its_tokens_as_the_model_does(store: Store, draft:
     assert not store.names()
 
 
-def test_markup_may_differ_between_a_model_and_its_draft(store: Store) -> None:
+def test_markup_tokens_of_a_draft_model_may_differ(store: Store) -> None:
     draft = with_tokens("a", "<y>", types=(1, 4))
     store.blobs.add(draft)
     model = with_tokens("a", "<x>", types=(1, 3))
@@ -253,7 +253,7 @@ def test_markup_may_differ_between_a_model_and_its_draft(store: Store) -> None:
     assert kinds(store, "m") == ["model", "draft"]
 
 
-def test_a_draft_model_is_a_layer_of_its_own_and_inherited(store: Store) -> None:
+def test_a_draft_model_is_a_separate_layer_and_inherited(store: Store) -> None:
     draft, other = gguf(data=bytes(64)), gguf(data=bytes(96))
     for data in (draft, other):
         store.blobs.add(data)
@@ -272,7 +272,7 @@ def test_a_draft_model_is_a_layer_of_its_own_and_inherited(store: Store) -> None
     check_sound(store.root)
 
 
-def test_what_cannot_draft(store: Store) -> None:
+def test_unsuitable_draft_models(store: Store) -> None:
     store.blobs.add(ADAPTER)
     with pytest.raises(BadRequest, match=r"d\.gguf cannot be used as draft model"):
         create(store, "m", files={"tiny.gguf": gguf()}, draft_files={"d.gguf": str(digest_of(ADAPTER))})

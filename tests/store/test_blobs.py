@@ -1,4 +1,4 @@
-"""Blobs: nothing under a digest but bytes that have it; nothing written or removed through a link."""
+"""The blob store: names match digests, and nothing is written or removed through links."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def files(blobs: BlobStore) -> list[str]:
     return sorted(path.name for path in blobs.root.iterdir())
 
 
-def test_bytes_go_in_and_come_out(blobs: BlobStore) -> None:
+def test_add_and_read(blobs: BlobStore) -> None:
     assert not blobs.root.exists()
     assert list(blobs.digests()) == []
     added = blobs.add(b"hello")
@@ -38,7 +38,7 @@ def test_bytes_go_in_and_come_out(blobs: BlobStore) -> None:
 
 
 @pytest.mark.parametrize(("umask", "file", "folder"), [(0o022, 0o644, 0o755), (0o077, 0o600, 0o700)])
-def test_others_may_read_what_the_user_s_umask_lets_them(blobs: BlobStore, umask: int, file: int, folder: int) -> None:
+def test_file_modes_follow_the_umask(blobs: BlobStore, umask: int, file: int, folder: int) -> None:
     before = os.umask(umask)
     try:
         added = blobs.add(b"hello")
@@ -48,14 +48,14 @@ def test_others_may_read_what_the_user_s_umask_lets_them(blobs: BlobStore, umask
     assert blobs.root.stat().st_mode & 0o777 == folder
 
 
-def test_a_file_is_copied(blobs: BlobStore, tmp_path: Path) -> None:
+def test_add_file_copies_the_file(blobs: BlobStore, tmp_path: Path) -> None:
     (tmp_path / "f").write_bytes(b"x" * 3_000_000)
     assert blobs.read(blobs.add_file(tmp_path / "f"), 4_000_000) == b"x" * 3_000_000
     with pytest.raises(StoreError, match="cannot read"):
         blobs.add_file(tmp_path / "missing")
 
 
-def test_wrong_digest_stores_nothing(blobs: BlobStore) -> None:
+def test_a_wrong_digest_stores_nothing(blobs: BlobStore) -> None:
     wanted = digest(b"wanted")
     with pytest.raises(BadRequest) as caught, blobs.writer() as writer:
         writer.write(b"got")
@@ -64,7 +64,7 @@ def test_wrong_digest_stores_nothing(blobs: BlobStore) -> None:
     assert files(blobs) == []
 
 
-def test_an_abandoned_upload_leaves_nothing(blobs: BlobStore) -> None:
+def test_an_abandoned_writer_leaves_no_file(blobs: BlobStore) -> None:
     with blobs.writer() as writer:
         writer.write(b"half")
         assert writer.path.name.startswith("sha256-")
@@ -90,21 +90,21 @@ def test_the_same_blob_from_many_threads(blobs: BlobStore) -> None:
     assert blobs.read(digest(data), 3_000_000) == data
 
 
-def test_a_known_blob_is_marked_as_used_now(blobs: BlobStore) -> None:
+def test_adding_an_existing_blob_touches_it(blobs: BlobStore) -> None:
     added = blobs.add(b"old")
     os.utime(blobs.path(added), (0, 0))
     blobs.add(b"old")
     assert blobs.path(added).stat().st_mtime > 1_000_000
 
 
-def test_a_blob_cut_short_is_written_anew(blobs: BlobStore) -> None:
+def test_a_truncated_blob_is_replaced(blobs: BlobStore) -> None:
     added = blobs.add(b"whole")
     blobs.path(added).write_bytes(b"who")
     blobs.add(b"whole")
     assert blobs.read(added, 10) == b"whole"
 
 
-def test_reading_what_is_not_there_or_too_large(blobs: BlobStore) -> None:
+def test_reading_a_missing_or_too_large_blob(blobs: BlobStore) -> None:
     with pytest.raises(NotFound, match=r'blob "sha256:a+" not found'):
         blobs.read(Digest("a" * 64), 10)
     with pytest.raises(StoreError, match="more than the 3 allowed"):
@@ -149,13 +149,13 @@ def test_a_folder_that_is_a_link_is_refused(tmp_path: Path) -> None:
     assert sorted(p.name for p in tree.root.iterdir()) == ["link"]
 
 
-def test_no_way_out_of_a_tree(tmp_path: Path) -> None:
+def test_paths_cannot_leave_a_tree(tmp_path: Path) -> None:
     tree = disk.Tree(tmp_path / "tree")
     with pytest.raises(StoreError, match="must not contain"):
         tree.write(tree.root / "a" / ".." / ".." / "f", b"", temps=tree)
 
 
-def test_write_replaces_a_file_at_once(tmp_path: Path) -> None:
+def test_write_replaces_a_file_atomically(tmp_path: Path) -> None:
     path = tmp_path / "new" / "state.json"
     disk.write(path, b"1", 0o600)
     disk.write(path, b"2", 0o600)
@@ -171,18 +171,18 @@ def test_order_of_system_calls(blobs: BlobStore, monkeypatch: pytest.MonkeyPatch
     assert calls == ["mkdir", "fsync", "mkdir", "fsync", "create", "write", "fsync", "rename", "fsync"]
 
 
-def test_no_space(blobs: BlobStore) -> None:
+def test_require_space(blobs: BlobStore) -> None:
     with pytest.raises(StoreError, match=r"not enough disk space for the model: need 1000 TB, have"):
         blobs.require_space(10**15)
 
 
-def test_an_unwritable_place_is_a_clear_error(tmp_path: Path) -> None:
+def test_error_for_an_unwritable_folder(tmp_path: Path) -> None:
     (tmp_path / "models").write_bytes(b"a file")
     with pytest.raises(StoreError, match=r"cannot create the folder .*: a file or a symbolic link is where"):
         BlobStore(tmp_path / "models" / "blobs").add(b"x")
 
 
-def test_a_full_disk_is_a_clear_error(blobs: BlobStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_for_a_full_disk(blobs: BlobStore, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(call: str, subject: str) -> None:
         if call == "write":
             raise OSError(28, "No space left on device")

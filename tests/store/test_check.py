@@ -1,4 +1,4 @@
-"""A look at the whole store: what is broken is found, set aside, and nothing else is touched."""
+"""fsck: damaged files are found and moved out of the store, and nothing else changes."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def flip(path: Path, at: int) -> None:
     path.write_bytes(data)
 
 
-def test_a_sound_store(store: Store) -> None:
+def test_a_valid_store(store: Store) -> None:
     lines: list[Progress] = []
     found = check.check(store, aside=None, report=lines.append, cancelled=threading.Event())
     total = sum(path.stat().st_size for path in store.blobs.root.iterdir())
@@ -59,8 +59,8 @@ def test_an_empty_or_missing_store(tmp_path: Path) -> None:
     assert not (tmp_path / "none").exists()
 
 
-def test_every_flipped_bit_is_found(store: Store) -> None:
-    """Each blob with one bit wrong, at its start, middle and end."""
+def test_flipped_bits_are_found(store: Store) -> None:
+    """One bit is flipped at the start, in the middle and at the end of each blob."""
     for path in sorted(store.blobs.root.iterdir()):
         whole = path.read_bytes()
         for at in (0, len(whole) // 2, len(whole) - 1):
@@ -72,7 +72,7 @@ def test_every_flipped_bit_is_found(store: Store) -> None:
     assert look(store).problems == []
 
 
-def test_damage_is_set_aside_and_only_it_must_be_fetched(store: Store, tmp_path: Path) -> None:
+def test_only_damaged_blobs_are_moved_and_must_be_pulled_again(store: Store, tmp_path: Path) -> None:
     path = weights(store, "a")
     flip(path, 5000)
     before = snapshot(store.root)
@@ -88,8 +88,8 @@ def test_damage_is_set_aside_and_only_it_must_be_fetched(store: Store, tmp_path:
     assert after.why == f"its blob {path.name[7:19]} is missing"
 
 
-def test_broken_manifests(store: Store, tmp_path: Path) -> None:
-    """Only the broken one is flagged, the others work, and nothing is pruned until it is set aside."""
+def test_damaged_manifests(store: Store, tmp_path: Path) -> None:
+    """Only the damaged manifest is reported; nothing is pruned until it is moved away."""
     folder = store.root / "manifests/registry.ollama.ai/library"
     for name, data in {"junk": b"\x00\xff", "empty": b"", "list": b"[]", "bad name!": b"{}"}.items():
         (folder / name).mkdir()
@@ -107,8 +107,8 @@ def test_broken_manifests(store: Store, tmp_path: Path) -> None:
     check_sound(store.root)
 
 
-def test_a_size_that_lies(store: Store) -> None:
-    """A sound blob under a manifest that names another length."""
+def test_a_wrong_size_in_a_manifest(store: Store) -> None:
+    """The blob is valid, but the manifest declares another size."""
     path = store.root / "manifests/registry.ollama.ai/library/b/latest"
     size = weights(store, "b").stat().st_size
     path.write_bytes(path.read_bytes().replace(f'"size":{size}'.encode(), f'"size":{size + 1}'.encode()))
@@ -117,7 +117,7 @@ def test_a_size_that_lies(store: Store) -> None:
 
 
 @pytest.mark.parametrize("kind", ["model", "draft"])
-def test_weights_that_never_were_any(store: Store, kind: str) -> None:
+def test_weights_that_are_not_gguf(store: Store, kind: str) -> None:
     false = store.blobs.add(b"GGUF" + bytes(100))
     config = store.blobs.add(b"{}")
     store.write_manifest(ModelName("false"), config_layer(config, 2), [layer(kind, false, 104)])
@@ -137,17 +137,17 @@ def test_links_are_moved_not_followed(store: Store, tmp_path: Path) -> None:
     assert not path.is_symlink()
 
 
-def test_links_to_sound_bytes_are_sound(store: Store, tmp_path: Path) -> None:
+def test_links_to_valid_blobs_are_valid(store: Store, tmp_path: Path) -> None:
     path = weights(store, "a")
     path.rename(tmp_path / "elsewhere")
     path.symlink_to(tmp_path / "elsewhere")
     assert look(store).problems == []
 
 
-def test_a_blob_that_was_replaced_meanwhile_stays(
+def test_a_blob_that_was_repaired_during_the_check_stays(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The check read the damaged bytes; before it could act, a pull put the right ones there."""
+    """A pull replaces the damaged blob after it was hashed and before it is moved."""
     path = weights(store, "a")
     whole = path.read_bytes()
     flip(path, 0)
@@ -163,7 +163,7 @@ def test_a_blob_that_was_replaced_meanwhile_stays(
     assert path.read_bytes() == whole
 
 
-def test_stopped_in_the_middle(store: Store, tmp_path: Path) -> None:
+def test_cancelling(store: Store, tmp_path: Path) -> None:
     cancelled = threading.Event()
     before = snapshot(store.root)
     with pytest.raises(Cancelled):
@@ -171,8 +171,8 @@ def test_stopped_in_the_middle(store: Store, tmp_path: Path) -> None:
     assert snapshot(store.root) == before
 
 
-def test_set_aside_on_another_disk(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where a rename cannot go, the file is copied and then removed."""
+def test_moving_to_another_disk(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file is copied and removed where rename fails with EXDEV."""
     path = weights(store, "a")
     flip(path, 3)
     broken = path.read_bytes()
@@ -190,11 +190,11 @@ def test_set_aside_on_another_disk(store: Store, tmp_path: Path, monkeypatch: py
 
 
 class Died(BaseException):
-    """Stands for a kill: nothing catches it."""
+    """Simulates a kill; it is not caught anywhere."""
 
 
 def test_a_repair_that_is_killed_loses_nothing(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stopped before each of its system calls: the broken file is in one place or the other, everything else stays."""
+    """The repair is killed before each of its system calls: the damaged file is in one of the two places."""
     path = weights(store, "a")
     flip(path, 7)
     broken, before = path.read_bytes(), snapshot(store.root)

@@ -1,4 +1,4 @@
-"""Whatever the moment of a crash: the store is sound, and an operation is wholly visible or not at all."""
+"""Crash safety: after a kill or a power failure the store is valid, and an operation has happened or not."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_killed_at_thousands_of_points(tmp_path: Path) -> None:
 
 
 def power_cuts(folder: Path, make: Operation, operation: Operation, monkeypatch: pytest.MonkeyPatch) -> int:
-    """How many states the disk may be in; each is sound, and shows the operation wholly or not at all."""
+    """Check every possible state of the disk after a power failure; return the number of states."""
     store = Store(folder / "models")
     make(store)
     start = snapshot(store.root)
@@ -59,12 +59,12 @@ def power_cuts(folder: Path, make: Operation, operation: Operation, monkeypatch:
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
-def test_power_cut_at_every_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_power_failure_at_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     assert power_cuts(tmp_path, prepare, OPERATIONS[name], monkeypatch) > 6
 
 
 @pytest.mark.slow
-def test_power_cuts_in_thousands_of_states(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_power_failures_in_thousands_of_states(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     states, seed = 0, 0
     while states < 5000:
         make, operation, _ = random_scenario(seed)
@@ -73,8 +73,8 @@ def test_power_cuts_in_thousands_of_states(tmp_path: Path, monkeypatch: pytest.M
     assert seed > 20
 
 
-def test_power_cuts_find_a_missing_sync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The model has teeth: without any one kind of sync, some state is unsound."""
+def test_a_missing_sync_is_detected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without any one kind of fsync, the simulation finds an invalid state."""
     for kind in ("file", "folder"):
         sync = disk.fsync
 
@@ -88,9 +88,12 @@ def test_power_cuts_find_a_missing_sync(tmp_path: Path, monkeypatch: pytest.Monk
                 power_cuts(tmp_path / kind, prepare, OPERATIONS["create"], patch)
 
 
-def test_the_disk_may_reorder_what_was_not_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After a power cut anything that was not synced may be missing. So: bytes are synced before they get a name, and a
-    folder before anything builds on the name. A manifest comes after all that it names."""
+def test_order_of_syncs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A power failure may lose anything that was not synced.
+
+    Therefore a file is synced before it is renamed, its folder before the name is used, and all blobs before the
+    manifest that uses them.
+    """
     store = Store(tmp_path / "models")
     calls: list[tuple[str, str]] = []
     monkeypatch.setattr(disk, "before_change_hook", lambda call, subject: calls.append((call, subject)))

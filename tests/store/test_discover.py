@@ -1,4 +1,4 @@
-"""Models of other programs on the same disk."""
+"""Finding the models of other programs on this disk."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def put(path: Path, data: bytes = MODEL) -> Path:
 
 
 def cached(home: Path, repository: str, file: str, revision: str = "abc") -> Path:
-    """As Hugging Face's tools keep a file: a link into a folder of blobs."""
+    """Create a file as in the Hugging Face cache: a link to a file in a folder of blobs."""
     folder = home / ".cache/huggingface/hub" / f"models--{repository.replace('/', '--')}"
     blob = put(folder / "blobs" / f"{abs(hash(file)):x}")
     link = folder / "snapshots" / revision / file
@@ -33,7 +33,7 @@ def found(home: Path, **env: str) -> dict[str, tuple[str, int]]:
     return {model.name: (model.source, model.size) for model in discover({"HOME": str(home), **env})}
 
 
-def test_nothing(tmp_path: Path) -> None:
+def test_no_models(tmp_path: Path) -> None:
     assert found(tmp_path) == {}
 
 
@@ -52,7 +52,7 @@ def test_both_programs(tmp_path: Path) -> None:
     assert all(ModelName.parse(name) for name in found(tmp_path))
 
 
-def test_the_environment_moves_the_cache(tmp_path: Path) -> None:
+def test_the_cache_folder_from_the_environment(tmp_path: Path) -> None:
     put(tmp_path / "a/models--o--n/snapshots/1/x.Q8_0.gguf")
     put(tmp_path / "b/hub/models--o--n/snapshots/1/y.Q8_0.gguf")
     assert set(found(tmp_path, HF_HUB_CACHE=str(tmp_path / "a"))) == {"x:q8_0"}
@@ -67,13 +67,13 @@ def test_one_file_in_two_snapshots_is_one_model(tmp_path: Path) -> None:
     assert set(found(tmp_path)) == {"x:q4_0"}
 
 
-def test_two_models_of_one_name(tmp_path: Path) -> None:
+def test_two_models_with_the_same_name(tmp_path: Path) -> None:
     put(tmp_path / ".lmstudio/models/a/r/x-Q4_0.gguf")
     put(tmp_path / ".lmstudio/models/b/r/x-Q4_0.gguf", gguf(data=bytes(64)))
     assert set(found(tmp_path)) == {"x:q4_0", "x:q4_0-2"}
 
 
-def test_parts_are_one_model_once_all_are_there(tmp_path: Path) -> None:
+def test_a_split_model_needs_all_parts(tmp_path: Path) -> None:
     folder = tmp_path / ".lmstudio/models/a/r"
     put(folder / "big-Q4_K_M-00001-of-00003.gguf")
     put(folder / "big-Q4_K_M-00003-of-00003.gguf")
@@ -82,7 +82,7 @@ def test_parts_are_one_model_once_all_are_there(tmp_path: Path) -> None:
     assert found(tmp_path) == {"big:q4_k_m": ("LM Studio", 3 * len(MODEL))}
 
 
-def test_a_projector_belongs_to_the_model_beside_it(tmp_path: Path) -> None:
+def test_a_projector_belongs_to_the_model_in_its_folder(tmp_path: Path) -> None:
     folder = tmp_path / ".lmstudio/models/a/r"
     put(folder / "sees-Q4_0.gguf")
     put(folder / "mmproj-sees-f16.gguf")

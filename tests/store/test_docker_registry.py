@@ -1,4 +1,4 @@
-"""The registry that everybody runs: pushed to it, removed here, pulled from it, byte for byte the same."""
+"""Pushing to and pulling from Docker's registry: the model is the same byte for byte."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ollama_nb.store.store import Store
 pytestmark = needs_registry
 
 
-def there_and_back(registry: Registry, store: Store, folder: Path, name: str, **fields: object) -> None:
+def push_and_pull(registry: Registry, store: Store, folder: Path, name: str, **fields: object) -> None:
     full = f"{registry.host}/{name}"
     tiny(store, full, template="{{ .Prompt }}", system="说中文", licenses=("MIT",))
     before = published(store.root)
@@ -38,18 +38,18 @@ def there_and_back(registry: Registry, store: Store, folder: Path, name: str, **
 
 
 def test_over_http(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In several parts and chunks."""
+    """With several parts and chunks."""
     monkeypatch.setattr("ollama_nb.store.transfer.partial.MIN_PART", 100)
     monkeypatch.setattr("ollama_nb.store.transfer.push.MIN_CHUNK", 100)
     monkeypatch.setattr("ollama_nb.store.transfer.push.MAX_CHUNK", 100)
     with docker_registry(tmp_path / "registry") as registry:
-        there_and_back(registry, store, tmp_path, "team/m:v1.0")
+        push_and_pull(registry, store, tmp_path, "team/m:v1.0")
         assert registry.log.read_text("utf-8").count('"PATCH /v2/team/m/blobs/uploads/') > 5
 
 
 def test_mounting(store: Store, tmp_path: Path) -> None:
     with docker_registry(tmp_path / "registry") as registry:
-        there_and_back(registry, store, tmp_path, "a/base")
+        push_and_pull(registry, store, tmp_path, "a/base")
         base = f"{registry.host}/a/base:latest"
         raw = store.resolve(ModelName.parse(base)).manifest.raw
         raw = raw.replace(b'"size":', f'"from":"{base}","size":'.encode())
@@ -63,7 +63,7 @@ def test_mounting(store: Store, tmp_path: Path) -> None:
         pull(store, f"{registry.host}/b/child", tmp_path)
 
 
-def test_with_a_password_and_tls(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_password_and_tls(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tls = certificate(tmp_path / "tls")
     with docker_registry(tmp_path / "registry", tls=tls, password=True) as registry:
         tiny(store, f"{registry.host}/a/m")
@@ -80,31 +80,31 @@ def test_with_a_password_and_tls(store: Store, tmp_path: Path, monkeypatch: pyte
         assert registry.blob_files() == []
         store.delete(ModelName.parse(f"{registry.host}/a/m"))
         known = Credentials({registry.host: Credential(NAME, PASSWORD)})
-        there_and_back(registry, store, tmp_path, "a/m", insecure=False, credentials=known)
+        push_and_pull(registry, store, tmp_path, "a/m", insecure=False, credentials=known)
 
 
 def test_through_a_proxy(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A tunnel: the proxy sees the host, and nothing of what is said to it."""
+    """The proxy opens a tunnel and sees only the host name."""
     tls = certificate(tmp_path / "tls")
     monkeypatch.setenv("SSL_CERT_FILE", str(tls / "cert.pem"))
     with docker_registry(tmp_path / "registry", tls=tls) as registry, proxy_to(int(registry.host[10:])) as proxy:
         monkeypatch.setenv("https_proxy", f"http://mia:geheim@127.0.0.1:{proxy.port}")
-        there_and_back(replace(registry, host="registry.example:4443"), store, tmp_path, "a/m", insecure=False)
+        push_and_pull(replace(registry, host="registry.example:4443"), store, tmp_path, "a/m", insecure=False)
     assert {asked.partition("\r\n")[0] for asked in proxy.asked} == {"CONNECT registry.example:4443 HTTP/1.1"}
     assert all("Proxy-Authorization: Basic bWlhOmdlaGVpbQ==" in asked for asked in proxy.asked)
 
 
-def test_through_a_proxy_in_plain(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_through_a_plain_http_proxy(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with docker_registry(tmp_path / "registry") as registry, proxy_to(int(registry.host[10:])) as proxy:
         monkeypatch.setenv("http_proxy", f"127.0.0.1:{proxy.port}")
-        there_and_back(replace(registry, host="registry.example"), store, tmp_path, "a/m")
+        push_and_pull(replace(registry, host="registry.example"), store, tmp_path, "a/m")
         assert proxy.asked[0].startswith("HEAD http://registry.example/v2/a/m/blobs/sha256:")
         monkeypatch.setenv("no_proxy", "registry.example")
         with pytest.raises(SourceError, match=r"cannot reach registry\.example"):
             pull(store, "registry.example/a/m", tmp_path)
 
 
-def test_what_is_not_there(store: Store, tmp_path: Path) -> None:
+def test_missing_models(store: Store, tmp_path: Path) -> None:
     with docker_registry(tmp_path / "registry") as registry:
         with pytest.raises(SourceError, match=r"^pull model manifest: file does not exist$"):
             pull(store, f"{registry.host}/a/none", tmp_path)

@@ -1,4 +1,4 @@
-"""The GGUF reader: agrees with the format's own library on real files, and says CorruptModel to everything unsound."""
+"""The GGUF parser agrees with the ``gguf`` package on real files and raises CorruptModel for invalid files."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_without_arrays_the_rest_is_the_same(path: Path) -> None:
 
 def test_type_table_agrees_with_the_gguf_library() -> None:
     for kind, sizes in library.GGML_QUANT_SIZES.items():
-        if kind.name != "Q8_1":  # an intermediate type, never in files; the library keeps its old layout
+        if kind.name != "Q8_1":  # an intermediate type that does not occur in files; the library has its old layout
             assert (TENSOR_TYPES[kind].name, TENSOR_TYPES[kind].block, TENSOR_TYPES[kind].size) == (kind.name, *sizes)
     newer = {42: "Q2_0"}  # in llama.cpp, but not in every release of the library
     assert {
@@ -80,17 +80,17 @@ def test_a_tiny_file(made: Any) -> None:
     assert read_gguf(made(gguf(version=2))).version == 2
 
 
-def test_an_empty_array_is_no_secret(made: Any) -> None:
+def test_empty_arrays_are_kept(made: Any) -> None:
     assert read_gguf(made(gguf((*TINY, ("x", ARRAY, (U32, [])))))).metadata["x"] == []
 
 
-def test_values_of_all_kinds(made: Any) -> None:
+def test_values_of_all_types(made: Any) -> None:
     pairs = (("general.architecture", STRING, "test"), ("b", BOOL, True), ("u", U64, 2**64 - 1), ("f", F32, 0.5))
     metadata = read_gguf(made(gguf(pairs, ()))).metadata
     assert (metadata["b"], metadata["u"], metadata["f"]) == (True, 2**64 - 1, 0.5)
 
 
-def test_a_big_vocabulary_is_passed_over(made: Any) -> None:
+def test_a_large_vocabulary_is_skipped(made: Any) -> None:
     pairs = (*TINY[:3], ("tokenizer.ggml.tokens", ARRAY, (STRING, [f"token {i}" for i in range(200_000)])))
     path = made(gguf(pairs))
     assert read_gguf(path).metadata["tokenizer.ggml.tokens"] is None
@@ -151,19 +151,19 @@ UNSOUND = {
 
 @pytest.mark.parametrize("data", UNSOUND.values(), ids=UNSOUND.keys())
 @pytest.mark.parametrize("arrays", [False, True])
-def test_unsound_files(made: Any, data: bytes, arrays: bool) -> None:
+def test_invalid_files(made: Any, data: bytes, arrays: bool) -> None:
     with pytest.raises(CorruptModel, match="not a usable GGUF file"):
         read_gguf(made(data), arrays=arrays)
 
 
-def test_errors_name_things_briefly(made: Any) -> None:
+def test_long_names_are_shortened_in_errors(made: Any) -> None:
     with pytest.raises(CorruptModel) as caught:
         read_gguf(made(gguf(tensors=[("w" * 1000 + "\x1b[31m", (0,), 0, 0)])))
     assert len(caught.value.message) < 200
     assert "\x1b" not in caught.value.message
 
 
-def test_every_truncation_is_noticed(made: Any) -> None:
+def test_truncated_files(made: Any) -> None:
     whole = gguf(tensors=[("w", (8,), 0, 0)])
     for length in range(len(whole)):
         with pytest.raises(CorruptModel):
@@ -176,7 +176,9 @@ def test_every_truncation_is_noticed(made: Any) -> None:
     st.booleans(),
 )
 @settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_mutants_are_sound_or_refused(tmp_path: Path, edits: list[tuple[int, int]], cut: int, arrays: bool) -> None:
+def test_mutated_files_are_valid_or_rejected(
+    tmp_path: Path, edits: list[tuple[int, int]], cut: int, arrays: bool
+) -> None:
     data = bytearray(gguf(tensors=[("w", (32, 2), 8, 0), ("v", (8,), 0, 96)], data=bytes(128)))
     for at, byte in edits:
         data[at % len(data)] ^= byte
@@ -189,7 +191,7 @@ def test_mutants_are_sound_or_refused(tmp_path: Path, edits: list[tuple[int, int
     assert header.architecture
 
 
-def test_lies_about_sizes_cost_no_memory(made: Any) -> None:
+def test_wrong_sizes_allocate_no_memory(made: Any) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for name in ("array over the budget", "more tensors than bytes", "string longer than the file"):
         with pytest.raises(CorruptModel):
@@ -206,6 +208,6 @@ def test_only_regular_files(tmp_path: Path) -> None:
         read_gguf(tmp_path / "missing")
 
 
-def test_helper_values_are_what_the_format_says() -> None:
+def test_helper_values() -> None:
     assert value(U8, 7) == b"\x07"
     assert text("ab") == b"\x02" + bytes(7) + b"ab"

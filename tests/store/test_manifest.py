@@ -1,4 +1,4 @@
-"""Layers are byte for byte what Ollama writes: the digests here are asserted in Ollama's own tests."""
+"""Encoded layers equal those of Ollama byte for byte; the digests are those of Ollama's own tests."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_manifest_bytes() -> None:
     assert (manifest.layers[0].kind, manifest.layers[0].from_) == ("model", "m:latest")
 
 
-def test_a_manifest_in_another_form_reads() -> None:
+def test_manifests_are_parsed_leniently() -> None:
     raw = f"""
       {{ "layers": null, "config": {{"size": 3, "digest": "sha256:{"B" * 64}", "future": [1]}}, "x": {{}} }}"""
     assert parse_manifest(raw.encode()).config.digest == CONFIG
@@ -106,7 +106,7 @@ def test_a_manifest_in_another_form_reads() -> None:
         " " * (5 << 20),
     ],
 )
-def test_no_manifest(raw: str) -> None:
+def test_invalid_manifests(raw: str) -> None:
     with pytest.raises(CorruptModel):
         parse_manifest(raw.encode())
 
@@ -133,7 +133,7 @@ def test_config_round_trip() -> None:
 
 
 @pytest.mark.parametrize("raw", ['{"model_type":7}', '{"model_families":"llama"}', '{"model_families":[1]}', "7"])
-def test_no_config(raw: str) -> None:
+def test_invalid_configs(raw: str) -> None:
     with pytest.raises(CorruptModel):
         parse_config(raw.encode())
 
@@ -154,12 +154,12 @@ def test_messages_round_trip() -> None:
 @pytest.mark.parametrize(
     "raw", ["{}", "[1]", '[{"role":5}]', '[{"images":["%"]}]', '[{"tool_calls":[{}]}]', '[{"tool_calls":[5]}]']
 )
-def test_no_messages(raw: str) -> None:
+def test_invalid_messages(raw: str) -> None:
     with pytest.raises(CorruptModel):
         parse_messages(raw.encode())
 
 
-def test_params_keep_unknown_keys_and_refuse_infinity() -> None:
+def test_params_keep_unknown_keys_and_reject_infinity() -> None:
     assert parse_params(b'{"future":{"x":1}}') == {"future": {"x": 1}}
     with pytest.raises(CorruptModel):
         parse_params(b'{"x":1e999}')
@@ -185,7 +185,7 @@ def test_params_round_trip(params: dict[str, Any]) -> None:
         (1e-7, "1e-7"), (1.5e-9, "1.5e-9"), (1.2345678901234567e20, "123456789012345670000"), (2.5e-5, "0.000025"),
     ],
 )  # fmt: skip
-def test_numbers_as_go_writes_them(number: float, text: str) -> None:
+def test_numbers_are_formatted_as_in_go(number: float, text: str) -> None:
     assert go_json(number) == text
 
 

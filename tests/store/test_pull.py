@@ -1,4 +1,4 @@
-"""Pulling from a registry that does what registries do, well and badly: the right bytes arrive, or nothing does."""
+"""Pulling from a registry with faults: the model arrives unchanged, or the pull fails and stores nothing."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ DIGEST = digest_of(WEIGHTS)
 
 @pytest.fixture
 def registry(registry: ChaosRegistry, monkeypatch: pytest.MonkeyPatch) -> ChaosRegistry:
-    """It has one model, which is pulled in several parts."""
+    """A registry with one model, which is pulled in several parts."""
     monkeypatch.setattr("ollama_nb.store.transfer.partial.MIN_PART", 200_000)
     registry.publish("a/m:latest", model=WEIGHTS, template=b"{{ .Prompt }}")
     return registry
 
 
 def weights(store: Store, registry: ChaosRegistry, name: str = "a/m") -> bytes:
-    """The bytes that a finished pull left, which nothing unfinished lies beside."""
+    """Return the pulled weights and check that no unfinished files are left."""
     check_sound(store.root)
     assert left_over(store) == []
     path = store.resolve(ModelName.parse(f"{registry.host}/{name}")).weights
@@ -86,8 +86,8 @@ def test_lines_and_requests(registry: ChaosRegistry, store: Store, tmp_path: Pat
     assert [line.completed == line.total for line in again if line.digest] == [True] * 3
 
 
-def test_connections_are_kept(registry: ChaosRegistry, store: Store, tmp_path: Path) -> None:
-    """One per stream, for all that a pull asks for."""
+def test_connections_are_reused(registry: ChaosRegistry, store: Store, tmp_path: Path) -> None:
+    """A pull opens one connection per stream."""
     ports: set[int] = set()
 
     def gate(handler: Handler) -> bool:
@@ -100,7 +100,7 @@ def test_connections_are_kept(registry: ChaosRegistry, store: Store, tmp_path: P
     assert len(ports) <= 3
 
 
-def test_unused_layers_go(registry: ChaosRegistry, store: Store, tmp_path: Path) -> None:
+def test_unused_layers_are_removed(registry: ChaosRegistry, store: Store, tmp_path: Path) -> None:
     pull(store, f"{registry.host}/a/m", tmp_path)
     registry.publish("a/m:latest", model=WEIGHTS, template=b"other")
     lines = pull(store, f"{registry.host}/a/m", tmp_path)
@@ -126,7 +126,7 @@ def test_unused_layers_go(registry: ChaosRegistry, store: Store, tmp_path: Path)
         pytest.param([stall], None, id="silence"),
     ],
 )
-def test_troubles_that_end_well(
+def test_temporary_faults(
     registry: ChaosRegistry, store: Store, tmp_path: Path, faults: list[Fault], always: Fault | None
 ) -> None:
     registry.faults.extend(faults)
@@ -149,9 +149,7 @@ def test_troubles_that_end_well(
         (cut_after(0), "early"),
     ],
 )
-def test_troubles_that_do_not(
-    registry: ChaosRegistry, store: Store, tmp_path: Path, always: Fault, message: str
-) -> None:
+def test_permanent_faults(registry: ChaosRegistry, store: Store, tmp_path: Path, always: Fault, message: str) -> None:
     registry.always = lambda handler: always(handler) if str(DIGEST) in handler.path else False
     with pytest.raises(SourceError) as caught:
         pull(store, f"{registry.host}/a/m", tmp_path)
@@ -166,7 +164,7 @@ def test_troubles_that_do_not(
     assert weights(store, registry) == WEIGHTS
 
 
-def test_goes_on_where_it_was(registry: ChaosRegistry, store: Store, tmp_path: Path) -> None:
+def test_an_interrupted_pull_resumes(registry: ChaosRegistry, store: Store, tmp_path: Path) -> None:
     go_on, cancelled = threading.Event(), threading.Event()
     registry.always = held(go_on)
     lines: list[Progress] = []
@@ -191,8 +189,8 @@ def test_goes_on_where_it_was(registry: ChaosRegistry, store: Store, tmp_path: P
     go_on.set()
 
 
-def test_takes_over_from_a_real_ollama(registry: ChaosRegistry, store: Store, tmp_path: Path) -> None:
-    """Its parts have other sizes; one was never begun, one file is missing, one is nonsense."""
+def test_resumes_the_download_of_a_real_ollama(registry: ChaosRegistry, store: Store, tmp_path: Path) -> None:
+    """Its parts have other sizes; one is empty, one file is missing, one is invalid."""
     half = len(WEIGHTS) // 2
     partial = store.blobs.root / f"{DIGEST.filename}-partial"
     store.blobs.tree.make()
@@ -205,8 +203,8 @@ def test_takes_over_from_a_real_ollama(registry: ChaosRegistry, store: Store, tm
     assert min(int(one.headers["Range"][6:].partition("-")[0]) for one in registry.of("GET", str(DIGEST))) == half
 
 
-def test_a_real_ollama_can_take_over(registry: ChaosRegistry, store: Store, tmp_path: Path) -> None:
-    """It takes the parts that it finds for the whole blob: all of them are there as soon as one byte is."""
+def test_a_real_ollama_can_resume(registry: ChaosRegistry, store: Store, tmp_path: Path) -> None:
+    """A real Ollama assumes that the journals cover the blob: all exist as soon as one byte is downloaded."""
     registry.always = cut_after(0)
     store.blobs.tree.make()
     stray = store.blobs.root / f"{DIGEST.filename}-partial-77"
@@ -219,7 +217,7 @@ def test_a_real_ollama_can_take_over(registry: ChaosRegistry, store: Store, tmp_
     ]
 
 
-def test_a_false_partial_costs_one_more_download(registry: ChaosRegistry, store: Store, tmp_path: Path) -> None:
+def test_a_damaged_partial_file_is_downloaded_again(registry: ChaosRegistry, store: Store, tmp_path: Path) -> None:
     partial = store.blobs.root / f"{DIGEST.filename}-partial"
     store.blobs.tree.make()
     partial.write_bytes(bytes(len(WEIGHTS)))
@@ -228,8 +226,8 @@ def test_a_false_partial_costs_one_more_download(registry: ChaosRegistry, store:
     assert weights(store, registry) == WEIGHTS
 
 
-def test_many_at_once_are_one_transfer(registry: ChaosRegistry, store: Store, tmp_path: Path) -> None:
-    """The one that fetches is cancelled: the others do not notice, but for one of them that goes on."""
+def test_concurrent_pulls_share_one_transfer(registry: ChaosRegistry, store: Store, tmp_path: Path) -> None:
+    """The downloading pull is cancelled; one of the waiting pulls resumes its download."""
     go_on, cancelled = threading.Event(), threading.Event()
     registry.always = held(go_on)
     lines: list[list[Progress]] = [[] for _ in range(6)]
@@ -248,7 +246,7 @@ def test_many_at_once_are_one_transfer(registry: ChaosRegistry, store: Store, tm
     for thread in threads[1:]:
         thread.start()
     until(lambda: all(any(line.completed >= 4 * CHUNK for line in said) for said in lines[1:]))
-    until(lambda: registry.sent >= 4 * CHUNK)  # counted after it was written
+    until(lambda: registry.sent >= 4 * CHUNK)  # counted after the data was sent
     assert registry.sent == 4 * CHUNK
     cancelled.set()
     threads[0].join(60)
@@ -266,8 +264,8 @@ def test_many_at_once_are_one_transfer(registry: ChaosRegistry, store: Store, tm
     assert list((tmp_path / "locks").iterdir()) == []
 
 
-def test_slower_if_asked(registry: ChaosRegistry, store: Store, tmp_path: Path) -> None:
-    """A rate that would take hours is not exceeded by more than what one tick lets through."""
+def test_rate_limit(registry: ChaosRegistry, store: Store, tmp_path: Path) -> None:
+    """A low rate is exceeded by at most the bytes of one progress interval."""
     cancelled = threading.Event()
     lines: list[Progress] = []
     limits = TransferLimits(streams=2, rate=10_000)
@@ -286,12 +284,12 @@ def test_slower_if_asked(registry: ChaosRegistry, store: Store, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("fields", [{"streams": 0}, {"streams": 65}, {"rate": -1}])
-def test_limits_that_cannot_be(fields: dict[str, int]) -> None:
+def test_invalid_limits(fields: dict[str, int]) -> None:
     with pytest.raises(BadRequest):
         TransferLimits(**fields)
 
 
-def test_too_little_room(
+def test_not_enough_disk_space(
     registry: ChaosRegistry, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 1_000_000}))
@@ -302,10 +300,10 @@ def test_too_little_room(
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EROFS, errno.EACCES])
 @pytest.mark.parametrize("call", ["create", "truncate", "write", "fsync", "rename"])
-def test_disks_that_fail(
+def test_disk_errors(
     registry: ChaosRegistry, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, code: int
 ) -> None:
-    """An error that says so, without a second try; once the disk is well, what had arrived is not fetched again."""
+    """The error is reported without a retry; the next pull resumes."""
     store.blobs.tree.make()
 
     def before(what: str, subject: str) -> None:
@@ -338,7 +336,7 @@ def test_disks_that_fail(
         ("a/x:latest", b" " * (5 << 20), SourceError, "sent more than 4194304 bytes"),
     ],
 )
-def test_manifests_that_are_none(
+def test_invalid_manifests(
     registry: ChaosRegistry, store: Store, tmp_path: Path, path: str, raw: bytes | None, error: type, message: str
 ) -> None:
     if raw is not None:
@@ -348,13 +346,13 @@ def test_manifests_that_are_none(
     assert not store.root.exists() or store.names() == ()
 
 
-def test_models_that_another_runtime_is_for(registry: ChaosRegistry, store: Store, tmp_path: Path) -> None:
+def test_models_for_mlx_are_rejected(registry: ChaosRegistry, store: Store, tmp_path: Path) -> None:
     registry.publish("a/t:latest", tensor=b"x")
     with pytest.raises(SourceError, match="this model requires MLX support, but the MLX runtime is not available"):
         pull(store, f"{registry.host}/a/t", tmp_path)
 
 
-def test_the_manifest_is_asked_for_again(registry: ChaosRegistry, store: Store, tmp_path: Path) -> None:
+def test_the_manifest_request_is_retried(registry: ChaosRegistry, store: Store, tmp_path: Path) -> None:
     left = [status(429, Retry_After="0"), status(502)]
 
     def gate(handler: Handler) -> bool:
@@ -365,7 +363,7 @@ def test_the_manifest_is_asked_for_again(registry: ChaosRegistry, store: Store, 
     assert weights(store, registry) == WEIGHTS
 
 
-def test_nobody_there(store: Store, tmp_path: Path) -> None:
+def test_unreachable_registry(store: Store, tmp_path: Path) -> None:
     with pytest.raises(
         RegistryUnreachable, match=r"^pull model manifest: cannot reach 127\.0\.0\.1:1: Connection refused$"
     ):

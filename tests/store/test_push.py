@@ -1,4 +1,4 @@
-"""Pushing: what the registry has is not sent, what breaks goes on, the manifest comes last and stays as it is."""
+"""Pushing: existing blobs are skipped, interrupted uploads resume, the manifest comes last and unchanged."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def model(store: Store, registry: ChaosRegistry) -> Model:
 
 
 def is_complete(registry: ChaosRegistry, model: Model) -> bool:
-    """Everything arrived, each blob before the manifest that names it."""
+    """Return whether the registry has all blobs, and received the manifest last."""
     layers = (*model.manifest.layers, model.manifest.config)
     assert registry.manifests["/v2/a/m/manifests/latest"] == model.manifest.raw
     assert registry.asked[-1].path == "/v2/a/m/manifests/latest"
@@ -59,7 +59,7 @@ def test_lines_and_requests(registry: ChaosRegistry, store: Store, tmp_path: Pat
         [status(503), status(429, Retry_After="0")],
     ],
 )
-def test_goes_on_where_it_broke(
+def test_interrupted_uploads_resume(
     registry: ChaosRegistry, store: Store, tmp_path: Path, faults: list[Fault], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pushed = model(store, registry)
@@ -74,7 +74,7 @@ def test_several_chunks(registry: ChaosRegistry, store: Store, tmp_path: Path, m
     monkeypatch.setattr("ollama_nb.store.transfer.push.MIN_CHUNK", 100)
     monkeypatch.setattr("ollama_nb.store.transfer.push.MAX_CHUNK", 100)
     pushed = model(store, registry)
-    registry.faults.extend([cut_after(1000)] * 2)  # the first chunk arrives, only its answer does not
+    registry.faults.extend([cut_after(1000)] * 2)  # the registry stores the first chunk, but its response is lost
     push(store, f"{registry.host}/a/m", tmp_path)
     assert is_complete(registry, pushed)
     data = store.blobs.path(pushed.manifest.layers[0].digest).read_bytes()
@@ -84,7 +84,7 @@ def test_several_chunks(registry: ChaosRegistry, store: Store, tmp_path: Path, m
     assert any(etag in one.path for one in registry.of("PUT", "uploads"))
 
 
-def test_a_session_that_is_lost(registry: ChaosRegistry, store: Store, tmp_path: Path) -> None:
+def test_a_lost_upload_session(registry: ChaosRegistry, store: Store, tmp_path: Path) -> None:
     pushed = model(store, registry)
 
     def forget(handler: Handler) -> bool:
@@ -98,7 +98,7 @@ def test_a_session_that_is_lost(registry: ChaosRegistry, store: Store, tmp_path:
     assert len(registry.of("POST", "uploads")) == len(pushed.manifest.layers) + 2
 
 
-def test_no_manifest_without_all_blobs(registry: ChaosRegistry, store: Store, tmp_path: Path) -> None:
+def test_an_incomplete_model_is_not_pushed(registry: ChaosRegistry, store: Store, tmp_path: Path) -> None:
     model(store, registry)
     registry.always = status(500)
     with pytest.raises(SourceError, match="500: status 500"):
@@ -112,7 +112,7 @@ def test_no_manifest_without_all_blobs(registry: ChaosRegistry, store: Store, tm
     assert [line.status for line in lines] == ["retrieving manifest", "couldn't retrieve manifest"]
 
 
-def test_mounts_what_came_from_a_neighbour(registry: ChaosRegistry, store: Store, tmp_path: Path) -> None:
+def test_layers_of_another_repository_are_mounted(registry: ChaosRegistry, store: Store, tmp_path: Path) -> None:
     base = model(store, registry)
     push(store, f"{registry.host}/a/m", tmp_path)
     tiny(store, f"{registry.host}/a/own", system="own")
@@ -131,8 +131,8 @@ def test_mounts_what_came_from_a_neighbour(registry: ChaosRegistry, store: Store
     assert mounts and all(path.endswith("&from=a/m") for path in mounts)
 
 
-def test_storage_elsewhere(registry: ChaosRegistry, store: Store, tmp_path: Path) -> None:
-    """307: the chunk goes to the storage without our credentials, the next one to the registry again."""
+def test_upload_to_separate_storage(registry: ChaosRegistry, store: Store, tmp_path: Path) -> None:
+    """After a 307 the chunk goes to the storage without credentials, the next request to the registry."""
     pushed = model(store, registry)
 
     def to_storage(handler: Handler) -> bool:

@@ -1,4 +1,4 @@
-"""Who may be reached, and who gets to see what: addresses, redirects, challenges, tokens."""
+"""Security rules of registry connections: addresses, redirects, challenges, tokens."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ WEIGHTS = noise(5000)
 
 @pytest.fixture
 def registry(registry: ChaosRegistry) -> ChaosRegistry:
-    """It has one model."""
+    """A registry with one model."""
     registry.publish("a/m:latest", model=WEIGHTS)
     return registry
 
 
 @pytest.fixture
 def other() -> Iterator[ChaosRegistry]:
-    """A second server, which must not be reached unless it is allowed."""
+    """A second server, which may be contacted only if that is allowed."""
     with chaos_registry() as found:
         yield found
 
@@ -81,19 +81,19 @@ def test_public_addresses(address: str) -> None:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.1", "0x7f.1", "2130706433", "10.1.2.3", "[::1]", "[fec0::1]"])
-def test_private_addresses_however_they_are_written(host: str) -> None:
-    """A proxy would resolve them."""
+def test_private_addresses_in_other_notations(host: str) -> None:
+    """A proxy would accept them."""
     with pytest.raises(SourceError, match="may not redirect into a private network"):
         session.check_literal(Origin.of(f"https://{host}"))
 
 
-def test_names_are_for_the_proxy_to_resolve() -> None:
+def test_names_are_resolved_by_the_proxy() -> None:
     for host in ("cdn.example", "8.8.8.8", "127.evil.example"):
         session.check_literal(Origin.of(f"https://{host}"))
 
 
-def test_only_checked_addresses_are_connected_to(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One look-up, and only what it found public is tried: a second answer of the name server changes nothing."""
+def test_only_public_addresses_are_connected_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The name is resolved once, and only its public addresses are tried."""
     tried: list[str] = []
     asked: list[str] = []
 
@@ -113,7 +113,7 @@ def test_only_checked_addresses_are_connected_to(monkeypatch: pytest.MonkeyPatch
     assert (tried, asked) == (["8.8.8.8", "8.8.4.4"], ["evil.example"])
 
 
-def test_names_that_nobody_knows(tmp_path: Path, store: Store) -> None:
+def test_unknown_host_names(tmp_path: Path, store: Store) -> None:
     def unknown(host: str, port: int) -> list[str]:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
@@ -123,7 +123,7 @@ def test_names_that_nobody_knows(tmp_path: Path, store: Store) -> None:
         pull(store, "no.example/a/m", tmp_path, resolver=unknown, insecure=False)
 
 
-def test_nothing_is_waited_for_after_a_stop() -> None:
+def test_a_stopped_session_does_not_wait() -> None:
     stopped = threading.Event()
     stopped.set()
     silent = threading.Event()
@@ -163,7 +163,7 @@ def test_nothing_is_waited_for_after_a_stop() -> None:
         *("https://x\r\nHost: y/", "https://x/\r\nA: b", "javascript:alert(1)"),
     ],
 )
-def test_addresses_that_are_none(url: str) -> None:
+def test_invalid_addresses(url: str) -> None:
     with pytest.raises(SourceError):
         Origin.of(url)
 
@@ -171,7 +171,7 @@ def test_addresses_that_are_none(url: str) -> None:
 @given(st.text(max_size=60))
 @example("//[::1")
 @example("https://[x]/")
-def test_any_location_is_an_address_or_refused(text: str) -> None:
+def test_any_location_is_valid_or_rejected(text: str) -> None:
     try:
         found = redirected("https://registry.example/v2/", text)
     except SourceError:
@@ -198,7 +198,7 @@ def location(other: ChaosRegistry, host: str) -> Any:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.2", "localhost", "cdn.example", "[::ffff:127.0.0.1]", "0x7f.1"])
-def test_a_registry_cannot_send_us_into_this_network(
+def test_redirects_into_private_networks_are_refused(
     registry: ChaosRegistry, other: ChaosRegistry, store: Store, tmp_path: Path, host: str
 ) -> None:
     other.blobs.update(registry.blobs)
@@ -208,10 +208,10 @@ def test_a_registry_cannot_send_us_into_this_network(
     assert other.asked == []
 
 
-def test_nor_to_another_host_in_plain_http(
+def test_redirects_to_other_hosts_over_plain_http_are_refused(
     registry: ChaosRegistry, other: ChaosRegistry, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """``insecure`` is for the host that was named."""
+    """``insecure`` applies to the named host only."""
     connected: list[str] = []
     real = session._connected
 
@@ -228,10 +228,10 @@ def test_nor_to_another_host_in_plain_http(
     assert set(connected) == {"127.0.0.1"}
 
 
-def test_where_it_may_by_the_users_word(
+def test_redirects_that_the_user_allows(
     registry: ChaosRegistry, other: ChaosRegistry, store: Store, tmp_path: Path
 ) -> None:
-    """And then our credentials do not go along."""
+    """Credentials are not sent to the other host."""
     other.blobs.update(registry.blobs)
     registry.always = location(other, "cdn.example")
     registry.gate = basic
@@ -244,13 +244,13 @@ def test_where_it_may_by_the_users_word(
 
 
 @pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
-def test_redirects_at_home(registry: ChaosRegistry, store: Store, tmp_path: Path, code: int) -> None:
+def test_redirects_to_the_same_host(registry: ChaosRegistry, store: Store, tmp_path: Path, code: int) -> None:
     registry.always = lambda h: "?" not in h.path and redirect(lambda handler: f"{handler.path}?signed", code)(h)
     pull(store, f"{registry.host}/a/m", tmp_path)
     assert all("Range" in one.headers for one in registry.of("GET", "?signed"))
 
 
-def test_redirects_without_end(registry: ChaosRegistry, store: Store, tmp_path: Path) -> None:
+def test_endless_redirects(registry: ChaosRegistry, store: Store, tmp_path: Path) -> None:
     registry.always = redirect(lambda handler: handler.path)
     with pytest.raises(SourceError, match="redirects more than 5 times"):
         pull(store, f"{registry.host}/a/m", tmp_path)
@@ -260,13 +260,13 @@ def test_redirects_without_end(registry: ChaosRegistry, store: Store, tmp_path: 
 @pytest.mark.parametrize(
     "to", ["file:///etc/passwd", "gopher://127.0.0.1/", "ftp://x.example/", "http://u:p@x.example/"]
 )
-def test_redirects_elsewhere(registry: ChaosRegistry, store: Store, tmp_path: Path, to: str) -> None:
+def test_invalid_redirects(registry: ChaosRegistry, store: Store, tmp_path: Path, to: str) -> None:
     registry.always = redirect(lambda handler: to)
     with pytest.raises(SourceError, match=r"address"):
         pull(store, f"{registry.host}/a/m", tmp_path)
 
 
-def test_never_from_https_to_http() -> None:
+def test_redirects_from_https_to_http_are_refused() -> None:
     with pytest.raises(SourceError, match="redirects from https to plain http"):
         redirected("https://registry.example/v2/x", "http://registry.example/v2/x")
 
@@ -283,7 +283,7 @@ def basic(handler: Handler) -> bool:
 
 
 def bearer(realm: str) -> Any:
-    """Wants the token ``good``; gives it at ``/token`` to whom it may concern."""
+    """Require the token ``good``, which ``/token`` issues to every client."""
 
     def gate(handler: Handler) -> bool:
         if handler.path.startswith("/token"):
@@ -299,7 +299,7 @@ def bearer(realm: str) -> Any:
     return gate
 
 
-def test_our_signature_for_a_token(registry: ChaosRegistry, store: Store, tmp_path: Path) -> None:
+def test_token_requests_are_signed(registry: ChaosRegistry, store: Store, tmp_path: Path) -> None:
     registry.gate = bearer("http://{host}/token")
     pull(store, f"{registry.host}/a/m", tmp_path)
     (asked,) = registry.of("GET", "/token")
@@ -315,7 +315,7 @@ def test_our_signature_for_a_token(registry: ChaosRegistry, store: Store, tmp_pa
     assert (tmp_path / "id_ed25519.pub").read_text() == f"ssh-ed25519 {blob}\n"
 
 
-def test_a_token_service_gets_the_name_and_the_password(registry: ChaosRegistry, store: Store, tmp_path: Path) -> None:
+def test_a_token_service_gets_name_and_password(registry: ChaosRegistry, store: Store, tmp_path: Path) -> None:
     registry.gate = bearer("http://{host}/token")
     known = Credentials({registry.host: Credential("mia", "geheim")})
     pull(store, f"{registry.host}/a/m", tmp_path, credentials=known)
@@ -340,7 +340,7 @@ def test_a_token_service_gets_the_name_and_the_password(registry: ChaosRegistry,
     ],
 )
 @pytest.mark.parametrize("known", [True, False])
-def test_realms_elsewhere_get_nothing(
+def test_other_realms_get_no_credentials(
     registry: ChaosRegistry, other: ChaosRegistry, store: Store, tmp_path: Path, realm: str, known: bool
 ) -> None:
     registry.gate = bearer(realm.format(port=other.port, own=registry.port))
@@ -366,7 +366,7 @@ def test_basic(registry: ChaosRegistry, store: Store, tmp_path: Path) -> None:
 
 
 def test_no_credentials_over_plain_http(tmp_path: Path, registry: ChaosRegistry, store: Store) -> None:
-    """But on this machine: here the name means it, but could mean any."""
+    """Except on this machine, which the registry is here but its name does not show."""
     registry.gate = basic
     name = f"registry.example:{registry.port}/a/m"
     known = Credentials({f"registry.example:{registry.port}": Credential("mia", "geheim")})
@@ -379,13 +379,13 @@ def test_no_credentials_over_plain_http(tmp_path: Path, registry: ChaosRegistry,
     assert not any("Authorization" in one.headers for one in registry.asked)
 
 
-def test_plain_http_is_told(tmp_path: Path, registry: ChaosRegistry, store: Store) -> None:
+def test_plain_http_is_reported(tmp_path: Path, registry: ChaosRegistry, store: Store) -> None:
     lines = pull(store, f"registry.example:{registry.port}/a/m", tmp_path, resolver=to_this_machine)
     assert lines[0].status.startswith(f"using plain http to registry.example:{registry.port}")
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"{}", b'{"token":1}', b'{"token":"a\\r\\nX: y"}', b"x" * 70_000])
-def test_tokens_that_are_none(registry: ChaosRegistry, store: Store, tmp_path: Path, body: bytes) -> None:
+def test_invalid_tokens(registry: ChaosRegistry, store: Store, tmp_path: Path, body: bytes) -> None:
     def gate(handler: Handler) -> bool:
         if handler.path.startswith("/token"):
             handler.answer(200, body)
@@ -397,7 +397,7 @@ def test_tokens_that_are_none(registry: ChaosRegistry, store: Store, tmp_path: P
         pull(store, f"{registry.host}/a/m", tmp_path)
 
 
-def test_hugging_faces_token_goes_to_hugging_face_only(tmp_path: Path) -> None:
+def test_hf_token_is_used_for_hugging_face_only(tmp_path: Path) -> None:
     hub = Origin.of("https://hf.co")
     known = Credentials.load((), {"HF_TOKEN": "hf_1"})
     with RegistrySession(threading.Event()) as session:
@@ -415,8 +415,8 @@ def test_hugging_faces_token_goes_to_hugging_face_only(tmp_path: Path) -> None:
         assert other.header("https://registry.example/v2/") == ""
 
 
-def test_a_long_header_is_read_in_one_go() -> None:
-    """Each gap is looked at once; twice over would take minutes."""
+def test_long_headers_take_linear_time() -> None:
+    """Quadratic time would take minutes."""
     found = authorization.parse_challenges(("Basic a=b" + " " * 65_000 + "!") * 8)
     assert [(one.scheme, one.parameters) for one in found] == [("basic", {"a": "b"})]
 
@@ -432,7 +432,7 @@ def test_several_challenges() -> None:
 
 
 @given(st.text(max_size=80))
-def test_any_text_is_challenges_or_none(text: str) -> None:
+def test_any_text_can_be_parsed(text: str) -> None:
     for found in authorization.parse_challenges(text):
         assert found.scheme and isinstance(json.dumps(dict(found.parameters)), str)
         with contextlib.suppress(SourceError):

@@ -1,4 +1,4 @@
-"""The store: names on disk, one broken model harms no other, deletion and clean-up."""
+"""The store: names on disk, damaged models, deletion and pruning."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def age(path: Path, seconds: float = 7200) -> None:
     os.utime(path, (then, then), follow_symlinks=False)
 
 
-def test_a_store_that_is_not_there_is_empty(store: Store) -> None:
+def test_a_missing_store_is_empty(store: Store) -> None:
     assert store.names() == ()
     assert store.models() == []
     assert store.prune() == 0
@@ -51,7 +51,7 @@ def test_a_store_that_is_not_there_is_empty(store: Store) -> None:
     assert not store.root.exists()
 
 
-def test_a_model_resolved(store: Store) -> None:
+def test_resolve(store: Store) -> None:
     model = tiny(
         store, "me/m:8b", template="{{ .Prompt }}", system="Be brief.", licenses=("MIT", "x"), parameters={"top_k": 3}
     )
@@ -80,14 +80,14 @@ def test_old_prompt_layers_are_templates_and_foreign_layers_are_kept(store: Stor
     assert again.manifest.layers[-1].kind == "embed"
 
 
-def test_newest_first(store: Store) -> None:
+def test_models_are_sorted_newest_first(store: Store) -> None:
     for text, seconds in (("a", 50), ("b", 10), ("c", 90)):
         tiny(store, text, system=text)
         age(manifest_path(store, text), seconds)
     assert [model.name.model for model in store.models()] == ["b", "a", "c"]
 
 
-def test_names_find_their_spelling(store: Store) -> None:
+def test_names_are_case_insensitive(store: Store) -> None:
     tiny(store, "Example.com/Team/Llama3:8B-Q4")
     tiny(store, "plain")
     assert store.canonical(name("example.COM/team/llama3:8b-q4")).full == "Example.com/Team/Llama3:8B-Q4"
@@ -99,14 +99,14 @@ def test_names_find_their_spelling(store: Store) -> None:
     assert [n.short for n in store.names()] == ["Example.com/Team/Llama3:8B-Q4", "plain:latest"]
 
 
-def test_two_spellings_on_disk_both_answer_to_their_own(store: Store) -> None:
+def test_two_spellings_on_disk(store: Store) -> None:
     tiny(store, "m")
     shutil.copytree(manifest_path(store, "m").parent, manifest_path(store, "M").parent)
     assert store.canonical(name("m")).model == "m"
     assert store.canonical(name("M")).model == "M"
 
 
-def test_copy_shares_bytes(store: Store) -> None:
+def test_copy_shares_blobs(store: Store) -> None:
     tiny(store, "a", system="s")
     store.copy(name("A"), name("ns/b:1"))
     assert manifest_path(store, "a").read_bytes() == manifest_path(store, "ns/b:1").read_bytes()
@@ -115,7 +115,7 @@ def test_copy_shares_bytes(store: Store) -> None:
     assert snapshot(store.root) == before
 
 
-def test_copy_lets_nobody_in_between_reading_and_writing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_copy_holds_the_lock(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny(store, "a", system="start")
     read = Store._read_manifest
 
@@ -132,7 +132,7 @@ def test_copy_lets_nobody_in_between_reading_and_writing(store: Store, monkeypat
     store.copy(name("a"), name("b"))
 
 
-def test_copy_over_a_model_removes_what_only_that_used(store: Store) -> None:
+def test_copy_over_a_model_removes_its_own_blobs(store: Store) -> None:
     tiny(store, "a")
     tiny(store, "b", system="only b's")
     store.copy(name("a"), name("b"))
@@ -140,7 +140,7 @@ def test_copy_over_a_model_removes_what_only_that_used(store: Store) -> None:
     check_sound(store.root)
 
 
-def test_delete_leaves_what_others_use(store: Store) -> None:
+def test_delete_keeps_shared_blobs(store: Store) -> None:
     tiny(store, "ns/a", system="shared", template="{{ .Prompt }}")
     tiny(store, "b", system="shared")
     store.delete(name("NS/A"))
@@ -164,7 +164,7 @@ def test_replacing_a_model_removes_its_old_layers(store: Store) -> None:
 
 
 @pytest.mark.parametrize("junk", [b"", b"{", b"\x00" * 99, b"[]", b"{}", b'{"config":{"digest":"sha256:x"}}'])
-def test_a_corrupt_manifest_harms_only_its_own_model(store: Store, junk: bytes) -> None:
+def test_an_invalid_manifest_affects_its_model_only(store: Store, junk: bytes) -> None:
     tiny(store, "good", system="s")
     path = manifest_path(store, "bad")
     path.parent.mkdir(parents=True)
@@ -178,7 +178,7 @@ def test_a_corrupt_manifest_harms_only_its_own_model(store: Store, junk: bytes) 
     check_sound(store.root)
 
 
-def test_missing_and_broken_blobs(store: Store) -> None:
+def test_missing_and_damaged_blobs(store: Store) -> None:
     model = tiny(store, "m", parameters={"top_k": 1})
     params = next(item for item in model.manifest.layers if item.kind == "params")
     store.blobs.path(params.digest).write_bytes(b"[")
@@ -199,7 +199,7 @@ def test_a_manifest_is_not_published_without_its_blobs(store: Store) -> None:
     assert store.names() == ()
 
 
-def test_other_files_are_no_models(store: Store) -> None:
+def test_other_files_are_ignored(store: Store) -> None:
     tiny(store, "m")
     host = store.root / "manifests" / "registry.ollama.ai"
     (host / "library" / "m" / "deeper").mkdir()
@@ -212,7 +212,7 @@ def test_other_files_are_no_models(store: Store) -> None:
         store.resolve(name("m:pipe"))
 
 
-def test_prune_takes_what_is_old_and_unused(store: Store) -> None:
+def test_prune_removes_old_unused_files(store: Store) -> None:
     tiny(store, "m", system="used")
     old, young = store.blobs.add(b"old"), store.blobs.add(b"young")
     for junk in ("sha256-123", f"sha256-{'a' * 64}-partial", f"sha256-{'a' * 64}-partial-0", "junk", "sha256-456"):
@@ -233,7 +233,7 @@ def test_prune_takes_what_is_old_and_unused(store: Store) -> None:
     assert store.resolve(name("m")).system == "used"
 
 
-def test_prune_keeps_everything_when_a_manifest_cannot_be_read_or_it_may_not(store: Store) -> None:
+def test_prune_keeps_everything_if_a_manifest_is_invalid_or_noprune_is_set(store: Store) -> None:
     tiny(store, "m")
     age(store.blobs.path(store.blobs.add(b"old")))
     manifest_path(store, "m:bad").write_bytes(b"{")
@@ -283,7 +283,7 @@ def test_a_linked_models_folder_works(tmp_path: Path) -> None:
     assert list((tmp_path / "big").iterdir()) == []
 
 
-def test_an_unreadable_models_folder_says_so(tmp_path: Path) -> None:
+def test_error_for_an_unreadable_models_folder(tmp_path: Path) -> None:
     (tmp_path / "models").write_bytes(b"a file")
     store = Store(tmp_path / "models")
     for action in (
@@ -317,13 +317,13 @@ for action in (store.names, lambda: store.delete(ModelName.parse("m")), lambda: 
 
 
 def as_nobody(root: Path) -> list[str]:
-    """What names, delete and add say to a user without rights (the tests themselves may run as root)."""
+    """Run names, delete and add as an unprivileged user and return the errors (the tests may run as root)."""
     done = subprocess.run([sys.executable, "-c", UNPRIVILEGED, root], capture_output=True, text=True, check=True)
     return done.stdout.splitlines()
 
 
 @pytest.mark.skipif(sys.platform != "linux" or os.getuid() != 0, reason="needs to drop rights")
-def test_folders_without_rights(store: Store) -> None:
+def test_folders_without_permissions(store: Store) -> None:
     tiny(store, "m")
     for folder in (*store.root.parents[:3], store.root):
         folder.chmod(0o755)
@@ -340,7 +340,7 @@ def test_folders_without_rights(store: Store) -> None:
     assert snapshot(store.root) == before
 
 
-def test_a_model_replaced_while_it_is_read(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_is_replaced_while_it_is_read(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny(store, "m", system="one")
     read, replaced = store.blobs.read, []
 
@@ -354,7 +354,7 @@ def test_a_model_replaced_while_it_is_read(store: Store, monkeypatch: pytest.Mon
     assert store.resolve(name("m")).system == "two"
 
 
-def test_creating_copying_and_deleting_at_once_stays_sound(store: Store) -> None:
+def test_concurrent_operations_keep_the_store_valid(store: Store) -> None:
     """Each worker shares blobs with the others; no manifest may ever name a blob that is gone."""
     failures: list[BaseException] = []
 

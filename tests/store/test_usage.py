@@ -1,4 +1,4 @@
-"""What takes room: shared blobs once, partial ones by what is in them."""
+"""Disk usage: shared blobs count once, sparse files by their disk blocks."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_shared_blobs_count_once(tmp_path: Path) -> None:
     assert found.free > 0
 
 
-def test_what_no_model_uses(tmp_path: Path) -> None:
+def test_unused_and_unfinished_files(tmp_path: Path) -> None:
     store = Store(tmp_path / "models")
     tiny(store, "m")
     store.blobs.add(b"unused")
@@ -44,7 +44,7 @@ def test_what_no_model_uses(tmp_path: Path) -> None:
     assert found.partial.bytes < 1 << 20, "a sparse file takes no room"
 
 
-def test_no_store(tmp_path: Path) -> None:
+def test_a_missing_store(tmp_path: Path) -> None:
     found = usage(Store(tmp_path / "none"))
     assert (found.models, found.blobs) == ((), FileTotals())
     assert not (tmp_path / "none").exists()

@@ -1,4 +1,4 @@
-"""Models packed into wheels and taken back by the real pip: byte for byte, from one wheel or from many parts."""
+"""Models packed into one wheel or several, and pulled with the real pip, byte for byte."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from ollama_nb.store.wheelhouse import WheelContent
 WEIGHTS = gguf(data=os.urandom(300_000))
 ADAPTER = gguf(data=os.urandom(90_000))
 SMALL = 200_000
-"""Makes three parts: two of the weights, one of the adapter."""
+"""Bytes; results in three parts: two of the weights, one of the adapter."""
 
 
 def content(store: Store, **changes: Any) -> WheelContent:
@@ -61,7 +61,7 @@ def pull(folder: Path, reference: str, report: Any = lambda line: None) -> tuple
 
 
 @pytest.mark.parametrize("part_size", [wheelhouse.PART_SIZE, SMALL])
-def test_there_and_back(store: Store, index: Path, tmp_path: Path, part_size: int) -> None:
+def test_pack_and_pull(store: Store, index: Path, tmp_path: Path, part_size: int) -> None:
     packed = content(store)
     paths = pack(packed, store, index, part_size)
     assert len(paths) == (1 if part_size > SMALL else 1 + 3)
@@ -77,7 +77,7 @@ def test_there_and_back(store: Store, index: Path, tmp_path: Path, part_size: in
     assert done == sorted(done) and done[-1] == len(WEIGHTS)
 
 
-def test_the_same_model_gives_the_same_bytes(store: Store, tmp_path: Path) -> None:
+def test_output_is_reproducible(store: Store, tmp_path: Path) -> None:
     for part_size in (SMALL, wheelhouse.PART_SIZE):
         first = pack(content(store), store, tmp_path / f"a{part_size}", part_size)
         second = pack(content(store), store, tmp_path / f"b{part_size}", part_size)
@@ -85,7 +85,7 @@ def test_the_same_model_gives_the_same_bytes(store: Store, tmp_path: Path) -> No
         assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
 
 
-def test_what_an_index_shows(store: Store, tmp_path: Path) -> None:
+def test_metadata(store: Store, tmp_path: Path) -> None:
     main, *parts = pack(content(store), store, tmp_path / "wheels", SMALL)
     assert main.name == "my_model-1.2-py3-none-any.whl"
     assert parts[0].name == "my_model_part001-1.2-py3-none-any.whl"
@@ -101,7 +101,7 @@ def test_what_an_index_shows(store: Store, tmp_path: Path) -> None:
     assert described["files"][0]["sha256"] == hashlib.sha256(WEIGHTS).hexdigest()
 
 
-def test_a_file_that_is_there_is_not_fetched_again(store: Store, index: Path, tmp_path: Path) -> None:
+def test_existing_files_are_not_downloaded(store: Store, index: Path, tmp_path: Path) -> None:
     packed = content(store)
     _, *parts = pack(packed, store, index, SMALL)
     other, _ = pull(tmp_path, "pip://my-model")
@@ -114,7 +114,7 @@ def test_a_file_that_is_there_is_not_fetched_again(store: Store, index: Path, tm
 
 
 def damaged_part(index: Path) -> type[OllamaError]:
-    """A part with other bytes of the right length, sound in itself."""
+    """A valid wheel whose part has other bytes of the right length."""
     with zipfile.ZipFile(part_of(index)) as wheel:
         (info,) = (info for info in wheel.infolist() if info.filename.endswith(".part"))
     make_wheel(index, {info.filename: bytes(info.file_size)}, name="my-model-part002", version="1.2")
@@ -141,7 +141,7 @@ def part_of(index: Path) -> Path:
 
 
 @pytest.mark.parametrize("break_it", [damaged_part, short_part, two_files, no_part])
-def test_broken_parts_leave_nothing(store: Store, index: Path, tmp_path: Path, break_it: Any) -> None:
+def test_invalid_parts_leave_no_files(store: Store, index: Path, tmp_path: Path, break_it: Any) -> None:
     pack(content(store), store, index, SMALL)
     error = break_it(index)
     with pytest.raises(error, match="part002"):
@@ -149,10 +149,10 @@ def test_broken_parts_leave_nothing(store: Store, index: Path, tmp_path: Path, b
     assert snapshot(tmp_path / "other") == {}
 
 
-def test_a_pull_goes_on_with_the_part_that_was_under_way(
+def test_an_interrupted_pull_resumes_with_the_next_part(
     store: Store, index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Cancelled when the first part is there: it is not fetched again, and what came behind it is not trusted."""
+    """Cancelled after the first part: that part is kept, later bytes are downloaded again."""
     packed = content(store)
     _, first, second, _ = pack(packed, store, index, SMALL)
     weights = packed.files["model.gguf"]
@@ -178,7 +178,7 @@ def test_a_pull_goes_on_with_the_part_that_was_under_way(
     aside.rename(first)
 
 
-def test_a_part_that_is_not_right_is_fetched_again(store: Store, index: Path, tmp_path: Path) -> None:
+def test_a_damaged_part_is_downloaded_again(store: Store, index: Path, tmp_path: Path) -> None:
     packed = content(store)
     pack(packed, store, index, SMALL)
     other = Store(tmp_path / "other")
@@ -190,24 +190,24 @@ def test_a_part_that_is_not_right_is_fetched_again(store: Store, index: Path, tm
     assert not path.exists()
 
 
-def test_only_one_puts_a_file_together(store: Store) -> None:
+def test_a_joined_file_has_one_holder(store: Store) -> None:
     file = PackedFile("model.gguf", 5, DIGEST, (Piece("m-part001", 5, DIGEST),))
     with JoinedFile(store.blobs, file) as joined:
         joined.write(b"12345")
         with pytest.raises(StoreError, match="is being downloaded by another pull"):
             JoinedFile(store.blobs, file)
     with JoinedFile(store.blobs, file) as joined:
-        assert (joined.pieces, joined.size) == (0, 0), "what is not right is not kept"
+        assert (joined.pieces, joined.size) == (0, 0), "invalid pieces are discarded"
 
 
-def test_cancelled(store: Store, tmp_path: Path) -> None:
+def test_cancelling(store: Store, tmp_path: Path) -> None:
     cancelled = threading.Event()
     with pytest.raises(Cancelled):
         pack(content(store), store, tmp_path / "w", report=lambda line: cancelled.set(), cancelled=cancelled)
     assert list((tmp_path / "w").iterdir()) == []
 
 
-def test_a_damaged_blob_is_never_packed(store: Store, tmp_path: Path) -> None:
+def test_a_damaged_blob_is_not_packed(store: Store, tmp_path: Path) -> None:
     packed = content(store)
     store.blobs.path(packed.files["adapter.gguf"]).write_bytes(bytes(len(ADAPTER)))
     for part_size in (SMALL, wheelhouse.PART_SIZE):
@@ -223,13 +223,15 @@ def test_a_damaged_blob_is_never_packed(store: Store, tmp_path: Path) -> None:
     ("changes", "part_size"),
     [({"distribution": "../x"}, 1 << 20), ({"distribution": "-x"}, 1 << 20), ({"version": "1/2"}, 1 << 20), ({}, 1000)],
 )
-def test_refused(store: Store, tmp_path: Path, changes: dict[str, str], part_size: int) -> None:
+def test_invalid_names_versions_and_sizes(
+    store: Store, tmp_path: Path, changes: dict[str, str], part_size: int
+) -> None:
     with pytest.raises(BadRequest):
         pack(content(store, **changes), store, tmp_path / "w", part_size)
     assert not (tmp_path / "w").exists()
 
 
-def test_names_for_models() -> None:
+def test_distribution_names() -> None:
     assert wheelhouse.distribution_name("Llama3.2-1b-instruct_Q4") == "llama3.2-1b-instruct-q4"
     with pytest.raises(BadRequest, match="choose one with --name"):
         wheelhouse.distribution_name("___")
@@ -239,7 +241,7 @@ DIGEST = Digest("a" * 64)
 WHOLE = WheelDescription("m:latest", "1.0", (PackedFile("model.gguf", 5, DIGEST, (Piece("m-part001", 5, DIGEST),)),))
 
 
-def test_descriptions_there_and_back() -> None:
+def test_descriptions_round_trip() -> None:
     assert pieces.parse(pieces.encode(WHOLE), "M") == WHOLE
 
 
@@ -262,7 +264,7 @@ def test_descriptions_there_and_back() -> None:
         lambda body: body["files"][0]["parts"][0].update(distribution=1),
     ],
 )
-def test_false_descriptions(change: Any) -> None:
+def test_inconsistent_descriptions(change: Any) -> None:
     body = json.loads(pieces.encode(WHOLE))
     change(body)
     with pytest.raises(BadRequest):
@@ -270,12 +272,12 @@ def test_false_descriptions(change: Any) -> None:
 
 
 @pytest.mark.parametrize("raw", [b"", b"[]", b"{" * 100_000, b'{"format": 1, "files": "x"}', b"\xff"])
-def test_no_descriptions(raw: bytes) -> None:
+def test_invalid_descriptions(raw: bytes) -> None:
     with pytest.raises(CorruptModel):
         pieces.parse(raw, "m")
 
 
-def test_models_of_the_store_stay_sound(store: Store, index: Path, tmp_path: Path) -> None:
+def test_packing_does_not_change_the_store(store: Store, index: Path, tmp_path: Path) -> None:
     create(store, "m", files={"m.gguf": WEIGHTS}, system="s")
     pack(content(store), store, index)
     check_sound(store.root)

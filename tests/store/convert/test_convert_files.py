@@ -1,4 +1,4 @@
-"""The readers of checkpoint files: bounded, exact, and with one kind of error for whatever is wrong."""
+"""Parsers of checkpoint files: exact, limited in size, and with a clear error for invalid files."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def convert(folder: Path, output: str = "F16") -> Path:
 
 
 @pytest.mark.parametrize("kind", ["F32", "F16", "BF16", "F64"])
-def test_values_are_read_as_they_were_written(tmp_path: Path, kind: str) -> None:
+def test_values_of_all_types(tmp_path: Path, kind: str) -> None:
     values = np.random.default_rng(1).standard_normal((3, 5)).astype(np.float32)
     write_safetensors(tmp_path / "a.safetensors", {"a": values, "b": values[:1]}, kind)
     a, b = read_safetensors(tmp_path / "a.safetensors", "a")
@@ -66,7 +66,7 @@ def entry(**change: Any) -> dict[str, Any]:
         (b"[" * 100_000, "header is not valid JSON"),
     ],
 )
-def test_what_is_no_safetensors_file(tmp_path: Path, header: bytes, message: str) -> None:
+def test_invalid_safetensors_files(tmp_path: Path, header: bytes, message: str) -> None:
     path = tmp_path / "a.safetensors"
     path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(8))
     with pytest.raises(CorruptModel, match=message):
@@ -74,7 +74,7 @@ def test_what_is_no_safetensors_file(tmp_path: Path, header: bytes, message: str
 
 
 @pytest.mark.parametrize("data", [b"", b"\x01", struct.pack("<Q", 1 << 62) + b"{}", struct.pack("<Q", 99) + b"{}"])
-def test_a_file_that_ends_too_early(tmp_path: Path, data: bytes) -> None:
+def test_truncated_safetensors_files(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "a").write_bytes(data)
     with pytest.raises(CorruptModel, match="header is longer than the file"):
         list(read_safetensors(tmp_path / "a", "a"))
@@ -82,7 +82,7 @@ def test_a_file_that_ends_too_early(tmp_path: Path, data: bytes) -> None:
 
 @settings(max_examples=150, deadline=None)
 @given(data=st.binary(max_size=80), at=st.integers(0, len(SENTENCEPIECE)), cut=st.integers(0, len(SENTENCEPIECE)))
-def test_any_tokenizer_model_reads_or_is_refused(data: bytes, at: int, cut: int) -> None:
+def test_mutated_sentencepiece_models(data: bytes, at: int, cut: int) -> None:
     for mutant in (data, SENTENCEPIECE[:at] + data + SENTENCEPIECE[at + len(data) :], SENTENCEPIECE[:cut]):
         try:
             vocabulary = read_sentencepiece(mutant)
@@ -94,29 +94,29 @@ def test_any_tokenizer_model_reads_or_is_refused(data: bytes, at: int, cut: int)
 @pytest.mark.parametrize(
     ("rule", "name"), [("llama3", "smaug-bpe"), ("qwen2", "qwen2"), ("gpt2", "gpt-2"), ("smollm", "smollm")]
 )
-def test_rules_by_their_expression(rule: str, name: str) -> None:
+def test_pretokenizers_are_found_by_expression(rule: str, name: str) -> None:
     assert pretokenizer({"pre_tokenizer": PRETOKENIZERS[rule], "model": {}}) == name
 
 
-def test_whole_words_without_merges() -> None:
+def test_pretokenizer_without_ignore_merges() -> None:
     assert pretokenizer({"pre_tokenizer": PRETOKENIZERS["llama3"], "model": {"ignore_merges": True}}) == "llama-bpe"
 
 
 @pytest.mark.parametrize(
     "rule", [None, {"type": "Whitespace"}, {"type": "Split", "pattern": {"Regex": "x+"}}, {"type": "Digits"}]
 )
-def test_a_rule_that_llama_cpp_has_not_is_refused(rule: Any) -> None:
+def test_unsupported_pretokenizers(rule: Any) -> None:
     with pytest.raises(BadRequest, match=r"llama\.cpp does not support the pre-tokenizer of this model"):
         pretokenizer({"pre_tokenizer": rule})
 
 
-def test_a_checkpoint_in_several_files_is_the_same(tmp_path: Path) -> None:
+def test_checkpoint_in_several_files(tmp_path: Path) -> None:
     one, three = make_checkpoint("llama", tmp_path / "one"), make_checkpoint("llama", tmp_path / "three", files=3)
     found = [{t.name: t.data.tobytes() for t in gguf.GGUFReader(convert(folder)).tensors} for folder in (one, three)]
     assert found[0] == found[1]
 
 
-def test_a_file_of_several_that_is_missing(tmp_path: Path) -> None:
+def test_a_missing_shard(tmp_path: Path) -> None:
     folder = make_checkpoint("llama", tmp_path / "c", files=2)
     lost = "model-00002-of-00002.safetensors"
     names = dict.fromkeys(list(weights("llama"))[1::2], lost)
@@ -126,7 +126,7 @@ def test_a_file_of_several_that_is_missing(tmp_path: Path) -> None:
         convert(folder)
 
 
-def test_the_same_checkpoint_gives_the_same_bytes(tmp_path: Path) -> None:
+def test_output_is_reproducible(tmp_path: Path) -> None:
     first, second = (convert(make_checkpoint("gemma3", tmp_path / name)) for name in ("a", "b"))
     assert first.read_bytes() == second.read_bytes()
 
@@ -141,20 +141,20 @@ def test_special_tokens_and_the_chat_template(tmp_path: Path) -> None:
     assert len(types) == 640
 
 
-def test_a_template_in_a_file_of_its_own(tmp_path: Path) -> None:
+def test_chat_template_in_a_separate_file(tmp_path: Path) -> None:
     folder = make_checkpoint("bert", tmp_path / "c")
     (folder / "chat_template.jinja").write_text("{{ 你好 }}", "utf-8")
     assert read_gguf(convert(folder)).metadata["tokenizer.chat_template"] == "{{ 你好 }}"
 
 
-def test_a_vocabulary_of_plain_lines(tmp_path: Path) -> None:
+def test_vocab_txt(tmp_path: Path) -> None:
     folder = make_checkpoint("bert", tmp_path / "c")
     with_json = read_vocabulary(Checkpoint(folder))
     (folder / "tokenizer.json").unlink()
     assert read_vocabulary(Checkpoint(folder)).tokens == with_json.tokens
 
 
-def test_a_vocabulary_of_other_bytes(tmp_path: Path) -> None:
+def test_vocab_txt_that_is_not_utf8(tmp_path: Path) -> None:
     folder = make_checkpoint("bert", tmp_path / "c")
     (folder / "tokenizer.json").unlink()
     (folder / "vocab.txt").write_bytes("[UNK]\né\n".encode("latin-1"))
@@ -177,7 +177,7 @@ def test_without_a_tokenizer(tmp_path: Path) -> None:
         ("mixtral", "model.layers.0.block_sparse_moe.experts.0.w1.weight", "experts are missing: blk.0.ffn_gate_exps"),
     ],
 )
-def test_tensors_too_many_or_too_few(tmp_path: Path, family: str, name: str, message: str) -> None:
+def test_unknown_and_missing_tensors(tmp_path: Path, family: str, name: str, message: str) -> None:
     folder = make_checkpoint(family, tmp_path / "c")
     tensors = weights(family)
     if tensors.pop(name, None) is None:
@@ -187,7 +187,7 @@ def test_tensors_too_many_or_too_few(tmp_path: Path, family: str, name: str, mes
         convert(folder)
 
 
-def test_a_text_that_is_too_large(tmp_path: Path) -> None:
+def test_text_files_are_limited_in_size(tmp_path: Path) -> None:
     folder = make_checkpoint("bert", tmp_path / "c")
     with (folder / "tokenizer.json").open("ab") as file:
         file.truncate(200 << 20)
@@ -219,7 +219,7 @@ def test_an_unknown_pooling(tmp_path: Path) -> None:
 
 
 def dense(folder: Path, **change: Any) -> Path:
-    """An embedding model with two matrices behind its pooling."""
+    """Create an embedding model with two dense layers after its pooling."""
     make_checkpoint("embeddinggemma", folder)
     identity = {"activation_function": "torch.nn.modules.linear.Identity", "bias": False, **change}
     modules = [{"type": "x.Dense", "path": "2_Dense"}, {"type": "x.Dense", "path": "3_Dense"}]
@@ -231,7 +231,7 @@ def dense(folder: Path, **change: Any) -> Path:
     return folder
 
 
-def test_matrices_behind_the_pooling(tmp_path: Path) -> None:
+def test_dense_layers(tmp_path: Path) -> None:
     made = read_gguf(convert(dense(tmp_path / "c")))
     shapes = {tensor.name: tensor.shape for tensor in made.tensors}
     assert (shapes["dense_2.weight"], shapes["dense_3.weight"]) == ((32, 48), (48, 32))
@@ -239,12 +239,12 @@ def test_matrices_behind_the_pooling(tmp_path: Path) -> None:
     assert np.isfinite(pooled_of(tmp_path / "c" / "out.gguf", [5, 6, 7])).all()
 
 
-def test_matrices_that_llama_cpp_does_not_apply(tmp_path: Path) -> None:
+def test_unsupported_dense_layers(tmp_path: Path) -> None:
     with pytest.raises(BadRequest, match=r"2_Dense: llama\.cpp applies two plain matrices"):
         convert(dense(tmp_path / "c", activation_function="torch.nn.modules.activation.Tanh"))
 
 
-def test_a_second_copy_of_the_model_in_another_layout_is_passed_over(tmp_path: Path) -> None:
+def test_a_second_copy_in_another_layout_is_ignored(tmp_path: Path) -> None:
     folder = make_checkpoint("llama", tmp_path / "c")
     write_safetensors(
         folder / "consolidated.safetensors", {"layers.0.attention.wq.weight": np.zeros((2, 2), np.float32)}

@@ -1,4 +1,4 @@
-"""Every kind of tokenizer: the tokens of 200 texts are those of the tokenizer that the checkpoint came with."""
+"""Every kind of tokenizer: the tokens of 200 texts equal those of the original tokenizer."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ def convert(kind: str, folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("kind", TOKENS)
-def test_tokens_are_those_of_the_original(kind: str, tmp_path: Path) -> None:
+def test_tokens_equal_the_original(kind: str, tmp_path: Path) -> None:
     assert len(TEXTS) == 200
     found = tokens_of(convert(kind, tmp_path / "model"), TEXTS)
     wrong = [(t, a, b) for t, a, b in zip(TEXTS, found, TOKENS[kind], strict=True) if a != b]
     assert not wrong, f"{len(wrong)} of 200: {wrong[:3]}"
 
 
-def take_apart(folder: Path, named: str = "") -> None:
-    """A tokenizer in the files that it had before ``tokenizer.json``."""
+def split_tokenizer(folder: Path, named: str = "") -> None:
+    """Replace ``tokenizer.json`` by the files of older checkpoints."""
     tokenizer = json.loads((folder / "tokenizer.json").read_bytes())
     (folder / "tokenizer.json").unlink()
     merges = [" ".join(pair) for pair in tokenizer["model"]["merges"]]
@@ -56,10 +56,10 @@ def take_apart(folder: Path, named: str = "") -> None:
 @pytest.mark.parametrize(
     ("kind", "named"), [("bpe-qwen2", "Qwen2TokenizerFast"), ("bpe-qwen2", ""), ("bpe-gpt2", "RobertaTokenizer")]
 )
-def test_a_vocabulary_and_merges_in_files_of_their_own(kind: str, named: str, tmp_path: Path) -> None:
+def test_vocab_json_and_merges_txt(kind: str, named: str, tmp_path: Path) -> None:
     whole, folder = convert(kind, tmp_path / "whole"), tmp_path / "apart"
     shutil.copytree(whole.parent, folder)
-    take_apart(folder, named)
+    split_tokenizer(folder, named)
     convert_model(folder, folder / "out.gguf", "F16", lambda done, total: None)
     found = tokens_of(folder / "out.gguf", TEXTS)
     wrong = [(t, a, b) for t, a, b in zip(TEXTS, found, TOKENS[kind], strict=True) if a != b]
@@ -69,10 +69,10 @@ def test_a_vocabulary_and_merges_in_files_of_their_own(kind: str, named: str, tm
     assert {key: apart.get(key) for key in keys} == {key: joined.get(key) for key in keys}
 
 
-def test_special_tokens_within_a_plain_vocabulary(tmp_path: Path) -> None:
-    """Named by their role, or by their looks: older checkpoints list them nowhere else."""
+def test_special_tokens_of_vocab_json(tmp_path: Path) -> None:
+    """They are found by role or by form, because older checkpoints do not list them elsewhere."""
     folder = make_checkpoint("qwen3", tmp_path / "c")
-    take_apart(folder)
+    split_tokenizer(folder)
     write_json(folder / "tokenizer_config.json", {"bos_token": "<s>", "tokenizer_class": "GPT2Tokenizer"})
     vocabulary = read_vocabulary(Checkpoint(folder))
     kinds = {text: vocabulary.types[vocabulary.tokens.index(text)] for text in ("<s>", "<|im_start|>", "a")}
@@ -87,9 +87,9 @@ def test_special_tokens_within_a_plain_vocabulary(tmp_path: Path) -> None:
         ("merges.txt", "a b\na b c\n", "merges.txt has the line 'a b c', which is not a pair"),
     ],
 )
-def test_parts_that_cannot_be_used(file: str, content: str, message: str, tmp_path: Path) -> None:
+def test_invalid_vocabulary_files(file: str, content: str, message: str, tmp_path: Path) -> None:
     folder = make_checkpoint("qwen3", tmp_path / "c")
-    take_apart(folder, "Qwen2Tokenizer")
+    split_tokenizer(folder, "Qwen2Tokenizer")
     (folder / file).write_text(content, "utf-8")
     with pytest.raises(BadRequest, match=message):
         read_vocabulary(Checkpoint(folder))

@@ -1,4 +1,4 @@
-"""Parts tile a blob exactly, whatever the journal says; headers are read or refused."""
+"""Parts of a download cover a blob exactly, whatever the journal contains."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ small = st.integers(-5, 120)
 anything = st.builds(BlobPart, small, small, small, small)
 
 
-def tiles(parts: tuple[BlobPart, ...], total: int) -> bool:
+def covers(parts: tuple[BlobPart, ...], total: int) -> bool:
     at = 0
     for part in parts:
         if part.offset != at or part.size <= 0 or not 0 <= part.completed <= part.size:
@@ -28,18 +28,18 @@ def tiles(parts: tuple[BlobPart, ...], total: int) -> bool:
 
 @given(sizes)
 @settings(max_examples=200)
-def test_a_split_tiles(total: int) -> None:
+def test_split_covers_the_blob(total: int) -> None:
     parts = partial.split_blob(total)
-    assert tiles(parts, total)
+    assert covers(parts, total)
     assert all(partial.MIN_PART <= part.size <= partial.MAX_PART for part in parts[:-1])
     assert len(parts) <= max(partial.TARGET_PARTS, -(-total // partial.MAX_PART))
 
 
 @given(st.lists(anything, max_size=8), st.integers(0, 100), st.integers(0, 100))
 @settings(max_examples=200)
-def test_a_mended_journal_tiles_and_invents_nothing(found: list[BlobPart], total: int, on_disk: int) -> None:
+def test_a_repaired_journal_covers_the_blob_and_adds_no_bytes(found: list[BlobPart], total: int, on_disk: int) -> None:
     parts = partial.repair_parts(found, total, on_disk)
-    assert tiles(parts, total)
+    assert covers(parts, total)
     known = {(part.number, part.offset, part.size): part.completed for part in found}
     for part in parts:
         assert part.completed <= max(0, on_disk - part.offset)
@@ -49,25 +49,25 @@ def test_a_mended_journal_tiles_and_invents_nothing(found: list[BlobPart], total
 
 @given(st.integers(1, 100).flatmap(lambda total: st.tuples(st.just(total), st.sets(st.integers(1, 99), max_size=6))))
 @settings(max_examples=100)
-def test_what_is_lost_of_a_journal_is_fetched_again(case: tuple[int, set[int]]) -> None:
-    """Any subset of the parts of a whole journal keeps its state; the rest starts at nothing."""
+def test_missing_journal_files_are_downloaded_again(case: tuple[int, set[int]]) -> None:
+    """Any subset of the parts of a complete journal keeps its state; the others start at zero."""
     total, cuts = case
     edges = [0, *sorted(cut for cut in cuts if cut < total), total]
     whole = [BlobPart(n, a, b - a, b - a) for n, (a, b) in enumerate(pairwise(edges))]
     assert partial.repair_parts(whole, total, total) == tuple(whole)
     kept = whole[::2]
     parts = partial.repair_parts(kept, total, total)
-    assert tiles(parts, total)
+    assert covers(parts, total)
     assert sum(part.completed for part in parts) == sum(part.size for part in kept)
 
 
 @given(st.binary(max_size=200))
-def test_bytes_are_a_state_or_none(raw: bytes) -> None:
+def test_decode_accepts_any_bytes(raw: bytes) -> None:
     part = partial.decode_part(raw)
     assert part is None or partial.decode_part(partial.encode_part(part)) == part
 
 
-def test_the_journal_is_the_one_of_a_real_ollama() -> None:
+def test_the_journal_has_the_format_of_a_real_ollama() -> None:
     assert partial.encode_part(BlobPart(3, 100, 50, 7)) == b'{"N":3,"Offset":100,"Size":50,"Completed":7}\n'
     assert partial.decode_part(b'{"N":0,"Offset":0,"Size":100000000,"Completed":123}\n') == BlobPart(
         0, 0, 100_000_000, 123
@@ -83,7 +83,7 @@ def test_the_journal_is_the_one_of_a_real_ollama() -> None:
         b'{"N":0,"Offset":0,"Size":1,"Completed":true}',
     ],
 )
-def test_what_is_no_state(raw: bytes) -> None:
+def test_invalid_journal_files(raw: bytes) -> None:
     assert partial.decode_part(raw) is None
 
 

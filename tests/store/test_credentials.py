@@ -1,4 +1,4 @@
-"""The key pair and the credentials of a user."""
+"""The key pair and the registry credentials of a user."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HUB = Origin.of("https://registry.example:5000")
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o077])
-def test_a_key_is_made_once(tmp_path: Path, umask: int) -> None:
+def test_a_key_is_created_once(tmp_path: Path, umask: int) -> None:
     path = tmp_path / ".ollama" / "id_ed25519"
     before = os.umask(umask)
     try:
@@ -37,7 +37,7 @@ def test_a_key_is_made_once(tmp_path: Path, umask: int) -> None:
     assert sorted(file.name for file in path.parent.iterdir()) == ["id_ed25519", "id_ed25519.pub"]
 
 
-def test_many_make_one_key(tmp_path: Path) -> None:
+def test_concurrent_processes_create_one_key(tmp_path: Path) -> None:
     blobs: list[str] = []
     threads = [threading.Thread(target=lambda: blobs.append(RegistryKey.ensure(tmp_path / "k").blob)) for _ in range(8)]
     for thread in threads:
@@ -49,21 +49,21 @@ def test_many_make_one_key(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(shutil.which("ssh-keygen") is None, reason="no ssh-keygen here")
-def test_openssh_reads_it(tmp_path: Path) -> None:
+def test_openssh_accepts_the_key(tmp_path: Path) -> None:
     path = tmp_path / "id_ed25519"
     key = RegistryKey.ensure(path)
     shown = subprocess.run(["ssh-keygen", "-y", "-f", str(path)], capture_output=True, text=True, check=False)
     assert shown.stdout.split()[:2] == ["ssh-ed25519", key.blob]
 
 
-def test_a_signature_is_good(tmp_path: Path) -> None:
+def test_signatures_are_valid(tmp_path: Path) -> None:
     blob, _, signature = RegistryKey.ensure(tmp_path / "k").authorization("GET,/x").partition(":")
     public = load_ssh_public_key(f"ssh-ed25519 {blob}".encode())
     assert isinstance(public, Ed25519PublicKey)
-    public.verify(base64.b64decode(signature), b"GET,/x")  # raises when it is not
+    public.verify(base64.b64decode(signature), b"GET,/x")  # raises if it is not valid
 
 
-def test_keys_that_are_not_used(tmp_path: Path) -> None:
+def test_unsafe_and_invalid_keys(tmp_path: Path) -> None:
     path = tmp_path / "k"
     RegistryKey.ensure(path)
     path.chmod(0o640)
@@ -108,7 +108,7 @@ def test_credentials_by_registry(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("may_use", ["5", '"cdn.example"', "null"])
-def test_further_hosts_are_a_list(tmp_path: Path, may_use: str) -> None:
+def test_may_use_must_be_a_list(tmp_path: Path, may_use: str) -> None:
     (tmp_path / "c").write_text(f'{{"hosts": {{"{HUB.address}": {{"may_use": {may_use}}}}}}}')
     assert list(Credentials.load((tmp_path / "c",), {}).hosts_of(HUB)) == []
 
@@ -119,7 +119,7 @@ def test_files_without_credentials(tmp_path: Path, text: str) -> None:
     assert Credentials.load((tmp_path / "none", tmp_path / "c"), {}) == Credentials()
 
 
-def test_a_file_that_is_broken(tmp_path: Path) -> None:
+def test_an_invalid_file(tmp_path: Path) -> None:
     (tmp_path / "c").write_text("{")
     with pytest.raises(StoreError, match="cannot read the credentials in"):
         Credentials.load((tmp_path / "c",), {})
