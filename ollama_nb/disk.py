@@ -100,9 +100,9 @@ def store_errors(doing: str, path: Path, *, reading: bool = False) -> Iterator[N
     try:
         yield
     except OSError as error:
-        refused = error.errno in _REFUSALS and not reading
+        is_refused = error.errno in _REFUSALS and not reading
         text = f"cannot {doing} {display_path(path)}: {describe_error(error)}"
-        raise StoreError(text, status=403 if refused else None) from error
+        raise StoreError(text, status=403 if is_refused else None) from error
 
 
 @contextlib.contextmanager
@@ -256,7 +256,7 @@ class Tree:
             return None
         for part in parts:
             try:
-                below = _descend(here, part, create)
+                below = _open_subfolder(here, part, create)
             finally:
                 os.close(here)
             if below is None:
@@ -354,7 +354,7 @@ def regular_size(path: Path) -> int | None:
     return status.st_size if stat.S_ISREG(status.st_mode) else None
 
 
-def _descend(above: int, name: str, create: bool) -> int | None:
+def _open_subfolder(above: int, name: str, create: bool) -> int | None:
     """Open the folder ``name`` in ``above`` without following links."""
     with contextlib.suppress(FileNotFoundError):
         return os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=above)

@@ -26,7 +26,7 @@ from ollama_nb.settings import Settings
 from ollama_nb.store import archive, check, wheelhouse
 from ollama_nb.store.blobs import digest_in_name
 from ollama_nb.store.manifest import GGUF_KINDS
-from ollama_nb.store.registry.client import RegistryAccess, connected
+from ollama_nb.store.registry.client import RegistryAccess, open_registry
 from ollama_nb.store.registry.errors import NotInRegistry, RegistryUnreachable
 from ollama_nb.store.store import Store
 from ollama_nb.store.usage import FileTotals, Usage, file_totals, files_below, usage
@@ -137,7 +137,7 @@ def _compared(name: ModelName, here: str, access: RegistryAccess, silent: dict[s
     if name.host in silent:
         return Compared(name.short, here, "", UNKNOWN, silent[name.host])
     try:
-        with connected(name, access, threading.Event(), insecure=insecure) as registry:
+        with open_registry(name, access, threading.Event(), insecure=insecure) as registry:
             there = hashlib.sha256(registry.manifest()).hexdigest()
     except NotInRegistry:
         return Compared(name.short, here, "", LOCAL)

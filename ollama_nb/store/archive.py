@@ -48,13 +48,13 @@ def export(
     total = sum(layer.size for layer in layers.values())
     done = 0
     with disk.atomic_writer(path) as file, tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
-        _add(tar, _LAYOUT, b'{"imageLayoutVersion":"1.0.0"}\n')
-        _add(tar, _INDEX, _index(models))
+        _add_file(tar, _LAYOUT, b'{"imageLayoutVersion":"1.0.0"}\n')
+        _add_file(tar, _INDEX, _encode_index(models))
         for raw in dict.fromkeys(model.manifest.raw for model in models):
-            _add(tar, _blob_name(digest_of(raw)), raw)
+            _add_file(tar, _blob_name(digest_of(raw)), raw)
         for digest in sorted(layers):
-            with _Hashed(blobs, layers[digest], cancelled) as source:
-                tar.addfile(_entry(_blob_name(digest), layers[digest].size), source)
+            with _HashingReader(blobs, layers[digest], cancelled) as source:
+                tar.addfile(_make_entry(_blob_name(digest), layers[digest].size), source)
                 source.check()
             done += layers[digest].size
             report(Progress("exporting", completed=done, total=total))
@@ -82,18 +82,18 @@ def import_models(
                 f"the archive contains {len(images)} models: a new name is possible for a single model only"
             )
         wanted = {layer.digest: layer for image in images for layer in (image.manifest.config, *image.manifest.layers)}
-        missing = {digest: layer for digest, layer in wanted.items() if not _has(store.blobs, layer)}
+        missing = {digest: layer for digest, layer in wanted.items() if not _is_stored(store.blobs, layer)}
         archive.check(missing.values())
         store.blobs.require_space(sum(layer.size for layer in missing.values()))
         for layer in missing.values():
-            _take(archive, layer, store.blobs, report, cancelled)
+            _import_blob(archive, layer, store.blobs, report, cancelled)
         for image in images:
             parse_config(store.blobs.read(image.manifest.config.digest, MAX_JSON))
             store.put_manifest(as_ or image.name, image.manifest.raw)
     return [as_ or image.name for image in images]
 
 
-def _take(archive: _Archive, layer: Layer, blobs: BlobStore, report: Report, cancelled: threading.Event) -> None:
+def _import_blob(archive: _Archive, layer: Layer, blobs: BlobStore, report: Report, cancelled: threading.Event) -> None:
     with blobs.writer() as writer, archive.open(layer.digest) as source:
         while chunk := source.read(CHUNK):
             if cancelled.is_set():
@@ -105,7 +105,7 @@ def _take(archive: _Archive, layer: Layer, blobs: BlobStore, report: Report, can
         writer.commit(layer.digest)
 
 
-def _has(blobs: BlobStore, layer: Layer) -> bool:
+def _is_stored(blobs: BlobStore, layer: Layer) -> bool:
     return blobs.size(layer.digest) == layer.size and blobs.touch(layer.digest)
 
 
@@ -115,9 +115,9 @@ class _Archive:
     def __init__(self, file: BinaryIO, size: int) -> None:
         self._entries: dict[str, tarfile.TarInfo] = {}
         try:
-            self._tar = tarfile.TarFile(fileobj=_Bounded(file), errorlevel=2)
+            self._tar = tarfile.TarFile(fileobj=_BoundedReader(file), errorlevel=2)
             for number, entry in enumerate(self._tar):
-                self._keep(number, entry, size)
+                self._add_entry(number, entry, size)
         except (tarfile.TarError, ValueError, OverflowError) as error:
             raise BadRequest(f"not a valid tar archive: {error}") from error
 
@@ -127,7 +127,7 @@ class _Archive:
             raise BadRequest(f"the archive contains no models: it has no {_INDEX}")
         try:
             listed = json.loads(self._read(_INDEX))["manifests"]
-            described = [(_named(item), Digest.parse(item["digest"])) for item in listed]
+            described = [(_parse_name(item), Digest.parse(item["digest"])) for item in listed]
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise BadRequest(f"{_INDEX} of the archive is not valid: {error}") from error
         if not 0 < len(described) <= MAX_MODELS:
@@ -144,7 +144,7 @@ class _Archive:
     def open(self, digest: Digest) -> Any:
         return self._tar.extractfile(self._entries[_blob_name(digest)])
 
-    def _keep(self, number: int, entry: tarfile.TarInfo, size: int) -> None:
+    def _add_entry(self, number: int, entry: tarfile.TarInfo, size: int) -> None:
         if number >= MAX_ENTRIES:
             raise BadRequest(f"the archive has more than {MAX_ENTRIES} entries")
         try:
@@ -179,7 +179,7 @@ class _Archive:
         return parse_manifest(raw)
 
 
-class _Bounded(io.RawIOBase):
+class _BoundedReader(io.RawIOBase):
     """Limits the reads of the tar reader, which would load a header of any length into memory."""
 
     def __init__(self, file: BinaryIO) -> None:
@@ -203,12 +203,12 @@ class _Bounded(io.RawIOBase):
         return True
 
 
-class _Hashed:
+class _HashingReader:
     """A blob that is hashed while it is exported."""
 
     def __init__(self, blobs: BlobStore, layer: Layer, cancelled: threading.Event) -> None:
         if blobs.size(layer.digest) != layer.size:
-            raise _damaged(layer.digest)
+            raise _damaged_error(layer.digest)
         self._digest = layer.digest
         self._file = blobs.find(layer.digest).open("rb")
         self._hash = hashlib.sha256()
@@ -223,16 +223,16 @@ class _Hashed:
 
     def check(self) -> None:
         if self._hash.hexdigest() != self._digest.hex:
-            raise _damaged(self._digest)
+            raise _damaged_error(self._digest)
 
-    def __enter__(self) -> _Hashed:
+    def __enter__(self) -> _HashingReader:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
 
-def _index(models: Iterable[Model]) -> bytes:
+def _encode_index(models: Iterable[Model]) -> bytes:
     manifests = [
         {
             "mediaType": MANIFEST_TYPE,
@@ -245,7 +245,7 @@ def _index(models: Iterable[Model]) -> bytes:
     return (json.dumps({"schemaVersion": 2, "manifests": manifests}, indent=2) + "\n").encode()
 
 
-def _named(item: Mapping[str, Any]) -> ModelName:
+def _parse_name(item: Mapping[str, Any]) -> ModelName:
     annotations = item.get("annotations") or {}
     text = next((annotations[key] for key in _NAME_KEYS if annotations.get(key)), "")
     try:
@@ -254,19 +254,19 @@ def _named(item: Mapping[str, Any]) -> ModelName:
         raise BadRequest(f"a model of the archive has the name {text!r}, which is not a valid model name") from None
 
 
-def _entry(name: str, size: int) -> tarfile.TarInfo:
+def _make_entry(name: str, size: int) -> tarfile.TarInfo:
     entry = tarfile.TarInfo(name)
     entry.size = size
     return entry
 
 
-def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
-    tar.addfile(_entry(name, len(data)), io.BytesIO(data))
+def _add_file(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    tar.addfile(_make_entry(name, len(data)), io.BytesIO(data))
 
 
 def _blob_name(digest: Digest) -> str:
     return f"blobs/sha256/{digest.hex}"
 
 
-def _damaged(digest: Digest) -> StoreError:
+def _damaged_error(digest: Digest) -> StoreError:
     return StoreError(f'blob "{digest}" is missing or damaged: run `ollama-nb fsck` to check the store')

@@ -102,7 +102,7 @@ class LayerBuilder:
         for at, layer in enumerate(self.layers):
             if layer.kind == "model":
                 header = next(headers)
-                made = sources.quantized(GgufSource("", layer.digest, header.gguf), wanted)
+                made = sources.quantize(GgufSource("", layer.digest, header.gguf), wanted)
                 if made.digest != layer.digest:
                     self.layers[at] = self._layer("model", made)
                     self.headers[self.headers.index(header)] = GgufLayer("model", made.gguf)
@@ -203,8 +203,8 @@ def assemble(
     name = ModelName.parse(request.model)
     _check(request, base, files)
     tools = tools or CreateTools()
-    layers = _gather(store, request, base, files, report, tools)
-    config = _config(request, base, layers.headers)
+    layers = _collect_layers(store, request, base, files, report, tools)
+    config = _build_config(request, base, layers.headers)
     defaults = _family_defaults(config, layers.headers, tools) if base is None else None
     if defaults is not None:
         config = replace(config, renderer=defaults.renderer, parser=defaults.parser)
@@ -219,7 +219,7 @@ def assemble(
     report(Progress("success"))
 
 
-def _gather(
+def _collect_layers(
     store: Store,
     request: CreateRequest,
     base: Model | None,
@@ -240,21 +240,21 @@ def _gather(
         for source in sources.adapter(read_files(request.adapters), layers.weights):
             layers.add(source, adapter=True)
     if request.draft_files:
-        layers.add_draft(_draft(sources, request))
+        layers.add_draft(_prepare_draft(sources, request))
         layers.check_draft()
     if wanted:
         layers.quantize(sources, wanted)
     return layers
 
 
-def _draft(sources: GgufSources, request: CreateRequest) -> GgufSource:
+def _prepare_draft(sources: GgufSources, request: CreateRequest) -> GgufSource:
     wanted = parse_type(request.draft_quantize) if request.draft_quantize else ""
     found = sources.model(read_files(request.draft_files), wanted)
     if len(found) > 1:
         raise BadRequest("only one draft model is supported")
     if wanted and (kind := type_of(found[0].gguf)) not in FLOATS:
         raise BadRequest(f"draft quantization requires an unquantized draft model, got {kind}")
-    return sources.quantized(found[0], wanted) if wanted else found[0]
+    return sources.quantize(found[0], wanted) if wanted else found[0]
 
 
 def read_files(files: Mapping[str, str]) -> dict[str, Digest]:
@@ -279,7 +279,7 @@ def _check_paths(paths: Iterable[str]) -> None:
             raise BadRequest("file path must be relative")
 
 
-def _config(request: CreateRequest, base: Model | None, headers: list[GgufLayer]) -> ModelConfig:
+def _build_config(request: CreateRequest, base: Model | None, headers: list[GgufLayer]) -> ModelConfig:
     old = base.config if base is not None else ModelConfig()
     weights = [header.gguf for header in headers if header.kind == "model"]
     families = tuple(header.gguf.architecture for header in headers if header.kind not in ("adapter", "draft"))
@@ -301,7 +301,7 @@ def _config(request: CreateRequest, base: Model | None, headers: list[GgufLayer]
             model_type=human_number(weights[0].parameter_count),
             file_type=declared_type(weights[0]),
         )
-    return _overridden(config, request.info)
+    return _apply_info(config, request.info)
 
 
 def _family_defaults(config: ModelConfig, headers: list[GgufLayer], tools: CreateTools) -> FamilyDefaults | None:
@@ -312,7 +312,7 @@ def _family_defaults(config: ModelConfig, headers: list[GgufLayer], tools: Creat
     return tools.family_defaults(weights[0].architecture)
 
 
-def _overridden(config: ModelConfig, info: Mapping[str, Any]) -> ModelConfig:
+def _apply_info(config: ModelConfig, info: Mapping[str, Any]) -> ModelConfig:
     """Override config values by the ``info`` of the request."""
     texts = {
         field: _info_text(info, key)

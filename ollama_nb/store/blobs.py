@@ -109,9 +109,9 @@ class BlobStore:
 
         A blob that only another store has is copied from there, after its digest was verified.
         """
-        return self.tree.touch(self.path(digest)) or any(self._adopt(other.path(digest)) for other in self._others)
+        return self.tree.touch(self.path(digest)) or any(self._copy_from(other.path(digest)) for other in self._others)
 
-    def _adopt(self, path: Path) -> bool:
+    def _copy_from(self, path: Path) -> bool:
         """Copy a blob of another store, as a copy-on-write clone where possible."""
         size = disk.regular_size(path)
         if size is None:

@@ -78,7 +78,7 @@ class _Checker:
                 yield file.name, file.manifest
             else:
                 where = str(file.path.relative_to(self._store.root))
-                self._problem("manifest", where, file.error, file.path, _state(file.path))
+                self._add_problem("manifest", where, file.error, file.path, _file_state(file.path))
 
     def blobs(self) -> None:
         """Hash all blobs."""
@@ -86,23 +86,23 @@ class _Checker:
         total = sum(sizes.values())
         for digest, size in sizes.items():
             path = self._store.blobs.path(digest)
-            before = _state(path)
+            before = _file_state(path)
             found = self._hash(path, total)
             if found == digest.hex or before is None:
                 self.found.blobs += 1
                 continue
             self._broken.add(digest)
             why = "cannot be read" if found is None else f"does not match its digest ({size} bytes)"
-            self._problem("blob", str(digest), why, path, before)
+            self._add_problem("blob", str(digest), why, path, before)
 
     def model(self, name: ModelName, manifest: Manifest) -> None:
         for layer in (manifest.config, *manifest.layers):
-            why = self._fault(layer, is_config=layer is manifest.config)
+            why = self._find_fault(layer, is_config=layer is manifest.config)
             if why:
                 self.found.problems.append(CheckProblem("model", name.short, why))
                 return
 
-    def _fault(self, layer: Layer, *, is_config: bool) -> str:
+    def _find_fault(self, layer: Layer, *, is_config: bool) -> str:
         """Describe the problem of one layer of a model; empty if there is none."""
         if layer.digest in self._broken:
             return f"its blob {layer.digest.short} is damaged"
@@ -136,17 +136,17 @@ class _Checker:
             return None
         return hashed.hexdigest()
 
-    def _problem(self, kind: str, what: str, why: str, path: Path, before: tuple[int, ...] | None) -> None:
+    def _add_problem(self, kind: str, what: str, why: str, path: Path, before: tuple[int, ...] | None) -> None:
         moved = False
         if self._aside is not None:
             with disk.folder_lock(self._store.root):
-                if before is not None and _state(path) == before:  # not replaced in the meantime
+                if before is not None and _file_state(path) == before:  # not replaced in the meantime
                     self._store.move_aside(path, self._aside)
                     moved = True
         self.found.problems.append(CheckProblem(kind, what, why, moved))
 
 
-def _state(path: Path) -> tuple[int, ...] | None:
+def _file_state(path: Path) -> tuple[int, ...] | None:
     """Return values that change when a file is replaced or modified; None if it does not exist."""
     try:
         status = os.lstat(path)

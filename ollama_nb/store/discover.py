@@ -34,47 +34,47 @@ def discover(env: Mapping[str, str]) -> list[DiscoveredModel]:
     home = Path(env.get("HOME") or Path.home())
     hub = env.get("HF_HUB_CACHE") or Path(env.get("HF_HOME") or home / ".cache" / "huggingface") / "hub"
     places = [
-        *((place, "Hugging Face", _repository(place.name)) for place in _below(Path(hub), "models--*--*")),
+        *((place, "Hugging Face", _repository_name(place.name)) for place in _subfolders(Path(hub), "models--*--*")),
         *(
             (place, "LM Studio", place.name)
             for root in (home / ".lmstudio" / "models", home / ".cache" / "lm-studio" / "models")
-            for place in _below(root, "*/*")
+            for place in _subfolders(root, "*/*")
         ),
     ]
     found: dict[tuple[Path, ...], DiscoveredModel] = {}
     names: set[str] = set()
     for place, source, repository in places:
-        for model in _models(place, source, repository, names):
+        for model in _find_models(place, source, repository, names):
             found.setdefault(tuple(path.resolve() for path in model.paths), model)
             names.add(model.name)
     return sorted(found.values(), key=lambda model: (model.source, model.name))
 
 
-def _models(place: Path, source: str, repository: str, taken: set[str]) -> Iterator[DiscoveredModel]:
+def _find_models(place: Path, source: str, repository: str, taken: set[str]) -> Iterator[DiscoveredModel]:
     """Yield the models of one repository, newest snapshot last; the parts of a split model count as one."""
-    files = [path for path in _ggufs(place) if is_gguf(path)]
+    files = [path for path in _find_ggufs(place) if is_gguf(path)]
     projectors = {path.parent: path for path in reversed(files) if path.name.lower().startswith("mmproj")}
     weights = [path for path in files if not path.name.lower().startswith("mmproj")]
     for path in weights:
         part = _PART.fullmatch(path.stem)
         if part and part[2] != "00001":
             continue
-        parts = [other for other in weights if _belongs(other, path, part)] if part else [path]
+        parts = [other for other in weights if _is_same_split(other, path, part)] if part else [path]
         if part and len(parts) != int(part[3]):
             continue  # an incomplete download
         companion = projectors.get(path.parent)
         paths = (*parts, *([companion] if companion else ()))
-        name = _name(part[1] if part else path.stem, repository)
+        name = _model_name(part[1] if part else path.stem, repository)
         unique = next(text for text in (name, *(f"{name}-{n}" for n in range(2, 1000))) if text not in taken)
         yield DiscoveredModel(unique, source, paths, sum(file.stat().st_size for file in paths))
 
 
-def _belongs(other: Path, first: Path, part: re.Match[str]) -> bool:
+def _is_same_split(other: Path, first: Path, part: re.Match[str]) -> bool:
     found = _PART.fullmatch(other.stem)
     return other.parent == first.parent and found is not None and (found[1], found[3]) == (part[1], part[3])
 
 
-def _name(stem: str, repository: str) -> str:
+def _model_name(stem: str, repository: str) -> str:
     """Derive ``model:quantization`` in lower case from the file name, or from the repository if that is generic."""
     quant = _QUANT.search(stem)
     model = stem[: quant.start()] if quant else stem
@@ -85,19 +85,19 @@ def _name(stem: str, repository: str) -> str:
     return f"{model}:{tag}"
 
 
-def _repository(folder: str) -> str:
+def _repository_name(folder: str) -> str:
     """``models--ORG--NAME`` → ``NAME``."""
     return folder.split("--", 2)[-1]
 
 
-def _below(root: Path, pattern: str) -> list[Path]:
+def _subfolders(root: Path, pattern: str) -> list[Path]:
     try:
         return sorted(path for path in root.glob(pattern) if path.is_dir())
     except OSError:
         return []
 
 
-def _ggufs(place: Path) -> list[Path]:
+def _find_ggufs(place: Path) -> list[Path]:
     """List GGUF files by name, older snapshots first; at most ``MAX_FILES`` folders are searched."""
     found = []
     for number, (folder, _, names) in enumerate(os.walk(place)):

@@ -66,25 +66,25 @@ def is_gguf(path: Path) -> bool:
 
 
 def _read(source: _Bytes, arrays: bool) -> GGUF:
-    version = _version(source)
+    version = _read_version(source)
     tensor_count = source.count(MAX_TENSORS, _SMALLEST_TENSOR, "tensors")
     pair_count = source.count(MAX_KEYS, _SMALLEST_PAIR, "metadata keys")
     metadata: dict[str, Any] = {}
-    kept = _Kept(arrays)
+    budget = _ArrayBudget(arrays)
     for _ in range(pair_count):
         key = source.text()
         if not key:
             raise _corrupt("a metadata key has no name")  # llama.cpp would abort
         if key in metadata:
-            raise _corrupt(f"the metadata key {_name(key)} occurs twice")
-        metadata[key] = _value(source, kept)
+            raise _corrupt(f"the metadata key {_shorten(key)} occurs twice")
+        metadata[key] = _read_value(source, budget)
     _check_metadata(metadata)
-    tensors = [_tensor(source) for _ in range(tensor_count)]
-    _check_tensors(tensors, _alignment(metadata), source)
+    tensors = [_read_tensor(source) for _ in range(tensor_count)]
+    _check_tensors(tensors, _get_alignment(metadata), source)
     return GGUF(version, metadata, tuple(tensor for tensor, _ in tensors))
 
 
-def _version(source: _Bytes) -> int:
+def _read_version(source: _Bytes) -> int:
     magic = source.take(4)
     if magic == MAGIC[::-1]:
         raise _corrupt("big-endian files are not supported")
@@ -113,7 +113,7 @@ class _Bytes:
         return self._window_end - len(self._window) + self._at
 
     @property
-    def left(self) -> int:
+    def remaining(self) -> int:
         return self.size - self.position
 
     def take(self, count: int) -> bytes:
@@ -123,7 +123,7 @@ class _Bytes:
         return data
 
     def skip(self, count: int) -> None:
-        self._allow(count)
+        self._check_bounds(count)
         if self._at + count <= len(self._window):
             self._at += count
         else:
@@ -141,7 +141,7 @@ class _Bytes:
     def count(self, most: int, smallest: int, what: str) -> int:
         """Read a count of items of at least ``smallest`` bytes each, which must fit into the rest of the file."""
         number = self.u64()
-        if number > most or number * smallest > self.left:
+        if number > most or number * smallest > self.remaining:
             raise _corrupt(f"it cannot contain {number} {what}")
         return number
 
@@ -170,7 +170,7 @@ class _Bytes:
 
     def _fill(self, count: int) -> None:
         """Make the next ``count`` bytes available in the window."""
-        self._allow(count)
+        self._check_bounds(count)
         missing = self._at + count - len(self._window)
         if missing <= 0:
             return
@@ -180,15 +180,15 @@ class _Bytes:
         self._window_end += len(fresh)
         self._window, self._at = self._window[self._at :] + fresh, 0
 
-    def _allow(self, count: int) -> None:
-        if count > self.left:
+    def _check_bounds(self, count: int) -> None:
+        if count > self.remaining:
             raise _corrupt("it is truncated")
         if self.position + count > MAX_HEADER:
             raise _corrupt(f"its header is larger than {MAX_HEADER} bytes")
 
 
 @dataclass
-class _Kept:
+class _ArrayBudget:
     """The budget for arrays in memory."""
 
     wanted: bool
@@ -201,16 +201,16 @@ class _Kept:
         return True
 
 
-def _value(source: _Bytes, kept: _Kept) -> Any:
+def _read_value(source: _Bytes, budget: _ArrayBudget) -> Any:
     kind = source.u32()
     if kind == _ARRAY:
-        return _array(source, kept)
+        return _read_array(source, budget)
     if kind == _STRING:
         return source.text()
-    return _scalars(source, kind, 1)[0]
+    return _read_scalars(source, kind, 1)[0]
 
 
-def _array(source: _Bytes, kept: _Kept) -> list[Any] | None:
+def _read_array(source: _Bytes, budget: _ArrayBudget) -> list[Any] | None:
     kind = source.u32()
     if kind != _STRING and kind not in _SCALARS:
         raise _corrupt("an array of arrays" if kind == _ARRAY else f"unknown value type {kind}")
@@ -218,8 +218,8 @@ def _array(source: _Bytes, kept: _Kept) -> list[Any] | None:
     count = source.count(MAX_ARRAY, size, "array items")
     if not count:
         return []
-    if kept.take(count):
-        return [source.text() for _ in range(count)] if kind == _STRING else _scalars(source, kind, count)
+    if budget.take(count):
+        return [source.text() for _ in range(count)] if kind == _STRING else _read_scalars(source, kind, count)
     if kind == _STRING:
         source.skip_texts(count)
     else:
@@ -227,7 +227,7 @@ def _array(source: _Bytes, kept: _Kept) -> list[Any] | None:
     return None
 
 
-def _scalars(source: _Bytes, kind: int, count: int) -> list[Any]:
+def _read_scalars(source: _Bytes, kind: int, count: int) -> list[Any]:
     if kind not in _SCALARS:
         raise _corrupt(f"unknown value type {kind}")
     form = _SCALARS[kind]
@@ -235,22 +235,22 @@ def _scalars(source: _Bytes, kind: int, count: int) -> list[Any]:
     return [bool(value) for value in values] if kind == _BOOL else values
 
 
-def _tensor(source: _Bytes) -> tuple[TensorInfo, int]:
+def _read_tensor(source: _Bytes) -> tuple[TensorInfo, int]:
     """Read one tensor; return it with its size in bytes."""
     name = source.text()
     dimensions = source.u32()
     if not 1 <= dimensions <= MAX_DIMENSIONS:
-        raise _corrupt(f"tensor {_name(name)} has {dimensions} dimensions")
+        raise _corrupt(f"tensor {_shorten(name)} has {dimensions} dimensions")
     shape = struct.unpack(f"<{dimensions}Q", source.take(8 * dimensions))
     kind, offset = source.u32(), source.u64()
     stored = TENSOR_TYPES.get(kind)
     if stored is None:
-        raise _corrupt(f"tensor {_name(name)} has the unknown type {kind}")
+        raise _corrupt(f"tensor {_shorten(name)} has the unknown type {kind}")
     tensor = TensorInfo(name, stored.name, shape, offset)
     if not 0 < tensor.elements < 1 << 63:
-        raise _corrupt(f"tensor {_name(name)} has the impossible shape {list(shape)}")
+        raise _corrupt(f"tensor {_shorten(name)} has the impossible shape {list(shape)}")
     if shape[0] % stored.block:
-        raise _corrupt(f"rows of tensor {_name(name)} are not whole blocks of {stored.name}")
+        raise _corrupt(f"rows of tensor {_shorten(name)} are not whole blocks of {stored.name}")
     return tensor, tensor.elements // stored.block * stored.size
 
 
@@ -259,11 +259,11 @@ def _check_tensors(tensors: Iterable[tuple[TensorInfo, int]], alignment: int, so
     seen: set[str] = set()
     for tensor, size in tensors:
         if tensor.name in seen:
-            raise _corrupt(f"tensor {_name(tensor.name)} occurs twice")
+            raise _corrupt(f"tensor {_shorten(tensor.name)} occurs twice")
         if tensor.offset % alignment:
-            raise _corrupt(f"tensor {_name(tensor.name)} is not aligned")
+            raise _corrupt(f"tensor {_shorten(tensor.name)} is not aligned")
         if start + tensor.offset + size > source.size:
-            raise _corrupt(f"tensor {_name(tensor.name)} extends beyond the end of the file")
+            raise _corrupt(f"tensor {_shorten(tensor.name)} extends beyond the end of the file")
         seen.add(tensor.name)
 
 
@@ -278,17 +278,17 @@ def _check_metadata(metadata: dict[str, Any]) -> None:
         if key.endswith(".block_count"):
             least = 1 if key == f"{architecture}.block_count" else 0
             if type(value) is not int or not least <= value <= MAX_BLOCKS:
-                raise _corrupt(f"{_name(key)} is not a number from {least} to {MAX_BLOCKS}")
+                raise _corrupt(f"{_shorten(key)} is not a number from {least} to {MAX_BLOCKS}")
 
 
-def _alignment(metadata: dict[str, Any]) -> int:
+def _get_alignment(metadata: dict[str, Any]) -> int:
     alignment = metadata.get("general.alignment", 32)
     if type(alignment) is not int or not 0 < alignment <= 1 << 20 or alignment & (alignment - 1):
         raise _corrupt("its alignment is not a power of two")
     return alignment
 
 
-def _name(text: str) -> str:
+def _shorten(text: str) -> str:
     """Shorten a name from the file for messages."""
     return repr(text if len(text) <= 80 else text[:77] + "...")
 

@@ -54,28 +54,28 @@ def config_layer(digest: Digest, size: int) -> Layer:
 
 def parse_manifest(raw: bytes) -> Manifest:
     """Parse a manifest. Raises CorruptModel if it is not valid."""
-    body = _object(raw, "manifest")
-    layers: list[Any] = _typed(body, "layers", list, [])
-    return Manifest(_layer(body.get("config")), tuple(_layer(item) for item in layers), raw)
+    body = _parse_object(raw, "manifest")
+    layers: list[Any] = _get_typed(body, "layers", list, [])
+    return Manifest(_parse_layer(body.get("config")), tuple(_parse_layer(item) for item in layers), raw)
 
 
 def encode_manifest(config: Layer, layers: Iterable[Layer]) -> bytes:
     body = {
         "schemaVersion": 2,
         "mediaType": MANIFEST_TYPE,
-        "config": _layer_json(config),
-        "layers": [_layer_json(item) for item in layers],
+        "config": _layer_object(config),
+        "layers": [_layer_object(item) for item in layers],
     }
-    return _line(body)
+    return _encode_line(body)
 
 
 def parse_config(raw: bytes) -> ModelConfig:
     """Parse a config. Raises CorruptModel if it is not a JSON object or a known key has the wrong type."""
-    body = _object(raw, "config")
-    known: dict[str, Any] = {key: _typed(body, key, str, "") for key in _CONFIG_TEXTS}
-    known |= {key: _typed(body, key, int, 0) for key in _CONFIG_LENGTHS}
-    known["model_families"] = _strings(body, "model_families")
-    known["capabilities"] = _strings(body, "capabilities") or ()
+    body = _parse_object(raw, "config")
+    known: dict[str, Any] = {key: _get_typed(body, key, str, "") for key in _CONFIG_TEXTS}
+    known |= {key: _get_typed(body, key, int, 0) for key in _CONFIG_LENGTHS}
+    known["model_families"] = _get_strings(body, "model_families")
+    known["capabilities"] = _get_strings(body, "capabilities") or ()
     extra = {key: value for key, value in body.items() if key not in known and key not in ("architecture", "os")}
     return ModelConfig(**known, extra=extra)
 
@@ -101,58 +101,58 @@ def encode_config(config: ModelConfig) -> bytes:
         "base_name": config.base_name,
         "draft": config.extra.get("draft"),
     }
-    return _line(body | filled(optional) | {"architecture": "amd64", "os": "linux"})
+    return _encode_line(body | filled(optional) | {"architecture": "amd64", "os": "linux"})
 
 
 def parse_params(raw: bytes) -> dict[str, Any]:
-    return _object(raw, "params layer")
+    return _parse_object(raw, "params layer")
 
 
 def encode_params(params: Mapping[str, Any]) -> bytes:
-    return _line(params, sort_keys=True)
+    return _encode_line(params, sort_keys=True)
 
 
 def parse_messages(raw: bytes) -> tuple[Message, ...]:
-    body = _json(raw, "messages layer")
+    body = _parse_json(raw, "messages layer")
     if not isinstance(body, list):
         raise CorruptModel("the messages layer is not a JSON array")
-    return tuple(_message(item) for item in body)
+    return tuple(_parse_message(item) for item in body)
 
 
 def encode_messages(messages: Iterable[Message]) -> bytes:
-    return _line([message_object(message) for message in messages])
+    return _encode_line([message_object(message) for message in messages])
 
 
-def _line(value: Any, *, sort_keys: bool = False) -> bytes:
+def _encode_line(value: Any, *, sort_keys: bool = False) -> bytes:
     return (go_json(value, sort_keys=sort_keys) + "\n").encode()
 
 
-def _json(raw: bytes, what: str) -> Any:
+def _parse_json(raw: bytes, what: str) -> Any:
     if len(raw) > MAX_JSON:
         raise CorruptModel(f"the {what} is larger than {MAX_JSON} bytes")
     try:
-        return json.loads(raw, parse_constant=_no_number, parse_float=_finite)
+        return json.loads(raw, parse_constant=_reject_constant, parse_float=_parse_finite)
     except (ValueError, RecursionError) as error:
         raise CorruptModel(f"the {what} is not valid JSON: {error}") from error
 
 
-def _finite(text: str) -> float:
+def _parse_finite(text: str) -> float:
     number = float(text)
-    return number if math.isfinite(number) else _no_number(text)
+    return number if math.isfinite(number) else _reject_constant(text)
 
 
-def _no_number(text: str) -> NoReturn:
+def _reject_constant(text: str) -> NoReturn:
     raise ValueError(f"{text} is not a JSON number")
 
 
-def _object(raw: bytes, what: str) -> dict[str, Any]:
-    body = _json(raw, what)
+def _parse_object(raw: bytes, what: str) -> dict[str, Any]:
+    body = _parse_json(raw, what)
     if not isinstance(body, dict):
         raise CorruptModel(f"the {what} is not a JSON object")
     return body
 
 
-def _typed(body: Mapping[str, Any], key: str, kind: type[T], default: T) -> T:
+def _get_typed(body: Mapping[str, Any], key: str, kind: type[T], default: T) -> T:
     """Return the value of a key, or the default if it is absent or null, as in Go."""
     value = body.get(key)
     if value is None:
@@ -162,55 +162,57 @@ def _typed(body: Mapping[str, Any], key: str, kind: type[T], default: T) -> T:
     return value
 
 
-def _strings(body: Mapping[str, Any], key: str) -> tuple[str, ...] | None:
+def _get_strings(body: Mapping[str, Any], key: str) -> tuple[str, ...] | None:
     if body.get(key) is None:
         return None
-    value: list[Any] = _typed(body, key, list, [])
+    value: list[Any] = _get_typed(body, key, list, [])
     if not all(isinstance(item, str) for item in value):
         raise CorruptModel(f'"{key}" is not a list of strings')
     return tuple(value)
 
 
-def _layer(item: Any) -> Layer:
+def _parse_layer(item: Any) -> Layer:
     if not isinstance(item, dict):
         raise CorruptModel("a layer of the manifest is not a JSON object")
-    size = _typed(item, "size", int, 0)
+    size = _get_typed(item, "size", int, 0)
     if size < 0:
         raise CorruptModel("a layer of the manifest has a negative size")
     try:
-        digest = Digest.parse(_typed(item, "digest", str, ""))
+        digest = Digest.parse(_get_typed(item, "digest", str, ""))
     except BadRequest as error:
         raise CorruptModel("a layer of the manifest has an invalid digest") from error
-    texts = {key: _typed(item, key, str, "") for key in ("mediaType", "from", "name")}
+    texts = {key: _get_typed(item, key, str, "") for key in ("mediaType", "from", "name")}
     return Layer(texts["mediaType"], digest, size, texts["from"], texts["name"])
 
 
-def _layer_json(item: Layer) -> dict[str, Any]:
+def _layer_object(item: Layer) -> dict[str, Any]:
     body: dict[str, Any] = {"mediaType": item.media_type, "digest": str(item.digest), "size": item.size}
     return body | filled({"from": item.from_, "name": item.name})
 
 
-def _message(item: Any) -> Message:
+def _parse_message(item: Any) -> Message:
     if not isinstance(item, dict):
         raise CorruptModel("a stored message is not a JSON object")
-    texts = {key: _typed(item, key, str, "") for key in ("role", "content", "thinking", "tool_name", "tool_call_id")}
+    texts = {
+        key: _get_typed(item, key, str, "") for key in ("role", "content", "thinking", "tool_name", "tool_call_id")
+    }
     try:
-        images = tuple(base64.b64decode(image, validate=True) for image in _strings(item, "images") or ())
+        images = tuple(base64.b64decode(image, validate=True) for image in _get_strings(item, "images") or ())
     except binascii.Error as error:
         raise CorruptModel("an image of a stored message is not valid base64") from error
-    calls: list[Any] = _typed(item, "tool_calls", list, [])
-    return Message(**texts, images=images, tool_calls=tuple(_call(call) for call in calls))
+    calls: list[Any] = _get_typed(item, "tool_calls", list, [])
+    return Message(**texts, images=images, tool_calls=tuple(_parse_tool_call(call) for call in calls))
 
 
-def _call(item: Any) -> ToolCall:
+def _parse_tool_call(item: Any) -> ToolCall:
     function = item.get("function") if isinstance(item, dict) else None
     if not isinstance(function, dict):
         raise CorruptModel("a stored tool call has no function")
     return ToolCall(
-        _typed(function, "name", str, ""),
-        _typed(function, "arguments", dict, {}),
-        _typed(item, "id", str, ""),
-        _typed(function, "index", int, 0),
+        _get_typed(function, "name", str, ""),
+        _get_typed(function, "arguments", dict, {}),
+        _get_typed(item, "id", str, ""),
+        _get_typed(function, "index", int, 0),
     )
 
 

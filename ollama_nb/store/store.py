@@ -77,7 +77,7 @@ class Store:
             if known.key == name.key:
                 return name.with_parts(*known.parts)
         columns = zip(*(known.parts for known in names), strict=True) if names else ((),) * 4
-        return name.with_parts(*(_respelt(part, set(known)) for part, known in zip(name.parts, columns, strict=True)))
+        return name.with_parts(*(_respell(part, set(known)) for part, known in zip(name.parts, columns, strict=True)))
 
     def exists(self, name: ModelName) -> bool:
         return disk.regular_size(self._path(self.canonical(name))) is not None
@@ -87,7 +87,7 @@ class Store:
         try:
             return self._load(self.canonical(name))
         except ModelNotFound:
-            if other := self._other(name):
+            if other := self._other_store_with(name):
                 return other.resolve(name)
             raise
 
@@ -116,7 +116,7 @@ class Store:
             return read_gguf(path, arrays=True)
         with disk.store_errors("read", path, reading=True):
             status = path.stat()
-        return _header(path, status.st_ino, status.st_size, status.st_mtime_ns)
+        return _cached_header(path, status.st_ino, status.st_size, status.st_mtime_ns)
 
     # -- writing ---------------------------------------------------------------------------------------------------
 
@@ -138,7 +138,7 @@ class Store:
 
     def copy(self, source: ModelName, destination: ModelName) -> None:
         """Publish the manifest of a model under a second name."""
-        if not self.exists(source) and (other := self._other(source)):
+        if not self.exists(source) and (other := self._other_store_with(source)):
             self.put_manifest(destination, other._read_manifest(other.canonical(source))[0])
             return
         with self._locked():  # the source must not change before the copy is written
@@ -153,7 +153,7 @@ class Store:
             name = self.canonical(name)
             digests = self._digests_of(name)
             if not self._manifests.remove(self._path(name)):
-                if other := self._other(name):
+                if other := self._other_store_with(name):
                     raise Forbidden(
                         f"model '{name.short}' is in {disk.display_path(other.root)}, which this program only reads"
                     )
@@ -168,7 +168,7 @@ class Store:
     def fix_legacy_names(self) -> None:
         """Rename blobs from ``sha256:…``, the form of early versions of Ollama."""
         with disk.store_errors("read the folder", self.blobs.root, reading=True):
-            old = [path for path in _children(self.blobs.root) if path.name.startswith("sha256:")]
+            old = [path for path in _list_folder(self.blobs.root) if path.name.startswith("sha256:")]
         for path in old:
             self.blobs.tree.rename(path, path.name.replace(":", "-", 1))
 
@@ -190,10 +190,10 @@ class Store:
 
     def stale(self) -> list[Path] | None:
         """Return the files that ``prune`` would remove; None if a manifest cannot be read."""
-        used = self._used(strict=True)
+        used = self._used_blobs(strict=True)
         if used is None:
             return None
-        unused = [path for path in _children(self.blobs.root) if digest_in_name(path.name) not in used]
+        unused = [path for path in _list_folder(self.blobs.root) if digest_in_name(path.name) not in used]
         return [path for path in (*unused, *self.root.glob(disk.TEMP_PREFIX + "*")) if _is_old(path)]
 
     def survey(self) -> Iterator[ManifestFile]:
@@ -216,7 +216,7 @@ class Store:
 
     # -- inside ----------------------------------------------------------------------------------------------------
 
-    def _other(self, name: ModelName) -> Store | None:
+    def _other_store_with(self, name: ModelName) -> Store | None:
         """Return the first of the other stores that has the model, or None."""
         for other in self.others:
             with contextlib.suppress(OllamaError):
@@ -244,9 +244,9 @@ class Store:
         """List the regular files exactly four levels below ``manifests``."""
         with disk.store_errors("read the models folder", self.root, reading=True):
             # Listing the root distinguishes an unreadable folder from an empty one.
-            level = [child for child in _children(self.root) if child == self._manifests.root]
+            level = [child for child in _list_folder(self.root) if child == self._manifests.root]
             for _ in range(4):
-                level = [child for folder in level if folder.is_dir() for child in _children(folder)]
+                level = [child for folder in level if folder.is_dir() for child in _list_folder(folder)]
             return [path for path in level if path.is_file()]
 
     def _read_manifest(self, name: ModelName) -> tuple[bytes, float]:
@@ -276,7 +276,7 @@ class Store:
             return _digests(parse_manifest(self._read_manifest(name)[0]))
         return frozenset()
 
-    def _used(self, *, strict: bool) -> set[Digest] | None:
+    def _used_blobs(self, *, strict: bool) -> set[Digest] | None:
         """Return the blobs of all valid manifests; None if ``strict`` and a manifest cannot be read."""
         used: set[Digest] = set()
         for found in self.survey():
@@ -301,7 +301,7 @@ class Store:
         return () if self.noprune else self._remove_unused(replaced)
 
     def _remove_unused(self, digests: Iterable[Digest]) -> tuple[Digest, ...]:
-        used = self._used(strict=False) or set()
+        used = self._used_blobs(strict=False) or set()
         return tuple(digest for digest in sorted(digests) if digest not in used and self.blobs.remove(digest))
 
     def _remove_empty(self, folder: Path) -> bool:
@@ -318,7 +318,7 @@ class Store:
 
 
 @functools.lru_cache(maxsize=128)
-def _header(path: Path, inode: int, size: int, modified: int) -> GGUF:
+def _cached_header(path: Path, inode: int, size: int, modified: int) -> GGUF:
     return read_gguf(path)
 
 
@@ -326,7 +326,7 @@ def _digests(manifest: Manifest) -> frozenset[Digest]:
     return frozenset(layer.digest for layer in (*manifest.layers, manifest.config))
 
 
-def _respelt(part: str, known: set[str]) -> str:
+def _respell(part: str, known: set[str]) -> str:
     same = sorted(spelling for spelling in known if spelling.lower() == part.lower())
     return part if part in same or not same else same[0]
 
@@ -339,7 +339,7 @@ def _is_old(path: Path) -> bool:
     return False
 
 
-def _children(folder: Path) -> list[Path]:
+def _list_folder(folder: Path) -> list[Path]:
     """List a folder, sorted; empty if it does not exist."""
     try:
         return sorted(folder.iterdir())

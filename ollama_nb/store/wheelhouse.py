@@ -68,11 +68,11 @@ def pack(
     missing or damaged blob.
     """
     _check(content, part_size)
-    sizes = {name: _size(blobs, digest) for name, digest in content.files.items()}
+    sizes = {name: _blob_size(blobs, digest) for name, digest in content.files.items()}
     texts = sum(len(text.encode()) for text in (content.modelfile, content.card, content.card, *content.licenses))
     whole = sum(sizes.values()) + texts + _OVERHEAD <= part_size
     packer = _Packer(content, blobs, folder, sum(sizes.values()), report, cancelled)
-    return packer.one_wheel(sizes) if whole else packer.in_parts(sizes, part_size - _OVERHEAD)
+    return packer.write_one_wheel(sizes) if whole else packer.write_in_parts(sizes, part_size - _OVERHEAD)
 
 
 def _check(content: WheelContent, part_size: int) -> None:
@@ -84,7 +84,7 @@ def _check(content: WheelContent, part_size: int) -> None:
         raise BadRequest(f"parts of {part_size} bytes are too small: the minimum is {MIN_PART_SIZE}")
 
 
-def _size(blobs: BlobStore, digest: Digest) -> int:
+def _blob_size(blobs: BlobStore, digest: Digest) -> int:
     size = blobs.size(digest)
     if size is None:
         raise StoreError(f'blob "{digest}" is missing: pull or create the model again')
@@ -109,19 +109,19 @@ class _Packer:
         self._report = report
         self._cancelled = cancelled
 
-    def one_wheel(self, sizes: Mapping[str, int]) -> list[Path]:
+    def write_one_wheel(self, sizes: Mapping[str, int]) -> list[Path]:
         files = tuple(PackedFile(name, sizes[name], digest) for name, digest in self._content.files.items())
-        return [self._main(files, inside=True)]
+        return [self._write_main(files, inside=True)]
 
-    def in_parts(self, sizes: Mapping[str, int], most: int) -> list[Path]:
+    def write_in_parts(self, sizes: Mapping[str, int], most: int) -> list[Path]:
         parts: list[Path] = []
         files = tuple(
-            PackedFile(name, sizes[name], digest, self._parts(name, digest, sizes[name], most, parts))
+            PackedFile(name, sizes[name], digest, self._write_file_parts(name, digest, sizes[name], most, parts))
             for name, digest in self._content.files.items()
         )
-        return [self._main(files, inside=False), *parts]
+        return [self._write_main(files, inside=False), *parts]
 
-    def _parts(self, name: str, digest: Digest, size: int, most: int, made: list[Path]) -> tuple[Piece, ...]:
+    def _write_file_parts(self, name: str, digest: Digest, size: int, most: int, made: list[Path]) -> tuple[Piece, ...]:
         """Write the part wheels of one file and append their paths to ``made``."""
         found = []
         whole = hashlib.sha256()
@@ -129,29 +129,29 @@ class _Packer:
             for start in range(0, size, most):
                 length = min(most, size - start)
                 distribution = pieces.part_name(self._content.distribution, len(made) + 1)
-                path, part = self._part(distribution, name, self._bytes(blob, length, whole), length)
+                path, part = self._write_part(distribution, name, self._read_chunks(blob, length, whole), length)
                 made.append(path)
                 found.append(Piece(distribution, length, part))
-        _same(digest, Digest(whole.hexdigest()))
+        _require_equal(digest, Digest(whole.hexdigest()))
         return tuple(found)
 
-    def _part(self, distribution: str, name: str, chunks: Iterable[bytes], length: int) -> tuple[Path, Digest]:
+    def _write_part(self, distribution: str, name: str, chunks: Iterable[bytes], length: int) -> tuple[Path, Digest]:
         summary = f"Part of the model wheel {self._content.distribution}"
         with self._wheel(distribution) as (path, wheel):
             digest = wheel.stream(f"{wheel.package}/{name}.part", length, chunks)
             wheel.close(_metadata(distribution, self._content.version, summary))
         return path, digest
 
-    def _main(self, files: tuple[PackedFile, ...], *, inside: bool) -> Path:
+    def _write_main(self, files: tuple[PackedFile, ...], *, inside: bool) -> Path:
         content = self._content
         with self._wheel(content.distribution) as (path, wheel):
             for file in files if inside else ():
                 whole = hashlib.sha256()
                 with self._blobs.find(file.digest).open("rb") as blob:
-                    wheel.stream(f"{wheel.package}/{file.name}", file.size, self._bytes(blob, file.size, whole))
-                _same(file.digest, Digest(whole.hexdigest()))
+                    wheel.stream(f"{wheel.package}/{file.name}", file.size, self._read_chunks(blob, file.size, whole))
+                _require_equal(file.digest, Digest(whole.hexdigest()))
             description = WheelDescription(content.model, content.version, files)
-            wheel.add(f"{wheel.package}/{pieces.FILE}", pieces.encode(description))
+            wheel.add(f"{wheel.package}/{pieces.FILE}", pieces.encode_description(description))
             wheel.add(f"{wheel.package}/Modelfile", content.modelfile.encode())
             wheel.add(f"{wheel.package}/README.md", content.card.encode())
             licenses = [(f"LICENSE-{number:02d}.txt", text) for number, text in enumerate(content.licenses, 1)]
@@ -171,7 +171,7 @@ class _Packer:
 
     @contextmanager
     def _wheel(self, distribution: str) -> Iterator[tuple[Path, _Wheel]]:
-        stem = f"{_escaped(distribution)}-{self._content.version}"
+        stem = f"{_escape(distribution)}-{self._content.version}"
         path = self._folder / f"{stem}-py3-none-any.whl"
         with disk.atomic_writer(path) as file:
             wheel = _Wheel(file, stem)
@@ -180,7 +180,7 @@ class _Packer:
             finally:
                 wheel.abandon()
 
-    def _bytes(self, blob: BinaryIO, length: int, whole: hashlib._Hash) -> Iterator[bytes]:
+    def _read_chunks(self, blob: BinaryIO, length: int, whole: hashlib._Hash) -> Iterator[bytes]:
         while length and (chunk := blob.read(min(CHUNK, length))):
             if self._cancelled.is_set():
                 raise Cancelled
@@ -247,12 +247,12 @@ def _metadata(
     return ("\n".join(lines) + "\n").encode()
 
 
-def _escaped(distribution: str) -> str:
+def _escape(distribution: str) -> str:
     """Escape a distribution name for file and folder names of wheels."""
     return re.sub(r"[-_.]+", "_", distribution).lower()
 
 
-def _same(expected: Digest, found: Digest) -> None:
+def _require_equal(expected: Digest, found: Digest) -> None:
     if found != expected:
         raise StoreError(
             f'blob "{expected}" is damaged: `ollama-nb fsck --repair`, then pull or create the model again'

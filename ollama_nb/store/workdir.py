@@ -32,7 +32,7 @@ def locked_workdir(place: Path, job: str) -> Iterator[Path]:
                 made = tempfile.TemporaryDirectory(prefix=f"{PREFIX}{job}-", dir=place, ignore_cleanup_errors=True)
                 folder = Path(held.enter_context(made))
                 with contextlib.suppress(OSError):  # a file system without locks
-                    held.enter_context(_alone(folder))
+                    held.enter_context(_exclusive(folder))
         yield folder
 
 
@@ -45,12 +45,12 @@ def remove_stale(place: Path) -> None:
 
 def _sweep(place: Path) -> None:
     for left in place.glob(f"{PREFIX}*"):
-        with contextlib.suppress(OSError), _alone(left):
+        with contextlib.suppress(OSError), _exclusive(left):
             shutil.rmtree(left, ignore_errors=True)
 
 
 @contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def _exclusive(folder: Path) -> Iterator[None]:
     """Lock ``folder``. Raises OSError if another process uses it."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:

@@ -59,7 +59,7 @@ def test_what_is_offered_can_be_made(name: str, weights: Path, tmp_path: Path) -
 
 @pytest.mark.parametrize("name", sorted(quantization.NEED_IMPORTANCE))
 def test_what_needs_an_importance_matrix_is_refused_by_name(name: str, weights: Path, tmp_path: Path) -> None:
-    with pytest.raises(BadRequest, match=f"^{name} needs an importance matrix"):
+    with pytest.raises(BadRequest, match=f"^{name} requires an importance matrix"):
         quantization.parse_type(name.lower())
     number = next(number for number, other in FILE_TYPES.items() if other == name)
     with pytest.raises(LoadError, match="requires an imatrix"):

@@ -96,7 +96,7 @@ def read_name(data: bytes) -> None:
 
 def read_layers(data: bytes) -> None:
     kinds: list[Callable[[bytes], object]] = [manifest.parse_manifest, manifest.parse_config, manifest.parse_messages]
-    for read in (*kinds, manifest.parse_params, lambda raw: pieces.parse(raw, "tiny-model")):
+    for read in (*kinds, manifest.parse_params, lambda raw: pieces.parse_description(raw, "tiny-model")):
         with contextlib.suppress(BadRequest):
             read(data)
     found = manifest.parse_manifest(data)

@@ -82,7 +82,7 @@ def test_over_an_old_one_unused_layers_go(tmp_path: Path) -> None:
         ({"from_": "pip://--index-url=x"}, 400, "invalid package reference"),
         ({"from_": "base", "quantize": "Q8_0"}, 400, "quantization is only supported for F16, BF16 and F32 models"),
         ({"from_": "base", "quantize": "Q9"}, 400, "unsupported quantization type Q9 - supported types are F32, F16"),
-        ({"from_": "base", "quantize": "iq1_s"}, 400, "IQ1_S needs an importance matrix"),
+        ({"from_": "base", "quantize": "iq1_s"}, 400, "IQ1_S requires an importance matrix"),
         ({"from_": "base", "parameters": {"temperature": "hot"}}, 400, 'option "temperature" must be of type float32'),
         ({"from_": "base", "parameters": {"stop": "x"}}, 400, 'option "stop" must be of type array'),
         ({"from_": "base", "parameters": {"tempo": 1}, "strict": True}, 400, 'unknown option "tempo"'),

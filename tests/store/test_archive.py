@@ -68,7 +68,7 @@ def test_import_under_another_name(store: Store, tmp_path: Path) -> None:
     export(store, tmp_path / "one.tar", "ns/a")
     assert take(tmp_path / "one.tar", tmp_path / "x", "new:tag").names() == (ModelName.parse("new:tag"),)
     export(store, tmp_path / "two.tar", "ns/a", "b:q4")
-    with pytest.raises(BadRequest, match="holds 2 models"):
+    with pytest.raises(BadRequest, match="contains 2 models"):
         take(tmp_path / "two.tar", tmp_path / "x", "new")
 
 
@@ -251,10 +251,10 @@ FALSE: dict[str, tuple[Callable[[dict[str, bytes]], None], str]] = {
     "a blob is missing": (lambda files: str(files.pop(first_blob(files, 10_000))), "lacks blob"),
     "a blob is longer": (lambda files: files.update({first_blob(files, 10_000): bytes(20_000)}), "lacks blob"),
     "no index": (lambda files: str(files.pop("index.json")), "it has no index.json"),
-    "index is a list": (lambda files: files.update({"index.json": b"[]"}), "is broken"),
-    "index is deep": (lambda files: files.update({"index.json": b"[" * 200_000}), "is broken"),
+    "index is a list": (lambda files: files.update({"index.json": b"[]"}), "is not valid"),
+    "index is deep": (lambda files: files.update({"index.json": b"[" * 200_000}), "is not valid"),
     "index is huge": (lambda files: files.update({"index.json": b" " * (5 << 20)}), "is larger than"),
-    "no models": (lambda files: files.update({"index.json": b'{"manifests": []}'}), "holds 0 models"),
+    "no models": (lambda files: files.update({"index.json": b'{"manifests": []}'}), "contains 0 models"),
     "a false name": (indexed(annotations={"org.opencontainers.image.ref.name": "../../x"}), "not a valid model name"),
     "no name": (indexed(annotations={}), "not a valid model name"),
     "a path as digest": (indexed(digest="sha256:../../../etc/passwd"), "invalid digest"),

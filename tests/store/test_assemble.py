@@ -184,7 +184,7 @@ def test_info_overrides(store: Store) -> None:
         ({"files": {"model.safetensors": b"x"}}, BadRequest, "this server cannot convert models"),
         ({"quantize": "Q4_K_M"}, BadRequest, "this server cannot convert models"),
         ({"quantize": "q9"}, BadRequest, "unsupported quantization type q9 - supported types are F32, F16, Q4_0, "),
-        ({"quantize": "iq2_xxs"}, BadRequest, "IQ2_XXS needs an importance matrix"),
+        ({"quantize": "iq2_xxs"}, BadRequest, "IQ2_XXS requires an importance matrix"),
         ({"model": "a/b/c/d"}, BadRequest, "invalid model name"),
         ({"adapters": {"a.gguf": str(Digest("1" * 64))}}, NotFound, "blob \"sha256:1+\" not found"),
         ({"adapters": {"a.gguf": "x"}}, BadRequest, "invalid digest format"),

@@ -107,7 +107,7 @@ def test_a_truncated_blob_is_replaced(blobs: BlobStore) -> None:
 def test_reading_a_missing_or_too_large_blob(blobs: BlobStore) -> None:
     with pytest.raises(NotFound, match=r'blob "sha256:a+" not found'):
         blobs.read(Digest("a" * 64), 10)
-    with pytest.raises(StoreError, match="more than the 3 allowed"):
+    with pytest.raises(StoreError, match="more than the limit of 3 bytes"):
         blobs.read(blobs.add(b"four"), 3)
 
 

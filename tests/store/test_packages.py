@@ -118,7 +118,7 @@ def test_several_models(index: Path, get: Get) -> None:
         "pip://tiny-model==1.0 contains several models: a/q4.gguf, a/q8.bin; add #a/q4.gguf to select one"
     )
     assert get("pip://tiny-model#q8.bin").files == {"a/q8.bin": digest_of(other)}
-    with pytest.raises(BadRequest, match="no GGUF of that name"):
+    with pytest.raises(BadRequest, match="no GGUF file of that name"):
         get("pip://tiny-model#fake.gguf")
 
 

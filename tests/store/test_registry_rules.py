@@ -105,7 +105,7 @@ def test_only_public_addresses_are_connected_to(monkeypatch: pytest.MonkeyPatch)
         asked.append(host)
         return ["127.0.0.1", "8.8.8.8", "::1", "10.0.0.1", "8.8.4.4"]
 
-    monkeypatch.setattr(session, "_connected", connected)
+    monkeypatch.setattr(session, "_connect", connected)
     with pytest.raises(SourceError, match=r"^cannot reach evil\.example: not here$"):
         session.dial(
             Origin.of("https://evil.example"), trusted=False, seconds=5, stopped=threading.Event(), resolver=resolver
@@ -213,13 +213,13 @@ def test_redirects_to_other_hosts_over_plain_http_are_refused(
 ) -> None:
     """``insecure`` applies to the named host only."""
     connected: list[str] = []
-    real = session._connected
+    real = session._connect
 
     def watched(address: str, *rest: Any) -> socket.socket:
         connected.append(address)
         return real(address, *rest)
 
-    monkeypatch.setattr(session, "_connected", watched)
+    monkeypatch.setattr(session, "_connect", watched)
     registry.always = location(other, "cdn.example")
     with pytest.raises(SourceError, match="may not redirect to another host over plain http"):
         pull(

@@ -242,7 +242,7 @@ WHOLE = WheelDescription("m:latest", "1.0", (PackedFile("model.gguf", 5, DIGEST,
 
 
 def test_descriptions_round_trip() -> None:
-    assert pieces.parse(pieces.encode(WHOLE), "M") == WHOLE
+    assert pieces.parse_description(pieces.encode_description(WHOLE), "M") == WHOLE
 
 
 @pytest.mark.parametrize(
@@ -265,16 +265,16 @@ def test_descriptions_round_trip() -> None:
     ],
 )
 def test_inconsistent_descriptions(change: Any) -> None:
-    body = json.loads(pieces.encode(WHOLE))
+    body = json.loads(pieces.encode_description(WHOLE))
     change(body)
     with pytest.raises(BadRequest):
-        pieces.parse(json.dumps(body).encode(), "m")
+        pieces.parse_description(json.dumps(body).encode(), "m")
 
 
 @pytest.mark.parametrize("raw", [b"", b"[]", b"{" * 100_000, b'{"format": 1, "files": "x"}', b"\xff"])
 def test_invalid_descriptions(raw: bytes) -> None:
     with pytest.raises(CorruptModel):
-        pieces.parse(raw, "m")
+        pieces.parse_description(raw, "m")
 
 
 def test_packing_does_not_change_the_store(store: Store, index: Path, tmp_path: Path) -> None:

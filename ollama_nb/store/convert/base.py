@@ -209,7 +209,7 @@ def storage_type(tensor: Tensor, wanted: gguf.GGMLQuantizationType) -> gguf.GGML
     return wanted
 
 
-def vector(name: str, values: list[float]) -> Tensor:
+def vector_tensor(name: str, values: list[float]) -> Tensor:
     array = np.array(values, np.float32)
     if not all(math.isfinite(value) for value in values):
         raise CorruptModel(f"{name!r} has values that are not finite numbers")

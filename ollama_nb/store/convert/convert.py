@@ -18,7 +18,7 @@ from ollama_nb.store.convert.base import CheckpointConverter, storage_type
 from ollama_nb.store.convert.checkpoint import Array, Checkpoint, Tensor
 from ollama_nb.store.convert.families import converter_of, converter_of_gguf
 from ollama_nb.store.convert.tokenizers import read_vocabulary
-from ollama_nb.store.convert.vocabulary import rows_of
+from ollama_nb.store.convert.vocabulary import embedding_rows
 
 ConversionProgress = Callable[[int, int], None]
 """Called with the bytes written so far and in total."""
@@ -67,7 +67,7 @@ def convert_model(folder: Path, target: Path, output: str, report: ConversionPro
 
 def _write_vocabulary(family: CheckpointConverter, checkpoint: Checkpoint, out: gguf.GGUFWriter) -> None:
     vocabulary = read_vocabulary(checkpoint)
-    rows = rows_of(checkpoint)
+    rows = embedding_rows(checkpoint)
     vocabulary.fit(rows)
     vocabulary.write(out, checkpoint)
     family.describe_tokenizer(out, checkpoint)
@@ -86,13 +86,13 @@ def write_tensors(
     out.write_ti_data_to_file()
     done, total = 0, sum(info.nbytes for info in out.tensors[0].values())
     for tensor, kind in planned:
-        data = _encoded(tensor, kind)
+        data = _encode(tensor, kind)
         out.write_tensor_data(data)
         done += data.nbytes
         report(done, total)
 
 
-def _encoded(tensor: Tensor, kind: GGMLQuantizationType) -> Array:
+def _encode(tensor: Tensor, kind: GGMLQuantizationType) -> Array:
     # Values beyond the range of float16 become infinite, as in other converters.
     with np.errstate(over="ignore"):
         encoded: Array = gguf.quants.quantize(np.ascontiguousarray(tensor.load()), kind)
@@ -113,7 +113,7 @@ def convert_adapter(folder: Path, target: Path, base: Mapping[str, Any], report:
         out.add_type("adapter")
         out.add_string("adapter.type", "lora")
         out.add_float32("adapter.lora.alpha", _alpha(settings))
-        tensors = sorted(_pairs(checkpoint, family), key=lambda tensor: tensor.name)
+        tensors = sorted(_lora_pairs(checkpoint, family), key=lambda tensor: tensor.name)
         write_tensors(out, iter(tensors), GGMLQuantizationType.F32, report)
     finally:
         out.close()
@@ -137,7 +137,7 @@ def _alpha(settings: Mapping[str, Any]) -> float:
     return float(alpha) * rank**0.5 if settings.get("use_rslora") and isinstance(rank, int) else float(alpha)
 
 
-def _pairs(checkpoint: Checkpoint, family: CheckpointConverter) -> Iterator[Tensor]:
+def _lora_pairs(checkpoint: Checkpoint, family: CheckpointConverter) -> Iterator[Tensor]:
     inner: dict[str, Tensor] = {}
     outer: dict[str, Tensor] = {}
     for tensor in checkpoint.tensors():

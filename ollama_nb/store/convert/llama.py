@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import gguf
 
 from ollama_nb.errors import BadRequest
-from ollama_nb.store.convert.base import CheckpointConverter, interleave_rows, vector
+from ollama_nb.store.convert.base import CheckpointConverter, interleave_rows, vector_tensor
 from ollama_nb.store.convert.checkpoint import Tensor
 
 _EXPERT = re.compile(r"(?:model\.)?layers\.(\d+)\.block_sparse_moe\.experts\.(\d+)\.(w[123])\.weight")
@@ -44,7 +44,7 @@ class LlamaConverter(CheckpointConverter):
 
     def extra_tensors(self) -> Iterator[Tensor]:
         if self.rope["rope_type"] == "llama3":
-            yield vector("rope_freqs.weight", self._frequency_divisors())
+            yield vector_tensor("rope_freqs.weight", self._frequency_divisors())
 
     def _frequency_divisors(self) -> list[float]:
         """The RoPE frequency divisors of Llama 3.1 by pair, from 1 (high frequency) to ``factor`` (low frequency)."""

@@ -128,7 +128,7 @@ def read_vocabulary(checkpoint: Checkpoint) -> CheckpointVocabulary:
         lines = checkpoint.lines("vocab.txt")
         vocabulary = _wordpiece(checkpoint, {line: index for index, line in enumerate(lines)})
     elif checkpoint.has("vocab.json") and checkpoint.has("merges.txt"):
-        vocabulary = _byte_bpe_of_parts(checkpoint)
+        vocabulary = _byte_bpe_from_files(checkpoint)
     else:
         needed = "tokenizer.json, tokenizer.model or vocab.txt is needed, or vocab.json and merges.txt"
         raise BadRequest(f"the checkpoint has no tokenizer: {needed}")
@@ -150,7 +150,7 @@ def _from_json(checkpoint: Checkpoint) -> CheckpointVocabulary:
             if _is_sentencepiece_bpe(tokenizer, model)
             else _byte_bpe(tokenizer, model)
         ),
-        "WordPiece": lambda: _wordpiece(checkpoint, _vocab(model), tokenizer),
+        "WordPiece": lambda: _wordpiece(checkpoint, _get_vocab(model), tokenizer),
         "Unigram": lambda: _unigram(tokenizer, model),
     }
     kind = model.get("type") or ("BPE" if "merges" in model else None)
@@ -159,14 +159,14 @@ def _from_json(checkpoint: Checkpoint) -> CheckpointVocabulary:
     return readers[kind]()
 
 
-def _vocab(model: dict[str, Any]) -> dict[str, int]:
+def _get_vocab(model: dict[str, Any]) -> dict[str, int]:
     vocab = model.get("vocab")
     if not isinstance(vocab, dict) or not all(type(index) is int for index in vocab.values()):
         raise CorruptModel("tokenizer.json has no vocabulary")
     return vocab
 
 
-def _filled(
+def _fill(
     vocabulary: CheckpointVocabulary, vocab: dict[str, int], kind: Callable[[str], TokenType]
 ) -> CheckpointVocabulary:
     for text, index in sorted(vocab.items(), key=lambda item: item[1]):
@@ -174,7 +174,7 @@ def _filled(
     return vocabulary
 
 
-def _merges(model: dict[str, Any]) -> list[tuple[str, str]]:
+def _get_merges(model: dict[str, Any]) -> list[tuple[str, str]]:
     """Return the merges by rank. A merge is a string with a space, or a list of two strings (which may have spaces)."""
     found = []
     merges = model.get("merges")
@@ -188,12 +188,12 @@ def _merges(model: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _byte_bpe(tokenizer: dict[str, Any], model: dict[str, Any]) -> CheckpointVocabulary:
     """Byte-level BPE with the byte alphabet of GPT-2."""
-    merges = [f"{left} {right}" for left, right in _merges(model)]
+    merges = [f"{left} {right}" for left, right in _get_merges(model)]
     empty = CheckpointVocabulary("gpt2", pretokenizer(tokenizer), [], [], merges=merges)
-    return _filled(empty, _vocab(model), lambda text: TokenType.NORMAL)
+    return _fill(empty, _get_vocab(model), lambda text: TokenType.NORMAL)
 
 
-def _byte_bpe_of_parts(checkpoint: Checkpoint) -> CheckpointVocabulary:
+def _byte_bpe_from_files(checkpoint: Checkpoint) -> CheckpointVocabulary:
     """Byte-level BPE from ``vocab.json`` and ``merges.txt`` of older checkpoints."""
     named = checkpoint.json("tokenizer_config.json").get("tokenizer_class")
     rule = rule_of_class(str(named or ""), str(checkpoint.config.get("model_type")))
@@ -227,11 +227,11 @@ def _sentencepiece_bpe(tokenizer: dict[str, Any], model: dict[str, Any]) -> Chec
             return TokenType.BYTE
         return TokenType.UNKNOWN if text == unknown else TokenType.NORMAL
 
-    vocabulary = _filled(CheckpointVocabulary("llama", "default", [], [], []), _vocab(model), kind)
-    vocab = _vocab(model)
+    vocabulary = _fill(CheckpointVocabulary("llama", "default", [], [], []), _get_vocab(model), kind)
+    vocab = _get_vocab(model)
     assert vocabulary.scores is not None
     ranked: set[int] = set()
-    for rank, (left, right) in enumerate(_merges(model)):
+    for rank, (left, right) in enumerate(_get_merges(model)):
         index = vocab.get(left + right)
         if index is not None and index not in ranked:
             ranked.add(index)
@@ -288,7 +288,7 @@ def _wordpiece(
     def kind(text: str) -> TokenType:
         return TokenType.CONTROL if text in special else TokenType.NORMAL
 
-    vocabulary = _filled(empty, vocab, kind)
+    vocabulary = _fill(empty, vocab, kind)
     for index, text in enumerate(vocabulary.tokens):
         if vocabulary.types[index] is TokenType.NORMAL:
             vocabulary.tokens[index] = text[2:] if text.startswith("##") else SPACE + text

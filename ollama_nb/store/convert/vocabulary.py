@@ -108,15 +108,15 @@ def added_tokens(checkpoint: Checkpoint) -> dict[int, AddedToken]:
     listed = checkpoint.json("tokenizer_config.json").get("added_tokens_decoder")
     for key, entry in listed.items() if isinstance(listed, dict) else ():
         if key.isdecimal() and isinstance(entry, dict):
-            found[int(key)] = _added(entry)
+            found[int(key)] = _parse_added_token(entry)
     entries = checkpoint.json("tokenizer.json").get("added_tokens")
     for entry in entries if isinstance(entries, list) else ():
         if isinstance(entry, dict) and type(entry.get("id")) is int:
-            found[entry["id"]] = _added(entry)
+            found[entry["id"]] = _parse_added_token(entry)
     return found
 
 
-def rows_of(checkpoint: Checkpoint) -> int:
+def embedding_rows(checkpoint: Checkpoint) -> int:
     """Return the number of rows of the embedding matrix. Raises BadRequest if the checkpoint has none."""
     names = ("embed_tokens.weight", "word_embeddings.weight", "tok_embeddings.weight")
     for tensor in checkpoint.tensors():
@@ -125,7 +125,7 @@ def rows_of(checkpoint: Checkpoint) -> int:
     raise BadRequest("the checkpoint has no embedding matrix")
 
 
-def _added(entry: Mapping[str, Any]) -> AddedToken:
+def _parse_added_token(entry: Mapping[str, Any]) -> AddedToken:
     text = str(entry.get("content", ""))
     return AddedToken(text, bool(entry.get("special")) or looks_special(text))
 

@@ -84,23 +84,23 @@ class Authorization:
 
     def header(self, url: str) -> str:
         """Return the header value for a request to ``url``; empty if that host must not see credentials."""
-        return self._header if self._may_see(Origin.of(url)) else ""
+        return self._header if self._may_send_to(Origin.of(url)) else ""
 
-    def answer(self, header: str, tried: str) -> None:
+    def answer_challenge(self, header: str, tried: str) -> None:
         """Answer the challenge ``header``. ``tried`` is the authorization that the server rejected.
 
         Raises AccessDenied if there are no suitable credentials.
         """
-        self._require_safe()
+        self._require_secure()
         with self._lock:
             if self._header != tried:
                 return  # another thread has answered the challenge
             self._header = self._new_header(parse_challenges(header))
 
-    def _may_see(self, origin: Origin) -> bool:
+    def _may_send_to(self, origin: Origin) -> bool:
         return origin.canonical == self._registry.canonical and (origin.scheme == "https" or origin.is_loopback)
 
-    def _require_safe(self) -> None:
+    def _require_secure(self) -> None:
         if self._registry.scheme != "https" and not self._registry.is_loopback:
             raise AccessDenied(
                 f"{DENIED}: {self._registry.address} asks for credentials, which are not sent over plain http"
@@ -109,7 +109,7 @@ class Authorization:
     def _new_header(self, found: tuple[Challenge, ...]) -> str:
         for challenge in found:
             if challenge.scheme == "bearer" and challenge.get("realm"):
-                return f"Bearer {self._token(challenge)}"
+                return f"Bearer {self._request_token(challenge)}"
         if any(challenge.scheme == "basic" for challenge in found):
             if self._credential is None or self._credential.token:
                 raise AccessDenied(
@@ -119,19 +119,19 @@ class Authorization:
             return self._credential.header
         raise AccessDenied(DENIED)
 
-    def _token(self, challenge: Challenge) -> str:
+    def _request_token(self, challenge: Challenge) -> str:
         realm = Origin.of(challenge.get("realm"))
         if realm.canonical != self._registry.canonical and realm.scheme != "https" and not realm.is_loopback:
             raise SourceError(f"{self._registry.address} asks for a token from {realm}, which is not https")
         headers: dict[str, str] = {}
         extra: list[tuple[str, str]] = []
-        ours = self._may_see(realm)
+        is_own_realm = self._may_send_to(realm)
         if self._credential is not None and not self._credential.token:
             headers["Authorization"] = self._credential.header
-        elif ours:
+        elif is_own_realm:
             extra = [("ts", str(int(time.time()))), ("nonce", secrets.token_urlsafe(16))]
         url = token_url(challenge, extra)
-        if ours and "Authorization" not in headers:
+        if is_own_realm and "Authorization" not in headers:
             headers["Authorization"] = RegistryKey.ensure(self._key).authorization(f"GET,{url},{_HASH_OF_NOTHING}")
         with self._session.send("GET", url, headers) as response:
             body = response.body(MAX_TOKEN)
@@ -139,10 +139,10 @@ class Authorization:
                 raise AccessDenied(DENIED)
             if response.status != 200:
                 raise RegistryRefused(response.status, body.decode("utf-8", "replace").strip())
-        return _token_in(body, realm)
+        return _parse_token(body, realm)
 
 
-def _token_in(body: bytes, realm: Origin) -> str:
+def _parse_token(body: bytes, realm: Origin) -> str:
     try:
         answer = json.loads(body)
         token = answer.get("token") or answer.get("access_token")

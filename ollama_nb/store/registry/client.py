@@ -54,7 +54,7 @@ def origin_of(name: ModelName, *, insecure: bool) -> Origin:
 
 
 @contextlib.contextmanager
-def connected(
+def open_registry(
     name: ModelName, access: RegistryAccess, cancelled: threading.Event, *, insecure: bool
 ) -> Iterator[RegistryClient]:
     """Open a client of the model's repository for one pull or push. Setting ``cancelled`` aborts all its requests."""
@@ -88,7 +88,7 @@ class RegistryClient:
             check(response)
 
     def has_blob(self, digest: Digest) -> bool:
-        with self._following("HEAD", self.url(f"blobs/{digest}"), {}) as response:
+        with self._request_following("HEAD", self.url(f"blobs/{digest}"), {}) as response:
             if response.status == 404:
                 return False
             check(response)
@@ -103,7 +103,7 @@ class RegistryClient:
 
         Raises NotInRegistry for 404 and RegistryRefused for other HTTP errors.
         """
-        response = self._following("GET", url, headers)
+        response = self._request_following("GET", url, headers)
         check(response)
         return response
 
@@ -123,10 +123,10 @@ class RegistryClient:
             response.close()
             if last:
                 raise AccessDenied(DENIED)
-            self._authorization.answer(", ".join(response.headers.get_all("WWW-Authenticate", [])), tried)
+            self._authorization.answer_challenge(", ".join(response.headers.get_all("WWW-Authenticate", [])), tried)
         return response
 
-    def _following(self, method: str, url: str, headers: Mapping[str, str]) -> RegistryResponse:
+    def _request_following(self, method: str, url: str, headers: Mapping[str, str]) -> RegistryResponse:
         for _ in range(MAX_REDIRECTS + 1):
             response = self.request(method, url, headers)
             location = response.headers.get("Location")

@@ -61,13 +61,13 @@ class Credentials:
         known: dict[str, Credential] = {}
         hosts: dict[str, tuple[str, ...]] = {}
         for path in files:
-            body = _read(path)
-            for name, entry in _objects(body, "auths"):
-                if credential := _credential(entry):
-                    known.setdefault(_registry(name), credential)
-            for name, entry in _objects(body, "hosts"):
+            body = _read_file(path)
+            for name, entry in _entries(body, "auths"):
+                if credential := _parse_credential(entry):
+                    known.setdefault(_registry_host(name), credential)
+            for name, entry in _entries(body, "hosts"):
                 may_use = entry.get("may_use")
-                hosts.setdefault(_registry(name), tuple(map(str, may_use)) if isinstance(may_use, list) else ())
+                hosts.setdefault(_registry_host(name), tuple(map(str, may_use)) if isinstance(may_use, list) else ())
         if token := env.get("HF_TOKEN", "").strip():
             known.setdefault(HUGGING_FACE, Credential(token=token))
         return cls(known, hosts)
@@ -114,8 +114,8 @@ class RegistryKey:
         try:
             with path.open("rb") as file:
                 if stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o077:
-                    shown = disk.display_path(path)
-                    raise StoreError(f"others can read the private key {shown}: run `chmod 600 {shown}` first")
+                    display = disk.display_path(path)
+                    raise StoreError(f"others can read the private key {display}: run `chmod 600 {display}` first")
                 raw = file.read(MAX_FILE)
         except FileNotFoundError:
             raise
@@ -147,7 +147,7 @@ class RegistryKey:
         )
 
 
-def _read(path: Path) -> Mapping[str, Any]:
+def _read_file(path: Path) -> Mapping[str, Any]:
     try:
         with path.open("rb") as file:
             body = json.loads(file.read(MAX_FILE))
@@ -158,14 +158,14 @@ def _read(path: Path) -> Mapping[str, Any]:
     return body if isinstance(body, dict) else {}
 
 
-def _objects(body: Mapping[str, Any], key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _entries(body: Mapping[str, Any], key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     entries = body.get(key)
     for name, entry in (entries if isinstance(entries, dict) else {}).items():
         if isinstance(entry, dict):
             yield name, entry
 
 
-def _credential(entry: Mapping[str, Any]) -> Credential | None:
+def _parse_credential(entry: Mapping[str, Any]) -> Credential | None:
     texts = {key: value for key, value in entry.items() if isinstance(value, str)}
     if texts.get("registrytoken"):
         return Credential(token=texts["registrytoken"])
@@ -178,6 +178,6 @@ def _credential(entry: Mapping[str, Any]) -> Credential | None:
     return Credential(username, password) if colon else None
 
 
-def _registry(name: str) -> str:
+def _registry_host(name: str) -> str:
     """Extract the host of a key in ``auths``: ``host``, or ``https://host/v1/`` as Docker writes it for its hub."""
     return name.partition("://")[2].partition("/")[0].lower() if "://" in name else name.partition("/")[0].lower()

@@ -83,7 +83,7 @@ def check_literal(origin: Origin) -> None:
     except (OSError, ValueError):
         return  # a name
     if not public:
-        raise _refused(origin)
+        raise _private_address_error(origin)
 
 
 def check_secure(origin: Origin) -> None:
@@ -101,46 +101,46 @@ def dial(
 
     Raises RegistryUnreachable, SourceError or Cancelled.
     """
-    addresses = _resolved(origin, resolver, seconds, stopped)
+    addresses = _resolve_in_thread(origin, resolver, seconds, stopped)
     if not trusted:
         addresses = [address for address in addresses if is_public(address)]
         if not addresses:
-            raise _refused(origin)
+            raise _private_address_error(origin)
         check_secure(origin)
     failure = OSError("no addresses")
     for address in addresses:
         try:
-            return _connected(address, origin.port, seconds, stopped)
+            return _connect(address, origin.port, seconds, stopped)
         except OSError as error:
             failure = error
     reason = "no answer" if isinstance(failure, TimeoutError) else failure.strerror or str(failure)
     raise RegistryUnreachable(f"cannot reach {origin.address}: {reason}")
 
 
-def _refused(origin: Origin) -> SourceError:
+def _private_address_error(origin: Origin) -> SourceError:
     return SourceError(
         f"refused to connect to {origin.address}: a registry may not redirect into a private network "
         '(to allow it, add {"hosts": {REGISTRY: {"may_use": [HOST]}}} to ~/.ollama/nb/registries.json)'
     )
 
 
-def _resolved(origin: Origin, resolver: Resolve, seconds: float, stopped: threading.Event) -> Sequence[str]:
+def _resolve_in_thread(origin: Origin, resolver: Resolve, seconds: float, stopped: threading.Event) -> Sequence[str]:
     """Resolve in a separate thread, because ``getaddrinfo`` cannot be interrupted."""
     found: list[Sequence[str]] = []
     failures: list[OSError | UnicodeError] = []
     ended = threading.Event()
 
-    def look() -> None:
+    def run() -> None:
         try:
             found.append(resolver(origin.host, origin.port))
         except (OSError, UnicodeError) as error:
             failures.append(error)
         ended.set()
 
-    threading.Thread(target=look, name="ollama-nb-resolve", daemon=True).start()
+    threading.Thread(target=run, name="ollama-nb-resolve", daemon=True).start()
     deadline = time.monotonic() + seconds
     while not ended.wait(POLL_INTERVAL / 4):
-        _check(stopped)
+        _raise_if_stopped(stopped)
         if time.monotonic() > deadline:
             raise RegistryUnreachable(f"cannot reach {origin.address}: the name server does not answer")
     if failures:
@@ -149,7 +149,7 @@ def _resolved(origin: Origin, resolver: Resolve, seconds: float, stopped: thread
     return found[0]
 
 
-def _connected(address: str, port: int, seconds: float, stopped: threading.Event) -> socket.socket:
+def _connect(address: str, port: int, seconds: float, stopped: threading.Event) -> socket.socket:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     connection = socket.socket(family, socket.SOCK_STREAM)
     try:
@@ -171,12 +171,12 @@ def _wait_writable(connection: socket.socket, seconds: float, stopped: threading
     poll = select.poll()
     poll.register(connection, select.POLLOUT)
     while not poll.poll(POLL_INTERVAL * 1000):
-        _check(stopped)
+        _raise_if_stopped(stopped)
         if time.monotonic() > deadline:
             raise TimeoutError
 
 
-def _check(stopped: threading.Event) -> None:
+def _raise_if_stopped(stopped: threading.Event) -> None:
     if stopped.is_set():
         raise Cancelled
 
@@ -215,31 +215,31 @@ class RegistrySession:
         Raises RegistryUnreachable, ConnectionLost, SourceError or Cancelled.
         """
         origin = Origin.of(url)
-        connection, kept = self._connection(origin)
+        connection, reused = self._connection(origin)
         try:
             return self._exchange(connection, method, url, headers, body)
         except ConnectionLost:
             # The server may have closed an idle connection.
-            if not kept or not isinstance(body, bytes | None):
+            if not reused or not isinstance(body, bytes | None):
                 raise
         connection, _ = self._connection(origin, fresh=True)
         return self._exchange(connection, method, url, headers, body)
 
-    def hang_up(self) -> None:
+    def cancel(self) -> None:
         """Abort all requests; their threads get Cancelled."""
         self.stopped.set()
-        self.drop()
+        self.drop_connections()
 
-    def drop(self) -> None:
+    def drop_connections(self) -> None:
         """Close all connections; their threads get ConnectionLost. New connections are allowed."""
         with self._lock:
             live, self._idle = list(self._live), {}
         for connection in live:
-            connection.break_off()
+            connection.shut_down()
 
     def close(self) -> None:
         self._over.set()
-        self.hang_up()
+        self.cancel()
         self._watcher.join()
         with self._lock:
             live, self._live = self._live, set()
@@ -257,7 +257,7 @@ class RegistrySession:
     def _watch(self, cancelled: threading.Event) -> None:
         while not self._over.wait(POLL_INTERVAL):
             if cancelled.is_set():
-                self.hang_up()
+                self.cancel()
                 return
 
     def _connection(self, origin: Origin, *, fresh: bool = False) -> tuple[_Connection, bool]:
@@ -280,7 +280,7 @@ class RegistrySession:
                     raise Cancelled
                 with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                     # A server that rejects a body midway has sent its response before it closed the connection.
-                    connection.request(method, connection.target(url), body, _complete(headers, connection))
+                    connection.request(method, connection.target(url), body, _request_headers(headers, connection))
                 raw = connection.getresponse()
         except BaseException:
             self.discard(connection)
@@ -304,9 +304,9 @@ class RegistrySession:
         except (OSError, http.client.HTTPException, ValueError) as error:
             if self.stopped.is_set():
                 raise Cancelled from None
-            raise ConnectionLost(_reason(origin, error, self.retry_policy.read_timeout)) from error
+            raise ConnectionLost(_describe(origin, error, self.retry_policy.read_timeout)) from error
 
-    def keep(self, connection: _Connection) -> None:
+    def keep_alive(self, connection: _Connection) -> None:
         with self._lock:
             if connection in self._live and not self.stopped.is_set():
                 self._idle.setdefault((connection.origin, connection.trusted), []).append(connection)
@@ -382,7 +382,7 @@ class RegistryResponse:
         whole = self._left == 0 or self._raw.isclosed()
         self._raw.close()
         if whole and not self._raw.will_close:
-            self._session.keep(self._connection)
+            self._session.keep_alive(self._connection)
         else:
             self._session.discard(self._connection)
 
@@ -434,7 +434,7 @@ class _Connection(http.client.HTTPConnection):
     def extra_headers(self) -> Mapping[str, str]:
         return self._sent_to_proxy if self.origin.scheme == "http" else {}
 
-    def break_off(self) -> None:
+    def shut_down(self) -> None:
         """Shut the socket down, which wakes its reader or writer. May be called from any thread."""
         connected = self.sock
         if connected is not None:
@@ -468,13 +468,13 @@ class _Connection(http.client.HTTPConnection):
             )
 
 
-def _complete(headers: Mapping[str, str], connection: _Connection) -> dict[str, str]:
+def _request_headers(headers: Mapping[str, str], connection: _Connection) -> dict[str, str]:
     # Ranges and sizes refer to stored bytes, so the body must not be compressed.
     fixed = {"Host": connection.origin.address, "User-Agent": f"ollama-nb/{__version__}", "Accept-Encoding": "identity"}
     return {**fixed, **connection.extra_headers, **headers}
 
 
-def _reason(origin: Origin, error: Exception, stall: float) -> str:
+def _describe(origin: Origin, error: Exception, stall: float) -> str:
     if isinstance(error, TimeoutError):
         return f"{origin.address} has sent nothing for {stall:g} seconds"
     if isinstance(error, ssl.SSLError):

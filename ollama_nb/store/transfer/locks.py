@@ -55,7 +55,7 @@ class TransferLock:
         """
         try:
             while True:
-                with self._try() as held:
+                with self._try_acquire() as held:
                     if held is not None:
                         yield held
                         return
@@ -71,14 +71,14 @@ class TransferLock:
         return self._read(_LENGTH, MAX_RESULT).decode("utf-8", "replace")
 
     @contextlib.contextmanager
-    def _try(self) -> Iterator[HeldLock | None]:
+    def _try_acquire(self) -> Iterator[HeldLock | None]:
         """Try to take the lock until the block ends. Yields None if it is held elsewhere."""
         with disk.store_errors("write", self._path):
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         held = False
         try:
-            held = self._lock(file)
+            held = self._try_lock(file)
             yield HeldLock(file) if held else None
         finally:
             if held:
@@ -91,7 +91,7 @@ class TransferLock:
             os.close(self._seen)
             self._seen = None
 
-    def _lock(self, file: int) -> bool:
+    def _try_lock(self, file: int) -> bool:
         """Return False if the lock is held, or if its last holder removed the file before we locked it."""
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

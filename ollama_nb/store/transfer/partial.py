@@ -61,8 +61,8 @@ def repair_parts(found: Iterable[BlobPart], total: int, on_disk: int) -> tuple[B
     numbers: set[int] = set()
     at = 0
     for part in sorted(found, key=lambda part: (part.offset, -part.completed)):
-        sound = part.offset >= at and part.size > 0 and part.end <= total and 0 <= part.completed <= part.size
-        if sound and part.number not in numbers:
+        valid = part.offset >= at and part.size > 0 and part.end <= total and 0 <= part.completed <= part.size
+        if valid and part.number not in numbers:
             there = max(0, min(part.completed, on_disk - part.offset))
             kept.append(replace(part, completed=there))
             numbers.add(part.number)
@@ -92,8 +92,8 @@ def decode_part(raw: bytes) -> BlobPart | None:
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return None
     numbers = (part.number, part.offset, part.size, part.completed)
-    sound = all(type(number) is int and number >= 0 for number in numbers) and isinstance(part.etag, str)
-    return part if sound else None
+    valid = all(type(number) is int and number >= 0 for number in numbers) and isinstance(part.etag, str)
+    return part if valid else None
 
 
 def parse_content_range(text: str) -> tuple[int, int, int | None] | None:
@@ -145,7 +145,7 @@ class PartialBlob:
         self._lag = max(1, JOURNAL_BEHIND // streams)
         self._file = InPlaceFile(blobs.tree, partial_path(blobs, digest))
         try:
-            found = _journal(blobs, digest)
+            found = _read_journal(blobs, digest)
             self.etag = next((part.etag for part in found if part.etag), "")
             self.parts = [PartProgress(part) for part in repair_parts(found, size, self._file.size)]
             if self._file.size != size:
@@ -246,11 +246,11 @@ def partial_path(blobs: BlobStore, digest: Digest) -> Path:
 def downloaded_bytes(blobs: BlobStore, digest: Digest, size: int) -> int:
     """Return how many bytes of an unfinished blob need not be downloaded again."""
     on_disk = disk.regular_size(partial_path(blobs, digest))
-    parts = repair_parts(_journal(blobs, digest), size, on_disk or 0)
+    parts = repair_parts(_read_journal(blobs, digest), size, on_disk or 0)
     return sum(part.completed for part in parts)
 
 
-def _journal(blobs: BlobStore, digest: Digest) -> list[BlobPart]:
+def _read_journal(blobs: BlobStore, digest: Digest) -> list[BlobPart]:
     found = []
     for path in _journal_files(blobs, digest):
         with contextlib.suppress(OSError), path.open("rb") as file:

@@ -21,7 +21,7 @@ from ollama_nb.errors import Cancelled, CorruptModel, OllamaError, SourceError
 from ollama_nb.store.blobs import CHUNK as HASHED_AT_ONCE
 from ollama_nb.store.blobs import BlobStore
 from ollama_nb.store.manifest import parse_manifest
-from ollama_nb.store.registry.client import RegistryAccess, RegistryClient, connected, origin_of
+from ollama_nb.store.registry.client import RegistryAccess, RegistryClient, open_registry, origin_of
 from ollama_nb.store.registry.errors import ConnectionLost, RegistryRefused, RegistryUnreachable
 from ollama_nb.store.registry.session import RegistryResponse
 from ollama_nb.store.store import Store
@@ -57,7 +57,7 @@ class ModelPull:
                 Progress(f"using plain http to {origin.address}: the download is neither encrypted nor authenticated")
             )
         report(Progress("pulling manifest"))
-        with connected(self.name, self.access, cancelled, insecure=self.insecure) as registry:
+        with open_registry(self.name, self.access, cancelled, insecure=self.insecure) as registry:
             raw = _fetch_manifest(registry)
             manifest = _parse_manifest(raw)
             layers = (*manifest.layers, manifest.config)
@@ -200,7 +200,8 @@ class DownloadStreams:
     def run(self, on_progress: ProgressCallback) -> str:
         """Run the streams; return the digest of the file, or raise the error of the first stream that failed."""
         threads = [
-            threading.Thread(target=self._stream, name="ollama-nb-stream", daemon=True) for _ in range(self._running)
+            threading.Thread(target=self._run_stream, name="ollama-nb-stream", daemon=True)
+            for _ in range(self._running)
         ]
         for thread in threads:
             thread.start()
@@ -209,7 +210,7 @@ class DownloadStreams:
                 on_progress(self._partial.done)
                 self._hash_available()
         finally:
-            self._end(threads)
+            self._stop_threads(threads)
         if self._failure is not None:
             raise self._failure
         on_progress(self._partial.done)
@@ -217,12 +218,12 @@ class DownloadStreams:
             self._hash_available()
         return self._hash.hexdigest()
 
-    def _end(self, threads: list[threading.Thread]) -> None:
+    def _stop_threads(self, threads: list[threading.Thread]) -> None:
         """Stop the streams. After this no stream writes, not even one whose thread is still running."""
         with self._lock:
             self._stop.set()
         if self._running:
-            self._session.drop()
+            self._session.drop_connections()
         for thread in threads:
             thread.join(_JOIN)
 
@@ -242,7 +243,7 @@ class DownloadStreams:
 
     # -- in the threads of the streams -----------------------------------------------------------------------------
 
-    def _stream(self) -> None:
+    def _run_stream(self) -> None:
         failure: BaseException | None = None
         try:
             while (part := self._next_part()) is not None:
@@ -267,17 +268,17 @@ class DownloadStreams:
         while not part.complete and not self._stop.is_set():
             before = part.done
             try:
-                self._attempt(part)
+                self._request_part(part)
             except (ConnectionLost, RegistryRefused, RegistryUnreachable) as failure:
                 attempt = 1 if part.done > before else attempt + 1
                 self._session.retry_policy.wait(failure, attempt, self._stop)
 
-    def _attempt(self, part: PartProgress) -> None:
+    def _request_part(self, part: PartProgress) -> None:
         if not self._ranged:
             part.done = 0
         first, last = part.at, part.part.end - 1
         with self._registry.open_blob(self._partial.digest, first, last if self._ranged else None) as response:
-            self._check(response, first)
+            self._check_response(response, first)
             before = part.done
             while not part.complete and not self._stop.is_set():
                 data = response.read(min(self._throttle.chunk, part.part.size - part.done))
@@ -292,7 +293,7 @@ class DownloadStreams:
                     if not self._stop.is_set():
                         self._partial.write(part, data)
 
-    def _check(self, response: RegistryResponse, first: int) -> None:
+    def _check_response(self, response: RegistryResponse, first: int) -> None:
         """Check that the response has the requested bytes of the same file as the other parts."""
         size = self._partial.size
         if response.status == 206 and self._ranged:

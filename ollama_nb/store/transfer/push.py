@@ -23,7 +23,7 @@ from ollama_nb.api.events import Progress, Report
 from ollama_nb.api.models import MANIFEST_TYPE, Layer, Manifest
 from ollama_nb.api.names import ModelName
 from ollama_nb.errors import AccessDenied, BadRequest, OllamaError, SourceError, StoreError
-from ollama_nb.store.registry.client import RegistryAccess, RegistryClient, check, connected, origin_of
+from ollama_nb.store.registry.client import RegistryAccess, RegistryClient, check, open_registry, origin_of
 from ollama_nb.store.registry.errors import ConnectionLost, NotInRegistry, RegistryRefused, RegistryUnreachable
 from ollama_nb.store.registry.session import RegistryResponse
 from ollama_nb.store.registry.urls import Origin, redirected
@@ -61,13 +61,16 @@ class ModelPush:
         try:
             manifest = self.store.resolve(self.name).manifest
             layers = (*manifest.layers, manifest.config)
-            self._require(layers)
+            self._require_complete(layers)
         except OllamaError:
             report(Progress("couldn't retrieve manifest"))
             raise
         if origin.scheme == "http" and not origin.is_loopback:
             report(Progress(f"using plain http to {origin.address}: the upload is not encrypted"))
-        with connected(self.name, self.access, cancelled, insecure=self.insecure) as registry, _denials():
+        with (
+            open_registry(self.name, self.access, cancelled, insecure=self.insecure) as registry,
+            _translated_denials(),
+        ):
             for layer in layers:
                 self._send(registry, layer, report)
             report(Progress("pushing manifest"))
@@ -76,7 +79,7 @@ class ModelPush:
                 lambda: registry.put_manifest(raw, media_type), registry.session.stopped, unreachable=False
             )
 
-    def _require(self, layers: tuple[Layer, ...]) -> None:
+    def _require_complete(self, layers: tuple[Layer, ...]) -> None:
         """Raise StoreError unless every blob of the model is complete."""
         for layer in layers:
             if self.store.blobs.size(layer.digest) != layer.size:
@@ -91,7 +94,7 @@ class ModelPush:
 
 
 @contextlib.contextmanager
-def _denials() -> Iterator[None]:
+def _translated_denials() -> Iterator[None]:
     """Raise AccessDenied, which clients know by its code, for a refusal by HTTP status."""
     try:
         yield
@@ -103,8 +106,12 @@ def _denials() -> Iterator[None]:
 
 def _media_type(manifest: Manifest) -> str:
     """Return the media type that the manifest declares."""
-    said = json.loads(manifest.raw).get("mediaType")
-    return said if isinstance(said, str) and said.isascii() and said.isprintable() and said else MANIFEST_TYPE
+    declared = json.loads(manifest.raw).get("mediaType")
+    return (
+        declared
+        if isinstance(declared, str) and declared.isascii() and declared.isprintable() and declared
+        else MANIFEST_TYPE
+    )
 
 
 class UploadLost(ConnectionLost):
@@ -129,7 +136,7 @@ class BlobUpload:
 
         Raises SourceError if the registry rejects it, StoreError if the blob is missing, or Cancelled.
         """
-        if not self._retried(lambda: self._registry.has_blob(self._layer.digest)):
+        if not self._retry(lambda: self._registry.has_blob(self._layer.digest)):
             with disk.store_errors("read", self._path, reading=True), self._path.open("rb") as file:
                 for _ in range(_SESSIONS - 1):
                     with contextlib.suppress(UploadLost):
@@ -139,12 +146,12 @@ class BlobUpload:
                     self._send(file)
         self._on_progress(self._layer.size)
 
-    def _retried(self, work: Callable[[], T]) -> T:
+    def _retry(self, work: Callable[[], T]) -> T:
         return self._session.retry_policy.retry(work, self._session.stopped, unreachable=False)
 
     def _send(self, file: BinaryIO) -> None:
         """Upload the blob in one session. Raises UploadLost if a new session may succeed."""
-        url = self._retried(self._start_upload)
+        url = self._retry(self._start_upload)
         if url is None:
             return
         sums: list[bytes] = []
@@ -158,7 +165,7 @@ class BlobUpload:
     def _start_upload(self) -> str | None:
         """Start an upload session and return its URL; None if the registry mounted the blob instead."""
         url = self._registry.url("blobs/uploads/")
-        source = _mountable(self._layer.from_, self._registry.name)
+        source = _mount_source(self._layer.from_, self._registry.name)
         if source is not None:
             query = {"mount": str(self._layer.digest), "from": f"{source.namespace}/{source.model}"}
             url += "?" + urlencode(query, safe="/:")
@@ -196,11 +203,11 @@ class BlobUpload:
                 check(response)
                 return _next_url(response)
             after = _next_url(response)
-            elsewhere = redirected(url, response.headers.get("Location", ""))
-        self._put_elsewhere(elsewhere, chunk)
+            storage_url = redirected(url, response.headers.get("Location", ""))
+        self._put_to_storage(storage_url, chunk)
         return after
 
-    def _put_elsewhere(self, url: str, chunk: UploadChunk) -> None:
+    def _put_to_storage(self, url: str, chunk: UploadChunk) -> None:
         """Upload the chunk to the storage that a signed URL of the registry points to, without credentials."""
         headers = {"Content-Type": "application/octet-stream", "Content-Length": str(chunk.size)}
 
@@ -208,7 +215,7 @@ class BlobUpload:
             with self._session.send("PUT", url, headers, chunk.remaining(0)) as response:
                 check(response)
 
-        self._retried(put)
+        self._retry(put)
 
     def _resume_point(self, url: str, chunk: UploadChunk) -> tuple[str, int]:
         """Return the URL of an interrupted session and the number of bytes of the chunk that it has.
@@ -222,10 +229,10 @@ class BlobUpload:
                 raise UploadLost(f"{self._registry.origin.address} has lost the upload") from error
             match = _RANGE.fullmatch(response.headers.get("Range", ""))
             # Registries also report "0-0" for a session without any bytes.
-            there = int(match[1]) + 1 if match and int(match[1]) else 0
-            if not chunk.start <= there <= chunk.end:
+            uploaded = int(match[1]) + 1 if match and int(match[1]) else 0
+            if not chunk.start <= uploaded <= chunk.end:
                 raise UploadLost(f"{self._registry.origin.address} has lost a part of an upload")
-            return (_next_url(response) if response.headers.get("Location") else url), there - chunk.start
+            return (_next_url(response) if response.headers.get("Location") else url), uploaded - chunk.start
 
     def _commit(self, url: str, sums: list[bytes]) -> None:
         """Finish the upload. Ollama's registry verifies the chunks by ``etag``; other registries ignore it."""
@@ -239,7 +246,7 @@ class BlobUpload:
                     return  # an earlier attempt succeeded, but its response was lost
                 check(response)
 
-        self._retried(put)
+        self._retry(put)
 
 
 class UploadChunk:
@@ -305,7 +312,7 @@ def _next_url(response: RegistryResponse) -> str:
     return redirected(response.url, location)
 
 
-def _mountable(from_: str, name: ModelName) -> ModelName | None:
+def _mount_source(from_: str, name: ModelName) -> ModelName | None:
     """Return the other repository of the same registry that a layer came from, or None."""
     try:
         source = ModelName.parse(from_)

@@ -240,7 +240,7 @@ def test_dense_layers(tmp_path: Path) -> None:
 
 
 def test_unsupported_dense_layers(tmp_path: Path) -> None:
-    with pytest.raises(BadRequest, match=r"2_Dense: llama\.cpp applies two plain matrices"):
+    with pytest.raises(BadRequest, match=r"2_Dense: llama\.cpp supports two dense layers"):
         convert(dense(tmp_path / "c", activation_function="torch.nn.modules.activation.Tanh"))
 
 

@@ -82,7 +82,7 @@ def test_special_tokens_of_vocab_json(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("tokenizer_config.json", '{"tokenizer_class": "BartTokenizer"}', '"BartTokenizer" splits text: put'),
+        ("tokenizer_config.json", '{"tokenizer_class": "BartTokenizer"}', '"BartTokenizer" is not known: add'),
         ("vocab.json", '{"a": "b"}', "vocab.json has no valid token ids"),
         ("merges.txt", "a b\na b c\n", "merges.txt has the line 'a b c', which is not a pair"),
     ],
