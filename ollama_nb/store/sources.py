@@ -47,7 +47,7 @@ class GgufConverter(Protocol):
         target: Path,
         file_type: int | None,
         report: Count,
-        overrides: Mapping[str, int] | None = None,
+        kept: Mapping[str, int] | None = None,
     ) -> None: ...
 
 

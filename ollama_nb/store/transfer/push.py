@@ -90,7 +90,7 @@ class ModelPush:
     def _send(self, registry: RegistryClient, layer: Layer, report: Report) -> None:
         status, digest = f"pushing {layer.digest.short}", str(layer.digest)
         on_progress = throttled(lambda done: report(Progress(status, digest, layer.size, done)), layer.size)
-        BlobUpload(registry, self.store.blobs.find(layer.digest), layer, self.limits, on_progress).run()
+        RegistryUpload(registry, self.store.blobs.find(layer.digest), layer, self.limits, on_progress).run()
 
 
 @contextlib.contextmanager
@@ -118,7 +118,7 @@ class UploadLost(ConnectionLost):
     """The registry has lost an upload session or part of its bytes. Start a new session."""
 
 
-class BlobUpload:
+class RegistryUpload:
     """The upload of one blob. ``on_progress`` receives the number of uploaded bytes."""
 
     def __init__(
