@@ -19,7 +19,6 @@ KNOWN_DUPLICATES = {
     "Bar",
     "Chain",
     "Command",
-    "ConnectionLost",
     "Conversation",
     "Model",
     "Models",

@@ -19,7 +19,7 @@ class RegistryUnreachable(SourceError):
     code = "registry_unreachable"
 
 
-class ConnectionLost(SourceError):
+class RegistryConnectionLost(SourceError):
     """A connection ended or timed out during a transfer. A retry may succeed."""
 
     code = "registry_connection_lost"
@@ -83,7 +83,7 @@ class RetryPolicy:
         while True:
             try:
                 return work()
-            except (ConnectionLost, RegistryRefused, RegistryUnreachable) as failure:
+            except (RegistryConnectionLost, RegistryRefused, RegistryUnreachable) as failure:
                 if isinstance(failure, RegistryUnreachable) and not unreachable:
                     raise
                 attempt += 1
@@ -91,6 +91,6 @@ class RetryPolicy:
 
 
 def is_retryable(failure: SourceError) -> bool:
-    return isinstance(failure, ConnectionLost | RegistryUnreachable) or (
+    return isinstance(failure, RegistryConnectionLost | RegistryUnreachable) or (
         isinstance(failure, RegistryRefused) and failure.is_temporary
     )

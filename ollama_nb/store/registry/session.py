@@ -26,7 +26,7 @@ from urllib.parse import urlsplit
 
 from ollama_nb import __version__, net
 from ollama_nb.errors import Cancelled, SourceError
-from ollama_nb.store.registry.errors import ConnectionLost, RegistryUnreachable, RetryPolicy
+from ollama_nb.store.registry.errors import RegistryConnectionLost, RegistryUnreachable, RetryPolicy
 from ollama_nb.store.registry.urls import Origin, target_of
 
 POLL_INTERVAL = 0.1
@@ -212,13 +212,13 @@ class RegistrySession:
     def send(self, method: str, url: str, headers: Mapping[str, str], body: Body = None) -> RegistryResponse:
         """Send one request and return its response, whatever the status.
 
-        Raises RegistryUnreachable, ConnectionLost, SourceError or Cancelled.
+        Raises RegistryUnreachable, RegistryConnectionLost, SourceError or Cancelled.
         """
         origin = Origin.of(url)
         connection, reused = self._connection(origin)
         try:
             return self._exchange(connection, method, url, headers, body)
-        except ConnectionLost:
+        except RegistryConnectionLost:
             # The server may have closed an idle connection.
             if not reused or not isinstance(body, bytes | None):
                 raise
@@ -231,7 +231,7 @@ class RegistrySession:
         self.drop_connections()
 
     def drop_connections(self) -> None:
-        """Close all connections; their threads get ConnectionLost. New connections are allowed."""
+        """Close all connections; their threads get RegistryConnectionLost. New connections are allowed."""
         with self._lock:
             live, self._idle = list(self._live), {}
         for connection in live:
@@ -304,7 +304,7 @@ class RegistrySession:
         except (OSError, http.client.HTTPException, ValueError) as error:
             if self.stopped.is_set():
                 raise Cancelled from None
-            raise ConnectionLost(_describe(origin, error, self.retry_policy.read_timeout)) from error
+            raise RegistryConnectionLost(_describe(origin, error, self.retry_policy.read_timeout)) from error
 
     def keep_alive(self, connection: _Connection) -> None:
         with self._lock:
@@ -346,7 +346,7 @@ class RegistryResponse:
     _over: bool = False
 
     def read(self, most: int) -> bytes:
-        """Return 1 to ``most`` bytes, or empty bytes at the end. Raises ConnectionLost if the body is truncated."""
+        """Return 1 to ``most`` bytes, or empty bytes at the end. Raises RegistryConnectionLost for a truncated body."""
         if self._left == 0:
             return b""
         with self._session.translated_errors(self._connection.origin):
@@ -355,7 +355,9 @@ class RegistryResponse:
                 # Counted here because some versions of http.client do not count and then block at the end.
                 self._left -= len(data)
                 if not data:
-                    raise ConnectionLost(f"{self._connection.origin.address} ended its answer {self._left} bytes early")
+                    raise RegistryConnectionLost(
+                        f"{self._connection.origin.address} ended its answer {self._left} bytes early"
+                    )
         return data
 
     def body(self, limit: int) -> bytes:
@@ -368,7 +370,7 @@ class RegistryResponse:
                 if len(data) > limit:
                     raise SourceError(f"{self._connection.origin.address} sent more than {limit} bytes")
                 if time.monotonic() > deadline:
-                    raise ConnectionLost(f"{self._connection.origin.address} takes too long to answer")
+                    raise RegistryConnectionLost(f"{self._connection.origin.address} takes too long to answer")
         return bytes(data)
 
     def close(self) -> None:
@@ -376,7 +378,7 @@ class RegistryResponse:
         if self._over:
             return
         self._over = True
-        with contextlib.suppress(ConnectionLost, Cancelled):
+        with contextlib.suppress(RegistryConnectionLost, Cancelled):
             while self._left and self._left <= _DRAINED and self.read(self._left):
                 pass
         whole = self._left == 0 or self._raw.isclosed()

@@ -22,7 +22,7 @@ from ollama_nb.store.blobs import CHUNK as HASHED_AT_ONCE
 from ollama_nb.store.blobs import BlobStore
 from ollama_nb.store.manifest import parse_manifest
 from ollama_nb.store.registry.client import RegistryAccess, RegistryClient, open_registry, origin_of
-from ollama_nb.store.registry.errors import ConnectionLost, RegistryRefused, RegistryUnreachable
+from ollama_nb.store.registry.errors import RegistryConnectionLost, RegistryRefused, RegistryUnreachable
 from ollama_nb.store.registry.session import RegistryResponse
 from ollama_nb.store.store import Store
 from ollama_nb.store.transfer.locks import TransferLock
@@ -99,7 +99,7 @@ def _fetch_manifest(registry: RegistryClient) -> bytes:
         return retry_policy.retry(registry.manifest, stopped, unreachable=False)
     except Cancelled:
         raise
-    except (RegistryUnreachable, ConnectionLost) as error:
+    except (RegistryUnreachable, RegistryConnectionLost) as error:
         raise RegistryUnreachable(f"pull model manifest: {error.message}") from error
     except OllamaError as error:
         raise SourceError(f"pull model manifest: {error.message}") from error
@@ -269,7 +269,7 @@ class DownloadStreams:
             before = part.done
             try:
                 self._request_part(part)
-            except (ConnectionLost, RegistryRefused, RegistryUnreachable) as failure:
+            except (RegistryConnectionLost, RegistryRefused, RegistryUnreachable) as failure:
                 attempt = 1 if part.done > before else attempt + 1
                 self._session.retry_policy.wait(failure, attempt, self._stop)
 
@@ -284,7 +284,7 @@ class DownloadStreams:
                 data = response.read(min(self._throttle.chunk, part.part.size - part.done))
                 if not data:
                     if part.done == before or not self._ranged:
-                        raise ConnectionLost(
+                        raise RegistryConnectionLost(
                             f"{self._registry.origin.address} closed the connection before the end of the blob"
                         )
                     return

@@ -24,7 +24,7 @@ from ollama_nb.api.models import MANIFEST_TYPE, Layer, Manifest
 from ollama_nb.api.names import ModelName
 from ollama_nb.errors import AccessDenied, BadRequest, OllamaError, SourceError, StoreError
 from ollama_nb.store.registry.client import RegistryAccess, RegistryClient, check, open_registry, origin_of
-from ollama_nb.store.registry.errors import ConnectionLost, NotInRegistry, RegistryRefused, RegistryUnreachable
+from ollama_nb.store.registry.errors import NotInRegistry, RegistryConnectionLost, RegistryRefused, RegistryUnreachable
 from ollama_nb.store.registry.session import RegistryResponse
 from ollama_nb.store.registry.urls import Origin, redirected
 from ollama_nb.store.store import Store
@@ -114,7 +114,7 @@ def _media_type(manifest: Manifest) -> str:
     )
 
 
-class UploadLost(ConnectionLost):
+class UploadLost(RegistryConnectionLost):
     """The registry has lost an upload session or part of its bytes. Start a new session."""
 
 
@@ -186,7 +186,7 @@ class RegistryUpload:
                 return self._patch(url, chunk, sent)
             except UploadLost:
                 raise
-            except (ConnectionLost, RegistryUnreachable, RegistryRefused) as failure:
+            except (RegistryConnectionLost, RegistryUnreachable, RegistryRefused) as failure:
                 attempt = 1 if sent > most else attempt + 1
                 most = max(most, sent)
                 self._session.retry_policy.wait(failure, attempt, self._session.stopped)
