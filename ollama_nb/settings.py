@@ -1,7 +1,7 @@
-"""The OLLAMA_* environment, parsed once into a frozen Settings.
+"""The ``OLLAMA_*`` environment variables, parsed once into a frozen Settings.
 
-Parsing follows Ollama: values are trimmed of blanks and quotes, a boolean that cannot be parsed counts as true,
-a number that cannot be parsed falls back to its default.
+Values are parsed as in Ollama: blanks and quotes around them are removed, an invalid boolean is true, and an invalid
+number gives the default.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from ollama_nb.errors import BadRequest, InvalidDuration
 DEFAULT_PORT = 11434
 FOREVER = math.inf
 SYSTEM_MODELS = (Path("/usr/share/ollama/.ollama/models"), Path("/var/lib/ollama/models"))
-"""Where an Ollama that runs as a system service keeps its models."""
+"""Model folders of an Ollama that runs as a system service."""
 
 _DURATION_UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _DURATION_LIMIT = (1 << 63) / 1e9
-"""Seconds: Go counts nanoseconds in 64 bits."""
+"""Seconds; Go's durations are nanoseconds in 64 bits."""
 
 _DURATION_PART = re.compile(r"(\d+\.?\d*|\.\d+)([^\d.]*)")
 
 
 def parse_duration(text: str) -> float:
-    """Seconds of a Go duration such as ``1h30m`` or ``-1m``; the errors are worded as Go words them."""
+    """The seconds of a Go duration such as ``1h30m`` or ``-1m``. Raises InvalidDuration with Go's error text."""
     body = text[1:] if text[:1] in ("+", "-") else text
     if body == "0":
         return 0.0
@@ -52,7 +52,7 @@ def parse_duration(text: str) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """Where a server listens, or where a client finds it."""
+    """The address that a server listens on, or that a client connects to."""
 
     scheme: str = "http"
     host: str = "127.0.0.1"
@@ -62,7 +62,7 @@ class Host:
 
     @classmethod
     def parse(cls, text: str) -> Host:
-        """Read an OLLAMA_HOST value; a bad port gives the default one and a ``warning``."""
+        """Parse a value of OLLAMA_HOST. An invalid port gives the default port and a ``warning``."""
         text = text.strip().strip("\"'").strip()
         scheme, given, rest = text.partition("://")
         if not given:
@@ -104,7 +104,7 @@ def _split_host_port(address: str) -> tuple[str, str | None]:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the environment says. Times are float seconds, sizes bytes; 0 or None means "decide from facts"."""
+    """The settings of a process. Times are seconds, sizes bytes; 0 or None means that the program chooses."""
 
     host: Host = field(default_factory=Host)
     models: Path = field(default_factory=lambda: Path.home() / ".ollama" / "models")
@@ -132,7 +132,7 @@ class Settings:
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None) -> Settings:
-        """Read ``os.environ`` (or the given mapping)."""
+        """Parse ``os.environ``, or ``env``."""
         read = _Reader(os.environ if env is None else env)
         dot_ollama = Path(read.text("HOME") or str(Path.home())) / ".ollama"
         return cls(
@@ -170,13 +170,13 @@ class _Reader:
         return self._env.get(name, "").strip().strip("\"'")
 
     def folders(self, name: str, default: tuple[Path, ...]) -> tuple[Path, ...]:
-        """Paths with the system's separator between them; those of the default only where they can be read."""
+        """Paths, separated as in ``PATH``. Folders of the default are left out if they cannot be read."""
         if name not in self._env:
             return tuple(path for path in default if os.access(path / "manifests", os.R_OK | os.X_OK))
         return tuple(Path(part).expanduser() for part in self.text(name).split(os.pathsep) if part)
 
     def flag(self, name: str) -> bool | None:
-        """Go's ParseBool; unset gives None, text that is no boolean gives True."""
+        """A boolean as Go's ParseBool reads it. Unset gives None, any other text True."""
         value = self.text(name)
         if not value:
             return None
@@ -187,7 +187,7 @@ class _Reader:
         return int(value) if value.isascii() and value.isdigit() else default
 
     def seconds(self, name: str, default: float) -> float:
-        """A Go duration or whole seconds; negative means forever."""
+        """A Go duration or a whole number of seconds; a negative value means forever."""
         value = self.text(name)
         if not value:
             return default

@@ -1,1 +1,1 @@
-"""The words of the house: frozen values that every room above shares. No I/O here."""
+"""Value types that all packages share: names, requests, events, models, options. No I/O."""

@@ -1,4 +1,4 @@
-"""Requests that a model answers, after their JSON was read and before any work was done."""
+"""Requests to the service: the parsed bodies of the REST API."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Format = str | Mapping[str, Any] | None
 """``"json"``, a JSON Schema, or None for free text."""
 
 TemplateKind = Literal["go", "jinja", "renderer"]
-"""What makes a prompt: a Go template, a GGUF's Jinja chat template, or a renderer of ours for a family of models."""
+"""What renders a prompt: a Go template, a GGUF file's Jinja template, or the built-in renderer of a model family."""
 
 GO: TemplateKind = "go"
 JINJA: TemplateKind = "jinja"
@@ -28,11 +28,11 @@ RENDERER: TemplateKind = "renderer"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelRequest:
-    """What all requests have in common that need a model loaded.
+    """The common fields of all requests that need a loaded model.
 
-    ``options`` are the request's own, unlayered. ``keep_alive`` is seconds, inf for ever, None for "leave as is".
-    ``ignored``: a warning for each field of the request that means nothing here; ``strict`` makes it, and each unknown
-    option, an error.
+    ``options`` are the request's own, without the defaults of the model. ``keep_alive`` is in seconds: infinity for
+    forever, None for no change. ``ignored`` has a warning for each field without effect; with ``strict`` such fields
+    and unknown options are errors.
     """
 
     model: str
@@ -45,10 +45,11 @@ class ModelRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inference(ModelRequest):
-    """What chat and generate have in common. ``top_logprobs`` counts only with ``logprobs``.
+    """The common fields of chat and generate.
 
-    At most one of ``format``, ``grammar`` (GBNF), ``regex`` (the whole answer matches) and ``choices`` (the answer is
-    one of them). ``run_record``: tell how to repeat the run.
+    At most one of ``format``, ``grammar`` (GBNF), ``regex`` (matches the whole reply) and ``choices`` (the reply is one
+    of them) is set. ``top_logprobs`` has no effect without ``logprobs``. With ``run_record`` the reply holds what is
+    needed to repeat it.
     """
 
     format: Format = None
@@ -71,18 +72,18 @@ class ChatRequest(Inference):
 
     @property
     def is_empty(self) -> bool:
-        """There is nothing to answer: the request only loads or unloads the model."""
+        """Whether the request only loads or unloads the model and asks for no reply."""
         return not self.messages
 
     @property
     def unloads(self) -> bool:
-        """The request only takes the model out of memory."""
+        """Whether the request only unloads the model."""
         return self.is_empty and self.keep_alive == 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerateRequest(Inference):
-    """``context`` None means absent; an empty tuple means that the client sent ``[]``."""
+    """``context`` is None if the client did not send it, and empty if it sent ``[]``."""
 
     prompt: str = ""
     suffix: str = ""
@@ -94,18 +95,18 @@ class GenerateRequest(Inference):
 
     @property
     def is_empty(self) -> bool:
-        """There is nothing to answer: the request only loads or unloads the model."""
+        """Whether the request only loads or unloads the model and asks for no reply."""
         return not self.prompt
 
     @property
     def unloads(self) -> bool:
-        """The request only takes the model out of memory."""
+        """Whether the request only unloads the model."""
         return self.is_empty and self.keep_alive == 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmbedRequest(ModelRequest):
-    """``inputs`` None: load only. ``dimensions`` 0: as the model gives them."""
+    """``inputs`` None only loads the model. ``dimensions`` 0 keeps the model's number of dimensions."""
 
     inputs: tuple[str, ...] | None = None
     truncate: bool = True
@@ -114,7 +115,7 @@ class EmbedRequest(ModelRequest):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RerankRequest(ModelRequest):
-    """``top_n`` None: all of them."""
+    """``top_n`` None returns all documents."""
 
     query: str = ""
     documents: tuple[str, ...] = ()
@@ -124,7 +125,7 @@ class RerankRequest(ModelRequest):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenizeRequest:
-    """``prompt`` as it stands, or ``messages`` as a chat would be rendered. ``prompt`` None: not sent."""
+    """A text (``prompt``) or a conversation (``messages``), which is rendered as for a chat."""
 
     model: str
     prompt: str | None = None
@@ -136,11 +137,21 @@ class TokenizeRequest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ShowRequest:
+    """``system`` and ``options`` replace the model's in the Modelfile that is shown."""
+
+    model: str
+    verbose: bool = False
+    system: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CreateRequest:
     """``files``, ``adapters`` and ``draft_files`` map a relative path to a blob digest (``sha256:…``).
 
-    ``ignored``: a warning for each field of the request that means nothing here; ``strict`` makes it, and each unknown
-    parameter, an error.
+    ``ignored`` has a warning for each field without effect; with ``strict`` such fields and unknown parameters are
+    errors.
     """
 
     model: str
@@ -166,7 +177,7 @@ class CreateRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PullRequest:
-    """``as_`` is the local name. ``streams`` are parts at a time, ``max_rate`` bytes a second; 0: as we like."""
+    """``as_`` is the local name. ``streams`` parallel connections, ``max_rate`` bytes per second; 0 is the default."""
 
     model: str
     as_: str = ""
@@ -178,7 +189,7 @@ class PullRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PushRequest:
-    """``max_rate``: bytes a second, 0 for no limit."""
+    """``max_rate`` is in bytes per second, 0 for no limit."""
 
     model: str
     insecure: bool = False
@@ -188,12 +199,12 @@ class PushRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptJob:
-    """Everything that a prompt is rendered from; crosses to the render process as it is.
+    """Everything that a prompt is rendered from; sent to the render process unchanged.
 
-    ``renderer`` names one of ours, where the ``kind`` is that. With a ``suffix`` (Go templates only) the gap between
-    ``prompt`` and it is to be filled in, and there are no messages. One prompt comes back per entry of ``drops``: the
-    number of oldest messages left out (system messages among them are kept in front; the last message always stays).
-    ``add_bos``: the tokenizer writes ``bos`` by itself.
+    ``renderer`` names a built-in renderer and is set for the kind ``renderer`` only. With a ``suffix`` (Go templates
+    only) the prompt asks the model to fill the gap between ``prompt`` and ``suffix``, and there are no messages. The
+    result has one prompt for each entry of ``drops``, which is the number of oldest messages to leave out: system
+    messages among them stay at the front, and the last message always stays. ``add_bos``: the tokenizer adds ``bos``.
     """
 
     kind: TemplateKind

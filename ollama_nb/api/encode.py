@@ -1,4 +1,4 @@
-"""JSON, numbers and quoted text exactly as Go writes them, so that digests and bytes agree with Ollama's."""
+"""JSON, numbers and quoted text exactly as Go writes them, so that digests and replies equal Ollama's."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def go_json(value: Any, *, sort_keys: bool = False) -> str:
-    """Compact JSON; mappings keep their order unless ``sort_keys`` (Go maps) is set. Floats must be finite."""
+    """Compact JSON. Mappings keep their order; ``sort_keys`` sorts them, as Go does for maps. Floats must be finite."""
     if value is None:
         return "null"
     if value is True:
@@ -51,12 +51,12 @@ def go_string(text: str) -> str:
 
 
 def escaped(json_text: str) -> str:
-    """JSON with Go's HTML-safe escapes put in; its strings need no other."""
+    """JSON text with Go's HTML-safe escapes added."""
     return json_text.translate(_ESCAPES)
 
 
 def go_float(number: float) -> str:
-    """Shortest digits; plain from 1e-6 up to 1e21, exponent form outside; whole numbers without a point."""
+    """The shortest text of a float: with an exponent below 1e-6 and from 1e21; whole numbers without a point."""
     if not math.isfinite(number):
         raise ValueError("JSON has no NaN or Infinity")
     if number == 0:
@@ -68,7 +68,7 @@ def go_float(number: float) -> str:
 
 
 def go_quote(text: str, mark: str = '"', *, ascii_only: bool = False) -> str:
-    """A Go string literal, as ``%q`` prints it (``mark`` ``'``: of a character)."""
+    """A Go string literal as ``%q`` prints it; with the mark ``'`` a character literal."""
     return mark + "".join(_quoted(letter, mark, ascii_only) for letter in text) + mark
 
 
@@ -88,7 +88,7 @@ def _quoted(letter: str, mark: str, ascii_only: bool) -> str:
 
 
 def float32(number: float) -> float:
-    """The nearest float32; infinite beyond them."""
+    """The nearest float32; infinity outside their range."""
     try:
         nearest: float = struct.unpack("<f", struct.pack("<f", number))[0]
     except OverflowError:
@@ -97,18 +97,18 @@ def float32(number: float) -> float:
 
 
 def shortest(number: float) -> float:
-    """The number of fewest digits that is the same float32, a finite one: 0.9 for 0.8999999761581421."""
+    """The number with the fewest digits that rounds to the same finite float32: 0.9 for 0.8999999761581421."""
     single = float32(number)
     return next(short for digits in range(1, 10) if float32(short := float(f"{single:.{digits}g}")) == single)
 
 
 def filled(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Go's ``omitempty``: the values that are neither empty, zero nor false."""
+    """Leave out empty, zero and false values, as Go's ``omitempty`` does."""
     return {key: value for key, value in values.items() if value}
 
 
 def message_object(message: Message) -> dict[str, Any]:
-    """A message to be written as JSON: role and content always, the rest when there is any; images in base64."""
+    """A message as a JSON object: role and content always, other fields if not empty; images in base64."""
     rest = {
         "thinking": message.thinking,
         "images": [base64.b64encode(image).decode() for image in message.images],
@@ -120,6 +120,6 @@ def message_object(message: Message) -> dict[str, Any]:
 
 
 def call_object(call: ToolCall) -> dict[str, Any]:
-    """A tool call to be written as JSON."""
+    """A tool call as a JSON object."""
     function = {"index": call.index, "name": call.name, "arguments": call.arguments}
     return {**filled({"id": call.id}), "function": function}

@@ -1,4 +1,4 @@
-"""What comes out while work is done: deltas, calls, the end, and progress. Times are seconds."""
+"""Events and results of requests: text deltas, tool calls, the end of a reply, progress. Times are seconds."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ollama_nb.api.messages import ToolCall
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
-    """One token with the natural logarithm of its probability; ``token`` is the token's own bytes."""
+    """A token's bytes and the natural logarithm of its probability; ``top`` holds the most probable tokens."""
 
     token: bytes
     logprob: float
@@ -20,7 +20,7 @@ class TokenLogprob:
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """A piece of answer or of thinking. ``tool_error``: the content was meant as a call, and why it is none."""
+    """A piece of content or thinking. ``tool_error``: why content that looks like a tool call is not a valid one."""
 
     content: str = ""
     thinking: str = ""
@@ -35,9 +35,10 @@ class ToolCalls:
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """Counts and times of one request. ``prompt_tokens`` includes ``cached_tokens``; ``prompt_seconds`` does not.
+    """Counts and times of one request.
 
-    ``drafted_tokens`` were guessed and read ahead, ``accepted_tokens`` of them were right, each a step saved.
+    ``prompt_tokens`` includes ``cached_tokens``, which were found in the prefix cache; ``prompt_seconds`` is the time
+    for the other ones. ``drafted_tokens`` were proposed by speculative decoding, ``accepted_tokens`` of them verified.
     """
 
     prompt_tokens: int = 0
@@ -58,8 +59,8 @@ class Stats:
 class Done:
     """The end of a reply. ``reason``: ``stop``, ``length``, ``load``, ``unload`` or ``cancelled``.
 
-    ``stats`` is None for load and unload replies, which carry no figures. ``run``: a record by which it can be
-    repeated, when asked for.
+    ``stats`` is None for load and unload replies. ``run`` holds what is needed to repeat the reply, if the request asks
+    for it.
     """
 
     reason: str
@@ -71,7 +72,7 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """The prompt as it would be sent, for ``_debug_render_only``."""
+    """The rendered prompt, for ``_debug_render_only``."""
 
     template: str
     image_count: int = 0
@@ -82,7 +83,7 @@ Event = Delta | ToolCalls | Done | Rendered
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """One line of a pull, push or create; ``total`` and ``completed`` are bytes. ``warnings`` come with the last."""
+    """One line of a pull, push or create. ``total`` and ``completed`` are bytes; the last line has the ``warnings``."""
 
     status: str
     digest: str = ""
@@ -92,12 +93,12 @@ class Progress:
 
 
 Report = Callable[[Progress], None]
-"""Takes the lines of blocking work, from its own thread."""
+"""Receives the progress of blocking work; called in the thread that does the work."""
 
 
 @dataclass(frozen=True, slots=True)
 class Embeddings:
-    """Vectors in the order of the inputs (``None`` stats: the request only loaded the model)."""
+    """Vectors in the order of the inputs; ``stats`` is None if the request only loaded the model."""
 
     vectors: tuple[tuple[float, ...], ...]
     stats: Stats | None = None
@@ -105,7 +106,7 @@ class Embeddings:
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """Indices of documents with their scores, best first; ``method``: ``rank`` (0 to 1) or ``cosine`` (-1 to 1)."""
+    """Indices of documents and their scores, best first. ``method`` is ``rank`` (0 to 1) or ``cosine`` (-1 to 1)."""
 
     results: tuple[tuple[int, float], ...]
     method: str

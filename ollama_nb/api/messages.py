@@ -1,4 +1,4 @@
-"""A conversation: messages, tool calls, and tools as the client sent them."""
+"""A conversation: messages, tool calls and tools."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 Tool = Mapping[str, Any]
-"""A tool's JSON as the client sent it, key order kept: ``{"type": "function", "function": {…}}``."""
+"""A tool's JSON as the client sent it, in the same order: ``{"type": "function", "function": {…}}``."""
 
 Think = bool | Literal["low", "medium", "high", "max"] | None
-"""Asked for thinking: on, off, a level, or not said."""
+"""The thinking that a request asks for: on, off, a level, or None for the model's default."""
 
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """A call that a model made; ``arguments`` is always an object."""
+    """A tool call of a model; ``arguments`` is always a JSON object."""
 
     name: str
     arguments: Mapping[str, Any]
@@ -25,7 +25,7 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message; ``images`` are raw bytes (the JSON form is base64)."""
+    """One message. ``images`` are raw bytes; in JSON they are base64."""
 
     role: str
     content: str = ""

@@ -1,4 +1,4 @@
-"""Model names and digests: the only values from which paths in the store are built.
+"""Model names and digests, the only values from which paths in the store are built.
 
 Grammar: ``[scheme://][host/][namespace/]model[:tag]``, parsed from the right.
 """
@@ -21,17 +21,17 @@ _PART = {
     "tag": re.compile(r"[A-Za-z0-9_][A-Za-z0-9_\-.]{0,79}"),
 }
 _MARKS = {"host": '"_", "-", "." and ":"', "namespace": '"_" and "-"'}
-"""What a part may hold beside letters and digits; the others are alike."""
-_SHOWN = 100
+"""The characters that a part may contain beside letters and digits; model and tag: ``_``, ``-`` and ``.``."""
+_MAX_SHOWN = 100  # characters of an invalid name in error messages
 _LOGIN = re.compile(r"(?<=://)[^/@]*@")
-"""A name and a password that somebody wrote into an address; not to be told again."""
+"""A user name and a password in an address; they must not appear in error messages."""
 
 _DIGEST = re.compile(r"sha256[:-]([0-9a-fA-F]{64})")
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class ModelName:
-    """A full, valid model name. Parts keep their case; comparison of names that mean one model ignores it (``key``)."""
+    """A complete, valid model name. Parts keep their case; names are the same model if their ``key`` is equal."""
 
     model: str
     tag: str = DEFAULT_TAG
@@ -41,17 +41,17 @@ class ModelName:
 
     @classmethod
     def parse(cls, text: str) -> ModelName:
-        """Raise InvalidName, which says what is wrong where, for text that is no model name."""
+        """Parse a model name. Raises InvalidName with the part that is wrong and the reason."""
         name = cls._split(text)
         if why := name._fault():
-            text = _LOGIN.sub("***@", text)[:_SHOWN]
+            text = _LOGIN.sub("***@", text)[:_MAX_SHOWN]
             shown = f": {text}" if text.isprintable() else f": {text!r}"
             raise InvalidName(f"invalid model name{shown if text else ''} ({why})")
         return name
 
     @classmethod
     def fault(cls, text: str) -> str:
-        """What is wrong with a name, and what is allowed; empty for a good one."""
+        """Why a name is not valid and what is allowed; empty for a valid one."""
         return cls._split(text)._fault()
 
     @classmethod
@@ -77,12 +77,12 @@ class ModelName:
 
     @property
     def full(self) -> str:
-        """``host/namespace/model:tag``, nothing left out."""
+        """``host/namespace/model:tag``, with all defaults."""
         return f"{self.host}/{self.namespace}/{self.model}:{self.tag}"
 
     @property
     def short(self) -> str:
-        """The shortest display form; model and tag are always shown."""
+        """The shortest form for display; it always has model and tag."""
         if self.host.lower() != DEFAULT_HOST:
             return self.full
         if self.namespace.lower() != DEFAULT_NAMESPACE:
@@ -91,12 +91,12 @@ class ModelName:
 
     @property
     def key(self) -> str:
-        """Equal for names that mean the same model, whatever their case."""
+        """Equal for names of the same model, in any letter case."""
         return self.full.lower()
 
     @property
     def parts(self) -> tuple[str, str, str, str]:
-        """Folder names below ``manifests/``: host, namespace, model, tag."""
+        """The folder names below ``manifests/``: host, namespace, model, tag."""
         return (self.host, self.namespace, self.model, self.tag)
 
     def with_parts(self, host: str, namespace: str, model: str, tag: str) -> ModelName:
@@ -107,7 +107,7 @@ class ModelName:
 
 
 def _fault(part: str, text: str) -> str:
-    """Why ``text`` cannot be that part of a name."""
+    """Why ``text`` is not valid as that part of a name."""
     allowed = _PART[part]
     if not text:
         return f"the {part} part is empty"
@@ -125,7 +125,7 @@ def _fault(part: str, text: str) -> str:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Digest:
-    """A SHA-256 content digest; the only thing a blob path is ever made from."""
+    """A SHA-256 digest of a blob's content."""
 
     hex: str
 

@@ -1,4 +1,4 @@
-"""Generation options: Ollama's names, types and defaults, defaults ← model ← request."""
+"""Generation options with Ollama's names, types and defaults. A request's values override the model's."""
 
 from __future__ import annotations
 
@@ -13,14 +13,13 @@ from ollama_nb.api.encode import float32
 from ollama_nb.errors import BadRequest
 
 _BIAS = "logit_bias"
-_MOST_BIASES = 1024
-_STRONGEST = 1e4
-"""More than any two logits differ: forbids a token, or leaves no other."""
+_MAX_BIASES = 1024  # entries of logit_bias
+_MAX_BIAS = 1e4  # above any difference of two logits: forbids a token, or all others
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """Options in force for one request. None means "decide from facts"; special values are Ollama's."""
+    """The options of one request. None means that the engine chooses; special values such as -1 are Ollama's."""
 
     num_ctx: int | None = None
     num_batch: int | None = None
@@ -43,11 +42,11 @@ class Options:
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     logit_bias: tuple[tuple[str, float], ...] = ()
-    """Token numbers or texts, and what is added to their logits; an option of requests only."""
+    """Token ids or texts, and the numbers that are added to their logits. Only requests can set it."""
 
     @classmethod
     def layered(cls, *layers: Mapping[str, Any]) -> tuple[Options, tuple[str, ...]]:
-        """Merge option objects, later ones winning; return the options and a warning for each unknown name.
+        """Merge option objects, where later ones override; return the options and a warning for each unknown name.
 
         Raises BadRequest for a value of the wrong type.
         """
@@ -73,7 +72,7 @@ KINDS: dict[str, str] = {
     for f in dataclasses.fields(Options)
     if f.name != _BIAS
 }
-"""Option name → ``bool``, ``int``, ``float`` or ``tuple`` (of strings); those that a Modelfile can say."""
+"""Option name → ``bool``, ``int``, ``float`` or ``tuple`` (of strings), for the options that a Modelfile can set."""
 
 DEPRECATED = frozenset(
     {
@@ -91,7 +90,7 @@ DEPRECATED = frozenset(
         "tfs_z",
     }
 )
-"""Historic names: accepted, warned about, without effect."""
+"""Old names, which are accepted with a warning and have no effect."""
 
 
 def _unknown(name: str) -> str:
@@ -127,10 +126,10 @@ def _typed(name: str, value: Any, kind: str) -> Any:
 def _biases(value: Any) -> tuple[tuple[str, float], ...]:
     if not isinstance(value, Mapping):
         raise BadRequest(f'option "{_BIAS}" must be an object from tokens or texts to numbers')
-    if len(value) > _MOST_BIASES:
-        raise BadRequest(f'option "{_BIAS}" may have {_MOST_BIASES} entries at most')
+    if len(value) > _MAX_BIASES:
+        raise BadRequest(f'option "{_BIAS}" may have {_MAX_BIASES} entries at most')
     pairs = [(str(name), _typed(_BIAS, number, "float")) for name, number in value.items()]
-    return tuple((name, max(-_STRONGEST, min(number, _STRONGEST))) for name, number in pairs if name)
+    return tuple((name, max(-_MAX_BIAS, min(number, _MAX_BIAS))) for name, number in pairs if name)
 
 
 def _float32(name: str, value: float) -> float:

@@ -1,4 +1,4 @@
-"""Sizes and counts as people read them."""
+"""Sizes, counts and times in the form in which Ollama shows them to users."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
 
 
 def byte_size(text: str) -> int:
-    """Bytes of ``100MB``, ``1.5GiB`` or ``64000``. Raises BadRequest."""
+    """The number of bytes in ``100MB``, ``1.5GiB`` or ``64000``. Raises BadRequest."""
     match = _SIZE.fullmatch(text.strip())
     if match is None:
         raise BadRequest(f'invalid size "{text}": write it as 100MB or 64MiB')
@@ -19,7 +19,7 @@ def byte_size(text: str) -> int:
 
 
 def human_bytes(size: int) -> str:
-    """Decimal units: ``999 B``, ``1.2 KB``, ``42 GB``."""
+    """A size in decimal units: ``999 B``, ``1.2 KB``, ``42 GB``."""
     if size < 1000:
         return f"{size} B"
     value, unit = float(size), ""
@@ -33,7 +33,7 @@ def human_bytes(size: int) -> str:
 
 
 def human_number(count: int) -> str:
-    """Parameter counts: ``8B``, ``2.9B``, ``134.52M``, ``260K``."""
+    """A parameter count: ``8B``, ``2.9B``, ``134.52M``, ``260K``."""
     for size, digits, unit in ((1_000_000_000, 1, "B"), (1_000_000, 2, "M"), (1_000, 0, "K")):
         if count >= size:
             value = count / size
@@ -42,7 +42,7 @@ def human_number(count: int) -> str:
 
 
 def human_time(seconds: float) -> str:
-    """A time relative to now, in seconds from now: ``2 minutes ago``, ``4 minutes from now``, ``Forever``."""
+    """A time relative to now, given in seconds from now: ``2 minutes ago``, ``4 minutes from now``, ``Forever``."""
     if seconds > 20 * 365 * 86400:
         return "Forever"
     return f"{_human_duration(abs(seconds))} {'from now' if seconds > 0 else 'ago'}"

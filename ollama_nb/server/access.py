@@ -1,7 +1,8 @@
-"""Who may speak to a standalone server: Host, Origin and key rules. Pure; the handlers apply them.
+"""Rules of access to the server by the headers Host, Origin and Authorization. Pure functions; handlers apply them.
 
-Host names are checked against DNS rebinding on loopback binds only; a foreign Origin is refused whatever it asks;
-a key, when there is one, is asked of every request.
+- Host: on loopback addresses only local names are accepted, as a protection against DNS rebinding.
+- Origin: a page of an origin that is not allowed is refused, whatever it requests.
+- Key: if there is a key, every request needs one.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ _STAINLESS = ("arch", "async", "custom-poll-interval", "helper-method", "lang", 
 _HEADERS = (
     "Authorization", "Content-Type", "User-Agent", "Accept", "X-Requested-With", "OpenAI-Beta",
     *(f"x-stainless-{name}" for name in _STAINLESS),
-    # Beyond Ollama's own: what browser clients of the Anthropic API and of our additions send.
+    # Not in Ollama's list: headers of Anthropic's browser clients and of our additions.
     "x-api-key", "anthropic-version", "anthropic-beta", "anthropic-dangerous-direct-browser-access", "X-Request-Id",
     "X-Ollama-Strict", "X-Ollama-Run-Record",
 )  # fmt: skip
@@ -63,7 +64,7 @@ class Origins:
 
     @classmethod
     def parse(cls, extra: tuple[str, ...] = ()) -> Origins:
-        """The built-in local origins behind those of OLLAMA_ORIGINS. Raises BadRequest for an entry that is none."""
+        """The origins of OLLAMA_ORIGINS, then the built-in local ones. Raises BadRequest for an invalid entry."""
         for entry in extra:
             if entry.count("*") > 1:
                 raise BadRequest(f'OLLAMA_ORIGINS: more than one "*" in "{entry}"')
@@ -72,7 +73,7 @@ class Origins:
         return cls((*extra, *_LOCAL_ORIGINS))
 
     @property
-    def everyone(self) -> bool:
+    def allow_all(self) -> bool:
         return "*" in self.patterns
 
     def allow(self, origin: str) -> bool:
@@ -87,12 +88,13 @@ def _matches(pattern: str, text: str) -> bool:
 
 
 def same_origin(origin: str, host: str) -> bool:
+    """Whether a page's origin is the server that the request goes to."""
     return origin in (f"http://{host}", f"https://{host}")
 
 
 def cors_headers(origin: str, origins: Origins) -> dict[str, str]:
-    """What an answer to an allowed foreign origin carries."""
-    if origins.everyone:
+    """The CORS headers of a reply to an allowed origin."""
+    if origins.allow_all:
         return {"Access-Control-Allow-Origin": "*"}
     return {"Access-Control-Allow-Origin": origin, "Vary": "Origin"}
 
@@ -108,7 +110,7 @@ def preflight_headers(origin: str, origins: Origins) -> dict[str, str]:
 
 
 class HostKind(Enum):
-    """What a Host header names: ``NAME`` and ``ADDRESS`` are ours, ``FOREIGN`` is not."""
+    """What a Host header names: a name or an address of this machine or a private network, or another host."""
 
     NAME = auto()
     ADDRESS = auto()
@@ -116,7 +118,7 @@ class HostKind(Enum):
 
 
 def host_kind(header: str, machine: str, is_ours: Callable[[Address], bool]) -> HostKind:
-    """Judge a Host header. ``machine`` is this machine's name, ``is_ours`` tells its own addresses."""
+    """Classify a Host header. ``machine`` is this machine's name; ``is_ours`` is true for its addresses."""
     host = _without_port(header.strip()).lower()
     try:
         address = ipaddress.ip_address(host)
@@ -145,7 +147,7 @@ def _without_port(host: str) -> str:
 
 
 class Keys:
-    """Keys that open a server, kept as hashes and compared in constant time."""
+    """Keys with access to everything, kept as hashes and compared in constant time."""
 
     def __init__(self, *keys: str) -> None:
         self._hashes = tuple(key_hash(key) for key in keys if key)
@@ -153,8 +155,8 @@ class Keys:
     def __bool__(self) -> bool:
         return bool(self._hashes)
 
-    def open(self, headers: Mapping[str, str]) -> bool:
-        """True when the headers carry one of the keys, as a bearer token or in ``x-api-key``."""
+    def accept(self, headers: Mapping[str, str]) -> bool:
+        """Whether the headers hold one of the keys, as a bearer token or in ``x-api-key``."""
         offered = offered_key(headers)
         if not offered:
             return False
@@ -163,10 +165,11 @@ class Keys:
 
 
 def offered_key(headers: Mapping[str, str]) -> str:
+    """The key in the headers; empty if there is none."""
     bearer = _BEARER.fullmatch(headers.get("Authorization", ""))
     return bearer[1] if bearer else headers.get("x-api-key", "").strip()
 
 
 def key_hash(key: str) -> bytes:
-    """SHA-256: keys are 256 random bits, not passwords, so a plain hash cannot be turned back."""
+    """SHA-256. A plain hash is sufficient because keys are 256 random bits, not passwords."""
     return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()

@@ -121,7 +121,7 @@ class KeyRing:
     def check(self, headers: Mapping[str, str], scope: str) -> None:
         """Raise Unauthorized if no valid key is sent, Forbidden if the key lacks the scope ``scope``."""
         known = self._known()
-        if not self._closed or self._own.open(headers):
+        if not self._closed or self._own.accept(headers):
             return
         key = _found(known, offered_key(headers))
         if key is None or not key.is_valid(time.time()):

@@ -1,7 +1,7 @@
-"""``GET /metrics``: figures as Prometheus reads them, in a registry of each server's own.
+"""``GET /metrics``: metrics in Prometheus' text format, in a registry of their own for each server.
 
-Labels are bounded: at most 50 models by name, the rest as ``other``; never a prompt, a key or a path. The latencies
-have the names of OpenTelemetry's conventions for generative AI, everything else begins with ``ollama_nb_``.
+Labels are bounded: the first ``MAX_MODELS`` model names, then ``other``; no prompts, keys or paths. Latencies have the
+names of OpenTelemetry's conventions for generative AI, all other metrics begin with ``ollama_nb_``.
 """
 
 from __future__ import annotations
@@ -25,17 +25,16 @@ from ollama_nb.store.store import Store
 from ollama_nb.store.usage import Usage, usage
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
-MOST_MODELS = 50
-LAG_SECONDS = 0.5
-STORE_SECONDS = 15.0
-"""How long a look at the store is good for: it asks for the size of every blob."""
+MAX_MODELS = 50  # model names that get labels of their own
+LAG_SECONDS = 0.5  # between two measurements of the event loop's lag
+STORE_SECONDS = 15.0  # for which the sizes of the store are cached: reading them looks at every blob
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 _TOKEN_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1)
 
 
 class Metrics:
-    """All figures of one server. Belongs to its event loop."""
+    """All metrics of one server. Its methods run in the server's event loop."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
@@ -43,43 +42,47 @@ class Metrics:
         self._lag: asyncio.Task[None] | None = None
         self._looked = 0.0
         self._usage: Usage | None = None
-        self._requests = self._counter("requests", "Requests that were answered", "route", "model", "code")
-        self._seconds = self._histogram("request_duration_seconds", "From request to answer", _SECONDS, "route")
-        self._rejected = self._counter("rejected", "Requests refused because the queue was full or the server ending")
-        self._given_up = self._counter("cancelled", "Replies that their reader left", "phase")
+        self._requests = self._counter("requests", "Requests by route, model and status code", "route", "model", "code")
+        self._seconds = self._histogram("request_duration_seconds", "Duration of requests", _SECONDS, "route")
+        self._rejected = self._counter(
+            "rejected", "Requests refused because the queue is full or the server shuts down"
+        )
+        self._given_up = self._counter("cancelled", "Replies that the client cancelled, by phase", "phase")
         self._first = Histogram(
-            "gen_ai_server_time_to_first_token_seconds", "Until the first piece of a reply", ["gen_ai_request_model"],
+            "gen_ai_server_time_to_first_token_seconds", "Time to the first token of a reply", ["gen_ai_request_model"],
             registry=self._registry, buckets=_SECONDS,
         )  # fmt: skip
         self._each = Histogram(
-            "gen_ai_server_time_per_output_token_seconds", "Between two tokens of a reply", ["gen_ai_request_model"],
+            "gen_ai_server_time_per_output_token_seconds", "Time per output token of a reply", ["gen_ai_request_model"],
             registry=self._registry, buckets=_TOKEN_SECONDS,
         )  # fmt: skip
         self._prompt = self._counter("prompt_tokens", "Tokens of prompts", "model")
-        self._cached = self._counter("cached_prompt_tokens", "Tokens of prompts that were not computed again", "model")
+        self._cached = self._counter("cached_prompt_tokens", "Prompt tokens found in the prefix cache", "model")
         self._output = self._counter("output_tokens", "Tokens of replies", "model")
-        self._drafted = self._counter("drafted_tokens", "Tokens that were guessed and read ahead", "model")
-        self._accepted = self._counter("accepted_draft_tokens", "Guessed tokens that were right", "model")
-        self._truncated = self._counter("truncations", "Prompts that were cut to fit", "model")
-        self._finished = self._counter("replies", "Replies by the reason of their end", "model", "reason")
-        self._load = self._histogram("model_load_seconds", "What replies waited for their model", _SECONDS, "model")
-        self._queue = self._gauge("queue_depth", "Requests now, by what they wait for", "state")
-        self._oldest = self._gauge("queue_oldest_seconds", "Age of the oldest request that waits")
-        self._in_flight = self._gauge("requests_in_flight", "Requests that are being answered")
-        self._loaded = self._gauge("models_loaded", "Models in memory")
+        self._drafted = self._counter("drafted_tokens", "Tokens proposed by speculative decoding", "model")
+        self._accepted = self._counter("accepted_draft_tokens", "Draft tokens that the model verified", "model")
+        self._truncated = self._counter("truncations", "Prompts that were truncated to fit into the context", "model")
+        self._finished = self._counter("replies", "Replies by finish reason", "model", "reason")
+        self._load = self._histogram(
+            "model_load_seconds", "Time that requests waited for their model to load", _SECONDS, "model"
+        )
+        self._queue = self._gauge("queue_depth", "Requests by state", "state")
+        self._oldest = self._gauge("queue_oldest_seconds", "Age of the oldest waiting request")
+        self._in_flight = self._gauge("requests_in_flight", "Requests in flight")
+        self._loaded = self._gauge("models_loaded", "Loaded models")
         self._memory = self._gauge("model_bytes", "Memory of a loaded model", "model", "device")
-        self._engine = self._gauge("engine", "The engine's own figures of a loaded model", "model", "figure")
+        self._engine = self._gauge("engine", "The engine's counters of a loaded model", "model", "figure")
         self._store = self._gauge("store_bytes", "Bytes of the model store", "kind")
-        self._free = self._gauge("disk_free_bytes", "Bytes that the disk of the store has left")
-        self._process = self._gauge("process_memory_bytes", "Memory of the server itself, swapped out or not")
+        self._free = self._gauge("disk_free_bytes", "Free bytes on the disk of the model store")
+        self._process = self._gauge("process_memory_bytes", "Memory of the server process, including swap")
         self._files = self._gauge("process_open_files", "Open file descriptors of the server")
         self._threads = self._gauge("process_threads", "Threads of the server")
-        self._late = self._histogram("event_loop_lag_seconds", "How late timers are", _TOKEN_SECONDS)
+        self._late = self._histogram("event_loop_lag_seconds", "Delay of timers in the event loop", _TOKEN_SECONDS)
 
-    # What happens
+    # Events
 
     def request(self, route: str, model: str, code: int, seconds: float) -> None:
-        """A request was answered. ``model`` only counts where the answer shows that there is such a model."""
+        """Count a request. ``model`` is used for successful requests only, so that labels name existing models."""
         self._requests.labels(route, self._bounded(model) if model and code < 400 else "", str(code)).inc()
         self._seconds.labels(route).observe(seconds)
         if code == 503:
@@ -106,7 +109,7 @@ class Metrics:
     def given_up(self, phase: str) -> None:
         self._given_up.labels(phase).inc()
 
-    # What is asked for
+    # Output
 
     async def text(
         self,
@@ -117,7 +120,7 @@ class Metrics:
         engines: Sequence[tuple[str, Mapping[str, Any]]],
         store: Store,
     ) -> bytes:
-        """Everything now, in Prometheus' text format. ``engines``: counters by the names of loaded models."""
+        """The present values in Prometheus' text format. ``engines`` are the counters of each loaded model."""
         self._watch_lag()
         self._in_flight.set(busy)
         self._show_queue(queue)
@@ -163,7 +166,7 @@ class Metrics:
             self._files.set(len(os.listdir("/proc/self/fd")))  # noqa: PTH208
 
     def _watch_lag(self) -> None:
-        """From the first scrape on: who never asks pays nothing."""
+        """Measure the lag from the first request for metrics on, so that it costs nothing without a scraper."""
         if self._lag is None:
             self._lag = asyncio.ensure_future(self._measure_lag())
 
@@ -174,14 +177,14 @@ class Metrics:
             self._late.observe(max(0.0, time.monotonic() - due))
 
     def _bounded(self, model: str) -> str:
-        """A model's label: its name with its tag, however it was written."""
+        """The label of a model: its short name with the tag, for every spelling."""
         try:
             model = ModelName.parse(model).short
         except OllamaError:
             return "other"
         if model in self._models:
             return model
-        if len(self._models) >= MOST_MODELS:
+        if len(self._models) >= MAX_MODELS:
             return "other"
         self._models.add(model)
         return model
@@ -197,7 +200,7 @@ class Metrics:
 
 
 def _status() -> dict[str, int]:
-    """The numbers of ``/proc/self/status``; none on other systems than Linux."""
+    """The numbers in ``/proc/self/status``; empty on systems other than Linux."""
     found = {}
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/status").read_text("utf-8").splitlines():

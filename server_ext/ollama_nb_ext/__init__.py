@@ -1,4 +1,4 @@
-"""The Jupyter door: Ollama's HTTP API at ``<base_url>/ollama``, behind Jupyter's own authentication."""
+"""The Jupyter server extension: Ollama's HTTP API at ``<base_url>/ollama``, behind Jupyter's authentication."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ from ollama_nb_ext.extension import OllamaExtension
 
 
 def _jupyter_server_extension_points() -> list[dict[str, Any]]:
-    """How Jupyter finds the extension."""
+    """Called by Jupyter to find the extension."""
     return [{"module": "ollama_nb_ext", "app": OllamaExtension}]

@@ -1,7 +1,7 @@
-"""Work in progress is activity: whoever ends idle Jupyter servers must not end a pull or a long answer.
+"""Reports requests as activity to Jupyter, so that culling of idle servers does not end a pull or a long reply.
 
-Only requests that do something count. Whoever watches (``/api/ps``, ``/metrics``, a page that shows the queue) would
-else keep a server alive for ever.
+Requests that only read the server's state (``/api/ps``, ``/metrics``, a page that shows the queue) do not count: they
+would keep a server alive forever.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from tornado.ioloop import PeriodicCallback
 from ollama_nb.server.state import ServerState
 
 NAME = "ollama_nb"
-BEAT_SECONDS = 10.0
+BEAT_SECONDS = 10.0  # between two reports of a running request
 
 
 class ActivityReporter:
-    """Writes the time into Jupyter's ``last_activity_times`` as work begins, goes on and ends."""
+    """Writes the time into Jupyter's ``last_activity_times`` when work begins and ends, and regularly meanwhile."""
 
     def __init__(self, state: ServerState, times: MutableMapping[str, datetime]) -> None:
         self._state, self._times = state, times

@@ -1,7 +1,7 @@
-"""Who is admitted to ``/ollama`` in a Jupyter server: its own users, and whoever has the extension's key.
+"""Access to ``/ollama`` in a Jupyter server: for Jupyter's users, and for clients with the extension's key.
 
-Rule: nothing answers without one of them. The key opens these routes only. Users are checked by Jupyter itself: token,
-cookie with XSRF token, Hub, and its authoriser.
+Every route needs one of them. The key gives access to these routes only. Jupyter itself checks its users: token, cookie
+with XSRF token, Hub, and its authorizer.
 """
 
 from __future__ import annotations
@@ -26,32 +26,36 @@ _READING = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 def own_origins(extra: tuple[str, ...]) -> Origins:
-    """Those of OLLAMA_ORIGINS and no others: pages of other local servers are strangers to a Jupyter server."""
+    """The origins of OLLAMA_ORIGINS only: a Jupyter server does not trust pages of other local servers."""
     Origins.parse(extra)
     return Origins(extra)
 
 
 class JupyterOllamaHandler(OllamaHandler, JupyterHandler):  # type: ignore[misc]
-    """Every route of ours in a Jupyter server."""
+    """The handler of all routes of the extension."""
 
-    # ``admit`` answers strangers with 401, before anything else. Unmarked, Jupyter would send them to its login page.
+    # ``admit`` refuses unauthenticated requests with 401. Without the mark, Jupyter would redirect to its login page.
     respond = allow_unauthenticated(OllamaHandler.respond)
     get = head = post = put = patch = delete = options = respond
 
     async def admit(self) -> None:
         await self._admit()
         if not self._headers.get("Access-Control-Allow-Origin"):
-            self.clear_header("Access-Control-Allow-Origin")  # Jupyter sends an empty one where no Origin was sent
+            self.clear_header(
+                "Access-Control-Allow-Origin"
+            )  # Jupyter sends an empty header for requests without an Origin
 
     async def _admit(self) -> None:
         headers = self.request.headers
         if self.request.method == "OPTIONS" and "Origin" in headers:
             self._preflight(headers["Origin"])
-        if cast(Keys, self.settings[KEYS]).open(headers):
+        if cast(Keys, self.settings[KEYS]).accept(headers):
             self._admit_key()
             return
         if "Authorization" not in headers and headers.get("x-api-key"):
-            headers["Authorization"] = f"Bearer {headers['x-api-key']}"  # Anthropic's clients; Jupyter reads this one
+            headers["Authorization"] = (
+                f"Bearer {headers['x-api-key']}"  # of Anthropic's clients; Jupyter reads Authorization only
+            )
         await self._admit_user()
         if not self.check_origin():
             raise Forbidden("cross-origin request blocked")
@@ -60,14 +64,14 @@ class JupyterOllamaHandler(OllamaHandler, JupyterHandler):  # type: ignore[misc]
             raise Forbidden(f"user is not authorized to {action} {RESOURCE}")
 
     def check_xsrf_cookie(self) -> None:
-        """Without authentication nobody has an XSRF token: the Origin decides, as Ollama's own rule is."""
+        """Without authentication there are no XSRF tokens: the Origin decides, as in Ollama."""
         if self.identity_provider.auth_enabled or not hasattr(self, "_jupyter_current_user"):
             super().check_xsrf_cookie()
         elif not self.check_origin():
             raise web.HTTPError(403, "cross-origin request blocked")
 
     def _admit_key(self) -> None:
-        # Set before and instead of Jupyter's own prepare, which knows no second kind of key (JupyterHub's replaces it).
+        # Instead of Jupyter's own prepare, which supports one kind of token only.
         self.current_user = self._jupyter_current_user = User(username="ollama", name="Ollama API key")
         self._token_authenticated = True
         if not self.check_host():
@@ -85,13 +89,13 @@ class JupyterOllamaHandler(OllamaHandler, JupyterHandler):  # type: ignore[misc]
             raise Unauthorized("unauthorized")
 
     def _plain(self, error: web.HTTPError) -> OllamaError:
-        """A request that Jupyter refused because nobody sent it is unauthorised, not forbidden."""
+        """A request that Jupyter refused for lack of a user is unauthorized, not forbidden."""
         if self.check_host() and getattr(self, "_jupyter_current_user", None) is None:
             return Unauthorized("unauthorized")
         return from_code("", (error.log_message or error.reason or "forbidden").lower(), error.status_code)
 
     def _preflight(self, origin: str) -> None:
-        """Browsers ask before they send a key; the answer depends on the page's origin alone."""
+        """Reply to a preflight request, which has no key: the page's origin decides."""
         origins = cast(Origins, self.settings[ORIGINS])
         host = self.request.headers.get("Host", "")
         if not (
@@ -101,5 +105,5 @@ class JupyterOllamaHandler(OllamaHandler, JupyterHandler):  # type: ignore[misc]
         raise PlainResponse(204, headers=access.preflight_headers(origin, origins))
 
     def _named(self, origin: str) -> bool:
-        """Whether Jupyter's own settings name this origin."""
+        """Whether Jupyter's own settings allow this origin."""
         return self.allow_origin in ("*", origin) or (bool(self.allow_origin_pat) and self.check_origin())

@@ -1,4 +1,4 @@
-"""What kernels and terminals of this Jupyter server inherit: where Ollama is, and the key that opens it."""
+"""The environment of kernels and terminals of this Jupyter server: the address of the API and its key."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ HOST, KEY, MARK = "OLLAMA_HOST", "OLLAMA_API_KEY", "OLLAMA_NB_EXPORTED"
 def own_address(serverapp: ServerApp, prefix: str) -> str | None:
     """The address of the API on the Jupyter server's own port.
 
-    None where plain HTTP clients cannot use that: a Unix socket, or https with a certificate that they do not know.
+    None if plain HTTP clients cannot use it: a Unix socket, or https with a certificate that they do not trust.
     """
     if serverapp.sock or serverapp.certfile or not serverapp.port:
         return None
@@ -24,14 +24,14 @@ def own_address(serverapp: ServerApp, prefix: str) -> str | None:
 
 
 class Exports:
-    """Changes to an environment that can be undone. An OLLAMA_HOST that its user set is never touched."""
+    """Changes to an environment that can be undone. An OLLAMA_HOST that the user has set is never changed."""
 
     def __init__(self, env: MutableMapping[str, str]) -> None:
         self._env = env
         self._before: dict[str, str | None] = {}
 
     def apply(self, url: str, key: str) -> bool:
-        """Export address and key, both or neither; False when the user has set an address."""
+        """Export the address and the key; return False, and change nothing, if the user has set an address."""
         if self._env.get(HOST, "").strip() and not self._env.get(MARK):
             return False
         self._set(HOST, url)

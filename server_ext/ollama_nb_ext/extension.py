@@ -1,7 +1,6 @@
-"""The extension's life inside a Jupyter server: routes first, service and exports once the port is known, all undone
-at the end.
+"""The extension's lifecycle in a Jupyter server: routes first, service and exports once the port is known.
 
-Rule: this process parses nothing with native code and renders no template; models live in child processes.
+This process parses nothing with native code and renders no template; models run in child processes.
 """
 
 from __future__ import annotations
@@ -36,14 +35,14 @@ DRAIN_SECONDS = 1.0
 
 
 class OllamaExtension(ExtensionApp):
-    """Serves Ollama's API and tells this server's kernels and terminals where it is."""
+    """Serves Ollama's API and exports its address to this server's kernels and terminals."""
 
     name = "ollama_nb_ext"
     load_other_extensions = True
     open_port = Int(
         0,
-        help="""A loopback port on which the API is served without a key as well, so that tools that know nothing of
-        keys work: 11434 is where they look. Every user of this machine can use it. 0: none.""",
+        help="""A loopback port on which the API is also served without a key, for tools that do not support keys;
+        11434 is their default. Every user of this machine can use it. 0: no such port.""",
     ).tag(config=True)
 
     make_service: ClassVar[Any] = Service
@@ -63,7 +62,7 @@ class OllamaExtension(ExtensionApp):
         self.handlers.extend(url_specs(PREFIX, JupyterOllamaHandler))
 
     async def _start_jupyter_server_extension(self, serverapp: ServerApp) -> None:
-        """Port, address and certificate of the Jupyter server are final now."""
+        """Start the service. Port, address and certificate of the Jupyter server are final now."""
         self._activity.start()
         await self.state.service.start()
         if self._config.neighbours:
@@ -76,10 +75,12 @@ class OllamaExtension(ExtensionApp):
                 self.log.warning("ollama-nb: open_port: %s", error.message)
         self._write_runtime_file(Path(serverapp.runtime_dir), url)
         if not self._exports.apply(url, self.key):
-            self.log.info("ollama-nb: kernels use OLLAMA_HOST=%s, which is set already", os.environ["OLLAMA_HOST"])
+            self.log.info(
+                "ollama-nb: OLLAMA_HOST=%s is set already, kernels use that server", os.environ["OLLAMA_HOST"]
+            )
 
     async def stop_extension(self) -> None:
-        """End every child process; nothing that was written or exported stays."""
+        """End all child processes; remove the runtime file and the exports."""
         self._exports.undo()
         self._activity.stop()
         if self._file is not None:
@@ -93,7 +94,7 @@ class OllamaExtension(ExtensionApp):
         await self.state.service.close()
 
     def current_activity(self) -> dict[str, int] | None:
-        """Keeps a server that ends when nothing happens alive while models answer."""
+        """Called by Jupyter before it ends an idle server: the number of requests that do work."""
         return {"requests": self.state.working} if self.state.working else None
 
     def _listen(self, host: Host, keys: Keys) -> str:
@@ -106,8 +107,8 @@ class OllamaExtension(ExtensionApp):
         try:
             runtime.write(file, url, self.key)
         except OllamaError as error:
-            self.log.warning("ollama-nb: terminals and editors will not find this server: %s", error.message)
+            self.log.warning("ollama-nb: terminals and editors cannot find this server: %s", error.message)
         else:
             self._file = file
-            # A Jupyter server without a terminal that is interrupted ends without stopping its extensions.
+            # An interrupted Jupyter server without a terminal ends without stopping its extensions.
             atexit.register(file.unlink, missing_ok=True)

@@ -80,7 +80,7 @@ def test_own_origins() -> None:
     assert origins.allow("https://a.example.com") and origins.allow("http://192.168.1.1:80")
     assert origins.allow("chrome-extension://abc") and origins.allow("http://localhost")
     assert not origins.allow("https://example.com") and not origins.allow("http://a.example.com")
-    assert not origins.everyone and Origins.parse(("*",)).everyone and Origins.parse(("*",)).allow("null")
+    assert not origins.allow_all and Origins.parse(("*",)).allow_all and Origins.parse(("*",)).allow("null")
     assert not Origins(("ab*ba",)).allow("aba")
 
 
@@ -120,8 +120,8 @@ def test_same_origin() -> None:
     ],
 )  # fmt: skip
 def test_keys(headers: dict[str, str], opens: bool) -> None:
-    assert Keys("secret", "other").open(headers) is opens
+    assert Keys("secret", "other").accept(headers) is opens
 
 
 def test_no_key_opens_nothing() -> None:
-    assert not Keys() and not Keys("") and not Keys("").open({"Authorization": "Bearer "}) and Keys("x")
+    assert not Keys() and not Keys("") and not Keys("").accept({"Authorization": "Bearer "}) and Keys("x")

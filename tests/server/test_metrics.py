@@ -19,7 +19,7 @@ from ollama_nb.api.events import Delta, Event, Stats
 from ollama_nb.errors import BadRequest
 from ollama_nb.runner import wire
 from ollama_nb.server.access import Keys
-from ollama_nb.server.metrics import MOST_MODELS, Metrics
+from ollama_nb.server.metrics import MAX_MODELS, Metrics
 from ollama_nb.server.standalone import listen
 from ollama_nb.server.state import ServerState
 from ollama_nb.service.requests import Metering
@@ -132,7 +132,7 @@ async def test_a_reply_that_is_left(tmp_path: Path) -> None:
 @in_loop
 async def test_the_number_of_labels_is_bounded(tmp_path: Path) -> None:
     metrics = Metrics()
-    for number in range(MOST_MODELS + 30):
+    for number in range(MAX_MODELS + 30):
         metrics.done(f"model{number}", "stop", Stats(output_tokens=1, prompt_tokens_dropped=number % 2))
     text = (
         await metrics.text(busy=0, queue=(), running=(), engines=(), store=ServiceHarness(tmp_path).service.store)
@@ -140,7 +140,7 @@ async def test_the_number_of_labels_is_bounded(tmp_path: Path) -> None:
     await metrics.close()
     found = figures(text)
     models = {dict(labels)["model"] for name, labels in found if name == "ollama_nb_output_tokens_total"}
-    assert len(models) == MOST_MODELS + 1
+    assert len(models) == MAX_MODELS + 1
     assert value(found, "ollama_nb_output_tokens_total", model="other") == 30
     assert value(found, "ollama_nb_truncations_total", model="other") == 15
 

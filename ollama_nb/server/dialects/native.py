@@ -6,7 +6,7 @@ capabilities is checked by the service. The caller adds the request's id and wha
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from ollama_nb.api.chat import (
@@ -17,6 +17,7 @@ from ollama_nb.api.chat import (
     PullRequest,
     PushRequest,
     RerankRequest,
+    ShowRequest,
     TokenizeRequest,
     Truncate,
 )
@@ -29,14 +30,6 @@ from ollama_nb.settings import FOREVER, parse_duration
 _MAX_SECONDS = (1 << 63) / 1e9  # Go's longest duration; above it counts as forever
 _READ_LATER = frozenset({"stream"})  # fields that other functions read, not to be reported as ignored
 _THINK = '(must be "high", "medium", "low", "max", true, or false)'
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ShowRequest:
-    model: str
-    verbose: bool = False
-    system: str = ""
-    options: dict[str, Any]
 
 
 def read_chat(body: Fields) -> ChatRequest:
