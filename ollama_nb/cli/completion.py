@@ -22,8 +22,11 @@ _TYPES: dict[str, type] = {"bool": bool, "int": int, "string": str}
 def complete(args: Sequence[str]) -> int:
     """Answer a shell that completes a command line, or install or print its completion script."""
     command = typer.main.get_command(make_app())
-    code = command.main([*args], prog_name=Path(sys.argv[0]).name, standalone_mode=False)
-    return code if isinstance(code, int) else 0
+    try:
+        command.main([*args], prog_name=Path(sys.argv[0]).name)
+    except SystemExit as ended:  # Typer ends the process; main ends with a code
+        return ended.code if isinstance(ended.code, int) else 1
+    return 0
 
 
 def make_app() -> typer.Typer:
