@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ollama_nb.notebook.frame.register import watch
+from ollama_nb.notebook.frame import watch
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell

@@ -43,9 +43,7 @@ LAZY = {"ollama_nb", "ollama_nb.cli.main", "ollama_nb.notebook.magics"}
 
 KNOWN_UPWARD: set[tuple[str, str]] = set()
 KNOWN_SERVER_SIDE = {("ollama_nb.client.files", "ollama_nb.store.blobs")}
-KNOWN_DYNAMIC = {
-    "ollama_nb.notebook.commands", "ollama_nb.notebook.inputs", "ollama_nb.notebook.talk",
-}  # fmt: skip
+KNOWN_DYNAMIC: set[str] = set()
 KNOWN_CIRCLES: set[frozenset[str]] = set()
 
 

@@ -1,4 +1,4 @@
-"""The other words of ``%ollama``: models at rest and in memory, and the server itself."""
+"""The table of ``%ollama`` commands, and the commands about models and the server."""
 
 from __future__ import annotations
 
@@ -6,40 +6,39 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any
 
 from ollama_nb import net
-from ollama_nb.api.names import ModelName
-from ollama_nb.api.units import byte_size
 from ollama_nb.errors import BadRequest, NotFound, OllamaError
-from ollama_nb.notebook import code, compare, making, mishap, opening, talk
-from ollama_nb.notebook.display import follow
+from ollama_nb.notebook import assist, compare, talk, transfers, widgets
+from ollama_nb.notebook.display import is_notebook
 from ollama_nb.notebook.explain import nearest
 from ollama_nb.notebook.inputs import MODEL_OPTIONS, model_options
-from ollama_nb.notebook.parse import Line, Option
-from ollama_nb.notebook.progress import Progress
-from ollama_nb.notebook.session import Session
-from ollama_nb.notebook.tables import Details, Text
+from ollama_nb.notebook.line import Line, Option
+from ollama_nb.notebook.session import MagicsSession
+from ollama_nb.notebook.tables import ModelDetails, PlainText
 
-MANY = 1_000
+MANY = 1_000  # no limit in practice
 DEFAULT_MODEL = "-"
 """Stands for the model of ``%config OllamaMagics.model``."""
 
 
 @dataclass(frozen=True, slots=True)
-class Command:
-    """One word of ``%ollama``. ``words`` set: that many words, then text; else between ``least`` and ``most`` words.
+class MagicCommand:
+    """One command of ``%ollama``.
 
-    ``models``: how many of its first words name models that are here. ``default``: the first of them may be left out.
-    ``cell``: whether ``%%ollama`` takes it too; its first line then has up to ``most`` words. ``literal``: nothing is
-    ever inserted into its cell. ``bare``: it means something without any model, too.
+    words: Number of words before the text; None for a command without text, which takes ``least`` to ``most`` words.
+    models: How many of the first words name installed models.
+    default: The first model may be left out.
+    bare: The command also works without any model.
+    cell: ``%%ollama`` accepts the command too; its first line has up to ``most`` words.
+    literal: No variables are inserted into the cell.
     """
 
     name: str
     usage: str
     help: str
-    act: Callable[[Session, Line, str | None], Any]
+    act: Callable[[MagicsSession, Line, str | None], Any]
     options: tuple[Option, ...] = ()
     words: int | None = None
     least: int = 0
@@ -51,7 +50,7 @@ class Command:
     literal: bool = False
 
     def count(self, *, cell: bool) -> tuple[int, int, int | None]:
-        """Least and most words, and after how many the text begins (None: there is none)."""
+        """Minimum and maximum of words, and the number of words before the text (None: there is no text)."""
         if self.words is None:
             return self.least, self.most, None
         if cell and self.most:
@@ -59,40 +58,16 @@ class Command:
         return (0 if self.default else self.words), self.words, self.words
 
 
-def pull(session: Session, line: Line, cell: str | None) -> None:
-    model, name = line.words[0], line.get("--as") or ""
-    client = session.connect()
-    page = Progress(f"pulled `{name or model}`")
-    fields: dict[str, Any] = {"as": name} if name else {}
-    if (streams := line.get("--streams")) is not None:
-        if not (streams.isascii() and streams.isdigit()):
-            raise BadRequest(f"--streams needs a number, not `{streams}`")
-        fields["streams"] = int(streams)
-    fields |= _transfer_fields(line)
-    follow(lambda: client.pull(model, **fields), page, session.screen())
-
-
-def push(session: Session, line: Line, cell: str | None) -> None:
-    model = line.words[0]
-    client, page = session.connect(), Progress(f"pushed `{ModelName.parse(model).full}`")
-    follow(lambda: client.push(model, **_transfer_fields(line)), page, session.screen())
-
-
-def _transfer_fields(line: Line) -> dict[str, Any]:
-    rate = {"max_rate": byte_size(line.get("--max-rate") or "")} if line.has("--max-rate") else {}
-    return {"insecure": line.has("--insecure"), **rate}
-
-
-def list_models(session: Session, line: Line, cell: str | None) -> Any:
+def list_models(session: MagicsSession, line: Line, cell: str | None) -> Any:
     prefix = line.words[0].lower() if line.words else ""
     models = session.connect().list()["models"]
-    return _listed(line, [model for model in models if model["name"].lower().startswith(prefix)], "Models")
+    return _listed(line, [model for model in models if model["name"].lower().startswith(prefix)], "ModelsFrame")
 
 
-def running(session: Session, line: Line, cell: str | None) -> Any:
+def running(session: MagicsSession, line: Line, cell: str | None) -> Any:
     prefix = line.words[0] if line.words else ""
     models = session.connect().ps()["models"]
-    return _listed(line, [model for model in models if model["name"].startswith(prefix)], "Running")
+    return _listed(line, [model for model in models if model["name"].startswith(prefix)], "RunningFrame")
 
 
 def _listed(line: Line, models: list[Mapping[str, Any]], kind: str) -> Any:
@@ -104,13 +79,14 @@ def _listed(line: Line, models: list[Mapping[str, Any]], kind: str) -> Any:
     if line.has("--quiet"):
         print("\n".join(model["name"] for model in models))
         return None
-    # Tables are pandas DataFrames, which the other commands should not wait for.
-    return getattr(import_module("ollama_nb.notebook.listing"), kind).of(models)
+    from ollama_nb.notebook import listing  # with pandas, which other commands need not load
+
+    return getattr(listing, kind).of(models)
 
 
-def embed(session: Session, line: Line, cell: str | None) -> Any:
-    """The text's unit vector, float32."""
-    text, output = talk.text_of(line, cell), talk.variable(line)
+def embed(session: MagicsSession, line: Line, cell: str | None) -> Any:
+    """Embed a text. Returns its unit vector (float32)."""
+    text, output = talk.text_of(line, cell), talk.output_variable(line)
     if not text:
         raise BadRequest("no text: `%ollama embed MODEL your text`")
     dimensions = line.get("--dimensions") or "0"
@@ -119,14 +95,20 @@ def embed(session: Session, line: Line, cell: str | None) -> Any:
     extras: dict[str, Any] = {"options": model_options(line, {})}
     if line.has("--keepalive"):
         extras["keep_alive"] = line.get("--keepalive")
-    found = import_module("ollama_nb.client.ollama").Ollama(session.connect())  # with numpy, so not before it is needed
-    cut = "truncate" if line.has("--truncate") else "error"
-    vector = found.embed(line.words[0], text, dimensions=int(dimensions), on_overflow=cut, **extras)
+    from ollama_nb.client.ollama import Ollama  # with numpy, which other commands need not load
+
+    vector = Ollama(session.connect()).embed(
+        line.words[0],
+        text,
+        dimensions=int(dimensions),
+        on_overflow="truncate" if line.has("--truncate") else "error",
+        **extras,
+    )
     session.keep(("_ollama", output), vector)
     return vector
 
 
-def show(session: Session, line: Line, cell: str | None) -> Details | Text:
+def show(session: MagicsSession, line: Line, cell: str | None) -> ModelDetails | PlainText:
     chosen = [part.name[2:] for part in SHOW[:-1] if line.has(part.name)]
     if len(chosen) > 1:
         names = "', '--".join(part.name[2:] for part in SHOW[:-2])
@@ -135,13 +117,13 @@ def show(session: Session, line: Line, cell: str | None) -> Details | Text:
     client = session.connect()
     shown = client.show(line.words[0], verbose=True) if verbose else client.show(line.words[0])
     if chosen:
-        return Text(shown.get(chosen[0], ""))
-    details = Details(shown)
+        return PlainText(shown.get(chosen[0], ""))
+    details = ModelDetails(shown)
     details.verbose = verbose
     return details
 
 
-def stop(session: Session, line: Line, cell: str | None) -> None:
+def stop(session: MagicsSession, line: Line, cell: str | None) -> None:
     client = session.connect()
     for model in line.words:
         try:
@@ -151,17 +133,17 @@ def stop(session: Session, line: Line, cell: str | None) -> None:
         client.generate(model, stream=False, keep_alive=0)
 
 
-def copy(session: Session, line: Line, cell: str | None) -> None:
+def copy(session: MagicsSession, line: Line, cell: str | None) -> None:
     source, destination = line.words
     session.connect().copy(source, destination)
     print(f"copied '{source}' to '{destination}'")
 
 
-def remove(session: Session, line: Line, cell: str | None) -> None:
+def remove(session: MagicsSession, line: Line, cell: str | None) -> None:
     client = session.connect()
     for model in line.words:
         try:
-            client.generate(model, stream=False, keep_alive=0)  # deleting alone would leave it in memory
+            client.generate(model, stream=False, keep_alive=0)  # a deleted model would stay in memory
         except NotFound:
             pass
         except OllamaError:
@@ -170,117 +152,139 @@ def remove(session: Session, line: Line, cell: str | None) -> None:
         print(f"deleted '{model}'")
 
 
-def environment(session: Session, line: Line, cell: str | None) -> None:
-    """What another program on this machine needs to reach the same server: shown, or set in this kernel."""
+def environment(session: MagicsSession, line: Line, cell: str | None) -> None:
+    """Print the variables that other programs need to use the same server, or set them in this kernel."""
     client = session.connect()
     wanted = {"OLLAMA_HOST": client.url} | ({"OLLAMA_API_KEY": client.key} if client.key else {})
     exceptions = net.no_proxy_for(net.LOOPBACK_HOSTS, os.environ)
-    if exceptions is not None:  # curl would ask the proxy for this machine's own addresses
+    if exceptions is not None:  # curl would send requests to local addresses to the proxy
         wanted["NO_PROXY"] = exceptions
     if line.has("--set"):
         os.environ.update(wanted)
-    told = [f"{name}={value}" for name, value in wanted.items() if name != "OLLAMA_API_KEY"]
+    lines = [f"{name}={value}" for name, value in wanted.items() if name != "OLLAMA_API_KEY"]
     header = ""
     if client.key:
-        told.append(f"OLLAMA_API_KEY={client.key if line.has('--show-key') else '…'}")
+        lines.append(f"OLLAMA_API_KEY={client.key if line.has('--show-key') else '…'}")
         header = ' -H "Authorization: Bearer $OLLAMA_API_KEY"'
     if client.key and not line.has("--show-key"):
-        told.append("# `%ollama env --show-key` shows the key, `%ollama env --set` sets it here.")
-    print("\n".join([*told, f'# curl{header} "$OLLAMA_HOST/api/tags"']))
+        lines.append("# `%ollama env --show-key` shows the key, `%ollama env --set` sets it here.")
+    print("\n".join([*lines, f'# curl{header} "$OLLAMA_HOST/api/tags"']))
 
 
-def serve(session: Session, line: Line, cell: str | None) -> None:
-    """In a notebook a server is found or started by itself; say where it is."""
+def serve(session: MagicsSession, line: Line, cell: str | None) -> None:
+    """Print the address of the server. In a notebook a server is found or started automatically."""
     client = session.connect()
     print(f"Serving at {client.url} (version {client.version()})")
 
 
-def version(session: Session, line: Line, cell: str | None) -> None:
+def manager(session: MagicsSession, line: Line, cell: str | None) -> Any:
+    """Open the model manager widget."""
+    _check_notebook(session, "manager")
+    return widgets.Models(session.connect)
+
+
+def activity(session: MagicsSession, line: Line, cell: str | None) -> Any:
+    """Open the activity widget."""
+    _check_notebook(session, "activity")
+    return widgets.Activity(session.connect)
+
+
+def _check_notebook(session: MagicsSession, name: str) -> None:
+    if not is_notebook(session.shell):
+        raise BadRequest(f"`{name}` is a widget and needs a notebook; `%ollama list` and `%ollama ps` work anywhere")
+
+
+def version(session: MagicsSession, line: Line, cell: str | None) -> None:
     print(f"ollama version is {session.connect().version()}")
 
 
-def show_help(session: Session, line: Line, cell: str | None) -> None:
+def show_help(session: MagicsSession, line: Line, cell: str | None) -> None:
     if not line.words:
         print(overview())
     elif line.words[0] in NAMES:
-        print(explained(NAMES[line.words[0]]))
+        print(command_help(NAMES[line.words[0]]))
     else:
         raise BadRequest(f"Unknown help topic `{line.words[0]}`{nearest(line.words[0], NAMES)}")
 
 
 SHOW = (
     *(
-        Option(f"--{part}", help=f"only its {part}")
+        Option(f"--{part}", help=f"only the {part}")
         for part in ("license", "modelfile", "parameters", "system", "template")
     ),
-    Option("--verbose", help="all that its file says, too", short="-v"),
+    Option("--verbose", help="also the metadata and tensors of the model file", short="-v"),
 )
 _CHAT = (*talk.CHAT, *MODEL_OPTIONS)
-_ASK = (*talk.ASK, *MODEL_OPTIONS)
-_TELL = (*talk.ANSWER, *talk.HOW, *MODEL_OPTIONS)
+_RUN = (*talk.RUN, *MODEL_OPTIONS)
+_ASSIST = (*talk.OUTPUT, *talk.REQUEST, *MODEL_OPTIONS)
 _EMBED = (
-    *talk.ANSWER,
-    Option("--dimensions", "N", "only the first so many, scaled to length 1 again"),
-    Option("--truncate", help="cut a text that is too long, instead of refusing it"),
+    *talk.OUTPUT,
+    Option("--dimensions", "N", "shorten the vector to N dimensions, scaled to length 1 again"),
+    Option("--truncate", help="cut a text that is too long instead of refusing it"),
     Option("--keepalive", "TIME", "how long the model stays loaded, such as 10m"),
     Option("--option", "NAME=VALUE", "any model option; may be repeated"),
     *MODEL_OPTIONS,
 )
 _INSECURE = Option("--insecure", help="allow plain HTTP to the registry")
-_MAX_RATE = Option("--max-rate", "RATE", "most bytes a second, such as 5MB")
+_MAX_RATE = Option("--max-rate", "RATE", "maximum bytes per second, such as 5MB")
 _PUSH = (_INSECURE, _MAX_RATE)
-_LIST = (Option("--json", help="print the server's own words"), Option("--quiet", help="print names only", short="-q"))
+_LIST = (Option("--json", help="print the server's JSON"), Option("--quiet", help="print names only", short="-q"))
 _PULL = (
-    Option("--as", "NAME", "its name here"),
+    Option("--as", "NAME", "name of the local model"),
     _INSECURE,
     _MAX_RATE,
-    Option("--streams", "N", "parts of a file to fetch at a time"),
+    Option("--streams", "N", "number of parallel connections per file"),
 )
 _CREATE = (
     Option("--file", "PATH", "a Modelfile instead of the cell", short="-f"),
-    Option("--quantize", "TYPE", "type to quantize to, such as q4_K_M", short="-q"),
+    Option("--quantize", "TYPE", "quantize to this type, such as q4_K_M", short="-q"),
 )
-_ENV = (Option("--show-key", help="show the key, too"), Option("--set", help="set it in this kernel"))
+_ENV = (Option("--show-key", help="show the API key"), Option("--set", help="set the variables in this kernel"))
 
 
-def _talking(name: str, usage: str, help: str, act: Callable[[Session, Line, str | None], Any], **more: Any) -> Command:
+def _text_command(
+    name: str, usage: str, help: str, act: Callable[[MagicsSession, Line, str | None], Any], **more: Any
+) -> MagicCommand:
     """A command that takes a model and a text, in the line or in the cell."""
-    return Command(name, usage, help, act, **{"words": 1, "models": 1, "default": True, "cell": True, **more})
+    return MagicCommand(name, usage, help, act, **{"words": 1, "models": 1, "default": True, "cell": True, **more})
 
 
 COMMANDS = (
-    _talking("run", "run MODEL [PROMPT]", "ask one question; without one, open a chat", talk.run, options=_ASK),
-    _talking("chat", "chat MODEL MESSAGE", "talk with a model; it remembers", talk.chat, options=_CHAT),
-    _talking("generate", "generate MODEL PROMPT", "the same as run", talk.run, options=_ASK),
-    _talking(
+    _text_command("run", "run MODEL [PROMPT]", "ask one question; without one, open a chat", talk.run, options=_RUN),
+    _text_command("chat", "chat MODEL MESSAGE", "talk with a model; it remembers", talk.chat, options=_CHAT),
+    _text_command("generate", "generate MODEL PROMPT", "the same as run", talk.run, options=_RUN),
+    _text_command(
         "compare", "compare MODEL MODEL PROMPT", "ask models side by side; in a cell, up to six",
-        compare.compare, options=_ASK, words=2, most=6, models=6, default=False,
+        compare.compare, options=_RUN, words=2, most=6, models=6, default=False,
     ),
-    _talking("code", "code [MODEL PROMPT]", "an answer's code as a new cell", code.code, options=_TELL, bare=True),
-    _talking("explain", "explain [MODEL]", "ask about the last error", mishap.explain, options=_TELL),
-    _talking("embed", "embed MODEL TEXT", "a text as a vector", embed, options=_EMBED, default=False),
-    Command("pull", "pull MODEL", "fetch a model", pull, _PULL, least=1, most=1),
-    Command("push", "push MODEL", "send a model to a registry", push, _PUSH, least=1, most=1, models=1),
-    Command("list", "list [PREFIX]", "models on this machine", list_models, _LIST, most=1),
-    Command("ls", "ls [PREFIX]", "the same as list", list_models, _LIST, most=1),
-    Command("ps", "ps [PREFIX]", "models in memory", running, _LIST, most=1),
-    Command("show", "show MODEL", "what a model is", show, SHOW, least=1, most=1, models=1),
-    Command("stop", "stop MODEL…", "take models out of memory", stop, least=1, most=MANY, models=MANY),
-    Command("cp", "cp SOURCE DESTINATION", "give a model a second name", copy, least=2, most=2, models=1),
-    Command("rm", "rm MODEL…", "delete models", remove, least=1, most=MANY, models=MANY),
-    Command(
-        "create", "create NAME", "make a model; the cell below is its Modelfile",
-        making.create, _CREATE, least=1, most=1, cell=True, literal=True,
+    _text_command(
+        "code", "code [MODEL PROMPT]", "put the code of an answer into a new cell",
+        assist.code, options=_ASSIST, bare=True,
     ),
-    Command("manager", "manager", "a widget: all models, pulled and deleted by hand", opening.manager),
-    Command("activity", "activity", "a widget: what the server works on", opening.activity),
-    Command("env", "env", "what other programs need to reach the server", environment, _ENV),
-    Command("serve", "serve", "where the server is", serve),
-    Command("version", "version", "the server's version", version),
-    Command("help", "help [COMMAND]", "this text, or more about one command", show_help, most=1),
+    _text_command("explain", "explain [MODEL]", "ask about the last error", assist.explain, options=_ASSIST),
+    _text_command("embed", "embed MODEL TEXT", "embed a text as a vector", embed, options=_EMBED, default=False),
+    MagicCommand("pull", "pull MODEL", "download a model", transfers.pull, _PULL, least=1, most=1),
+    MagicCommand("push", "push MODEL", "upload a model", transfers.push, _PUSH, least=1, most=1, models=1),
+    MagicCommand("list", "list [PREFIX]", "list the installed models", list_models, _LIST, most=1),
+    MagicCommand("ls", "ls [PREFIX]", "the same as list", list_models, _LIST, most=1),
+    MagicCommand("ps", "ps [PREFIX]", "list the models in memory", running, _LIST, most=1),
+    MagicCommand("show", "show MODEL", "show information about a model", show, SHOW, least=1, most=1, models=1),
+    MagicCommand("stop", "stop MODEL…", "unload models from memory", stop, least=1, most=MANY, models=MANY),
+    MagicCommand("cp", "cp SOURCE DESTINATION", "copy a model to another name", copy, least=2, most=2, models=1),
+    MagicCommand("rm", "rm MODEL…", "delete models", remove, least=1, most=MANY, models=MANY),
+    MagicCommand(
+        "create", "create NAME", "create a model; the cell is its Modelfile",
+        transfers.create, _CREATE, least=1, most=1, cell=True, literal=True,
+    ),
+    MagicCommand("manager", "manager", "open the model manager", manager),
+    MagicCommand("activity", "activity", "open the live view of running requests", activity),
+    MagicCommand("env", "env", "show the variables that other programs need to use the server", environment, _ENV),
+    MagicCommand("serve", "serve", "show the address of the server", serve),
+    MagicCommand("version", "version", "show the version of the server", version),
+    MagicCommand("help", "help [COMMAND]", "show this text, or help on one command", show_help, most=1),
 )  # fmt: skip
 TERMINAL = ("df", "discover", "export", "fsck", "import", "keys", "outdated", "prune", "wheel")
-"""Words of the command line that a notebook has not."""
+"""Commands of the command line that do not exist as magics."""
 NAMES = {command.name: command for command in COMMANDS}
 
 
@@ -294,16 +298,16 @@ def overview() -> str:
             "",
             *lines,
             "",
-            f"As a cell: {cells}; the text stands below.",
-            "In a cell MODEL may be left out, before a text it may be `-`: then it is the one of",
-            "`%config OllamaMagics.model`, or the one asked last.",
-            "Text is sent as it is; only {{name}} becomes the value of that variable.",
-            "`%ollama help COMMAND` shows a command's options.",
+            f"With the text in a cell: {cells}.",
+            "MODEL may be left out in a cell, and may be `-` before a text: then it is the model of",
+            "`%config OllamaMagics.model`, or the last one used.",
+            "The text is sent as typed; only {{name}} is replaced by the value of that variable.",
+            "`%ollama help COMMAND` shows the options of a command.",
         ]
     )
 
 
-def explained(command: Command) -> str:
+def command_help(command: MagicCommand) -> str:
     lines = [f"{command.help[0].upper()}{command.help[1:]}.", "", f"  %ollama {command.usage}"]
     if command.cell:
         *words, last = command.usage.split()

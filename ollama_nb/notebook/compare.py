@@ -14,11 +14,11 @@ from IPython.display import publish_display_data
 from ollama_nb.client.client import Client
 from ollama_nb.errors import BadRequest, OllamaError
 from ollama_nb.notebook.display import CellAnswer, Interrupted, current_cell, follow, is_notebook, was_just_shown
-from ollama_nb.notebook.parse import Line
+from ollama_nb.notebook.line import Line
 from ollama_nb.notebook.render import footer, reply_html, reply_plain
 from ollama_nb.notebook.reply import BROKEN, ReplyState
-from ollama_nb.notebook.session import Session
-from ollama_nb.notebook.talk import read, text_of, variable
+from ollama_nb.notebook.session import MagicsSession
+from ollama_nb.notebook.talk import INTERRUPTED, output_variable, parse_question, text_of
 
 _GRID = "display: grid; gap: 1.2em; grid-template-columns: repeat(auto-fit, minmax(16em, 1fr)); align-items: start"
 _HEAD = "font-weight: bold; border-bottom: 1px solid var(--jp-border-color2, #bdbdbd); margin-bottom: 0.4em"
@@ -108,15 +108,15 @@ class Together(Iterator[Mapping[str, Any]]):
             self._chunks.put(None)
 
 
-def compare(session: Session, line: Line, cell: str | None) -> Comparison:
+def compare(session: MagicsSession, line: Line, cell: str | None) -> Comparison:
     """Ask all of the models at once. One that fails says so in its column."""
-    models, prompt, output = line.words, text_of(line, cell), variable(line)
+    models, prompt, output = line.words, text_of(line, cell), output_variable(line)
     if not prompt:
         raise BadRequest("no prompt: `%ollama compare MODEL MODEL your question`")
     if len(set(models)) < len(models):
         raise BadRequest("a model is compared with another one: name each once")
-    question = read(session, line)
-    fields = question.fields | ({"system": question.told} if question.told else {})
+    question = parse_question(session, line)
+    fields = question.fields | ({"system": question.system_text} if question.system_text else {})
     if question.images:
         fields["images"] = question.images
     server = session.connect()
@@ -130,7 +130,7 @@ def compare(session: Session, line: Line, cell: str | None) -> Comparison:
         follow(lambda: Together([asked(model) for model in models]), columns, session.screen())
     except Interrupted:
         session.keep(("_ollama", output), Comparison(columns))
-        raise Interrupted("Interrupted. What came until then is in `_ollama`.") from None
+        raise Interrupted(INTERRUPTED) from None
     if all(reply.reason == BROKEN for reply in columns.replies):
         raise OllamaError("none of the models gave an answer")
     found = Comparison(columns)

@@ -15,8 +15,8 @@ from IPython.core.completer import CompletionContext, SimpleCompletion, context_
 from IPython.core.interactiveshell import InteractiveShell
 
 from ollama_nb.errors import OllamaError
-from ollama_nb.notebook.commands import COMMANDS, NAMES, Command
-from ollama_nb.notebook.session import Session
+from ollama_nb.notebook.commands import COMMANDS, NAMES, MagicCommand
+from ollama_nb.notebook.session import MagicsSession
 
 _LINE = re.compile(r"^\s*(?:[\w.]+\s*=\s*)?%%?ollama\s+(.*)$", re.DOTALL)
 KEEP_SECONDS = 3.0
@@ -73,7 +73,7 @@ class Completions:
         return [*known, *self._variables()] if option in _NAMES_VARIABLES else [*known]
 
 
-def _count(command: Command, words: list[str]) -> tuple[int, str]:
+def _count(command: MagicCommand, words: list[str]) -> tuple[int, str]:
     """How many words that are no options were given, and which option still waits for its value (empty: none)."""
     valued = {
         spelling
@@ -95,7 +95,7 @@ def _count(command: Command, words: list[str]) -> tuple[int, str]:
 class ModelNames:
     """Names of the models that are there, remembered for a few seconds; empty where no server answers."""
 
-    def __init__(self, session: Session, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, session: MagicsSession, clock: Callable[[], float] = time.monotonic) -> None:
         self._session, self._clock = session, clock
         self._names: list[str] = []
         self._asked: float | None = None
@@ -112,7 +112,7 @@ class ModelNames:
         return self._names
 
 
-def install(shell: InteractiveShell, session: Session) -> None:
+def install(shell: InteractiveShell, session: MagicsSession) -> None:
     """Add the matcher to the shell's completer, in place of one that an earlier load added."""
 
     def variables() -> list[str]:

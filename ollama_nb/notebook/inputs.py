@@ -1,12 +1,17 @@
-"""What goes into a request from the notebook beside its text: images, the shape of the answer, model options."""
+"""What a command takes from the notebook: variables in texts, images, types, functions and model options.
+
+``{{name}}`` in a text becomes the value of that variable; every other character stays as it is. Inserted values are
+data: marks inside them are not replaced.
+"""
 
 from __future__ import annotations
 
 import base64
+import difflib
 import io
 import json
+import re
 from collections.abc import Iterable, Mapping
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,43 +19,78 @@ from ollama_nb.api.options import KINDS, Options
 from ollama_nb.errors import BadRequest
 from ollama_nb.modelfile import typed
 from ollama_nb.notebook.explain import nearest
-from ollama_nb.notebook.parse import Line, Option
+from ollama_nb.notebook.line import Line, Option
 
 if TYPE_CHECKING:
     from ollama_nb.client.shape import AnswerShape
     from ollama_nb.client.tools import Tools
 
-MEANINGS = {
-    "num_ctx": "tokens of the context: prompt and answer together",
-    "num_batch": "tokens of a prompt that are read in one step",
-    "num_gpu": "layers that a GPU computes; -1: as many as fit",
-    "main_gpu": "the GPU to use first",
-    "use_mmap": "true: map the model's file into memory, false: read it",
-    "num_thread": "threads to compute with; 0: the server decides",
-    "draft_num_predict": "tokens that a draft model guesses ahead",
-    "num_keep": "tokens at the start of the prompt that stay when the context is full",
-    "num_predict": "most tokens of the answer; -1: no limit",
-    "seed": "the same seed gives the same answer; -1: another one each time",
-    "stop": "a text that ends the answer; may be repeated",
-    "temperature": "0: always the likeliest words; higher: more variety",
-    "top_k": "choose among so many of the likeliest tokens",
-    "top_p": "choose among the likeliest tokens that together reach this probability",
-    "min_p": "leave out tokens below this share of the likeliest one's probability",
-    "typical_p": "choose among tokens of usual surprise that together reach this probability",
-    "repeat_last_n": "how many of the last tokens count as repeatable; -1: the whole context",
+_MARK = re.compile(r"\{\{([^\W\d]\w*)\}\}")
+
+OPTION_HELP = {
+    "num_ctx": "context length in tokens, prompt and answer together",
+    "num_batch": "prompt tokens that are computed in one step",
+    "num_gpu": "layers to compute on a GPU; -1: as many as fit",
+    "main_gpu": "index of the GPU to use first",
+    "use_mmap": "true: map the model file into memory; false: read it",
+    "num_thread": "number of threads; 0: the server decides",
+    "draft_num_predict": "tokens that a draft model proposes per step",
+    "num_keep": "tokens at the start of the prompt that are kept when the context is full",
+    "num_predict": "maximum tokens of the answer; -1: no limit",
+    "seed": "random seed; the same seed gives the same answer; -1: a new seed each time",
+    "stop": "text that ends the answer; may be repeated",
+    "temperature": "0: always the most likely token; higher: more variety",
+    "top_k": "sample from this many of the most likely tokens",
+    "top_p": "sample from the most likely tokens that together reach this probability",
+    "min_p": "minimum probability of a token, relative to the most likely one",
+    "typical_p": "locally typical sampling: total probability of the tokens to keep",
+    "repeat_last_n": "number of last tokens that count as repetition; -1: the whole context",
     "repeat_penalty": "above 1: fewer repetitions",
-    "presence_penalty": "above 0: fewer of the tokens that came before",
-    "frequency_penalty": "above 0: fewer of the tokens that came often",
+    "presence_penalty": "above 0: fewer tokens that have occurred before",
+    "frequency_penalty": "above 0: fewer tokens that have occurred often",
 }
-MODEL_OPTIONS = tuple(Option(f"--{name.replace('_', '-')}", "VALUE", MEANINGS[name]) for name in KINDS)
+MODEL_OPTIONS = tuple(Option(f"--{name.replace('_', '-')}", "VALUE", OPTION_HELP[name]) for name in KINDS)
 _SCHEMA_WORDS = ("properties", "$ref", "anyOf", "oneOf", "allOf", "enum", "const")
 _SCHEMA_TYPES = ("object", "array", "string", "number", "integer", "boolean", "null")
 
 
+def insert(text: str, variables: Mapping[str, Any]) -> str:
+    """Replace each ``{{name}}`` by ``str`` of the variable. ``{x}``, ``$x`` and ``{{ .Prompt }}`` are not marks.
+
+    Raises BadRequest for an unknown name, or a value that cannot be encoded as UTF-8.
+    """
+    return _MARK.sub(lambda mark: _variable_text(mark[1], variables), text)
+
+
+def inserted_names(text: str) -> tuple[str, ...]:
+    """The names that ``insert`` would replace, in order, without duplicates."""
+    return tuple(dict.fromkeys(_MARK.findall(text)))
+
+
+def _variable_text(name: str, variables: Mapping[str, Any]) -> str:
+    if name not in variables:
+        near = difflib.get_close_matches(name, [str(known) for known in variables], n=1)
+        hint = (
+            f"did you mean `{{{{{near[0]}}}}}`?"
+            if near
+            else "set it in a cell above, or write a space inside the braces."
+        )
+        raise BadRequest(f"there is no variable `{{{{{name}}}}}`; {hint}")
+    text = str(variables[name])
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise BadRequest(
+            f"`{{{{{name}}}}}` cannot be sent: its character {error.start} is half of a surrogate pair"
+        ) from None
+    return text
+
+
 def images(names: Iterable[str], variables: Mapping[str, Any]) -> list[str]:
-    """Each name is a variable, else a path; the images as requests carry them. Raises BadRequest.
+    """The images as base64. Each name is a variable or, if there is none, a path.
 
     A variable holds a PIL image, a Matplotlib figure or axes, an `IPython.display.Image`, bytes or a path.
+    Raises BadRequest for anything else, or a file that cannot be read.
     """
     return [base64.b64encode(_image(name, variables)).decode("ascii") for name in names]
 
@@ -60,7 +100,7 @@ def _image(name: str, variables: Mapping[str, Any]) -> bytes:
         return _pixels(name, variables[name])
     path = Path(name).expanduser()
     if name.isidentifier() and not path.exists():
-        raise BadRequest(f"--image {name}: no variable and no file of that name{nearest(name, map(str, variables))}")
+        raise BadRequest(f"--image {name}: no such variable or file{nearest(name, map(str, variables))}")
     return _read(path)
 
 
@@ -74,15 +114,15 @@ def _pixels(name: str, value: Any) -> bytes:
     if hasattr(value, "savefig"):
         value.savefig(buffer, format="png", bbox_inches="tight")
         return buffer.getvalue()
-    if hasattr(value, "save") and hasattr(value, "mode"):  # PIL; PNG knows not all of its modes
+    if hasattr(value, "save") and hasattr(value, "mode"):  # PIL; PNG does not support all of its modes
         (value if value.mode in ("1", "L", "LA", "P", "RGB", "RGBA") else value.convert("RGB")).save(buffer, "PNG")
         return buffer.getvalue()
     data = getattr(value, "data", None)
     if isinstance(data, bytes):  # IPython.display.Image
         return data
     raise BadRequest(
-        f"--image {name}: a variable of type {type(value).__name__} is no image; a PIL image, a Matplotlib figure, "
-        "bytes or a path is"
+        f"--image {name}: a variable of type {type(value).__name__} is not an image; use a PIL image, a Matplotlib "
+        "figure, bytes or a path"
     )
 
 
@@ -93,10 +133,10 @@ def _read(path: Path) -> bytes:
         raise BadRequest(f"cannot read the image {path}: {error.strerror}") from None
 
 
-def form(text: str, variables: Mapping[str, Any]) -> tuple[Any, AnswerShape[Any] | None]:
-    """The ``format`` field that ``--format TEXT`` means, and the shape to read the answer with, if there is one.
+def answer_format(text: str, variables: Mapping[str, Any]) -> tuple[Any, AnswerShape[Any] | None]:
+    """The ``format`` field for ``--format TEXT``, and the shape to parse the answer with if a type is given.
 
-    ``json``, a JSON Schema, or the name of a variable that holds either a schema or a type (a Pydantic model, a
+    ``text`` is ``json``, a JSON Schema, or the name of a variable that holds a schema or a type (a Pydantic model, a
     dataclass, …). Raises BadRequest.
     """
     if text == "json":
@@ -104,15 +144,16 @@ def form(text: str, variables: Mapping[str, Any]) -> tuple[Any, AnswerShape[Any]
     if not text.isidentifier():
         return _schema(text), None
     if text not in variables:
-        raise BadRequest(f"--format {text}: no variable of that name{nearest(text, map(str, variables))}")
+        raise BadRequest(f"--format {text}: no such variable{nearest(text, map(str, variables))}")
     value = variables[text]
     if isinstance(value, Mapping) and _is_schema(value):
         return dict(value), None
     if isinstance(value, str):
         return ("json" if value == "json" else _schema(value)), None
-    # Types need msgspec, which `%load_ext` should not wait for.
+    from ollama_nb.client.shape import shape_of  # with msgspec, which `%load_ext` need not load
+
     try:
-        shape: AnswerShape[Any] = import_module("ollama_nb.client.shape").shape_of(value)
+        shape = shape_of(value)
     except BadRequest as error:
         raise BadRequest(f"--format {text}: {error.message}") from None
     return shape.schema, shape
@@ -127,30 +168,30 @@ def _schema(text: str) -> Any:
         found = json.loads(text)
     except json.JSONDecodeError as error:
         raise BadRequest(
-            f"--format is neither `json` nor a JSON Schema nor the name of a variable with a type: {error}"
+            f"--format must be `json`, a JSON Schema, or the name of a variable that holds a type: {error}"
         ) from None
     if not isinstance(found, dict):
-        raise BadRequest(f"--format: a JSON Schema is an object, not {text}")
+        raise BadRequest(f"--format: a JSON Schema must be an object, not {text}")
     return found
 
 
 def tools(names: Iterable[str], variables: Mapping[str, Any]) -> Tools | None:
-    """The functions that ``--tools f,g`` names; a model knows them by these names. Raises BadRequest."""
+    """The functions that ``--tools f,g`` names, or None. Raises BadRequest."""
     named = [name.strip() for given in names for name in given.split(",") if name.strip()]
     for name in named:
         if name not in variables:
-            raise BadRequest(f"--tools {name}: no variable of that name{nearest(name, map(str, variables))}")
+            raise BadRequest(f"--tools {name}: no such variable{nearest(name, map(str, variables))}")
     if not named:
         return None
-    # Descriptions need msgspec, which `%load_ext` should not wait for.
-    found: Tools = import_module("ollama_nb.client.tools").Tools({name: variables[name] for name in named})
-    return found
+    from ollama_nb.client.tools import Tools  # with msgspec, which `%load_ext` need not load
+
+    return Tools({name: variables[name] for name in named})
 
 
 def model_options(line: Line, defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """``defaults``, then options by their own names (``--temperature 0``) and by ``--option NAME=VALUE``, typed.
+    """The model options of a line (``--temperature 0``, ``--option NAME=VALUE``) with their types, over ``defaults``.
 
-    Raises BadRequest for a name that is none (with the nearest one) or a value of the wrong type.
+    Raises BadRequest for an unknown name, or a value of the wrong type or range.
     """
     flags = {name: f"--{name.replace('_', '-')}" for name in KINDS}
     given = [(flags[name], name, value) for name in KINDS for value in line.options.get(flags[name], ())]
@@ -169,6 +210,6 @@ def model_options(line: Line, defaults: Mapping[str, Any]) -> dict[str, Any]:
             raise BadRequest(f"{flag}: {error.message}") from None
         options[name] = options.get(name, []) + read if isinstance(read, list) else read
     options = {**defaults, **options}
-    if unknown := Options.layered(options)[1]:  # refuses what is out of range, too
+    if unknown := Options.layered(options)[1]:  # also raises for values out of range
         raise BadRequest(unknown[0])
     return options

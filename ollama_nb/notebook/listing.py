@@ -17,7 +17,7 @@ _DETAILS = ("family", "parameter_size", "quantization_level")
 _NEVER = "9999-12-31T00:00:00+00:00"
 
 
-class Models(pd.DataFrame):
+class ModelsFrame(pd.DataFrame):
     """Models on the disk: name, size (bytes), family, parameter_size, quantization_level, modified_at, digest.
 
     What is made of it (a selection, an order) is a DataFrame like any other.
@@ -26,7 +26,7 @@ class Models(pd.DataFrame):
     COLUMNS: ClassVar[tuple[str, ...]] = ("name", "size", *_DETAILS, "modified_at", "digest")
 
     @classmethod
-    def of(cls, entries: Iterable[Mapping[str, Any]]) -> Models:
+    def of(cls, entries: Iterable[Mapping[str, Any]]) -> ModelsFrame:
         """From the objects of a server's list."""
         frame = cls([_flat(entry) for entry in entries], columns=[*cls.COLUMNS])
         for name in (name for name in _TIMES if name in cls.COLUMNS):
@@ -57,7 +57,7 @@ class Models(pd.DataFrame):
         return self.drawn()._repr_html_() if self._is_whole() else pd.DataFrame(self).to_html(notebook=True)
 
 
-class Running(Models):
+class RunningFrame(ModelsFrame):
     """Models in memory: name, size and size_vram (bytes), context_length, slots, expires_at, digest."""
 
     COLUMNS: ClassVar[tuple[str, ...]] = (

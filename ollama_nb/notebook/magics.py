@@ -1,6 +1,6 @@
-"""``%ollama`` and ``%%ollama``: read the line, insert variables, act; and the one border where errors become words.
+"""``%ollama`` and ``%%ollama``: parse the line, insert variables, run the command, and show its errors as one line.
 
-Light: what talks to servers is imported when the first command needs it.
+Importing this module is fast: what talks to servers is imported when the first command needs it.
 """
 
 from __future__ import annotations
@@ -16,56 +16,56 @@ from IPython.core.magic import Magics, line_cell_magic, magics_class, no_var_exp
 from traitlets import Bool, Dict, Unicode
 
 from ollama_nb.errors import BadRequest, OllamaError
-from ollama_nb.notebook import commands, complete, explain, syntax
+from ollama_nb.notebook import commands, complete, explain
+from ollama_nb.notebook import line as lines
 from ollama_nb.notebook.display import Interrupted
-from ollama_nb.notebook.insert import insert
-from ollama_nb.notebook.parse import Line, Option, parse_line
-from ollama_nb.notebook.session import Defaults, Session
+from ollama_nb.notebook.inputs import insert
+from ollama_nb.notebook.line import Line, Option, parse_line
+from ollama_nb.notebook.session import Defaults, MagicsSession
 
 if TYPE_CHECKING:
     from ollama_nb.client.client import Client
 
 
 def register(shell: InteractiveShell, connect: Callable[[], Client] | None = None) -> None:
-    """Give the shell the magics, their completion, and prompts that end with a question mark."""
-    session = Session(shell, connect or _connect)
+    """Install the magics, their completion, the input transformers and the short tracebacks in the shell."""
+    session = MagicsSession(shell, connect or _connect)
     shell.register_magics(OllamaMagics(session))
-    syntax.install(shell)
+    lines.install(shell)
     explain.install()
     complete.install(shell, session)
 
 
 def _connect() -> Client:
-    from ollama_nb.client.connect import connect
+    from ollama_nb.client.connect import connect  # with the HTTP client, which `%load_ext` need not load
 
     return connect()
 
 
 @magics_class
 class OllamaMagics(Magics):
-    """``%config OllamaMagics.NAME = …`` sets what holds where a command does not say it."""
+    """The magics. ``%config OllamaMagics.NAME = …`` sets the default for commands that do not set NAME."""
 
-    model = Unicode("", help="The model of commands that name none (`-` stands for it before a prompt).").tag(
-        config=True
-    )
-    system = Unicode("", help="The system message.").tag(config=True)
+    model = Unicode("", help="Model of commands that name none; `-` stands for it before a prompt.").tag(config=True)
+    system = Unicode("", help="System message.").tag(config=True)
     think = Unicode("", help="Whether models think: true, false, low, medium, high or max.").tag(config=True)
     keep_alive = Unicode("", help="How long a model stays loaded, such as 10m.").tag(config=True)
     options = Dict(key_trait=Unicode(), help="Model options, such as {'temperature': 0}.").tag(config=True)
-    stream = Bool(True, help="Show an answer while it comes in.").tag(config=True)
+    stream = Bool(True, help="Show an answer while it streams in.").tag(config=True)
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: MagicsSession) -> None:
         super().__init__(session.shell)
         self._session = session
         self._asked: tuple[str, ...] = ()
+        """The models that the running command names."""
 
     @no_var_expand
     @line_cell_magic
     def ollama(self, line: str, cell: str | None = None) -> Any:
-        """Language models in this notebook. `%ollama help` shows all commands."""
+        """Language models in this notebook. `%ollama help` lists all commands."""
         self._asked = ()
         try:
-            return self._act(line, cell)
+            return self._run(line, cell)
         except OllamaError as error:
             raise UsageError(explain.explain(error, self._asked, self._installed)) from None
         except Interrupted:
@@ -73,9 +73,9 @@ class OllamaMagics(Magics):
         except KeyboardInterrupt:
             raise Interrupted("Interrupted.") from None
 
-    def _act(self, line: str, cell: str | None) -> Any:
+    def _run(self, line: str, cell: str | None) -> Any:
         name, *rest = line.split(maxsplit=1)[:2] if line.strip() else [""]
-        command = commands.NAMES.get(_ALSO.get(name, name))
+        command = commands.NAMES.get(_ALIASES.get(name, name))
         if command is None or (cell is not None and not name):
             raise BadRequest(_unknown(name, cell=cell is not None))
         if cell is not None and not command.cell:
@@ -83,10 +83,10 @@ class OllamaMagics(Magics):
         self._session.defaults = Defaults(
             self.model, self.system, self.think, self.keep_alive, self.options, self.stream
         )
-        least, most, text_after = command.count(cell=cell is not None)
-        parsed = parse_line("".join(rest), (*command.options, _HELP), words=text_after)
+        least, most, words = command.count(cell=cell is not None)
+        parsed = parse_line("".join(rest), (*command.options, _HELP), words=words)
         if parsed.has(_HELP.name):
-            return print(commands.explained(command))
+            return print(commands.command_help(command))
         if command.default:
             parsed = self._with_model(parsed, command)
         self._asked = parsed.words[: command.models]
@@ -95,8 +95,8 @@ class OllamaMagics(Magics):
         if cell is not None and not command.literal:
             cell = insert(cell, self._session.variables)
         if parsed.stray:
-            print(f"Note: {parsed.stray} is a part of the text here; options go before it.", file=sys.stderr)
-        return command.act(self._session, self._inserted(parsed), cell)
+            print(f"Note: {parsed.stray} is part of the text here; options go before it.", file=sys.stderr)
+        return command.act(self._session, self._with_variables(parsed), cell)
 
     def _installed(self) -> list[str]:
         """The names of the installed models; empty if the server does not answer."""
@@ -106,8 +106,8 @@ class OllamaMagics(Magics):
             return []
         return [str(model["name"]).removesuffix(":latest") for model in listed]
 
-    def _with_model(self, line: Line, command: commands.Command) -> Line:
-        """Where a model may be left out, the default one stands in for it."""
+    def _with_model(self, line: Line, command: commands.MagicCommand) -> Line:
+        """Add the default model if the line names none. Raises BadRequest if there is no default."""
         if line.words and line.words[0] != commands.DEFAULT_MODEL:
             return line
         if model := self._session.model:
@@ -115,12 +115,11 @@ class OllamaMagics(Magics):
         if command.bare and not line.words:
             return line
         raise BadRequest(
-            f"no model: write `%ollama {command.usage}`, or name one for all cells: "
-            "`%config OllamaMagics.model = 'NAME'`"
+            f"no model: write `%ollama {command.usage}`, or set a default: `%config OllamaMagics.model = 'NAME'`"
         )
 
-    def _inserted(self, line: Line) -> Line:
-        """Variables go in after the line was read, so a value can never become an option."""
+    def _with_variables(self, line: Line) -> Line:
+        """Insert variables after parsing, so that a value can never become an option."""
 
         def fill(text: str) -> str:
             return insert(text, self._session.variables)
@@ -133,20 +132,20 @@ class OllamaMagics(Magics):
         )
 
 
-_HELP = Option("--help", help="what this command does", short="-h")
-_ALSO = {"": "help", "--help": "help", "-h": "help", "--version": "version", "-v": "version"}
+_HELP = Option("--help", help="show help on this command", short="-h")
+_ALIASES = {"": "help", "--help": "help", "-h": "help", "--version": "version", "-v": "version"}
 
 
 def _unknown(name: str, *, cell: bool) -> str:
     if not name:
-        return "which command? `%%ollama chat MODEL` above a text talks with a model; `%ollama help` shows all"
+        return "no command: write `%%ollama chat MODEL` above a text; `%ollama help` lists all commands"
     if name in commands.TERMINAL:
-        return f"`{name}` works on this machine's own store, from a terminal: `!ollama {name}`"
+        return f"`{name}` works on the local model store; run it in a terminal: `!ollama {name}`"
     if near := explain.nearest(name, commands.NAMES):
-        return f"unknown command `{name}`{near}; `%ollama help` shows all"
-    way = f"`%%ollama chat {name}`" if cell else f"`%ollama run {name} PROMPT`"
-    return f"unknown command `{name}`; if it is a model, write {way}; `%ollama help` shows all"
+        return f"unknown command `{name}`{near}; `%ollama help` lists all commands"
+    example = f"`%%ollama chat {name}`" if cell else f"`%ollama run {name} PROMPT`"
+    return f"unknown command `{name}`; if it is a model, write {example}; `%ollama help` lists all commands"
 
 
-def _count(command: commands.Command, given: int) -> str:
+def _count(command: commands.MagicCommand, given: int) -> str:
     return f"`{command.name}` got {given} name{'s' * (given != 1)}; write `%ollama {command.usage}`"

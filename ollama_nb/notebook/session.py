@@ -1,4 +1,4 @@
-"""What a kernel remembers between cells: where it runs, its defaults, and the conversations it holds."""
+"""The state that the magics of one kernel share: server, defaults, and conversations."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Defaults:
-    """What holds where a command does not say it; ``%config OllamaMagics`` sets it. Empty: the server's own way."""
+    """The values of ``%config OllamaMagics``. An empty one leaves the choice to the server."""
 
     model: str = ""
     system: str = ""
@@ -29,8 +29,8 @@ class Defaults:
     stream: bool = True
 
 
-class Session:
-    """What the magics know. ``connect`` finds a server, anew for each command, because servers come and go."""
+class MagicsSession:
+    """The state of the magics. ``connect`` is called by each command, because servers start and stop."""
 
     def __init__(self, shell: InteractiveShell, connect: Callable[[], Client]) -> None:
         self.shell, self.connect = shell, connect
@@ -40,20 +40,21 @@ class Session:
 
     @property
     def model(self) -> str:
-        """The model of a command that names none: the default one, else the one that was asked last."""
+        """The model of a command that names none: the default model, otherwise the last one used."""
         return self.defaults.model or self.last_model
 
     @property
     def variables(self) -> Mapping[str, Any]:
+        """The variables of the notebook."""
         names: dict[str, Any] = self.shell.user_ns
         return names
 
     def keep(self, names: Iterable[str | None], value: Any) -> None:
-        """Make ``value`` a variable of the notebook, under each of the names that there are."""
+        """Assign ``value`` to notebook variables; None among ``names`` is skipped."""
         self.shell.user_ns.update({name: value for name in names if name})
 
     def screen(self) -> Screen:
-        """A new output of the cell that runs."""
+        """A new output of the running cell."""
         return screen_for(self.shell, live=self.defaults.stream)
 
     def chat(self, model: str, name: str) -> Conversation:

@@ -104,7 +104,7 @@ def _until(stamp: str | None) -> str:
     return human_time(seconds) if seconds > 0 else "Stopping..."
 
 
-class Details(dict[str, Any]):
+class ModelDetails(dict[str, Any]):
     """A model's ``/api/show`` object that shows itself as the command line's screen; ``verbose``: with its file."""
 
     verbose = False
@@ -173,7 +173,7 @@ def _two_lines(text: str) -> list[str]:
     return [*lines[:2], "..."] if len(lines) > 2 else lines
 
 
-class Text(str):
+class PlainText(str):
     """A text of the server (a Modelfile, a licence, a template) that shows itself as it is, not as a Python literal."""
 
     __slots__ = ()

@@ -1,56 +1,56 @@
-"""``run``, ``generate`` and ``chat``: a text goes to a model, its answer comes in as it is made."""
+"""``%ollama run``, ``generate`` and ``chat``: send a text to a model and stream its answer into the cell."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from importlib import import_module
 from keyword import iskeyword
 from typing import TYPE_CHECKING, Any
 
 from ollama_nb.client.conversation import ChatTurn, user_message
 from ollama_nb.errors import BadRequest
-from ollama_nb.notebook import inputs
-from ollama_nb.notebook.display import CellAnswer, Interrupted, ReplyPage, follow
-from ollama_nb.notebook.opening import open_chat
-from ollama_nb.notebook.parse import Line, Option
+from ollama_nb.notebook import inputs, widgets
+from ollama_nb.notebook.display import CellAnswer, Interrupted, ReplyPage, follow, is_notebook
+from ollama_nb.notebook.line import Line, Option
 from ollama_nb.notebook.reply import ReplyState
-from ollama_nb.notebook.session import Session
+from ollama_nb.notebook.session import MagicsSession
 
 if TYPE_CHECKING:
     from ollama_nb.client.shape import AnswerShape
     from ollama_nb.client.tools import Tools
 
-ANSWER = (Option("--output", "NAME", "keep the answer in this variable, too", short="-o"),)
-HOW = (
-    Option("--system", "TEXT", "the system message"),
+OUTPUT = (Option("--output", "NAME", "also store the answer in this variable", short="-o"),)
+REQUEST = (
+    Option("--system", "TEXT", "system message"),
     Option("--think", "LEVEL", "let the model think first: true, false, low, medium, high or max", optional=True),
-    Option("--hidethinking", help="think, but do not show it"),
+    Option("--hidethinking", help="do not show the thinking"),
     Option("--keepalive", "TIME", "how long the model stays loaded, such as 10m"),
-    Option("--verbose", help="show times and speeds beneath the answer"),
+    Option("--verbose", help="show durations and rates below the answer"),
     Option("--option", "NAME=VALUE", "any model option; may be repeated"),
 )
-SHOWN = (Option("--image", "NAME", "an image: a variable (PIL, Matplotlib, bytes) or a path; may be repeated"),)
-ASK = (
-    *ANSWER,
-    Option("--format", "FORMAT", "`json`, a JSON Schema, or a variable with either or a type (a Pydantic model, …)"),
-    *SHOWN,
-    *HOW,
+RUN = (
+    *OUTPUT,
+    Option("--format", "FORMAT", "`json`, a JSON Schema, or a variable with a schema or a type (a Pydantic model, …)"),
+    Option("--image", "NAME", "an image: a variable (PIL, Matplotlib, bytes) or a path; may be repeated"),
+    *REQUEST,
 )
 CHAT = (
-    *ASK,
-    Option("--name", "NAME", "name of the conversation; each has its own history", short="-n"),
-    Option("--reset", help="forget the conversation first"),
-    Option("--tools", "NAMES", "Python functions that the model may call, such as `f,g`; they run when it does"),
+    *RUN,
+    Option("--name", "NAME", "name of the conversation; each name has its own history", short="-n"),
+    Option("--reset", help="clear the conversation first"),
+    Option("--tools", "NAMES", "Python functions that the model may call, such as `f,g`; they run without asking"),
 )
 
 _THINK: dict[str, bool | str] = {"": True, "true": True, "false": False}
-_LEVELS = ("low", "medium", "high", "max")
+_THINK_LEVELS = ("low", "medium", "high", "max")
+INTERRUPTED = "Interrupted. The answer so far is in `_ollama`."
+_WIDGET_OPTIONS = ("temperature", "num_ctx")
+_WIDGET_THINK = {"": "on", "true": "on", "false": "off", "max": "high"}
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question but for its text: ``fields`` of the request, and what the answer must be."""
+    """A request without its text: ``fields`` of the request, and how to parse the answer (``shape``)."""
 
     model: str
     fields: dict[str, Any]
@@ -63,38 +63,40 @@ class Question:
         return replace(self, system=system)
 
     @property
-    def told(self) -> str:
-        """The system message, with the names and types of the fields that the answer must have."""
+    def system_text(self) -> str:
+        """The system message, followed by the names and types of the fields that the answer must have."""
         if self.shape is None:
             return self.system or ""
-        return str(import_module("ollama_nb.client.shape").add_field_list(self.system, self.shape) or "")
+        from ollama_nb.client.shape import add_field_list  # with msgspec, which `%load_ext` need not load
+
+        return add_field_list(self.system, self.shape) or ""
 
 
-def run(session: Session, line: Line, cell: str | None) -> Any:
-    """One question, one answer, nothing remembered. Without a prompt, a line opens the chat widget."""
+def run(session: MagicsSession, line: Line, cell: str | None) -> Any:
+    """Ask one question without history. A line without a prompt opens the chat widget."""
     model, prompt = line.words[0], text_of(line, cell)
     if not prompt and cell is None and line.text is None:
         return open_chat(session, line)
     if not prompt:
         raise BadRequest(f"no prompt: `%ollama run {model} your question`")
-    return ask(session, line, prompt, read(session, line))
+    return ask(session, line, prompt, parse_question(session, line))
 
 
-def ask(session: Session, line: Line, prompt: str, question: Question) -> Any:
-    """A prompt goes to ``generate``; one that does not fit into the context is an error, never cut silently."""
+def ask(session: MagicsSession, line: Line, prompt: str, question: Question) -> Any:
+    """Send a prompt to ``/api/generate``. One that does not fit into the context is an error; it is never cut."""
     request = {**question.fields, "prompt": prompt, "truncate": False}
     if question.system is not None or question.shape is not None:
-        request["system"] = question.told
+        request["system"] = question.system_text
     if question.images:
         request["images"] = question.images
     client = session.connect()
-    return answered(session, line, question, lambda: client.generate(question.model, stream=True, **request))
+    return stream_answer(session, line, question, lambda: client.generate(question.model, stream=True, **request))
 
 
-def chat(session: Session, line: Line, cell: str | None) -> Any:
-    """One message of a conversation that goes on from cell to cell."""
+def chat(session: MagicsSession, line: Line, cell: str | None) -> Any:
+    """Send one message of a conversation that continues from cell to cell."""
     model, text = line.words[0], text_of(line, cell)
-    question = read(session, line)
+    question = parse_question(session, line)
     conversation = session.chat(model, line.get("--name") or "")
     if line.has("--reset"):
         conversation.system, conversation.messages = "", []
@@ -105,7 +107,7 @@ def chat(session: Session, line: Line, cell: str | None) -> Any:
             return None
         raise BadRequest(f"no message: write it below `%%ollama chat {model}`")
     message = user_message(text, question.images)
-    system = Question(model, {}, conversation.system, shape=question.shape).told
+    system = replace(question, system=conversation.system).system_text
     client, turns = session.connect(), list[ChatTurn]()
 
     def start() -> ChatTurn:
@@ -113,29 +115,29 @@ def chat(session: Session, line: Line, cell: str | None) -> Any:
         turns.append(turn)
         return turn
 
-    return answered(session, line, question, start, heard=lambda reply: turns[0].commit())
+    return stream_answer(session, line, question, start, remember=lambda: turns[0].commit())
 
 
-def answered(
-    session: Session,
+def stream_answer(
+    session: MagicsSession,
     line: Line,
     question: Question,
     start: Callable[[], Iterator[Any]],
     *,
-    heard: Callable[[ReplyState], None] = lambda reply: None,
+    remember: Callable[[], None] = lambda: None,
 ) -> Any:
-    """Stream an answer; it, or the value of the type that was asked for.
+    """Show an answer while it streams in. Returns it, or the value of the requested type.
 
-    What came before an interrupt is kept, too: in its variables, and in the conversation by ``heard``.
+    An interrupted answer is kept as well: in its variables, and by ``remember`` in the conversation.
     """
-    output = variable(line)
+    output = output_variable(line)
     session.last_model = question.model
     reply = ReplyState(question.model, show_thinking=not line.has("--hidethinking"), verbose=line.has("--verbose"))
 
     def keep() -> CellAnswer:
         answer = CellAnswer(reply)
         session.keep(("_ollama", output), answer)
-        heard(reply)
+        remember()
         return answer
 
     try:
@@ -144,17 +146,19 @@ def answered(
         if not reply.text and not reply.steps:
             raise
         keep()
-        raise Interrupted("Interrupted. What came until then is in `_ollama`.") from None
+        raise Interrupted(INTERRUPTED) from None
     answer = keep()
     if question.shape is None:
         return answer
-    value = import_module("ollama_nb.client.shape").parse_value(question.shape, answer)
-    session.keep((output,), value)
-    return value
+    from ollama_nb.client.shape import parse_value  # with msgspec, which `%load_ext` need not load
+
+    typed = parse_value(question.shape, answer)
+    session.keep((output,), typed)
+    return typed
 
 
-def variable(line: Line) -> str | None:
-    """The name after ``-o``. Raises BadRequest for one that no variable can have."""
+def output_variable(line: Line) -> str | None:
+    """The name after ``-o``. Raises BadRequest unless it can be a variable."""
     output = line.get("--output")
     if output is not None and (not output.isidentifier() or iskeyword(output)):
         raise BadRequest(f'"{output}" cannot be the name of a variable')
@@ -162,19 +166,19 @@ def variable(line: Line) -> str | None:
 
 
 def text_of(line: Line, cell: str | None) -> str:
-    """The text to send, exactly as it was written (IPython ends every cell with a line break of its own)."""
+    """The text to send, exactly as typed, without the line break that IPython adds at the end of a cell."""
     if cell is None:
         return line.text or ""
     if line.text is not None:
         raise BadRequest(
-            f"the message is the text of the cell, so `{line.text}` on its first line is too much; "
-            "a value with blanks needs quotes"
+            f"the text of the cell is the message: leave out `{line.text}` on its first line; "
+            "a value with spaces needs quotes"
         )
     return cell.removesuffix("\n")
 
 
-def read(session: Session, line: Line) -> Question:
-    """What the line's options and the notebook's defaults say; what neither says is left out."""
+def parse_question(session: MagicsSession, line: Line) -> Question:
+    """The question that the line's options and the defaults describe. Fields that neither sets are left out."""
     defaults = session.defaults
     fields: dict[str, Any] = {}
     if options := inputs.model_options(line, defaults.options):
@@ -183,19 +187,41 @@ def read(session: Session, line: Line) -> Question:
     if think is None:
         think = defaults.think or None
     if think is not None:
-        if think not in _THINK and think not in _LEVELS:
+        if think not in _THINK and think not in _THINK_LEVELS:
             raise BadRequest(f'invalid value for --think: "{think}" (must be true, false, low, medium, high, or max)')
         fields["think"] = _THINK.get(think, think)
     shape = None
-    if (form := line.get("--format")) is not None:
-        fields["format"], shape = inputs.form(form, session.variables)
-    if tools := inputs.tools(line.options.get("--tools", ()), session.variables):
-        if "format" in fields:
-            raise BadRequest("an answer that has a format calls no tools: leave out `--format` or `--tools`")
-        fields["tools"] = tools.wire
+    if (wanted := line.get("--format")) is not None:
+        fields["format"], shape = inputs.answer_format(wanted, session.variables)
+    tools = inputs.tools(line.options.get("--tools", ()), session.variables)
+    if tools and "format" in fields:
+        raise BadRequest("an answer with a format cannot call tools: leave out `--format` or `--tools`")
     if keep_alive := line.get("--keepalive") or defaults.keep_alive:
         fields["keep_alive"] = keep_alive
-    system = line.get("--system")
-    shown = inputs.images(line.options.get("--image", ()), session.variables)
-    told = (defaults.system or None) if system is None else system
-    return Question(line.words[0], fields, told, shown, shape, tools)
+    given = line.get("--system")
+    system = (defaults.system or None) if given is None else given
+    images = inputs.images(line.options.get("--image", ()), session.variables)
+    return Question(line.words[0], fields, system, images, shape, tools)
+
+
+def open_chat(session: MagicsSession, line: Line) -> Any:
+    """Open the chat widget with the settings of the line."""
+    model = line.words[0]
+    if not is_notebook(session.shell):
+        raise BadRequest(f"no prompt: `%ollama run {model} your question` (the chat widget needs a notebook)")
+    options = inputs.model_options(line, {})
+    if other := [name for name in options if name not in _WIDGET_OPTIONS]:
+        raise BadRequest(f"the chat widget has no setting for `--{other[0].replace('_', '-')}`")
+    defaults = session.defaults
+    think = line.get("--think")
+    think = defaults.think or "auto" if think is None else think
+    settings = {name: value for name, value in {**defaults.options, **options}.items() if name in _WIDGET_OPTIONS}
+    wanted = line.get("--format")
+    return widgets.Chat(
+        model,
+        system=line.get("--system") or defaults.system,
+        think=_WIDGET_THINK.get(think, think),
+        format="" if wanted is None else inputs.answer_format(wanted, session.variables)[0],
+        find_server=session.connect,
+        **settings,
+    )

@@ -20,7 +20,7 @@ from peers import NAME, OURS, Server
 from ollama_nb.client.client import Client
 from ollama_nb.client.shape import shape_of
 from ollama_nb.notebook.frame.accessor import Accessor
-from ollama_nb.notebook.frame.asking import classifying, examples_messages, extracting
+from ollama_nb.notebook.frame.jobs import example_messages, field_instructions, label_instructions
 
 LOOPED = 60
 LABELS = ["sport", "cooking", "weather"]
@@ -29,7 +29,7 @@ EXAMPLES = [
     ("Boil the rice for ten minutes.", "cooking"),
     ("It will be windy tomorrow.", "weather"),
 ]
-SAID = [{"role": "system", "content": classifying(dict.fromkeys(LABELS, ""))}, *examples_messages(EXAMPLES)]
+SAID = [{"role": "system", "content": label_instructions(dict.fromkeys(LABELS, ""))}, *example_messages(EXAMPLES)]
 WHO = ("The striker", "Our coach", "The cook", "My aunt", "A neighbour", "The forecaster", "The keeper", "The baker")
 DOES = ("scored", "stirred the soup", "saw rain", "won", "baked bread", "expects snow", "ran", "added salt")
 PROMPT = "In five words, what happens here? {{value}}"
@@ -38,7 +38,7 @@ WORDS: dict[str, Any] = {**SURE, "num_predict": 12}
 HOW: dict[str, Any] = {"ledger": False, "progress": False}
 FIELDS = {"person": ["striker", "coach", "cook", "aunt", "neighbour", "forecaster"], "day": int, "indoors": bool}
 SHAPE = shape_of(FIELDS)
-ASKED = {"role": "system", "content": extracting(SHAPE.schema)}
+ASKED = {"role": "system", "content": field_instructions(SHAPE.schema)}
 COPIES = 4
 WARMING = 16
 

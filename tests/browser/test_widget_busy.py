@@ -69,7 +69,7 @@ def test_a_kernel_restart_is_told_and_overcome(page: Any, shared_lab: Lab) -> No
     page.evaluate(
         "() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart().then(() => true)"
     )
-    page.get_by_text("This kernel is gone. Run the cell again to go on.").wait_for()
+    page.get_by_text("The kernel is no longer running. Run the cell again to continue.").wait_for()
     assert page.locator(".onb-composer[inert]").count() == 1
     assert page.locator(".onb-bubble", has_text="Hello!").is_visible()  # what was said can still be read
     run_cell(page, 0)
@@ -84,7 +84,7 @@ def test_a_kernel_that_was_shut_down_is_told_to_whoever_asks(page: Any, shared_l
     page.get_by_text("Ask sprout").wait_for()
     page.evaluate("() => window.jupyterapp.shell.currentWidget.sessionContext.shutdown().then(() => true)")
     say(page, "Hello!")
-    page.get_by_text("This kernel is gone. Run the cell again to go on.").wait_for()
+    page.get_by_text("The kernel is no longer running. Run the cell again to continue.").wait_for()
     assert page.locator(".onb-composer[inert]").count() == 1
     assert page.locator(".onb-dots:visible").count() == 0
 

@@ -56,7 +56,7 @@ def test_two_views_of_one_chat_say_the_same(page: Any, shared_lab: Lab, reply_se
         box.press("Enter")
         for view in views:
             view.locator(f".onb-exchange[data-id='{number}'][aria-busy=false]").wait_for()
-    views[1].get_by_role("button", name="Answer again").nth(1).focus()
+    views[1].get_by_role("button", name="Regenerate the answer").nth(1).focus()
     page.keyboard.press("Enter")
     for view in views:
         view.locator(".onb-exchange[data-id='3'][aria-busy=false]").wait_for()

@@ -46,7 +46,7 @@ def lab(reply_server: ReplyServer, tmp_path_factory: pytest.TempPathFactory) -> 
 def test_nothing_runs_and_nothing_is_fetched(page: Any, lab: Lab, reply_server: ReplyServer) -> None:
     """Every payload as an answer of its own, then all in one, each piece drawn; one shown the wrong way does harm."""
     cells = [
-        "from ollama_nb.notebook.widgets import speaking\nspeaking.BATCH_SECONDS = 0.001",
+        "from ollama_nb.notebook.widgets import conversation\nconversation.BATCH_SECONDS = 0.001",
         f"{CHAT}Chat('m')",
     ]
     open_notebook(page, lab, lab.notebook("payloads.ipynb", cells))

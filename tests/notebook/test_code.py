@@ -9,9 +9,8 @@ from IPython.core.interactiveshell import InteractiveShell
 from support.scripted_client import ScriptedClient, generate_reply
 
 from ollama_nb.errors import BadRequest
-from ollama_nb.notebook.code import code_of
+from ollama_nb.notebook.assist import MAX_QUOTED, code_of
 from ollama_nb.notebook.magics import register
-from ollama_nb.notebook.mishap import MOST
 
 
 def use(shell: InteractiveShell, *replies: Any) -> ScriptedClient:
@@ -57,7 +56,7 @@ def test_code_of_an_answer(answer: str, code: str) -> None:
 
 @pytest.mark.parametrize("answer", ["", "I cannot do that.", "```bash\nls\n```", "```python\n```"])
 def test_answers_without_code(answer: str) -> None:
-    with pytest.raises(BadRequest, match="no code in the answer"):
+    with pytest.raises(BadRequest, match="the answer contains no code"):
         code_of(answer)
 
 
@@ -97,7 +96,7 @@ def test_the_last_error_is_explained(shell: InteractiveShell, capsys: pytest.Cap
     assert client.asked[1]["prompt"].endswith("\n\nIn Chinese, please.")
     shell.run_cell(f"raise ValueError('{'long ' * 5000}')")
     shell.run_cell("%ollama explain")
-    assert "…" in client.asked[2]["prompt"] and len(client.asked[2]["prompt"]) < 2 * MOST + 500
+    assert "…" in client.asked[2]["prompt"] and len(client.asked[2]["prompt"]) < 2 * MAX_QUOTED + 500
 
 
 def test_nothing_to_explain(

@@ -10,7 +10,7 @@ from support.scripted_client import ScriptedClient
 from ollama_nb.errors import ConnectError
 from ollama_nb.notebook.complete import KEEP_SECONDS, Completions, ModelNames
 from ollama_nb.notebook.magics import register
-from ollama_nb.notebook.session import Session
+from ollama_nb.notebook.session import MagicsSession
 
 MODELS = ["smollm2", "sprout", "hf.co/a/b:Q4"]
 
@@ -71,7 +71,7 @@ def test_in_the_shell_only_ours_are_offered(shell: InteractiveShell) -> None:
 
 def test_names_are_remembered_for_a_few_seconds(shell: InteractiveShell) -> None:
     now, client = [0.0], ScriptedClient(models=("a:latest", "b:1"))
-    names = ModelNames(Session(shell, lambda: client), lambda: now[0])
+    names = ModelNames(MagicsSession(shell, lambda: client), lambda: now[0])
     assert names() == names() == ["a", "b:1"]
     assert len(client.asked) == 1
     now[0] = KEEP_SECONDS + 1
@@ -83,4 +83,4 @@ def test_no_server_means_no_names(shell: InteractiveShell) -> None:
     def connect() -> ScriptedClient:
         raise ConnectError("no server")
 
-    assert ModelNames(Session(shell, connect))() == []
+    assert ModelNames(MagicsSession(shell, connect))() == []

@@ -125,14 +125,14 @@ def test_what_concerns_all_rows_is_raised_whatever_errors_says(echo_server: Echo
 
 
 def test_a_busy_server_is_asked_again(echo_server: EchoServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ollama_nb.notebook.frame.crew.PAUSES", (0.01, 0.01, 0.01, 0.01))
+    monkeypatch.setattr("ollama_nb.notebook.frame.run.PAUSES", (0.01, 0.01, 0.01, 0.01))
     for replies in ([error(503, "server busy")] * 4 + ["done"], [error(500, "runner died"), "done"]):
         echo_server.say = lambda text, replies=replies: replies.pop(0)  # type: ignore[misc]
         assert pd.Series(["a"]).ollama.generate(MODEL).tolist() == ["done"]
 
 
 def test_a_server_that_stays_broken_is_an_error(echo_server: EchoServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ollama_nb.notebook.frame.crew.PAUSES", (0.01, 0.01, 0.01, 0.01))
+    monkeypatch.setattr("ollama_nb.notebook.frame.run.PAUSES", (0.01, 0.01, 0.01, 0.01))
     echo_server.say = lambda text: error(500, "runner died")
     with pytest.raises(OllamaError, match="row 0: runner died"):
         pd.Series(["a"]).ollama.generate(MODEL)
@@ -227,7 +227,7 @@ def test_labels_may_have_meanings_and_examples(echo_server: EchoServer) -> None:
 
 def test_an_answer_that_is_no_label_is_an_error(echo_server: EchoServer) -> None:
     echo_server.say = lambda text: "I think it is good."
-    with pytest.raises(OllamaError, match=r'row 0: "I think it is good\." is none of the labels'):
+    with pytest.raises(OllamaError, match=r'row 0: "I think it is good\." is not one of the labels'):
         pd.Series(["x"]).ollama.classify(MODEL, ["good", "bad"])
 
 
@@ -235,7 +235,7 @@ def test_an_answer_that_is_no_label_is_an_error(echo_server: EchoServer) -> None
 def test_labels_must_be_texts(echo_server: EchoServer, labels: Any) -> None:
     with pytest.raises(BadRequest, match="labels"):
         pd.Series(["x"]).ollama.classify(MODEL, labels)
-    with pytest.raises(BadRequest, match='examples: "c" is none of the labels'):
+    with pytest.raises(BadRequest, match='examples: "c" is not one of the labels'):
         pd.Series(["x"]).ollama.classify(MODEL, ["a", "b"], examples=[("x", "c")])
     with pytest.raises(BadRequest, match='unknown keyword "prompt", did you mean "text"'):
         pd.Series(["x"]).ollama.classify(MODEL, ["a", "b"], prompt="{{value}}")
@@ -368,7 +368,7 @@ def test_rows_by_how_well_they_answer(echo_server: EchoServer) -> None:
         words.rename("score").ollama.rerank(MODEL, "?")
     asked = echo_server.asked_times
     for k in (0, 1.5, "2"):
-        with pytest.raises(BadRequest, match="k is how many rows: a number of at least 1"):
+        with pytest.raises(BadRequest, match="k is the number of rows to return, at least 1"):
             words.ollama.similar(MODEL, "?", k)
     with pytest.raises(BadRequest, match='a column "score" already'):
         words.to_frame("score").ollama.similar(MODEL, "?", text="{{score}}")

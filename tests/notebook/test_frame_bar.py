@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ollama_nb.notebook.frame.bar import Bar
+from ollama_nb.notebook.frame.bar import RowProgress
 
 
 class Clock:
@@ -14,7 +14,7 @@ class Clock:
 
 def test_rate_and_time_left() -> None:
     clock = Clock()
-    bar = Bar("generated", 1000, known=100, clock=clock)
+    bar = RowProgress("generated", 1000, known=100, clock=clock)
     assert "100 of 1,000 rows" in bar.html()
     assert "rows/s" not in bar.html()
     clock.now = 10.0
@@ -26,7 +26,7 @@ def test_rate_and_time_left() -> None:
 
 def test_the_last_line() -> None:
     clock = Clock()
-    bar = Bar("classified", 10, clock=clock)
+    bar = RowProgress("classified", 10, clock=clock)
     clock.now = 200.0
     bar.add(7)
     bar.add(2, failed=True)
@@ -39,16 +39,16 @@ def test_the_last_line() -> None:
 
 def test_rows_that_were_known_are_told() -> None:
     clock = Clock()
-    bar = Bar("generated", 5, known=5, clock=clock)
+    bar = RowProgress("generated", 5, known=5, clock=clock)
     clock.now = 0.2
     bar.finish()
-    assert "generated 5 rows in 0.2 s · 5 of them were known from before" in bar.html()
+    assert "generated 5 rows in 0.2 s · 5 of them were answered by an earlier run" in bar.html()
     assert bar.plain() == "generated 5 rows"
 
 
 def test_a_terminal_s_log_only_grows() -> None:
     clock = Clock()
-    bar = Bar("generated", 40, clock=clock)
+    bar = RowProgress("generated", 40, clock=clock)
     before = bar.log()
     for step in range(40):
         clock.now = step + 1.0
@@ -62,7 +62,7 @@ def test_a_terminal_s_log_only_grows() -> None:
 
 
 def test_stopped() -> None:
-    bar = Bar("generated", 2)
+    bar = RowProgress("generated", 2)
     bar.add(1)
     bar.interrupt()
     assert bar.plain() == "generated 1 of 2 rows (interrupted)"

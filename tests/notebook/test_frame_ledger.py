@@ -13,15 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ollama_nb.errors import Busy, OllamaError
-from ollama_nb.notebook.frame.ledger import KEPT_SECONDS, Ledger, name_of
+from ollama_nb.notebook.frame.ledger import KEPT_SECONDS, Ledger, hash_of
 
 
 def entry(number: int) -> dict[str, str]:
     return {"key": f"k{number}", "value": f"答{number}"}
 
 
-def filled(folder: Path, count: int, *, repeatable: bool = True, finished: bool = False) -> Path:
-    ledger = Ledger(folder, "run", repeatable=repeatable)
+def filled(folder: Path, count: int, *, deterministic: bool = True, finished: bool = False) -> Path:
+    ledger = Ledger(folder, "run", deterministic=deterministic)
     for number in range(count):
         ledger.add([entry(number)])
     if finished:
@@ -30,8 +30,8 @@ def filled(folder: Path, count: int, *, repeatable: bool = True, finished: bool 
     return ledger.path
 
 
-def reopened(folder: Path, *, repeatable: bool = True) -> dict[str, dict[str, str]]:
-    ledger = Ledger(folder, "run", repeatable=repeatable)
+def reopened(folder: Path, *, deterministic: bool = True) -> dict[str, dict[str, str]]:
+    ledger = Ledger(folder, "run", deterministic=deterministic)
     ledger.close()
     return ledger.done
 
@@ -54,7 +54,7 @@ def test_a_kill_at_any_byte_costs_at_most_the_line_that_was_being_written(
     cut = data.draw(st.integers(0, len(whole)))
     path.write_bytes(whole[:cut])
     kept = whole[:cut].count(b"\n")
-    ledger = Ledger(folder, "run", repeatable=True)
+    ledger = Ledger(folder, "run", deterministic=True)
     assert [*ledger.done] == [f"k{number}" for number in range(kept)]
     ledger.add([entry(9)])
     ledger.close()
@@ -64,10 +64,10 @@ def test_a_kill_at_any_byte_costs_at_most_the_line_that_was_being_written(
 def test_a_finished_run_is_remembered_only_where_its_answers_are_determined(tmp_path: Path) -> None:
     filled(tmp_path / "a", 3, finished=True)
     assert len(reopened(tmp_path / "a")) == 3
-    filled(tmp_path / "b", 3, repeatable=False)
-    assert len(reopened(tmp_path / "b", repeatable=False)) == 3
-    filled(tmp_path / "c", 3, repeatable=False, finished=True)
-    assert reopened(tmp_path / "c", repeatable=False) == {}
+    filled(tmp_path / "b", 3, deterministic=False)
+    assert len(reopened(tmp_path / "b", deterministic=False)) == 3
+    filled(tmp_path / "c", 3, deterministic=False, finished=True)
+    assert reopened(tmp_path / "c", deterministic=False) == {}
 
 
 def test_lines_that_are_no_entries_are_passed_over(tmp_path: Path) -> None:
@@ -80,14 +80,14 @@ def test_lines_that_are_no_entries_are_passed_over(tmp_path: Path) -> None:
 def test_one_process_at_a_time(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from ollama_nb.notebook.frame.ledger import Ledger\n"
-        "Ledger(Path(sys.argv[1]), 'run', repeatable=True); print('open', flush=True); sys.stdin.read()"
+        "Ledger(Path(sys.argv[1]), 'run', deterministic=True); print('open', flush=True); sys.stdin.read()"
     )
     command = [sys.executable, "-c", code, str(tmp_path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "open\n"
-        with pytest.raises(Busy, match="another kernel is at work on the same rows"):
-            Ledger(tmp_path, "run", repeatable=True)
+        with pytest.raises(Busy, match="another kernel is processing the same rows"):
+            Ledger(tmp_path, "run", deterministic=True)
         other.kill()
     assert reopened(tmp_path) == {}
 
@@ -104,9 +104,9 @@ def test_ledgers_of_last_month_are_gone(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_written_is_an_error_in_words(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OllamaError, match=r"the ledger .*Not a directory.*ledger=False"):
-        Ledger(tmp_path / "file" / "ledgers", "run", repeatable=True)
+        Ledger(tmp_path / "file" / "ledgers", "run", deterministic=True)
 
 
 def test_names_depend_on_everything_and_not_on_the_order_of_options() -> None:
-    assert name_of("d", {"a": 1, "b": 2}) == name_of("d", {"b": 2, "a": 1})
-    assert len({name_of("d", {"a": 1}), name_of("d", {"a": 2}), name_of("e", {"a": 1}), name_of("d", {"a": "1"})}) == 4
+    assert hash_of("d", {"a": 1, "b": 2}) == hash_of("d", {"b": 2, "a": 1})
+    assert len({hash_of("d", {"a": 1}), hash_of("d", {"a": 2}), hash_of("e", {"a": 1}), hash_of("d", {"a": "1"})}) == 4

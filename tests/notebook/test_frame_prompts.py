@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ollama_nb.errors import BadRequest
-from ollama_nb.notebook.frame.prompts import texts
+from ollama_nb.notebook.frame.columns import texts
 
 FRAME = pd.DataFrame({"title": ["Sea", "山"], "year": [1999, 2024], "First Name": ["a", "b"]})
 
@@ -45,15 +45,18 @@ def test_a_row_that_lacks_a_value_has_no_text(missing: Any) -> None:
 @pytest.mark.parametrize(
     ("template", "words"),
     [
-        ("{{titel}}", "`{{titel}}` is no column here, did you mean `{{title}}`?; there are: title, year, First Name"),
+        (
+            "{{titel}}",
+            "there is no column `{{titel}}`, did you mean `{{title}}`?; the columns are: title, year, First Name",
+        ),
         ("title", "the text names no column, so it is the same for every row: write `{{title}}`"),
         ("Hello", "names no column"),
         ("{{First Name}}", 'column "First Name" cannot be inserted.*"First_Name"'),
-        ("{{title}} {{ year }}", "write `{{year}}` without blanks between the braces"),
+        ("{{title}} {{ year }}", "write `{{year}}` without spaces inside the braces"),
         ("When was {year}?", "the same for every row: write `{{year}}` in it"),
         (5, "a text with `{{column}}` in it is needed, not a int"),
         (FRAME["title"], "a text with `{{column}}` in it is needed, not a Series"),
-        (None, "say which columns"),
+        (None, "name the columns"),
     ],
 )
 def test_mistakes_are_named(template: Any, words: str) -> None:

@@ -42,7 +42,7 @@ def stop_after(server: EchoServer, count: int) -> threading.Event:
 @pytest.mark.parametrize("keywords", [{"temperature": 0}, {}], ids=["determined", "drawn"])
 def test_finished_rows_are_kept_and_the_next_run_goes_on(echo_server: EchoServer, keywords: dict[str, Any]) -> None:
     go_on = stop_after(echo_server, 20)
-    with pytest.raises(Interrupted, match=r"Interrupted: \d+ of 40 rows are done. Run it again to go on from there."):
+    with pytest.raises(Interrupted, match=r"Interrupted: \d+ of 40 rows are done. Run it again to resume."):
         WORDS.ollama.generate(MODEL, **keywords)
     go_on.set()
     before = echo_server.asked_times
@@ -104,7 +104,7 @@ def test_an_error_stops_the_others(echo_server: EchoServer) -> None:
 def test_a_server_that_goes_away_ends_the_run(
     home: Path, monkeypatch: pytest.MonkeyPatch, shell: InteractiveShell
 ) -> None:
-    monkeypatch.setattr("ollama_nb.notebook.frame.crew.PAUSES", (0.01, 0.01, 0.01, 0.01))
+    monkeypatch.setattr("ollama_nb.notebook.frame.run.PAUSES", (0.01, 0.01, 0.01, 0.01))
     with EchoServer() as echo_server:
         monkeypatch.setenv("OLLAMA_HOST", echo_server.url)
         cut = Answer(200, [b'{"resp'], cut=True)
@@ -124,7 +124,7 @@ def test_a_run_shows_where_it_is(echo_server: EchoServer, shell: InteractiveShel
     assert "40 rows in" in last["data"]["text/html"]
     del displays[:]
     WORDS.ollama.generate(MODEL, temperature=0)
-    assert "40 of them were known from before" in displays[-1]["data"]["text/html"]
+    assert "40 of them were answered by an earlier run" in displays[-1]["data"]["text/html"]
     del displays[:]
     WORDS.ollama.generate(MODEL, progress=False)
     assert displays == []

@@ -18,7 +18,7 @@ from support.scripted_client import ScriptedClient, chat_reply, generate_reply
 
 from ollama_nb.api.options import KINDS
 from ollama_nb.errors import BadRequest
-from ollama_nb.notebook.inputs import MEANINGS, form, images
+from ollama_nb.notebook.inputs import OPTION_HELP, answer_format, images
 from ollama_nb.notebook.magics import register
 
 PNG = b"\x89PNG\r\n"
@@ -70,8 +70,8 @@ def test_figures_axes_bytes_and_paths(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("pictur", "--image pictur: no variable and no file of that name, did you mean `picture`?"),
-        ("number", "--image number: a variable of type int is no image"),
+        ("pictur", "--image pictur: no such variable or file, did you mean `picture`?"),
+        ("number", "--image number: a variable of type int is not an image"),
         ("/nowhere/x.png", "cannot read the image /nowhere/x.png: No such file or directory"),
     ],
 )
@@ -126,17 +126,17 @@ def test_an_answer_that_is_not_of_the_type_is_kept_as_text(
 def test_formats_by_name() -> None:
     schema = {"type": "object", "properties": {"a": {"type": "string"}}}
     known = {"schema": schema, "text": '{"type": "array"}', "fields": {"city": str}, "number": 3}
-    assert form("json", {"json": 1}) == ("json", None)
-    assert form("schema", known) == (schema, None)
-    assert form("text", known) == ({"type": "array"}, None)
-    assert form("fields", known)[0]["properties"] == {"city": {"type": "string"}}
+    assert answer_format("json", {"json": 1}) == ("json", None)
+    assert answer_format("schema", known) == (schema, None)
+    assert answer_format("text", known) == ({"type": "array"}, None)
+    assert answer_format("fields", known)[0]["properties"] == {"city": {"type": "string"}}
     for wrong, told in (
         ("fileds", "did you mean `fields`?"),
         ("number", "cannot be the shape"),
         ("[1]", "is an object"),
     ):
         with pytest.raises(BadRequest) as caught:
-            form(wrong, known)
+            answer_format(wrong, known)
         assert told in caught.value.message
 
 
@@ -174,4 +174,4 @@ def test_without_a_default_the_model_that_was_asked_last_goes_on(shell: Interact
 
 
 def test_every_model_option_is_explained() -> None:
-    assert MEANINGS.keys() == KINDS.keys()
+    assert OPTION_HELP.keys() == KINDS.keys()

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ollama_nb.errors import BadRequest
-from ollama_nb.notebook.insert import insert
+from ollama_nb.notebook.inputs import insert
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,7 @@ def test_texts(text: str, expected: str | None) -> None:
 
 
 def test_unknown_name() -> None:
-    with pytest.raises(BadRequest, match=r"`\{\{titel\}\}` is no variable here; did you mean `\{\{title\}\}`\?"):
+    with pytest.raises(BadRequest, match=r"there is no variable `\{\{titel\}\}`; did you mean `\{\{title\}\}`\?"):
         insert("{{titel}}", {"title": ""})
     with pytest.raises(BadRequest, match="set it in a cell above"):
         insert("{{zzz}}", {"title": ""})

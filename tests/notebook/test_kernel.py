@@ -162,7 +162,7 @@ async def test_errors_code_and_lists_in_a_kernel(tmp_path: Path) -> None:
         explained = await notebook.run("%ollama explain sprout --think=false --num-predict 30")
         assert explained.reply["status"] == "ok" and explained.plain().strip()
         asked = await notebook.run(
-            "import sys\nfrom ollama_nb.notebook.mishap import described\nprint(described(sys.last_value))"
+            "import sys\nfrom ollama_nb.notebook.assist import describe_error\nprint(describe_error(sys.last_value))"
         )
         assert "```python\ndef half(x):\n    return x / 0\nhalf(3)\n```" in asked.plain()
         assert "ZeroDivisionError: division by zero" in asked.plain() and "site-packages" not in asked.plain()

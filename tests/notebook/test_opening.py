@@ -31,7 +31,7 @@ def test_a_chat_takes_over_the_settings(notebook: InteractiveShell) -> None:
     notebook.run_cell("%config OllamaMagics.options = {'num_ctx': 2048, 'seed': 1}")
     assert notebook.run_cell("w = %ollama run --temperature 0.5 --system 'Be brief.' --think=low --format json").success
     chat = notebook.user_ns["w"]
-    settings = chat._conversation.settings
+    settings = chat._chat.settings
     assert chat.model == "small"
     assert (settings.system, settings.temperature, settings.num_ctx) == ("Be brief.", 0.5, 2048)
     assert (settings.think, settings.format) == ("low", "json")

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ollama_nb.errors import BadRequest
-from ollama_nb.notebook.parse import Line, Option, parse_line
+from ollama_nb.notebook.line import Line, Option, parse_line
 
 OPTIONS = (
     Option("--output", "NAME", short="-o"),

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
-from ollama_nb.notebook import syntax
+from ollama_nb.notebook import line
 
 
 @pytest.fixture(autouse=True)
 def taught(shell: InteractiveShell) -> None:
-    syntax.install(shell)
-    syntax.install(shell)
+    line.install(shell)
+    line.install(shell)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from ollama_nb.notebook.tables import Details, list_table, ps_table
+from ollama_nb.notebook.tables import ModelDetails, list_table, ps_table
 
 
 def stamp(seconds: float) -> str:
@@ -47,11 +47,11 @@ def test_ps(size: int, vram: int, processor: str) -> None:
 
 def test_markup_in_names_is_text() -> None:
     assert "<script>" not in list_table([{"name": "<script>", "size": 0}])._repr_html_()
-    assert "<b>" not in Details(capabilities=["<b>"], license="<b>")._repr_html_()
+    assert "<b>" not in ModelDetails(capabilities=["<b>"], license="<b>")._repr_html_()
 
 
 def test_details() -> None:
-    shown = Details(
+    shown = ModelDetails(
         model_info={"general.architecture": "llama", "llama.context_length": 2048, "llama.embedding_length": 576},
         details={"parameter_size": "134.52M", "quantization_level": "Q4_1"},
         capabilities=["completion"],

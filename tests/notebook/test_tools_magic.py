@@ -104,7 +104,7 @@ def test_only_functions_that_were_named_run(shell: InteractiveShell) -> None:
 @pytest.mark.parametrize(
     ("flags", "why"),
     [
-        ("--tools get_wether", "--tools get_wether: no variable of that name, did you mean `get_weather`?"),
+        ("--tools get_wether", "--tools get_wether: no such variable, did you mean `get_weather`?"),
         ("--tools five", "tool `five`: 5 is not a function"),
         ("--tools area --format json", "leave out `--format` or `--tools`"),
     ],

@@ -14,27 +14,32 @@ from hypothesis import strategies as st
 
 from ollama_nb.errors import BadRequest, NotFound
 from ollama_nb.notebook.render import markdown_html
-from ollama_nb.notebook.widgets import export, known
-from ollama_nb.notebook.widgets.conversation import Conversation, Settings
-from ollama_nb.notebook.widgets.growing import Growing
+from ollama_nb.notebook.widgets import models
+from ollama_nb.notebook.widgets.conversation import (
+    ChatSettings,
+    Exchanges,
+    GrowingMarkdown,
+    to_code,
+    to_notebook,
+)
 
 
-def talk(*pairs: tuple[str, str], settings: Settings | None = None) -> Conversation:
-    conversation = Conversation(settings or Settings())
+def talk(*pairs: tuple[str, str], settings: ChatSettings | None = None) -> Exchanges:
+    chat = Exchanges(settings or ChatSettings())
     for question, answer in pairs:
-        reply = conversation.ask("m", question).reply
+        reply = chat.ask("m", question).reply
         if answer:
             reply.feed({"message": {"content": answer}, "done": True, "done_reason": "stop"})
-    return conversation
+    return chat
 
 
 # -- conversations -----------------------------------------------------------------------------------------------------
 
 
 def test_messages_are_answered_questions_and_the_one_to_ask() -> None:
-    conversation = talk(("a", "1"), ("failed", ""), ("b", "2"), settings=Settings(system="be brief"))
-    last = conversation.ask("m", "c", ("aW1n",))
-    assert conversation.messages(last) == [
+    chat = talk(("a", "1"), ("failed", ""), ("b", "2"), settings=ChatSettings(system="be brief"))
+    last = chat.ask("m", "c", ("aW1n",))
+    assert chat.messages(last) == [
         {"role": "system", "content": "be brief"},
         {"role": "user", "content": "a"},
         {"role": "assistant", "content": "1"},
@@ -42,24 +47,24 @@ def test_messages_are_answered_questions_and_the_one_to_ask() -> None:
         {"role": "assistant", "content": "2"},
         {"role": "user", "content": "c", "images": ["aW1n"]},
     ]
-    assert conversation.messages()[-1] == {"role": "assistant", "content": "2"}
+    assert chat.messages()[-1] == {"role": "assistant", "content": "2"}
 
 
 def test_asking_again_forgets_what_came_after_and_keeps_pictures() -> None:
-    conversation = talk(("a", "1"), ("b", "2"), ("c", "3"))
-    conversation.exchanges[1].images = ("aW1n",)
-    again = conversation.again(1, "other", "B")
-    assert [exchange.text for exchange in conversation.exchanges] == ["a", "B"]
+    chat = talk(("a", "1"), ("b", "2"), ("c", "3"))
+    chat.exchanges[1].images = ("aW1n",)
+    again = chat.again(1, "other", "B")
+    assert [exchange.text for exchange in chat.exchanges] == ["a", "B"]
     assert (again.images, again.reply.model) == (("aW1n",), "other")
     with pytest.raises(NotFound):
-        conversation.again(1, "m")
+        chat.again(1, "m")
 
 
 def test_what_the_page_gets_is_harmless() -> None:
-    conversation = talk(("<b>", "**b**\n\n<script>alert(1)</script>"))
-    reply = conversation.exchanges[0].reply
+    chat = talk(("<b>", "**b**\n\n<script>alert(1)</script>"))
+    reply = chat.exchanges[0].reply
     reply.thinking, reply.notes = "<img src=x>", ["`<i>`"]
-    shown = conversation.exchanges[0].shown()
+    shown = chat.exchanges[0].to_page()
     assert "<script" not in shown["html"] and "<strong>b</strong>" in shown["html"]
     assert "<img" not in shown["thinking"] and shown["notes"] == ["<code>&lt;i&gt;</code>"]
     assert shown["raw"] == "**b**\n\n<script>alert(1)</script>"
@@ -67,10 +72,10 @@ def test_what_the_page_gets_is_harmless() -> None:
 
 def test_notes_speak_of_settings() -> None:
     """A magic's options are none of a widget's."""
-    conversation = Conversation()
+    chat = Exchanges()
     for final in ({"done_reason": "length"}, {"truncated": {"messages_dropped": 2}}):
-        conversation.ask("m", "a").reply.feed({"message": {"content": "b"}, "done": True, **final})
-    notes = [note for exchange in conversation.exchanges for note in exchange.shown()["notes"]]
+        chat.ask("m", "a").reply.feed({"message": {"content": "b"}, "done": True, **final})
+    notes = [note for exchange in chat.exchanges for note in exchange.to_page()["notes"]]
     assert len(notes) == 2
     assert all("The context in the settings widens it." in note and "--" not in note for note in notes)
 
@@ -78,20 +83,20 @@ def test_notes_speak_of_settings() -> None:
 @pytest.mark.parametrize(
     ("given_", "fields"),
     [
-        (Settings(), {}),
-        (Settings(temperature=0, num_ctx=512), {"options": {"temperature": 0, "num_ctx": 512}}),
-        (Settings(think="off"), {"think": False}),
-        (Settings(think="high"), {"think": "high"}),
-        (Settings(format="json"), {"format": "json"}),
-        (Settings(format="schema", schema='{"type": "object"}'), {"format": {"type": "object"}}),
+        (ChatSettings(), {}),
+        (ChatSettings(temperature=0, num_ctx=512), {"options": {"temperature": 0, "num_ctx": 512}}),
+        (ChatSettings(think="off"), {"think": False}),
+        (ChatSettings(think="high"), {"think": "high"}),
+        (ChatSettings(format="json"), {"format": "json"}),
+        (ChatSettings(format="schema", schema='{"type": "object"}'), {"format": {"type": "object"}}),
     ],
 )
-def test_settings_as_a_request(given_: Settings, fields: dict[str, Any]) -> None:
+def test_settings_as_a_request(given_: ChatSettings, fields: dict[str, Any]) -> None:
     assert given_.request() == fields
 
 
-@pytest.mark.parametrize("wrong", [Settings(format="schema", schema="{"), Settings(temperature=float("nan"))])
-def test_settings_that_cannot_be_asked(wrong: Settings) -> None:
+@pytest.mark.parametrize("wrong", [ChatSettings(format="schema", schema="{"), ChatSettings(temperature=float("nan"))])
+def test_settings_that_cannot_be_asked(wrong: ChatSettings) -> None:
     with pytest.raises(BadRequest):
         wrong.request()
 
@@ -117,7 +122,7 @@ BLOCKS = st.sampled_from(
 def test_blocks_drawn_as_they_come_look_like_the_whole(blocks: list[str], step: int) -> None:
     """Lists with gaps aside, which may be drawn as several until the end."""
     text = "\n\n".join(blocks)
-    growing, html, tail = Growing(), "", ""
+    growing, html, tail = GrowingMarkdown(), "", ""
     for end in [*range(0, len(text), step), len(text)]:
         settled, tail = growing.feed(text[:end])
         html += settled
@@ -125,7 +130,7 @@ def test_blocks_drawn_as_they_come_look_like_the_whole(blocks: list[str], step: 
 
 
 def test_only_the_last_part_is_drawn_again() -> None:
-    growing, text, drawn = Growing(), "", 0
+    growing, text, drawn = GrowingMarkdown(), "", 0
     for number in range(200):
         text += f"Paragraph {number} is here.\n\n"
         drawn += sum(map(len, growing.feed(text)))
@@ -133,9 +138,9 @@ def test_only_the_last_part_is_drawn_again() -> None:
 
 
 def test_a_fence_that_is_open_is_not_settled() -> None:
-    growing = Growing()
+    growing = GrowingMarkdown()
     growing.feed("Look:\n\n```py\nx = 1\n\ny = 2\nz = 3\n")
-    assert growing.drawn == len("Look:\n\n")
+    assert growing.settled == len("Look:\n\n")
 
 
 # -- known models ------------------------------------------------------------------------------------------------------
@@ -143,20 +148,20 @@ def test_a_fence_that_is_open_is_not_settled() -> None:
 
 @pytest.mark.parametrize(
     ("size", "memory", "said"),
-    [(1000, 8 * known.GB, "fits"), (8 * known.GB, 8 * known.GB, "too big"), (5 * known.GB, 7 * known.GB, "tight")],
+    [(1000, 8 * models.GB, "fits"), (8 * models.GB, 8 * models.GB, "too big"), (5 * models.GB, 7 * models.GB, "tight")],
 )
 def test_whether_a_model_fits(size: int, memory: int, said: str) -> None:
-    assert known.fit(size, memory) == said
-    assert known.fit(size, 0) == ""
+    assert models.fit(size, memory) == said
+    assert models.fit(size, 0) == ""
 
 
 def test_the_memory_of_a_container_counts(tmp_path: Path) -> None:
     limit = tmp_path / "memory.max"
-    assert known.machine_memory(limit) > 0
+    assert models.machine_memory(limit) > 0
     limit.write_text("max\n")
-    assert known.machine_memory(limit) == known.machine_memory(tmp_path / "none")
+    assert models.machine_memory(limit) == models.machine_memory(tmp_path / "none")
     limit.write_text("1000\n")
-    assert known.machine_memory(limit) == 1000
+    assert models.machine_memory(limit) == 1000
 
 
 def test_choices_are_what_is_here_then_what_could_be() -> None:
@@ -170,7 +175,7 @@ def test_choices_are_what_is_here_then_what_could_be() -> None:
         {"name": "smollm2:latest", "size": 9},
         {"name": "embeds", "size": 1, "capabilities": ["embedding"]},
     ]
-    found = known.choices(here, 8 * known.GB)
+    found = models.choices(here, 8 * models.GB)
     assert [(row["name"], row["here"]) for row in found[:3]] == [
         ("qwen3:0.6b", True),
         ("smollm2", True),
@@ -185,9 +190,9 @@ def test_choices_are_what_is_here_then_what_could_be() -> None:
 
 
 def test_a_conversation_as_a_notebook() -> None:
-    kept = Settings(system='Say "yes".\nAlways.', temperature=0.5)
-    conversation = talk(("天空？", "蓝色。"), ("failed", ""), ("a {{name}} b", "2"), settings=kept)
-    book = nbformat.from_dict(export.notebook(conversation))
+    kept = ChatSettings(system='Say "yes".\nAlways.', temperature=0.5)
+    chat = talk(("天空？", "蓝色。"), ("failed", ""), ("a {{name}} b", "2"), settings=kept)
+    book = nbformat.from_dict(to_notebook(chat))
     nbformat.validate(book)
     assert [cell.source for cell in book.cells] == [
         "%load_ext ollama_nb",
@@ -198,8 +203,8 @@ def test_a_conversation_as_a_notebook() -> None:
 
 
 def test_a_conversation_as_code() -> None:
-    conversation = talk(("it's\n天空", "1"), settings=Settings(system="s", num_ctx=512, format="json"))
-    code = export.code(conversation, "m")
+    chat = talk(("it's\n天空", "1"), settings=ChatSettings(system="s", num_ctx=512, format="json"))
+    code = to_code(chat, "m")
     compile(code, "cell", "exec")
     assert "chat_session('m', system='s', format='json', num_ctx=512)" in code
     assert 'chat.ask("it\'s\\n天空")' in code

@@ -1,4 +1,4 @@
-"""``df.ollama`` and ``series.ollama``: models over rows, many rows at once, resumable, index and NA kept."""
+"""``df.ollama`` and ``series.ollama``: run models over rows, in parallel and resumable, preserving index and NA."""
 
 from __future__ import annotations
 
@@ -15,31 +15,36 @@ from ollama_nb.client import question
 from ollama_nb.client.question import Overflow
 from ollama_nb.client.shape import Fields, shape_of
 from ollama_nb.errors import BadRequest
-from ollama_nb.notebook.frame import asking, columns, vectors
-from ollama_nb.notebook.frame.prompts import texts
-from ollama_nb.notebook.frame.run import How, Job, Outcome, Question, run
+from ollama_nb.notebook.frame import columns, jobs
+from ollama_nb.notebook.frame.run import Job, Outcome, RowInput, RunOptions, run
 
 Rows = pd.DataFrame | pd.Series
 Result = pd.Series | pd.DataFrame
-_HOW = frozenset(field.name for field in fields_of_class(How))
+_RUN_OPTIONS = frozenset(field.name for field in fields_of_class(RunOptions))
 SCORE = "score"
+"""The column that a ranking adds."""
 
 
 class Accessor:
-    """Models over the rows of a DataFrame or a Series.
+    """Runs models over the rows of a DataFrame or a Series.
 
-    Texts are templates: ``{{column}}`` becomes the row's value (in a Series ``{{value}}``, or its name), every other
-    character stays. A row that lacks a value (NA) is not asked about and has no result. Results have the index and the
-    order of the rows. Many rows are asked about at once; rows with the same question are asked once where the answer is
-    determined (``temperature=0``, a ``seed``). Every answer is recorded: a run that was stopped, or whose kernel died,
-    goes on where it was when it is run again.
+    Texts are templates: ``{{column}}`` becomes the row's value (in a Series ``{{value}}``, or its name); every other
+    character stays as it is. No request is sent for a row with a missing value (NA), and its result is NA. Results
+    have the index and the order of the rows. Requests run in parallel. Rows with the same question share one request
+    if the answer is deterministic (``temperature=0`` or a ``seed``). Every answer is recorded: an interrupted run, also
+    one whose kernel died, resumes when it is started again.
 
-    Keywords of every method: ``errors`` is ``"raise"`` (the default) or ``"keep"``: then the result is a DataFrame with
-    a column ``error``; ``on_overflow="truncate"`` cuts texts that do not fit, instead of an error; ``parallel`` is how
-    many rows to ask about at once; ``ledger=False`` records nothing; ``progress=False`` shows none; ``client`` is the
-    server to use, as `ollama_nb.connect` returns it.
-    Every other keyword is a model option (``temperature``, ``num_ctx``, ``seed``, …) or one of ``think``, ``format``,
-    ``choices``, ``regex``, ``grammar``, ``keep_alive``. Unknown ones are errors.
+    Keywords of every method:
+
+    - ``errors``: ``"raise"`` (default), or ``"keep"`` for a DataFrame with a column ``error``.
+    - ``on_overflow``: ``"error"`` (default), or ``"truncate"`` to cut texts that do not fit into the context.
+    - ``parallel``: the number of requests at once.
+    - ``ledger=False``: do not record answers. ``progress=False``: do not show progress.
+    - ``client``: the server to use, as `ollama_nb.connect` returns it.
+    - ``think``, ``format``, ``choices``, ``regex``, ``grammar``, ``keep_alive``, and every model option
+      (``temperature``, ``num_ctx``, ``seed``, …).
+
+    Other keywords raise BadRequest.
     """
 
     def __init__(self, rows: Rows) -> None:
@@ -50,11 +55,23 @@ class Accessor:
         return f"models over {len(self._rows):,} rows: {methods}"
 
     def generate(self, model: str, prompt: str | None = None, *, system: str | None = None, **keywords: Any) -> Result:
-        """Answer ``prompt`` for each row: texts. ``system`` says how to behave; it is read once for all rows."""
-        how, fields = _read(keywords, "prompt", "system")
+        """Answer ``prompt`` for each row.
+
+        Args:
+            model: The model's name.
+            prompt: A template; without one, the values of a Series are the prompts.
+            system: The system message of every request.
+
+        Returns:
+            The answers, a Series of strings.
+
+        Example:
+            >>> df.ollama.generate("qwen3:0.6b", "Translate into French: {{text}}", temperature=0)  # doctest: +SKIP
+        """
+        options, fields = _parsed(keywords, "prompt", "system")
         if system is not None:
             fields["system"] = system
-        return self._texts("answer", asking.generating(model, fields), texts(self._rows, prompt), how)
+        return self._texts("answer", jobs.generating(model, fields), columns.texts(self._rows, prompt), options)
 
     def chat(
         self,
@@ -65,19 +82,25 @@ class Accessor:
         examples: Iterable[tuple[str, str]] = (),
         **keywords: Any,
     ) -> Result:
-        """The same as a conversation: ``examples`` are pairs of a message and its right answer, read once for all rows.
+        """Answer each row as a chat message.
 
-        The values of a Series may also be lists of messages, each row a conversation to go on with.
+        Args:
+            model: The model's name.
+            prompt: A template; without one, the values of a Series, which may also be lists of messages (one
+                conversation per row).
+            system: The system message of every request.
+            examples: Pairs of a message and its correct answer.
+
+        Returns:
+            The answers, a Series of strings.
         """
-        how, fields = _read(keywords, "prompt", "system", "examples")
-        before = [*asking.system_message(system), *asking.examples_messages(asking.pairs(examples, "answer"))]
-        questions: list[Question]
-        if prompt is None and isinstance(self._rows, pd.Series) and any(isinstance(row, list) for row in self._rows):
-            one_by_one = zip(self._rows, texts(self._rows, None), strict=True)
-            questions = [row if isinstance(row, list) else text for row, text in one_by_one]
-        else:
-            questions = [*texts(self._rows, prompt)]
-        return self._texts("answer", asking.chatting("answered", model, fields, before), questions, how)
+        options, fields = _parsed(keywords, "prompt", "system", "examples")
+        before = [*jobs.system_message(system), *jobs.example_messages(jobs.pairs(examples, "answer"))]
+        inputs: list[RowInput] = [*columns.texts(self._rows, prompt)]
+        if prompt is None and isinstance(self._rows, pd.Series):
+            rows = zip(self._rows, inputs, strict=True)
+            inputs = [row if isinstance(row, list) else text for row, text in rows]
+        return self._texts("answer", jobs.chatting("answered", model, fields, before), inputs, options)
 
     def classify(
         self,
@@ -89,27 +112,35 @@ class Accessor:
         examples: Iterable[tuple[str, str]] = (),
         **keywords: Any,
     ) -> Result:
-        """One of ``labels`` for each row, a categorical; a dict says what each label means.
+        """Choose one label for each row. The model cannot answer anything else.
 
-        The model can answer nothing else, and answers what it holds likeliest (``temperature=0``). ``system`` replaces
-        the instructions; ``examples`` are pairs of a text and its label.
+        Args:
+            model: The model's name.
+            labels: The labels, or a dict of labels and their meanings.
+            text: A template; without one, the values of a Series.
+            system: Replaces the default instructions.
+            examples: Pairs of a text and its label.
+
+        Returns:
+            A categorical Series whose categories are the labels.
         """
-        meanings = asking.described(labels)
-        pairs = asking.pairs(examples, "label")
+        meanings = jobs.described_labels(labels)
+        pairs = jobs.pairs(examples, "label")
         if wrong := [label for _, label in pairs if label not in meanings]:
-            raise BadRequest(f'examples: "{wrong[0]}" is none of the labels')
+            raise BadRequest(f'examples: "{wrong[0]}" is not one of the labels')
         fixed = {"choices": [*meanings]}
-        how, fields = _read({"temperature": 0, "think": False, **keywords, **fixed}, "text", "system", "examples")
+        given = {"temperature": 0, "think": False, **keywords, **fixed}
+        options, fields = _parsed(given, "text", "system", "examples")
         before = [
-            *asking.system_message(asking.classifying(meanings) if system is None else system),
-            *asking.examples_messages(pairs),
+            *jobs.system_message(jobs.label_instructions(meanings) if system is None else system),
+            *jobs.example_messages(pairs),
         ]
-        job = asking.chatting("classified", model, fields, before, asking.one_of(meanings))
+        job = jobs.chatting("classified", model, fields, before, jobs.one_of(meanings))
 
         def result(outcomes: list[Outcome]) -> Result:
             return columns.label_column(outcomes, self._rows.index, "label", [*meanings])
 
-        return self._done(job, [*texts(self._rows, text)], how, result)
+        return self._run(job, [*columns.texts(self._rows, text)], options, result)
 
     def extract(
         self,
@@ -121,122 +152,158 @@ class Accessor:
         examples: Iterable[tuple[str, Any]] = (),
         **keywords: Any,
     ) -> pd.DataFrame:
-        """Named fields of each row's text: a DataFrame with a typed column for each.
+        """Extract named fields from each row's text.
 
-        ``fields``: a Pydantic model, dataclass or TypedDict, or a dict of names with a type, a list of choices, a
-        description, or a pair of type and description. ``examples`` are pairs of a text and a value or dict.
+        Args:
+            model: The model's name.
+            fields: A Pydantic model, dataclass or TypedDict, or a dict from names to a type, a list of choices, a
+                description, or a pair of type and description.
+            text: A template; without one, the values of a Series.
+            system: Replaces the default instructions.
+            examples: Pairs of a text and its fields (a value of the type, or a dict).
+
+        Returns:
+            A DataFrame with a typed column for each field.
         """
         shape = shape_of(fields)
-        instructions = asking.extracting(shape.schema) if system is None else system
-        pairs = [(asked, asking.as_json(found, shape)) for asked, found in asking.pairs(examples, "fields")]
-        given = {"temperature": 0, "num_predict": asking.LONGEST_RECORD, "think": False, **keywords}
-        how, request = _read({**given, "format": shape.schema}, "text", "system", "examples")
-        before = [*asking.system_message(instructions), *asking.examples_messages(pairs)]
-        job = asking.chatting("extracted", model, request, before, asking.checked(shape))
+        instructions = jobs.field_instructions(shape.schema) if system is None else system
+        pairs = [(given, jobs.example_json(found, shape)) for given, found in jobs.pairs(examples, "fields")]
+        given = {"temperature": 0, "num_predict": jobs.MAX_RECORD, "think": False, **keywords}
+        options, request = _parsed({**given, "format": shape.schema}, "text", "system", "examples")
+        before = [*jobs.system_message(instructions), *jobs.example_messages(pairs)]
+        job = jobs.chatting("extracted", model, request, before, jobs.matches(shape))
 
         def result(outcomes: list[Outcome]) -> Result:
             values = [shape.parse(found["value"]) if isinstance(found, dict) else None for found in outcomes]
-            records = [None if value is None else asking.plain(value) for value in values]
+            records = [None if value is None else jobs.to_record(value) for value in values]
             return columns.record_columns(records, self._rows.index, shape.schema)
 
-        found = self._done(job, [*texts(self._rows, text)], how, result)
+        found = self._run(job, [*columns.texts(self._rows, text)], options, result)
         assert isinstance(found, pd.DataFrame)
         return found
 
     def embed(self, model: str, *, text: str | None = None, dimensions: int = 0, **keywords: Any) -> pd.DataFrame:
-        """A unit vector for each row: a DataFrame of float32, a column for each dimension."""
-        how, fields = _read(keywords, "text", "dimensions")
+        """Embed each row's text.
+
+        Args:
+            model: The model's name.
+            text: A template; without one, the values of a Series.
+            dimensions: Shorten the vectors to this many dimensions; 0 for all.
+
+        Returns:
+            Unit vectors: a DataFrame of float32 with a column for each dimension.
+        """
+        options, fields = _parsed(keywords, "text", "dimensions")
         if dimensions:
             fields["dimensions"] = dimensions
 
         def result(outcomes: list[Outcome]) -> Result:
-            return pd.DataFrame(vectors.matrix(outcomes), index=self._rows.index)
+            return pd.DataFrame(jobs.vectors(outcomes), index=self._rows.index)
 
-        found = self._done(vectors.embedding(model, fields), [*texts(self._rows, text)], how, result)
+        found = self._run(jobs.embedding(model, fields), [*columns.texts(self._rows, text)], options, result)
         assert isinstance(found, pd.DataFrame)
         return found
 
     def similar(self, model: str, query: str, k: int = 5, *, text: str | None = None, **keywords: Any) -> pd.DataFrame:
-        """The ``k`` rows nearest in meaning to ``query``, best first, with a column ``score`` (cosine, -1 to 1).
+        """Find the rows that are most similar in meaning to ``query``.
 
-        ``model`` makes the vectors; those of the rows are recorded, so the next query costs one vector only.
+        The vectors of the rows are recorded, so a later query computes one vector only.
+
+        Args:
+            model: The embedding model's name.
+            query: The text to compare with.
+            k: The number of rows to return.
+            text: A template; without one, the values of a Series.
+
+        Returns:
+            The ``k`` best rows, best first, with a column ``score`` (cosine similarity, -1 to 1).
         """
-        how, fields = _read(self._ranking(keywords, k), "text", "k")
-        sources: list[Question] = [query, *texts(self._rows, text)]
+        options, fields = _parsed(self._ranking_keywords(keywords, k), "text", "k")
+        inputs: list[RowInput] = [query, *columns.texts(self._rows, text)]
         labels = ["query", *self._rows.index.tolist()]
-        outcomes = run(vectors.embedding(model, fields, whole=True), sources, how, labels, _forget)
-        matrix = vectors.matrix(outcomes).astype(np.float64)
+        outcomes = run(jobs.embedding(model, fields, needs_all=True), inputs, options, labels, _discard)
+        matrix = jobs.vectors(outcomes).astype(np.float64)
         return self._best((matrix[1:] @ matrix[0]).tolist(), k)
 
     def rerank(
         self, model: str, query: str, k: int | None = None, *, text: str | None = None, **keywords: Any
     ) -> pd.DataFrame:
-        """The rows (the best ``k`` of them) by how well they answer ``query``, with a column ``score``.
+        """Sort the rows by how well they answer ``query``.
 
-        A reranking model reads query and row together, score 0 to 1; from any other model it is the cosine.
+        Args:
+            model: A reranking model, which reads query and row together (scores 0 to 1), or any embedding model
+                (cosine similarity).
+            query: The question.
+            k: The number of rows to return; None for all.
+            text: A template; without one, the values of a Series.
+
+        Returns:
+            The rows, best first, with a column ``score``.
         """
-        how, fields = _read(self._ranking(keywords, k), "text", "k")
-        fields.pop("truncate")  # documents are always cut to what fits
-        job = vectors.ranking(model, query, fields)
-        outcomes = run(job, [*texts(self._rows, text)], how, self._rows.index.tolist(), _forget)
-        return self._best(vectors.scores(outcomes), k)
+        options, fields = _parsed(self._ranking_keywords(keywords, k), "text", "k")
+        fields.pop("truncate")  # the endpoint always truncates documents
+        job = jobs.ranking(model, query, fields)
+        outcomes = run(job, [*columns.texts(self._rows, text)], options, self._rows.index.tolist(), _discard)
+        return self._best(jobs.scores(outcomes), k)
 
-    def _texts(self, name: str, job: Job, questions: Iterable[Question], how: How) -> Result:
+    def _texts(self, name: str, job: Job, inputs: Iterable[RowInput], options: RunOptions) -> Result:
         def result(outcomes: list[Outcome]) -> Result:
             return columns.text_column(outcomes, self._rows.index, name)
 
-        return self._done(job, [*questions], how, result)
+        return self._run(job, [*inputs], options, result)
 
-    def _done(self, job: Job, questions: list[Question], how: How, result: Callable[[list[Outcome]], Result]) -> Result:
-        outcomes = run(job, questions, how, self._rows.index.tolist(), lambda so_far: _keep(result(so_far)))
-        return columns.with_errors(result(outcomes), outcomes) if how.errors == "keep" else result(outcomes)
+    def _run(
+        self, job: Job, inputs: list[RowInput], options: RunOptions, result: Callable[[list[Outcome]], Result]
+    ) -> Result:
+        outcomes = run(job, inputs, options, self._rows.index.tolist(), lambda so_far: _keep(result(so_far)))
+        return columns.with_errors(result(outcomes), outcomes) if options.errors == "keep" else result(outcomes)
 
-    def _ranking(self, keywords: Mapping[str, Any], k: int | None) -> Mapping[str, Any]:
-        """Keywords of a ranking. Raises BadRequest before anything is computed for what would fail afterwards."""
+    def _ranking_keywords(self, keywords: Mapping[str, Any], k: int | None) -> Mapping[str, Any]:
+        """The keywords of a ranking. Raises BadRequest, before any request, for what would fail afterwards."""
         if "errors" in keywords:
             raise BadRequest("a ranking needs all rows, so it takes no `errors`; `on_overflow` may cut long texts")
         if k is not None and (not isinstance(k, int | np.integer) or k < 1):
-            raise BadRequest(f"k is how many rows: a number of at least 1, not {k!r}")
+            raise BadRequest(f"k is the number of rows to return, at least 1, not {k!r}")
         names = [self._rows.name] if isinstance(self._rows, pd.Series) else [*self._rows.columns]
         if SCORE in names:
-            raise BadRequest(f'there is a column "{SCORE}" already: rename it first')
+            raise BadRequest(f'there is already a column "{SCORE}": rename it first')
         return keywords
 
     def _best(self, scores: list[float], k: int | None) -> pd.DataFrame:
-        """Rows with a score, best first; rows with the same score keep their order."""
+        """The rows with a score, best first; rows with equal scores keep their order."""
         frame = self._rows.to_frame() if isinstance(self._rows, pd.Series) else self._rows
         order = [at for at in np.argsort(-np.asarray(scores), kind="stable") if not np.isnan(scores[at])][:k]
         return frame.iloc[order].assign(**{SCORE: [scores[at] for at in order]})
 
 
 def accessor(rows: Rows) -> Accessor:
-    """What pandas calls for ``.ollama``."""
+    """The factory that is registered with pandas."""
     return Accessor(rows)
 
 
-def _read(keywords: Mapping[str, Any], *own: str) -> tuple[How, dict[str, Any]]:
-    """Keywords → how to run, and the request's fields. Raises BadRequest for unknown ones.
+def _parsed(keywords: Mapping[str, Any], *own: str) -> tuple[RunOptions, dict[str, Any]]:
+    """Split keywords into run options and the fields of the request. Raises BadRequest for unknown ones.
 
-    ``own``: what the method itself takes, to name it where something near it was written.
+    ``own`` are the method's own parameters, which may be suggested for a misspelt keyword.
     """
-    known = {*own, *_HOW, "on_overflow", *question.KEYWORDS}
+    known = {*own, *_RUN_OPTIONS, "on_overflow", *question.KEYWORDS}
     for name in keywords:
         other = {"prompt": "text", "text": "prompt"}.get(name, "")
         near = other if other in own else next(iter(get_close_matches(name, known, n=1)), "")
         if near and name not in known:
             raise BadRequest(f'unknown keyword "{name}", did you mean "{near}"?')
-    how = How(**{name: given for name, given in keywords.items() if name in _HOW})
+    options = RunOptions(**{name: given for name, given in keywords.items() if name in _RUN_OPTIONS})
     overflow: Overflow = keywords.get("on_overflow", "error")
-    rest = {name: given for name, given in keywords.items() if name not in _HOW and name != "on_overflow"}
-    return how, {**question.request_fields(rest), "truncate": question.may_truncate(overflow)}
+    rest = {name: given for name, given in keywords.items() if name not in _RUN_OPTIONS and name != "on_overflow"}
+    return options, {**question.request_fields(rest), "truncate": question.may_truncate(overflow)}
 
 
 def _keep(partial: Result) -> None:
-    """What was done before the user stopped the run, as magics keep it."""
+    """Keep the result of an interrupted run in ``_ollama``, as the magics do."""
     shell = get_ipython()
     if shell is not None:
         shell.user_ns["_ollama"] = partial
 
 
-def _forget(so_far: list[Outcome]) -> None:
-    """Half a ranking is of no use; what was computed is in the ledger."""
+def _discard(so_far: list[Outcome]) -> None:
+    """An incomplete ranking would be wrong; the vectors and scores so far are in the ledger."""

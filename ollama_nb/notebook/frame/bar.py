@@ -1,4 +1,4 @@
-"""How far a run over rows is: done, failed, rows a second, time left; one line when it has ended."""
+"""The progress of a run over rows: a bar with rate and remaining time, and one line at the end."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from ollama_nb.notebook.render import note_html
 
 _ROW = "display: flex; align-items: center; gap: 0.8em"
 _FIGURES = "color: var(--jp-ui-font-color2, #757575); font-variant-numeric: tabular-nums"
-LEAST_FOR_RATE = 3
+MIN_ROWS_FOR_RATE = 3  # a rate from fewer rows would be misleading
 
 
-class Bar:
-    """``known``: rows whose answers were there before; they count as done, but not as speed."""
+class RowProgress:
+    """A page with a progress bar. ``known`` rows were answered by an earlier run: done, but not part of the rate."""
 
     def __init__(self, verb: str, total: int, *, known: int = 0, clock: Callable[[], float] = time.monotonic) -> None:
         self._verb, self.total, self.known, self._clock = verb, total, known, clock
@@ -25,7 +25,7 @@ class Bar:
         self._logged = -1
 
     def add(self, rows: int, *, failed: bool = False, cut_off: bool = False) -> None:
-        """Rows that are done with."""
+        """Count rows that have an answer or an error."""
         self.done += rows
         self.failed += rows * failed
         self.cut_off += rows * cut_off
@@ -37,7 +37,7 @@ class Bar:
         self._ended = self._clock()
 
     def feed(self, chunk: Mapping[str, Any]) -> None:
-        """Nothing streams here."""
+        """Part of the Page protocol; rows are counted by `add`."""
 
     def interrupt(self) -> None:
         self._note = "interrupted"
@@ -47,9 +47,9 @@ class Bar:
 
     @property
     def rate(self) -> float:
-        """Rows a second, of those that were asked about; 0 while that cannot be said."""
+        """Rows per second in this run; 0 while too few rows are done."""
         asked, seconds = self.done - self.known, (self._ended or self._clock()) - self._began
-        return asked / seconds if asked >= min(LEAST_FOR_RATE, self.total) and seconds > 0 else 0.0
+        return asked / seconds if asked >= min(MIN_ROWS_FOR_RATE, self.total) and seconds > 0 else 0.0
 
     def html(self) -> str:
         if self._ended:
@@ -61,7 +61,7 @@ class Bar:
         )
 
     def plain(self) -> str:
-        """Without figures of speed: they differ each time."""
+        """Without rate and duration, so that saved notebooks can be compared."""
         if self._ended:
             return f"{self._verb} {_rows(self.total)}{self._trouble()}"
         return f"{self._verb} {self.done:,} of {_rows(self.total)}" + (f" ({self._note})" if self._note else "")
@@ -77,7 +77,7 @@ class Bar:
         if rate := self.rate:
             parts.append(f"{rate:.{1 if rate < 100 else 0}f} rows/s")
         if self.known:
-            parts.append(f"{self.known:,} of them were known from before")
+            parts.append(f"{self.known:,} of them were answered by an earlier run")
         return " · ".join(parts) + self._trouble()
 
     def _trouble(self) -> str:

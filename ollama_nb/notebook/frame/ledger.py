@@ -1,7 +1,7 @@
-"""What rows of a table were answered, on disk: a run that was stopped goes on where it was, in this kernel or the next.
+"""A record of answered rows on disk, from which an interrupted run resumes, in this kernel or another one.
 
-Rule: an append-only file of JSON lines, one per answered row; a line counts when its line feed is there. One process
-at a time writes a ledger. Prompts are kept as hashes only; answers as they are, readable by their user alone.
+A ledger is an append-only file of JSON lines, one per answered row; a line is valid once its line feed is written.
+A file lock admits one process at a time. Prompts are stored as hashes only, answers in plain text, with mode 0600.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from ollama_nb.errors import Busy, OllamaError
 if sys.platform != "win32":
     import fcntl
 
-KEPT_SECONDS = 30 * 86_400.0
+KEPT_SECONDS = 30 * 86_400.0  # ledgers that are not written to for this time are removed
 _FINISHED = b'{"finished":true}\n'
 
 Entry = dict[str, Any]
-"""``key`` of a row, ``value`` that it was answered with (text or base64), ``reason`` why the answer ended."""
+"""``key`` of a task, ``value`` (the answer: text or base64), ``reason`` (its finish reason)."""
 
 
 class Record(Protocol):
-    """Where answers are kept."""
+    """The answers of a run by task key."""
 
     done: dict[str, Entry]
 
@@ -37,8 +37,8 @@ class Record(Protocol):
     def close(self) -> None: ...
 
 
-class Memory:
-    """Keeps answers for this run only."""
+class MemoryRecord:
+    """A record that lasts for one run."""
 
     def __init__(self) -> None:
         self.done: dict[str, Entry] = {}
@@ -53,23 +53,23 @@ class Memory:
         pass
 
 
-class Ledger(Memory):
-    """``repeatable``: whether a finished run's answers hold for the next run, too; else it starts anew.
+class Ledger(MemoryRecord):
+    """A record in a file. A later run reuses the answers of a finished run only if the job is ``deterministic``.
 
-    Raises Busy when another process works on it, OllamaError when it cannot be read or written.
+    Raises Busy if another process uses the file, OllamaError if it cannot be read or written.
     """
 
-    def __init__(self, folder: Path, name: str, *, repeatable: bool) -> None:
+    def __init__(self, folder: Path, name: str, *, deterministic: bool) -> None:
         super().__init__()
-        self._repeatable = repeatable
+        self._deterministic = deterministic
         self.path = folder / f"{name}.jsonl"
-        with _worded(self.path):
+        with _described_errors(self.path):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            forget_old(folder)
+            remove_old(folder)
             self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
         try:
             _lock(self._file)
-            with _worded(self.path):
+            with _described_errors(self.path):
                 self._read()
         except BaseException:
             os.close(self._file)
@@ -81,8 +81,8 @@ class Ledger(Memory):
         super().add(entries)
 
     def finish(self) -> None:
-        """Every row is answered: what cannot be repeated starts anew the next time."""
-        if not self._repeatable:
+        """Mark the run as complete: the next run of a non-deterministic job starts from the beginning."""
+        if not self._deterministic:
             self._write(_FINISHED)
 
     def close(self) -> None:
@@ -93,7 +93,7 @@ class Ledger(Memory):
     def _read(self) -> None:
         with self.path.open("rb") as file:
             data = file.read()
-        whole = data[: data.rfind(b"\n") + 1]  # what follows was cut off by a kill
+        whole = data[: data.rfind(b"\n") + 1]  # the rest is an incomplete line
         if whole.endswith(_FINISHED):
             whole = b""
         if len(whole) < len(data):
@@ -104,19 +104,19 @@ class Ledger(Memory):
                 self.done[entry["key"]] = entry
 
     def _write(self, data: bytes) -> None:
-        with _worded(self.path):
+        with _described_errors(self.path):
             while data:
                 data = data[os.write(self._file, data) :]
 
 
-def name_of(*parts: Any) -> str:
-    """The hash of what makes a run, or a row, what it is."""
+def hash_of(*parts: Any) -> str:
+    """The hash that identifies a run, or a task in it: 32 hexadecimal digits."""
     text = json.dumps(parts, ensure_ascii=True, sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def forget_old(folder: Path) -> None:
-    """Remove ledgers that nobody has written to for a month."""
+def remove_old(folder: Path) -> None:
+    """Remove the ledgers that were last written to more than ``KEPT_SECONDS`` ago."""
     for path in folder.glob("*.jsonl"):
         with contextlib.suppress(OSError):
             if time.time() - path.stat().st_mtime > KEPT_SECONDS:
@@ -124,23 +124,23 @@ def forget_old(folder: Path) -> None:
 
 
 def _lock(file: int) -> None:
-    """Hold the file as long as this process lives; where the file system knows no locks, do without."""
+    """Lock the file until it is closed. File systems without locks are tolerated."""
     if sys.platform == "win32":
         return
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise Busy(
-            "another kernel is at work on the same rows: wait for it, then its answers count here, too; "
-            "`ledger=False` does the work twice"
+            "another kernel is processing the same rows: wait until it has finished, then its answers are reused here; "
+            "`ledger=False` processes them here as well"
         ) from None
     except OSError:
         pass
 
 
 @contextlib.contextmanager
-def _worded(path: Path) -> Any:
+def _described_errors(path: Path) -> Any:
     try:
         yield
     except OSError as error:
-        raise OllamaError(f"the ledger {path}: {error.strerror or error}; `ledger=False` does without") from None
+        raise OllamaError(f"the ledger {path}: {error.strerror or error}; `ledger=False` runs without one") from None

@@ -1,11 +1,10 @@
-"""Widgets: ``Chat``, ``Models``, ``Activity``. Python beside plain JavaScript and CSS, nothing to build.
+"""The widgets ``Chat``, ``Models`` and ``Activity``: Python with plain JavaScript and CSS, without a build step.
 
-Rule: work runs in threads and pages are told by messages, so a widget lives on while a cell runs.
+Work runs in threads and reaches the page as messages, so widgets keep working while a cell runs.
 """
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -15,11 +14,19 @@ if TYPE_CHECKING:
 
 __all__ = ["Activity", "Chat", "Models"]
 
-_HOMES = {"Activity": "activity", "Chat": "chat", "Models": "manager"}
-
 
 def __getattr__(name: str) -> Any:
-    # ipywidgets costs a quarter of a second: only those who open a widget pay it.
-    if name in _HOMES:
-        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    # Importing ipywidgets takes a quarter of a second, so it is left to the first use of a widget.
+    if name == "Activity":
+        from ollama_nb.notebook.widgets.activity import Activity  # with ipywidgets
+
+        return Activity
+    if name == "Chat":
+        from ollama_nb.notebook.widgets.chat import Chat  # with ipywidgets
+
+        return Chat
+    if name == "Models":
+        from ollama_nb.notebook.widgets.manager import Models  # with ipywidgets
+
+        return Models
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

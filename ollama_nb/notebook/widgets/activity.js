@@ -1,18 +1,18 @@
-// The live view of the server's queue.
+// The activity widget: a live view of the server's request queue.
 
 function render({ model, el }) {
-  const page = startPage(model, el, "activity", "Activity", (content) => hear[content.kind]?.(content));
+  const page = startPage(model, el, "activity", "Activity", (content) => handlers[content.kind]?.(content));
   const sum = make("span", { class: "onb-figures", role: "status" });
   const notice = make("div", { class: "onb-notice", role: "alert", hidden: true });
   const list = make("ul", { class: "onb-list", "aria-label": "Requests" });
   const rows = new Map();
-  const asking = keepAsking(page, "look", 500);
+  const polling = poll(page, "look", 500);
 
   page.root.append(make("header", { class: "onb-title" }, make("strong", {}, "Activity"), sum), notice, page.slow, list, page.gone);
 
-  const hear = {
+  const handlers = {
     queue({ requests }) {
-      asking.answered();
+      polling.answered();
       notice.hidden = true;
       const ids = new Set(requests.map((one) => one.id));
       for (const [id, row] of rows) if (!ids.has(id)) { row.element.remove(); rows.delete(id); }
@@ -24,22 +24,22 @@ function render({ model, el }) {
         rows.get(one.id).show(one);
       }
       list.querySelector(".onb-none")?.remove();
-      if (!requests.length) list.append(make("li", { class: "onb-none" }, "Nothing runs, nothing waits."));
+      if (!requests.length) list.append(make("li", { class: "onb-none" }, "No running or waiting requests."));
       const speed = requests.reduce((all, one) => all + one.tokens_per_second, 0);
       sum.textContent = requests.length ? `${requests.length} request${requests.length > 1 ? "s" : ""}${speed ? ` · ${speed.toFixed(1)} tok/s` : ""}` : "";
     },
-    problem(told) {
-      asking.answered();
+    problem(message) {
+      polling.answered();
       rows.clear();
-      list.replaceChildren(); // what it was doing is not known any more
+      list.replaceChildren(); // the state is unknown now
       sum.textContent = "";
-      if (!notice.hidden && notice.textContent === told.text) return; // screen readers have said it
-      notice.replaceChildren(make("span", {}, told.text));
+      if (!notice.hidden && notice.textContent === message.text) return; // screen readers have announced it
+      notice.replaceChildren(make("span", {}, message.text));
       notice.hidden = false;
     },
   };
   page.send("hello");
-  return () => { page.stop(); asking.stop(); };
+  return () => { page.stop(); polling.stop(); };
 }
 
 function makeRow(request, page) {
@@ -57,7 +57,7 @@ function makeRow(request, page) {
       const seconds = Math.max(0, (Date.now() - Date.parse(now.created_at)) / 1000);
       about.textContent = [now.kind, `${seconds.toFixed(0)} s`, now.prompt_tokens && `prompt ${now.prompt_tokens}`, now.output_tokens && `${now.output_tokens} tokens`,
         now.tokens_per_second && `${now.tokens_per_second.toFixed(1)} tok/s`,
-        now.drafted_tokens && `drafts ${Math.round((100 * now.accepted_tokens) / now.drafted_tokens)} % right`].filter(Boolean).join(" · ");
+        now.drafted_tokens && `drafts ${Math.round((100 * now.accepted_tokens) / now.drafted_tokens)} % accepted`].filter(Boolean).join(" · ");
     },
   };
 }

@@ -1,4 +1,4 @@
-"""What the server works on just now, and a way to cancel it: no prompt, only figures."""
+"""The activity widget: running and waiting requests, with statistics but without prompts, and a way to cancel them."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from typing import Any
 
 from ollama_nb.notebook.widgets.panel import Panel, source
 
-Said = Mapping[str, Any]
+Message = Mapping[str, Any]
 
 
 class Activity(Panel):
-    """Requests that run and wait: model, state, tokens, speed. It asks only while someone looks at it."""
+    """Running and waiting requests: model, state, tokens, speed. It polls the server only while it is visible."""
 
     _esm = source("page.js", "activity.js")
 
-    def do_hello(self, said: Said) -> None:
+    def do_hello(self, message: Message) -> None:
         self.work(self._look)
 
     do_look = do_hello
 
-    def do_cancel(self, said: Said) -> None:
-        """The way to cancel where the page could not reach the server itself."""
-        self.work(lambda: self._cancel(str(said["id"])))
+    def do_cancel(self, message: Message) -> None:
+        """Cancel a request, if the page could not reach the server itself."""
+        self.work(lambda: self._cancel(str(message["id"])))
 
     def _cancel(self, request_id: str) -> None:
         self._find_server().cancel(request_id)
         self._look()
 
     def _look(self) -> None:
-        self.say("queue", requests=self._find_server().queue()["requests"])
+        self.post("queue", requests=self._find_server().queue()["requests"])

@@ -1,15 +1,15 @@
-// The chat: header with picker and settings, messages, composer. What the kernel says is drawn; what one does is sent.
+// The chat widget: header with model picker and settings, messages, composer.
 
 const EMPTY_SETTINGS = { system: "", temperature: null, num_ctx: null, think: "auto", format: "text", schema: "" };
 
 function render({ model, el }) {
-  const page = startPage(model, el, "chat", "Chat", (content) => hear[content.kind]?.(content));
+  const page = startPage(model, el, "chat", "Chat", (content) => handlers[content.kind]?.(content));
   const exchanges = new Map();
   let settings = EMPTY_SETTINGS, models = [], current = "", request = "", offered = null, pending = null;
 
   const log = make("div", { class: "onb-log", role: "log", "aria-label": "Conversation", "aria-live": "off", tabindex: "0" });
-  const heard = make("div", { class: "onb-offscreen", role: "status" });
-  const jump = iconButton("down", "To the newest", () => { log.scrollTop = log.scrollHeight; }, { class: "onb-icon onb-jump", hidden: true });
+  const announced = make("div", { class: "onb-offscreen", role: "status" });
+  const jump = iconButton("down", "Scroll to the latest message", () => { log.scrollTop = log.scrollHeight; }, { class: "onb-icon onb-jump", hidden: true });
   const notice = make("div", { class: "onb-notice", role: "alert", hidden: true });
   const offer = make("div", { class: "onb-offer", hidden: true });
   const pulls = makePulls(page);
@@ -22,61 +22,61 @@ function render({ model, el }) {
   page.root.append(
     make("header", { class: "onb-head" }, picker.element, make("div", { class: "onb-space" }), settingsButton, menu.element,
       iconButton("fresh", "New conversation", () => { page.send("clear"); composer.area.focus(); })),
-    panel.element, make("div", { class: "onb-middle" }, log, jump), notice, offer, pulls.element, page.slow, composer.element, heard, page.gone);
+    panel.element, make("div", { class: "onb-middle" }, log, jump), notice, offer, pulls.element, page.slow, composer.element, announced, page.gone);
 
-  const hear = {
-    all(told) {
-      settings = told.settings;
-      request = told.request;
+  const handlers = {
+    all(message) {
+      settings = message.settings;
+      request = message.request;
       if (request) pending = null;
       panel.show(settings);
-      showModels(told.models.length ? told.models : models, told.model);
+      showModels(message.models.length ? message.models : models, message.model);
       exchanges.clear();
       log.replaceChildren();
-      for (const shown of told.exchanges) add(shown);
-      if (!told.exchanges.length) log.append(welcome());
+      for (const shown of message.exchanges) add(shown);
+      if (!message.exchanges.length) log.append(welcome());
       setBusy(Boolean(request));
-      hear.pulls(told);
+      handlers.pulls(message);
       toEnd();
     },
-    /** One more, in place of all from number `at` on: what is asked again forgets what came after. */
-    began(told) {
+    /** A new exchange replaces all from number `at` on: repeating a question drops what follows it. */
+    began(message) {
       const focused = log.contains(document.activeElement);
-      if (pending && pending.text !== told.exchange.text) giveBack();
+      if (pending && pending.text !== message.exchange.text) giveBack();
       pending = null;
-      request = told.request;
+      request = message.request;
       log.querySelector(".onb-welcome")?.remove();
-      for (const id of [...exchanges.keys()].slice(told.at)) drop(id);
-      add(told.exchange);
+      for (const id of [...exchanges.keys()].slice(message.at)) drop(id);
+      add(message.exchange);
       setBusy(true);
       if (focused && !log.contains(document.activeElement)) composer.area.focus();
       toEnd();
     },
-    news(told) {
+    news(message) {
       const below = atEnd();
-      exchanges.get(told.id)?.grow(told);
+      exchanges.get(message.id)?.grow(message);
       if (below) toEnd();
     },
-    ended(told) {
+    ended(message) {
       const below = atEnd();
       request = "";
-      exchanges.get(told.exchange.id)?.show(told.exchange);
+      exchanges.get(message.exchange.id)?.show(message.exchange);
       setBusy(false);
-      // Screen readers get the whole answer once, not every piece of it.
-      heard.textContent = told.exchange.error || told.exchange.raw;
+      // Screen readers announce the whole answer once, not each piece.
+      announced.textContent = message.exchange.error || message.exchange.raw;
       if (below) toEnd();
     },
-    models: (told) => showModels(told.models, told.model),
-    problem: (told) => complain(told.text),
-    copy: (told) => copyText(told.text).then(() => complain("Copied. Paste it into a cell.", 3000)),
-    save: (told) => saveFile(told.name, told.text),
-    pulls(told) {
-      if (told.pulls.some((pull) => pull.name === offered)) hide(offer);
-      pulls.show(told.pulls);
+    models: (message) => showModels(message.models, message.model),
+    problem: (message) => complain(message.text),
+    copy: (message) => copyText(message.text).then(() => complain("Copied. Paste it into a cell.", 3000)),
+    save: (message) => saveFile(message.name, message.text),
+    pulls(message) {
+      if (message.pulls.some((pull) => pull.name === offered)) hide(offer);
+      pulls.show(message.pulls);
     },
-    pulled(told) {
-      if (told.error) complain(`${told.name} could not be pulled: ${told.error}`);
-      else if (told.error === "") { complain(`${told.name} is here.`, 3000); composer.area.focus(); }
+    pulled(message) {
+      if (message.error) complain(`${message.name} could not be pulled: ${message.error}`);
+      else if (message.error === "") { complain(`${message.name} is installed.`, 3000); composer.area.focus(); }
     },
   };
 
@@ -89,11 +89,11 @@ function render({ model, el }) {
     exchanges.get(id)?.element.remove();
     exchanges.delete(id);
   }
-  /** Whether the model reads pictures. One that is not known gets the benefit of the doubt. */
-  function sees() { return models.find((one) => one.name === current)?.vision ?? true; }
+  /** Whether the model reads images; true if unknown. */
+  function readsImages() { return models.find((one) => one.name === current)?.vision ?? true; }
   function welcome() {
     return make("div", { class: "onb-welcome" }, make("strong", {}, current ? `Ask ${current}` : "Pick a model to begin"),
-      make("span", {}, `Everything stays on your server.${sees() ? " Pictures can be pasted or dropped here." : ""}`));
+      make("span", {}, `Everything stays on your server.${readsImages() ? " Images can be pasted or dropped here." : ""}`));
   }
   function send(text, images) {
     log.querySelector(".onb-welcome")?.remove();
@@ -103,7 +103,7 @@ function render({ model, el }) {
     toEnd();
     page.send("send", { text, images });
   }
-  /** A question that was refused goes back to where it was written. */
+  /** Put a refused question back into the composer. */
   function giveBack() {
     drop(-1);
     composer.restore(pending);
@@ -117,9 +117,9 @@ function render({ model, el }) {
     if (chosen.here) return hide(offer), page.send("model", { name: chosen.name }), composer.area.focus();
     offered = chosen.name;
     const pull = textButton("Pull", () => { page.send("pull", { name: chosen.name, pull: chosen.pull }); }, "onb-primary");
-    const size = chosen.size ? `${chosen.size} to fetch, about ${chosen.memory} of memory` : "its size is not known yet";
-    const warning = { tight: ": it fits, if little else runs.", "too big": ": too much for this machine.", fits: ": it fits here." }[chosen.fit] ?? ".";
-    offer.replaceChildren(make("div", { class: "onb-offer-text" }, make("strong", {}, chosen.name), ` is not on this machine yet — ${size}${warning}`),
+    const size = chosen.size ? `${chosen.size} to download, about ${chosen.memory} of memory` : "size unknown";
+    const warning = { tight: ": it only just fits.", "too big": ": too big for this machine.", fits: ": it fits this machine." }[chosen.fit] ?? ".";
+    offer.replaceChildren(make("div", { class: "onb-offer-text" }, make("strong", {}, chosen.name), ` is not installed — ${size}${warning}`),
       make("div", { class: "onb-edit-actions" }, textButton("Not now", () => { hide(offer); composer.area.focus(); }), pull));
     offer.hidden = false;
     pull.focus();
@@ -129,7 +129,7 @@ function render({ model, el }) {
     models = all;
     current = name;
     picker.show(all, name);
-    composer.setModel(name, sees());
+    composer.setModel(name, readsImages());
     if (log.querySelector(".onb-welcome")) log.replaceChildren(welcome());
   }
   function setBusy(now) { composer.setBusy(now); page.root.toggleAttribute("data-busy", now); }
@@ -163,7 +163,7 @@ function render({ model, el }) {
   return page.stop;
 }
 
-/** What the next question is asked with. */
+/** Create the settings form. */
 function makeSettings(changed) {
   const number = (text) => (text.trim() === "" || Number.isNaN(Number(text)) ? null : Number(text));
   const field = (label, control) => {
@@ -173,7 +173,7 @@ function makeSettings(changed) {
   const select = (name, options) => make("select", { onchange: (event) => { changed({ [name]: event.target.value }); draw(); } },
     Object.entries(options).map(([value, label]) => make("option", { value }, label)));
   const system = make("textarea", { rows: "3", placeholder: "How the model should behave", dir: "auto", onchange: () => changed({ system: system.value }) });
-  const temperature = make("input", { type: "number", min: "0", max: "2", step: "0.1", placeholder: "the model's", onchange: () => changed({ temperature: number(temperature.value) }) });
+  const temperature = make("input", { type: "number", min: "0", max: "2", step: "0.1", placeholder: "model default", onchange: () => changed({ temperature: number(temperature.value) }) });
   const context = make("input", { type: "number", min: "128", step: "1024", placeholder: "automatic", onchange: () => changed({ num_ctx: number(context.value) }) });
   const think = select("think", { auto: "automatic", on: "on", off: "off", low: "low", medium: "medium", high: "high" });
   const format = select("format", { text: "text", json: "JSON", schema: "JSON Schema" });

@@ -1,13 +1,13 @@
-// Where one writes: text, pictures by button, paste or drop, and one button that sends or stops.
+// The composer: a text area, images by button, paste or drop, and a button that sends or stops.
 
-const LARGEST_SIDE = 1536;
-const PICTURES = ["image/png", "image/jpeg", "image/webp", "image/gif"];
+const LARGEST_SIDE = 1536; // pixels; models scale larger images down
+const IMAGE_TYPES = ["image/png", "image/jpeg", "image/webp", "image/gif"];
 
 function makeComposer({ send, stop, complain }) {
   const area = make("textarea", { class: "onb-input", rows: "1", placeholder: "Message", "aria-label": "Message", dir: "auto" });
-  const files = make("input", { type: "file", accept: PICTURES.join(), multiple: true, hidden: true });
+  const files = make("input", { type: "file", accept: IMAGE_TYPES.join(), multiple: true, hidden: true });
   const strip = make("div", { class: "onb-strip", hidden: true });
-  const attach = iconButton("image", "Attach a picture", () => files.click());
+  const attach = iconButton("image", "Attach an image", () => files.click());
   const go = iconButton("send", "Send", () => (busy ? stop() : submit()), { class: "onb-go" });
   const hint = make("span", { class: "onb-hint" }, "Enter sends · Shift+Enter new line · Esc stops");
   const element = make("div", { class: "onb-composer" }, strip, area, make("div", { class: "onb-bar" }, attach, hint, go), files);
@@ -29,15 +29,15 @@ function makeComposer({ send, stop, complain }) {
   function drawStrip() {
     strip.hidden = !images.length;
     strip.replaceChildren(...images.map((image, index) => make("div", { class: "onb-thumb" }, picture(image),
-      iconButton("close", "Remove this picture", () => { images.splice(index, 1); drawStrip(); grow(); area.focus(); }))));
+      iconButton("close", "Remove this image", () => { images.splice(index, 1); drawStrip(); grow(); area.focus(); }))));
   }
   async function add(list) {
     for (const file of list) {
-      if (!PICTURES.includes(file.type)) { complain(`${file.name || "That"} is no picture (PNG, JPEG, WebP or GIF).`); continue; }
+      if (!IMAGE_TYPES.includes(file.type)) { complain(`${file.name || "The file"} is not an image (PNG, JPEG, WebP or GIF).`); continue; }
       try {
         images.push(await encoded(file));
       } catch {
-        complain(`${file.name || "That picture"} cannot be read.`);
+        complain(`${file.name || "The image"} cannot be read.`);
       }
     }
     drawStrip();
@@ -47,7 +47,7 @@ function makeComposer({ send, stop, complain }) {
 
   area.addEventListener("input", grow);
   area.addEventListener("keydown", (event) => {
-    // Enter that ends an input method's composition chooses characters; it must not send them.
+    // The Enter that ends an input method's composition chooses characters and must not send the message.
     if (event.key !== "Enter" || event.shiftKey || event.isComposing || event.keyCode === 229) return;
     event.preventDefault();
     submit();
@@ -61,10 +61,10 @@ function makeComposer({ send, stop, complain }) {
 
   return {
     element, area, add,
-    restore(said) {
+    restore(message) {
       if (area.value || images.length) return;
-      area.value = said.text;
-      images = said.images;
+      area.value = message.text;
+      images = message.images;
       drawStrip();
       grow();
     },
@@ -76,15 +76,15 @@ function makeComposer({ send, stop, complain }) {
       go.classList.toggle("onb-stop", now);
       grow();
     },
-    setModel(name, sees) {
+    setModel(name, readsImages) {
       area.placeholder = name ? `Message ${name}` : "Pick a model first";
-      attach.title = sees ? "Attach a picture" : `${name || "This model"} does not read pictures`;
-      attach.replaceChildren(icon(sees ? "image" : "blind"));
+      attach.title = readsImages ? "Attach an image" : `${name || "This model"} cannot read images`;
+      attach.replaceChildren(icon(readsImages ? "image" : "blind"));
     },
   };
 }
 
-/** A picture as base64, made smaller where a model would not see the difference. */
+/** Encode an image as base64, scaled down to what models use. */
 async function encoded(file) {
   const bitmap = await createImageBitmap(file);
   const scale = Math.min(1, LARGEST_SIDE / Math.max(bitmap.width, bitmap.height));

@@ -1,7 +1,7 @@
-// The model manager: a row a model, opened for details; pulls on top.
+// The model manager: a row for each model, with expandable details; running pulls at the top.
 
 function render({ model, el }) {
-  const page = startPage(model, el, "models", "Models", (content) => hear[content.kind]?.(content));
+  const page = startPage(model, el, "models", "Models", (content) => handlers[content.kind]?.(content));
   const names = make("datalist", { id: `onb-names-${crypto.getRandomValues(new Uint32Array(1))[0]}` });
   const wanted = make("input", { type: "text", list: names.id, placeholder: "Pull a model, such as qwen3:0.6b", "aria-label": "Model to pull", spellcheck: "false", autocomplete: "off" });
   const insecure = make("input", { type: "checkbox" });
@@ -9,49 +9,49 @@ function render({ model, el }) {
   const form = make("form", { class: "onb-pull-form" }, wanted, names, make("button", { class: "onb-button onb-primary", type: "submit" }, "Pull"), plain);
   const pulls = makePulls(page);
   const notice = make("div", { class: "onb-notice", role: "status", hidden: true });
-  const list = make("ul", { class: "onb-list", "aria-label": "Models on this machine" });
+  const list = make("ul", { class: "onb-list", "aria-label": "Installed models" });
   const disk = make("span", { class: "onb-figures" });
   const rows = new Map();
-  const asking = keepAsking(page, "look", 3000);
+  const polling = poll(page, "look", 3000);
   let lost = "";
 
   page.root.append(make("header", { class: "onb-title" }, make("strong", {}, "Models"), disk), form, pulls.element, notice, page.slow, list, page.gone);
 
-  const hear = {
-    known: (told) => names.replaceChildren(...told.models.map((one) => make("option", { value: one.name }, one.about))),
-    pulls: (told) => pulls.show(told.pulls),
-    pulled(told) {
-      if (told.error) complain(`${told.name} could not be pulled: ${told.error}`);
-      else if (told.error === "") complain(`${told.name} is here.`, true);
+  const handlers = {
+    known: (message) => names.replaceChildren(...message.models.map((one) => make("option", { value: one.name }, one.about))),
+    pulls: (message) => pulls.show(message.pulls),
+    pulled(message) {
+      if (message.error) complain(`${message.name} could not be pulled: ${message.error}`);
+      else if (message.error === "") complain(`${message.name} is installed.`, true);
     },
-    deleted: (told) => complain(`${told.name} is deleted.`, true),
-    problem: (told) => complain(told.text),
-    /** Asking for the list failed: told once, and only until it works again. */
-    lost(told) {
-      asking.answered();
-      if (lost !== told.text) complain(told.text);
-      lost = told.text;
+    deleted: (message) => complain(`${message.name} was deleted.`, true),
+    problem: (message) => complain(message.text),
+    /** Listing the models failed: show the error once, until it works again. */
+    lost(message) {
+      polling.answered();
+      if (lost !== message.text) complain(message.text);
+      lost = message.text;
     },
-    shown: (told) => rows.get(told.name)?.details(told),
-    models(told) {
-      asking.answered();
+    shown: (message) => rows.get(message.name)?.details(message),
+    models(message) {
+      polling.answered();
       if (lost && notice.textContent === lost) notice.hidden = true;
       lost = "";
-      disk.textContent = told.disk;
-      const here = new Set(told.models.map((one) => one.name));
+      disk.textContent = message.disk;
+      const here = new Set(message.models.map((one) => one.name));
       for (const [name, row] of rows) if (!here.has(name)) {
         if (row.element.contains(document.activeElement)) wanted.focus();
         row.element.remove();
         rows.delete(name);
       }
-      told.models.forEach((one, index) => {
+      message.models.forEach((one, index) => {
         if (!rows.has(one.name)) rows.set(one.name, makeRow(one.name, page));
         const row = rows.get(one.name);
         row.show(one);
         if (list.children[index] !== row.element) list.insertBefore(row.element, list.children[index] ?? null);
       });
       list.querySelector(".onb-none")?.remove();
-      if (!told.models.length) list.append(make("li", { class: "onb-none" }, "No models yet. Pull one above: smollm2 is small and quick."));
+      if (!message.models.length) list.append(make("li", { class: "onb-none" }, "No models yet. Pull one above: smollm2 is small and quick."));
     },
   };
 
@@ -70,14 +70,14 @@ function render({ model, el }) {
     plain.hidden = true;
   });
   page.send("hello");
-  return () => { page.stop(); asking.stop(); };
+  return () => { page.stop(); polling.stop(); };
 }
 
 function makeRow(name, page) {
   const about = make("div", { class: "onb-row-about" });
   const badges = make("span", { class: "onb-badges" });
-  const unload = iconButton("eject", `Take ${name} out of memory`, () => page.send("unload", { name }), { hidden: true });
-  const info = iconButton("info", `Show ${name}`, toggle, { "aria-expanded": "false" });
+  const unload = iconButton("eject", `Unload ${name} from memory`, () => page.send("unload", { name }), { hidden: true });
+  const info = iconButton("info", `Show details of ${name}`, toggle, { "aria-expanded": "false" });
   const remove = iconButton("remove", `Delete ${name}`, ask);
   const sure = make("div", { class: "onb-sure", role: "alertdialog", "aria-label": `Delete ${name}?`, hidden: true });
   const more = make("div", { class: "onb-more", hidden: true });
@@ -111,10 +111,10 @@ function makeRow(name, page) {
         ...(!now.running && now.fit && now.fit !== "fits" ? [make("span", { class: "onb-fit", "data-fit": now.fit }, `${now.fit}: needs about ${now.memory}`)] : []));
       unload.hidden = !now.running;
     },
-    details(told) {
+    details(message) {
       more.replaceChildren(
-        make("dl", {}, told.facts.flatMap(([term, value]) => [make("dt", {}, term), make("dd", {}, value)])),
-        ...told.parts.map(([title, text]) => make("details", {}, make("summary", {}, title), make("pre", { tabindex: "0" }, text))));
+        make("dl", {}, message.facts.flatMap(([term, value]) => [make("dt", {}, term), make("dd", {}, value)])),
+        ...message.parts.map(([title, text]) => make("details", {}, make("summary", {}, title), make("pre", { tabindex: "0" }, text))));
     },
   };
 }

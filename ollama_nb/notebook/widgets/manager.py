@@ -1,4 +1,4 @@
-"""The model manager: what is on the disk, what is in memory, and everything one does with either."""
+"""The model manager widget: installed and loaded models; pull, show, unload and delete."""
 
 from __future__ import annotations
 
@@ -14,17 +14,16 @@ from typing import Any
 from ollama_nb.api.units import human_bytes, human_time
 from ollama_nb.client.client import Client
 from ollama_nb.errors import OllamaError
-from ollama_nb.notebook.widgets.known import KNOWN, fit, machine_memory, memory_needed, short
+from ollama_nb.notebook.widgets.models import SUGGESTED, ModelPull, Pulls, fit, machine_memory, memory_needed, short
 from ollama_nb.notebook.widgets.panel import Panel, is_local, source
-from ollama_nb.notebook.widgets.pulls import Pull, Pulls
 from ollama_nb.settings import Settings
 
-Said = Mapping[str, Any]
+Message = Mapping[str, Any]
 PARTS = ("parameters", "system", "template", "modelfile", "license")
 
 
 class Models(Panel):
-    """Models of the server: pull, show, unload, delete, and how much room they take."""
+    """The models of a server, with their sizes: pull, show, unload, delete."""
 
     _esm = source("page.js", "manager.js")
 
@@ -32,42 +31,42 @@ class Models(Panel):
         super().__init__(find_server)
         self._pulls = Pulls(self._find_server, self._pulling, self._pulled)
 
-    def do_hello(self, said: Said) -> None:
-        self.say("known", models=[_suggestion(known.name, known.size, known.about) for known in KNOWN])
-        self._pulling(self._pulls.shown())
-        self.do_look(said)
+    def do_hello(self, message: Message) -> None:
+        self.post("known", models=[_suggestion(model.name, model.size, model.about) for model in SUGGESTED])
+        self._pulling(self._pulls.to_page())
+        self.do_look(message)
 
-    def do_look(self, said: Said) -> None:
-        self.work(self._look, on_error=lambda text: self.say("lost", text=text))
+    def do_look(self, message: Message) -> None:
+        self.work(self._look, on_error=lambda text: self.post("lost", text=text))
 
-    def do_pull(self, said: Said) -> None:
-        name = str(said.get("name", "")).strip()
+    def do_pull(self, message: Message) -> None:
+        name = str(message.get("name", "")).strip()
         if not name:
             return
-        reference = next((known.pull for known in KNOWN if known.name == name and known.pull), name)
-        pull = Pull(reference, name, insecure=bool(said.get("insecure")))
+        reference = next((model.pull for model in SUGGESTED if model.name == name and model.pull), name)
+        pull = ModelPull(reference, name, insecure=bool(message.get("insecure")))
         self.work(lambda: self._pulls.run(pull))
 
-    def do_stop_pull(self, said: Said) -> None:
-        (self._pulls.cancelled if said.get("told") else self._pulls.stop)(str(said["name"]))
+    def do_stop_pull(self, message: Message) -> None:
+        (self._pulls.mark_cancelled if message.get("cancelled") else self._pulls.stop)(str(message["name"]))
 
-    def do_show(self, said: Said) -> None:
-        name = str(said["name"])
+    def do_show(self, message: Message) -> None:
+        name = str(message["name"])
 
         def show() -> None:
             shown = self._find_server().show(name)
             parts = [[part, str(shown[part]).strip()] for part in PARTS if shown.get(part)]
             facts = [list(map(str, fact)) for fact in _facts(shown)]
-            self.say("shown", name=name, facts=facts, parts=parts)
+            self.post("shown", name=name, facts=facts, parts=parts)
 
         self.work(show)
 
-    def do_unload(self, said: Said) -> None:
-        self.work(lambda: self._unload(str(said["name"])))
+    def do_unload(self, message: Message) -> None:
+        self.work(lambda: self._unload(str(message["name"])))
 
-    def do_delete(self, said: Said) -> None:
-        """The page has asked its user already."""
-        self.work(lambda: self._delete(str(said["name"])))
+    def do_delete(self, message: Message) -> None:
+        """Delete a model. The page has already asked for confirmation."""
+        self.work(lambda: self._delete(str(message["name"])))
 
     def _unload(self, name: str) -> None:
         self._find_server().generate(name, stream=False, keep_alive=0)
@@ -76,9 +75,9 @@ class Models(Panel):
     def _delete(self, name: str) -> None:
         client = self._find_server()
         with contextlib.suppress(OllamaError):
-            client.generate(name, stream=False, keep_alive=0)  # deleting alone would leave it in memory
+            client.generate(name, stream=False, keep_alive=0)  # a deleted model would stay in memory
         client.delete(name)
-        self.say("deleted", name=name)
+        self.post("deleted", name=name)
         self._look()
 
     def _look(self) -> None:
@@ -87,17 +86,17 @@ class Models(Panel):
         memory = machine_memory() if local else 0
         running = {str(model["name"]): model for model in client.ps()["models"]}
         models = client.list()["models"]
-        self.say(
+        self.post(
             "models",
             models=[_row(model, running.get(str(model["name"])), memory) for model in models],
             disk=_disk(sum(int(model.get("size") or 0) for model in models), Settings.from_env().models, local),
         )
 
     def _pulling(self, pulls: list[dict[str, Any]]) -> None:
-        self.say("pulls", pulls=pulls)
+        self.post("pulls", pulls=pulls)
 
     def _pulled(self, name: str, error: str | None) -> None:
-        self.say("pulled", name=name, error=error)
+        self.post("pulled", name=name, error=error)
         self.work(self._look)
 
 
@@ -124,7 +123,9 @@ def _loaded(running: dict[str, Any]) -> str:
     if context := running.get("context_length"):
         parts.append(f"context {context}")
     if until := _seconds_from_now(running.get("expires_at")):
-        parts.append("stays" if until > 20 * 365 * 86400 else f"for {human_time(until).removesuffix(' from now')}")
+        parts.append(
+            "indefinitely" if until > 20 * 365 * 86400 else f"for {human_time(until).removesuffix(' from now')}"
+        )
     return " · ".join(parts)
 
 
@@ -141,7 +142,7 @@ def _seconds_from_now(when: Any) -> float | None:
 
 
 def _disk(total: int, folder: Path, local: bool) -> str:
-    """How much the models take and how much is left. Layers that models share count once where that can be seen."""
+    """The size of all models, and the free disk space. On this machine, shared layers count once."""
     if not local:
         return f"{human_bytes(total)} of models"
     try:

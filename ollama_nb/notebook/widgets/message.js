@@ -1,4 +1,4 @@
-// One exchange: what was asked, and the reply as it grows. HTML comes from the kernel, where it was made harmless.
+// One exchange: the question, and the reply while it streams. The kernel sends safe HTML.
 
 function makeExchange(shown, act) {
   const question = make("div", { class: "onb-question" });
@@ -34,11 +34,11 @@ function makeExchange(shown, act) {
       if (event.key === "Enter" && !event.shiftKey) { event.preventDefault(); send(); }
       if (event.key === "Escape") { event.stopPropagation(); leave(); }
     });
-    question.replaceChildren(area, make("div", { class: "onb-edit-actions" }, textButton("Cancel", leave), textButton("Ask again", send, "onb-primary")));
+    question.replaceChildren(area, make("div", { class: "onb-edit-actions" }, textButton("Cancel", leave), textButton("Send again", send, "onb-primary")));
     area.focus();
   }
 
-  /** The whole exchange as it is now. */
+  /** Show the whole exchange. */
   function show(now) {
     shown = now;
     showQuestion();
@@ -58,12 +58,12 @@ function makeExchange(shown, act) {
     element.setAttribute("aria-busy", String(!now.done));
     actions.replaceChildren(...(now.done ? [
       ...(now.raw ? [iconButton("copy", "Copy the answer", (event) => copyFrom(event.currentTarget, shown.raw))] : []),
-      iconButton("again", "Answer again", () => act("again", { id: shown.id })),
+      iconButton("again", "Regenerate the answer", () => act("again", { id: shown.id })),
     ] : []));
     addCopyButtons(answer);
   }
 
-  /** What came since the last time. */
+  /** Append the new part of the reply. */
   function grow(news) {
     dots.hidden = true;
     for (const [parts, part] of [[thought, news.thinking], [text, news.text]]) {
@@ -80,10 +80,10 @@ function makeExchange(shown, act) {
   return { element, show, grow };
 }
 
-/** A user's own picture; nothing else is ever shown as one. */
+/** Show an image that the user attached. Images in replies are never shown. */
 function picture(base64) {
   const type = { i: "png", "/": "jpeg", R: "gif", U: "webp" }[base64[0]] ?? "png";
-  return make("img", { src: `data:image/${type};base64,${base64}`, alt: "attached picture" });
+  return make("img", { src: `data:image/${type};base64,${base64}`, alt: "attached image" });
 }
 
 function addCopyButtons(answer) {

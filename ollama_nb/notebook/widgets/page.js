@@ -1,4 +1,4 @@
-// What all widgets of this package share: elements, icons, the clipboard, and ways to the server and the kernel.
+// Shared by all widgets: elements, icons, clipboard, messages to the kernel and requests to the server.
 
 const ICONS = {
   send: "M12 19V5M6 11l6-6 6 6",
@@ -21,7 +21,7 @@ const ICONS = {
 
 const FOCUSABLE = new Set(["button", "input", "textarea", "select", "summary"]);
 
-/** An element with attributes, event listeners (`onclick`) and children; text never becomes markup. */
+/** Create an element with attributes, event listeners (`onclick`) and children. Text never becomes markup. */
 function make(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
@@ -29,7 +29,7 @@ function make(tag, attributes = {}, ...children) {
     else if (value === true) element.setAttribute(name, "");
     else if (value !== false && value != null) element.setAttribute(name, value);
   }
-  // The notebook has shortcuts ("d" "d" deletes a cell), which it leaves alone where the focus has this attribute.
+  // Without this attribute, JupyterLab's shortcuts ("d" "d" deletes a cell) work while the element has the focus.
   if (FOCUSABLE.has(tag) || "tabindex" in attributes) element.setAttribute("data-lm-suppress-shortcuts", "true");
   element.append(...children.flat().filter((child) => child != null && child !== false));
   return element;
@@ -45,7 +45,7 @@ function icon(name) {
   return svg;
 }
 
-/** A button that is an icon; its label is what screen readers say and what its tooltip shows. */
+/** Create an icon button. The label is its tooltip and its name for screen readers. */
 function iconButton(name, label, onclick, attributes = {}) {
   return make("button", { type: "button", class: "onb-icon", "aria-label": label, title: label, onclick, ...attributes }, icon(name));
 }
@@ -58,7 +58,7 @@ async function copyText(text) {
   try {
     await navigator.clipboard.writeText(text);
   } catch {
-    // Pages that came over plain HTTP from another machine have no clipboard of their own.
+    // The clipboard API is missing on pages loaded over plain HTTP from another machine.
     const area = make("textarea", { class: "onb-offscreen" });
     area.value = text;
     document.body.append(area);
@@ -68,7 +68,7 @@ async function copyText(text) {
   }
 }
 
-/** Copy, and say so on the button for a moment. */
+/** Copy the text and show a check mark on the button for a moment. */
 async function copyFrom(button, text) {
   await copyText(text);
   const before = [...button.childNodes];
@@ -82,8 +82,8 @@ function saveFile(name, text) {
   setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
 }
 
-/** Cancel a request on the Jupyter server that this page came from. False: it is not that server's request.
- *  This way is open while the kernel is busy, whatever keeps it so. */
+/** Cancel a request on the Jupyter server that served this page; false if that server does not know the request.
+ *  Unlike a message to the kernel, this works while the kernel is busy. */
 async function cancelOnServer(id) {
   const data = document.getElementById("jupyter-config-data");
   if (!data || !id) return false;
@@ -100,9 +100,9 @@ async function cancelOnServer(id) {
 
 const CHANGES = ["comm_live_update", "comm:close"];
 
-/** The root of a widget: keys stay in it, and it says when its kernel is gone. */
-function startPage(model, el, name, label, hear) {
-  const gone = make("div", { class: "onb-gone", role: "alert", hidden: true }, "This kernel is gone. Run the cell again to go on.");
+/** Create the root of a widget: it keeps key events to itself and shows when the kernel is busy or gone. */
+function startPage(model, el, name, label, handle) {
+  const gone = make("div", { class: "onb-gone", role: "alert", hidden: true }, "The kernel is no longer running. Run the cell again to continue.");
   const slow = make("div", { class: "onb-slow", role: "status", hidden: true }, "Waiting for the kernel: a cell is running.");
   const root = make("section", { class: `onb onb-${name}`, role: "group", "aria-label": label });
   let waiting = 0;
@@ -116,19 +116,19 @@ function startPage(model, el, name, label, hear) {
     clearTimeout(waiting);
     slow.hidden = true;
     if (!gone.hidden) showGone(false);
-    hear(content);
+    handle(content);
   };
   const send = (act, fields = {}, { patient = false } = {}) => {
     clearTimeout(waiting);
     if (!patient) waiting = setTimeout(() => { slow.hidden = !gone.hidden; }, 1500);
     try {
       model.send({ do: act, ...fields });
-    } catch { // the kernel was shut down
+    } catch { // the kernel has shut down
       clearTimeout(waiting);
       showGone(true);
     }
   };
-  // The kernel went away, or came back: only one that still knows this widget will answer.
+  // The kernel went away or came back; only a kernel that still has this widget answers.
   const liveChanged = () => {
     clearTimeout(waiting);
     slow.hidden = true;
@@ -148,7 +148,7 @@ function startPage(model, el, name, label, hear) {
   return { root, gone, slow, send, stop };
 }
 
-/** Models on their way: a bar, figures and a way to cancel each. Rows are kept, so that a button can be pressed. */
+/** Create the list of running pulls. Rows are kept across updates, so that their buttons can be pressed. */
 function makePulls(page) {
   const element = make("div", { class: "onb-pulls", hidden: true });
   const rows = new Map();
@@ -156,7 +156,7 @@ function makePulls(page) {
   function row(pull) {
     const figures = make("span", { class: "onb-figures" });
     const bar = make("progress", { "aria-label": `Pulling ${pull.name}` });
-    const cancel = async () => page.send("stop_pull", { name: pull.name, told: await cancelOnServer(pull.id) });
+    const cancel = async () => page.send("stop_pull", { name: pull.name, cancelled: await cancelOnServer(pull.id) });
     const line = make("div", { class: "onb-pull" }, make("div", { class: "onb-pull-head" }, make("strong", {}, pull.name), figures), bar,
       iconButton("close", `Cancel pulling ${pull.name}`, cancel));
     return { line, show(now) {
@@ -179,13 +179,13 @@ function makePulls(page) {
   };
 }
 
-/** Ask again and again while someone looks, never twice at once; call `answered` when an answer has come. */
-function keepAsking(page, act, milliseconds) {
+/** Send a message periodically while the widget is visible, one at a time. Call `answered` for each answer. */
+function poll(page, act, milliseconds) {
   let seen = true, asked = 0;
   const watcher = new IntersectionObserver(([entry]) => { seen = entry.isIntersecting; });
   watcher.observe(page.root);
   const timer = setInterval(() => {
-    // An answer may get lost when a page sleeps: after a while it is asked for again.
+    // An answer can be lost while the page sleeps, so the message is sent again after a while.
     if (!seen || document.hidden || !page.gone.hidden || (asked && Date.now() - asked < 15_000)) return;
     asked = Date.now();
     page.send(act, {}, { patient: true });

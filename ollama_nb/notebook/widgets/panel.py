@@ -1,6 +1,6 @@
-"""What all widgets have in common: messages to and from the page, work in threads, errors in words.
+"""The base class of the widgets: messages to and from the page, work in threads, error messages.
 
-Rule: whatever takes time runs in a thread, because one busy handler would hold up every widget of the kernel.
+Everything that takes time runs in a thread, because a busy handler would block every widget of the kernel.
 """
 
 from __future__ import annotations
@@ -18,80 +18,80 @@ from ollama_nb.client.connect import connect
 from ollama_nb.errors import ConnectError, OllamaError
 from ollama_nb.net import is_loopback_url
 
-_HERE = Path(__file__).parent
+_FOLDER = Path(__file__).parent
 _log = logging.getLogger(__name__)
 
 
 def source(*names: str) -> str:
-    """Files of this folder as one module or style sheet: a widget's script cannot import its neighbours."""
-    return "\n".join((_HERE / name).read_text("utf-8") for name in names)
+    """Files of this folder, joined to one module or style sheet, because a widget's script cannot import others."""
+    return "\n".join((_FOLDER / name).read_text("utf-8") for name in names)
 
 
 class Panel(anywidget.AnyWidget):
-    """A widget. The page sends ``{"do": NAME, …}``, which calls ``do_NAME``; ``say`` sends ``{"kind": …}`` to it.
+    """A widget. The page sends ``{"do": NAME, …}``, which calls ``do_NAME``; ``post`` sends ``{"kind": …}`` to it.
 
-    ``find_server`` gives a client, anew for each piece of work, because servers come and go.
+    ``find_server`` is called for each piece of work, because servers start and stop.
     """
 
-    # One style sheet for all: a page with several widgets has several of them, and the last one wins.
+    # One style sheet for all widgets: on a page with several of them the last one wins.
     _css = source("page.css", "chat.css", "manager.css")
 
     def __init__(self, find_server: Callable[[], Client] | None = None) -> None:
         super().__init__()
         self._find_server = find_server or connect
-        self.on_msg(self._heard)
-        self._unpin()
+        self.on_msg(self._on_message)
+        self._release_thread()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"
 
-    def say(self, kind: str, **fields: Any) -> None:
-        """Tell every view of this widget. Any thread may."""
+    def post(self, kind: str, **fields: Any) -> None:
+        """Send a message to every view of this widget. Callable from any thread."""
         self.send({"kind": kind, **fields})
-        self._unpin()
+        self._release_thread()
 
     def work(self, job: Callable[[], None], *, on_error: Callable[[str], None] | None = None) -> None:
-        """Run ``job`` in a thread. What goes wrong is told to the page, or to ``on_error``."""
+        """Run ``job`` in a thread. The message of an error goes to ``on_error``, or to the page."""
 
         def run() -> None:
             try:
                 job()
             except OllamaError as error:
-                (on_error or self.complain)(words(error))
+                (on_error or self.report_error)(describe(error))
             except Exception as error:
                 _log.exception("%s failed", job)
-                (on_error or self.complain)(f"{type(error).__name__}: {error}")
+                (on_error or self.report_error)(f"{type(error).__name__}: {error}")
 
         threading.Thread(target=run, daemon=True, name="ollama-nb-widget").start()
 
-    def complain(self, text: str) -> None:
-        self.say("problem", text=text)
+    def report_error(self, text: str) -> None:
+        self.post("problem", text=text)
 
-    def _heard(self, _widget: Any, content: Mapping[str, Any], _buffers: Any) -> None:
+    def _on_message(self, _widget: Any, content: Mapping[str, Any], _buffers: Any) -> None:
         act = getattr(self, f"do_{content.get('do')}", None)
         if act is None:
             return
         try:
             act({name: value for name, value in content.items() if name != "do"})
         except OllamaError as error:
-            self.complain(words(error))
+            self.report_error(describe(error))
 
-    def _unpin(self) -> None:
-        """Let the page's next message run beside a busy cell.
+    def _release_thread(self) -> None:
+        """Let the kernel handle the page's next message in a thread of its own.
 
-        A kernel handles a widget's messages in the thread that used its channel last. Told from a cell or from a
-        thread of ours, that is the main one, where the message would wait until the running cell ends.
+        ipykernel handles the messages of a comm in the thread that used the comm last. After a message from a cell or
+        from one of our threads that is the main thread, where the next message would wait for the running cell.
         """
         if self.comm is not None:
             self.comm.__dict__.pop("_reply_subshell_id", None)
 
 
 def is_local(client: Client) -> bool:
-    """Whether its server is on this machine, so that what is known of this machine is true of it."""
+    """Whether the server is on this machine, so that memory and disk sizes of this machine apply to it."""
     return is_loopback_url(client.url)
 
 
-def words(error: OllamaError) -> str:
-    """An error for someone who looks at a widget rather than at a command line."""
+def describe(error: OllamaError) -> str:
+    """The message of an error as a widget shows it."""
     text = error.message or type(error).__name__
     return f"{text[:1].upper()}{text[1:]}" if not isinstance(error, ConnectError) else f"No server: {text}"

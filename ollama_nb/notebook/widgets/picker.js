@@ -1,4 +1,4 @@
-// The model picker: those that are here, then well-known ones that could be; type to filter, arrows and Enter to choose.
+// The model picker: installed models, then suggestions. Type to filter, choose with the arrow keys and Enter.
 
 function makePicker({ choose, opened }) {
   const list = make("ul", { class: "onb-choices", role: "listbox", id: `onb-list-${crypto.getRandomValues(new Uint32Array(1))[0]}` });
@@ -36,8 +36,8 @@ function makePicker({ choose, opened }) {
   };
 
   function row(model, index) {
-    const badge = model.fit && make("span", { class: "onb-fit", "data-fit": model.fit }, { fits: "fits here", tight: "tight", "too big": "too big here" }[model.fit]);
-    const figures = model.size && `${model.here ? model.size : `${model.size} to pull`} · about ${model.memory} of memory`;
+    const badge = model.fit && make("span", { class: "onb-fit", "data-fit": model.fit }, { fits: "fits", tight: "tight", "too big": "too big" }[model.fit]);
+    const figures = model.size && `${model.here ? model.size : `${model.size} to download`} · about ${model.memory} of memory`;
     return make("li", { role: "option", id: `${list.id}-${index}`, "aria-selected": "false", onclick: () => pick(model), onmousemove: () => at !== index && move(index) },
       make("div", { class: "onb-row-head" }, make("span", { class: "onb-row-name" }, model.name), model.name === current && make("span", { class: "onb-tick" }, icon("check")), badge),
       make("div", { class: "onb-row-about" }, [model.about, figures].filter(Boolean).join(" · ")));
@@ -46,8 +46,8 @@ function makePicker({ choose, opened }) {
   function draw() {
     const wanted = filter.value.trim().toLowerCase();
     const shown = models.filter((model) => `${model.name} ${model.about}`.toLowerCase().includes(wanted));
-    if (wanted && !models.some((model) => model.name === wanted)) shown.push({ name: filter.value.trim(), about: "pull it by this name", here: false, vision: true, thinks: true });
-    const groups = [["On this machine", shown.filter((model) => model.here)], ["To pull", shown.filter((model) => !model.here)]];
+    if (wanted && !models.some((model) => model.name === wanted)) shown.push({ name: filter.value.trim(), about: "pull this name", here: false, vision: true, thinks: true });
+    const groups = [["Installed", shown.filter((model) => model.here)], ["Available to pull", shown.filter((model) => !model.here)]];
     let index = 0;
     list.replaceChildren(...groups.filter(([, some]) => some.length).map(([title, some]) =>
       make("li", { role: "presentation" }, make("div", { class: "onb-group", id: `${list.id}-${title[0]}` }, title),

@@ -1,7 +1,7 @@
-"""A magic's line, read by hand: options are peeled off, the text after them stays as it was typed.
+"""Parse the line of a magic: words and options first, then a text that stays exactly as it was typed.
 
-Rule: in the text nothing is expanded, unquoted or joined, except that a text which is one quoted string loses its
-quotes, as it would in a shell.
+Nothing in the text is expanded, unquoted or joined. Only a text that is one quoted string loses its quotes, as in a
+shell. `install` makes IPython accept lines whose text ends with a question mark.
 """
 
 from __future__ import annotations
@@ -10,6 +10,11 @@ import difflib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from tokenize import TokenInfo
+from typing import Any
+
+from IPython.core.inputtransformer2 import EscapedCommand, MagicAssign
+from IPython.core.interactiveshell import InteractiveShell
 
 from ollama_nb.errors import BadRequest
 
@@ -18,12 +23,17 @@ _DOUBLE_DASH = re.compile(r"--(?=\s|$)")
 _OPTION = re.compile(r"-[^\s=]+")
 _QUOTED = re.compile(r""" "((?:[^"\\]|\\.)*)" | '([^']*)' """, re.VERBOSE | re.DOTALL)
 _PLAIN = re.compile(r"[^\s'\"]+")
+_MAGIC = re.compile(r"%ollama\s+\S")
 _ESCAPE = re.compile(r'\\(["\\])')
 
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One option. ``value`` names what follows it (empty: a flag); an ``optional`` value is attached with ``=``."""
+    """An option of a command.
+
+    ``value`` is the placeholder of its value in the help; empty for a flag. An ``optional`` value is attached with
+    ``=``.
+    """
 
     name: str
     value: str = ""
@@ -33,7 +43,7 @@ class Option:
 
     @property
     def spelled(self) -> str:
-        """As help shows it: ``-o, --output NAME``."""
+        """The form that the help shows: ``-o, --output NAME``."""
         names = f"{self.short}, {self.name}" if self.short else self.name
         if not self.value:
             return names
@@ -42,9 +52,9 @@ class Option:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """What was read: leading words, every value of every option, and the text. ``text`` None: there was none.
+    """A parsed line: leading words, all values of each option, and the text (None if there is none).
 
-    ``stray``: an option that stands in the text, where it is none.
+    ``stray`` is a known option inside the text, where it has no effect; empty if there is none.
     """
 
     words: tuple[str, ...] = ()
@@ -53,7 +63,7 @@ class Line:
     stray: str = ""
 
     def get(self, name: str) -> str | None:
-        """The last value given for an option; None when it was not given."""
+        """The last value of an option; None if the option was not given."""
         return self.options[name][-1] if name in self.options else None
 
     def has(self, name: str) -> bool:
@@ -61,10 +71,10 @@ class Line:
 
 
 def parse_line(line: str, options: Iterable[Option] = (), *, words: int | None = None) -> Line:
-    """Read ``line``. What follows ``words`` words is text; with ``words`` None every word is a word.
+    """Parse ``line``. The text begins after ``words`` words; with ``words`` None there is no text.
 
-    Options stand anywhere before the text; ``--`` ends them. As in a shell they may also follow a text that is one
-    quoted string. Raises BadRequest for an unknown option, a missing value or an open quote.
+    Options may appear anywhere before the text; ``--`` ends them. They may also follow a text that is one quoted
+    string. Raises BadRequest for an unknown option, a missing value or an unclosed quote.
     """
     options = tuple(options)
     scanner = _Scanner(line, options)
@@ -82,7 +92,7 @@ def parse_line(line: str, options: Iterable[Option] = (), *, words: int | None =
 
 
 class _Scanner:
-    """A position in the line, and the options met so far."""
+    """A position in the line, and the options so far."""
 
     def __init__(self, line: str, options: tuple[Option, ...]) -> None:
         self._line, self._at, self._options_ended = line, 0, False
@@ -90,7 +100,7 @@ class _Scanner:
         self.given: dict[str, list[str]] = {}
 
     def next(self) -> str:
-        """What comes next: ``option``, ``word`` or ``end``."""
+        """The kind of the next item: ``option``, ``word`` or ``end``."""
         self._take(_BLANKS)
         if not self._options_ended and self._take(_DOUBLE_DASH):
             self._options_ended = True
@@ -118,7 +128,7 @@ class _Scanner:
         self.given.setdefault(option.name, []).append(value)
 
     def take_word(self) -> str:
-        """One word, quotes removed; a backslash is an escape inside double quotes only."""
+        """Take one word without its quotes. A backslash escapes inside double quotes only."""
         pieces: list[str] = []
         while True:
             if quoted := self._take(_QUOTED):
@@ -131,7 +141,7 @@ class _Scanner:
                 return "".join(pieces)
 
     def take_text(self, options: tuple[Option, ...]) -> str:
-        """All that is left; a quoted string is unquoted if nothing but options follows it."""
+        """Take the rest of the line. A quoted string is unquoted if only options follow it."""
         rest, self._at = self._line[self._at :], len(self._line)
         quoted = _QUOTED.match(rest)
         if quoted is None:
@@ -149,7 +159,7 @@ class _Scanner:
         return _unquoted(quoted)
 
     def stray(self, text: str) -> str:
-        """The first option in ``text``, unless ``--`` said that there are no more; empty where there is none."""
+        """The first known option in ``text``; empty if there is none, or after ``--``."""
         if self._options_ended:
             return ""
         return next((word for word in text.split() if word.partition("=")[0] in self._known), "")
@@ -172,3 +182,52 @@ class _Scanner:
 def _unquoted(quoted: re.Match[str]) -> str:
     double, single = quoted.groups()
     return single if double is None else _ESCAPE.sub(r"\1", double)
+
+
+# IPython's input transformers
+
+
+class _BeforeHelp:
+    """An input transformer for ``%ollama`` lines that takes precedence over IPython's help for ``…?``.
+
+    Without it, IPython reads ``%ollama run m Why is the sky blue?`` as a request for help on ``blue``. ``%ollama?``
+    alone still shows the help of the magic.
+    """
+
+    priority = 1
+
+    def __init__(self, start: tuple[int, int]) -> None:
+        super().__init__(start)  # type: ignore[call-arg]
+        # IPython applies the leftmost match; its help would start at `name` in `name = %ollama …?`.
+        self.column, self.start_col = start[1], -1
+
+    @classmethod
+    def find(cls, tokens_by_line: list[list[TokenInfo]]) -> Any:
+        for tokens in tokens_by_line:
+            found = super().find([tokens])  # type: ignore[misc]
+            if found is not None and any(
+                _MAGIC.match(token.line, found.column)
+                for token in tokens
+                if token.start == (found.start_line + 1, found.column)
+            ):
+                return found
+        return None
+
+    def transform(self, lines: list[str]) -> Any:
+        self.start_col = self.column
+        return super().transform(lines)  # type: ignore[misc]
+
+
+class OllamaLine(_BeforeHelp, EscapedCommand):
+    """``%ollama …``"""
+
+
+class OllamaAssign(_BeforeHelp, MagicAssign):
+    """``name = %ollama …``"""
+
+
+def install(shell: InteractiveShell) -> None:
+    """Add the transformers to the shell, once."""
+    transformers = shell.input_transformer_manager.token_transformers
+    known = {transformer.__name__ for transformer in transformers}
+    transformers[:0] = [kind for kind in (OllamaLine, OllamaAssign) if kind.__name__ not in known]
