@@ -364,13 +364,13 @@ def test_rows_by_how_well_they_answer(echo_server: EchoServer) -> None:
     assert found.index.tolist() == [1, 3, 0]
     assert found["score"].tolist() == [score("a"), score("aaa"), score("aaaa")]
     assert words.ollama.rerank(MODEL, "?", 1).index.tolist() == [1]
-    with pytest.raises(BadRequest, match='a column "score" already'):
+    with pytest.raises(BadRequest, match='already a column "score"'):
         words.rename("score").ollama.rerank(MODEL, "?")
     asked = echo_server.asked_times
     for k in (0, 1.5, "2"):
         with pytest.raises(BadRequest, match="k is the number of rows to return, at least 1"):
             words.ollama.similar(MODEL, "?", k)
-    with pytest.raises(BadRequest, match='a column "score" already'):
+    with pytest.raises(BadRequest, match='already a column "score"'):
         words.to_frame("score").ollama.similar(MODEL, "?", text="{{score}}")
     with pytest.raises(BadRequest, match="a ranking needs all rows, so it takes no `errors`"):
         words.ollama.rerank(MODEL, "?", errors="keep")

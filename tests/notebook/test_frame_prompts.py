@@ -54,8 +54,8 @@ def test_a_row_that_lacks_a_value_has_no_text(missing: Any) -> None:
         ("{{First Name}}", 'column "First Name" cannot be inserted.*"First_Name"'),
         ("{{title}} {{ year }}", "write `{{year}}` without spaces inside the braces"),
         ("When was {year}?", "the same for every row: write `{{year}}` in it"),
-        (5, "a text with `{{column}}` in it is needed, not a int"),
-        (FRAME["title"], "a text with `{{column}}` in it is needed, not a Series"),
+        (5, "the template must be a str with `{{column}}` in it, not int"),
+        (FRAME["title"], "the template must be a str with `{{column}}` in it, not Series"),
         (None, "name the columns"),
     ],
 )

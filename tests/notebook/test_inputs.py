@@ -133,7 +133,7 @@ def test_formats_by_name() -> None:
     for wrong, told in (
         ("fileds", "did you mean `fields`?"),
         ("number", "cannot be the shape"),
-        ("[1]", "is an object"),
+        ("[1]", "must be an object"),
     ):
         with pytest.raises(BadRequest) as caught:
             answer_format(wrong, known)

@@ -34,7 +34,7 @@ def test_unknown_name() -> None:
 
 
 def test_half_a_surrogate_pair_is_refused() -> None:
-    with pytest.raises(BadRequest, match="half of a pair"):
+    with pytest.raises(BadRequest, match="half of a surrogate pair"):
         insert("{{x}}", {"x": "a\ud800"})
 
 

@@ -127,7 +127,7 @@ async def test_interrupting_a_chat_frees_its_slot(tmp_path: Path) -> None:
         assert (cell.reply["status"], cell.reply["ename"]) == ("error", "Interrupted")
         answer, error = cell.outputs
         assert answer["data"]["text/plain"].endswith("[interrupted]")
-        assert error["traceback"] == ["Interrupted. What came until then is in `_ollama`."]
+        assert error["traceback"] == ["Interrupted. The answer so far is in `_ollama`."]
         while True:  # The cancel is on its way: the runner sees it between two steps.
             ((_, counters),) = await service.runner_stats()
             if not (service.requests.queue() or counters["busy_slots"] or counters["waiting"]):

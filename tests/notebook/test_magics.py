@@ -147,7 +147,7 @@ def test_interrupt_closes_the_stream_and_keeps_what_came(
     assert displays[-1]["data"]["text/plain"] == "one two \n\n[interrupted]"
     assert "interrupted" in displays[-1]["data"]["text/html"]
     captured = capsys.readouterr()
-    assert "Interrupted. What came until then is in `_ollama`." in captured.out + captured.err
+    assert "Interrupted. The answer so far is in `_ollama`." in captured.out + captured.err
     assert "Traceback" not in captured.out + captured.err
     run(shell, "%%ollama chat m\nagain")
     assert [m["content"] for m in client.asked[1]["messages"]] == ["hello", "one two ", "again"]
@@ -185,7 +185,7 @@ def run_fails(shell: InteractiveShell, code: str) -> BaseException:
         ("%ollama rum m", "unknown command `rum`, did you mean `rm`?"),
         ("%ollama smollm2 hi", "unknown command `smollm2`; if it is a model, write `%ollama run smollm2 PROMPT`"),
         ("%%ollama smollm2\nhi", "unknown command `smollm2`; if it is a model, write `%%ollama chat smollm2`"),
-        ("%%ollama\nhi", "which command? `%%ollama chat MODEL` above a text talks with a model"),
+        ("%%ollama\nhi", "no command: write `%%ollama chat MODEL` above a text"),
         ("%ollama run", "no model: write `%ollama run MODEL [PROMPT]`"),
         ("%ollama run m", "no prompt: `%ollama run m your question`"),
         ("%ollama cp a", "`cp` got 1 name; write `%ollama cp SOURCE DESTINATION`"),
@@ -198,10 +198,10 @@ def run_fails(shell: InteractiveShell, code: str) -> BaseException:
         ("%ollama run m --option top_k=x hi", "--option top_k: invalid int value [x]"),
         ("%ollama run m --tools f hi", "unknown flag: --tools. Put `--` before"),
         ("%ollama run m --think=deep hi", 'invalid value for --think: "deep"'),
-        ("%ollama run m --format {x hi", "--format is neither `json` nor a JSON Schema"),
+        ("%ollama run m --format {x hi", "--format must be `json`, a JSON Schema"),
         ("%ollama run m -o a-b hi", '"a-b" cannot be the name of a variable'),
         ("%ollama run m -o class hi", '"class" cannot be the name of a variable'),
-        ("%ollama run m --format __name__ hi", "--format is neither `json` nor a JSON Schema"),
+        ("%ollama run m --format __name__ hi", "--format must be `json`, a JSON Schema"),
         ("%ollama run m --format get_ipython hi", "--format get_ipython: "),
         ("%ollama run m hi {{nobody}}", "there is no variable `{{nobody}}`"),
         ("%%ollama chat m Hello\nhello", "leave out `Hello` on its first line"),
@@ -288,7 +288,7 @@ def test_an_option_within_the_text_is_pointed_out(
 ) -> None:
     use(shell, generate_reply("ok") if line.startswith("run") else chat_reply("ok"))
     run(shell, f"%ollama {line}")
-    note = f"Note: {stray} is a part of the text here; options go before it.\n" if stray else ""
+    note = f"Note: {stray} is part of the text here; options go before it.\n" if stray else ""
     assert capsys.readouterr().err == note
 
 

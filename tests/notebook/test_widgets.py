@@ -37,10 +37,10 @@ class Page:
     def __init__(self, widget: Panel, monkeypatch: pytest.MonkeyPatch) -> None:
         self._told: queue.Queue[dict[str, Any]] = queue.Queue()
         self._widget = widget
-        monkeypatch.setattr(widget, "say", lambda kind, **fields: self._told.put({"kind": kind, **fields}))
+        monkeypatch.setattr(widget, "post", lambda kind, **fields: self._told.put({"kind": kind, **fields}))
 
     def send(self, do: str, **fields: Any) -> None:
-        self._widget._heard(self._widget, {"do": do, **fields}, [])
+        self._widget._on_message(self._widget, {"do": do, **fields}, [])
 
     def until(self, kind: str) -> dict[str, Any]:
         """The next message of that kind."""
@@ -101,7 +101,7 @@ def test_settings_are_sent(server: ScriptedServer, chat: Chat, page: Page) -> No
 
 def test_settings_that_cannot_be_asked_are_told(page: Page) -> None:
     page.send("settings", format="schema", schema="{")
-    assert "is no JSON" in page.until("problem")["text"]
+    assert "is not valid JSON" in page.until("problem")["text"]
     page.send("settings", think="perhaps")
     assert "perhaps" in page.until("problem")["text"]
 
