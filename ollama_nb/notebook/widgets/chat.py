@@ -15,14 +15,14 @@ from ollama_nb.errors import BadRequest, NotFound, OllamaError
 from ollama_nb.notebook.widgets.conversation import (
     FORMATS,
     THINK,
-    AnswerStream,
+    WidgetAnswer,
     ChatSettings,
     Exchange,
     Exchanges,
     to_code,
     to_notebook,
 )
-from ollama_nb.notebook.widgets.models import BUNDLED, ModelPull, Pulls, choices, machine_memory, short
+from ollama_nb.notebook.widgets.models import BUNDLED, WidgetPull, Pulls, choices, machine_memory, short
 from ollama_nb.notebook.widgets.panel import Panel, describe, is_local, source
 
 Message = Mapping[str, Any]
@@ -60,7 +60,7 @@ class Chat(Panel):
         super().__init__(find_server)
         self.model = short(model)
         self._chat = Exchanges(start)
-        self._answering: AnswerStream | None = None
+        self._answering: WidgetAnswer | None = None
         self._models: list[dict[str, Any]] = []
         self._lock = threading.RLock()
         self._pulls = Pulls(self._find_server, self._pulling, self._pulled)
@@ -140,7 +140,7 @@ class Chat(Panel):
 
     def do_pull(self, message: Message) -> None:
         name, reference = str(message["name"]), str(message.get("pull") or message["name"])
-        pull = ModelPull(reference, name)
+        pull = WidgetPull(reference, name)
         self.work(lambda: self._pulls.run(pull), on_error=lambda text: self._pulled(name, text))
 
     def do_stop_pull(self, message: Message) -> None:
@@ -159,7 +159,7 @@ class Chat(Panel):
             if not self.model:
                 raise BadRequest("pick a model first.")
             exchange = make()
-            self._answering = answering = AnswerStream(exchange)
+            self._answering = answering = WidgetAnswer(exchange)
             messages = self._chat.messages(exchange)
             at = len(self._chat.exchanges) - 1
             self.post("began", at=at, exchange=exchange.to_page(), request=answering.request_id)

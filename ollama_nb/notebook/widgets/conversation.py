@@ -1,6 +1,6 @@
 """The chat widget's conversation: its exchanges, one streaming answer, and the export as a notebook or as code.
 
-Nothing here knows the widget. `Exchanges` and the export are pure; `AnswerStream` reads from a server.
+Nothing here knows the widget. `Exchanges` and the export are pure; `WidgetAnswer` reads from a server.
 """
 
 from __future__ import annotations
@@ -173,7 +173,7 @@ def _answer(reply: ReplyState) -> dict[str, Any]:
 # streaming
 
 
-class AnswerStream:
+class WidgetAnswer:
     """One streaming answer: one thread reads it from the server, another sends it to the page in batches.
 
     ``request_id`` identifies the request on the server from the start, so that any client can cancel it.

@@ -14,7 +14,7 @@ from typing import Any
 from ollama_nb.api.units import human_bytes, human_time
 from ollama_nb.client.client import Client
 from ollama_nb.errors import OllamaError
-from ollama_nb.notebook.widgets.models import SUGGESTED, ModelPull, Pulls, fit, machine_memory, memory_needed, short
+from ollama_nb.notebook.widgets.models import SUGGESTED, WidgetPull, Pulls, fit, machine_memory, memory_needed, short
 from ollama_nb.notebook.widgets.panel import Panel, is_local, source
 from ollama_nb.settings import Settings
 
@@ -44,7 +44,7 @@ class Models(Panel):
         if not name:
             return
         reference = next((model.pull for model in SUGGESTED if model.name == name and model.pull), name)
-        pull = ModelPull(reference, name, insecure=bool(message.get("insecure")))
+        pull = WidgetPull(reference, name, insecure=bool(message.get("insecure")))
         self.work(lambda: self._pulls.run(pull))
 
     def do_stop_pull(self, message: Message) -> None:

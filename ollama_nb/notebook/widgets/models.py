@@ -139,7 +139,7 @@ def _only_embeds(model: dict[str, Any]) -> bool:
 
 
 @dataclass
-class ModelPull:
+class WidgetPull:
     """One pull. ``reference`` is the model to pull, ``name`` the name of the local model."""
 
     reference: str
@@ -194,14 +194,14 @@ class Pulls:
         ended: Callable[[str, str | None], None],
     ) -> None:
         self._find_server, self._changed, self._ended = find_server, changed, ended
-        self._running: dict[str, ModelPull] = {}
+        self._running: dict[str, WidgetPull] = {}
         self._lock = threading.Lock()
 
     def to_page(self) -> list[dict[str, Any]]:
         with self._lock:
             return [pull.to_page() for pull in self._running.values()]
 
-    def run(self, pull: ModelPull) -> None:
+    def run(self, pull: WidgetPull) -> None:
         """Pull a model. Blocks. A second pull of the same name is ignored. OllamaErrors go to ``ended``."""
         with self._lock:
             if pull.name in self._running:
@@ -234,7 +234,7 @@ class Pulls:
             if name in self._running:
                 self._running[name].stopped = True
 
-    def _read(self, pull: ModelPull) -> None:
+    def _read(self, pull: WidgetPull) -> None:
         pull.client = self._find_server().twin({"X-Request-Id": pull.request_id})
         if pull.stopped:
             return
