@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from urllib.parse import SplitResult, urlsplit
 
 from ollama_nb import __version__
-from ollama_nb.errors import BadRequest, Cancelled, ConnectError, ConnectionLost, OllamaError, from_code
+from ollama_nb.errors import BadRequest, Cancelled, ConnectError, OllamaError, ReplyCutOff, from_code
 from ollama_nb.net import proxy_for, proxy_headers
 
 CONNECT_SECONDS = 10.0
@@ -73,7 +73,7 @@ class _Exchange:
         try:
             data = self.response.read()
         except (HTTPException, OSError) as error:
-            raise ConnectionLost(CUT_OFF) from error
+            raise ReplyCutOff(CUT_OFF) from error
         if 300 <= self.response.status < 400:
             where = self.response.getheader("Location")
             raise OllamaError(f"the server redirects to {where}: use that address instead")
@@ -85,7 +85,7 @@ class _Exchange:
 class Stream(Iterator[dict[str, Any]]):
     """The JSON objects of a streamed reply. Exhaust it, close it, or use it in ``with``: closing cancels the request.
 
-    Iteration raises OllamaError for a line with ``error``, ConnectionLost when the stream ends prematurely.
+    Iteration raises OllamaError for a line with ``error``, ReplyCutOff when the stream ends prematurely.
     """
 
     def __init__(self, exchange: _Exchange, is_last: Callable[[dict[str, Any]], bool]) -> None:
@@ -122,7 +122,7 @@ class Stream(Iterator[dict[str, Any]]):
             while chunk := self._exchange.response.read1(READ_BYTES):
                 yield chunk
         except (HTTPException, OSError, ValueError) as error:  # ValueError: closed before
-            raise ConnectionLost(CUT_OFF) from error
+            raise ReplyCutOff(CUT_OFF) from error
 
 
 class Http:
@@ -325,7 +325,7 @@ def split_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def parse_stream(chunks: Iterable[bytes], is_last: Callable[[dict[str, Any]], bool]) -> Iterator[dict[str, Any]]:
-    """Yield each line's object. Raises ConnectionLost when the stream ends before an object that ``is_last``."""
+    """Yield each line's object. Raises ReplyCutOff when the stream ends before an object that ``is_last``."""
     complete = False
     for line in split_lines(chunks):
         if not line.strip():
@@ -336,7 +336,7 @@ def parse_stream(chunks: Iterable[bytes], is_last: Callable[[dict[str, Any]], bo
         complete = complete or is_last(found)
         yield found
     if not complete:
-        raise ConnectionLost(CUT_OFF)
+        raise ReplyCutOff(CUT_OFF)
 
 
 def _object(line: bytes) -> dict[str, Any]:
@@ -344,7 +344,7 @@ def _object(line: bytes) -> dict[str, Any]:
         found = json.loads(line)
     except ValueError:
         # A proper prefix of an object is never valid JSON, so this catches every incomplete line.
-        raise ConnectionLost(f"{CUT_OFF} (it ends with {_shortened(line)})") from None
+        raise ReplyCutOff(f"{CUT_OFF} (it ends with {_shortened(line)})") from None
     if not isinstance(found, dict):
         raise OllamaError(f"the server sent {_shortened(line)} where a JSON object was expected")
     return found

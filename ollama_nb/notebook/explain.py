@@ -15,20 +15,20 @@ from ollama_nb.errors import (
     Busy,
     CompletionUnsupported,
     ConnectError,
-    ConnectionLost,
     ContextOverflow,
     InvalidDuration,
     InvalidName,
     ModelNotFound,
     NotFound,
     OllamaError,
+    ReplyCutOff,
     ThinkingUnsupported,
     ToolsUnsupported,
     Unauthorized,
 )
 
 _HINTS: tuple[tuple[type[OllamaError], str], ...] = (
-    (ConnectionLost, "Run the cell again; it finds or starts a server."),
+    (ReplyCutOff, "Run the cell again; it finds or starts a server."),
     (ConnectError, "`ollama serve` in a terminal starts a server; `OLLAMA_HOST` sets the address of another one."),
     (ModelNotFound, "`%ollama list` shows the installed models, `%ollama pull` downloads one."),
     (Unauthorized, "The server requires an API key: set `OLLAMA_API_KEY`."),

@@ -18,10 +18,10 @@ from support.scripted_client import ScriptedClient, chat_reply, generate_reply
 from ollama_nb.errors import (
     BadRequest,
     ConnectError,
-    ConnectionLost,
     InvalidDuration,
     InvalidName,
     ModelNotFound,
+    ReplyCutOff,
     ThinkingUnsupported,
     ToolsUnsupported,
 )
@@ -235,7 +235,7 @@ def test_mistakes_are_told_in_one_line(
         (ConnectError("no server answers at http://127.0.0.1:1"), "`ollama serve` in a terminal starts a server"),
         (ThinkingUnsupported('"m" does not support thinking'), "Leave `--think` out"),
         (ToolsUnsupported('"m" does not support tools'), "Leave `--tools` out"),
-        (ConnectionLost("the connection to the server was lost"), "Run the cell again; it finds or starts a server"),
+        (ReplyCutOff("the connection to the server was lost"), "Run the cell again; it finds or starts a server"),
         (InvalidDuration('time: invalid duration "long"'), "`--keepalive` takes a time such as 10m"),
         (InvalidName("invalid model name"), "The first word is the model"),
         (BadRequest("try `this`"), ""),

@@ -15,14 +15,14 @@ from ollama_nb.errors import BadRequest, NotFound, OllamaError
 from ollama_nb.notebook.widgets.conversation import (
     FORMATS,
     THINK,
-    WidgetAnswer,
     ChatSettings,
     Exchange,
     Exchanges,
+    WidgetAnswer,
     to_code,
     to_notebook,
 )
-from ollama_nb.notebook.widgets.models import BUNDLED, WidgetPull, Pulls, choices, machine_memory, short
+from ollama_nb.notebook.widgets.models import BUNDLED, Pulls, WidgetPull, choices, machine_memory, short
 from ollama_nb.notebook.widgets.panel import Panel, describe, is_local, source
 
 Message = Mapping[str, Any]

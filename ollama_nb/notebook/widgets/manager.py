@@ -14,7 +14,7 @@ from typing import Any
 from ollama_nb.api.units import human_bytes, human_time
 from ollama_nb.client.client import Client
 from ollama_nb.errors import OllamaError
-from ollama_nb.notebook.widgets.models import SUGGESTED, WidgetPull, Pulls, fit, machine_memory, memory_needed, short
+from ollama_nb.notebook.widgets.models import SUGGESTED, Pulls, WidgetPull, fit, machine_memory, memory_needed, short
 from ollama_nb.notebook.widgets.panel import Panel, is_local, source
 from ollama_nb.settings import Settings
 
