@@ -4,7 +4,6 @@ The code is the stable name of the kind of error. Runner processes and REST repl
 :func:`from_code` turns it back into the class. Code that reacts to an error compares classes or codes, never the text
 of the message.
 
-<<<<<<< HEAD
 ===========================  ======  ======================  ========================================================
 class                        status  code                    raised when
 ===========================  ======  ======================  ========================================================
@@ -37,43 +36,8 @@ OllamaError                  500     internal_error          no narrower class a
   SourceError                500     source_error            a registry or package index fails or sends invalid data
     AccessDenied             500     access_denied           a registry refuses the access that a pull or push needs
   ConnectError               500     connect_error           client only: the server cannot be reached
-    ConnectionLost           500     connection_lost         client only: the connection ended during the reply
+    ReplyCutOff              500     reply_cut_off           client only: the connection ended during the reply
 ===========================  ======  ======================  ========================================================
-=======
-======================  ======  ======================  =====================================================
-class                   status  code                    raised when
-======================  ======  ======================  =====================================================
-OllamaError             500     internal_error          no narrower class applies
-  BadRequest            400     bad_request             the request is wrong; the message says where
-    InvalidName         400     invalid_name            a text is not a model name
-    InvalidThink        400     invalid_think           the value of ``think`` is not a thinking level
-    Unsupported         400     unsupported             the model lacks a capability that the request needs
-      ThinkingUnsupported    400  thinking_unsupported    the request asks for thinking and the model cannot think
-      ToolsUnsupported       400  tools_unsupported       the request has tools and the model cannot call them
-      ImagesUnsupported      400  images_unsupported      a message has images and they cannot be read
-      InsertUnsupported      400  insert_unsupported      the request has a suffix and the model cannot fill a gap
-      CompletionUnsupported  400  completion_unsupported  the model makes embeddings and cannot write text
-    InvalidDuration     400     invalid_duration        a text is not a duration such as ``10m``
-    ContextOverflow     400     context_overflow        the prompt does not fit into the context
-    CorruptModel        400     corrupt_model           a model file is damaged or is not what it claims to be
-    TemplateError       400     template_error          a prompt template does not parse or does not run
-    RequestTooLarge     413     request_too_large       the request body is larger than the route accepts
-  Unauthorized          401     unauthorized            the API key is missing or not valid
-  Forbidden             403     forbidden               the API key is valid but does not allow the action
-  NotFound              404     not_found               the named thing does not exist
-    ModelNotFound       404     model_not_found         the named model is not in the store
-  Cancelled             499     cancelled               the client went away or asked to stop
-  Busy                  503     busy                    the request queue is full
-    ShuttingDown        503     shutting_down           the server is shutting down
-  StoreError            500     store_error             the model store cannot be read or written
-  LoadError             500     load_error              the engine cannot load the model
-  RunnerCrashed         500     runner_crashed          the runner process ended during the request
-  SourceError           500     source_error            a registry or package index fails or sends invalid data
-    AccessDenied        500     access_denied           a registry refuses the access that a pull or push needs
-  ConnectError          500     connect_error           a server cannot be reached or closes the connection
-    ReplyCutOff         500     reply_cut_off           client only: the connection ended during the reply
-======================  ======  ======================  =====================================================
->>>>>>> 3e9fde7 (errors: the client's ConnectionLost is ReplyCutOff, apart from the registry's)
 """
 
 from __future__ import annotations

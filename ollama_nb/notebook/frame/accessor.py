@@ -16,11 +16,11 @@ from ollama_nb.client.question import Overflow
 from ollama_nb.client.shape import Fields, shape_of
 from ollama_nb.errors import BadRequest
 from ollama_nb.notebook.frame import columns, jobs
-from ollama_nb.notebook.frame.run import Job, Outcome, RowInput, RunOptions, run
+from ollama_nb.notebook.frame.run import FrameOptions, Job, Outcome, RowInput, run
 
 Rows = pd.DataFrame | pd.Series
 Result = pd.Series | pd.DataFrame
-_RUN_OPTIONS = frozenset(field.name for field in fields_of_class(RunOptions))
+_FRAME_OPTIONS = frozenset(field.name for field in fields_of_class(FrameOptions))
 SCORE = "score"
 """The column that a ranking adds."""
 
@@ -246,14 +246,14 @@ class Accessor:
         outcomes = run(job, [*columns.texts(self._rows, text)], options, self._rows.index.tolist(), _discard)
         return self._best(jobs.scores(outcomes), k)
 
-    def _texts(self, name: str, job: Job, inputs: Iterable[RowInput], options: RunOptions) -> Result:
+    def _texts(self, name: str, job: Job, inputs: Iterable[RowInput], options: FrameOptions) -> Result:
         def result(outcomes: list[Outcome]) -> Result:
             return columns.text_column(outcomes, self._rows.index, name)
 
         return self._run(job, [*inputs], options, result)
 
     def _run(
-        self, job: Job, inputs: list[RowInput], options: RunOptions, result: Callable[[list[Outcome]], Result]
+        self, job: Job, inputs: list[RowInput], options: FrameOptions, result: Callable[[list[Outcome]], Result]
     ) -> Result:
         outcomes = run(job, inputs, options, self._rows.index.tolist(), lambda so_far: _keep(result(so_far)))
         return columns.with_errors(result(outcomes), outcomes) if options.errors == "keep" else result(outcomes)
@@ -281,20 +281,20 @@ def accessor(rows: Rows) -> Accessor:
     return Accessor(rows)
 
 
-def _parsed(keywords: Mapping[str, Any], *own: str) -> tuple[RunOptions, dict[str, Any]]:
+def _parsed(keywords: Mapping[str, Any], *own: str) -> tuple[FrameOptions, dict[str, Any]]:
     """Split keywords into run options and the fields of the request. Raises BadRequest for unknown ones.
 
     ``own`` are the method's own parameters, which may be suggested for a misspelt keyword.
     """
-    known = {*own, *_RUN_OPTIONS, "on_overflow", *question.KEYWORDS}
+    known = {*own, *_FRAME_OPTIONS, "on_overflow", *question.KEYWORDS}
     for name in keywords:
         other = {"prompt": "text", "text": "prompt"}.get(name, "")
         near = other if other in own else next(iter(get_close_matches(name, known, n=1)), "")
         if near and name not in known:
             raise BadRequest(f'unknown keyword "{name}", did you mean "{near}"?')
-    options = RunOptions(**{name: given for name, given in keywords.items() if name in _RUN_OPTIONS})
+    options = FrameOptions(**{name: given for name, given in keywords.items() if name in _FRAME_OPTIONS})
     overflow: Overflow = keywords.get("on_overflow", "error")
-    rest = {name: given for name, given in keywords.items() if name not in _RUN_OPTIONS and name != "on_overflow"}
+    rest = {name: given for name, given in keywords.items() if name not in _FRAME_OPTIONS and name != "on_overflow"}
     return options, {**question.request_fields(rest), "truncate": question.may_truncate(overflow)}
 
 

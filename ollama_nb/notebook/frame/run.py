@@ -78,7 +78,7 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
-class RunOptions:
+class FrameOptions:
     """The keywords of every accessor method that control the run, not the request.
 
     errors: ``raise`` the first error of a row, or ``keep`` errors in the result.
@@ -106,7 +106,7 @@ class RunOptions:
 
 
 def run(
-    job: Job, inputs: Sequence[RowInput], options: RunOptions, labels: Sequence[Any], on_interrupt: OnInterrupt
+    job: Job, inputs: Sequence[RowInput], options: FrameOptions, labels: Sequence[Any], on_interrupt: OnInterrupt
 ) -> list[Outcome]:
     """Return the outcome of each row, in the order of ``inputs``. ``labels`` name the rows in error messages.
 
@@ -186,7 +186,7 @@ def default_parallel(client: Client, model: str) -> int:
 def _ask(
     job: Job,
     todo: Sequence[Task],
-    options: RunOptions,
+    options: FrameOptions,
     client: Client,
     record: Record,
     progress: RowProgress,
@@ -223,7 +223,7 @@ def _merged(
     return outcomes
 
 
-def _raise_error(outcome: Outcome, row: int, labels: Sequence[Any], options: RunOptions, job: Job) -> None:
+def _raise_error(outcome: Outcome, row: int, labels: Sequence[Any], options: FrameOptions, job: Job) -> None:
     """Raise the error of a row, with the row's label in its message, unless errors are kept."""
     if isinstance(outcome, OllamaError) and options.errors == "raise":
         ways = ['`on_overflow="truncate"` cuts such texts'] * isinstance(outcome, ContextOverflow)
@@ -232,7 +232,7 @@ def _raise_error(outcome: Outcome, row: int, labels: Sequence[Any], options: Run
         raise outcome.with_message(f"row {labels[row]!r}: {outcome.message}{advice}")
 
 
-def _interrupt_message(progress: RowProgress, options: RunOptions) -> str:
+def _interrupt_message(progress: RowProgress, options: FrameOptions) -> str:
     if not progress.done:
         return "Interrupted before a row was done."
     text = f"Interrupted: {progress.done:,} of {progress.total:,} rows are done."
@@ -242,7 +242,7 @@ def _interrupt_message(progress: RowProgress, options: RunOptions) -> str:
     return text + (" Run it again to resume." if options.ledger else "")
 
 
-def _open(options: RunOptions, name: str, *, deterministic: bool) -> Record:
+def _open(options: FrameOptions, name: str, *, deterministic: bool) -> Record:
     if not options.ledger:
         return MemoryRecord()
     return Ledger(Settings.from_env().home / "ledgers", name, deterministic=deterministic)
@@ -256,7 +256,7 @@ class _NoScreen:
         pass
 
 
-def _screen(options: RunOptions) -> Screen:
+def _screen(options: FrameOptions) -> Screen:
     shell = get_ipython()
     if options.progress is False or (shell is None and not options.progress):
         return _NoScreen()
