@@ -15,23 +15,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 KNOWN_DUPLICATES = {
-    "Answer",
-    "Bar",
-    "Chain",
-    "Command",
-    "Conversation",
     "Model",
-    "Models",
-    "Progress",
-    "Reply",
-    "ReplyStream",
-    "Running",
-    "Settings",
-    "State",
-    "Step",
-    "Stop",
-    "Text",
-    "Tools",
 }
 
 KNOWN_TEXT_MATCHES = {"ollama_nb/engine/json_schema.py": 1}
