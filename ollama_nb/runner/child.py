@@ -1,8 +1,8 @@
-"""The runner process: one model, answering over its socket. Started as ``python -m ollama_nb.runner.child FD PID``.
+"""The runner process: one model that answers over a socket. Started as ``python -m ollama_nb.runner.child FD PID``.
 
-Rules: the main thread alone drives the engine; a second one only reads the socket, so that a Cancel stops a prompt that
-is just being read, a Ping is answered in the middle of a step, and the end of the server ends this process.
-Sending blocks when the server does not read: then the engine waits, and nothing grows.
+Only the main thread drives the engine. A second thread reads the socket, so that a Cancel stops a prefill in progress,
+a Ping is answered in the middle of a step, and the end of the server ends this process. When the server does not read,
+sending blocks and the engine waits, so that no queue grows.
 """
 
 from __future__ import annotations
@@ -24,12 +24,11 @@ from ollama_nb.engine.engine import Engine
 from ollama_nb.errors import OllamaError, RunnerCrashed
 from ollama_nb.runner import confine, wire
 
-LAST_WRITE = 2.0
-"""Seconds that the end of this process waits for a prefix that is on its way to the disk."""
+LAST_WRITE = 2.0  # seconds that the end of this process waits for a prefix that is being written to disk
 
 
 class RunnerProcess:
-    """Reads Load, then answers requests until the socket closes."""
+    """Reads Load, then serves requests until the socket closes."""
 
     def __init__(self, channel: socket.socket) -> None:
         self._channel = channel
@@ -50,17 +49,17 @@ class RunnerProcess:
             return
         self._send(engine.facts)
         while True:
-            self._answer_waiting(engine)
+            self._handle_inbox(engine)
             self._step(engine)
 
     # main thread
 
-    def _answer_waiting(self, engine: Engine) -> None:
-        """Take what has arrived; wait for something when the engine has nothing to do."""
+    def _handle_inbox(self, engine: Engine) -> None:
+        """Handle the received messages; wait for one when the engine is idle."""
         if not engine.busy:
-            self._answer(engine, self._inbox.get())
+            self._handle(engine, self._inbox.get())
         while not self._inbox.empty():
-            self._answer(engine, self._inbox.get())
+            self._handle(engine, self._inbox.get())
 
     def _step(self, engine: Engine) -> None:
         if not engine.busy:
@@ -71,14 +70,14 @@ class RunnerProcess:
         if items:  # the engine's outputs have the wire's tags and fields
             self._send(wire.Step(cast("tuple[wire.Text | wire.Finished | wire.Failed, ...]", tuple(items))))
 
-    def _answer(self, engine: Engine, message: Any) -> None:
-        """Begin or do what a message asks; what fails costs only that request."""
+    def _handle(self, engine: Engine, message: Any) -> None:
+        """Handle one message. An error ends only that request."""
         self._step_began = time.monotonic()
         try:
             reply = self._reply(engine, message)
         except OllamaError as error:
             reply = wire.Failed.of(message.id, error)
-        except Exception as error:  # the border of this process: whatever it is, the others go on
+        except Exception as error:  # the process boundary: the other requests must continue
             traceback.print_exc()
             reply = wire.Failed(message.id, f"internal error in the model runner: {error!r}")
         self._step_began = None
@@ -103,7 +102,7 @@ class RunnerProcess:
                 return wire.Detokenized(id, engine.detokenize(tokens))
             case wire.GetStats(id=id):
                 return wire.StatsReply(id=id, stats={**engine.counters, "pid": os.getpid()})
-        raise RunnerCrashed(f"a runner does not understand {type(message).__name__}")
+        raise RunnerCrashed(f"the runner received an unexpected message: {type(message).__name__}")
 
     def _embed(self, engine: Engine, message: wire.Embed) -> wire.Embedded:
         began = time.perf_counter()
@@ -133,12 +132,12 @@ class RunnerProcess:
             with self._sending:
                 self._channel.sendall(data)
         except OSError:
-            os._exit(0)  # nobody listens any more
+            os._exit(0)  # the server is gone
 
     # other threads
 
     def _watch_sigterm(self) -> None:
-        """SIGTERM wakes a thread of its own: the main thread may be in native code for a long step."""
+        """Wait for SIGTERM in a thread, because the main thread may be in native code for a long step."""
         woken, wakes = socket.socketpair()
         wakes.setblocking(False)
         signal.set_wakeup_fd(wakes.detach())
@@ -151,19 +150,19 @@ class RunnerProcess:
         threading.Thread(target=await_sigterm, name="sigterm", daemon=True).start()
 
     def _end(self, status: int) -> NoReturn:
-        """End the process at once, but for a prefix that is on its way to the disk."""
+        """End the process as soon as a prefix that is being written to disk is complete."""
         if self._engine is not None:
             self._engine.flush(LAST_WRITE)
         os._exit(status)
 
     def _read(self) -> None:
-        """Read until the server closes the socket or is gone; then this process has no purpose."""
+        """Read until the server closes the socket, then end the process."""
         reader = wire.FrameReader(wire.ToRunner)
         status = 0
         try:
             while data := self._channel.recv(1 << 18):
                 for message in reader.feed(data):
-                    self._arrived(message)
+                    self._receive(message)
         except OSError:
             pass
         except RunnerCrashed as error:
@@ -171,14 +170,14 @@ class RunnerProcess:
             status = 1
         self._end(status)
 
-    def _arrived(self, message: Any) -> None:
+    def _receive(self, message: Any) -> None:
         if isinstance(message, wire.Ping):
             began = self._step_began
             self._send(wire.Pong(0.0 if began is None else time.monotonic() - began))
             return
         self._inbox.put(message)
         if isinstance(message, wire.Cancel) and (engine := self._engine):
-            engine.cancel(message.id)  # at once too: it stops the reading of that request's prompt
+            engine.cancel(message.id)  # also from this thread: it aborts the prefill of that request
             if self._embedding == message.id:
                 engine.abort()
 

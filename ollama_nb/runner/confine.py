@@ -1,7 +1,7 @@
-"""What a child process does first: die with its parent, leave no core file, take over its socket.
+"""The first steps of a child process: end with its parent, write no core file, take over its socket.
 
-Rule: a child outlives its server in no case. The parent-death signal covers a killed server on Linux; the socket's end
-of file covers everything else. Light imports only: the render process starts with this too.
+A child never outlives its server: the parent-death signal covers a killed server on Linux, the end of file of the
+socket every other case. Imports are light, because the small render process uses this module too.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import socket
 import sys
 from collections.abc import Sequence
 
-OPEN_FILES = 1024
+OPEN_FILES = 1024  # descriptors of a child
 _PR_SET_PDEATHSIG = 1
 
 
@@ -31,7 +31,7 @@ def enter(argv: Sequence[str]) -> socket.socket:
 
 
 def limit(kind: int, amount: int) -> None:
-    """Lower one resource limit; a system that refuses keeps its own."""
+    """Lower one resource limit, if the system permits that."""
     with contextlib.suppress(OSError, ValueError):
         _, hard = resource.getrlimit(kind)
         ceiling = amount if hard == resource.RLIM_INFINITY else min(amount, hard)
@@ -41,6 +41,6 @@ def limit(kind: int, amount: int) -> None:
 def _die_with(parent: int) -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    # The parent may have died before the signal was asked for; then another process has adopted this one.
+    # If the parent died before the call, another process is the parent now.
     if os.getppid() != parent:
         os._exit(1)

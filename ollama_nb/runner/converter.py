@@ -1,6 +1,6 @@
-"""Conversion and quantisation in a process of their own: the server's side. Blocking, for work that has a thread.
+"""Conversion and quantization, each in a process of its own: the server's side. Calls block, so use a thread.
 
-Rule: the process never outlives its job. Who sets ``cancelled`` ends it within a tenth of a second.
+The process never outlives its job; setting ``cancelled`` ends it within a tenth of a second.
 """
 
 from __future__ import annotations
@@ -14,56 +14,55 @@ from pathlib import Path
 from typing import Any
 
 from ollama_nb.errors import Cancelled, RunnerCrashed, from_code
-from ollama_nb.runner import jobs, spawn, wire
-from ollama_nb.runner.link import explain
+from ollama_nb.runner import children, wire
 
-COMMAND = spawn.module_command("ollama_nb.runner.convert")
-POLL_SECONDS = 0.1
+COMMAND = children.module_command("ollama_nb.runner.convert")
+POLL_SECONDS = 0.1  # between two looks at ``cancelled``
 
 Report = Callable[[int, int], None]
-"""``report(done, in all)``, in whatever the job counts: bytes, or tensors."""
+"""``report(done, total)``, in the unit of the job: bytes or tensors."""
 
 
-class Converter:
-    """Runs one job after another, each in a new process. Raises what the job raises, Cancelled, RunnerCrashed."""
+class ModelConverter:
+    """Runs jobs, each in a new process. Raises the error of the job, Cancelled or RunnerCrashed."""
 
     def __init__(self, cancelled: threading.Event) -> None:
         self._cancelled = cancelled
 
     def convert(self, folder: Path, target: Path, output: str, report: Report) -> tuple[str, ...]:
-        """A checkpoint to GGUF; ``output`` is F32, F16 or BF16. Returns what the user should know."""
-        return self._run(jobs.Convert(str(folder), str(target), output), report)
+        """Convert a checkpoint to GGUF; ``output`` is F32, F16 or BF16. Return warnings for the user."""
+        return self._run(wire.ConvertModel(str(folder), str(target), output), report)
 
     def adapt(self, folder: Path, target: Path, base: Mapping[str, Any], report: Report) -> None:
-        """A LoRA adapter to GGUF, for the model with this metadata."""
+        """Convert a LoRA adapter to GGUF, for the model with the metadata ``base``."""
         plain = {key: value for key, value in base.items() if isinstance(value, (int, str)) and "tokenizer" not in key}
-        self._run(jobs.Adapt(str(folder), str(target), plain), report)
+        self._run(wire.ConvertAdapter(str(folder), str(target), plain), report)
 
     def quantize(
         self, source: Path, target: Path, file_type: int | None, report: Report, kept: Mapping[str, int] | None = None
     ) -> None:
-        """A GGUF to another type, or (None) the parts of a split one to one file."""
-        self._run(jobs.Quantize(str(source), str(target), file_type, dict(kept or {})), report)
+        """Convert a GGUF to ``file_type``; None only merges the parts of a split one."""
+        self._run(wire.Quantize(str(source), str(target), file_type, dict(kept or {})), report)
 
-    def _run(self, job: jobs.Job, report: Report) -> tuple[str, ...]:
+    def _run(self, job: wire.ConversionJob, report: Report) -> tuple[str, ...]:
         with _process() as child:
-            with contextlib.suppress(ConnectionError):  # it is gone already: receiving tells why
+            with contextlib.suppress(ConnectionError):  # it has ended already; the cause is found below
                 child.channel.sendall(wire.frame(job))
-            reader = wire.FrameReader(jobs.Reply)
+            reader = wire.FrameReader(wire.FromConverter)
             while data := self._receive(child):
                 for reply in reader.feed(data):
                     match reply:
-                        case jobs.Working(done, total):
+                        case wire.ConversionProgress(done, total):
                             report(done, total)
-                        case jobs.NotMade(message, status, code):
+                        case wire.ConversionFailed(message, status, code):
                             raise from_code(code, message, status)
-                        case jobs.Made(notes):
+                        case wire.Converted(notes):
                             return notes
-            cause = explain(child.exited.result(), child.printed.last_line())
+            cause = children.describe_exit(child.exited.result(), child.printed.last_line())
             raise RunnerCrashed(f"the conversion process ended: {cause}")
 
-    def _receive(self, child: spawn.Child) -> bytes:
-        """The next bytes; none when the process is gone. Raises Cancelled."""
+    def _receive(self, child: children.Child) -> bytes:
+        """The next bytes; empty when the process has ended. Raises Cancelled."""
         while not self._cancelled.is_set():
             if select.select([child.channel], [], [], POLL_SECONDS)[0]:
                 with contextlib.suppress(ConnectionError):
@@ -73,9 +72,9 @@ class Converter:
 
 
 @contextmanager
-def _process() -> Iterator[spawn.Child]:
+def _process() -> Iterator[children.Child]:
     try:
-        child = spawn.start_blocking(COMMAND)
+        child = children.start_blocking(COMMAND)
     except OSError as error:
         raise RunnerCrashed(f"the conversion process cannot be started: {error.strerror or error}") from error
     child.channel.setblocking(True)

@@ -1,43 +1,55 @@
-"""How a model is loaded: context, sequences, batch, layers on a GPU. Pure: header and facts in, Load out.
+"""How a model is loaded: context, sequences, batch, layers on a GPU; and the memory of this machine.
 
-Rule: what the user asked for is never changed but to what the model can do; only automatic values look at memory.
+``place`` is pure: header, options and memory in, a Load message out. A value that the user set is only limited to what
+the model supports; free memory decides only about values that the user left open.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from ollama_nb.api.models import GGUF, Model
 from ollama_nb.api.options import Options
 from ollama_nb.errors import BadRequest
 from ollama_nb.runner import wire
-from ollama_nb.runner.machine import Machine
 from ollama_nb.settings import Settings
 
-MOST_SEQUENCES = 8
-KV_SHARE = 0.25
-"""Of the memory that the weights leave free, the part that automatic sequences may fill with their context."""
-LEAST_CONTEXT = 4
-MOST_BATCH = 2048
+MAX_SEQUENCES = 8  # sequences served at once, where the user sets no number
+KV_SHARE = 0.25  # part of the memory left free by the weights that the KV cache of these sequences may take
+MIN_CONTEXT = 4  # tokens
+MAX_BATCH = 2048  # tokens of one decode
+UNKNOWN_MEMORY = 4 << 30  # bytes assumed to be free on systems other than Linux
 
 _GIB = 1 << 30
-_BIGGEST = 1 << 31
-_CONTEXT_TIERS = ((47 * _GIB, 262_144), (23 * _GIB, 32_768), (0, 4096))
-_BATCH_TIERS = ((32_768, 2048), (4096, 1024), (0, 512))
+_MAX_COUNT = 1 << 31  # larger counts of a header are not valid
+_CONTEXT_TIERS = ((47 * _GIB, 262_144), (23 * _GIB, 32_768), (0, 4096))  # graphics memory from → tokens
+_BATCH_TIERS = ((32_768, 2048), (4096, 1024), (0, 512))  # contexts above → tokens
 _CACHE_BYTES = {"f32": 4.0, "f16": 2.0, "bf16": 2.0, "q8_0": 34 / 32, "q5_1": 24 / 32, "q5_0": 22 / 32,
                 "q4_1": 20 / 32, "q4_0": 18 / 32, "iq4_nl": 18 / 32}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
+class MachineMemory:
+    """Memory for models, in bytes: ``free_memory`` can be used without swapping, ``vram`` is graphics memory.
+
+    A container's limits count, not the size of the host.
+    """
+
+    free_memory: int
+    vram: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Placement:
-    """How to load a model, and about how many bytes that takes."""
+    """How to load a model, and an estimate of the bytes that it takes."""
 
     load: wire.Load
     need: int
 
 
-def place(model: Model, gguf: GGUF, options: Options, settings: Settings, machine: Machine) -> Placement:
-    """Decide how ``model`` is loaded for a request with ``options``. Raises BadRequest for a model without weights."""
+def place(model: Model, gguf: GGUF, options: Options, settings: Settings, machine: MachineMemory) -> Placement:
+    """Decide how to load ``model`` for a request with ``options``. Raises BadRequest for a model without weights."""
     if model.weights is None:
         raise BadRequest(f"model '{model.name.short}' has no weights on this machine")
     n_ctx = context(gguf, options, settings, machine)
@@ -66,10 +78,10 @@ def place(model: Model, gguf: GGUF, options: Options, settings: Settings, machin
 
 
 def serves(loaded: wire.Load, wanted: wire.Load, options: Options) -> bool:
-    """Whether a runner that was loaded as ``loaded`` answers a request that by itself would load ``wanted``.
+    """Whether a runner loaded as ``loaded`` can serve a request for which alone ``wanted`` would be loaded.
 
-    A smaller context is served by a larger one; what the options leave open is served by anything. Adapters are a
-    matter of each request.
+    A larger context serves a smaller one, and any value serves an option that the request leaves open. Adapters do not
+    matter, because each request names its own.
     """
     asked = (
         (options.num_batch is not None and options.num_batch > 0, "n_batch"),
@@ -86,39 +98,39 @@ def serves(loaded: wire.Load, wanted: wire.Load, options: Options) -> bool:
     )
 
 
-def context(gguf: GGUF, options: Options, settings: Settings, machine: Machine) -> int:
-    """Tokens of one sequence: asked for, else by the environment, else by graphics memory; at most as trained."""
+def context(gguf: GGUF, options: Options, settings: Settings, machine: MachineMemory) -> int:
+    """Tokens of one sequence: from the options, else the settings, else graphics memory; at most as trained."""
     asked = options.num_ctx or settings.context_length
     n_ctx = asked or next(tier for least, tier in _CONTEXT_TIERS if machine.vram >= least)
     trained = _count(gguf, "context_length")
-    return max(LEAST_CONTEXT, min(n_ctx, trained) if trained > 0 else n_ctx)
+    return max(MIN_CONTEXT, min(n_ctx, trained) if trained > 0 else n_ctx)
 
 
 def batch(gguf: GGUF, options: Options, n_ctx: int) -> int:
-    """Tokens of one decode, never more than a context needs. Embedding models see an input as a whole: it must fit."""
+    """Tokens of one decode, at most a context. An embedding model reads each input in one decode, so it must fit."""
     if options.num_batch is not None and options.num_batch > 0:
-        return min(options.num_batch, max(MOST_BATCH, n_ctx))
+        return min(options.num_batch, max(MAX_BATCH, n_ctx))
     if is_embedding(gguf):
-        return min(MOST_BATCH, n_ctx)
+        return min(MAX_BATCH, n_ctx)
     return next(size for above, size in _BATCH_TIERS if n_ctx > above)
 
 
 def sequences(settings: Settings, free: int, context_bytes: int) -> int:
-    """How many are served at once: as the environment says, else as many full contexts as fit a share of ``free``."""
+    """Sequences served at once: from the settings, else as many full contexts as fit into a share of ``free``."""
     if settings.num_parallel > 0:
         return settings.num_parallel
     if context_bytes <= 0:
-        return MOST_SEQUENCES
-    return max(1, min(MOST_SEQUENCES, int(free * KV_SHARE) // context_bytes))
+        return MAX_SEQUENCES
+    return max(1, min(MAX_SEQUENCES, int(free * KV_SHARE) // context_bytes))
 
 
 def is_embedding(gguf: GGUF) -> bool:
-    """Whether the model pools its output into vectors and writes no text."""
+    """Whether the model pools its output into vectors, and so cannot write text."""
     return gguf.arch("pooling_type") is not None
 
 
 def cache_bytes_per_token(gguf: GGUF, cache_type: str) -> int:
-    """Bytes of key and value cache for one token of one sequence over all layers; 0 for models that keep none."""
+    """Bytes of KV cache for one token of one sequence over all layers; 0 for models without one."""
     heads = _counts(gguf, "attention.head_count")
     if not any(heads) or gguf.arch("attention.causal") is False:
         return 0
@@ -132,14 +144,14 @@ def cache_bytes_per_token(gguf: GGUF, cache_type: str) -> int:
 
 
 def _counts(gguf: GGUF, key: str) -> tuple[int, ...]:
-    """One count, or one a layer; none when the header does not say or the array was not read."""
+    """One count, or one per layer; empty when the key is missing or its array was not read."""
     value = gguf.arch(key)
     values = value if isinstance(value, (list, tuple)) else (value,)
-    return tuple(count for count in values if isinstance(count, int) and 0 <= count < _BIGGEST)
+    return tuple(count for count in values if isinstance(count, int) and 0 <= count < _MAX_COUNT)
 
 
 def _count(gguf: GGUF, key: str) -> int:
-    """A count of the header; 0 when it is missing or no count. The header is untrusted."""
+    """A count of the header; 0 when it is missing or not a valid count. The header is untrusted."""
     return max(_counts(gguf, key), default=0)
 
 
@@ -154,6 +166,54 @@ def _draft_bytes(model: Model) -> int:
 
 
 def _work_bytes(gguf: GGUF, n_batch: int) -> int:
-    """About what one decode works in: the activations of a batch, and buffers of a fixed size."""
+    """Estimated bytes for one decode: the activations of a batch, and buffers of a fixed size."""
     widest = max(_count(gguf, "feed_forward_length"), _count(gguf, "embedding_length"))
     return 8 * 4 * n_batch * widest + (64 << 20)
+
+
+def measure(root: Path = Path("/")) -> MachineMemory:
+    """Measure now; ``root`` is the folder that contains ``proc`` and ``sys``."""
+    left = [amount for group in _cgroups(root) if (amount := _memory_left(group)) is not None]
+    return MachineMemory(free_memory=max(0, min([_available(root), *left])))
+
+
+def _available(root: Path) -> int:
+    for line in _read(root / "proc/meminfo").splitlines():
+        name, _, amount = line.partition(":")
+        if name == "MemAvailable":
+            return int(amount.split()[0]) << 10
+    return UNKNOWN_MEMORY
+
+
+def _cgroups(root: Path) -> list[Path]:
+    """This process's control group and its parents (version 2)."""
+    for line in _read(root / "proc/self/cgroup").splitlines():
+        number, _, path = line.partition("::")
+        if number == "0":
+            top = root / "sys/fs/cgroup"
+            group = top / path.strip("/")
+            return [group, *(above for above in group.parents if above.is_relative_to(top))]
+    return []
+
+
+def _memory_left(group: Path) -> int | None:
+    limit, used = _read(group / "memory.max"), _read(group / "memory.current")
+    if not (limit.isdigit() and used.isdigit()):
+        return None
+    return int(limit) - int(used) + _reclaimable(_read(group / "memory.stat"))
+
+
+def _reclaimable(stat: str) -> int:
+    """Bytes of file pages: they count as used, but the kernel frees them on demand."""
+    return sum(
+        int(amount)
+        for name, _, amount in (line.partition(" ") for line in stat.splitlines())
+        if name == "inactive_file"
+    )
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text("ascii").strip()
+    except (OSError, ValueError):
+        return ""

@@ -1,8 +1,8 @@
-"""A runner process as the server sees it: load, streams of text, embeddings, tokens, stop.
+"""A runner process as the server sees it: load, generate, embed, tokenize, stop.
 
-Rule: every request ends exactly once: with its answer, with the error that the runner names, with RunnerCrashed when
-the runner dies, or, when its caller goes away, with a Cancel sent at once. Replies that nobody reads yet wait here; a
-reply has a length that the engine bounds (ten contexts), so they do not grow for ever.
+Every request ends exactly once: with its reply, with the error that the runner sends, with RunnerCrashed when the
+runner dies, or with a Cancel when its caller goes away. Replies that the caller has not read yet are queued here; the
+engine bounds the length of a reply (to ten contexts), so the queue is bounded too.
 """
 
 from __future__ import annotations
@@ -18,19 +18,15 @@ from typing import Any, TypeVar
 import msgspec
 
 from ollama_nb.errors import LoadError, RunnerCrashed, from_code
-from ollama_nb.runner import spawn, wire
-from ollama_nb.runner.link import End, Link
+from ollama_nb.runner import children, wire
+from ollama_nb.runner.children import ChildLink, ProcessEnd
 
-COMMAND = spawn.module_command("ollama_nb.runner.child")
-STOP_GRACE = 3.0
-TICK = 1.0
-"""Seconds between two looks at a runner that has work."""
-PING_AFTER = 5
-"""Silent looks before the runner is asked whether it lives."""
-DEAD_AFTER = 15
-"""Silent looks after which it does not."""
-LONGEST_STEP = 900.0
-"""Seconds that one step of the engine may take; a native call that never returns is ended then."""
+COMMAND = children.module_command("ollama_nb.runner.child")
+STOP_GRACE = 3.0  # seconds from SIGTERM to SIGKILL
+TICK = 1.0  # seconds between two checks of a runner that has requests
+PING_AFTER = 5  # checks without a message from the runner until it is sent a Ping
+DEAD_AFTER = 15  # checks without a message from the runner until it is killed
+MAX_STEP_SECONDS = 900.0  # of one engine step; a native call that does not return is ended then
 
 _STOPPED = (
     "model runner has unexpectedly stopped, this may be due to resource limitations or an internal error, "
@@ -40,8 +36,8 @@ _Reply = TypeVar("_Reply")
 
 
 @dataclass(slots=True)
-class _Open:
-    """A request: its replies (None: the runner died), whether one reached the caller, whether the last one is in."""
+class _PendingRequest:
+    """A request: its replies (None: the runner died), whether the caller got one, whether the last one has arrived."""
 
     replies: asyncio.Queue[Any] = field(default_factory=asyncio.Queue)
     answered: bool = False
@@ -55,22 +51,22 @@ class Runner:
 
     def __init__(self) -> None:
         self._ids = itertools.count(1)
-        self._open: dict[int, _Open] = {}
-        self._verdict: asyncio.Future[wire.Loaded | wire.LoadFailed] = asyncio.get_running_loop().create_future()
-        self._heard = False
-        self._watch: asyncio.Task[None] | None = None
-        self._link: Link
+        self._pending: dict[int, _PendingRequest] = {}
+        self._loading: asyncio.Future[wire.Loaded | wire.LoadFailed] = asyncio.get_running_loop().create_future()
+        self._message_seen = False
+        self._watcher: asyncio.Task[None] | None = None
+        self._link: ChildLink
 
     @classmethod
     async def start(cls, load: wire.Load, timeout: float = 300.0, *, command: Sequence[str] = COMMAND) -> Runner:
-        """Start a process and load a model into it. ``timeout``: seconds in which the runner neither finishes nor logs.
+        """Start a process and load a model into it.
 
-        Raises LoadError when the model cannot be loaded, RunnerCrashed when the process dies over it. Cancelling ends
-        the process.
+        ``timeout`` is the number of seconds without any log output after which a load has failed. Raises LoadError when
+        the model cannot be loaded, RunnerCrashed when the process dies. Cancelling ends the process.
         """
         runner = cls()
         try:
-            runner._link = await Link.open(command, wire.Reply, runner._received)
+            runner._link = await ChildLink.open(command, wire.FromRunner, runner._received)
         except OSError as error:
             raise LoadError(f"the model runner cannot be started: {error.strerror or error}") from error
         runner._link.ended.add_done_callback(runner._died)
@@ -91,16 +87,16 @@ class Runner:
 
     @property
     def busy(self) -> int:
-        """Requests that have not ended."""
-        return len(self._open)
+        """The number of requests that have not ended."""
+        return len(self._pending)
 
     @property
-    def ended(self) -> asyncio.Future[End]:
-        """Done when the process has ended: why. Callbacks run before any request learns of it. Never cancel it."""
+    def ended(self) -> asyncio.Future[ProcessEnd]:
+        """The end of the process. Callbacks run before any request fails because of it. Do not cancel this future."""
         return self._link.ended
 
-    async def wait(self) -> End:
-        """Return when the process has ended: why."""
+    async def wait(self) -> ProcessEnd:
+        """Wait for the process to exit and return the reason."""
         return await asyncio.shield(self.ended)
 
     async def stop(self, grace: float = STOP_GRACE) -> None:
@@ -125,7 +121,7 @@ class Runner:
     async def embed(
         self, inputs: Sequence[str], *, truncate: bool = True, num_ctx: int = 0, adapters: wire.Adapters = ()
     ) -> wire.Embedded:
-        """One vector per input; see ``wire.Embedded``. Too long with ``truncate`` false: BadRequest."""
+        """Return one vector per input; see ``wire.Embedded``. Raises ContextOverflow if nothing may be truncated."""
         id = next(self._ids)
         message = wire.Embed(id=id, inputs=tuple(inputs), truncate=truncate, num_ctx=num_ctx, adapters=adapters)
         return await self._ask(message, wire.Embedded)
@@ -133,7 +129,7 @@ class Runner:
     async def rank(
         self, query: str, documents: Sequence[str], *, num_ctx: int = 0, adapters: wire.Adapters = ()
     ) -> wire.Ranked:
-        """One score per document; see ``wire.Rank``."""
+        """Return one score per document; see ``wire.Rank``."""
         id = next(self._ids)
         message = wire.Rank(id=id, query=query, documents=tuple(documents), num_ctx=num_ctx, adapters=adapters)
         return await self._ask(message, wire.Ranked)
@@ -141,7 +137,7 @@ class Runner:
     async def tokenize(
         self, texts: Sequence[str], *, add_special: bool = True, parse_special: bool = True
     ) -> tuple[tuple[int, ...], ...]:
-        """The tokens of each text."""
+        """Return the tokens of each text."""
         id = next(self._ids)
         message = wire.Tokenize(id=id, texts=tuple(texts), add_special=add_special, parse_special=parse_special)
         return (await self._ask(message, wire.Tokens)).tokens
@@ -149,7 +145,7 @@ class Runner:
     async def count_tokens(
         self, texts: Sequence[str], *, add_special: bool = True, parse_special: bool = True
     ) -> tuple[int, ...]:
-        """How many tokens each text has."""
+        """Return the number of tokens of each text."""
         message = wire.Tokenize(
             id=next(self._ids),
             texts=tuple(texts),
@@ -163,23 +159,23 @@ class Runner:
         return (await self._ask(wire.Detokenize(id=next(self._ids), tokens=tuple(tokens)), wire.Detokenized)).text
 
     async def stats(self) -> dict[str, Any]:
-        """Counters since load, by name; see ``Engine.counters``."""
+        """Return the counters since load, by name; see ``Engine.counters``."""
         return (await self._ask(wire.GetStats(id=next(self._ids)), wire.StatsReply)).stats
 
     # requests
 
-    def _begin(self, message: Any) -> _Open:
-        """Send a request. Raises BadRequest, or RunnerCrashed when there is nobody to send it to."""
+    def _begin(self, message: Any) -> _PendingRequest:
+        """Send a request. Raises BadRequest, and RunnerCrashed when the runner is gone."""
         if not self.alive:
             raise RunnerCrashed(f"{_STOPPED}: {self._link.ended.result().cause}")
         data = wire.request_frame(message)
-        request = self._open[message.id] = _Open()
+        request = self._pending[message.id] = _PendingRequest()
         self._link.send_bytes(data)
-        if self._watch is None or self._watch.done():
-            self._watch = asyncio.ensure_future(self._watch_silence())
+        if self._watcher is None or self._watcher.done():
+            self._watcher = asyncio.ensure_future(self._watch())
         return request
 
-    async def _next(self, request: _Open) -> Any:
+    async def _next(self, request: _PendingRequest) -> Any:
         item = await request.replies.get()
         if item is None:
             raise self._crash(request)
@@ -188,9 +184,9 @@ class Runner:
         request.answered = True
         return item
 
-    def _end(self, id: int, request: _Open) -> None:
-        """Forget a request; one that the runner still works on is cancelled."""
-        self._open.pop(id, None)
+    def _end(self, id: int, request: _PendingRequest) -> None:
+        """Remove a request, and cancel it if the runner still works on it."""
+        self._pending.pop(id, None)
         if not request.ended:
             self._link.send(wire.Cancel(id))
 
@@ -203,67 +199,67 @@ class Runner:
         assert isinstance(reply, kind)
         return reply
 
-    def _crash(self, request: _Open) -> RunnerCrashed:
+    def _crash(self, request: _PendingRequest) -> RunnerCrashed:
         cause = self._link.ended.result().cause
         if request.answered:
             return RunnerCrashed(f"an error was encountered while running the model: {cause}")
         return RunnerCrashed(f"{_STOPPED}: {cause}")
 
-    # what the runner says
+    # messages of the runner
 
     def _received(self, message: Any) -> None:
-        self._heard = True
+        self._message_seen = True
         if isinstance(message, wire.Step):
             for item in message.items:
                 self._deliver(item)
         elif isinstance(message, wire.Loaded | wire.LoadFailed):
-            if not self._verdict.done():
-                self._verdict.set_result(message)
+            if not self._loading.done():
+                self._loading.set_result(message)
         elif isinstance(message, wire.Pong):
-            if message.step_seconds > LONGEST_STEP:
-                self._link.kill(f"one step took longer than {LONGEST_STEP:.0f} s")
+            if message.step_seconds > MAX_STEP_SECONDS:
+                self._link.kill(f"one step took longer than {MAX_STEP_SECONDS:.0f} s")
         else:
             self._deliver(message)
 
     def _deliver(self, item: Any) -> None:
-        if request := self._open.get(item.id):
+        if request := self._pending.get(item.id):
             request.ended = not isinstance(item, wire.Text)
             request.replies.put_nowait(item)
 
-    def _died(self, ended: asyncio.Future[End]) -> None:
-        if self._watch is not None:
-            self._watch.cancel()
-        for request in self._open.values():
+    def _died(self, ended: asyncio.Future[ProcessEnd]) -> None:
+        if self._watcher is not None:
+            self._watcher.cancel()
+        for request in self._pending.values():
             request.ended = True
             request.replies.put_nowait(None)
 
     async def _load(self, load: wire.Load, timeout: float) -> None:
         self._link.send(load)
         ended = self._link.ended
-        news: list[asyncio.Future[Any]] = [self._verdict, ended]
-        while not self._verdict.done():
+        signs: list[asyncio.Future[Any]] = [self._loading, ended]
+        while not self._loading.done():
             left = self._link.child.printed.last_activity + timeout - time.monotonic()
             if left <= 0:
-                raise LoadError(f"timed out waiting for the model runner to start - {self._last_words()}")
-            patience = None if math.isinf(left) else left
-            await asyncio.wait(news, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
-            if ended.done() and not self._verdict.done():
+                raise LoadError(f"timed out waiting for the model runner to start - {self._last_output()}")
+            seconds = None if math.isinf(left) else left
+            await asyncio.wait(signs, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            if ended.done() and not self._loading.done():
                 raise RunnerCrashed(f"the model runner process has terminated: {ended.result().cause}")
-        verdict = self._verdict.result()
-        if isinstance(verdict, wire.LoadFailed):
-            raise from_code(verdict.code, verdict.message, verdict.status)
-        self.loaded = verdict
+        outcome = self._loading.result()
+        if isinstance(outcome, wire.LoadFailed):
+            raise from_code(outcome.code, outcome.message, outcome.status)
+        self.loaded = outcome
 
-    def _last_words(self) -> str:
-        return self._link.child.printed.last_line() or "it said nothing"
+    def _last_output(self) -> str:
+        return self._link.child.printed.last_line() or "it printed nothing"
 
-    async def _watch_silence(self) -> None:
-        """End a runner that is stopped or hangs. Counts wake-ups of this loop, so that a stall of ours is not its."""
+    async def _watch(self) -> None:
+        """Kill a runner that is stopped or hangs. Stalls of this loop do not matter, because checks are counted, not time."""
         silent = 0
-        while self._open:
-            self._heard = False
+        while self._pending:
+            self._message_seen = False
             await asyncio.sleep(TICK)
-            silent = 0 if self._heard else silent + 1
+            silent = 0 if self._message_seen else silent + 1
             if silent and silent % PING_AFTER == 0:
                 self._link.send(wire.Ping())
             if silent >= DEAD_AFTER:
@@ -272,4 +268,4 @@ class Runner:
 
 
 Launch = Callable[[wire.Load, float], Awaitable[Runner]]
-"""``Runner.start``, or what stands in for it: a load, and the seconds of its timeout → a runner."""
+"""``Runner.start`` or a substitute: takes the Load message and the timeout in seconds, returns the runner."""

@@ -1,8 +1,8 @@
-"""The render process: prompt jobs in, prompts out, under 512 MiB of memory.
+"""The render process: it receives prompt jobs and sends prompts, with at most 512 MiB of memory.
 
-Rule: nothing that a template does reaches further than this process, and an error costs only its own job. A job that
-takes more processor time than it has ends the process: the timer's signal is left to the kernel, which no template
-holds up.
+Templates are untrusted. What they do is confined to this process, and an error ends only its own job. A job that
+exceeds its processor time ends the process: no handler is installed for the timer's signal, so a template cannot delay
+it.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from ollama_nb.errors import OllamaError, TemplateError
 from ollama_nb.runner import confine, wire
 from ollama_nb.template import prompt
 
-MEMORY = 512 << 20
-MAX_OUTPUT = 64 << 20
+MEMORY = 512 << 20  # bytes of address space
+MAX_OUTPUT = 64 << 20  # characters of all prompts of a job
 
 
 def main(argv: list[str]) -> None:
     channel = confine.enter(argv)
     confine.limit(resource.RLIMIT_AS, MEMORY)
-    channel.sendall(wire.frame(wire.Prompts(0, ())))  # ready: the time from here on is a template's own
+    channel.sendall(wire.frame(wire.Prompts(0, ())))  # ready: start-up does not count as time of a job
     reader = wire.FrameReader(wire.Render)
     while data := _receive(channel):
         for job in reader.feed(data):
-            channel.sendall(_answer(job))
+            channel.sendall(_run(job))
 
 
 def _receive(channel: socket.socket) -> bytes:
@@ -38,7 +38,7 @@ def _receive(channel: socket.socket) -> bytes:
         return b""
 
 
-def _answer(job: wire.Render) -> bytes:
+def _run(job: wire.Render) -> bytes:
     signal.setitimer(signal.ITIMER_PROF, job.seconds)
     try:
         return wire.frame(wire.Prompts(job.id, _render(job)))
@@ -46,7 +46,7 @@ def _answer(job: wire.Render) -> bytes:
         return wire.frame(wire.RenderFailed(job.id, error.message, error.status, error.code))
     except (MemoryError, RecursionError):
         return wire.frame(wire.RenderFailed(job.id, wire.TEMPLATE_TOOK_TOO_MUCH))
-    except Exception as error:  # the border of this process: a template can raise anything
+    except Exception as error:  # the process boundary: a template can raise anything
         return wire.frame(wire.RenderFailed(job.id, f"template error: {type(error).__name__}: {error}"[:1000]))
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)

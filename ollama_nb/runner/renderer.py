@@ -1,8 +1,8 @@
-"""Prompts from templates that nobody vouches for: the server's side of the render process.
+"""Prompts from untrusted templates: the server's side of the render process.
 
-Rule: one job at a time, in the order of asking; a job that takes more than two seconds costs its process, and only
-itself. The next process starts at once, so that the next job does not wait for it. Seconds are the child's own, of
-processor time: how busy the machine is decides about no prompt.
+Jobs run one at a time, in order. A job that takes more than two seconds ends its process and fails; the next process
+starts at once, so that the next job need not wait for it. The limit is processor time of the child, so that it does not
+depend on how busy the machine is.
 """
 
 from __future__ import annotations
@@ -15,15 +15,13 @@ from typing import Any
 
 from ollama_nb.api.chat import PromptJob
 from ollama_nb.errors import RunnerCrashed, TemplateError, from_code
-from ollama_nb.runner import spawn, wire
-from ollama_nb.runner.link import Link
+from ollama_nb.runner import children, wire
+from ollama_nb.runner.children import ChildLink
 
-COMMAND = spawn.module_command("ollama_nb.runner.render")
-JOB_SECONDS = 2.0
-"""Of processor time; the child ends itself after that."""
-PATIENCE = 30
-"""So many times longer is a child waited for that neither answers nor ends, because it was stopped or starves."""
-START_SECONDS = 30.0
+COMMAND = children.module_command("ollama_nb.runner.render")
+JOB_SECONDS = 2.0  # processor time of a job; the child ends itself after that
+WAIT_FACTOR = 30  # a child that is stopped or gets no processor time is killed after this multiple of JOB_SECONDS
+START_SECONDS = 30.0  # for a child to become ready
 _REPLY = wire.Prompts | wire.RenderFailed
 
 
@@ -41,13 +39,13 @@ class Renderer:
     async def render(self, job: PromptJob) -> tuple[str, ...]:
         """One prompt per entry of ``job.drops``.
 
-        Raises TemplateError for a template that fails or takes too much, BadRequest for a job that cannot be sent,
-        RunnerCrashed when no process can be had.
+        Raises TemplateError for a template that fails or exceeds its limits, BadRequest for a job that cannot be sent,
+        and RunnerCrashed when no process can be started.
         """
         data = wire.request_frame(wire.Render(next(self._ids), job, self._job_seconds))
         async with self._turn:
             process = await self._ready()
-            reply = await self._ask(process, data)
+            reply = await self._run(process, data)
         if isinstance(reply, wire.RenderFailed):
             raise from_code(reply.code, reply.message, reply.status)
         return reply.texts
@@ -64,16 +62,16 @@ class Renderer:
         if process is not None:
             await process.link.close(grace=0.5)
 
-    async def _ask(self, process: _Process, data: bytes) -> wire.Prompts | wire.RenderFailed:
+    async def _run(self, process: _Process, data: bytes) -> wire.Prompts | wire.RenderFailed:
         reply = process.expect()
         process.link.send_bytes(data)
         ended = False
         try:
-            patience = self._job_seconds * PATIENCE
-            await asyncio.wait(_either(reply, process), timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+            wait_seconds = self._job_seconds * WAIT_FACTOR
+            await asyncio.wait(_first_of(reply, process), timeout=wait_seconds, return_when=asyncio.FIRST_COMPLETED)
             ended = reply.done()
         finally:
-            if not ended:  # too slow, dead, or nobody waits any more: the process is not free for the next job
+            if not ended:  # too slow, dead or cancelled: this process cannot take the next job
                 await self._replace(process)
         if not ended:
             raise TemplateError(wire.TEMPLATE_TOOK_TOO_MUCH)
@@ -95,7 +93,7 @@ class Renderer:
 
     def _start(self) -> None:
         self._starting = asyncio.ensure_future(_Process.start(self._command))
-        self._starting.add_done_callback(_look_at)
+        self._starting.add_done_callback(_mark_retrieved)
 
     async def _replace(self, process: _Process) -> None:
         self._process = None
@@ -105,10 +103,10 @@ class Renderer:
 
 
 class _Process:
-    """One render child and the reply that is awaited from it."""
+    """One render child and the reply that it owes."""
 
     def __init__(self) -> None:
-        self.link: Link
+        self.link: ChildLink
         self._reply: asyncio.Future[wire.Prompts | wire.RenderFailed]
 
     @classmethod
@@ -116,14 +114,14 @@ class _Process:
         process = cls()
         ready = process.expect()
         try:
-            process.link = await Link.open(command, _REPLY, process._received)
+            process.link = await ChildLink.open(command, _REPLY, process._received)
         except OSError as error:
             raise RunnerCrashed(f"the render process cannot be started: {error.strerror or error}") from error
         try:
-            await asyncio.wait(_either(ready, process), timeout=START_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(_first_of(ready, process), timeout=START_SECONDS, return_when=asyncio.FIRST_COMPLETED)
         finally:
             if not ready.done():
-                process.link.kill("it took too long")
+                process.link.kill("it took too long to start")
                 await process.link.close(grace=0)
         if not ready.done():
             raise RunnerCrashed(f"the render process did not start: {process.link.ended.result().cause}")
@@ -138,11 +136,11 @@ class _Process:
             self._reply.set_result(message)
 
 
-def _either(reply: asyncio.Future[Any], process: _Process) -> list[asyncio.Future[Any]]:
+def _first_of(reply: asyncio.Future[Any], process: _Process) -> list[asyncio.Future[Any]]:
     return [reply, process.link.ended]
 
 
-def _look_at(task: asyncio.Task[_Process]) -> None:
-    """A start that failed with nobody waiting for it is no unhandled error: the next job tries again."""
+def _mark_retrieved(task: asyncio.Task[_Process]) -> None:
+    """A failed start without a waiter is not an unhandled error: the next job starts another process."""
     with contextlib.suppress(asyncio.CancelledError):
         task.exception()

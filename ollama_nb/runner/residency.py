@@ -1,9 +1,51 @@
-"""Which models stay in memory: events in, actions out. Pure but for a look at the free memory; ``pool`` acts.
+"""Which models are in memory: decisions only. Events go in, actions come out, and ``pool`` carries them out.
 
-Models that differ only in adapters are one resident: they share its weights and its process, each for its own time.
-Rules: one load at a time; a model is never unloaded while somebody uses it; requests for one model are served in the
-order of asking, so a request that needs it loaded anew is not starved by those that do not; a request that waits is
-granted, refused or forgotten exactly once.
+Theory of operation
+===================
+
+A *resident* is one set of weights in memory with the runner process that holds it. Models that differ only in LoRA
+adapters are one resident: they share its weights and its process, and each of them is one *use* of the resident.
+
+A request for a model is a *ticket*. If the model is loaded and can serve the request, the ticket is granted at once:
+the request gets a *lease*. Otherwise the ticket is queued. A lease keeps its resident in memory. When the last lease of
+a use is released, its *keep-alive* time begins. When that has passed, the use ends; when its last use ends, the
+resident is unloaded.
+
+The queue is walked after every event, oldest ticket first, and each ticket meets one of these cases:
+
+- Its model is loaded so that it serves the request (see ``placement.serves``): the ticket is granted.
+- Its model is loading: the ticket waits.
+- Its model is loaded in another way, for example with a smaller context: the resident is *drained*. It grants no more
+  leases and is stopped when the last one is released; then the model is loaded as the ticket needs it. Later tickets
+  for the same model wait behind this one, so that it cannot starve.
+- Its model is not in memory: it is loaded, if the number of residents and the free memory permit that. If not, one
+  resident is *evicted* by draining it: an idle one if possible, then the one with the shortest keep-alive. The ticket
+  waits meanwhile. Only one model is loaded at a time.
+- Its model has crashed too often in a short time: the ticket is refused until that time has passed.
+
+A load that no ticket waits for any more is stopped.
+
+States of a resident
+====================
+
+=========  =============================================  ==============================================
+state      event                                          next state, and what happens
+=========  =============================================  ==============================================
+(absent)   a ticket needs it, there is space              LOADING; action ``StartRunner``
+LOADING    ``ready``                                      READY; waiting tickets that it serves are granted
+LOADING    ``failed``                                     (absent); waiting tickets that it serves are refused
+LOADING    no ticket waits for it                         STOPPING; action ``StopRunner``
+READY      ``request`` that it serves, not draining       READY; action ``Grant``
+READY      ``request`` that it does not serve             READY and draining, or STOPPING if it is idle
+READY      keep-alive passed, or ``unload`` while idle    STOPPING; action ``StopRunner``
+READY      evicted, or last lease of a draining one       STOPPING; action ``StopRunner``
+READY      ``died``                                       (absent); its requests fail by themselves
+STOPPING   ``stopped``                                    (absent)
+any        ``close``                                      STOPPING; action ``StopRunner``, queue refused
+=========  =============================================  ==============================================
+
+Every ticket is granted, refused or forgotten exactly once, and a resident is never stopped while it has leases, except
+by ``close``. The only input besides the events is ``free_memory``. Times are seconds of the pool's clock.
 """
 
 from __future__ import annotations
@@ -20,16 +62,15 @@ from ollama_nb.errors import Busy, OllamaError, RunnerCrashed
 from ollama_nb.runner import wire
 from ollama_nb.runner.placement import serves
 
-Key = str
-"""What makes two models one in memory: the path of the weights."""
+WeightsPath = str
+"""Identifies a resident: models with the same weights file share it."""
 
-CRASHES = 3
-CRASH_WINDOW = 60.0
-"""So many deaths in so many seconds, and the model is refused for as long."""
+CRASHES = 3  # crashes of a model within CRASH_WINDOW after which it is refused
+CRASH_WINDOW = 60.0  # seconds; also how long it is refused after its last crash
 BUSY = "server busy, please try again.  maximum pending requests exceeded"
 
 
-class State(enum.Enum):
+class ResidentState(enum.Enum):
     LOADING = enum.auto()
     READY = enum.auto()
     STOPPING = enum.auto()
@@ -37,7 +78,11 @@ class State(enum.Enum):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Ticket:
-    """A request that wants a model: how it would be loaded for it alone, and about how many bytes that takes."""
+    """A request for a model, granted at once or queued.
+
+    ``wanted`` is how the model would be loaded for this request alone, ``need`` an estimate of the bytes for that.
+    ``keep_alive`` None leaves the keep-alive time of the model as it is.
+    """
 
     model: Model
     wanted: wire.Load
@@ -46,106 +91,113 @@ class Ticket:
     keep_alive: float | None = None
 
     @property
-    def key(self) -> Key:
+    def key(self) -> WeightsPath:
         return self.wanted.path
 
 
 @dataclass(slots=True, eq=False)
-class Stay:
-    """How long one of a resident's models stays. Times are seconds of the pool's clock."""
+class ModelUse:
+    """The use of a resident by one model: its leases and, without any, the time at which its keep-alive ends."""
 
     model: Model
     keep_alive: float
     leases: int = 0
     expires_at: float | None = None
 
-    def is_over(self, now: float) -> bool:
+    def has_expired(self, now: float) -> bool:
         return self.leases == 0 and self.expires_at is not None and self.expires_at <= now
 
 
 @dataclass(slots=True, eq=False)
 class Resident:
-    """Weights in memory, or on their way in or out. ``model`` is the one that they were loaded for.
+    """Weights in memory, or being loaded or unloaded. ``model`` is the model that they were loaded for.
 
-    ``stays``: the models that use them, by their adapters; ``life``: seconds for those that ask for none.
+    ``uses`` are the models that share them, by their adapters. ``default_keep_alive`` applies to models whose requests
+    set no keep-alive. A ``draining`` resident grants no more leases.
     """
 
     model: Model
     load: wire.Load
-    life: float
-    state: State = State.LOADING
-    stays: dict[tuple[Path, ...], Stay] = field(default_factory=dict)
-    leaving: bool = False
+    default_keep_alive: float
+    state: ResidentState = ResidentState.LOADING
+    uses: dict[tuple[Path, ...], ModelUse] = field(default_factory=dict)
+    draining: bool = False
 
     @property
-    def key(self) -> Key:
+    def key(self) -> WeightsPath:
         return self.load.path
 
     @property
     def leases(self) -> int:
-        return sum(stay.leases for stay in self.stays.values())
+        return sum(use.leases for use in self.uses.values())
 
     @property
     def keep_alive(self) -> float:
-        """The longest life that one of the models asked for."""
-        return max((stay.keep_alive for stay in self.stays.values()), default=self.life)
+        """The longest keep-alive time of its models, in seconds."""
+        return max((use.keep_alive for use in self.uses.values()), default=self.default_keep_alive)
 
     @property
     def idle(self) -> bool:
-        return self.state is State.READY and self.leases == 0
+        return self.state is ResidentState.READY and self.leases == 0
 
     def serves(self, ticket: Ticket) -> bool:
         return serves(self.load, ticket.wanted, ticket.options)
 
-    def open_to(self, ticket: Ticket) -> bool:
-        return self.state is State.READY and not self.leaving and self.serves(ticket)
+    def accepts(self, ticket: Ticket) -> bool:
+        return self.state is ResidentState.READY and not self.draining and self.serves(ticket)
 
 
 @dataclass(frozen=True, slots=True)
-class Start:
+class StartRunner:
+    """Start a runner process and load the resident into it."""
+
     resident: Resident
 
 
 @dataclass(frozen=True, slots=True)
-class Stop:
-    """End the process, or the load, of a resident."""
+class StopRunner:
+    """Stop the runner process of a resident, also while it loads."""
 
     resident: Resident
 
 
 @dataclass(frozen=True, slots=True)
 class Grant:
+    """Give a request its lease."""
+
     ticket: Ticket
     resident: Resident
 
 
 @dataclass(frozen=True, slots=True)
 class Refuse:
+    """Fail a request."""
+
     ticket: Ticket
     error: OllamaError
 
 
-Action = Start | Stop | Grant | Refuse
+Action = StartRunner | StopRunner | Grant | Refuse
 
 
 @dataclass(slots=True)
 class Residency:
-    """The state: residents by key, and the queue of tickets. Every event returns what is to be done now, in order."""
+    """The residents and the queue of tickets. Every event returns the actions that are due, in order."""
 
     max_models: int
     max_queue: int
     keep_alive: float
     free_memory: Callable[[], int]
-    residents: dict[Key, Resident] = field(default_factory=dict)
+    residents: dict[WeightsPath, Resident] = field(default_factory=dict)
     queue: list[Ticket] = field(default_factory=list)
-    _crashes: dict[Key, deque[tuple[float, str]]] = field(default_factory=dict)
+    _crashes: dict[WeightsPath, deque[tuple[float, str]]] = field(default_factory=dict)
 
     # events
 
     def request(self, ticket: Ticket, now: float) -> list[Action]:
-        """Somebody wants a model. Only requests that must wait count against the bound of the queue."""
+        """A request arrives. Only tickets that must wait count against the length limit of the queue."""
         resident = self.residents.get(ticket.key)
-        if resident is not None and resident.open_to(ticket) and not self._is_overtaking(ticket):
+        if resident is not None and resident.accepts(ticket) and not self._has_waiting(ticket.key):
             return [self._grant(ticket, resident)]
         if len(self.queue) >= self.max_queue:
             return [Refuse(ticket, Busy(BUSY))]
@@ -153,19 +205,19 @@ class Residency:
         return self._settle(now)
 
     def forget(self, ticket: Ticket, now: float) -> list[Action]:
-        """The caller of a waiting ticket went away."""
+        """The caller of a queued ticket went away."""
         if ticket in self.queue:
             self.queue.remove(ticket)
         return self._settle(now)
 
     def ready(self, resident: Resident, now: float) -> list[Action]:
-        """A load is done. One that was stopped meanwhile goes on stopping."""
-        if resident.state is State.LOADING:
-            resident.state = State.READY
+        """A load has succeeded. If it was stopped meanwhile, it remains STOPPING."""
+        if resident.state is ResidentState.LOADING:
+            resident.state = ResidentState.READY
         return self._settle(now)
 
     def failed(self, resident: Resident, error: OllamaError, now: float) -> list[Action]:
-        """A load failed; those who waited for it get the error. A death counts as a crash."""
+        """A load failed: the tickets that waited for it get the error. The death of the process counts as a crash."""
         if isinstance(error, RunnerCrashed):
             self._note_crash(resident.key, error.message, now)
         self._drop(resident)
@@ -176,62 +228,62 @@ class Residency:
         return refused + self._settle(now)
 
     def died(self, resident: Resident, cause: str, now: float, *, blameless: bool = False) -> list[Action]:
-        """A loaded model's process ended; its requests learn of it by themselves. ``blameless``: it was killed."""
+        """The process of a loaded model ended. ``blameless``: it was killed from outside, which is not a crash."""
         if not blameless:
             self._note_crash(resident.key, cause, now)
         self._drop(resident)
         return self._settle(now)
 
     def stopped(self, resident: Resident, now: float) -> list[Action]:
-        """The end that a Stop asked for is reached."""
+        """A resident that was to be stopped has stopped."""
         self._drop(resident)
         return self._settle(now)
 
     def released(self, resident: Resident, now: float, adapters: tuple[Path, ...] = ()) -> list[Action]:
-        """A request is done with a model; when it was the last one, the time to live begins."""
-        stay = resident.stays[adapters]
-        stay.leases -= 1
-        if stay.leases == 0:
-            stay.expires_at = now + stay.keep_alive
+        """A lease is released; after the last one the keep-alive time begins."""
+        use = resident.uses[adapters]
+        use.leases -= 1
+        if use.leases == 0:
+            use.expires_at = now + use.keep_alive
         return self._settle(now)
 
-    def unload(self, key: Key, now: float, adapters: tuple[Path, ...] = ()) -> list[Action]:
-        """Unload a model as soon as it is idle, unless a later request gives it a longer life."""
+    def unload(self, key: WeightsPath, now: float, adapters: tuple[Path, ...] = ()) -> list[Action]:
+        """Unload a model as soon as it is idle, unless a later request sets another keep-alive."""
         resident = self.residents.get(key)
-        if resident is not None and (stay := resident.stays.get(adapters)):
-            stay.keep_alive = 0.0
-            stay.expires_at = now
+        if resident is not None and (use := resident.uses.get(adapters)):
+            use.keep_alive = 0.0
+            use.expires_at = now
         return self._settle(now)
 
     def tick(self, now: float) -> list[Action]:
-        """Time has passed."""
+        """Time has passed: unload what has expired."""
         return self._settle(now)
 
     def close(self, error: OllamaError) -> list[Action]:
-        """Nothing is wanted any more: who waits gets ``error``, and every model goes, in use or not."""
+        """Refuse every queued ticket with ``error`` and stop every resident, even with leases."""
         refused: list[Action] = [Refuse(ticket, error) for ticket in self.queue]
         self.queue.clear()
-        staying = [resident for resident in self.residents.values() if resident.state is not State.STOPPING]
-        for resident in staying:
-            resident.state = State.STOPPING
-        return [*refused, *map(Stop, staying)]
+        running = [resident for resident in self.residents.values() if resident.state is not ResidentState.STOPPING]
+        for resident in running:
+            resident.state = ResidentState.STOPPING
+        return [*refused, *map(StopRunner, running)]
 
     def next_tick(self) -> float | None:
-        """When the next model expires; None when none will."""
-        stays = (stay for resident in self.residents.values() for stay in resident.stays.values())
-        return min((s.expires_at for s in stays if s.leases == 0 and s.expires_at is not None), default=None)
+        """The time at which the next keep-alive ends; None if there is no such time."""
+        uses = (use for resident in self.residents.values() for use in resident.uses.values())
+        return min((u.expires_at for u in uses if u.leases == 0 and u.expires_at is not None), default=None)
 
     # decisions
 
     def _settle(self, now: float) -> list[Action]:
-        return [*self._serve_queue(now), *self._drop_unwanted(), *self._expire(now)]
+        return [*self._serve_queue(now), *self._stop_unwanted_loads(), *self._expire(now)]
 
     def _serve_queue(self, now: float) -> Iterator[Action]:
-        """Walk the queue once, oldest first. ``blocked``: models that somebody further in front must have anew."""
+        """Walk the queue once, oldest first. Models in ``blocked`` must be loaded for a ticket further to the front."""
         for other in self.residents.values():
-            other.leaving = False
-        blocked: set[Key] = set()
-        loads_one = False
+            other.draining = False
+        blocked: set[WeightsPath] = set()
+        load_decided = False
         for ticket in list(self.queue):
             if ticket.key in blocked:
                 continue
@@ -241,67 +293,67 @@ class Residency:
                 yield Refuse(ticket, error)
             elif resident is None:
                 blocked.add(ticket.key)
-                if not loads_one:
-                    yield from self._make_room(ticket)
-                loads_one = True
-            elif resident.open_to(ticket):
+                if not load_decided:
+                    yield from self._load_or_evict(ticket)
+                load_decided = True
+            elif resident.accepts(ticket):
                 self.queue.remove(ticket)
                 yield self._grant(ticket, resident)
-            elif not resident.serves(ticket) or resident.state is State.STOPPING or resident.leaving:
+            elif not resident.serves(ticket) or resident.state is ResidentState.STOPPING or resident.draining:
                 blocked.add(ticket.key)
-                yield from self._show_out(resident)
+                yield from self._drain(resident)
 
-    def _make_room(self, ticket: Ticket) -> Iterator[Action]:
-        """Start the load of ``ticket``, or make one step towards the room that it needs."""
+    def _load_or_evict(self, ticket: Ticket) -> Iterator[Action]:
+        """Start the load for ``ticket``, or evict one resident if there is no space for it."""
         residents = self.residents.values()
-        if any(r.state is State.LOADING for r in residents):
+        if any(r.state is ResidentState.LOADING for r in residents):
             return
-        short = bool(residents) and ticket.need > self.free_memory()
-        if len(residents) < self.max_models and not short:
+        too_large = bool(residents) and ticket.need > self.free_memory()
+        if len(residents) < self.max_models and not too_large:
             yield self._start(ticket)
-        elif not any(r.state is State.STOPPING for r in residents):
-            # Idle ones first, then the shortest life, then by path; a busy one is waited for.
+        elif not any(r.state is ResidentState.STOPPING for r in residents):
+            # Idle ones first, then the shortest keep-alive, then by path; a busy one is drained.
             victim = min(residents, key=lambda r: (r.leases > 0, r.keep_alive, r.key))
-            yield from self._show_out(victim)
+            yield from self._drain(victim)
 
-    def _show_out(self, resident: Resident) -> Iterator[Action]:
-        """Stop an idle resident; let a busy one finish what it does, but take nothing new."""
-        resident.leaving = True
+    def _drain(self, resident: Resident) -> Iterator[Action]:
+        """Stop an idle resident; let a busy one finish its requests without granting new ones."""
+        resident.draining = True
         if resident.idle:
-            resident.state = State.STOPPING
-            yield Stop(resident)
+            resident.state = ResidentState.STOPPING
+            yield StopRunner(resident)
 
-    def _drop_unwanted(self) -> Iterator[Action]:
-        """A load that nobody waits for any more is stopped."""
+    def _stop_unwanted_loads(self) -> Iterator[Action]:
+        """Stop loads that no ticket waits for any more."""
         for resident in self.residents.values():
-            if resident.state is State.LOADING and not any(resident.serves(ticket) for ticket in self.queue):
-                resident.state = State.STOPPING
-                yield Stop(resident)
+            if resident.state is ResidentState.LOADING and not any(resident.serves(ticket) for ticket in self.queue):
+                resident.state = ResidentState.STOPPING
+                yield StopRunner(resident)
 
     def _expire(self, now: float) -> Iterator[Action]:
         for resident in self.residents.values():
-            over = [adapters for adapters, stay in resident.stays.items() if stay.is_over(now)]
-            for adapters in over:
-                del resident.stays[adapters]
-            if over and not resident.stays and resident.state is State.READY:
-                resident.state = State.STOPPING
-                yield Stop(resident)
+            expired = [adapters for adapters, use in resident.uses.items() if use.has_expired(now)]
+            for adapters in expired:
+                del resident.uses[adapters]
+            if expired and not resident.uses and resident.state is ResidentState.READY:
+                resident.state = ResidentState.STOPPING
+                yield StopRunner(resident)
 
-    def _start(self, ticket: Ticket) -> Start:
+    def _start(self, ticket: Ticket) -> StartRunner:
         resident = Resident(ticket.model, ticket.wanted, self.keep_alive)
         self.residents[ticket.key] = resident
-        return Start(resident)
+        return StartRunner(resident)
 
     def _grant(self, ticket: Ticket, resident: Resident) -> Grant:
-        """The life that a request asks for stays in force for those who ask for none."""
-        stay = resident.stays.setdefault(ticket.model.adapters, Stay(ticket.model, resident.life))
+        """Grant a lease. A keep-alive that a request sets remains in force for later requests without one."""
+        use = resident.uses.setdefault(ticket.model.adapters, ModelUse(ticket.model, resident.default_keep_alive))
         if ticket.keep_alive is not None:
-            stay.keep_alive = ticket.keep_alive
-        stay.leases += 1
+            use.keep_alive = ticket.keep_alive
+        use.leases += 1
         return Grant(ticket, resident)
 
-    def _is_overtaking(self, ticket: Ticket) -> bool:
-        return any(waiting.key == ticket.key for waiting in self.queue)
+    def _has_waiting(self, key: WeightsPath) -> bool:
+        return any(waiting.key == key for waiting in self.queue)
 
     def _drop(self, resident: Resident) -> None:
         if self.residents.get(resident.key) is resident:
@@ -309,13 +361,13 @@ class Residency:
 
     # crashes
 
-    def _note_crash(self, key: Key, cause: str, now: float) -> None:
+    def _note_crash(self, key: WeightsPath, cause: str, now: float) -> None:
         self._crashes.setdefault(key, deque(maxlen=CRASHES)).append((now, cause))
         for other in [k for k, crashes in self._crashes.items() if crashes[-1][0] <= now - CRASH_WINDOW]:
             del self._crashes[other]
 
-    def _quarantine(self, key: Key, now: float) -> RunnerCrashed | None:
-        """The error for a model that keeps dying, while it is left alone."""
+    def _quarantine(self, key: WeightsPath, now: float) -> RunnerCrashed | None:
+        """The error for a model that has crashed too often, while it is refused."""
         crashes = self._crashes.get(key, deque())
         if len(crashes) < CRASHES or crashes[-1][0] - crashes[0][0] > CRASH_WINDOW:
             return None
@@ -323,6 +375,6 @@ class Residency:
         if left <= 0:
             return None
         return RunnerCrashed(
-            f"the model runner stopped {CRASHES} times within a minute, the model is left alone for {left:.0f} s: "
+            f"the model runner stopped {CRASHES} times within a minute, the model is refused for {left:.0f} s: "
             f"{crashes[-1][1]}"
         )

@@ -1,6 +1,6 @@
-"""Runners that hold a vocabulary and no weights: for counting tokens without the seconds and gigabytes of a load.
+"""Runners that hold a vocabulary and no weights, to tokenize without the time and memory of loading a model.
 
-Rule: they are no loaded models. They take no place in the pool, are not listed, and go by themselves when idle.
+They do not count as loaded models: the pool does not know them, and they are not listed. An idle one ends by itself.
 """
 
 from __future__ import annotations
@@ -16,13 +16,12 @@ from ollama_nb.runner import wire
 from ollama_nb.runner.process import Launch, Runner
 from ollama_nb.settings import Settings
 
-MOST = 2
-"""So many vocabularies stay when nobody uses them."""
-IDLE_SECONDS = 120.0
+MAX_IDLE = 2  # idle vocabularies that are entry
+IDLE_SECONDS = 120.0  # after which an idle one ends
 
 
-class _Kept:
-    """One vocabulary from its load on: who uses it, and when it goes."""
+class _Entry:
+    """One vocabulary runner: its start, the number of its users, and the timer that ends it when idle."""
 
     def __init__(self, starting: asyncio.Future[Runner]) -> None:
         self.starting = starting
@@ -36,86 +35,90 @@ class _Kept:
             return False
         return self.starting.cancelled() or bool(self.starting.exception()) or not self.starting.result().alive
 
-    def keep(self) -> None:
-        """Somebody uses it: it does not go."""
+    def stop_timer(self) -> None:
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None
 
 
 class Vocabularies:
-    """All of a server's vocabulary runners. Belongs to the event loop that first uses it."""
+    """All vocabulary runners of a server. They belong to the event loop that uses them first."""
 
     def __init__(
-        self, settings: Settings, *, launch: Launch = Runner.start, most: int = MOST, idle_seconds: float = IDLE_SECONDS
+        self,
+        settings: Settings,
+        *,
+        launch: Launch = Runner.start,
+        max_idle: int = MAX_IDLE,
+        idle_seconds: float = IDLE_SECONDS,
     ) -> None:
         self._timeout = settings.load_timeout
         self._launch = launch
-        self._most, self._idle_seconds = most, idle_seconds
-        self._kept: OrderedDict[Path, _Kept] = OrderedDict()
+        self._max_idle, self._idle_seconds = max_idle, idle_seconds
+        self._entries: OrderedDict[Path, _Entry] = OrderedDict()
         self._ending: set[asyncio.Task[None]] = set()
         self._closed = False
 
     @asynccontextmanager
     async def borrow(self, weights: Path) -> AsyncIterator[Runner]:
-        """A runner with the vocabulary of a GGUF file, started when there is none. Raises LoadError, RunnerCrashed."""
+        """Yield a runner with the vocabulary of a GGUF file. Raises Busy, LoadError and RunnerCrashed."""
         if self._closed:
             raise Busy("the server is shutting down")
-        kept = self._get(weights)
-        kept.users += 1
-        kept.keep()
+        entry = self._get(weights)
+        entry.users += 1
+        entry.stop_timer()
         try:
-            yield await asyncio.shield(kept.starting)
+            yield await asyncio.shield(entry.starting)
         finally:
-            kept.users -= 1
-            self._given_back(weights, kept)
+            entry.users -= 1
+            self._returned(weights, entry)
 
     @property
     def pids(self) -> list[int]:
-        """Processes that hold a vocabulary now."""
-        whole = [kept for kept in self._kept.values() if kept.starting.done() and not kept.broken]
-        return [kept.starting.result().pid for kept in whole]
+        """The processes that hold a vocabulary."""
+        ready = [entry for entry in self._entries.values() if entry.starting.done() and not entry.broken]
+        return [entry.starting.result().pid for entry in ready]
 
     async def close(self) -> None:
         """End every process; returns when all are reaped."""
         self._closed = True
-        for weights in list(self._kept):
+        for weights in list(self._entries):
             self._end(weights)
         while self._ending:
             await asyncio.wait(self._ending)
 
-    def _get(self, weights: Path) -> _Kept:
-        kept = self._kept.get(weights)
-        if kept is not None and kept.broken:
+    def _get(self, weights: Path) -> _Entry:
+        entry = self._entries.get(weights)
+        if entry is not None and entry.broken:
             self._end(weights)
-            kept = None
-        if kept is None:
+            entry = None
+        if entry is None:
             load = wire.Load(path=str(weights), n_ctx=4, n_threads=1, n_gpu_layers=0, vocab_only=True)
-            kept = self._kept[weights] = _Kept(asyncio.ensure_future(self._launch(load, self._timeout)))
-        self._kept.move_to_end(weights)
-        return kept
+            entry = self._entries[weights] = _Entry(asyncio.ensure_future(self._launch(load, self._timeout)))
+        self._entries.move_to_end(weights)
+        return entry
 
-    def _given_back(self, weights: Path, kept: _Kept) -> None:
-        if kept.users or self._kept.get(weights) is not kept:
+    def _returned(self, weights: Path, entry: _Entry) -> None:
+        if entry.users or self._entries.get(weights) is not entry:
             return
-        if kept.broken or self._idle_seconds <= 0:
+        if entry.broken or self._idle_seconds <= 0:
             self._end(weights)
             return
-        kept.timer = asyncio.get_running_loop().call_later(self._idle_seconds, self._end, weights)
-        idle = [other for other, found in self._kept.items() if not found.users]
-        for other in idle[: max(0, len(idle) - self._most)]:
-            self._end(other)
+        entry.timer = asyncio.get_running_loop().call_later(self._idle_seconds, self._end, weights)
+        idle = [path for path, other in self._entries.items() if not other.users]
+        for path in idle[: max(0, len(idle) - self._max_idle)]:
+            self._end(path)
 
     def _end(self, weights: Path) -> None:
-        kept = self._kept.pop(weights)
-        kept.keep()
-        task = asyncio.ensure_future(_stop(kept.starting))
+        entry = self._entries.pop(weights)
+        entry.stop_timer()
+        task = asyncio.ensure_future(_stop(entry.starting))
         self._ending.add(task)
         task.add_done_callback(self._ending.discard)
 
 
 async def _stop(starting: asyncio.Future[Runner]) -> None:
-    """End a process, also one that is just starting."""
+    """Stop a process, also while it starts."""
     if not starting.done():
         starting.cancel()
     with suppress(OllamaError, asyncio.CancelledError):

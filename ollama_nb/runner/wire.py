@@ -1,7 +1,8 @@
-"""Messages between the server process and its children: tagged structs, msgpack, 4-byte little-endian length in front.
+"""Messages between the server and its children: tagged structs as msgpack, each after a 4-byte little-endian length.
 
-Rule: every request carries an ``id`` that its replies repeat; a child answers each request to its end exactly once
-(``Finished``, ``Failed``, or the one reply that the request names).
+Every request carries an ``id`` that its replies repeat. A runner ends each request exactly once: with ``Finished``,
+``Failed``, or the one reply of that kind of request. A conversion process receives one job and sends its progress and
+one result.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ from ollama_nb.api.chat import PromptJob
 from ollama_nb.engine import adapters, output
 from ollama_nb.engine.config import EngineConfig, EngineFacts
 from ollama_nb.engine.sequence import Request
-from ollama_nb.errors import BadRequest, LoadError, RunnerCrashed, TemplateError
+from ollama_nb.errors import BadRequest, LoadError, OllamaError, RunnerCrashed, TemplateError
 
-MAX_FRAME = 256 << 20
+MAX_FRAME = 256 << 20  # bytes
 _LENGTH = struct.Struct("<I")
 
-# What the engine is told, finds and gives out goes over the wire as it is.
+# The engine's own structs are sent as they are.
 Adapter = adapters.Adapter
 Adapters = adapters.Adapters
 Load = EngineConfig
@@ -35,7 +36,7 @@ Failed = output.FailOut
 
 
 class Embed(msgspec.Struct, frozen=True, tag="embed", kw_only=True):
-    """``truncate`` false and an input too long: Failed with status 400."""
+    """Compute embeddings. With ``truncate`` false, an input that is too long fails with ContextOverflow."""
 
     id: int
     inputs: tuple[str, ...]
@@ -45,7 +46,7 @@ class Embed(msgspec.Struct, frozen=True, tag="embed", kw_only=True):
 
 
 class Rank(msgspec.Struct, frozen=True, tag="rank", kw_only=True):
-    """Only for models whose ``pooling`` is ``rank``. Documents are cut to what fits."""
+    """Score documents, for models whose ``pooling`` is ``rank``. Documents are cut to the context."""
 
     id: int
     query: str
@@ -68,7 +69,7 @@ class Detokenize(msgspec.Struct, frozen=True, tag="detokenize", kw_only=True):
 
 
 class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
-    """The request ends with Finished(reason="cancelled"), or has ended already."""
+    """End a request with Finished(reason="cancelled"); one that has ended is not affected."""
 
     id: int
 
@@ -78,7 +79,7 @@ class GetStats(msgspec.Struct, frozen=True, tag="stats"):
 
 
 class Ping(msgspec.Struct, frozen=True, tag="ping"):
-    """Are you there? Answered at once with Pong, even while a step runs."""
+    """Check that the runner responds. It sends Pong at once, even while a step runs."""
 
 
 ToRunner = Load | Complete | Embed | Rank | Tokenize | Detokenize | Cancel | GetStats | Ping
@@ -137,18 +138,18 @@ class Step(msgspec.Struct, frozen=True, tag="step"):
 
 
 class Pong(msgspec.Struct, frozen=True, tag="pong"):
-    """``step_seconds``: how long the step that runs now has been running; 0 between steps."""
+    """``step_seconds``: how long the current step has been running; 0 between steps."""
 
     step_seconds: float = 0.0
 
 
-Reply = (
+FromRunner = (
     Loaded | LoadFailed | Text | Finished | Failed | Embedded | Ranked | Tokens | Detokenized | StatsReply | Step | Pong
 )
 
 
 class Render(msgspec.Struct, frozen=True, tag="render"):
-    """To the render process: one prompt per entry of ``job.drops`` comes back within ``seconds`` of processor time."""
+    """Render one prompt per entry of ``job.drops``, within ``seconds`` of processor time."""
 
     id: int
     job: PromptJob
@@ -169,21 +170,75 @@ class RenderFailed(msgspec.Struct, frozen=True, tag="render_failed"):
     code: str = TemplateError.code
 
 
+class ConvertModel(msgspec.Struct, frozen=True, tag="convert"):
+    """Convert the checkpoint in ``folder`` to the GGUF ``target``, matrices of type ``output`` (F32, F16, BF16)."""
+
+    folder: str
+    target: str
+    output: str
+
+
+class ConvertAdapter(msgspec.Struct, frozen=True, tag="adapt"):
+    """Convert the LoRA adapter in ``folder`` to the GGUF ``target``. ``base``: plain values of its model's metadata."""
+
+    folder: str
+    target: str
+    base: dict[str, Any]
+
+
+class Quantize(msgspec.Struct, frozen=True, tag="quantize"):
+    """Convert a GGUF to ``file_type``, a number of ``llama_ftype``; None only merges the parts of a split one."""
+
+    source: str
+    target: str
+    file_type: int | None
+    kept: dict[str, int]
+
+
+ConversionJob = ConvertModel | ConvertAdapter | Quantize
+
+
+class ConversionProgress(msgspec.Struct, frozen=True, tag="working"):
+    done: int
+    total: int
+
+
+class Converted(msgspec.Struct, frozen=True, tag="made"):
+    """The target is written. ``notes`` are warnings for the user."""
+
+    notes: tuple[str, ...] = ()
+
+
+class ConversionFailed(msgspec.Struct, frozen=True, tag="not_made"):
+    """The error that ended the job: its message, HTTP status and code."""
+
+    message: str
+    status: int
+    code: str
+
+    @classmethod
+    def of(cls, error: OllamaError) -> ConversionFailed:
+        return cls(error.message, error.status, error.code)
+
+
+FromConverter = ConversionProgress | Converted | ConversionFailed
+
+
 TEMPLATE_TOOK_TOO_MUCH = "template took too long or too much memory"
 
 _encoder = msgspec.msgpack.Encoder()
 
 
 def frame(message: msgspec.Struct) -> bytes:
-    """The bytes of one message, length in front."""
+    """Encode one message, preceded by its length."""
     body = _encoder.encode(message)
     return _LENGTH.pack(len(body)) + body
 
 
 def request_frame(message: msgspec.Struct) -> bytes:
-    """``frame`` for what a client has sent. Raises BadRequest where there is no such frame, or it is too large.
+    """``frame`` for a message with data from a client. Raises BadRequest if it cannot be encoded or is too large.
 
-    A lone surrogate has no bytes, nor has a number of 65 bits.
+    Lone surrogates and integers of more than 64 bits cannot be encoded.
     """
     try:
         data = frame(message)
@@ -195,7 +250,7 @@ def request_frame(message: msgspec.Struct) -> bytes:
 
 
 class FrameReader:
-    """Cuts a byte stream into messages of one union type. Raises RunnerCrashed for a frame that is none."""
+    """Splits a byte stream into messages of one union type. Raises RunnerCrashed for an invalid frame."""
 
     def __init__(self, kind: Any) -> None:
         self._decoder = msgspec.msgpack.Decoder(kind)

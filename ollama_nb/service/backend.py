@@ -9,7 +9,7 @@ from ollama_nb import families
 from ollama_nb.api.chat import ModelRequest
 from ollama_nb.api.models import GGUF, Model
 from ollama_nb.api.options import Options
-from ollama_nb.runner.converter import Converter
+from ollama_nb.runner.converter import ModelConverter
 from ollama_nb.runner.pool import Lease, Pool
 from ollama_nb.runner.renderer import Renderer
 from ollama_nb.runner.vocabularies import Vocabularies
@@ -32,7 +32,7 @@ class Backend:
 
     def tools(self, cancelled: threading.Event) -> CreateTools:
         """What the store needs to make a model for one request; setting ``cancelled`` ends a conversion."""
-        return CreateTools(Converter(cancelled), recognise, families.create_defaults, self.settings.home / "tmp")
+        return CreateTools(ModelConverter(cancelled), recognise, families.create_defaults, self.settings.home / "tmp")
 
 
 async def acquire(

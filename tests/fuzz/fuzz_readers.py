@@ -31,7 +31,7 @@ from support.wheels import make_wheel
 from ollama_nb import modelfile
 from ollama_nb.api.names import Digest, ModelName
 from ollama_nb.errors import BadRequest, CorruptModel, InvalidName, OllamaError, RunnerCrashed, SourceError
-from ollama_nb.runner import jobs, wire
+from ollama_nb.runner import wire
 from ollama_nb.server.dialects import gojson
 from ollama_nb.store import archive, manifest, pieces
 from ollama_nb.store.convert.checkpoint import Checkpoint, read_safetensors
@@ -167,7 +167,14 @@ def read_archive(data: bytes) -> None:
 
 
 def read_frames(data: bytes) -> None:
-    for kind in (wire.ToRunner, wire.Reply, wire.Render, wire.Prompts | wire.RenderFailed, jobs.Job, jobs.Reply):
+    for kind in (
+        wire.ToRunner,
+        wire.FromRunner,
+        wire.Render,
+        wire.Prompts | wire.RenderFailed,
+        wire.ConversionJob,
+        wire.FromConverter,
+    ):
         reader = wire.FrameReader(kind)
         for at in range(0, len(data), 7):
             for message in reader.feed(data[at : at + 7]):
@@ -286,7 +293,7 @@ TARGETS: dict[str, Target] = {
         RunnerCrashed,
         lambda: [wire.frame(wire.Tokenize(id=1, texts=("a", "你"))), wire.frame(wire.Detokenize(id=1, tokens=(1,))),
                  wire.frame(wire.Pong(0.5)) + wire.frame(wire.Ping()),
-                 wire.frame(jobs.Quantize("a", "b", 2, {"x": 1}))],
+                 wire.frame(wire.Quantize("a", "b", 2, {"x": 1}))],
     ),
     "bodies": Target(read_body, BadRequest, lambda: [_BODY]),
 }  # fmt: skip

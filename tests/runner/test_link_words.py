@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from support.aio import in_loop
 
-from ollama_nb.runner import spawn, wire
-from ollama_nb.runner.link import Link, explain
+from ollama_nb.runner import children, wire
+from ollama_nb.runner.children import ChildLink, describe_exit
 
 FAKE = (sys.executable, "-P", str(Path(__file__).parent.parent / "support" / "fake_runner.py"))
 
@@ -32,17 +32,17 @@ BUILD = "/tmp/pip-install-x/llama-cpp-python_1/vendor/llama.cpp/ggml/src/ggml-cp
     ],
 )  # fmt: skip
 def test_what_users_read_names_no_path_of_the_build(code: int, line: str, told: str) -> None:
-    assert explain(code, line) == told
+    assert describe_exit(code, line) == told
 
 
 @in_loop
 async def test_an_end_that_is_noticed_late_is_told_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     """The socket is closed; before anybody hears of the exit the child is killed for that. It had ended by itself."""
-    monkeypatch.setattr("ollama_nb.runner.link.SETTLE", 0.0)
-    killed, wait = threading.Event(), spawn.Child._wait
-    monkeypatch.setattr(spawn.Child, "kill", lambda child: killed.set())
-    monkeypatch.setattr(spawn.Child, "_wait", lambda child, drain: killed.wait(60) and wait(child, drain))
-    link = await Link.open(FAKE, wire.Reply, lambda message: None)
+    monkeypatch.setattr("ollama_nb.runner.children.SETTLE", 0.0)
+    killed, wait = threading.Event(), children.Child._wait
+    monkeypatch.setattr(children.Child, "kill", lambda child: killed.set())
+    monkeypatch.setattr(children.Child, "_wait", lambda child, drain: killed.wait(60) and wait(child, drain))
+    link = await ChildLink.open(FAKE, wire.FromRunner, lambda message: None)
     link.send(wire.Load(path="exit:3:last words", n_ctx=1))
     end = await link.ended
     assert (end.cause, end.killed) == ("exited with status 3: last words", False)

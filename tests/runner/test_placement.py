@@ -15,8 +15,7 @@ from ollama_nb.api.models import Layer
 from ollama_nb.api.names import Digest
 from ollama_nb.api.options import Options
 from ollama_nb.runner import wire
-from ollama_nb.runner.machine import UNKNOWN_MEMORY, Machine, measure
-from ollama_nb.runner.placement import cache_bytes_per_token, place, serves
+from ollama_nb.runner.placement import UNKNOWN_MEMORY, MachineMemory, cache_bytes_per_token, measure, place, serves
 from ollama_nb.settings import Settings
 
 GIB = 1 << 30
@@ -31,7 +30,7 @@ def placed(
     env: dict[str, Any] | None = None,
     **facts: Any,
 ) -> wire.Load:
-    machine = Machine(free_memory=free, vram=vram)
+    machine = MachineMemory(free_memory=free, vram=vram)
     return place(a_model(size=100 * MIB), a_gguf(**facts), options or Options(), Settings(**(env or {})), machine).load
 
 
@@ -144,14 +143,14 @@ def test_a_header_full_of_nonsense_gives_a_placement(facts: dict[str, Any]) -> N
 
 
 def test_need_grows_with_what_is_loaded() -> None:
-    model, machine = a_model(size=100 * MIB), Machine(free_memory=20 * GIB)
+    model, machine = a_model(size=100 * MIB), MachineMemory(free_memory=20 * GIB)
     small = place(model, a_gguf(), Options(num_ctx=512), Settings(), machine).need
     large = place(model, a_gguf(), Options(num_ctx=8192), Settings(), machine).need
     assert 100 * MIB < small < large
 
 
 def test_a_draft_model_is_loaded_unless_no_drafts_are_wanted() -> None:
-    plain, machine = a_model(size=100 * MIB), Machine(free_memory=20 * GIB)
+    plain, machine = a_model(size=100 * MIB), MachineMemory(free_memory=20 * GIB)
     small = Layer("application/vnd.ollama.image.draft", Digest("1" * 64), 10 * MIB)
     model = replace(plain, manifest=replace(plain.manifest, layers=(*plain.manifest.layers, small)), draft=Path("/d"))
     with_draft = place(model, a_gguf(), Options(), Settings(), machine)

@@ -15,7 +15,7 @@ from support.pool_harness import MIB, Launcher, VirtualClock, a_gguf, a_model, p
 
 from ollama_nb.api.options import Options
 from ollama_nb.errors import BadRequest, Busy, LoadError, RunnerCrashed
-from ollama_nb.runner.machine import Machine
+from ollama_nb.runner.placement import MachineMemory
 from ollama_nb.runner.pool import Lease, Pool
 from ollama_nb.settings import Settings
 
@@ -23,7 +23,7 @@ from ollama_nb.settings import Settings
 class House:
     """A pool with what it runs on."""
 
-    def __init__(self, measure: Callable[[], Machine], **settings: Any) -> None:
+    def __init__(self, measure: Callable[[], MachineMemory], **settings: Any) -> None:
         self.clock = VirtualClock()
         self.launcher = Launcher()
         self.pool = Pool(Settings(**settings), launch=self.launcher, measure=measure, clock=self.clock)  # type: ignore[arg-type]
@@ -46,7 +46,7 @@ class House:
 
 
 @contextlib.asynccontextmanager
-async def a_house(measure: Callable[[], Machine] = plenty, **settings: Any) -> AsyncIterator[House]:
+async def a_house(measure: Callable[[], MachineMemory] = plenty, **settings: Any) -> AsyncIterator[House]:
     house = House(measure, **settings)
     try:
         yield house
@@ -153,7 +153,7 @@ async def test_more_models_than_fit_take_turns() -> None:
 
 @in_loop
 async def test_short_memory_evicts() -> None:
-    async with a_house(lambda: Machine(free_memory=200 * MIB)) as house:
+    async with a_house(lambda: MachineMemory(free_memory=200 * MIB)) as house:
         (await house.get("a")).release()
         (await house.get("small")).release()
         assert house.names == ["small", "a"] or house.names == ["a", "small"]

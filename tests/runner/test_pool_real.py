@@ -88,7 +88,7 @@ async def test_a_model_that_dies_at_load_three_times_is_left_alone() -> None:
         for _ in range(3):
             with pytest.raises(RunnerCrashed, match="has terminated: died by SIGSEGV"):
                 await get(pool, "die:SIGSEGV")
-        with pytest.raises(RunnerCrashed, match=r"left alone for .* s: .*SIGSEGV"):
+        with pytest.raises(RunnerCrashed, match=r"refused for .* s: .*SIGSEGV"):
             await get(pool, "die:SIGSEGV")
 
 

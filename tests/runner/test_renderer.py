@@ -107,7 +107,7 @@ async def test_a_busy_machine_is_no_fault_of_the_template() -> None:
 
 @in_loop
 async def test_a_process_that_was_stopped_for_good_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ollama_nb.runner.renderer.PATIENCE", 1)
+    monkeypatch.setattr("ollama_nb.runner.renderer.WAIT_FACTOR", 1)
     async with a_renderer(seconds=1.0) as renderer:
         await renderer.render(echo("ready"))
         os.kill(pid_of(renderer), signal.SIGSTOP)

@@ -14,7 +14,17 @@ from support.pool_harness import MIB, a_model
 from ollama_nb.api.options import Options
 from ollama_nb.errors import Busy, LoadError, RunnerCrashed
 from ollama_nb.runner import wire
-from ollama_nb.runner.residency import Action, Grant, Refuse, Residency, Resident, Start, State, Stop, Ticket
+from ollama_nb.runner.residency import (
+    Action,
+    Grant,
+    Refuse,
+    Residency,
+    Resident,
+    ResidentState,
+    StartRunner,
+    StopRunner,
+    Ticket,
+)
 
 
 def residency(*, models: int = 2, queue: int = 100, free: int = 1 << 40) -> Residency:
@@ -89,7 +99,7 @@ def test_keep_alive_sticks_until_another_is_asked_for() -> None:
         core.request(ticket("a", keep_alive=asked), 0.0)
         assert resident.keep_alive == in_force
         core.released(resident, 0.0)
-        assert resident.stays[()].expires_at == in_force
+        assert resident.uses[()].expires_at == in_force
     core.request(ticket("a", keep_alive=0.0), 1.0)
     assert told(core.released(resident, 1.0)) == [("stop", "a")]
 
@@ -116,7 +126,7 @@ def test_evicts_idle_ones_first_then_the_shortest_life_then_by_path() -> None:
     assert told(core.request(ticket("d"), 0.0)) == [("stop", "c")]
     assert core.tick(0.0) == []  # one step at a time
     assert told(core.stopped(short, 0.0)) == [("start", "d")]
-    assert (busy.state, long.state) == (State.READY, State.READY)
+    assert (busy.state, long.state) == (ResidentState.READY, ResidentState.READY)
     core = residency(models=2)
     idle(core, "z", keep_alive=5.0), idle(core, "y", keep_alive=5.0)
     assert told(core.request(ticket("d"), 0.0)) == [("stop", "y")]
@@ -209,7 +219,7 @@ def test_three_deaths_within_a_minute_and_the_model_is_left_alone_for_one() -> N
     (refused,) = core.request(ticket("a"), 50.0)
     assert isinstance(refused, Refuse)
     assert "3 times within a minute" in refused.error.message
-    assert "left alone for 50 s: died by SIGSEGV" in refused.error.message
+    assert "refused for 50 s: died by SIGSEGV" in refused.error.message
     assert told(core.request(ticket("b"), 50.0)) == [("start", "b")]
     core.ready(core.residents["/models/b"], 50.0)
     assert told(core.request(ticket("a"), 100.1)) == [("start", "a")]
@@ -248,7 +258,7 @@ def test_models_that_differ_in_adapters_share_the_weights_each_for_its_own_time(
     assert (resident.leases, len(core.residents)) == (2, 1)
     assert core.released(resident, 0.0) == []
     assert core.tick(20.0) == [], "the one with the adapter is in use"
-    assert [*resident.stays] == [(Path("x"),)], "the plain one is over"
+    assert [*resident.uses] == [(Path("x"),)], "the plain one is over"
     assert core.released(resident, 20.0, (Path("x"),)) == []
     assert core.next_tick() == 80.0
     assert told(core.tick(80.0)) == [("stop", "a")]
@@ -260,7 +270,7 @@ def test_unloading_one_of_them_leaves_the_others() -> None:
     core.request(with_adapter("a", "x"), 0.0)
     core.released(resident, 0.0, (Path("x"),))
     assert core.unload("/models/a", 1.0) == []
-    assert [*resident.stays] == [(Path("x"),)]
+    assert [*resident.uses] == [(Path("x"),)]
     assert core.unload("/models/a", 1.0, (Path("y"),)) == []
     assert told(core.unload("/models/a", 1.0, (Path("x"),))) == [("stop", "a")]
 
@@ -291,9 +301,9 @@ class Schedule:
     def take(self, actions: list[Action]) -> None:
         for action in actions:
             match action:
-                case Start(resident):
+                case StartRunner(resident):
                     self.loading.append(resident)
-                case Stop(resident):
+                case StopRunner(resident):
                     assert resident not in self.granted, "stopped while in use"
                     if resident in self.loading:
                         self.loading.remove(resident)
@@ -335,7 +345,7 @@ class Schedule:
         elif event == "release" and self.granted:
             self.take(core.released(self.granted.pop(number % len(self.granted)), now))
         elif event == "die":
-            alive = [r for r in core.residents.values() if r.state is State.READY]
+            alive = [r for r in core.residents.values() if r.state is ResidentState.READY]
             if alive:
                 victim = alive[number % len(alive)]
                 self.take(core.died(victim, "crash", now))

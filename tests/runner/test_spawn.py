@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.processes import children, until
 
-from ollama_nb.runner import spawn, wire
+from ollama_nb.runner import children as child_processes
+from ollama_nb.runner import wire
 
 FAKE = (sys.executable, "-P", str(Path(__file__).parent.parent / "support" / "fake_runner.py"))
 
@@ -27,7 +28,7 @@ def test_the_environment_is_an_allow_list() -> None:
         "GOMP_SPINCOUNT": "9", "OLLAMA_API_KEY": "secret", "JUPYTER_TOKEN": "secret", "HTTP_PROXY": "secret",
         "PYTHONSTARTUP": "evil.py", "LD_PRELOAD": "evil.so",
     }  # fmt: skip
-    env = spawn.child_env(parent)
+    env = child_processes.child_env(parent)
     env.pop("PYTHONPATH", None)
     allowed = {name: value for name, value in parent.items() if value != "secret" and "evil" not in value}
     assert env == {**allowed, "GGML_NO_BACKTRACE": "1", "PYTHONUTF8": "1"}
@@ -35,19 +36,21 @@ def test_the_environment_is_an_allow_list() -> None:
 
 def test_the_import_path_is_passed_on_only_where_the_package_needs_it(monkeypatch: pytest.MonkeyPatch) -> None:
     installed = site.getsitepackages()[0]
-    monkeypatch.setattr(spawn, "_PACKAGE_ROOT", installed)
-    assert "PYTHONPATH" not in spawn.child_env({"PYTHONPATH": "/elsewhere"})
-    monkeypatch.setattr(spawn, "_PACKAGE_ROOT", "/checkout")
-    assert spawn.child_env({})["PYTHONPATH"] == "/checkout"
-    assert spawn.child_env({"PYTHONPATH": "/elsewhere"})["PYTHONPATH"] == "/checkout"
+    monkeypatch.setattr(child_processes, "_PACKAGE_ROOT", installed)
+    assert "PYTHONPATH" not in child_processes.child_env({"PYTHONPATH": "/elsewhere"})
+    monkeypatch.setattr(child_processes, "_PACKAGE_ROOT", "/checkout")
+    assert child_processes.child_env({})["PYTHONPATH"] == "/checkout"
+    assert child_processes.child_env({"PYTHONPATH": "/elsewhere"})["PYTHONPATH"] == "/checkout"
     through = os.pathsep.join(["/libraries", "/checkout"])
-    assert spawn.child_env({"PYTHONPATH": through})["PYTHONPATH"] == through
+    assert child_processes.child_env({"PYTHONPATH": through})["PYTHONPATH"] == through
 
 
 def test_a_file_in_the_working_folder_is_not_imported(tmp_path: Path) -> None:
     (tmp_path / "msgspec.py").write_text("raise SystemExit('imported from the working folder')")
-    command = [*spawn.module_command("ollama_nb.runner.render"), "0", "1"]
-    done = subprocess.run(command, cwd=tmp_path, env=spawn.child_env(os.environ), capture_output=True, check=False)
+    command = [*child_processes.module_command("ollama_nb.runner.render"), "0", "1"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=child_processes.child_env(os.environ), capture_output=True, check=False
+    )
     assert done.stderr == b""
     assert done.returncode == 1  # for its parent is not that one
 
@@ -55,7 +58,7 @@ def test_a_file_in_the_working_folder_is_not_imported(tmp_path: Path) -> None:
 @settings(max_examples=100, deadline=None)
 @given(st.integers(1, 50), st.lists(st.binary(min_size=1, max_size=30), max_size=20))
 def test_the_ring_keeps_the_last_bytes(limit: int, chunks: list[bytes]) -> None:
-    ring = spawn.Ring(limit)
+    ring = child_processes.OutputTail(limit)
     for chunk in chunks:
         ring.add(chunk)
         assert sum(map(len, ring._chunks)) <= limit + len(ring._chunks[0])
@@ -63,15 +66,15 @@ def test_the_ring_keeps_the_last_bytes(limit: int, chunks: list[bytes]) -> None:
 
 
 def test_the_last_line_that_says_something() -> None:
-    ring = spawn.Ring()
+    ring = child_processes.OutputTail()
     assert ring.last_line() == ""
     ring.add(b"Traceback:\nValueError: no\n\n  \n")
     assert ring.last_line() == "ValueError: no"
 
 
 def test_a_child_outlives_the_thread_that_asked_for_it() -> None:
-    children: list[spawn.Child] = []
-    asking = threading.Thread(target=lambda: children.append(asyncio.run(spawn.start(FAKE))))
+    children: list[child_processes.Child] = []
+    asking = threading.Thread(target=lambda: children.append(asyncio.run(child_processes.start(FAKE))))
     asking.start()
     asking.join()
     (child,) = children
@@ -89,10 +92,10 @@ def test_a_child_outlives_the_thread_that_asked_for_it() -> None:
 def test_a_forked_process_starts_children_of_its_own() -> None:
     code = """
 import asyncio, os, sys
-from ollama_nb.runner import spawn
+from ollama_nb.runner import children as child_processes
 
 async def start_and_end():
-    child = await spawn.start(sys.argv[1:])
+    child = await child_processes.start(sys.argv[1:])
     child.channel.close()
     return await asyncio.wrap_future(child.exited)
 
@@ -109,20 +112,20 @@ print(first, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 def test_a_start_that_nobody_waits_for_any_more_leaves_no_process() -> None:
     before, free = children(), threading.Event()
 
-    def held_up() -> spawn.Child:
+    def held_up() -> child_processes.Child:
         free.wait()
         raise OSError
 
     async def give_up() -> None:
-        starting = asyncio.ensure_future(spawn.start(FAKE))
+        starting = asyncio.ensure_future(child_processes.start(FAKE))
         await asyncio.sleep(0)
         starting.cancel()
         await asyncio.wait([starting])
 
-    spawn._submit(held_up)
+    child_processes._submit(held_up)
     asyncio.run(give_up())  # its loop has ended before the process is there
     free.set()
-    later = spawn.start_blocking((sys.executable, "-c", ""))
+    later = child_processes.start_blocking((sys.executable, "-c", ""))
     assert later.exited.result() == 0  # so that the one before is there
     later.channel.close()
     until(lambda: children() <= before)

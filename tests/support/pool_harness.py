@@ -13,8 +13,8 @@ from ollama_nb.api.models import GGUF, Layer, Manifest, Model, ModelConfig
 from ollama_nb.api.names import Digest, ModelName
 from ollama_nb.errors import OllamaError
 from ollama_nb.runner import wire
-from ollama_nb.runner.link import End
-from ollama_nb.runner.machine import Machine
+from ollama_nb.runner.children import ProcessEnd
+from ollama_nb.runner.placement import MachineMemory
 
 MIB = 1 << 20
 
@@ -78,7 +78,7 @@ class ScriptedRunner:
     def __init__(self, load: wire.Load, pid: int) -> None:
         self.load = load
         self.pid = pid
-        self.ended: asyncio.Future[End] = asyncio.get_running_loop().create_future()
+        self.ended: asyncio.Future[ProcessEnd] = asyncio.get_running_loop().create_future()
         self.stopped = False
         self.loaded = wire.Loaded(
             n_ctx=load.n_ctx, n_ctx_train=0, n_seq=load.n_seq, n_vocab=1, n_embd=1, size=100 + pid, size_vram=0,
@@ -89,7 +89,7 @@ class ScriptedRunner:
     def alive(self) -> bool:
         return not self.ended.done()
 
-    async def wait(self) -> End:
+    async def wait(self) -> ProcessEnd:
         return await asyncio.shield(self.ended)
 
     async def stop(self, grace: float = 1.0) -> None:
@@ -102,7 +102,7 @@ class ScriptedRunner:
 
     def die(self, cause: str, *, killed: bool = False) -> None:
         if self.alive:
-            self.ended.set_result(End(cause, killed))
+            self.ended.set_result(ProcessEnd(cause, killed))
 
 
 class Launcher:
@@ -143,5 +143,5 @@ class Launcher:
                 held.set_result(None)
 
 
-def plenty() -> Machine:
-    return Machine(free_memory=1 << 40)
+def plenty() -> MachineMemory:
+    return MachineMemory(free_memory=1 << 40)
