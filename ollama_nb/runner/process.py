@@ -254,7 +254,7 @@ class Runner:
         return self._link.child.printed.last_line() or "it printed nothing"
 
     async def _watch(self) -> None:
-        """Kill a runner that is stopped or hangs. Stalls of this loop do not matter, because checks are counted, not time."""
+        """Kill a runner that is stopped or hangs. It counts checks, so that a stall of this loop does not matter."""
         silent = 0
         while self._pending:
             self._message_seen = False

@@ -38,11 +38,11 @@ def ticket(
     return Ticket(a_model(name), wanted, options or Options(), need, keep_alive)
 
 
-def told(actions: list[Action]) -> list[tuple[str, str]]:
+def names_of(actions: list[Action]) -> list[tuple[str, str]]:
     """Actions as words: ("start", "a"), ("grant", "a"), …"""
     subjects = [action.ticket if isinstance(action, Grant | Refuse) else action.resident for action in actions]
     return [
-        (type(action).__name__.lower(), subject.key.removeprefix("/models/"))
+        (type(action).__name__.removesuffix("Runner").lower(), subject.key.removeprefix("/models/"))
         for action, subject in zip(actions, subjects, strict=True)
     ]
 
@@ -51,7 +51,7 @@ def loaded(core: Residency, name: str, **wish: Any) -> Resident:
     """A loaded model with one lease on it."""
     core.request(ticket(name, **wish), 0.0)
     resident = core.residents[f"/models/{name}"]
-    assert told(core.ready(resident, 0.0)) == [("grant", name)]
+    assert names_of(core.ready(resident, 0.0)) == [("grant", name)]
     return resident
 
 
@@ -63,11 +63,11 @@ def idle(core: Residency, name: str, **wish: Any) -> Resident:
 
 def test_the_first_request_loads_and_others_join_the_load() -> None:
     core = residency()
-    assert told(core.request(ticket("a"), 0.0)) == [("start", "a")]
+    assert names_of(core.request(ticket("a"), 0.0)) == [("start", "a")]
     assert core.request(ticket("a"), 0.0) == []
     (resident,) = core.residents.values()
-    assert told(core.ready(resident, 0.0)) == [("grant", "a"), ("grant", "a")]
-    assert told(core.request(ticket("a"), 0.0)) == [("grant", "a")]
+    assert names_of(core.ready(resident, 0.0)) == [("grant", "a"), ("grant", "a")]
+    assert names_of(core.request(ticket("a"), 0.0)) == [("grant", "a")]
     assert resident.leases == 3
 
 
@@ -75,7 +75,7 @@ def test_one_load_at_a_time() -> None:
     core = residency()
     core.request(ticket("a"), 0.0)
     assert core.request(ticket("b"), 0.0) == []
-    assert told(core.ready(core.residents["/models/a"], 0.0)) == [("grant", "a"), ("start", "b")]
+    assert names_of(core.ready(core.residents["/models/a"], 0.0)) == [("grant", "a"), ("start", "b")]
 
 
 def test_it_expires_after_its_time_and_never_while_in_use() -> None:
@@ -86,7 +86,7 @@ def test_it_expires_after_its_time_and_never_while_in_use() -> None:
     assert core.released(resident, 100.0) == []
     assert core.next_tick() == 110.0
     assert core.tick(109.9) == []
-    assert told(core.tick(110.0)) == [("stop", "a")]
+    assert names_of(core.tick(110.0)) == [("stop", "a")]
     assert core.stopped(resident, 110.0) == []
     assert not core.residents
 
@@ -101,35 +101,35 @@ def test_keep_alive_sticks_until_another_is_asked_for() -> None:
         core.released(resident, 0.0)
         assert resident.uses[()].expires_at == in_force
     core.request(ticket("a", keep_alive=0.0), 1.0)
-    assert told(core.released(resident, 1.0)) == [("stop", "a")]
+    assert names_of(core.released(resident, 1.0)) == [("stop", "a")]
 
 
 def test_a_smaller_context_joins_and_a_larger_one_loads_anew() -> None:
     core = residency()
     resident = loaded(core, "a", n_ctx=4096)
-    assert told(core.request(ticket("a", n_ctx=512), 0.0)) == [("grant", "a")]
+    assert names_of(core.request(ticket("a", n_ctx=512), 0.0)) == [("grant", "a")]
     assert core.request(ticket("a", n_ctx=8192), 0.0) == []
     # Who comes later waits behind it, or it would wait for ever.
     assert core.request(ticket("a", n_ctx=512), 0.0) == []
     assert core.released(resident, 0.0) == []
-    assert told(core.released(resident, 0.0)) == [("stop", "a")]
-    assert told(core.stopped(resident, 0.0)) == [("start", "a")]
+    assert names_of(core.released(resident, 0.0)) == [("stop", "a")]
+    assert names_of(core.stopped(resident, 0.0)) == [("start", "a")]
     (again,) = core.residents.values()
     assert again.load.n_ctx == 8192
-    assert told(core.ready(again, 0.0)) == [("grant", "a"), ("grant", "a")]
+    assert names_of(core.ready(again, 0.0)) == [("grant", "a"), ("grant", "a")]
 
 
 def test_evicts_idle_ones_first_then_the_shortest_life_then_by_path() -> None:
     core = residency(models=3)
     busy = loaded(core, "a", keep_alive=1.0)
     long, short = idle(core, "b", keep_alive=60.0), idle(core, "c", keep_alive=30.0)
-    assert told(core.request(ticket("d"), 0.0)) == [("stop", "c")]
+    assert names_of(core.request(ticket("d"), 0.0)) == [("stop", "c")]
     assert core.tick(0.0) == []  # one step at a time
-    assert told(core.stopped(short, 0.0)) == [("start", "d")]
+    assert names_of(core.stopped(short, 0.0)) == [("start", "d")]
     assert (busy.state, long.state) == (ResidentState.READY, ResidentState.READY)
     core = residency(models=2)
     idle(core, "z", keep_alive=5.0), idle(core, "y", keep_alive=5.0)
-    assert told(core.request(ticket("d"), 0.0)) == [("stop", "y")]
+    assert names_of(core.request(ticket("d"), 0.0)) == [("stop", "y")]
 
 
 def test_waits_for_a_busy_one_that_then_takes_nothing_new() -> None:
@@ -137,12 +137,12 @@ def test_waits_for_a_busy_one_that_then_takes_nothing_new() -> None:
     busy = loaded(core, "a")
     assert core.request(ticket("b"), 0.0) == []
     assert core.request(ticket("a"), 0.0) == []
-    assert told(core.released(busy, 0.0)) == [("stop", "a")]
-    assert told(core.stopped(busy, 0.0)) == [("start", "b")]
+    assert names_of(core.released(busy, 0.0)) == [("stop", "a")]
+    assert names_of(core.stopped(busy, 0.0)) == [("start", "b")]
     b = core.residents["/models/b"]
-    assert told(core.ready(b, 0.0)) == [("grant", "b")]
-    assert told(core.released(b, 0.0)) == [("stop", "b")]  # for the one that waits for a
-    assert told(core.stopped(b, 0.0)) == [("start", "a")]
+    assert names_of(core.ready(b, 0.0)) == [("grant", "b")]
+    assert names_of(core.released(b, 0.0)) == [("stop", "b")]  # for the one that waits for a
+    assert names_of(core.stopped(b, 0.0)) == [("start", "a")]
 
 
 def test_another_one_that_becomes_idle_is_evicted_instead() -> None:
@@ -151,15 +151,15 @@ def test_another_one_that_becomes_idle_is_evicted_instead() -> None:
     core.request(ticket("c"), 0.0)
     assert core.request(ticket("a"), 0.0) == []
     b = core.residents["/models/b"]
-    assert told(core.released(b, 0.0)) == [("stop", "b"), ("grant", "a")]
-    assert told(core.stopped(b, 0.0)) == [("start", "c")]
+    assert names_of(core.released(b, 0.0)) == [("stop", "b"), ("grant", "a")]
+    assert names_of(core.stopped(b, 0.0)) == [("start", "c")]
 
 
 def test_evicts_when_memory_is_short_and_tries_when_nothing_is_left_to_evict() -> None:
     core = residency(models=3, free=10 * MIB)
     a = idle(core, "a")
-    assert told(core.request(ticket("b", need=11 * MIB), 0.0)) == [("stop", "a")]
-    assert told(core.stopped(a, 0.0)) == [("start", "b")]
+    assert names_of(core.request(ticket("b", need=11 * MIB), 0.0)) == [("stop", "a")]
+    assert names_of(core.stopped(a, 0.0)) == [("start", "b")]
 
 
 def test_the_queue_is_bounded_but_a_loaded_model_is_not() -> None:
@@ -170,7 +170,7 @@ def test_the_queue_is_bounded_but_a_loaded_model_is_not() -> None:
     assert isinstance(refused.error, Busy)
     assert refused.error.message == "server busy, please try again.  maximum pending requests exceeded"
     core.ready(core.residents["/models/a"], 0.0)
-    assert all(told(core.request(ticket("a"), 0.0)) == [("grant", "a")] for _ in range(10))
+    assert all(names_of(core.request(ticket("a"), 0.0)) == [("grant", "a")] for _ in range(10))
 
 
 def test_who_goes_away_leaves_the_queue_and_an_unwanted_load_stops() -> None:
@@ -179,8 +179,8 @@ def test_who_goes_away_leaves_the_queue_and_an_unwanted_load_stops() -> None:
     core.request(first, 0.0), core.request(second, 0.0), core.request(other, 0.0)
     assert core.forget(first, 0.0) == []
     a = core.residents["/models/a"]
-    assert told(core.forget(second, 0.0)) == [("stop", "a")]
-    assert told(core.stopped(a, 0.0)) == [("start", "b")]
+    assert names_of(core.forget(second, 0.0)) == [("stop", "a")]
+    assert names_of(core.stopped(a, 0.0)) == [("start", "b")]
 
 
 def test_a_load_that_is_done_after_it_was_stopped_stays_stopped() -> None:
@@ -191,14 +191,14 @@ def test_a_load_that_is_done_after_it_was_stopped_stays_stopped() -> None:
     core.forget(first, 0.0)
     core.request(ticket("a"), 0.0)
     assert core.ready(a, 0.0) == []
-    assert told(core.stopped(a, 0.0)) == [("start", "a")]
+    assert names_of(core.stopped(a, 0.0)) == [("start", "a")]
 
 
 def test_a_load_that_is_wanted_by_other_options_only_stops() -> None:
     core = residency()
     small, large = ticket("a", n_ctx=512), ticket("a", n_ctx=8192)
     core.request(small, 0.0), core.request(large, 0.0)
-    assert told(core.forget(small, 0.0)) == [("stop", "a")]
+    assert names_of(core.forget(small, 0.0)) == [("stop", "a")]
 
 
 def test_a_failed_load_is_told_to_all_who_waited_for_it() -> None:
@@ -206,9 +206,9 @@ def test_a_failed_load_is_told_to_all_who_waited_for_it() -> None:
     core.request(ticket("a"), 0.0), core.request(ticket("a"), 0.0), core.request(ticket("b"), 0.0)
     a = core.residents["/models/a"]
     actions = core.failed(a, LoadError("no"), 0.0)
-    assert told(actions) == [("refuse", "a"), ("refuse", "a"), ("start", "b")]
-    assert told(core.request(ticket("a"), 0.0)) == []  # behind b's load
-    assert told(core.ready(core.residents["/models/b"], 0.0)) == [("grant", "b"), ("start", "a")]
+    assert names_of(actions) == [("refuse", "a"), ("refuse", "a"), ("start", "b")]
+    assert names_of(core.request(ticket("a"), 0.0)) == []  # behind b's load
+    assert names_of(core.ready(core.residents["/models/b"], 0.0)) == [("grant", "b"), ("start", "a")]
 
 
 def test_three_deaths_within_a_minute_and_the_model_is_left_alone_for_one() -> None:
@@ -220,9 +220,9 @@ def test_three_deaths_within_a_minute_and_the_model_is_left_alone_for_one() -> N
     assert isinstance(refused, Refuse)
     assert "3 times within a minute" in refused.error.message
     assert "refused for 50 s: died by SIGSEGV" in refused.error.message
-    assert told(core.request(ticket("b"), 50.0)) == [("start", "b")]
+    assert names_of(core.request(ticket("b"), 50.0)) == [("start", "b")]
     core.ready(core.residents["/models/b"], 50.0)
-    assert told(core.request(ticket("a"), 100.1)) == [("start", "a")]
+    assert names_of(core.request(ticket("a"), 100.1)) == [("start", "a")]
 
 
 def test_slow_deaths_and_kills_from_outside_do_not_count() -> None:
@@ -238,10 +238,10 @@ def test_slow_deaths_and_kills_from_outside_do_not_count() -> None:
 def test_unload_is_at_once_when_idle_and_else_when_idle() -> None:
     core = residency()
     idle(core, "a"), loaded(core, "b", keep_alive=math.inf)
-    assert told(core.unload("/models/a", 5.0)) == [("stop", "a")]
+    assert names_of(core.unload("/models/a", 5.0)) == [("stop", "a")]
     b = core.residents["/models/b"]
     assert core.unload(b.key, 5.0) == []
-    assert told(core.released(b, 6.0)) == [("stop", "b")]
+    assert names_of(core.released(b, 6.0)) == [("stop", "b")]
     assert core.unload("/models/unknown", 5.0) == []
 
 
@@ -254,14 +254,14 @@ def with_adapter(name: str, adapter: str, **wish: Any) -> Ticket:
 def test_models_that_differ_in_adapters_share_the_weights_each_for_its_own_time() -> None:
     core = residency(models=1)
     resident = loaded(core, "a", keep_alive=10.0)
-    assert told(core.request(with_adapter("a", "x", keep_alive=60.0), 0.0)) == [("grant", "a")]
+    assert names_of(core.request(with_adapter("a", "x", keep_alive=60.0), 0.0)) == [("grant", "a")]
     assert (resident.leases, len(core.residents)) == (2, 1)
     assert core.released(resident, 0.0) == []
     assert core.tick(20.0) == [], "the one with the adapter is in use"
     assert [*resident.uses] == [(Path("x"),)], "the plain one is over"
     assert core.released(resident, 20.0, (Path("x"),)) == []
     assert core.next_tick() == 80.0
-    assert told(core.tick(80.0)) == [("stop", "a")]
+    assert names_of(core.tick(80.0)) == [("stop", "a")]
 
 
 def test_unloading_one_of_them_leaves_the_others() -> None:
@@ -272,7 +272,7 @@ def test_unloading_one_of_them_leaves_the_others() -> None:
     assert core.unload("/models/a", 1.0) == []
     assert [*resident.uses] == [(Path("x"),)]
     assert core.unload("/models/a", 1.0, (Path("y"),)) == []
-    assert told(core.unload("/models/a", 1.0, (Path("x"),))) == [("stop", "a")]
+    assert names_of(core.unload("/models/a", 1.0, (Path("x"),))) == [("stop", "a")]
 
 
 def test_close_ends_everything() -> None:
@@ -280,8 +280,8 @@ def test_close_ends_everything() -> None:
     loaded(core, "a"), idle(core, "b")
     core.request(ticket("c"), 0.0), core.request(ticket("d"), 0.0)
     actions = core.close(Busy("closing"))
-    assert told(actions) == [("refuse", "c"), ("refuse", "d"), ("stop", "a"), ("stop", "b"), ("stop", "c")]
-    assert [told(core.stopped(resident, 0.0)) for resident in list(core.residents.values())] == [[], [], []]
+    assert names_of(actions) == [("refuse", "c"), ("refuse", "d"), ("stop", "a"), ("stop", "b"), ("stop", "c")]
+    assert [names_of(core.stopped(resident, 0.0)) for resident in list(core.residents.values())] == [[], [], []]
 
 
 class Schedule:

@@ -50,7 +50,7 @@ async def test_one_process_for_all_who_ask_at_once_and_later() -> None:
 
 @in_loop
 async def test_the_oldest_idle_one_goes_but_none_in_use() -> None:
-    vocabularies = shelf(most=1)
+    vocabularies = shelf(max_idle=1)
     async with AsyncExitStack() as stack:
         used = await stack.enter_async_context(vocabularies.borrow(Path("ok")))
         first, second = await pid(vocabularies, "ok:1"), await pid(vocabularies, "ok:2")
