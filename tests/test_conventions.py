@@ -10,13 +10,12 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
+import check_language
 import pytest
 
 ROOT = Path(__file__).parent.parent
 
-KNOWN_DUPLICATES = {
-    "Model",
-}
+KNOWN_DUPLICATES = {"Model"}
 
 KNOWN_TEXT_MATCHES = {"ollama_nb/engine/json_schema.py": 1}
 """File → how many lines of it compare message texts."""
@@ -167,3 +166,43 @@ def test_a_message_in_a_variable_is_found() -> None:
 )
 def test_other_conditions_are_fine(condition: str) -> None:
     assert text_matches(f"def f(error):\n    if {condition}:\n        pass\n") == []
+
+
+# Words and phrases: check_language.py.
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.py", "# there is none, so many of them\n"),
+        ("a.py", '"""The client is told."""\n'),
+        ("a.py", 'raise BadRequest("the answer is no JSON")\n'),
+        ("a.py", "def what_was_said(): ...\n"),
+        ("a.md", "The file lies in the store.\n"),
+        ("a.js", "// a model says this\n"),
+        ("a.ipynb", '{"cells": [{"cell_type": "markdown", "source": ["It goes on."]}]}'),
+        ("tests/a.py", 'def f():\n    """Nobody waits in vain."""\n'),
+    ],
+)
+def test_an_unwanted_phrase_is_found(tmp_path: Path, name: str, text: str) -> None:
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text, "utf-8")
+    assert list(check_language.check(path))
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.py", "x = y is None  # None if there is no longer a value\n"),
+        ("a.py", 'raise NotFound(f"there is no column {name}")\n'),
+        ("a.py", "class Store: ...\n\n\ndef resolve(): ...\n"),
+        ("a.ipynb", '{"cells": [{"cell_type": "code", "source": ["print(\'I was told\')"]}]}'),
+        ("tests/a.py", 'PROMPT = "Lily said hello."\n'),
+    ],
+)
+def test_plain_text_and_code_are_fine(tmp_path: Path, name: str, text: str) -> None:
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text, "utf-8")
+    assert list(check_language.check(path)) == []
