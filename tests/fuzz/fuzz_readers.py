@@ -253,7 +253,7 @@ _NAMES = [b"a", b"http://h.org:80/ns/Model:Tag", b"sha256:" + b"a" * 64, b"pip:/
 _HEADERS = [
     b'Bearer realm="https://auth.example/token",service="a b",scope="pull push", Basic realm="x"',
     b"bytes 0-9/100", b"bytes 5-9/*", b"120", b"Fri, 31 Dec 1999 23:59:59 GMT", b"//[::1]:8/x", b"/v2/a?b=c#d",
-    partial.encode_part(partial.Part(3, 96_000_000, 32_000_000, 7, "tag")),
+    partial.encode_part(partial.BlobPart(3, 96_000_000, 32_000_000, 7, "tag")),
 ]  # fmt: skip
 _BODY = (
     b'{"model":"m","messages":[{"role":"user","content":"\\ud83d\\ude42","images":["aGk="]}],'
