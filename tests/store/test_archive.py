@@ -34,7 +34,7 @@ def export(store: Store, path: Path, *names: str, **more: Any) -> None:
     archive.export(models, store.blobs, path, **more)
 
 
-def take(path: Path, folder: Path, as_: str = "", **more: Any) -> Store:
+def import_archive(path: Path, folder: Path, as_: str = "", **more: Any) -> Store:
     target = Store(folder)
     more = {"report": lambda line: None, "cancelled": threading.Event(), **more}
     archive.import_models(path, target, as_=ModelName.parse(as_) if as_ else None, **more)
@@ -44,7 +44,7 @@ def take(path: Path, folder: Path, as_: str = "", **more: Any) -> Store:
 def test_export_and_import(store: Store, tmp_path: Path) -> None:
     path = tmp_path / "out" / "models.tar"
     export(store, path, "ns/a", "b:q4")
-    target = take(path, tmp_path / "other")
+    target = import_archive(path, tmp_path / "other")
     assert published(target.root) == published(store.root)
     assert snapshot(target.root) == snapshot(store.root)
     export(store, tmp_path / "again.tar", "ns/a", "b:q4")
@@ -58,7 +58,7 @@ def test_archive_is_an_oci_image_layout(store: Store, tmp_path: Path) -> None:
         index = json.load(tar.extractfile("index.json"))  # type: ignore[arg-type]
         layout = json.load(tar.extractfile("oci-layout"))  # type: ignore[arg-type]
     assert layout == {"imageLayoutVersion": "1.0.0"}
-    assert len(names) == len(set(names)), "a shared blob is there once"
+    assert len(names) == len(set(names)), "a shared blob is stored once"
     annotated = [entry["annotations"]["org.opencontainers.image.ref.name"] for entry in index["manifests"]]
     assert annotated == ["registry.ollama.ai/ns/a:latest", "registry.ollama.ai/library/b:q4"]
     assert all(f"blobs/sha256/{entry['digest'].removeprefix('sha256:')}" in names for entry in index["manifests"])
@@ -66,19 +66,19 @@ def test_archive_is_an_oci_image_layout(store: Store, tmp_path: Path) -> None:
 
 def test_import_under_another_name(store: Store, tmp_path: Path) -> None:
     export(store, tmp_path / "one.tar", "ns/a")
-    assert take(tmp_path / "one.tar", tmp_path / "x", "new:tag").names() == (ModelName.parse("new:tag"),)
+    assert import_archive(tmp_path / "one.tar", tmp_path / "x", "new:tag").names() == (ModelName.parse("new:tag"),)
     export(store, tmp_path / "two.tar", "ns/a", "b:q4")
     with pytest.raises(BadRequest, match="contains 2 models"):
-        take(tmp_path / "two.tar", tmp_path / "x", "new")
+        import_archive(tmp_path / "two.tar", tmp_path / "x", "new")
 
 
 def test_existing_blobs_are_not_copied(store: Store, tmp_path: Path) -> None:
     export(store, tmp_path / "m.tar", "ns/a")
     lines: list[str] = []
-    target = take(tmp_path / "m.tar", tmp_path / "x", report=lambda line: lines.append(line.digest))
+    target = import_archive(tmp_path / "m.tar", tmp_path / "x", report=lambda line: lines.append(line.digest))
     assert lines
     lines.clear()
-    take(tmp_path / "m.tar", target.root, report=lambda line: lines.append(line.digest))
+    import_archive(tmp_path / "m.tar", target.root, report=lambda line: lines.append(line.digest))
     assert not lines
 
 
@@ -104,13 +104,13 @@ def test_export_and_import_can_be_cancelled(store: Store, tmp_path: Path) -> Non
     export(store, tmp_path / "m.tar", "ns/a")
     cancelled.set()
     with pytest.raises(Cancelled):
-        take(tmp_path / "m.tar", tmp_path / "x", cancelled=cancelled)
+        import_archive(tmp_path / "m.tar", tmp_path / "x", cancelled=cancelled)
     assert snapshot(tmp_path / "x") == {}
 
 
 # -- hostile archives --------------------------------------------------------------------------------------------------
 
-Spoil = Callable[[tarfile.TarFile, Path], None]
+Tamper = Callable[[tarfile.TarFile, Path], None]
 
 
 def add(tar: tarfile.TarFile, name: str, data: bytes = b"x", **attributes: Any) -> None:
@@ -121,7 +121,7 @@ def add(tar: tarfile.TarFile, name: str, data: bytes = b"x", **attributes: Any) 
     tar.addfile(entry, io.BytesIO(data))
 
 
-def link(kind: bytes, target: str) -> Spoil:
+def link(kind: bytes, target: str) -> Tamper:
     return lambda tar, _: add(tar, "blobs/sha256/" + "0" * 64, b"", type=kind, linkname=target)
 
 
@@ -134,9 +134,9 @@ def sparse(tar: tarfile.TarFile, folder: Path) -> None:
     add(tar, "GNUSparseFile.0/x", b"1\n0\n0\n".ljust(512, b"\0"), pax_headers=headers)
 
 
-UNSAFE: dict[str, tuple[Spoil, str]] = {
-    "a way out": (lambda tar, _: add(tar, "../../evil"), "unsafe entry"),
-    "a way out inside": (lambda tar, _: add(tar, "blobs/../../../evil"), "unsafe entry"),
+UNSAFE: dict[str, tuple[Tamper, str]] = {
+    "path traversal": (lambda tar, _: add(tar, "../../evil"), "unsafe entry"),
+    "path traversal below a folder": (lambda tar, _: add(tar, "blobs/../../../evil"), "unsafe entry"),
     "a symbolic link": (link(tarfile.SYMTYPE, "/etc/passwd"), "unsafe entry"),
     "a symbolic link inside": (link(tarfile.SYMTYPE, "index.json"), "not a regular file"),
     "a hard link": (link(tarfile.LNKTYPE, "index.json"), "not a regular file"),
@@ -147,13 +147,13 @@ UNSAFE: dict[str, tuple[Spoil, str]] = {
 }
 
 
-@pytest.mark.parametrize(("spoil", "text"), UNSAFE.values(), ids=UNSAFE.keys())
-def test_unsafe_entries_are_rejected(store: Store, tmp_path: Path, spoil: Spoil, text: str) -> None:
+@pytest.mark.parametrize(("tamper", "text"), UNSAFE.values(), ids=UNSAFE.keys())
+def test_unsafe_entries_are_rejected(store: Store, tmp_path: Path, tamper: Tamper, text: str) -> None:
     export(store, tmp_path / "m.tar", "ns/a")
     with tarfile.open(tmp_path / "m.tar", "a", format=tarfile.PAX_FORMAT) as tar:
-        spoil(tar, tmp_path)
+        tamper(tar, tmp_path)
     with pytest.raises(BadRequest, match=text):
-        take(tmp_path / "m.tar", tmp_path / "deep" / "x")
+        import_archive(tmp_path / "m.tar", tmp_path / "deep" / "x")
     assert snapshot(tmp_path / "deep") == {}
     assert not (tmp_path / "evil").exists()
 
@@ -163,7 +163,7 @@ def test_an_absolute_name_is_harmless(store: Store, tmp_path: Path) -> None:
     export(store, tmp_path / "m.tar", "ns/a")
     with tarfile.open(tmp_path / "m.tar", "a") as tar:
         add(tar, str(tmp_path / "evil"))
-    take(tmp_path / "m.tar", tmp_path / "x")
+    import_archive(tmp_path / "m.tar", tmp_path / "x")
     assert not (tmp_path / "evil").exists()
     check_sound(tmp_path / "x")
 
@@ -174,7 +174,7 @@ def test_the_number_of_entries_is_limited(tmp_path: Path, monkeypatch: pytest.Mo
         for number in range(101):
             add(tar, f"file{number}", b"")
     with pytest.raises(BadRequest, match="more than 100 entries"):
-        take(tmp_path / "m.tar", tmp_path / "x")
+        import_archive(tmp_path / "m.tar", tmp_path / "x")
 
 
 def test_the_size_of_headers_is_limited(tmp_path: Path) -> None:
@@ -185,14 +185,14 @@ def test_the_size_of_headers_is_limited(tmp_path: Path) -> None:
         file.write(entry.tobuf(tarfile.GNU_FORMAT))
         file.truncate(1 << 40)  # a sparse file
     with pytest.raises(BadRequest, match="not a valid tar archive: a header of the archive is too long"):
-        take(tmp_path / "m.tar", tmp_path / "x")
+        import_archive(tmp_path / "m.tar", tmp_path / "x")
 
 
 @pytest.mark.parametrize("data", [b"", b"no tar" * 200, b"\x1f\x8b" + bytes(600), bytes(10240)])
 def test_files_that_are_not_archives(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "m.tar").write_bytes(data)
     with pytest.raises(BadRequest, match=r"not a valid tar archive|it has no index\.json"):
-        take(tmp_path / "m.tar", tmp_path / "x")
+        import_archive(tmp_path / "m.tar", tmp_path / "x")
 
 
 def test_truncated_archives(store: Store, tmp_path: Path) -> None:
@@ -201,12 +201,12 @@ def test_truncated_archives(store: Store, tmp_path: Path) -> None:
     for length in range(0, len(data) - 10240, 509):
         (tmp_path / "cut.tar").write_bytes(data[:length])
         with pytest.raises(OllamaError):
-            take(tmp_path / "cut.tar", tmp_path / "x")
+            import_archive(tmp_path / "cut.tar", tmp_path / "x")
         check_sound(tmp_path / "x")
         assert published(tmp_path / "x") == {}
 
 
-def rewritten(path: Path, change: Callable[[dict[str, bytes]], None]) -> None:
+def rewrite(path: Path, change: Callable[[dict[str, bytes]], None]) -> None:
     with tarfile.open(path) as tar:
         files = {name: tar.extractfile(name).read() for name in tar.getnames()}  # type: ignore[union-attr]
     change(files)
@@ -215,7 +215,7 @@ def rewritten(path: Path, change: Callable[[dict[str, bytes]], None]) -> None:
             add(tar, name, data)
 
 
-def indexed(**changes: Any) -> Callable[[dict[str, bytes]], None]:
+def with_index(**changes: Any) -> Callable[[dict[str, bytes]], None]:
     def change(files: dict[str, bytes]) -> None:
         index = json.loads(files["index.json"])
         index["manifests"][0].update(changes)
@@ -243,10 +243,10 @@ def broken_gguf(files: dict[str, bytes]) -> None:
     raw = files.pop(manifest).replace(old.encode(), new.encode())
     raw = raw.replace(f'"size":{size}'.encode(), f'"size":{len(false)}'.encode())
     files[f"blobs/sha256/{digest_of(raw).hex}"] = raw
-    indexed(digest=str(digest_of(raw)))(files)
+    with_index(digest=str(digest_of(raw)))(files)
 
 
-FALSE: dict[str, tuple[Callable[[dict[str, bytes]], None], str]] = {
+INCONSISTENT: dict[str, tuple[Callable[[dict[str, bytes]], None], str]] = {
     "other bytes": (flip, "digest mismatch"),
     "a blob is missing": (lambda files: str(files.pop(first_blob(files, 10_000))), "lacks blob"),
     "a blob is longer": (lambda files: files.update({first_blob(files, 10_000): bytes(20_000)}), "lacks blob"),
@@ -255,22 +255,25 @@ FALSE: dict[str, tuple[Callable[[dict[str, bytes]], None], str]] = {
     "index is deep": (lambda files: files.update({"index.json": b"[" * 200_000}), "is not valid"),
     "index is huge": (lambda files: files.update({"index.json": b" " * (5 << 20)}), "is larger than"),
     "no models": (lambda files: files.update({"index.json": b'{"manifests": []}'}), "contains 0 models"),
-    "a false name": (indexed(annotations={"org.opencontainers.image.ref.name": "../../x"}), "not a valid model name"),
-    "no name": (indexed(annotations={}), "not a valid model name"),
-    "a path as digest": (indexed(digest="sha256:../../../etc/passwd"), "invalid digest"),
-    "a manifest elsewhere": (indexed(digest="sha256:" + "0" * 64), "lacks the manifest"),
-    "weights that are none": (broken_gguf, "not a usable GGUF file"),
+    "an invalid name": (
+        with_index(annotations={"org.opencontainers.image.ref.name": "../../x"}),
+        "not a valid model name",
+    ),
+    "no name": (with_index(annotations={}), "not a valid model name"),
+    "a path as digest": (with_index(digest="sha256:../../../etc/passwd"), "invalid digest"),
+    "a missing manifest": (with_index(digest="sha256:" + "0" * 64), "lacks the manifest"),
+    "weights that are not GGUF": (broken_gguf, "not a usable GGUF file"),
 }
 
 
-@pytest.mark.parametrize(("change", "text"), FALSE.values(), ids=FALSE.keys())
+@pytest.mark.parametrize(("change", "text"), INCONSISTENT.values(), ids=INCONSISTENT.keys())
 def test_inconsistent_content_is_rejected(
     store: Store, tmp_path: Path, change: Callable[[dict[str, bytes]], None], text: str
 ) -> None:
     export(store, tmp_path / "m.tar", "ns/a")
-    rewritten(tmp_path / "m.tar", change)
+    rewrite(tmp_path / "m.tar", change)
     with pytest.raises(BadRequest, match=text):
-        take(tmp_path / "m.tar", tmp_path / "x")
+        import_archive(tmp_path / "m.tar", tmp_path / "x")
     check_sound(tmp_path / "x")
     assert published(tmp_path / "x") == {}
 
@@ -282,15 +285,15 @@ def test_a_manifest_that_does_not_match_its_digest(store: Store, tmp_path: Path)
         name = next(name for name, data in files.items() if b'"layers"' in data)
         files[name] += b" "
 
-    rewritten(tmp_path / "m.tar", change)
+    rewrite(tmp_path / "m.tar", change)
     with pytest.raises(CorruptModel, match="is damaged"):
-        take(tmp_path / "m.tar", tmp_path / "x")
+        import_archive(tmp_path / "m.tar", tmp_path / "x")
 
 
 def test_import_keeps_the_models_of_the_target(store: Store, tmp_path: Path) -> None:
     export(store, tmp_path / "m.tar", "ns/a")
     other = Store(tmp_path / "x")
     tiny(other, "mine")
-    take(tmp_path / "m.tar", other.root)
+    import_archive(tmp_path / "m.tar", other.root)
     assert [name.short for name in other.names()] == ["ns/a:latest", "mine:latest"]
     check_sound(other.root)

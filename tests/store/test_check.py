@@ -29,7 +29,7 @@ def store(store: Store) -> Store:
     return store
 
 
-def look(store: Store, aside: Path | None = None) -> CheckResult:
+def run_check(store: Store, aside: Path | None = None) -> CheckResult:
     return check.check(store, aside=aside, report=lambda line: None, cancelled=threading.Event())
 
 
@@ -39,7 +39,7 @@ def weights(store: Store, name: str) -> Path:
     return found
 
 
-def flip(path: Path, at: int) -> None:
+def flip_bit(path: Path, at: int) -> None:
     data = bytearray(path.read_bytes())
     data[at] ^= 1
     path.write_bytes(data)
@@ -55,7 +55,7 @@ def test_a_valid_store(store: Store) -> None:
 
 
 def test_an_empty_or_missing_store(tmp_path: Path) -> None:
-    assert look(Store(tmp_path / "none")) == CheckResult()
+    assert run_check(Store(tmp_path / "none")) == CheckResult()
     assert not (tmp_path / "none").exists()
 
 
@@ -64,27 +64,27 @@ def test_flipped_bits_are_found(store: Store) -> None:
     for path in sorted(store.blobs.root.iterdir()):
         whole = path.read_bytes()
         for at in (0, len(whole) // 2, len(whole) - 1):
-            flip(path, at)
-            problems = look(store).problems
+            flip_bit(path, at)
+            problems = run_check(store).problems
             assert problems[0].kind == "blob" and problems[0].what.removeprefix("sha256:") in path.name
             assert {problem.kind for problem in problems[1:]} == {"model"}
             path.write_bytes(whole)
-    assert look(store).problems == []
+    assert run_check(store).problems == []
 
 
 def test_only_damaged_blobs_are_moved_and_must_be_pulled_again(store: Store, tmp_path: Path) -> None:
     path = weights(store, "a")
-    flip(path, 5000)
+    flip_bit(path, 5000)
     before = snapshot(store.root)
-    assert look(store).problems[0].moved is False
+    assert run_check(store).problems[0].moved is False
     assert snapshot(store.root) == before
-    found = look(store, tmp_path / "aside")
+    found = run_check(store, tmp_path / "aside")
     blob, model = found.problems
     assert (blob.kind, blob.moved) == ("blob", True)
     assert model == CheckProblem("model", "a:latest", f"its blob {path.name[7:19]} is damaged")
     assert snapshot(store.root) == {name: data for name, data in before.items() if path.name not in name}
     assert [file.name for file in (tmp_path / "aside").iterdir()] == [f"blobs-{path.name}"]
-    (after,) = look(store).problems
+    (after,) = run_check(store).problems
     assert after.why == f"its blob {path.name[7:19]} is missing"
 
 
@@ -97,12 +97,12 @@ def test_damaged_manifests(store: Store, tmp_path: Path) -> None:
     unused = store.blobs.path(store.blobs.add(b"unused"))
     os.utime(unused, (0, 0))
     assert sorted(model.name.short for model in store.models()) == ["a:latest", "b:latest"]
-    found = look(store)
+    found = run_check(store)
     assert sorted(Path(problem.what).parts[3] for problem in found.problems) == ["bad name!", "empty", "junk", "list"]
     assert store.prune() == 0 and unused.exists()
-    assert all(problem.moved for problem in look(store, tmp_path / "aside").problems)
+    assert all(problem.moved for problem in run_check(store, tmp_path / "aside").problems)
     assert len(list((tmp_path / "aside").iterdir())) == 4
-    assert look(store).problems == []
+    assert run_check(store).problems == []
     assert store.prune() == 1 and not unused.exists()
     check_sound(store.root)
 
@@ -112,7 +112,7 @@ def test_a_wrong_size_in_a_manifest(store: Store) -> None:
     path = store.root / "manifests/registry.ollama.ai/library/b/latest"
     size = weights(store, "b").stat().st_size
     path.write_bytes(path.read_bytes().replace(f'"size":{size}'.encode(), f'"size":{size + 1}'.encode()))
-    (problem,) = look(store).problems
+    (problem,) = run_check(store).problems
     assert problem.why.endswith(f"has {size} bytes instead of {size + 1}")
 
 
@@ -121,7 +121,7 @@ def test_weights_that_are_not_gguf(store: Store, kind: str) -> None:
     false = store.blobs.add(b"GGUF" + bytes(100))
     config = store.blobs.add(b"{}")
     store.write_manifest(ModelName("false"), config_layer(config, 2), [layer(kind, false, 104)])
-    (problem,) = look(store).problems
+    (problem,) = run_check(store).problems
     assert (problem.kind, problem.what) == ("model", "false:latest")
     assert "not a usable GGUF" in problem.why
 
@@ -132,7 +132,7 @@ def test_links_are_moved_not_followed(store: Store, tmp_path: Path) -> None:
     path = weights(store, "a")
     path.unlink()
     path.symlink_to(target)
-    assert look(store, tmp_path / "aside").problems[0].moved
+    assert run_check(store, tmp_path / "aside").problems[0].moved
     assert target.read_bytes() == b"other bytes"
     assert not path.is_symlink()
 
@@ -141,7 +141,7 @@ def test_links_to_valid_blobs_are_valid(store: Store, tmp_path: Path) -> None:
     path = weights(store, "a")
     path.rename(tmp_path / "elsewhere")
     path.symlink_to(tmp_path / "elsewhere")
-    assert look(store).problems == []
+    assert run_check(store).problems == []
 
 
 def test_a_blob_that_was_repaired_during_the_check_stays(
@@ -150,7 +150,7 @@ def test_a_blob_that_was_repaired_during_the_check_stays(
     """A pull replaces the damaged blob after it was hashed and before it is moved."""
     path = weights(store, "a")
     whole = path.read_bytes()
-    flip(path, 0)
+    flip_bit(path, 0)
     locked = disk.folder_lock
 
     def repaired_first(root: Path) -> object:
@@ -159,7 +159,7 @@ def test_a_blob_that_was_repaired_during_the_check_stays(
         return locked(root)
 
     monkeypatch.setattr(disk, "folder_lock", repaired_first)
-    assert look(store, tmp_path / "aside").problems[0].moved is False
+    assert run_check(store, tmp_path / "aside").problems[0].moved is False
     assert path.read_bytes() == whole
 
 
@@ -174,7 +174,7 @@ def test_cancelling(store: Store, tmp_path: Path) -> None:
 def test_moving_to_another_disk(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The file is copied and removed where rename fails with EXDEV."""
     path = weights(store, "a")
-    flip(path, 3)
+    flip_bit(path, 3)
     broken = path.read_bytes()
     rename = os.rename
 
@@ -184,7 +184,7 @@ def test_moving_to_another_disk(store: Store, tmp_path: Path, monkeypatch: pytes
         rename(source, target, **folders)
 
     monkeypatch.setattr("os.rename", only_here)
-    look(store, tmp_path / "aside")
+    run_check(store, tmp_path / "aside")
     assert (tmp_path / "aside" / f"blobs-{path.name}").read_bytes() == broken
     assert not path.exists()
 
@@ -196,7 +196,7 @@ class Died(BaseException):
 def test_a_repair_that_is_killed_loses_nothing(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The repair is killed before each of its system calls: the damaged file is in one of the two places."""
     path = weights(store, "a")
-    flip(path, 7)
+    flip_bit(path, 7)
     broken, before = path.read_bytes(), snapshot(store.root)
     aside = tmp_path / "aside"
     for step in range(100):
@@ -212,7 +212,7 @@ def test_a_repair_that_is_killed_loses_nothing(store: Store, tmp_path: Path, mon
         with monkeypatch.context() as patch:
             patch.setattr(disk, "before_change_hook", die)
             try:
-                look(store, aside)
+                run_check(store, aside)
                 died = False
             except Died:
                 died = True

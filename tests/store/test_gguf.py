@@ -26,13 +26,13 @@ REAL = [*sorted(MODELS.glob("*.gguf")), SPROUT]
 @pytest.mark.parametrize("path", REAL, ids=lambda path: path.stem)
 def test_agrees_with_the_gguf_library(path: Path) -> None:
     ours = read_gguf(path, arrays=True)
-    theirs = library.GGUFReader(path)
-    fields = {name: field.contents() for name, field in theirs.fields.items() if not name.startswith("GGUF.")}
+    reference = library.GGUFReader(path)
+    fields = {name: field.contents() for name, field in reference.fields.items() if not name.startswith("GGUF.")}
     assert ours.metadata.keys() == fields.keys()
     for name, content in fields.items():
         assert ours.metadata[name] == content, name
     assert [(t.name, t.type, t.shape) for t in ours.tensors] == [
-        (t.name, t.tensor_type.name, tuple(int(d) for d in t.shape)) for t in theirs.tensors
+        (t.name, t.tensor_type.name, tuple(int(d) for d in t.shape)) for t in reference.tensors
     ]
 
 
@@ -62,7 +62,7 @@ def test_file_types_agree_with_the_gguf_library() -> None:
 
 
 @pytest.fixture
-def made(tmp_path: Path) -> Any:
+def make_file(tmp_path: Path) -> Any:
     def make(data: bytes) -> Path:
         path = tmp_path / "made.gguf"
         path.write_bytes(data)
@@ -71,34 +71,34 @@ def made(tmp_path: Path) -> Any:
     return make
 
 
-def test_a_tiny_file(made: Any) -> None:
-    header = read_gguf(made(gguf()))
+def test_a_tiny_file(make_file: Any) -> None:
+    header = read_gguf(make_file(gguf()))
     assert (header.version, header.architecture, header.arch("block_count")) == (3, "test", 1)
     assert header.metadata["tokenizer.ggml.tokens"] is None
     assert header.parameter_count == 4
-    assert read_gguf(made(gguf()), arrays=True).metadata["tokenizer.ggml.tokens"] == ["a", "b", "你"]
-    assert read_gguf(made(gguf(version=2))).version == 2
+    assert read_gguf(make_file(gguf()), arrays=True).metadata["tokenizer.ggml.tokens"] == ["a", "b", "你"]
+    assert read_gguf(make_file(gguf(version=2))).version == 2
 
 
-def test_empty_arrays_are_kept(made: Any) -> None:
-    assert read_gguf(made(gguf((*TINY, ("x", ARRAY, (U32, [])))))).metadata["x"] == []
+def test_empty_arrays_are_kept(make_file: Any) -> None:
+    assert read_gguf(make_file(gguf((*TINY, ("x", ARRAY, (U32, [])))))).metadata["x"] == []
 
 
-def test_values_of_all_types(made: Any) -> None:
+def test_values_of_all_types(make_file: Any) -> None:
     pairs = (("general.architecture", STRING, "test"), ("b", BOOL, True), ("u", U64, 2**64 - 1), ("f", F32, 0.5))
-    metadata = read_gguf(made(gguf(pairs, ()))).metadata
+    metadata = read_gguf(make_file(gguf(pairs, ()))).metadata
     assert (metadata["b"], metadata["u"], metadata["f"]) == (True, 2**64 - 1, 0.5)
 
 
-def test_a_large_vocabulary_is_skipped(made: Any) -> None:
+def test_a_large_vocabulary_is_skipped(make_file: Any) -> None:
     pairs = (*TINY[:3], ("tokenizer.ggml.tokens", ARRAY, (STRING, [f"token {i}" for i in range(200_000)])))
-    path = made(gguf(pairs))
+    path = make_file(gguf(pairs))
     assert read_gguf(path).metadata["tokenizer.ggml.tokens"] is None
     assert read_gguf(path, arrays=True).metadata["tokenizer.ggml.tokens"][-1] == "token 199999"
 
 
 ARCH = TINY[0]
-UNSOUND = {
+INVALID_FILES = {
     "empty": b"",
     "four bytes": b"GGUF",
     "not GGUF": b"PK\x03\x04" + bytes(100),
@@ -149,25 +149,25 @@ UNSOUND = {
 }
 
 
-@pytest.mark.parametrize("data", UNSOUND.values(), ids=UNSOUND.keys())
+@pytest.mark.parametrize("data", INVALID_FILES.values(), ids=INVALID_FILES.keys())
 @pytest.mark.parametrize("arrays", [False, True])
-def test_invalid_files(made: Any, data: bytes, arrays: bool) -> None:
+def test_invalid_files(make_file: Any, data: bytes, arrays: bool) -> None:
     with pytest.raises(CorruptModel, match="not a usable GGUF file"):
-        read_gguf(made(data), arrays=arrays)
+        read_gguf(make_file(data), arrays=arrays)
 
 
-def test_long_names_are_shortened_in_errors(made: Any) -> None:
+def test_long_names_are_shortened_in_errors(make_file: Any) -> None:
     with pytest.raises(CorruptModel) as caught:
-        read_gguf(made(gguf(tensors=[("w" * 1000 + "\x1b[31m", (0,), 0, 0)])))
+        read_gguf(make_file(gguf(tensors=[("w" * 1000 + "\x1b[31m", (0,), 0, 0)])))
     assert len(caught.value.message) < 200
     assert "\x1b" not in caught.value.message
 
 
-def test_truncated_files(made: Any) -> None:
+def test_truncated_files(make_file: Any) -> None:
     whole = gguf(tensors=[("w", (8,), 0, 0)])
     for length in range(len(whole)):
         with pytest.raises(CorruptModel):
-            read_gguf(made(whole[:length]), arrays=bool(length % 2))
+            read_gguf(make_file(whole[:length]), arrays=bool(length % 2))
 
 
 @given(
@@ -191,11 +191,11 @@ def test_mutated_files_are_valid_or_rejected(
     assert header.architecture
 
 
-def test_wrong_sizes_allocate_no_memory(made: Any) -> None:
+def test_wrong_sizes_allocate_no_memory(make_file: Any) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for name in ("array over the budget", "more tensors than bytes", "string longer than the file"):
         with pytest.raises(CorruptModel):
-            read_gguf(made(UNSOUND[name]), arrays=True)
+            read_gguf(make_file(INVALID_FILES[name]), arrays=True)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 << 10  # KiB
 
 

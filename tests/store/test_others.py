@@ -15,11 +15,11 @@ from ollama_nb.settings import SYSTEM_MODELS, Settings
 from ollama_nb.store.store import Store
 from ollama_nb.store.usage import usage
 
-THEIRS, MINE, BOTH = ModelName("theirs"), ModelName("mine"), ModelName("both")
+OTHER_NAME, MINE, BOTH = ModelName("theirs"), ModelName("mine"), ModelName("both")
 
 
 @pytest.fixture
-def theirs(tmp_path: Path) -> Store:
+def other(tmp_path: Path) -> Store:
     store = Store(tmp_path / "system")
     create(store, "theirs", files={"m.gguf": gguf(data=os.urandom(5000))}, system="of the system", template="t")
     tiny(store, "both", system="of the system")
@@ -27,78 +27,78 @@ def theirs(tmp_path: Path) -> Store:
 
 
 @pytest.fixture
-def store(theirs: Store, tmp_path: Path) -> Store:
-    made = Store(tmp_path / "models", others=[theirs.root, tmp_path / "models", tmp_path / "none"])
+def store(other: Store, tmp_path: Path) -> Store:
+    made = Store(tmp_path / "models", others=[other.root, tmp_path / "models", tmp_path / "none"])
     tiny(made, "both", system="mine")
     return made
 
 
-def test_models_of_other_stores_are_listed(store: Store, theirs: Store) -> None:
-    before = snapshot(theirs.root)
+def test_models_of_other_stores_are_listed(store: Store, other: Store) -> None:
+    before = snapshot(other.root)
     found = store.resolve(ModelName("THEIRS"))
-    assert found.weights is not None and found.weights.is_relative_to(theirs.root)
+    assert found.weights is not None and found.weights.is_relative_to(other.root)
     assert found.system == "of the system" and store.gguf(found)
     assert store.resolve(BOTH).system == "mine"
     assert sorted(model.name.short for model in store.models()) == ["both:latest", "theirs:latest"]
     assert [name.short for name in store.names()] == ["both:latest"]
-    assert [model.name for model in usage(store).models] == ["both:latest"], "what takes room here"
+    assert [model.name for model in usage(store).models] == ["both:latest"], "only blobs of this store count"
     with pytest.raises(ModelNotFound):
         store.resolve(ModelName("none"))
-    assert snapshot(theirs.root) == before
+    assert snapshot(other.root) == before
 
 
-def test_models_of_other_stores_are_not_deleted(store: Store, theirs: Store) -> None:
-    before = snapshot(theirs.root)
+def test_models_of_other_stores_are_not_deleted(store: Store, other: Store) -> None:
+    before = snapshot(other.root)
     with pytest.raises(Forbidden, match=r"model 'theirs:latest' is in .*system, which this program only reads"):
-        store.delete(THEIRS)
+        store.delete(OTHER_NAME)
     store.delete(BOTH)
     assert store.resolve(BOTH).system == "of the system"
     with pytest.raises(ModelNotFound):
         store.delete(ModelName("none"))
     assert store.prune() == 0
-    assert snapshot(theirs.root) == before
+    assert snapshot(other.root) == before
 
 
-def test_copy_copies_the_blobs(store: Store, theirs: Store) -> None:
-    before = snapshot(theirs.root)
-    store.copy(THEIRS, MINE)
-    store.copy(THEIRS, THEIRS)  # copies it into this store
+def test_copy_copies_the_blobs(store: Store, other: Store) -> None:
+    before = snapshot(other.root)
+    store.copy(OTHER_NAME, MINE)
+    store.copy(OTHER_NAME, OTHER_NAME)  # copies it into this store
     check_sound(store.root)
     found = store.resolve(MINE)
     assert found.weights is not None and found.weights.is_relative_to(store.root)
-    assert found.digest == theirs.resolve(THEIRS).digest
-    store.delete(THEIRS)
-    assert snapshot(theirs.root) == before
+    assert found.digest == other.resolve(OTHER_NAME).digest
+    store.delete(OTHER_NAME)
+    assert snapshot(other.root) == before
 
 
-def test_create_from_a_model_of_another_store(store: Store, theirs: Store) -> None:
-    create(store, "mine", base=store.resolve(THEIRS), system="new")
+def test_create_from_a_model_of_another_store(store: Store, other: Store) -> None:
+    create(store, "mine", base=store.resolve(OTHER_NAME), system="new")
     check_sound(store.root)
     assert store.resolve(MINE).system == "new"
     assert store.resolve(MINE).template == "t"
 
 
-def test_uploads_and_pulls_use_blobs_of_other_stores(store: Store, theirs: Store) -> None:
-    weights = theirs.resolve(THEIRS).weights_digest
+def test_uploads_and_pulls_use_blobs_of_other_stores(store: Store, other: Store) -> None:
+    weights = other.resolve(OTHER_NAME).weights_digest
     assert weights is not None and store.blobs.has(weights)
     assert not store.blobs.path(weights).exists()
     assert store.blobs.touch(weights)
-    assert store.blobs.path(weights).read_bytes() == theirs.blobs.path(weights).read_bytes()
+    assert store.blobs.path(weights).read_bytes() == other.blobs.path(weights).read_bytes()
 
 
-def test_damaged_blobs_are_not_copied(store: Store, theirs: Store) -> None:
-    path = theirs.resolve(THEIRS).weights
+def test_damaged_blobs_are_not_copied(store: Store, other: Store) -> None:
+    path = other.resolve(OTHER_NAME).weights
     assert path is not None
     path.write_bytes(bytes(path.stat().st_size))
     with pytest.raises(StoreError, match="is missing"):
-        store.copy(THEIRS, MINE)
+        store.copy(OTHER_NAME, MINE)
     check_sound(store.root)
     assert not store.exists(MINE)
 
 
-def test_new_models_have_their_own_blobs(store: Store, theirs: Store) -> None:
+def test_new_models_have_their_own_blobs(store: Store, other: Store) -> None:
     """Even if another store has the blobs, because that store may disappear."""
-    weights = theirs.resolve(THEIRS).weights
+    weights = other.resolve(OTHER_NAME).weights
     assert weights is not None
     digest = store.blobs.add_file(weights)
     assert store.blobs.path(digest).is_file()

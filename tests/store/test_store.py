@@ -316,7 +316,7 @@ for action in (store.names, lambda: store.delete(ModelName.parse("m")), lambda: 
 """
 
 
-def as_nobody(root: Path) -> list[str]:
+def as_unprivileged_user(root: Path) -> list[str]:
     """Run names, delete and add as an unprivileged user and return the errors (the tests may run as root)."""
     done = subprocess.run([sys.executable, "-c", UNPRIVILEGED, root], capture_output=True, text=True, check=True)
     return done.stdout.splitlines()
@@ -330,13 +330,13 @@ def test_folders_without_permissions(store: Store) -> None:
     if not all(folder.stat().st_mode & stat.S_IXOTH for folder in store.root.parents):
         pytest.skip("a folder above those of the tests is closed to others")
     before = snapshot(store.root)
-    listed, deleted, added = as_nobody(store.root)
+    listed, deleted, added = as_unprivileged_user(store.root)
     assert "'m'" in listed
     assert deleted.endswith("permission denied")
     assert added.endswith("permission denied")
     for closed in (store.root, store.root.parent):
         closed.chmod(0o700)
-        assert [line[-17:] for line in as_nobody(store.root)] == ["permission denied"] * 3
+        assert [line[-17:] for line in as_unprivileged_user(store.root)] == ["permission denied"] * 3
     assert snapshot(store.root) == before
 
 
@@ -355,7 +355,7 @@ def test_a_model_that_is_replaced_while_it_is_read(store: Store, monkeypatch: py
 
 
 def test_concurrent_operations_keep_the_store_valid(store: Store) -> None:
-    """Each worker shares blobs with the others; no manifest may ever name a blob that is gone."""
+    """Each worker shares blobs with the others; no manifest may refer to a removed blob."""
     failures: list[BaseException] = []
 
     def work(number: int) -> None:

@@ -41,7 +41,7 @@ def test_unused_and_unfinished_files(tmp_path: Path) -> None:
     found = usage(store)
     assert found.unused == FileTotals(1, 6)
     assert found.partial.files == 2
-    assert found.partial.bytes < 1 << 20, "a sparse file takes no room"
+    assert found.partial.bytes < 1 << 20, "holes of a sparse file do not count"
 
 
 def test_a_missing_store(tmp_path: Path) -> None:

@@ -140,10 +140,10 @@ def part_of(index: Path) -> Path:
     return index / "my_model_part002-1.2-py3-none-any.whl"
 
 
-@pytest.mark.parametrize("break_it", [damaged_part, short_part, two_files, no_part])
-def test_invalid_parts_leave_no_files(store: Store, index: Path, tmp_path: Path, break_it: Any) -> None:
+@pytest.mark.parametrize("tamper", [damaged_part, short_part, two_files, no_part])
+def test_invalid_parts_leave_no_files(store: Store, index: Path, tmp_path: Path, tamper: Any) -> None:
     pack(content(store), store, index, SMALL)
-    error = break_it(index)
+    error = tamper(index)
     with pytest.raises(error, match="part002"):
         pull(tmp_path, "pip://my-model")
     assert snapshot(tmp_path / "other") == {}

@@ -102,7 +102,7 @@ def _fetch_manifest(registry: RegistryClient) -> bytes:
     except (RegistryUnreachable, RegistryConnectionLost) as error:
         raise RegistryUnreachable(f"pull model manifest: {error.message}") from error
     except OllamaError as error:
-        raise SourceError(f"pull model manifest: {error.message}") from error
+        raise SourceError(f"pull model manifest: {error.message}", code=error.code) from error
 
 
 def _parse_manifest(raw: bytes) -> Manifest:
