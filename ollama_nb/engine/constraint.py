@@ -20,7 +20,7 @@ from llguidance import LLMatcher, LLTokenizer
 
 from ollama_nb.engine.grammars import check_regex, choices_to_regex, gbnf_to_lark
 from ollama_nb.engine.json_schema import find_keyword, parse_schema
-from ollama_nb.engine.llama import Floats, Model
+from ollama_nb.engine.llama import Floats, LlamaModel
 from ollama_nb.engine.sampler import Sampler
 from ollama_nb.errors import BadRequest, OllamaError
 
@@ -39,7 +39,7 @@ _JSON_STYLE: Any = {
 class Constraint:
     """The state of one reply in its grammar."""
 
-    def __init__(self, matcher: LLMatcher, model: Model, escapes: EscapeTable | None = None) -> None:
+    def __init__(self, matcher: LLMatcher, model: LlamaModel, escapes: EscapeTable | None = None) -> None:
         self._matcher = matcher
         self._escapes, self._after_backslash = escapes, 0
         self._n_vocab, self._eog = model.n_vocab, model.eog
@@ -106,7 +106,7 @@ class ConstraintCompiler:
     llguidance's tokenizer is built on first use (0.7 s for 150,000 tokens). Any thread may call it.
     """
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: LlamaModel) -> None:
         self._model = model
         self._tokenizer: LLTokenizer | None = None
         self._escapes: EscapeTable | None = None
@@ -213,7 +213,7 @@ def _make_matcher(tokenizer: LLTokenizer, grammar: str) -> LLMatcher:
     return found[0]
 
 
-def _make_tokenizer(model: Model, tokens: list[bytes]) -> LLTokenizer:
+def _make_tokenizer(model: LlamaModel, tokens: list[bytes]) -> LLTokenizer:
     """Build llguidance's tokenizer; a leading 0xFF byte marks special tokens in it."""
     for token, piece in enumerate(tokens):
         if model.is_markup(token):

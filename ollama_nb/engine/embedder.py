@@ -1,6 +1,6 @@
-"""Embeddings and rankings: many inputs in one decode, pooled as the model says (mean where it says nothing).
+"""Embeddings and reranking: many inputs in one decode, with the model's pooling (mean by default).
 
-Rule: an input is read in one piece, for pooling looks at one micro-batch; so no input is longer than the batch.
+An input is decoded as a whole, since pooling covers one micro-batch; so inputs are limited to the batch size.
 """
 
 from __future__ import annotations
@@ -9,23 +9,22 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from ollama_nb.engine.llama import Context, Decoded, Floats, Model
+from ollama_nb.engine.llama import Context, DecodeStatus, Floats, LlamaModel
 from ollama_nb.errors import BadRequest, Cancelled, ContextOverflow, OllamaError
 
-MAX_BATCH = 2048
+MAX_BATCH = 2048  # tokens
 MAX_SEQUENCES = 64
-_GIVE_PROBABILITIES = frozenset({"qwen3", "qwen3vl"})
-"""Architectures whose scores llama.cpp has turned into probabilities already."""
+_RETURN_PROBABILITIES = frozenset({"qwen3", "qwen3vl"})  # architectures whose scores llama.cpp returns as such
 TOO_LONG = "the input length exceeds the context length"
 
 
 class Embedder:
-    """A context of its own for embeddings. Raises LoadError."""
+    """Embeds and ranks with a context of its own. Raises LoadError."""
 
-    def __init__(self, model: Model, *, n_ctx: int, n_threads: int, flash_attention: bool | None) -> None:
+    def __init__(self, model: LlamaModel, *, n_ctx: int, n_threads: int, flash_attention: bool | None) -> None:
         self._model = model
         self.limit = min(n_ctx, MAX_BATCH)
-        """Tokens of one input, with those that the tokenizer adds."""
+        """Most tokens of an input, including special tokens."""
         room = max(self.limit, 512)
         self.context = Context(
             model,
@@ -46,30 +45,30 @@ class Embedder:
         num_ctx: int = 0,
         normalise: bool = True,
     ) -> tuple[Floats, int]:
-        """Vectors [inputs, n_embd] in order, and how many tokens were read.
+        """Return vectors [inputs, n_embd] in order, and the number of tokens.
 
-        Raises ContextOverflow for a too long input unless ``truncate`` (then its beginning is used), BadRequest for an
-        input without any token, Cancelled after an abort.
+        Raises ContextOverflow for an input that is too long, unless ``truncate`` (then its beginning is used),
+        BadRequest for an input without tokens, Cancelled after an abort.
         """
         if self._model.pooling == "rank":
-            raise BadRequest("this model ranks documents, it makes no embeddings: use /api/rerank")
+            raise BadRequest("this model ranks documents and cannot make embeddings: use /api/rerank")
         limit = self._limit(num_ctx)
         prompts = [self._tokens(text, limit, truncate) for text in inputs]
         vectors = self._pool(prompts)
         return (_unit(vectors) if normalise else vectors), sum(map(len, prompts))
 
     def rank(self, query: str, documents: Sequence[str], *, num_ctx: int = 0) -> tuple[Floats, int]:
-        """How well each document answers the query, 0 to 1, in order, and how many tokens were read.
+        """Return the relevance of each document to the query, 0 to 1, in order, and the number of tokens.
 
-        A document that is too long is cut. Raises BadRequest for a model without rank pooling, ContextOverflow for a
-        query that leaves no room, Cancelled after an abort.
+        Documents that are too long are truncated. Raises BadRequest for a model without rank pooling, ContextOverflow
+        for a query that leaves no room, Cancelled after an abort.
         """
         if self._model.pooling != "rank":
             raise BadRequest("this model does not rank documents")
         limit = self._limit(num_ctx)
         pairs = [self._pair(query, document, limit) for document in documents]
         scores = self._pool(pairs)[:, 0]
-        if self._model.architecture not in _GIVE_PROBABILITIES:
+        if self._model.architecture not in _RETURN_PROBABILITIES:
             scores = (1.0 / (1.0 + np.exp(-scores.astype(np.float64)))).astype(np.float32)
         return scores, sum(map(len, pairs))
 
@@ -80,7 +79,7 @@ class Embedder:
         return min(num_ctx, self.limit) if num_ctx > 0 else self.limit
 
     def _pool(self, prompts: Sequence[list[int]]) -> Floats:
-        """What the model makes of each prompt [prompts, pooled_width]."""
+        """Return the pooled output [prompts, pooled_width]."""
         context = self.context
         rows = np.zeros((len(prompts), context.pooled_width), np.float32)
         for group in groups([len(prompt) for prompt in prompts], context.n_batch, MAX_SEQUENCES):
@@ -92,7 +91,7 @@ class Embedder:
         return rows
 
     def _pair(self, query: str, document: str, limit: int) -> list[int]:
-        """Both texts as the model was trained to see them, the document cut to what fits."""
+        """Return the tokens of a pair in the model's format, with the document truncated to fit."""
         model = self._model
         template = model.rank_template
         if template:
@@ -103,9 +102,9 @@ class Embedder:
         else:
             first = model.tokenize(query, parse_special=False)
             bare = model.tokenize(query, add_special=False, parse_special=False)
-            opening = 0 if first[: len(bare)] == bare else 1
-            tail = first[opening + len(bare) :]
-            head = first[: opening + len(bare)] + (model.between or tail)
+            n_special = 0 if first[: len(bare)] == bare else 1
+            tail = first[n_special + len(bare) :]
+            head = first[: n_special + len(bare)] + (model.pair_separator or tail)
             body = model.tokenize(document, add_special=False, parse_special=False)
         room = limit - len(head) - len(tail)
         if room <= 0:
@@ -115,7 +114,7 @@ class Embedder:
     def _tokens(self, text: str, limit: int, truncate: bool) -> list[int]:
         tokens = self._model.tokenize(text, parse_special=False)
         if not tokens:
-            raise BadRequest("an empty text has no embedding with this model")
+            raise BadRequest("this model cannot embed an empty text")
         if len(tokens) <= limit:
             return tokens
         if not truncate:
@@ -136,14 +135,14 @@ class Embedder:
             at = end
         context.outputs[:at] = 1
         status = context.decode(at)
-        if status is Decoded.ABORTED:
+        if status is DecodeStatus.ABORTED:
             raise Cancelled
-        if status is not Decoded.DONE:
-            raise OllamaError(f"the engine could not read the input ({status.name.lower()})")
+        if status is not DecodeStatus.DONE:
+            raise OllamaError(f"the engine could not decode the input ({status.name.lower()})")
 
 
 def groups(lengths: Sequence[int], n_batch: int, n_seq: int) -> Iterator[list[int]]:
-    """Indices of inputs that go into one decode together: longest first, as many as fit."""
+    """Yield the indices of the inputs of each decode: longest first, as many as fit."""
     group: list[int] = []
     room = n_batch
     for at in sorted(range(len(lengths)), key=lambda at: -lengths[at]):

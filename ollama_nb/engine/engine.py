@@ -1,7 +1,11 @@
-"""One model answering many requests: admit → plan → decode → sample → commit, one step at a time.
+"""The engine: one model that serves many requests.
 
-Rule: one thread calls all of it but ``cancel``, ``abort`` and ``flush``, which may come from any. What is submitted or
-cancelled takes effect in the next step. Every submitted request ends in exactly one FinishOut or FailOut.
+``step`` does one iteration of continuous batching: take new requests and cancellations, admit sequences to slots, plan
+a batch (``scheduler``), add drafts and padding (``speculation``), decode, sample a token for each reply and report its
+text. Whatever cannot be done is undone, so that the next step can try again.
+
+One thread calls all methods except ``cancel``, ``abort`` and ``flush``, which any thread may call. ``submit`` and
+``cancel`` take effect in the next step. Every request ends with exactly one FinishOut or FailOut.
 """
 
 from __future__ import annotations
@@ -9,38 +13,35 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping
-from collections.abc import Sequence as Items
+from collections.abc import Sequence as GenericSequence
 from typing import Any
 
 import numpy as np
 
 from ollama_nb.engine import loading
-from ollama_nb.engine.adapters import Adapters
-from ollama_nb.engine.config import Counters, EngineConfig
 from ollama_nb.engine.embedder import Embedder
-from ollama_nb.engine.llama import Context, Decoded, Floats
-from ollama_nb.engine.output import FailOut, FinishOut, Output
+from ollama_nb.engine.llama import Context, DecodeStatus, Floats
+from ollama_nb.engine.messages import Adapters, Counters, EngineConfig, FailOut, FinishOut, Output, Request
 from ollama_nb.engine.prefix_cache import PrefixCounts
 from ollama_nb.engine.scheduler import Batch
-from ollama_nb.engine.sequence import Request, SequenceState
+from ollama_nb.engine.sequence import SequenceState
 from ollama_nb.engine.slots import Cut, MemoryOp, Share, Shift
 from ollama_nb.engine.speculation import Speculator
 from ollama_nb.engine.stream import InputProcessor, ReplyStream
 from ollama_nb.engine.threads import ThreadTuner, Watchdog
 from ollama_nb.errors import BadRequest, Busy, OllamaError
 
-FETCH_WAIT = 0.02
-"""Seconds of a step that has nothing to do but wait for the disk."""
+LOAD_WAIT = 0.02  # seconds that a step waits for the disk if it has nothing else to do
 
 
 class Engine:
-    """Loads in the constructor. Raises LoadError."""
+    """Loads its model in the constructor. Raises LoadError."""
 
     def __init__(self, config: EngineConfig) -> None:
-        begun = time.perf_counter()
+        started = time.perf_counter()
         self.config = config
         self._model = model = loading.load_model(config)
-        self._shape = shape = loading.Shape.of(config, model)
+        self._shape = shape = loading.ContextShape.of(config, model)
         self._embedder: Embedder | None = None
         self._context: Context | None = None
         if model.embeds_only and not config.vocab_only:
@@ -57,16 +58,17 @@ class Engine:
         self._inputs = InputProcessor(model, shape.n_ctx)
         self._inbox: deque[ReplyStream | FailOut | int] = deque()
         self._streams: dict[int, ReplyStream] = {}
-        self._reading: frozenset[int] = frozenset()
+        self._prefilling: frozenset[int] = frozenset()
+        """Requests whose prompts are in the current decode."""
         self._counts = Counters()
         if context is not None:
             loading.warm_up(context, self._tuner, self._watchdog)
         self._speculator.set_threads(self._tuner.threads)
         draft = draft_model.context.model if draft_model else None
-        self.facts = loading.gather_facts(config, model, context, draft, shape, time.perf_counter() - begun)
+        self.facts = loading.gather_facts(config, model, context, draft, shape, time.perf_counter() - started)
 
     def close(self) -> None:
-        """Free all native memory; may be called again."""
+        """Free all native memory. May be called twice."""
         for stream in self._streams.values():
             stream.close()
         self._streams.clear()
@@ -84,43 +86,43 @@ class Engine:
     # Requests
 
     def submit(self, request: Request) -> None:
-        """Queue a request. What is wrong with it comes out of the next step as FailOut."""
+        """Queue a request. An invalid request ends with FailOut in the next step."""
         try:
             if self._context is None:
-                raise BadRequest("this model was loaded to make embeddings or count tokens, it cannot generate text")
+                raise BadRequest("this model was loaded for embeddings or tokenization only and cannot generate text")
             self._inbox.append(self._inputs.process(request))
         except OllamaError as error:
             self._inbox.append(FailOut.of(request.id, error))
 
     def cancel(self, id: int) -> None:
-        """End a request in the next step; a prompt that is just being read is aborted. Unknown ids are ignored.
+        """End a request in the next step; if its prompt is being decoded now, stop that. Unknown ids are ignored.
 
         Any thread.
         """
         self._inbox.append(id)
-        if id in self._reading and self._context is not None:
+        if id in self._prefilling and self._context is not None:
             self._context.abort()
 
     def abort(self) -> None:
-        """Stop the native call that runs now; nothing is lost, the next step does that work again. Any thread."""
+        """Stop the current native call. Nothing is lost: the next step repeats its work. Any thread."""
         if self._context is not None:
             self._context.abort()
         if self._embedder is not None:
             self._embedder.context.abort()
 
     def flush(self, seconds: float) -> None:
-        """Let a prefix that is just being written reach the disk. Any thread."""
+        """Wait up to ``seconds`` until prefixes that are being written are on disk. Any thread."""
         if self._prefix_cache is not None:
             self._prefix_cache.flush(seconds)
 
     @property
     def busy(self) -> bool:
-        """Something is queued or runs: ``step`` has work."""
+        """Whether ``step`` has work."""
         return bool(self._inbox or self._streams)
 
     @property
     def counters(self) -> dict[str, Any]:
-        """Counters since load, by name (JSON)."""
+        """Counters since load by name, as JSON values."""
         counts, slots = self._counts, self._scheduler.slots
         disk = PrefixCounts() if self._prefix_cache is None else self._prefix_cache.counts
         return {
@@ -151,7 +153,7 @@ class Engine:
     # The step
 
     def step(self) -> list[Output]:
-        """Do one decode for all that runs; return what came of it, in no order between requests."""
+        """Run one iteration and return its outputs; the order between requests is not defined."""
         out: list[Output] = []
         context, scheduler = self._context, self._scheduler
         if context is None:
@@ -165,7 +167,7 @@ class Engine:
         batch = scheduler.plan()
         if not batch.chunks:
             if self._prefix_cache is not None:
-                self._prefix_cache.wait(FETCH_WAIT)
+                self._prefix_cache.wait(LOAD_WAIT)
             return out
         streams = [self._streams[chunk.seq.id] for chunk in batch.chunks]
         rows = self._speculator.plan(batch, streams)
@@ -175,7 +177,7 @@ class Engine:
         status, seconds = self._decode(context, batch, rows)
         if rows > batch.size:
             context.cut(context.scratch, 0)
-        if status is Decoded.DONE:
+        if status is DecodeStatus.DONE:
             self._count(batch, rows, seconds)
             scheduler.commit(batch)
             if self._prefix_cache is not None:
@@ -185,23 +187,23 @@ class Engine:
             self._undo(batch, rows, status, out)
         return out
 
-    def _decode(self, context: Context, batch: Batch, rows: int) -> tuple[Decoded, float]:
-        """Read the rows; what became of them, and the seconds that it took, from which pace and drafts learn."""
+    def _decode(self, context: Context, batch: Batch, rows: int) -> tuple[DecodeStatus, float]:
+        """Decode the batch and measure it for thread tuning and drafts; return the status and the seconds."""
         if len(batch.chunks) > batch.replies:
-            self._reading = frozenset(chunk.seq.id for chunk in batch.chunks[batch.replies :])
-        changed = context.use(batch.adapters)
+            self._prefilling = frozenset(chunk.seq.id for chunk in batch.chunks[batch.replies :])
+        changed = context.set_adapters(batch.adapters)
         limit = self._tuner.time_limit(rows)
         self._watchdog.arm(limit)
-        begun = time.perf_counter()
+        started = time.perf_counter()
         status = context.decode(rows)
         ended = time.perf_counter()
         self._watchdog.disarm()
-        self._reading = frozenset()
-        seconds = ended - begun
-        if status is Decoded.DONE and batch.replies == len(batch.chunks) and not changed:
+        self._prefilling = frozenset()
+        seconds = ended - started
+        if status is DecodeStatus.DONE and batch.replies == len(batch.chunks) and not changed:
             self._speculator.times.record(rows, seconds)
-        late = status is Decoded.ABORTED and seconds >= limit
-        if (late or status is Decoded.DONE) and self._tuner.record(rows, seconds, ended, aborted=late):
+        late = status is DecodeStatus.ABORTED and seconds >= limit
+        if (late or status is DecodeStatus.DONE) and self._tuner.record(rows, seconds, ended, aborted=late):
             context.set_threads(self._tuner.threads)
             self._speculator.set_threads(self._tuner.threads)
         return status, seconds
@@ -235,7 +237,7 @@ class Engine:
                 self._counts.cached_tokens += seq.cached
 
     def _apply(self, ops: Iterable[MemoryOp]) -> None:
-        """Carry out what was decided; where memory cannot do it, the sequence is read again from its start."""
+        """Carry out memory operations; where one fails, the sequence is read again from its start."""
         for op in ops:
             if not self._do(op):
                 self._scheduler.recompute(op.target if isinstance(op, Share) else op.slot)
@@ -279,15 +281,15 @@ class Engine:
                 self._counts.shifts += 1
                 self._apply(self._scheduler.shift(stream.seq))
 
-    def _advance(self, stream: ReplyStream, logits: Floats, draft: Items[int], out: list[Output]) -> None:
-        """Take the next token, and then those of the draft for as long as it says what is drawn; forget its rest."""
+    def _advance(self, stream: ReplyStream, logits: Floats, draft: GenericSequence[int], out: list[Output]) -> None:
+        """Sample the next token, then verify the draft until a token differs; remove its rejected tokens."""
         seq, accepted = stream.seq, 0
         try:
-            for row, guess in enumerate((*draft, None)):
+            for row, drafted in enumerate((*draft, None)):
                 text = stream.advance(logits[row])
                 if text is not None:
                     out.append(text)
-                if stream.reason or seq.tokens[-1] != guess:
+                if stream.reason or seq.tokens[-1] != drafted:
                     break
                 seq.accept()
                 accepted += 1
@@ -307,32 +309,32 @@ class Engine:
         stream.close()
         out.append(last)
         if stream.seq.adapters:
-            self._forget_adapters()
+            self._free_adapters()
 
-    def _forget_adapters(self) -> None:
+    def _free_adapters(self) -> None:
         contexts = (self._context, self._embedder.context if self._embedder is not None else None)
         used = [context.adapters for context in contexts if context is not None]
         used += [stream.seq.adapters for stream in self._streams.values()]
         waiting = (item.seq.adapters for item in tuple(self._inbox) if isinstance(item, ReplyStream))
-        self._model.forget_adapters({one.path for adapters in (*used, *waiting) for one in adapters})
+        self._model.free_adapters({one.path for adapters in (*used, *waiting) for one in adapters})
 
-    def _undo(self, batch: Batch, rows: int, status: Decoded, out: list[Output]) -> None:
-        """A decode that was not done: memory goes back to where the batch began; who is to blame fails."""
+    def _undo(self, batch: Batch, rows: int, status: DecodeStatus, out: list[Output]) -> None:
+        """After a failed decode, cut memory back to before the batch, and free cells or end the requests at fault."""
         self._apply(Cut(chunk.seq.slot, chunk.start) for chunk in batch.chunks)
-        if status is Decoded.ABORTED:
+        if status is DecodeStatus.ABORTED:
             self._counts.aborts += 1
-        elif status is Decoded.NO_ROOM and rows > batch.size:
+        elif status is DecodeStatus.CACHE_FULL and rows > batch.size:
             self._speculator.back_off()
-        elif status is Decoded.NO_ROOM:
-            self._make_room(batch, out)
+        elif status is DecodeStatus.CACHE_FULL:
+            self._free_cells(batch, out)
         else:
             for chunk in batch.chunks:
                 message = "the engine failed to compute this batch; the next request may work"
                 self._end(self._streams[chunk.seq.id], FailOut(chunk.seq.id, message), out)
-            self._forget_everything()
+            self._clear_memory()
 
-    def _make_room(self, batch: Batch, out: list[Output]) -> None:
-        """Memory is full: forget the oldest kept prefix; without any, the youngest request of the batch gives way."""
+    def _free_cells(self, batch: Batch, out: list[Output]) -> None:
+        """Evict the least recently used prefix; if there is none, fail the youngest request of the batch."""
         cut = self._scheduler.slots.evict()
         if cut is not None:
             self._apply([cut])
@@ -341,31 +343,31 @@ class Engine:
         full = Busy("the model's context memory is full")
         self._end(self._streams[youngest.id], FailOut.of(youngest.id, full), out)
 
-    def _forget_everything(self) -> None:
+    def _clear_memory(self) -> None:
         assert self._context is not None
         self._context.clear()
         for slot in self._scheduler.slots.slots:
             self._scheduler.recompute(slot.index)
 
-    # Without generating
+    # Embeddings and tokens
 
     def embed(
         self,
-        inputs: Items[str],
+        inputs: GenericSequence[str],
         *,
         truncate: bool = True,
         num_ctx: int = 0,
         normalise: bool = True,
         adapters: Adapters = (),
     ) -> tuple[Floats, int]:
-        """Vectors [inputs, n_embd], float32, of unit length, and the number of tokens read; see ``Embedder.embed``."""
+        """Return float32 vectors [inputs, n_embd] and the number of tokens; see ``Embedder.embed``."""
         embedder = self._ready_embedder(adapters)
         return embedder.embed(inputs, truncate=truncate, num_ctx=num_ctx, normalise=normalise)
 
     def rank(
-        self, query: str, documents: Items[str], *, num_ctx: int = 0, adapters: Adapters = ()
+        self, query: str, documents: GenericSequence[str], *, num_ctx: int = 0, adapters: Adapters = ()
     ) -> tuple[Floats, int]:
-        """Scores [documents], float32, 0 to 1, and the number of tokens read; see ``Embedder.rank``."""
+        """Return float32 scores [documents], 0 to 1, and the number of tokens; see ``Embedder.rank``."""
         return self._ready_embedder(adapters).rank(query, documents, num_ctx=num_ctx)
 
     def _ready_embedder(self, adapters: Adapters) -> Embedder:
@@ -373,21 +375,21 @@ class Engine:
             raise BadRequest("only the vocabulary is loaded")
         if self._embedder is None:
             self._embedder = loading.make_embedder(self.config, self._model, self._shape)
-        if self._embedder.context.use(adapters):
-            self._forget_adapters()
+        if self._embedder.context.set_adapters(adapters):
+            self._free_adapters()
         self._embedder.context.rearm()
         return self._embedder
 
     def tokenize(self, text: str, *, add_special: bool = True, parse_special: bool = True) -> list[int]:
-        """Token ids of a text."""
+        """Return the token ids of a text."""
         return self._model.tokenize(text, add_special=add_special, parse_special=parse_special)
 
-    def detokenize(self, tokens: Items[int]) -> str:
-        """Text of token ids, special ones included; ids that are no tokens give nothing."""
+    def detokenize(self, tokens: GenericSequence[int]) -> str:
+        """Return the text of token ids, including special tokens; invalid ids are skipped."""
         return self._model.detokenize(tokens).decode("utf-8", "replace")
 
 
-def _fill(context: Context, batch: Batch, drafts: Mapping[int, Items[int]]) -> int:
+def _fill(context: Context, batch: Batch, drafts: Mapping[int, GenericSequence[int]]) -> int:
     """Write a batch into the context's arrays, each draft after the token that it follows; return the rows."""
     tokens, positions, sequences, outputs = context.tokens, context.positions, context.sequences, context.outputs
     row = 0

@@ -1,4 +1,4 @@
-"""What an engine needs before its first step: model, context, threads, kept prefixes, and the facts of them all."""
+"""Build the parts of an engine from its configuration: model, context, draft model, prefix cache, facts."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ollama_nb.api.models import TokenizerVocabulary, draft_mismatch
-from ollama_nb.engine.adapters import Adapters
-from ollama_nb.engine.config import EngineConfig, EngineFacts
 from ollama_nb.engine.embedder import Embedder
-from ollama_nb.engine.llama import BUILD, KV_TYPES, MAX_SEQUENCES, Context, Model
+from ollama_nb.engine.llama import BUILD, KV_TYPES, MAX_SEQUENCES, Context, LlamaModel
+from ollama_nb.engine.messages import Adapters, EngineConfig, EngineFacts
 from ollama_nb.engine.prefix_cache import PrefixCache
 from ollama_nb.engine.prefix_store import PrefixStore, state_identity
 from ollama_nb.engine.scheduler import Scheduler
@@ -18,21 +17,20 @@ from ollama_nb.engine.speculation import DraftModel
 from ollama_nb.engine.threads import MIN_LIMIT, ThreadTuner, Watchdog, default_threads
 from ollama_nb.errors import LoadError
 
-MICRO_BATCH = 512
-CALIBRATED = 2 << 30
-"""Weights of at most so many bytes: one step on one thread is soon done."""
+MICRO_BATCH = 512  # rows
+MAX_CALIBRATED = 2 << 30  # bytes of weights; one step of a larger model on one thread takes too long
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
-    """Tokens of one sequence, sequences at once, threads: as configured, within what the model can do."""
+class ContextShape:
+    """Context length, number of sequences and threads: as configured, within what the model supports."""
 
     n_ctx: int
     n_seq: int
     n_threads: int
 
     @classmethod
-    def of(cls, config: EngineConfig, model: Model) -> Shape:
+    def of(cls, config: EngineConfig, model: LlamaModel) -> ContextShape:
         trained = model.n_ctx_train or config.n_ctx
         return cls(
             n_ctx=max(MIN_CONTEXT, min(config.n_ctx, trained)),
@@ -45,11 +43,11 @@ class Shape:
         return self.n_ctx * self.n_seq
 
 
-def load_model(config: EngineConfig, path: str = "") -> Model:
-    """The model of ``config``, or one beside it. Raises LoadError."""
+def load_model(config: EngineConfig, path: str = "") -> LlamaModel:
+    """Load the model of ``config``, or the one at ``path`` with the same settings. Raises LoadError."""
     if config.kv_cache_type not in KV_TYPES:
-        raise LoadError(f'KV cache type "{config.kv_cache_type}" is none of {", ".join(KV_TYPES)}')
-    return Model(
+        raise LoadError(f'KV cache type "{config.kv_cache_type}" is not one of {", ".join(KV_TYPES)}')
+    return LlamaModel(
         path or config.path,
         vocab_only=config.vocab_only,
         n_gpu_layers=config.n_gpu_layers,
@@ -58,8 +56,8 @@ def load_model(config: EngineConfig, path: str = "") -> Model:
     )
 
 
-def make_context(config: EngineConfig, model: Model, shape: Shape) -> Context:
-    """Memory for all sequences. Raises LoadError."""
+def make_context(config: EngineConfig, model: LlamaModel, shape: ContextShape) -> Context:
+    """Raises LoadError."""
     if model.two_part:
         raise LoadError("encoder-decoder models (such as T5) cannot be run")
     n_batch = max(config.n_batch, 2 * shape.n_seq, 32)
@@ -75,8 +73,8 @@ def make_context(config: EngineConfig, model: Model, shape: Shape) -> Context:
     )
 
 
-def make_draft_model(config: EngineConfig, model: Model, shape: Shape) -> DraftModel:
-    """The draft model of ``config`` beside its ``model``. Raises LoadError when it does not fit that."""
+def make_draft_model(config: EngineConfig, model: LlamaModel, shape: ContextShape) -> DraftModel:
+    """Load the draft model of ``config``. Raises LoadError if it does not fit ``model``."""
     try:
         draft = load_model(config, config.draft)
         reason = mismatch(model, draft)
@@ -89,15 +87,15 @@ def make_draft_model(config: EngineConfig, model: Model, shape: Shape) -> DraftM
     raise LoadError(f"the draft model cannot be used: {reason} (without it: option draft_num_predict 0)")
 
 
-def mismatch(model: Model, draft: Model) -> str:
-    """Why a model cannot guess for another one; empty when it can."""
+def mismatch(model: LlamaModel, draft: LlamaModel) -> str:
+    """Return why a model cannot draft for another one; empty if it can."""
     if draft.embeds_only or draft.two_part or draft.recurrent:
-        return f'a model of the architecture "{draft.architecture}" cannot guess single tokens and take them back'
+        return f'a model of the architecture "{draft.architecture}" cannot draft'
     known = (TokenizerVocabulary(str(one.vocabulary_type), one.texts(), one.is_control) for one in (model, draft))
     return draft_mismatch(*known)
 
 
-def make_embedder(config: EngineConfig, model: Model, shape: Shape) -> Embedder:
+def make_embedder(config: EngineConfig, model: LlamaModel, shape: ContextShape) -> Embedder:
     return Embedder(
         model,
         n_ctx=shape.n_ctx,
@@ -106,7 +104,7 @@ def make_embedder(config: EngineConfig, model: Model, shape: Shape) -> Embedder:
     )
 
 
-def make_scheduler(context: Context | None, shape: Shape) -> Scheduler:
+def make_scheduler(context: Context | None, shape: ContextShape) -> Scheduler:
     if context is None:
         return Scheduler(1, 2)
     cuttable = not context.model.recurrent
@@ -114,7 +112,7 @@ def make_scheduler(context: Context | None, shape: Shape) -> Scheduler:
 
 
 def make_prefix_cache(
-    config: EngineConfig, context: Context | None, scheduler: Scheduler, shape: Shape
+    config: EngineConfig, context: Context | None, scheduler: Scheduler, shape: ContextShape
 ) -> PrefixCache | None:
     """Return the prefix cache on disk, None where it is switched off."""
     if context is None or not config.prefix_folder or config.prefix_bytes <= 0:
@@ -135,8 +133,8 @@ def make_prefix_cache(
 
 
 def warm_up(context: Context, tuner: ThreadTuner, watchdog: Watchdog) -> None:
-    """Bring the weights in, and learn what a step costs by one thread and by all, where that is soon known."""
-    if tuner.max_threads == 1 or context.model.size > CALIBRATED:
+    """Read the weights into memory, and measure a step with one thread and with all unless the model is large."""
+    if tuner.max_threads == 1 or context.model.size > MAX_CALIBRATED:
         context.time_one()
         return
     context.set_threads(1)
@@ -151,7 +149,12 @@ def warm_up(context: Context, tuner: ThreadTuner, watchdog: Watchdog) -> None:
 
 
 def gather_facts(
-    config: EngineConfig, model: Model, context: Context | None, draft: Model | None, shape: Shape, seconds: float
+    config: EngineConfig,
+    model: LlamaModel,
+    context: Context | None,
+    draft: LlamaModel | None,
+    shape: ContextShape,
+    seconds: float,
 ) -> EngineFacts:
     cells = shape.cells if context is not None else 0
     loaded = [] if model.vocab_only else [model] if draft is None else [model, draft]

@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
-from ollama_nb.engine.adapters import Adapters
 from ollama_nb.engine.llama import Bytes, Context
+from ollama_nb.engine.messages import Adapters
 from ollama_nb.engine.prefix_store import Prefix, PrefixStore
 from ollama_nb.engine.scheduler import Batch, Scheduler
 from ollama_nb.engine.sequence import Sequence

@@ -29,8 +29,8 @@ from typing import Any
 import numpy as np
 
 from ollama_nb.disk import Tree
-from ollama_nb.engine.adapters import Adapters
 from ollama_nb.engine.llama import Bytes
+from ollama_nb.engine.messages import Adapters
 from ollama_nb.errors import StoreError
 
 MAX_AGE = 7 * 86_400.0  # seconds since the last use of a prefix; older ones are removed

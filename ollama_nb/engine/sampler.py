@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ollama_nb.api.options import Options
-from ollama_nb.engine.llama import Chain, Floats, Model
+from ollama_nb.engine.llama import Floats, LlamaModel, SamplerChain
 from ollama_nb.errors import BadRequest, OllamaError
 
 MIN_TEMPERATURE = 1e-5  # lower ones mean greedy decoding: dividing by them would overflow
@@ -100,7 +100,7 @@ class LogitBias:
     up. Raises BadRequest for a token id that the model does not have.
     """
 
-    def __init__(self, model: Model, pairs: Sequence[tuple[str, float]]) -> None:
+    def __init__(self, model: LlamaModel, pairs: Sequence[tuple[str, float]]) -> None:
         sums: dict[int, float] = {}
         for name, value in pairs:
             for token in _biased_tokens(model, name):
@@ -113,7 +113,7 @@ class LogitBias:
         row[self._ids] += self._values
 
 
-def _biased_tokens(model: Model, name: str) -> list[int]:
+def _biased_tokens(model: LlamaModel, name: str) -> list[int]:
     if not (name.isascii() and name.isdigit()):
         return model.tokenize(name, add_special=False)
     token = int(name[:12])
@@ -131,7 +131,7 @@ class Sampler:
         self.parameters = parameters
         self._bias = bias
         self._last_n = parameters.last_n
-        self._chain = Chain(parameters.steps) if parameters.temperature > 0.0 else None
+        self._chain = SamplerChain(parameters.steps) if parameters.temperature > 0.0 else None
         self._width = _FIRST_WIDTH
 
     def sample(self, row: Floats, history: list[int]) -> int:

@@ -41,7 +41,7 @@ from collections import deque
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from ollama_nb.engine.adapters import Adapters
+from ollama_nb.engine.messages import Adapters
 from ollama_nb.engine.sequence import Sequence, SequenceState
 from ollama_nb.engine.slots import Cut, MemoryOp, Shift, SlotTable
 

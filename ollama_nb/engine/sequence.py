@@ -1,13 +1,10 @@
-"""A request, and its sequence of tokens as the model reads them. Pure: no llama.cpp, no numpy, no clock."""
+"""A sequence: the tokens of a request as the model reads them. Pure: no llama.cpp, no numpy, no clock."""
 
 from __future__ import annotations
 
 import enum
 
-import msgspec
-
-from ollama_nb.api.options import Options
-from ollama_nb.engine.adapters import Adapters
+from ollama_nb.engine.messages import Adapters
 from ollama_nb.errors import ContextOverflow
 
 MIN_CONTEXT = 4  # tokens
@@ -17,29 +14,6 @@ TOO_LONG = (
     "the prompt is longer than the context length currently available to the model; shorten the prompt, adjust the "
     "context length in settings, or use a model with a longer context length"
 )
-
-
-class Request(msgspec.Struct, frozen=True, tag="complete", kw_only=True):
-    """Generate from a prompt text (special tokens parsed) or from ``tokens``. ``id`` is set by the side that sends it.
-
-    ``logprobs`` -1: off, else how many top ones. ``format``: empty, ``json``, a JSON Schema as text, or ``grammar:``,
-    ``regex:``, ``choices:`` (a JSON list) and what belongs to it. ``shift``: discard old context when it is full.
-    ``num_ctx``: this request's own limit, at most the loaded one (0: the loaded one). ``preserve``: special tokens that
-    stay visible in the text. ``adapters``: what the model is changed by, for this request only.
-    """
-
-    id: int = 0
-    prompt: str = ""
-    tokens: tuple[int, ...] = ()
-    options: Options = msgspec.field(default_factory=Options)
-    num_ctx: int = 0
-    shift: bool = True
-    truncate: bool = True
-    logprobs: int = -1
-    format: str = ""
-    return_tokens: bool = False
-    preserve: tuple[str, ...] = ()
-    adapters: Adapters = ()
 
 
 class SequenceState(enum.Enum):

@@ -38,7 +38,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ollama_nb.engine.adapters import Adapters
+from ollama_nb.engine.messages import Adapters
 from ollama_nb.engine.sequence import Sequence, SequenceState
 
 MIN_SHARED = 16  # tokens; shorter common prefixes are neither waited for nor kept in their slot

@@ -8,7 +8,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from ollama_nb.engine.config import Counters
 from ollama_nb.engine.drafts import (
     ROW_COST_PRIOR,
     DraftModelBackoff,
@@ -19,7 +18,8 @@ from ollama_nb.engine.drafts import (
     StepTimes,
     plan_drafts,
 )
-from ollama_nb.engine.llama import Context, Decoded
+from ollama_nb.engine.llama import Context, DecodeStatus
+from ollama_nb.engine.messages import Counters
 from ollama_nb.engine.scheduler import Batch
 from ollama_nb.engine.slots import MIN_SHARED, common_prefix
 from ollama_nb.engine.stream import ReplyStream
@@ -238,9 +238,9 @@ class DraftModel:
     def _decode(self, count: int, slots: Sequence[int]) -> bool:
         """Decode the first ``count`` rows. On failure return False and empty ``slots``, or all if the cache is full."""
         status = self.context.decode(count)
-        if status is Decoded.DONE:
+        if status is DecodeStatus.DONE:
             return True
-        if status is not Decoded.ABORTED:
+        if status is not DecodeStatus.ABORTED:
             self.context.clear()
             slots = range(len(self._held))
         for slot in slots:

@@ -13,12 +13,11 @@ import numpy as np
 
 from ollama_nb.engine.constraint import Constraint, ConstraintCompiler
 from ollama_nb.engine.drafts import DraftModelSource, DraftSource, GrammarSource, PromptLookup
-from ollama_nb.engine.llama import Floats, Model
-from ollama_nb.engine.output import FinishOut, TextOut, TokenProb, TopToken
+from ollama_nb.engine.llama import Floats, LlamaModel
+from ollama_nb.engine.messages import FinishOut, Request, TextOut, TokenProb, TopToken
 from ollama_nb.engine.sampler import LogitBias, Sampler, SamplingParameters
 from ollama_nb.engine.sequence import (
     MIN_CONTEXT,
-    Request,
     Sequence,
     fit_prompt,
     max_reply_tokens,
@@ -36,7 +35,7 @@ class ReplyStream:
 
     def __init__(
         self,
-        model: Model,
+        model: LlamaModel,
         request: Request,
         seq: Sequence,
         *,
@@ -177,7 +176,7 @@ class ReplyStream:
         return TokenProb(piece(token), float(row[token]) - total, top)
 
 
-def _preserved_tokens(model: Model, texts: tuple[str, ...]) -> dict[int, bytes]:
+def _preserved_tokens(model: LlamaModel, texts: tuple[str, ...]) -> dict[int, bytes]:
     """Return the control tokens that the request wants as text, and their text."""
     preserved = {}
     for text in texts:
@@ -190,7 +189,7 @@ def _preserved_tokens(model: Model, texts: tuple[str, ...]) -> dict[int, bytes]:
 class InputProcessor:
     """Makes the streams of one model. ``n_ctx``: most tokens of a sequence."""
 
-    def __init__(self, model: Model, n_ctx: int) -> None:
+    def __init__(self, model: LlamaModel, n_ctx: int) -> None:
         self._model, self._n_ctx = model, n_ctx
         self._compiler = ConstraintCompiler(model)
 

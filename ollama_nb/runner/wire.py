@@ -14,25 +14,23 @@ from typing import Any
 import msgspec
 
 from ollama_nb.api.chat import PromptJob
-from ollama_nb.engine import adapters, output
-from ollama_nb.engine.config import EngineConfig, EngineFacts
-from ollama_nb.engine.sequence import Request
+from ollama_nb.engine import messages
 from ollama_nb.errors import BadRequest, LoadError, OllamaError, RunnerCrashed, TemplateError
 
 MAX_FRAME = 256 << 20  # bytes
 _LENGTH = struct.Struct("<I")
 
 # The engine's own structs are sent as they are.
-Adapter = adapters.Adapter
-Adapters = adapters.Adapters
-Load = EngineConfig
-Complete = Request
-Loaded = EngineFacts
-TopToken = output.TopToken
-TokenProb = output.TokenProb
-Text = output.TextOut
-Finished = output.FinishOut
-Failed = output.FailOut
+Adapter = messages.Adapter
+Adapters = messages.Adapters
+Load = messages.EngineConfig
+Complete = messages.Request
+Loaded = messages.EngineFacts
+TopToken = messages.TopToken
+TokenProb = messages.TokenProb
+Text = messages.TextOut
+Finished = messages.FinishOut
+Failed = messages.FailOut
 
 
 class Embed(msgspec.Struct, frozen=True, tag="embed", kw_only=True):

@@ -8,13 +8,13 @@ from __future__ import annotations
 import sys
 import time
 
-from ollama_nb.engine.llama import Context, Model
+from ollama_nb.engine.llama import Context, LlamaModel
 
 
 def main() -> None:
     path, threads, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     rows = int(sys.argv[4]) if len(sys.argv) > 4 else 1
-    model = Model(path)
+    model = LlamaModel(path)
     context = Context(model, cells=4096, n_seq=rows, n_batch=512, n_ubatch=512, n_threads=threads)
     context.sequences[:rows], context.outputs[:rows] = range(rows), 1
     context.tokens[:rows] = range(300, 300 + rows)

@@ -10,9 +10,8 @@ import pytest
 from support.engines import EXACT
 from support.models import random_lora
 
-from ollama_nb.engine.adapters import Adapter, Adapters
-from ollama_nb.engine.config import EngineConfig
 from ollama_nb.engine.engine import Engine
+from ollama_nb.engine.messages import Adapter, Adapters, EngineConfig
 from ollama_nb.engine.prefix_cache import PrefixCache
 
 

@@ -14,12 +14,11 @@ from support.engines import EXACT, STORY, reply_of, run
 from support.ggufs import F32, F64, STRING, U32, gguf
 from support.models import random_lora
 
-from ollama_nb.engine.adapters import Adapter, Adapters
-from ollama_nb.engine.config import EngineConfig
 from ollama_nb.engine.engine import Engine
-from ollama_nb.engine.llama.model import MOST_ADAPTERS
+from ollama_nb.engine.llama.model import MAX_UNUSED_ADAPTERS
+from ollama_nb.engine.messages import Adapter, Adapters, EngineConfig, Request
 from ollama_nb.engine.scheduler import Scheduler
-from ollama_nb.engine.sequence import Request, Sequence, SequenceState
+from ollama_nb.engine.sequence import Sequence, SequenceState
 from ollama_nb.errors import BadRequest
 
 PROMPTS = "Once upon a time", STORY * 2 + "Lily", STORY * 2 + "Tom had a dog"
@@ -104,13 +103,13 @@ def test_adapters_that_nobody_uses_do_not_pile_up(
     path: str, tmp_path: Path, adapter_sets: tuple[Adapters, ...], expected: dict[tuple[str, Adapters], str]
 ) -> None:
     engine = load(path)
-    many = [(Adapter(str(random_lora(path, tmp_path / f"{n}.gguf", n))),) for n in range(MOST_ADAPTERS + 4)]
+    many = [(Adapter(str(random_lora(path, tmp_path / f"{n}.gguf", n))),) for n in range(MAX_UNUSED_ADAPTERS + 4)]
     requests = [ask(PROMPTS[0], adapters, num_predict=3) for adapters in (*many, *many)]
     assert all(reply.text for reply in run(engine, *requests))
-    assert len(engine._model._adapters) <= MOST_ADAPTERS + 1
+    assert len(engine._model._adapters) <= MAX_UNUSED_ADAPTERS + 1
     for adapters in many:
         engine.embed(["Once"], adapters=adapters)
-        assert len(engine._model._adapters) <= MOST_ADAPTERS + 2
+        assert len(engine._model._adapters) <= MAX_UNUSED_ADAPTERS + 2
     for adapters in adapter_sets:
         assert run(engine, ask(PROMPTS[0], adapters))[0].text == expected[PROMPTS[0], adapters]
     engine.close()
@@ -158,7 +157,7 @@ def broken() -> dict[str, tuple[bytes, str]]:
     data = bytes(2048)
     return {
         "nothing": (b"", "GGUF"),
-        "model": (gguf((ARCH,)), "no LoRA adapter"),
+        "model": (gguf((ARCH,)), "not a LoRA adapter"),
         "other.architecture": (gguf((("general.architecture", STRING, "bert"), *TYPED), HALVES, data=data), '"bert"'),
         "cut.off": (gguf((ARCH, *TYPED), HALVES, data=data)[:-9], "beyond the end"),
         "no.tensors": (gguf((ARCH, *TYPED), ()), "changes no weights"),

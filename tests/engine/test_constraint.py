@@ -14,8 +14,8 @@ from support.engines import ask, run
 from ollama_nb.api.options import Options
 from ollama_nb.engine.constraint import ConstraintCompiler
 from ollama_nb.engine.engine import Engine
-from ollama_nb.engine.llama import Model
-from ollama_nb.engine.output import FailOut, FinishOut
+from ollama_nb.engine.llama import LlamaModel
+from ollama_nb.engine.messages import FailOut, FinishOut
 from ollama_nb.engine.sampler import Sampler, SamplingParameters
 
 
@@ -86,7 +86,7 @@ def test_num_predict_limits_a_constrained_reply(q8_engine: Engine) -> None:
 
 @pytest.mark.parametrize(("more", "last"), [({}, b"}"), ({"additionalProperties": True}, b",")])
 def test_an_object_ends_after_its_listed_properties(models: Path, more: dict[str, Any], last: bytes) -> None:
-    model = Model(str(models / "stories260K-q8_0.gguf"), vocab_only=True)
+    model = LlamaModel(str(models / "stories260K-q8_0.gguf"), vocab_only=True)
     sampler = Sampler(SamplingParameters.from_options(Options(temperature=0.0), 64))
     schema = {"type": "object", "required": ["a"], "properties": {"a": {"type": "integer"}}, **more}
     constraint = ConstraintCompiler(model).compile(json.dumps(schema))

@@ -12,10 +12,9 @@ import msgspec
 import pytest
 from support.engines import EXACT, STORY, Flat, ask, ids, reply_of, run
 
-from ollama_nb.engine.config import EngineConfig
 from ollama_nb.engine.engine import Engine
-from ollama_nb.engine.llama import Decoded
-from ollama_nb.engine.sequence import Request
+from ollama_nb.engine.llama import DecodeStatus
+from ollama_nb.engine.messages import EngineConfig, Request
 from ollama_nb.engine.speculation import DraftModel
 from ollama_nb.errors import LoadError
 from ollama_nb.sprout import GGUF
@@ -135,7 +134,7 @@ def test_any_schedule_gives_the_text_of_a_request_alone(plain: Engine, load: Loa
                 if dice.random() < 0.1:
                     patch.setattr(context, "rearm", context.abort)
                 elif dice.random() < 0.05:
-                    patch.setattr(context, "decode", lambda count: Decoded.NO_ROOM)
+                    patch.setattr(context, "decode", lambda count: DecodeStatus.CACHE_FULL)
                 outs += engine.step()
             check_memory(draft_model_of(engine))
         for id, prompt in asked.items():
@@ -166,7 +165,7 @@ def test_facts_count_both_models(path: str, plain: Engine, load: Load) -> None:
 @pytest.mark.parametrize(
     ("draft", "reason"),
     [
-        ("all-MiniLM-L6-v2-q8_0.gguf", 'architecture "bert" cannot guess'),
+        ("all-MiniLM-L6-v2-q8_0.gguf", 'architecture "bert" cannot draft'),
         ("missing.gguf", "no such file"),
         ("sprout", "token"),
     ],
@@ -191,6 +190,6 @@ def test_one_token_that_differs_is_named(models: Path, path: str, tmp_path: Path
 
 def test_a_failing_draft_context_costs_only_drafts(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = load()
-    monkeypatch.setattr(draft_model_of(engine).context, "decode", lambda count: Decoded.FAILED)
+    monkeypatch.setattr(draft_model_of(engine).context, "decode", lambda count: DecodeStatus.FAILED)
     (reply,) = run(engine, ask("Once upon a time", num_predict=20))
     assert reply.done.reason == "length" and engine.counters["model_drafted"] == 0

@@ -11,11 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ollama_nb.engine.config import EngineConfig
 from ollama_nb.engine.embedder import groups
 from ollama_nb.engine.engine import Engine
-from ollama_nb.engine.output import FailOut
-from ollama_nb.engine.sequence import Request
+from ollama_nb.engine.messages import EngineConfig, FailOut, Request
 from ollama_nb.errors import ContextOverflow
 
 

@@ -12,10 +12,8 @@ import pytest
 from support.engines import Reply, ask, collect, ids, run
 
 from ollama_nb.api.options import Options
-from ollama_nb.engine.config import EngineConfig
 from ollama_nb.engine.engine import Engine
-from ollama_nb.engine.output import FinishOut
-from ollama_nb.engine.sequence import Request
+from ollama_nb.engine.messages import EngineConfig, FinishOut, Request
 
 # Exactness
 

@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 from support.engines import STORY, Reply, ask, collect, run
 
-from ollama_nb.engine.config import EngineConfig
 from ollama_nb.engine.engine import Engine
-from ollama_nb.engine.llama import Decoded
-from ollama_nb.engine.output import FailOut, FinishOut, Output
+from ollama_nb.engine.llama import DecodeStatus
+from ollama_nb.engine.messages import EngineConfig, FailOut, FinishOut, Output
 
 LONG = STORY * 30
 
@@ -127,7 +126,7 @@ def test_a_failed_decode_fails_its_batch_and_the_next_request_works(
     assert context is not None
     engine.submit(ask())
     engine.step()
-    monkeypatch.setattr(context, "decode", lambda count: Decoded.FAILED)
+    monkeypatch.setattr(context, "decode", lambda count: DecodeStatus.FAILED)
     assert [type(out) for out in engine.step()] == [FailOut]
     monkeypatch.undo()
     (reply,) = run(engine, ask(num_predict=10))
@@ -143,7 +142,7 @@ def test_a_full_memory_forgets_kept_prefixes_first(path: str, monkeypatch: pytes
     engine.submit(first)
     assert engine.step()
     with monkeypatch.context() as patch:
-        patch.setattr(context, "decode", lambda count: Decoded.NO_ROOM)
+        patch.setattr(context, "decode", lambda count: DecodeStatus.CACHE_FULL)
         assert engine.step() == [], "the prefix that the first request left is forgotten"
         assert context.extent(0) == (-1, -1) or context.extent(1) == (-1, -1)
         engine.submit(second)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from ollama_nb.engine.constraint import ConstraintCompiler
 from ollama_nb.engine.grammars import MAX_DEPTH, MAX_RULES, expanded_size, gbnf_to_lark
-from ollama_nb.engine.llama import Model
+from ollama_nb.engine.llama import LlamaModel
 from ollama_nb.errors import BadRequest
 
 JSON_GRAMMAR = r"""
@@ -46,7 +46,7 @@ ws ::= | " " | "\n" [ \t]{0,20}
 class Matcher:
     """Checks with the engine's own constraint, byte by byte, whether a text matches a format."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: LlamaModel) -> None:
         pieces = enumerate(model.pieces())
         self._tokens = {piece[0]: token for token, piece in pieces if len(piece) == 1 and not model.is_markup(token)}
         self._compiler = ConstraintCompiler(model)
@@ -61,7 +61,7 @@ class Matcher:
 
 @pytest.fixture(scope="module")
 def matcher(models: Path) -> Matcher:
-    return Matcher(Model(str(models / "stories260K-q8_0.gguf")))
+    return Matcher(LlamaModel(str(models / "stories260K-q8_0.gguf")))
 
 
 @pytest.mark.parametrize(

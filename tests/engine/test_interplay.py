@@ -17,11 +17,8 @@ import pytest
 from support.engines import EXACT, STORY, Flat, collect, ids, reply_of
 
 from ollama_nb.api.options import Options
-from ollama_nb.engine.adapters import Adapters
-from ollama_nb.engine.config import EngineConfig
 from ollama_nb.engine.engine import Engine
-from ollama_nb.engine.output import Output, TokenProb
-from ollama_nb.engine.sequence import Request
+from ollama_nb.engine.messages import Adapters, EngineConfig, Output, Request, TokenProb
 from ollama_nb.engine.speculation import DraftModel
 
 PROMPTS = STORY * 3 + "Lily", STORY * 3 + "Tom had a dog. The dog", "Once upon a time"

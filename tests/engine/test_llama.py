@@ -9,19 +9,19 @@ import llama_cpp
 import numpy as np
 import pytest
 
-from ollama_nb.engine.llama import Context, Decoded, Model, native
+from ollama_nb.engine.llama import Context, DecodeStatus, LlamaModel, native
 from ollama_nb.errors import BadRequest, LoadError
 
 
 @pytest.fixture(scope="module")
-def model(models: Path) -> Iterator[Model]:
-    model = Model(str(models / "stories260K-f32.gguf"))
+def model(models: Path) -> Iterator[LlamaModel]:
+    model = LlamaModel(str(models / "stories260K-f32.gguf"))
     yield model
     model.close()
 
 
 @pytest.fixture
-def context(model: Model) -> Iterator[Context]:
+def context(model: LlamaModel) -> Iterator[Context]:
     context = Context(model, cells=256, n_seq=3, n_batch=128, n_ubatch=64, n_threads=1)
     yield context
     context.close()
@@ -32,7 +32,7 @@ def read(context: Context, seq: int, tokens: list[int], start: int = 0) -> np.nd
     context.tokens[:count], context.positions[:count] = tokens, np.arange(start, start + count)
     context.sequences[:count], context.outputs[:count] = seq, 0
     context.outputs[count - 1] = 1
-    assert context.decode(count) is Decoded.DONE
+    assert context.decode(count) is DecodeStatus.DONE
     return context.logits()[0].copy()
 
 
@@ -45,36 +45,36 @@ def test_a_file_that_is_no_model_is_explained(tmp_path: Path, content: bytes, re
     path = tmp_path / "x.gguf"
     path.write_bytes(content)
     with pytest.raises(LoadError, match=reason):
-        Model(str(path))
+        LlamaModel(str(path))
 
 
 def test_a_truncated_model_is_explained(tmp_path: Path, models: Path) -> None:
     path = tmp_path / "x.gguf"
     path.write_bytes((models / "stories260K-f32.gguf").read_bytes()[:-1000])
     with pytest.raises(LoadError, match=r"cannot load the model: .*(bounds|corrupted|incomplete)"):
-        Model(str(path))
+        LlamaModel(str(path))
 
 
 def test_a_missing_file_is_named() -> None:
     with pytest.raises(LoadError, match=r"no such file: /nowhere\.gguf"):
-        Model("/nowhere.gguf")
+        LlamaModel("/nowhere.gguf")
 
 
 def test_another_build_is_refused_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(llama_cpp, "__version__", "0.2.0")
     native.start.cache_clear()
     with pytest.raises(LoadError, match=r"pip install llama-cpp-python==0\.3\.36"):
-        Model("/nowhere.gguf")
+        LlamaModel("/nowhere.gguf")
 
 
-def test_an_adapter_that_is_none_is_named(model: Model, tmp_path: Path) -> None:
+def test_an_adapter_that_is_none_is_named(model: LlamaModel, tmp_path: Path) -> None:
     path = tmp_path / "adapter.gguf"
     path.write_bytes(b"nothing")
     with pytest.raises(BadRequest, match=r"cannot use the adapter adapter\.gguf: .*GGUF"):
         model.adapter(str(path))
 
 
-def test_shared_cells_continue_like_the_original(model: Model, context: Context) -> None:
+def test_shared_cells_continue_like_the_original(model: LlamaModel, context: Context) -> None:
     tokens = model.tokenize("Once upon a time, there was a little girl")
     whole = read(context, 0, tokens)
     assert context.share(0, 1, len(tokens) - 1)
@@ -89,7 +89,7 @@ def test_cells_that_are_not_there_cannot_be_shared(context: Context) -> None:
     assert not context.share(2, 1, 3)
 
 
-def test_a_cut_goes_back_in_time(model: Model, context: Context) -> None:
+def test_a_cut_goes_back_in_time(model: LlamaModel, context: Context) -> None:
     tokens = model.tokenize("Once upon a time")
     before = read(context, 0, tokens)
     read(context, 0, [403, 407], len(tokens))
@@ -105,7 +105,7 @@ def test_a_shift_closes_the_gap(context: Context) -> None:
     read(context, 0, [5], 12)
 
 
-def test_a_shift_leaves_shared_cells_to_the_others(model: Model, context: Context) -> None:
+def test_a_shift_leaves_shared_cells_to_the_others(model: LlamaModel, context: Context) -> None:
     tokens = model.tokenize("Once upon a time, there was a little girl who had a dog")
     read(context, 0, tokens)
     before = read(context, 2, tokens)
@@ -120,22 +120,22 @@ def test_a_full_memory_says_so(context: Context) -> None:
     read(context, 0, [3] * 128)
     read(context, 0, [3] * 128, 128)
     context.tokens[0], context.positions[0], context.sequences[0] = 3, 256, 0
-    assert context.decode(1) is Decoded.NO_ROOM
+    assert context.decode(1) is DecodeStatus.CACHE_FULL
 
 
 def test_an_abort_stops_the_decode_until_rearmed(context: Context) -> None:
     context.abort()
     context.tokens[:64], context.positions[:64], context.sequences[:64] = 3, np.arange(64), 0
-    assert context.decode(64) is Decoded.ABORTED
+    assert context.decode(64) is DecodeStatus.ABORTED
     assert context.extent(0) == (-1, -1), "its cells were given back"
     context.rearm()
-    assert context.decode(64) is Decoded.DONE
+    assert context.decode(64) is DecodeStatus.DONE
 
 
 def test_a_gap_is_invalid(context: Context) -> None:
     read(context, 0, [3, 4])
     context.tokens[0], context.positions[0], context.sequences[0] = 3, 9, 0
-    assert context.decode(1) is Decoded.INVALID
+    assert context.decode(1) is DecodeStatus.INVALID
 
 
 @pytest.mark.parametrize("count", [0, 129])
@@ -145,7 +145,7 @@ def test_a_batch_of_no_or_too_many_rows_never_reaches_native_code(context: Conte
 
 
 def test_closing_twice_is_closing_once(models: Path) -> None:
-    model = Model(str(models / "stories260K-q8_0.gguf"))
+    model = LlamaModel(str(models / "stories260K-q8_0.gguf"))
     context = Context(model, cells=256, n_seq=1, n_batch=32, n_ubatch=32, n_threads=1)
     for _ in range(2):
         context.close()
@@ -156,11 +156,11 @@ def test_closing_twice_is_closing_once(models: Path) -> None:
 @pytest.mark.parametrize("count", [8, 16, 32])
 def test_every_sequence_can_have_an_output_row_in_one_step(models: Path, count: int) -> None:
     """With full blocks of sequences, the scratch sequence needs an output row beyond them."""
-    model = Model(str(models / "stories260K-q8_0.gguf"))
+    model = LlamaModel(str(models / "stories260K-q8_0.gguf"))
     context = Context(model, cells=4 * count, n_seq=count, n_batch=64, n_ubatch=64, n_threads=1)
     context.tokens[:count], context.positions[:count] = 1, 0
     context.sequences[:count], context.outputs[:count] = range(count), 1
-    assert context.decode(count) is Decoded.DONE
+    assert context.decode(count) is DecodeStatus.DONE
     assert context.n_outputs > count
     context.close()
     model.close()

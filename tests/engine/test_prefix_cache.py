@@ -14,11 +14,9 @@ import pytest
 from support.models import long_stories, tiny_mamba
 
 from ollama_nb.api.options import Options
-from ollama_nb.engine.config import EngineConfig
 from ollama_nb.engine.engine import Engine
-from ollama_nb.engine.output import FinishOut, Output
+from ollama_nb.engine.messages import EngineConfig, FinishOut, Output, Request
 from ollama_nb.engine.prefix_store import Prefix, PrefixStore
-from ollama_nb.engine.sequence import Request
 
 PROMPT = tuple(3 + n * n % 300 for n in range(1000))
 OTHER = tuple(3 + n * 7 % 311 for n in range(600))

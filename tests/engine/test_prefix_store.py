@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from ollama_nb import disk
-from ollama_nb.engine.adapters import Adapter
+from ollama_nb.engine.messages import Adapter
 from ollama_nb.engine.prefix_store import (
     Prefix,
     PrefixStore,

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from support.models import RANKER_CONTEXT, TinyRanker
 
-from ollama_nb.engine.config import EngineConfig
 from ollama_nb.engine.engine import Engine
+from ollama_nb.engine.messages import EngineConfig
 from ollama_nb.errors import BadRequest, ContextOverflow
 
 QUERY = "why is the sky blue"

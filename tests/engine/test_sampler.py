@@ -13,10 +13,9 @@ from hypothesis import strategies as st
 
 from ollama_nb.api.options import Options
 from ollama_nb.engine.engine import Engine
-from ollama_nb.engine.llama import Chain
-from ollama_nb.engine.output import FailOut, FinishOut, TextOut
+from ollama_nb.engine.llama import SamplerChain
+from ollama_nb.engine.messages import FailOut, FinishOut, Request, TextOut
 from ollama_nb.engine.sampler import Sampler, SamplingParameters
-from ollama_nb.engine.sequence import Request
 from ollama_nb.errors import BadRequest, OllamaError
 
 WORDS = 5000
@@ -54,7 +53,7 @@ def test_temperature_zero_is_the_most_likely_token() -> None:
 def test_draws_equal_those_of_the_native_chain(options: dict[str, float], spread: float) -> None:
     """Sampling from a few candidates loses nothing: the same seeds give the same tokens."""
     ours, parameters = sampler(**options), SamplingParameters.from_options(replace(Options(seed=7), **options), 128)
-    plain = Chain(parameters.steps)
+    plain = SamplerChain(parameters.steps)
     everything = np.arange(WORDS)
     for seed in range(40):
         logits = row(seed, spread)

@@ -16,12 +16,11 @@ import pytest
 from support.engines import EXACT, STORY, Blocks, Reply, collect, ids
 
 from ollama_nb.api.options import Options
-from ollama_nb.engine.config import EngineConfig
 from ollama_nb.engine.drafts import StepTimes
 from ollama_nb.engine.engine import Engine
 from ollama_nb.engine.llama import Context
-from ollama_nb.engine.output import FailOut, FinishOut, Output, TextOut
-from ollama_nb.engine.sequence import Request, SequenceState
+from ollama_nb.engine.messages import EngineConfig, FailOut, FinishOut, Output, Request, TextOut
+from ollama_nb.engine.sequence import SequenceState
 
 REQUESTS = 10
 SEEDS = 16

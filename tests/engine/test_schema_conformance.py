@@ -17,10 +17,9 @@ from support.schemas import ACCEPTED, REFUSED, REFUSED_TYPES, TYPES, Schema, sch
 from ollama_nb.api.options import Options
 from ollama_nb.engine.constraint import ConstraintCompiler
 from ollama_nb.engine.engine import Engine
-from ollama_nb.engine.llama import Model
-from ollama_nb.engine.output import FailOut, FinishOut, TextOut
+from ollama_nb.engine.llama import LlamaModel
+from ollama_nb.engine.messages import FailOut, FinishOut, Request, TextOut
 from ollama_nb.engine.sampler import Sampler, SamplingParameters
-from ollama_nb.engine.sequence import Request
 
 SAMPLINGS: dict[str, dict[str, Any]] = {
     "greedy": {"temperature": 0.0},
@@ -86,7 +85,7 @@ def test_pydantic_models_parse_their_replies(q8_engine: Engine, options: dict[st
 
 
 def test_a_property_name_cannot_be_disguised_by_escapes(models: Path) -> None:
-    model = Model(str(models / "stories260K-q8_0.gguf"), vocab_only=True)
+    model = LlamaModel(str(models / "stories260K-q8_0.gguf"), vocab_only=True)
     schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "additionalProperties": True}
     constraint = ConstraintCompiler(model).compile(json.dumps(schema))
     pieces = model.pieces()

@@ -12,10 +12,9 @@ import msgspec
 import pytest
 from support.engines import EXACT, STORY, Blocks, ask, ids, reply_of, run
 
-from ollama_nb.engine.config import EngineConfig
 from ollama_nb.engine.engine import Engine
-from ollama_nb.engine.llama import Decoded
-from ollama_nb.engine.sequence import Request
+from ollama_nb.engine.llama import DecodeStatus
+from ollama_nb.engine.messages import EngineConfig, Request
 
 STORIES = STORY * 3
 PROMPTS = STORIES + "Lily saw", STORIES + "Lily", "Tom had a dog. The dog was happy. " * 4 + "Tom", "Once upon a time"
@@ -144,7 +143,7 @@ def test_memory_without_room_for_extra_rows_serves_without_them(eager: Engine, m
     context = eager._context
     assert context is not None
     decode, requests = context.decode, [ask(prompt, num_predict=30) for prompt in PROMPTS[:3]]
-    monkeypatch.setattr(context, "decode", lambda rows: Decoded.NO_ROOM if rows == 4 else decode(rows))
+    monkeypatch.setattr(context, "decode", lambda rows: DecodeStatus.CACHE_FULL if rows == 4 else decode(rows))
     assert [reply.done.output_tokens for reply in run(eager, *requests)] == [30] * 3
     assert eager.counters["padded"] == 0
 

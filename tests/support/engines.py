@@ -11,12 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ollama_nb.api.options import Options
-from ollama_nb.engine.adapters import Adapter
 from ollama_nb.engine.drafts import StepTimes
 from ollama_nb.engine.engine import Engine
-from ollama_nb.engine.llama import Context, Decoded, Model
-from ollama_nb.engine.output import FailOut, FinishOut, Output, TextOut
-from ollama_nb.engine.sequence import Request
+from ollama_nb.engine.llama import Context, DecodeStatus, LlamaModel
+from ollama_nb.engine.messages import Adapter, FailOut, FinishOut, Output, Request, TextOut
 
 EXACT: dict[str, Any] = {"n_ctx": 512, "n_threads": 1, "kv_cache_type": "f32", "flash_attention": False}
 """Full precision: in half precision, logits differ by thousandths with the batch's shape, and near ties flip."""
@@ -105,7 +103,7 @@ Vector = npt.NDArray[np.float32]
 
 
 def tokens_of(path: Path, texts: list[str]) -> list[list[int]]:
-    model = Model(str(path), vocab_only=True)
+    model = LlamaModel(str(path), vocab_only=True)
     try:
         return [model.tokenize(text, add_special=False, parse_special=True) for text in texts]
     finally:
@@ -114,7 +112,7 @@ def tokens_of(path: Path, texts: list[str]) -> list[list[int]]:
 
 def pooled_of(path: Path, tokens: list[int]) -> Vector:
     """The mean of an encoder's last layer, not normalised."""
-    model = Model(str(path))
+    model = LlamaModel(str(path))
     context = Context(
         model, cells=64, n_seq=1, n_batch=64, n_ubatch=64, n_threads=1, flash_attention=False, kv_type="f32",
         pooling="mean",
@@ -129,13 +127,13 @@ def pooled_of(path: Path, tokens: list[int]) -> Vector:
 
 def logits_of(path: Path, tokens: list[int], *, adapters: tuple[str, ...] = ()) -> Vector:
     """The logits after the last token, in full precision."""
-    model = Model(str(path))
+    model = LlamaModel(str(path))
     context = Context(
         model, cells=64, n_seq=1, n_batch=64, n_ubatch=64, n_threads=1, flash_attention=False, kv_type="f32",
     )  # fmt: skip
     try:
         if adapters:
-            context.use(tuple(map(Adapter, adapters)))
+            context.set_adapters(tuple(map(Adapter, adapters)))
         _decode(context, tokens, [0] * (len(tokens) - 1) + [1])
         return context.logits()[0].copy()
     finally:
@@ -147,4 +145,4 @@ def _decode(context: Context, tokens: list[int], outputs: list[int]) -> None:
     count = len(tokens)
     context.tokens[:count], context.positions[:count] = tokens, np.arange(count)
     context.sequences[:count], context.outputs[:count] = 0, outputs
-    assert context.decode(count) is Decoded.DONE
+    assert context.decode(count) is DecodeStatus.DONE

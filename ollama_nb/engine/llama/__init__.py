@@ -1,13 +1,14 @@
-"""The only door to llama.cpp: its low-level C API by ctypes (never ``llama_cpp.Llama``), in three native things.
+"""The only package that imports llama.cpp: its C API through ctypes, never ``llama_cpp.Llama``.
 
-``Model`` (weights and vocabulary), ``Context`` (memory of many sequences, one decode at a time), ``Chain`` (a sampler
-chain). Each frees its native half once, by ``close`` or when collected. What would abort the process is checked here
-or one room up: batches never exceed ``n_batch``, memory is unified, nothing is sampled from an empty array.
+``LlamaModel``: weights and vocabulary. ``Context``: the KV cache of many sequences, and decoding. ``SamplerChain``: a
+native sampler chain. Each frees its native half once, by ``close`` or when it is collected.
+
+Arguments that would abort the process are checked here or by the callers: a batch never exceeds ``n_batch``, the KV
+cache is unified, and nothing is sampled from an empty array.
 """
 
-from ollama_nb.engine.llama.chain import Chain
-from ollama_nb.engine.llama.context import MAX_SEQUENCES, Context, Decoded
-from ollama_nb.engine.llama.model import Model
+from ollama_nb.engine.llama.context import MAX_SEQUENCES, Context, DecodeStatus, SamplerChain
+from ollama_nb.engine.llama.model import LlamaModel
 from ollama_nb.engine.llama.native import BUILD, KV_TYPES, Bytes, Floats
 
 __all__ = [
@@ -15,9 +16,9 @@ __all__ = [
     "KV_TYPES",
     "MAX_SEQUENCES",
     "Bytes",
-    "Chain",
     "Context",
-    "Decoded",
+    "DecodeStatus",
     "Floats",
-    "Model",
+    "LlamaModel",
+    "SamplerChain",
 ]

@@ -1,4 +1,4 @@
-"""Memory of many sequences, and the decodes that fill it."""
+"""Native inference: the KV cache of many sequences, decoding, and sampler chains."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from typing import Any
 
 import llama_cpp.llama_cpp as L
 import numpy as np
+import numpy.typing as npt
 
-from ollama_nb.engine.adapters import Adapters
-from ollama_nb.engine.llama.model import POOLING, Model
-from ollama_nb.engine.llama.native import KV_TYPES, Bytes, Floats, complaint, forget_log
+from ollama_nb.engine.llama.model import POOLING, LlamaModel
+from ollama_nb.engine.llama.native import KV_TYPES, Bytes, Floats, clear_log, last_error
+from ollama_nb.engine.messages import Adapters
 from ollama_nb.errors import LoadError
 
-MAX_SEQUENCES = 255
-"""llama.cpp's 256, less the one for padding rows."""
-OUTPUT_BLOCK = 8
+MAX_SEQUENCES = 255  # llama.cpp's 256, less the scratch sequence for batch padding
+OUTPUT_BLOCK = 8  # rows; the number of output rows is a multiple of this
 
 
-class Decoded(enum.IntEnum):
-    """What became of a decode."""
+class DecodeStatus(enum.IntEnum):
+    """Result of a decode. ``CACHE_FULL``: the KV cache has no cells for the batch."""
 
     DONE = 0
-    NO_ROOM = 1
+    CACHE_FULL = 1
     ABORTED = 2
     INVALID = -1
     FAILED = -2
@@ -41,17 +41,17 @@ _address_of_pooled = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c
 
 
 class Context:
-    """Memory for ``n_seq`` sequences in ``cells`` cells, and the batch arrays ``tokens``, ``positions``,
-    ``sequences``, ``outputs`` (n_batch each), which the caller fills before ``decode``.
+    """A KV cache of ``cells`` cells for ``n_seq`` sequences. Raises LoadError.
 
-    Beyond the served sequences there is one more, ``scratch``, for the padding rows of a step.
-    A step may have ``n_outputs`` rows with logits: one for each sequence, and some for drafts and padding.
-    ``pooling`` makes it a context for embeddings. ``abort`` may be called from any thread. Raises LoadError.
+    The caller fills the batch arrays ``tokens``, ``positions``, ``sequences`` and ``outputs`` (``n_batch`` rows) before
+    ``decode``. A batch may have ``n_outputs`` rows with logits: one per sequence, and some for drafts and padding. The
+    additional sequence ``scratch`` is for padding. With ``pooling`` it is a context for embeddings. ``abort`` may be
+    called from any thread.
     """
 
     def __init__(
         self,
-        model: Model,
+        model: LlamaModel,
         *,
         cells: int,
         n_seq: int,
@@ -73,45 +73,45 @@ class Context:
         params.kv_unified, params.no_perf = True, True
         self._set_outputs(params, pooling)
         self._set_abort(params)
-        forget_log()
+        clear_log()
         self.handle = L.llama_init_from_model(model.handle, params)
         if not self.handle:
-            raise LoadError(f"cannot create a context: {complaint('not enough memory?')}")
+            raise LoadError(f"cannot create a context: {last_error('not enough memory?')}")
         self.close = weakref.finalize(self, L.llama_free, self.handle)
         self.memory = L.llama_get_memory(self.handle)
         self._entangled: set[int] = set()
-        """Sequences that may have cells in common with another."""
-        self._moving = False
-        """The next decode begins by turning the keys of cells that were moved."""
+        """Sequences that may share cells with another one."""
+        self._has_moved = False
+        """Whether the next decode must first rotate the keys of cells that were moved."""
         self.can_shift = bool(self.memory and L.llama_memory_can_shift(self.memory))
         self._make_batch(n_batch)
         self._logits: Floats = np.empty((0, 0), np.float32)
         self._logits_at = 0
         self.adapters: Adapters = ()
-        """Those that decodes have; see ``use``."""
+        """Those of the next decode; see ``set_adapters``."""
 
     def _set_outputs(self, params: Any, pooling: str | None) -> None:
-        """How many rows of a step may have logits, or how they are pooled."""
+        """Set how many rows of a batch may have logits, or how they are pooled."""
         generates = pooling is None and not self.model.recurrent
         params.n_seq_max = self.n_seq + generates
-        # llama.cpp makes room for a row of every sequence, the scratch one too, whatever a step asks for.
+        # llama.cpp reserves an output row for every sequence, including the scratch one.
         blocks = max(2, -(-(self.n_seq + 1) // OUTPUT_BLOCK))
         self.n_outputs = blocks * OUTPUT_BLOCK if generates else self.n_seq
         if pooling is None:
-            params.n_outputs_max = self.n_outputs  # else n_batch rows of logits have room: 300 MB for 150k words
+            params.n_outputs_max = self.n_outputs  # else space for n_batch rows is reserved: 300 MB for 150k tokens
         else:
             params.embeddings = True
             params.pooling_type = {name: number for number, name in POOLING.items()}[pooling]
 
     def _set_abort(self, params: Any) -> None:
         self._abort = ctypes.create_string_buffer(2)
-        # strlen of this buffer is the abort callback: no Python runs within a decode, and any thread may set it.
+        # The abort callback is libc's strlen on this buffer: no Python runs in a decode, and any thread may set it.
         self._is_aborted = ctypes.cast(_strlen, L.ggml_abort_callback)
         params.abort_callback = self._is_aborted
         params.abort_callback_data = ctypes.addressof(self._abort)
 
     def _make_batch(self, size: int) -> None:
-        """Our own arrays; the native batch only points at them."""
+        """Allocate the batch arrays; the native batch points at them."""
         self.tokens, self.positions = np.zeros(size, np.int32), np.zeros(size, np.int32)
         self.sequences, self.outputs = np.zeros(size, np.int32), np.zeros(size, np.int8)
         self._one = np.ones(size, np.int32)
@@ -126,10 +126,10 @@ class Context:
         ):
             setattr(batch, name, ctypes.cast(array.ctypes.data, type(getattr(batch, name))))
 
-    def use(self, adapters: Adapters) -> bool:
-        """Apply these LoRA adapters and no others from the next decode on. Raises BadRequest.
+    def set_adapters(self, adapters: Adapters) -> bool:
+        """Use exactly these LoRA adapters from the next decode on. Raises BadRequest.
 
-        True: they are not those in use; llama.cpp then lays out its memory anew, some milliseconds.
+        Return whether they have changed; llama.cpp then reserves its buffers again, which takes some milliseconds.
         """
         if adapters == self.adapters:
             return False
@@ -139,36 +139,38 @@ class Context:
         self.adapters = adapters
         return True
 
-    def decode(self, count: int) -> Decoded:
-        """Read the first ``count`` rows of the batch arrays. After ABORTED or FAILED the caller cuts what it sent.
+    def decode(self, count: int) -> DecodeStatus:
+        """Decode the first ``count`` rows of the batch arrays. Unless it is DONE, the caller must cut these rows.
 
-        A decode after a shift runs to its end, whatever ``abort`` says.
+        The first decode after a shift cannot be aborted.
         """
         if not 0 < count <= self.n_batch:
-            raise ValueError(f"batch of {count} rows, {self.n_batch} at most")  # llama.cpp would abort the process
+            raise ValueError(
+                f"a batch of {count} rows; at most {self.n_batch} are possible"
+            )  # llama.cpp would abort the process
         self._batch.n_tokens = count
-        status = self._decode_whole() if self._moving else L.llama_decode(self.handle, self._batch)
-        return Decoded.DONE if status == 0 else Decoded(max(status, -2))
+        status = self._decode_without_abort() if self._has_moved else L.llama_decode(self.handle, self._batch)
+        return DecodeStatus.DONE if status == 0 else DecodeStatus(max(status, -2))
 
-    def _decode_whole(self) -> int:
-        """Keys are turned layer by layer and in place: cut short, the next decode would turn some of them again."""
+    def _decode_without_abort(self) -> int:
+        """Decode after a shift: keys are rotated in place, so that an abort would leave some to be rotated twice."""
         L.llama_set_abort_callback(self.handle, L.ggml_abort_callback(), None)
         status: int = L.llama_decode(self.handle, self._batch)
         L.llama_set_abort_callback(self.handle, self._is_aborted, ctypes.addressof(self._abort))
-        self._moving = False
+        self._has_moved = False
         return status
 
     def time_one(self) -> float:
-        """Seconds of a decode of one row, inf if it was aborted; memory is empty afterwards."""
+        """Return the seconds of a decode of one row, inf if it was aborted. The KV cache is empty afterwards."""
         self.tokens[0], self.positions[0], self.sequences[0], self.outputs[0] = max(self.model.bos, 0), 0, 0, 1
-        begun = time.perf_counter()
+        started = time.perf_counter()
         status = self.decode(1)
-        seconds = time.perf_counter() - begun
+        seconds = time.perf_counter() - started
         self.clear()
-        return math.inf if status is Decoded.ABORTED else seconds
+        return math.inf if status is DecodeStatus.ABORTED else seconds
 
     def logits(self) -> Floats:
-        """Rows of logits [n_outputs, n_vocab], as ordered in the batch; ours to change, valid until the next decode."""
+        """Return a writable view of the logits [n_outputs, n_vocab], in batch order, valid until the next decode."""
         address = _address_of_logits(self.handle)
         if address != self._logits_at:
             self._logits = _floats(address, self.n_outputs, self.model.n_vocab)
@@ -176,14 +178,14 @@ class Context:
         return self._logits
 
     def pooled(self, seq: int) -> Floats:
-        """The pooled embedding [pooled_width] of a sequence, as the model gave it (a copy); its scores with "rank"."""
+        """Return a copy of the pooled embedding [pooled_width] of a sequence, or of its scores with rank pooling."""
         address = _address_of_pooled(self.handle, seq)
         if not address:
-            raise LoadError("the model gave no embedding")
+            raise LoadError("the model returned no embedding")
         return _floats(address, 1, self.pooled_width).reshape(-1).copy()
 
     def cut(self, seq: int, start: int) -> bool:
-        """Forget a sequence from position ``start`` on. False: this memory keeps no single tokens, all is gone."""
+        """Remove a sequence from position ``start`` on. False: it cannot be cut and was removed completely."""
         if not start:
             self._entangled.discard(seq)
         if not self.memory or L.llama_memory_seq_rm(self.memory, seq, start, -1):
@@ -192,9 +194,9 @@ class Context:
         return False
 
     def share(self, source: int, target: int, count: int) -> bool:
-        """Let ``target`` (empty) begin with the first ``count`` cells of ``source``, which are shared, not copied.
+        """Make ``target`` (empty) share the first ``count`` cells of ``source``; nothing is copied.
 
-        False: ``source`` no longer has them all, ``target`` is empty.
+        False: ``source`` does not have them any more, and ``target`` is empty.
         """
         L.llama_memory_seq_cp(self.memory, source, target, 0, count)
         if self.extent(target) == (0, count - 1):
@@ -215,16 +217,16 @@ class Context:
         return end
 
     def pad(self, count: int, rows: int) -> None:
-        """Fill the batch from ``count`` to ``rows`` with rows of the scratch sequence; cut it after the decode.
+        """Pad the batch from ``count`` to ``rows`` rows with the scratch sequence, which is to be cut after the decode.
 
-        They ask for logits as the others do: the output matrix is the widest, and gains most from a full block.
+        Padding rows get logits too: the output matrix is the largest and gains most from full blocks of rows.
         """
         self.tokens[count:rows], self.positions[count:rows] = max(self.model.bos, 0), np.arange(rows - count)
         self.sequences[count:rows], self.outputs[count:rows] = self.scratch, 1
 
     def shift(self, seq: int, start: int, count: int) -> bool:
-        """Drop positions [start, start + count) and move the later ones down. False: all of the sequence is gone."""
-        if seq in self._entangled:  # moving a cell moves it for all whose it is: first make copies of its own
+        """Remove positions [start, start + count) and move the later ones down. False: the sequence was removed."""
+        if seq in self._entangled:  # a shared cell would move for every sequence: make copies first
             self._entangled.remove(seq)
             if not self.restore(seq, self.save(seq)):
                 return False
@@ -232,34 +234,34 @@ class Context:
             L.llama_memory_seq_rm(self.memory, seq, -1, -1)
             return False
         L.llama_memory_seq_add(self.memory, seq, start + count, -1, -count)
-        self._moving = True
+        self._has_moved = True
         return True
 
     def state_size(self, seq: int) -> int:
-        """Bytes that ``save`` would give."""
+        """Return the bytes of ``save``."""
         return int(L.llama_state_seq_get_size(self.handle, seq))
 
     def save(self, seq: int) -> Bytes:
-        """A copy of what memory holds of a sequence; empty when there is nothing."""
+        """Return a copy of the state of a sequence; empty if it has none."""
         state = np.empty(self.state_size(seq), np.uint8)
         count = L.llama_state_seq_get_data(self.handle, _octets(state), len(state), seq)
         return state[:count]
 
     def restore(self, seq: int, state: Bytes) -> bool:
-        """Replace a sequence by one that ``save`` gave under the same build, model and cache types.
+        """Replace a sequence by a state from ``save`` of the same build, model and cache types.
 
-        False: there is no room for it, or it is not that; the sequence is empty.
+        False: it does not fit or is not such a state, and the sequence is empty.
         """
         return bool(L.llama_state_seq_set_data(self.handle, _octets(state), len(state), seq) == len(state))
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Remove all sequences."""
         self._entangled.clear()
         if self.memory:
             L.llama_memory_clear(self.memory, False)
 
     def extent(self, seq: int) -> tuple[int, int]:
-        """First and last position that memory holds of a sequence; (-1, -1): none."""
+        """Return the first and the last position of a sequence in the KV cache, (-1, -1) if it is empty."""
         low = L.llama_memory_seq_pos_min(self.memory, seq)
         return int(low), int(L.llama_memory_seq_pos_max(self.memory, seq))
 
@@ -267,12 +269,50 @@ class Context:
         L.llama_set_n_threads(self.handle, count, count)
 
     def abort(self) -> None:
-        """Make the decode that runs now (or the next one) stop at its next operation. Any thread."""
+        """Stop the current decode, or the next one, at its next operation. Any thread."""
         self._abort[0] = b"\1"
 
     def rearm(self) -> None:
-        """Take back an abort."""
+        """Clear an abort."""
         self._abort[0] = b"\0"
+
+
+_CANDIDATE = np.dtype([("id", "<i4"), ("logit", "<f4"), ("p", "<f4")])
+_STEPS: dict[str, Any] = {
+    "top_k": L.llama_sampler_init_top_k,
+    "typical": lambda p: L.llama_sampler_init_typical(p, 1),
+    "top_p": lambda p: L.llama_sampler_init_top_p(p, 1),
+    "min_p": lambda p: L.llama_sampler_init_min_p(p, 1),
+    "temperature": L.llama_sampler_init_temp,
+    "dist": L.llama_sampler_init_dist,
+}
+
+
+class SamplerChain:
+    """A native sampler chain of (name, value) steps, of which the last is ``dist`` with its seed."""
+
+    _scratch = np.empty(4096, _CANDIDATE)  # shared by all: one thread samples, one row at a time
+
+    def __init__(self, steps: Sequence[tuple[str, float]]) -> None:
+        self._handle = L.llama_sampler_chain_init(L.llama_sampler_chain_default_params())
+        self.close = weakref.finalize(self, L.llama_sampler_free, self._handle)
+        for name, value in steps:
+            L.llama_sampler_chain_add(self._handle, _STEPS[name](value))
+        self._array: Any = L.llama_token_data_array()
+        self._reference = ctypes.byref(self._array)
+
+    def draw(self, ids: npt.NDArray[np.intp], logits: Floats) -> int:
+        """Draw one of the candidates (at least one; their order matters for a seed) by their logits."""
+        count = len(ids)
+        if count > len(SamplerChain._scratch):
+            SamplerChain._scratch = np.empty(2 ** math.ceil(math.log2(count)), _CANDIDATE)
+        scratch, array = SamplerChain._scratch, self._array
+        scratch["id"][:count] = ids
+        scratch["logit"][:count] = logits
+        array.data = ctypes.cast(scratch.ctypes.data, L.llama_token_data_p)
+        array.size, array.selected, array.sorted = count, -1, False
+        L.llama_sampler_apply(self._handle, self._reference)
+        return int(array.data[array.selected].id)
 
 
 def _floats(address: int, rows: int, width: int) -> Floats:

@@ -1,4 +1,4 @@
-"""llama.cpp as a whole: its one start, its log, and the numbers that both sides of the door use."""
+"""llama.cpp as a library: initialisation, log and shared types."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ import numpy.typing as npt
 
 from ollama_nb.errors import LoadError
 
-PINNED = "0.3.36"
-"""The llama-cpp-python whose native structures this room was written for."""
+PINNED = "0.3.36"  # the release of llama-cpp-python whose native structures this package uses
 BUILD = f"llama-cpp-python {llama_cpp.__version__}"
 KV_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "q8_0": 8, "bf16": 30}
-"""KV cache type → ggml type number."""
+"""KV cache type -> number of the ggml type."""
 
 Floats = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
@@ -27,13 +26,13 @@ _log: deque[str] = deque(maxlen=400)
 
 @L.llama_log_callback  # type: ignore[untyped-decorator]
 def keep_log(level: int, text: bytes, _: object) -> None:
-    """Nothing goes to stderr; the last lines stay, so that a failed load can be explained."""
+    """Keep the last lines instead of writing to stderr, so that a failed load can be explained."""
     _log.append(f"{level}{text.decode('utf-8', 'replace')}")
 
 
 @functools.cache
 def start() -> None:
-    """Start llama.cpp, once for the process. Raises LoadError when llama-cpp-python is not the pinned one."""
+    """Initialise llama.cpp, once per process. Raises LoadError if llama-cpp-python is not the pinned release."""
     if llama_cpp.__version__ != PINNED:
         raise LoadError(
             f"llama-cpp-python {llama_cpp.__version__} is installed, this release needs exactly {PINNED}: "
@@ -43,18 +42,18 @@ def start() -> None:
     L.llama_backend_init()
 
 
-def forget_log() -> None:
-    """What comes from here on explains the next failure."""
+def clear_log() -> None:
+    """Clear the log, so that its next error belongs to the next call."""
     _log.clear()
 
 
 def log_text() -> str:
-    """What llama.cpp said lately, each line after its level."""
+    """Return the last lines of the log, each after its level."""
     return "".join(_log)
 
 
-def complaint(default: str) -> str:
-    """The last error that llama.cpp logged, without the names of its functions."""
+def last_error(default: str) -> str:
+    """Return the last error in the log without names of native functions; ``default`` if there is none."""
     lines = [line[1:].strip() for line in _log if line[0] in "34"]
     for line in reversed(lines):
         text = re.sub(r"^(error loading model: |failed to quantize: |\w+: )+", "", line)

@@ -1,4 +1,4 @@
-"""A GGUF's tensors in another type, by llama.cpp; also how the parts of a split file become one."""
+"""Quantize a GGUF file with llama.cpp; copying it also joins the parts of a split file."""
 
 from __future__ import annotations
 
@@ -14,13 +14,11 @@ from ollama_nb.engine.llama import native
 from ollama_nb.errors import LoadError
 
 Report = Callable[[int, int], None]
-"""``report(tensors done, tensors in all)``."""
+"""Called with the number of finished tensors and the number of all tensors."""
 
-BUFFER = 1 << 30
-"""Bytes of a tensor in memory at once; llama.cpp's own choice is eight times that."""
+BUFFER = 1 << 30  # bytes of a tensor in memory at once; llama.cpp's default is eight times as much
 
-_UNSAID = "iostream error"
-"""All that C++ says of a file that cannot be written."""
+_STREAM_ERROR = "iostream error"  # how C++ reports any file that cannot be written
 
 _STEP = re.compile(r"\[\s*(\d+)/\s*(\d+)\]")
 
@@ -34,11 +32,11 @@ def quantize(
     threads: int = 0,
     kept: Mapping[str, int] | None = None,
 ) -> None:
-    """Write ``source`` to ``target`` as ``file_type``, a number of ``llama_ftype``; None copies every tensor as it is.
+    """Write ``source`` to ``target`` as ``file_type``, a number of ``llama_ftype``; None copies every tensor unchanged.
 
-    A source that is the first part of a split file brings the others along. ``kept``: tensor types by regular
-    expressions of names, where the type's own choice is not wanted. Raises LoadError with llama.cpp's own reason,
-    OSError where the disk is the reason.
+    If the source is the first part of a split file, the other parts are included. ``kept`` overrides the type of
+    tensors whose names match a regular expression. Raises LoadError with the reason from llama.cpp, OSError if the disk
+    is the reason.
     """
     native.start()
     params = L.llama_model_quantize_default_params()
@@ -51,26 +49,26 @@ def quantize(
     params.tt_overrides = ctypes.cast(overrides, type(params.tt_overrides))
 
     @L.llama_log_callback  # type: ignore[untyped-decorator]
-    def listen(level: int, text: bytes, nothing: object) -> None:
-        native.keep_log(level, text, nothing)
+    def on_log(level: int, text: bytes, user_data: object) -> None:
+        native.keep_log(level, text, user_data)
         if step := _STEP.match(text.decode("utf-8", "replace")):
             report(int(step[1]) - 1, int(step[2]))
 
-    native.forget_log()
-    L.llama_log_set(listen, None)
+    native.clear_log()
+    L.llama_log_set(on_log, None)
     try:
         failed = L.llama_model_quantize(source.encode(), target.encode(), ctypes.byref(params))
     finally:
         L.llama_log_set(native.keep_log, None)
     if failed:
-        reason = native.complaint("llama.cpp gave no reason")
-        if _UNSAID in reason:
-            _write_a_little(target)
+        reason = native.last_error("llama.cpp reported no reason")
+        if _STREAM_ERROR in reason:
+            _probe_disk(target)
         raise LoadError(f"cannot write the model: {reason}")
 
 
-def _write_a_little(path: str) -> None:
-    """Raises the OSError that keeps files from being written there, if that still holds."""
+def _probe_disk(path: str) -> None:
+    """Write some bytes, to raise the OSError of the disk if it persists."""
     with Path(path).open("ab") as file:
         file.write(bytes(1 << 16))
         file.flush()
@@ -78,7 +76,7 @@ def _write_a_little(path: str) -> None:
 
 
 def _overrides(kept: Mapping[str, int]) -> ctypes.Array[L.llama_model_tensor_override]:
-    """Ended by an entry without a pattern."""
+    """Return the native list, which ends with an entry without a pattern."""
     made = (L.llama_model_tensor_override * (len(kept) + 1))()
     for at, (pattern, kind) in enumerate(kept.items()):
         made[at].pattern, made[at].type = pattern.encode(), kind
