@@ -63,7 +63,7 @@ def test_a_long_document_is_cut_and_a_long_query_refused(ranker: Engine) -> None
 
 
 def test_who_ranks_does_not_embed_and_the_other_way_round(ranker: Engine, models: Path) -> None:
-    with pytest.raises(BadRequest, match="makes no embeddings: use /api/rerank"):
+    with pytest.raises(BadRequest, match="cannot make embeddings: use /api/rerank"):
         ranker.embed(["x"])
     minilm = Engine(EngineConfig(path=str(models / "all-MiniLM-L6-v2-q8_0.gguf"), n_ctx=64, n_threads=1))
     with pytest.raises(BadRequest, match="does not rank"):

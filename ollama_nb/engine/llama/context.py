@@ -146,7 +146,7 @@ class Context:
         """
         if not 0 < count <= self.n_batch:
             raise ValueError(
-                f"a batch of {count} rows; at most {self.n_batch} are possible"
+                f"a batch of {count} rows, but n_batch is {self.n_batch}"
             )  # llama.cpp would abort the process
         self._batch.n_tokens = count
         status = self._decode_without_abort() if self._has_moved else L.llama_decode(self.handle, self._batch)
