@@ -9,14 +9,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from ollama_nb import net
-from ollama_nb.errors import BadRequest, NotFound, OllamaError
+from ollama_nb.errors import BadRequest
 from ollama_nb.notebook import assist, compare, talk, transfers, widgets
 from ollama_nb.notebook.display import is_notebook
 from ollama_nb.notebook.explain import nearest
 from ollama_nb.notebook.inputs import MODEL_OPTIONS, model_options
-from ollama_nb.notebook.line import Line, Option
+from ollama_nb.notebook.line import Line, Option, shared_options
 from ollama_nb.notebook.session import MagicsSession
 from ollama_nb.notebook.tables import ModelDetails, PlainText
+from ollama_nb.verbs import actions
+from ollama_nb.verbs.table import SHOW_PARTS, VERBS
 
 MANY = 1_000  # no limit in practice
 DEFAULT_MODEL = "-"
@@ -59,29 +61,24 @@ class MagicCommand:
 
 
 def list_models(session: MagicsSession, line: Line, cell: str | None) -> Any:
-    prefix = line.words[0].lower() if line.words else ""
-    models = session.connect().list()["models"]
-    return _listed(line, [model for model in models if model["name"].lower().startswith(prefix)], "ModelsFrame")
+    return _listed(line, actions.list_models(session.connect(), *line.words), "ModelsFrame")
 
 
-def running(session: MagicsSession, line: Line, cell: str | None) -> Any:
-    prefix = line.words[0] if line.words else ""
-    models = session.connect().ps()["models"]
-    return _listed(line, [model for model in models if model["name"].startswith(prefix)], "RunningFrame")
+def list_running(session: MagicsSession, line: Line, cell: str | None) -> Any:
+    return _listed(line, actions.list_running(session.connect(), *line.words), "RunningFrame")
 
 
-def _listed(line: Line, models: list[Mapping[str, Any]], kind: str) -> Any:
-    if line.has("--json") and line.has("--quiet"):
-        raise BadRequest("only one of '--quiet' or '--json' can be specified")
+def _listed(line: Line, document: Mapping[str, Any], kind: str) -> Any:
+    actions.check_output_flags(json=line.has("--json"), quiet=line.has("--quiet"))
     if line.has("--json"):
-        print(json.dumps({"models": models}, indent=2, ensure_ascii=False))
+        print(json.dumps(document, indent=2, ensure_ascii=False))
         return None
     if line.has("--quiet"):
-        print("\n".join(model["name"] for model in models))
+        print("\n".join(model["name"] for model in document["models"]))
         return None
     from ollama_nb.notebook import listing  # with pandas, which other commands need not load
 
-    return getattr(listing, kind).of(models)
+    return getattr(listing, kind).of(document["models"])
 
 
 def embed(session: MagicsSession, line: Line, cell: str | None) -> Any:
@@ -109,15 +106,12 @@ def embed(session: MagicsSession, line: Line, cell: str | None) -> Any:
 
 
 def show(session: MagicsSession, line: Line, cell: str | None) -> ModelDetails | PlainText:
-    chosen = [part.name[2:] for part in SHOW[:-1] if line.has(part.name)]
-    if len(chosen) > 1:
-        names = "', '--".join(part.name[2:] for part in SHOW[:-2])
-        raise BadRequest(f"only one of '--{names}', or '{SHOW[-2].name}' can be specified")
+    parts = [part for part in SHOW_PARTS if line.has(f"--{part}")]
+    actions.check_show_parts(parts)
     verbose = line.has("--verbose")
-    client = session.connect()
-    shown = client.show(line.words[0], verbose=True) if verbose else client.show(line.words[0])
-    if chosen:
-        return PlainText(shown.get(chosen[0], ""))
+    shown = actions.show_model(session.connect(), line.words[0], verbose=verbose)
+    if parts:
+        return PlainText(shown.get(parts[0], ""))
     details = ModelDetails(shown)
     details.verbose = verbose
     return details
@@ -126,11 +120,7 @@ def show(session: MagicsSession, line: Line, cell: str | None) -> ModelDetails |
 def stop(session: MagicsSession, line: Line, cell: str | None) -> None:
     client = session.connect()
     for model in line.words:
-        try:
-            client.show(model)
-        except NotFound:
-            raise NotFound(f'couldn\'t find model "{model}" to stop') from None
-        client.generate(model, stream=False, keep_alive=0)
+        actions.stop_model(client, model)
 
 
 def copy(session: MagicsSession, line: Line, cell: str | None) -> None:
@@ -140,16 +130,7 @@ def copy(session: MagicsSession, line: Line, cell: str | None) -> None:
 
 
 def remove(session: MagicsSession, line: Line, cell: str | None) -> None:
-    client = session.connect()
-    for model in line.words:
-        try:
-            client.generate(model, stream=False, keep_alive=0)  # a deleted model would stay in memory
-        except NotFound:
-            pass
-        except OllamaError:
-            print(f"Warning: unable to stop model '{model}'")
-        client.delete(model)
-        print(f"deleted '{model}'")
+    actions.remove_models(session.connect(), line.words, report=print, warn=print)
 
 
 def environment(session: MagicsSession, line: Line, cell: str | None) -> None:
@@ -207,13 +188,6 @@ def show_help(session: MagicsSession, line: Line, cell: str | None) -> None:
         raise BadRequest(f"Unknown help topic `{line.words[0]}`{nearest(line.words[0], NAMES)}")
 
 
-SHOW = (
-    *(
-        Option(f"--{part}", help=f"only the {part}")
-        for part in ("license", "modelfile", "parameters", "system", "template")
-    ),
-    Option("--verbose", help="also the metadata and tensors of the model file", short="-v"),
-)
 _CHAT = (*talk.CHAT, *MODEL_OPTIONS)
 _RUN = (*talk.RUN, *MODEL_OPTIONS)
 _ASSIST = (*talk.OUTPUT, *talk.REQUEST, *MODEL_OPTIONS)
@@ -221,24 +195,11 @@ _EMBED = (
     *talk.OUTPUT,
     Option("--dimensions", "N", "shorten the vector to N dimensions, scaled to length 1 again"),
     Option("--truncate", help="cut a text that is too long instead of refusing it"),
-    Option("--keepalive", "TIME", "how long the model stays loaded, such as 10m"),
+    *shared_options("run", "--keepalive"),
     Option("--option", "NAME=VALUE", "any model option; may be repeated"),
     *MODEL_OPTIONS,
 )
-_INSECURE = Option("--insecure", help="allow plain HTTP to the registry")
-_MAX_RATE = Option("--max-rate", "RATE", "maximum bytes per second, such as 5MB")
-_PUSH = (_INSECURE, _MAX_RATE)
-_LIST = (Option("--json", help="print the server's JSON"), Option("--quiet", help="print names only", short="-q"))
-_PULL = (
-    Option("--as", "NAME", "name of the local model"),
-    _INSECURE,
-    _MAX_RATE,
-    Option("--streams", "N", "number of parallel connections per file"),
-)
-_CREATE = (
-    Option("--file", "PATH", "a Modelfile instead of the cell", short="-f"),
-    Option("--quantize", "TYPE", "quantize to this type, such as q4_K_M", short="-q"),
-)
+_PUSH, _SHOW, _LIST = shared_options("push"), shared_options("show"), shared_options("list")
 _ENV = (Option("--show-key", help="show the API key"), Option("--set", help="set the variables in this kernel"))
 
 
@@ -263,18 +224,18 @@ COMMANDS = (
     ),
     _text_command("explain", "explain [MODEL]", "ask about the last error", assist.explain, options=_ASSIST),
     _text_command("embed", "embed MODEL TEXT", "embed a text as a vector", embed, options=_EMBED, default=False),
-    MagicCommand("pull", "pull MODEL", "download a model", transfers.pull, _PULL, least=1, most=1),
+    MagicCommand("pull", "pull MODEL", "download a model", transfers.pull, shared_options("pull"), least=1, most=1),
     MagicCommand("push", "push MODEL", "upload a model", transfers.push, _PUSH, least=1, most=1, models=1),
     MagicCommand("list", "list [PREFIX]", "list the installed models", list_models, _LIST, most=1),
     MagicCommand("ls", "ls [PREFIX]", "the same as list", list_models, _LIST, most=1),
-    MagicCommand("ps", "ps [PREFIX]", "list the models in memory", running, _LIST, most=1),
-    MagicCommand("show", "show MODEL", "show information about a model", show, SHOW, least=1, most=1, models=1),
+    MagicCommand("ps", "ps [PREFIX]", "list the models in memory", list_running, shared_options("ps"), most=1),
+    MagicCommand("show", "show MODEL", "show information about a model", show, _SHOW, least=1, most=1, models=1),
     MagicCommand("stop", "stop MODEL…", "unload models from memory", stop, least=1, most=MANY, models=MANY),
     MagicCommand("cp", "cp SOURCE DESTINATION", "copy a model to another name", copy, least=2, most=2, models=1),
     MagicCommand("rm", "rm MODEL…", "delete models", remove, least=1, most=MANY, models=MANY),
     MagicCommand(
         "create", "create NAME", "create a model; the cell is its Modelfile",
-        transfers.create, _CREATE, least=1, most=1, cell=True, literal=True,
+        transfers.create, shared_options("create", "--file", "--quantize"), least=1, most=1, cell=True, literal=True,
     ),
     MagicCommand("manager", "manager", "open the model manager", manager),
     MagicCommand("activity", "activity", "open the live view of running requests", activity),
@@ -283,9 +244,9 @@ COMMANDS = (
     MagicCommand("version", "version", "show the version of the server", version),
     MagicCommand("help", "help [COMMAND]", "show this text, or help on one command", show_help, most=1),
 )  # fmt: skip
-TERMINAL = ("df", "discover", "export", "fsck", "import", "keys", "outdated", "prune", "wheel")
-"""Commands of the command line that do not exist as magics."""
 NAMES = {command.name: command for command in COMMANDS}
+TERMINAL = tuple(verb.name for verb in VERBS if verb.name not in NAMES)
+"""Verbs of the terminal program that do not exist as magics."""
 
 
 def overview() -> str:

@@ -17,6 +17,7 @@ from IPython.core.inputtransformer2 import EscapedCommand, MagicAssign
 from IPython.core.interactiveshell import InteractiveShell
 
 from ollama_nb.errors import BadRequest
+from ollama_nb.verbs.table import BY_NAME, Flag
 
 _BLANKS = re.compile(r"\s*")
 _DOUBLE_DASH = re.compile(r"--(?=\s|$)")
@@ -41,6 +42,12 @@ class Option:
     short: str = ""
     optional: bool = False
 
+    @classmethod
+    def of(cls, flag: Flag) -> Option:
+        """The option of a flag that the terminal program has too."""
+        value = "" if flag.kind == "bool" else flag.value or "VALUE"
+        return cls(flag.long, value, f"{flag.help[0].lower()}{flag.help[1:]}", flag.short, optional=bool(flag.bare))
+
     @property
     def spelled(self) -> str:
         """The form that the help shows: ``-o, --output NAME``."""
@@ -48,6 +55,11 @@ class Option:
         if not self.value:
             return names
         return f"{names}[={self.value}]" if self.optional else f"{names} {self.value}"
+
+
+def shared_options(verb: str, *names: str) -> tuple[Option, ...]:
+    """The options of a verb of the terminal program; only those with ``names``, if any are given."""
+    return tuple(Option.of(flag) for flag in BY_NAME[verb].flags if not names or flag.long in names)
 
 
 @dataclass(frozen=True, slots=True)

@@ -140,7 +140,7 @@ def _unknown(name: str, *, cell: bool) -> str:
     if not name:
         return "no command: write `%%ollama chat MODEL` above a text; `%ollama help` lists all commands"
     if name in commands.TERMINAL:
-        return f"`{name}` works on the local model store; run it in a terminal: `!ollama {name}`"
+        return f"`{name}` is a command of the terminal program: `!ollama {name}`"
     if near := explain.nearest(name, commands.NAMES):
         return f"unknown command `{name}`{near}; `%ollama help` lists all commands"
     example = f"`%%ollama chat {name}`" if cell else f"`%ollama run {name} PROMPT`"

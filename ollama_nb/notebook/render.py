@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ollama_nb.client.chunks import INTERRUPTED
 from ollama_nb.notebook.reply import BROKEN, ReplyState
+from ollama_nb.verbs import present
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -115,30 +116,8 @@ def footer(reply: ReplyState) -> str:
 
 
 def figures(reply: ReplyState) -> str:
-    """Durations and rates, one per line, with the names that ``ollama run --verbose`` uses. Zeros are left out."""
-    if (stats := reply.stats) is None:
-        return ""
-    computed = stats.prompt_tokens - stats.cached_tokens
-    rows = [
-        ("total duration", stats.total_seconds, "s"),
-        ("load duration", stats.load_seconds, "s"),
-        ("prompt eval count", stats.prompt_tokens, "token(s)"),
-        ("prompt eval duration", stats.prompt_seconds, "s"),
-        ("prompt eval rate", computed / stats.prompt_seconds if stats.prompt_seconds else 0, "tokens/s"),
-        ("eval count", stats.output_tokens, "token(s)"),
-        ("eval duration", stats.output_seconds, "s"),
-        ("eval rate", stats.output_tokens / stats.output_seconds if stats.output_seconds else 0, "tokens/s"),
-    ]
-    lines = [
-        f"{name + ':':22}{value if isinstance(value, int) else f'{value:.3f}'} {unit}"
-        for name, value, unit in rows
-        if value
-    ]
-    if stats.drafted_tokens:
-        rate = f"{stats.accepted_tokens / stats.drafted_tokens:.0%}"
-        of = f"({stats.accepted_tokens} of {stats.drafted_tokens} tokens)"
-        lines.append(f"{'draft accept rate:':22}{rate} {of}")
-    return "\n".join(lines)
+    """Durations and rates, one per line, as ``ollama run --verbose`` prints them."""
+    return present.stat_text(reply.stats).rstrip() if reply.stats else ""
 
 
 def reply_plain(reply: ReplyState) -> str:

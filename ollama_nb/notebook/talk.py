@@ -11,7 +11,7 @@ from ollama_nb.client.conversation import ChatTurn, user_message
 from ollama_nb.errors import BadRequest
 from ollama_nb.notebook import inputs, widgets
 from ollama_nb.notebook.display import CellAnswer, Interrupted, ReplyPage, follow, is_notebook
-from ollama_nb.notebook.line import Line, Option
+from ollama_nb.notebook.line import Line, Option, shared_options
 from ollama_nb.notebook.reply import ReplyState
 from ollama_nb.notebook.session import MagicsSession
 
@@ -22,10 +22,7 @@ if TYPE_CHECKING:
 OUTPUT = (Option("--output", "NAME", "also store the answer in this variable", short="-o"),)
 REQUEST = (
     Option("--system", "TEXT", "system message"),
-    Option("--think", "LEVEL", "let the model think first: true, false, low, medium, high or max", optional=True),
-    Option("--hidethinking", help="do not show the thinking"),
-    Option("--keepalive", "TIME", "how long the model stays loaded, such as 10m"),
-    Option("--verbose", help="show durations and rates below the answer"),
+    *shared_options("run", "--think", "--hidethinking", "--keepalive", "--verbose"),
     Option("--option", "NAME=VALUE", "any model option; may be repeated"),
 )
 RUN = (

