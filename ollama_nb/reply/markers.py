@@ -21,7 +21,7 @@ class Markers:
     def search(self, text: str, at: int = 0, *, final: bool = False) -> tuple[int, str | None]:
         """Return the position of the first marker at or after ``at``, and the marker.
 
-        The marker is None if there is none yet; the text before the returned position then certainly contains none.
+        If no marker was found, it is None, and the text before the returned position certainly contains no marker.
         ``final``: no more text follows.
         """
         undecided = len(text) if final else self._possible_start(text, at)

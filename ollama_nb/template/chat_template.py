@@ -47,28 +47,28 @@ def render(job: PromptJob, messages: Sequence[Message]) -> str:
     Raises TemplateError.
     """
     text = job.template or CHATML
-    begun = messages[-1] if messages and messages[-1].role == "assistant" and not messages[-1].tool_calls else None
-    if begun is None:
+    trailing = messages[-1] if messages and messages[-1].role == "assistant" and not messages[-1].tool_calls else None
+    if trailing is None:
         return _render(text, job, messages)
-    if begun.content:
+    if trailing.content:
         # A probe instead of the content shows where the template begins the answer.
         with suppress(TemplateError):
-            marked = _render(text, job, [*messages[:-1], replace(begun, content=_PROBE)], next_turn=False)
-            before, mark, _ = marked.rpartition(_PROBE)
-            if mark:
-                return before + begun.content
-    return _render(text, job, messages[:-1]) + (begun.content or begun.thinking)
+            rendered = _render(text, job, [*messages[:-1], replace(trailing, content=_PROBE)], next_turn=False)
+            before, found, _ = rendered.rpartition(_PROBE)
+            if found:
+                return before + trailing.content
+    return _render(text, job, messages[:-1]) + (trailing.content or trailing.thinking)
 
 
 def _render(text: str, job: PromptJob, messages: Sequence[Message], *, next_turn: bool = True) -> str:
-    failed: TemplateError | None = None
+    first_error: TemplateError | None = None
     for views in _variants(text, _with_known_roles(text, messages)):
         try:
             return jinja.render(text, {**_variables(job), "add_generation_prompt": next_turn, "messages": views})
         except TemplateError as error:
-            failed = failed or error
-    assert failed is not None  # there is at least one variant
-    raise failed
+            first_error = first_error or error
+    assert first_error is not None  # there is at least one variant
+    raise first_error
 
 
 def _variants(text: str, messages: Sequence[Message]) -> Iterator[list[dict[str, Any]]]:
@@ -78,9 +78,8 @@ def _variants(text: str, messages: Sequence[Message]) -> Iterator[list[dict[str,
         return
     yield _views(text, messages, as_text=True)  # some templates concatenate arguments with text
     if any(message.tool_calls and message.thinking for message in messages):
-        yield _views(
-            text, [replace(message, thinking="") for message in messages]
-        )  # some accept either content or thinking
+        without_thinking = [replace(message, thinking="") for message in messages]
+        yield _views(text, without_thinking)  # some accept either content or thinking
     strict = with_ids(messages)
     yield _views(text, strict)  # some check the format of ids
     yield _views(text, one_call_each(strict))  # some accept one call per turn
@@ -205,6 +204,9 @@ def _call(call: ToolCall, as_text: bool) -> dict[str, Any]:
     arguments = jinja.Arguments(deepcopy(dict(call.arguments)))
     function = {"name": call.name, "arguments": str(arguments) if as_text else arguments}
     return {"type": "function", "function": function, "id": call.id}
+
+
+# Tool calls for templates that check ids, or the number of calls in a turn
 
 
 def with_ids(messages: Sequence[Message]) -> list[Message]:

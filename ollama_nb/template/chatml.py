@@ -77,6 +77,6 @@ def is_question(message: Message, content: str) -> bool:
 
 
 def last_question(messages: Sequence[Message], contents: Sequence[str]) -> int:
-    """Return the index of the last question, or of the last message if there is none."""
+    """Return the index of the last question, or of the last message without any question."""
     indices = range(len(messages) - 1, -1, -1)
     return next((at for at in indices if is_question(messages[at], contents[at])), len(messages) - 1)

@@ -38,45 +38,45 @@ from ollama_nb.template.values import (
     Stringer,
     TemplateFailure,
     is_slice,
-    settle,
     show_action,
     sorted_items,
     truth,
     type_name,
+    valid_text,
 )
 
-MAX_CALLS = 60
+MAX_CALLS = 60  # nested calls of templates
 
 
 @dataclass(slots=True)
-class Fuel:
+class Budget:
     """The budget of one execution: steps (one per node, command, or 64 created characters) and characters of output."""
 
     steps: int = 500_000
     output: int = 4 << 20
 
 
-def execute(template: Template, data: Any, fuel: Fuel | None = None) -> str:
+def execute(template: Template, data: Any, budget: Budget | None = None) -> str:
     """Execute a template with ``data`` and return its output. Raises TemplateError."""
-    run = _Run(template, data, fuel or Fuel())
+    run = _Run(template, data, budget or Budget())
     try:
         run.block(data, template.main)
     except TemplateFailure as failure:
         raise TemplateError(f"template line {run.line}: {failure}") from None
     except RecursionError:
         raise TemplateError(f"template line {run.line}: nested too deeply") from None
-    return settle("".join(run.out))
+    return valid_text("".join(run.out))
 
 
 _MISSING: Any = object()  # the pipeline passed no value
 
 
 class _Run:
-    def __init__(self, template: Template, root: Any, fuel: Fuel) -> None:
+    def __init__(self, template: Template, root: Any, budget: Budget) -> None:
         self.out: list[str] = []
         self.line = 1
         self._template = template
-        self._fuel = fuel
+        self._budget = budget
         self._variables: list[tuple[str, Any]] = [("$", root)]
         self._calls = 0
 
@@ -87,7 +87,7 @@ class _Run:
             if isinstance(node, TextNode):
                 self._write(node.text)
                 continue
-            self._burn(node.line)
+            self._step(node.line)
             if isinstance(node, Action):
                 value = self._pipe(dot, node.pipe)
                 if not node.pipe.names:
@@ -120,7 +120,7 @@ class _Run:
         inner = len(self._variables)
         for key, item in self._items(value, node):
             empty = False
-            self._burn(node.line)
+            self._step(node.line)
             self._bind(node.pipe, key, item, inner)
             jump = self.block(item, node.body)
             del self._variables[inner:]
@@ -181,7 +181,7 @@ class _Run:
 
     def _command(self, dot: Any, command: CommandNode, final: Any) -> Any:
         first, rest = command.args[0], command.args[1:]
-        self._burn(command.line)
+        self._step(command.line)
         if isinstance(first, Identifier):
             return self._function(dot, first.name, rest, final)
         if rest or final is not _MISSING:
@@ -216,10 +216,10 @@ class _Run:
         values = [self._operand(dot, arg) for arg in args]
         if final is not _MISSING:
             values.append(final)
-        self._fuel.steps -= 2  # a function costs more than a node
+        self._budget.steps -= 2  # a function costs more than a node
         value = FUNCTIONS[name].call(name, values)
         if is_slice(value):
-            self._fuel.steps -= len(value) >> 6
+            self._budget.steps -= len(value) >> 6
         return self._charge(value) if isinstance(value, str) else value
 
     def _and_or(self, dot: Any, name: str, args: tuple[Operand, ...], final: Any) -> Any:
@@ -254,7 +254,7 @@ class _Run:
             return value.get(name)
         raise TemplateFailure(f"can't evaluate field {name} in type {type_name(value)}")
 
-    # Variables, output, fuel
+    # Variables, output, budget
 
     def _variable(self, name: str) -> Any:
         for known, value in reversed(self._variables):
@@ -270,22 +270,22 @@ class _Run:
         raise TemplateFailure(f"undefined variable: {name}")
 
     def _write(self, text: str) -> None:
-        self._fuel.output -= len(text)
-        if self._fuel.output < 0:
+        self._budget.output -= len(text)
+        if self._budget.output < 0:
             raise TemplateFailure("the prompt is too long")
         self.out.append(text)
 
     def _charge(self, text: str) -> str:
         """Charge for text that the template created: repeated doubling must not exhaust the memory."""
-        self._fuel.steps -= len(text) >> 6
-        if len(text) > self._fuel.output:
+        self._budget.steps -= len(text) >> 6
+        if len(text) > self._budget.output:
             raise TemplateFailure("a text is too long")
         return text
 
-    def _burn(self, line: int) -> None:
+    def _step(self, line: int) -> None:
         self.line = line
-        self._fuel.steps -= 1
-        if self._fuel.steps < 0:
+        self._budget.steps -= 1
+        if self._budget.steps < 0:
             raise TemplateFailure("the template takes too many steps")
 
 

@@ -15,7 +15,7 @@ from ollama_nb.api.messages import Message, Think, Tool
 from ollama_nb.errors import TemplateError
 from ollama_nb.template import chat_template
 from ollama_nb.template.data import message_views, think_keys, tool_views
-from ollama_nb.template.execute import Fuel, execute
+from ollama_nb.template.execute import Budget, execute
 from ollama_nb.template.parser import Action, Block, Branch, Field, Node, Operand, Pipe, Template, parse
 
 NamedRenderer = Callable[[str, Sequence[Message], Sequence[Tool], Think, str], str]
@@ -38,11 +38,11 @@ def render(job: PromptJob, render_named: NamedRenderer = _no_renderer) -> tuple[
             for drop in job.drops
         )
     if job.kind == JINJA:
-        return tuple(chat_template.render(job, numbered(keep_messages(job.messages, drop))) for drop in job.drops)
-    template = completed(job.template)
+        return tuple(chat_template.render(job, number_images(keep_messages(job.messages, drop))) for drop in job.drops)
+    template = parse_complete(job.template)
     if job.suffix:
-        return (_fill_in(template, job),) * len(job.drops)
-    return tuple(_go(template, job, keep_messages(job.messages, drop)) for drop in job.drops)
+        return (_render_infill(template, job),) * len(job.drops)
+    return tuple(_render_go(template, job, keep_messages(job.messages, drop)) for drop in job.drops)
 
 
 def keep_messages(messages: Sequence[Message], drop: int) -> tuple[Message, ...]:
@@ -55,7 +55,7 @@ def keep_messages(messages: Sequence[Message], drop: int) -> tuple[Message, ...]
 
 
 @lru_cache(maxsize=64)
-def completed(text: str) -> Template:
+def parse_complete(text: str) -> Template:
     """Parse a template. One that uses neither messages nor response gets ``{{ .Response }}`` appended."""
     template = parse(text)
     if template.vars & {"messages", "response"}:
@@ -63,10 +63,10 @@ def completed(text: str) -> Template:
     return replace(template, main=template.main + parse("{{ .Response }}").main, vars=template.vars | {"response"})
 
 
-def _go(template: Template, job: PromptJob, messages: Sequence[Message]) -> str:
-    system, merged = collate(numbered(messages))
+def _render_go(template: Template, job: PromptJob, messages: Sequence[Message]) -> str:
+    system, merged = collate(number_images(messages))
     if "messages" not in template.vars:
-        return _legacy(template, job, merged)
+        return _render_turns(template, job, merged)
     root = {
         "System": system,
         "Messages": message_views(merged),
@@ -77,20 +77,20 @@ def _go(template: Template, job: PromptJob, messages: Sequence[Message]) -> str:
     return execute(template, root)
 
 
-def _fill_in(template: Template, job: PromptJob) -> str:
+def _render_infill(template: Template, job: PromptJob) -> str:
     root = {"Prompt": job.prompt, "Suffix": job.suffix, "Response": "", **think_keys(job.think)}
     return execute(template, root)
 
 
-def _legacy(template: Template, job: PromptJob, messages: Sequence[Message]) -> str:
+def _render_turns(template: Template, job: PromptJob, messages: Sequence[Message]) -> str:
     """Render one turn per system, prompt and response. The last turn is cut where the response begins."""
     out: list[str] = []
-    fuel = Fuel()
+    budget = Budget()
     turn = {"System": "", "Prompt": "", "Response": ""}
     think = think_keys(job.think)
 
     def finish(turn_template: Template) -> None:
-        out.append(execute(turn_template, {**turn, **think}, fuel))
+        out.append(execute(turn_template, {**turn, **think}, budget))
         turn.update(System="", Prompt="", Response="")
 
     for message in messages:
@@ -116,13 +116,13 @@ def collate(messages: Sequence[Message]) -> tuple[str, list[Message]]:
     merged: list[Message] = []
     for message in messages:
         if merged and merged[-1].role == message.role != "tool":
-            merged[-1] = _joined(merged[-1], message)
+            merged[-1] = _merge(merged[-1], message)
         else:
             merged.append(message)
     return "\n\n".join(message.content for message in messages if message.role == "system"), merged
 
 
-def _joined(first: Message, second: Message) -> Message:
+def _merge(first: Message, second: Message) -> Message:
     return replace(
         first,
         content=f"{first.content}\n\n{second.content}",
@@ -132,7 +132,7 @@ def _joined(first: Message, second: Message) -> Message:
     )
 
 
-def numbered(messages: Sequence[Message]) -> list[Message]:
+def number_images(messages: Sequence[Message]) -> list[Message]:
     """Insert a marker ``[img-N]`` for each image, N counting over all messages: for an ``[img]``, or in front."""
     count = 0
     out: list[Message] = []

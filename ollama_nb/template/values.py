@@ -131,7 +131,7 @@ def from_bytes(data: bytes) -> str:
     return data.decode("utf-8", "surrogateescape")
 
 
-def settle(text: str) -> str:
+def valid_text(text: str) -> str:
     """Return valid text: surrogate escapes that form a character are joined, others become U+FFFD."""
     try:
         text.encode()

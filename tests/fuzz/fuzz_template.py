@@ -31,11 +31,11 @@ from ollama_nb.api.messages import Message, ToolCall
 from ollama_nb.errors import TemplateError
 from ollama_nb.template import jinja, prompt
 from ollama_nb.template.builtin import NAMES, builtin
-from ollama_nb.template.execute import Fuel, execute
+from ollama_nb.template.execute import Budget, execute
 from ollama_nb.template.parser import parse
 
 SECONDS = {"go": 20.0, "jinja": 2.0}
-"""Seconds of processor time per template. Go templates are bounded by their fuel and must never reach it."""
+"""Seconds of processor time per template. Go templates are bounded by their budget and must never reach it."""
 MAX_TEXT = 4 << 20
 REACHING = ("open", "os.", "subprocess.", "socket.", "ctypes.", "shutil.", "import", "pty.", "sys._getframe")
 
@@ -253,9 +253,9 @@ class Watch:
 
 
 def go(text: str, whole: bool) -> list[str]:
-    """Render the text over plain data; with ``whole``, use all fuel and also render chats."""
+    """Render the text over plain data; with ``whole``, use all budget and also render chats."""
     made = list(prompt.render(replace(JOB, template=text))) if whole else []
-    return [*made, execute(parse(text), PLAIN, Fuel() if whole else Fuel(steps=20_000, output=1 << 16))]
+    return [*made, execute(parse(text), PLAIN, Budget() if whole else Budget(steps=20_000, output=1 << 16))]
 
 
 def chat(text: str, whole: bool) -> list[str]:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ollama_nb.errors import TemplateError
-from ollama_nb.template.execute import Fuel, execute
+from ollama_nb.template.execute import Budget, execute
 from ollama_nb.template.parser import Template, parse
 
 DATA = {"name": "Ada", "n": 3, "list": ["a", "b", "c"], "map": {"a": 1}, "zh": "你好", "nil": None, "f": 2.5}
@@ -40,7 +40,7 @@ DATA = {"name": "Ada", "n": 3, "list": ["a", "b", "c"], "map": {"a": 1}, "zh": "
 def test_bounded(template: str, words: str) -> None:
     data = {"big": "a" * 100_000, "many": ["a"] * 100_000}
     with pytest.raises(TemplateError, match=words):
-        execute(parse(template), data, Fuel(steps=200_000))
+        execute(parse(template), data, Budget(steps=200_000))
 
 
 def test_deep_but_allowed_nesting_runs() -> None:
@@ -108,7 +108,7 @@ VALUES = st.lists(st.one_of(st.integers(), st.floats(), st.text(max_size=5), st.
 )
 def test_any_template_renders_or_raises_template_error(text: str) -> None:
     try:
-        made = execute(parse(text), DATA, Fuel(steps=5_000, output=1 << 16))
+        made = execute(parse(text), DATA, Budget(steps=5_000, output=1 << 16))
     except TemplateError:
         return
     made.encode()
