@@ -165,7 +165,7 @@ class Keys:
 
 
 def offered_key(headers: Mapping[str, str]) -> str:
-    """The key in the headers; empty if there is none."""
+    """The key in the headers; empty if they hold no key."""
     bearer = _BEARER.fullmatch(headers.get("Authorization", ""))
     return bearer[1] if bearer else headers.get("x-api-key", "").strip()
 

@@ -1,4 +1,4 @@
-"""Model names: what is wrong with one is said, and where."""
+"""Model names: invalid names and the reasons in the errors."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ NAME = 'may hold only A-Z, a-z, 0-9, "_", "-" and ".", not '
         ("x" * 81, "the model part is too long: 81 characters"),
     ],
 )
-def test_what_is_wrong(text: str, fault: str) -> None:
+def test_reasons(text: str, fault: str) -> None:
     assert ModelName.fault(text) == fault
     with pytest.raises(InvalidName) as caught:
         ModelName.parse(text)
     assert caught.value.message.startswith("invalid model name") and caught.value.message.endswith(f" ({fault})")
 
 
-def test_a_password_in_an_address_is_not_told() -> None:
+def test_a_password_in_an_address_is_hidden() -> None:
     with pytest.raises(InvalidName) as caught:
         ModelName.parse("https://anna:hunter2@example.com/a/m")
     assert caught.value.message.startswith("invalid model name: https://***@example.com/a/m (the host part")
 
 
-def test_the_name_is_told_in_one_readable_line() -> None:
+def test_the_error_shows_the_name_in_one_readable_line() -> None:
     for text, told in (("a b", ": a b ("), ("a\nb", r": 'a\nb' ("), ("", " ("), ("é" * 200, f": {'é' * 100} (")):
         with pytest.raises(InvalidName) as caught:
             ModelName.parse(text)
@@ -52,7 +52,7 @@ def test_the_name_is_told_in_one_readable_line() -> None:
 
 
 @given(st.text(alphabet="aZ0_-.:/ @名\n", max_size=12))
-def test_a_name_without_fault_is_a_name(text: str) -> None:
+def test_a_name_without_a_fault_is_valid(text: str) -> None:
     if ModelName.fault(text):
         with pytest.raises(InvalidName):
             ModelName.parse(text)

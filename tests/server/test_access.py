@@ -1,4 +1,4 @@
-"""Host, Origin and key rules, case by case."""
+"""Rules for the headers Host, Origin and Authorization."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_own_origins() -> None:
 
 
 @pytest.mark.parametrize("entry", ["example.com", "ws://x", "https://*.x.*", "**"])
-def test_origins_that_are_none(entry: str) -> None:
+def test_invalid_origins(entry: str) -> None:
     with pytest.raises(BadRequest, match="OLLAMA_ORIGINS"):
         Origins.parse((entry,))
 
@@ -109,7 +109,7 @@ def test_same_origin() -> None:
 
 
 @pytest.mark.parametrize(
-    ("headers", "opens"),
+    ("headers", "accepted"),
     [
         ({"Authorization": "Bearer secret"}, True), ({"Authorization": "bearer  secret"}, True),
         ({"Authorization": "token other"}, True), ({"x-api-key": "secret"}, True),
@@ -119,9 +119,9 @@ def test_same_origin() -> None:
         ({"Authorization": "Bearer secret x"}, False),
     ],
 )  # fmt: skip
-def test_keys(headers: dict[str, str], opens: bool) -> None:
-    assert Keys("secret", "other").accept(headers) is opens
+def test_keys(headers: dict[str, str], accepted: bool) -> None:
+    assert Keys("secret", "other").accept(headers) is accepted
 
 
-def test_no_key_opens_nothing() -> None:
+def test_an_empty_key_accepts_no_request() -> None:
     assert not Keys() and not Keys("") and not Keys("").accept({"Authorization": "Bearer "}) and Keys("x")

@@ -1,4 +1,4 @@
-"""LoRA models over HTTP: they and their plain base share one process, each says what it says alone."""
+"""LoRA models over HTTP: they share a process with their base, and each replies as if it were alone."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def loaded(server: RestClient) -> list[str]:
     return sorted(model["name"] for model in line["models"])
 
 
-def test_at_once_each_says_what_it_says_alone(rest: RestClient) -> None:
+def test_concurrent_replies_equal_replies_alone(rest: RestClient) -> None:
     names = ("base", "one", "two")
     alone = {}
     for name in names:
@@ -64,11 +64,11 @@ def test_unloading_one_leaves_the_others(rest: RestClient) -> None:
     assert runners(rest) == before
 
 
-def test_an_adapter_of_another_architecture_is_explained(rest: RestClient, models: Path, tmp_path: Path) -> None:
+def test_an_adapter_of_another_architecture_is_refused(rest: RestClient, models: Path, tmp_path: Path) -> None:
     file = random_lora(models / "stories260K-f32.gguf", tmp_path / "lora.gguf", 3, architecture="qwen2")
     lora = rest.add_blob(file.read_bytes())
-    assert rest.create("misfit", **{"from": "base", "adapters": {"lora.gguf": lora}}) == "success"
-    status, error = rest.fail("misfit", PROMPT)
+    assert rest.create("mismatch", **{"from": "base", "adapters": {"lora.gguf": lora}}) == "success"
+    status, error = rest.fail("mismatch", PROMPT)
     assert status == 400
     assert lora.replace(":", "-") in error and 'made for the architecture "qwen2", the model is "llama"' in error
     assert rest.generate("base", PROMPT) != ""

@@ -1,4 +1,4 @@
-"""The background server: one per user, behind a key, gone when idle."""
+"""The background server: one per user, with a key, ends when idle."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_it_ends_when_idle(tmp_path: Path) -> None:
     assert not (state_folder(tmp_path) / "server.json").exists()
 
 
-def test_another_build_is_replaced(tmp_path: Path) -> None:
+def test_a_server_of_another_version_is_replaced(tmp_path: Path) -> None:
     old = [*COMMAND[:-3], "-c", "import sys, ollama_nb; ollama_nb.__version__ = '0.0.1'; "
            "from ollama_nb.server.__main__ import main; sys.exit(main())", "--background"]  # fmt: skip
     env = clean_env(tmp_path)
@@ -72,7 +72,7 @@ def test_another_build_is_replaced(tmp_path: Path) -> None:
             assert described(tmp_path)["pid"] == second.pid
 
 
-def test_what_a_dead_server_left_behind_is_no_obstacle(tmp_path: Path) -> None:
+def test_files_of_a_killed_server_are_ignored(tmp_path: Path) -> None:
     folder = state_folder(tmp_path)
     folder.mkdir(parents=True)
     (folder / "server.json").write_text('{"url": "http://127.0.0.1:1", "key": "k", "pid": 1, "build": "0.0.1"}')

@@ -1,4 +1,4 @@
-"""A model with a DRAFT, made and asked over HTTP: it says what it says without, and a misfit is explained."""
+"""Models with a DRAFT over HTTP: replies do not change, and a draft model that does not match is refused."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ def test_replies_are_the_same_with_a_draft_and_without(rest: RestClient, models:
 def test_a_draft_of_another_vocabulary_is_refused_with_the_reason(rest: RestClient, models: Path) -> None:
     weights = rest.add_blob((models / "stories260K-f32.gguf").read_bytes())
     draft = rest.add_blob(GGUF.read_bytes())
-    refused = rest.create("misfit", files={"m.gguf": weights}, draft_files={"d.gguf": draft})
+    refused = rest.create("mismatch", files={"m.gguf": weights}, draft_files={"d.gguf": draft})
     assert "the draft model cannot be used: its tokenizer has another type than the model's" in refused
-    status, lines = rest.request("POST", "/api/show", b'{"model":"misfit"}')
+    status, lines = rest.request("POST", "/api/show", b'{"model":"mismatch"}')
     assert status == 404, lines
 
 
-def test_one_that_is_there_all_the_same_is_explained_and_can_be_switched_off(rest: RestClient, models: Path) -> None:
-    """Such as one that another program made."""
+def test_a_mismatched_draft_in_the_store_is_reported_and_can_be_disabled(rest: RestClient, models: Path) -> None:
+    """Another program can have made such a model."""
     weights, fitting = (rest.add_blob((models / f"stories260K-{kind}.gguf").read_bytes()) for kind in ("f32", "q8_0"))
     draft = rest.add_blob(GGUF.read_bytes())
-    assert rest.create("misfit", files={"m.gguf": weights}, draft_files={"d.gguf": fitting}) == "success"
-    manifest = rest.models / "manifests/registry.ollama.ai/library/misfit/latest"
+    assert rest.create("mismatch", files={"m.gguf": weights}, draft_files={"d.gguf": fitting}) == "success"
+    manifest = rest.models / "manifests/registry.ollama.ai/library/mismatch/latest"
     manifest.write_text(manifest.read_text("utf-8").replace(fitting, draft), "utf-8")
-    status, error = rest.fail("misfit", "Once upon a time")
+    status, error = rest.fail("mismatch", "Once upon a time")
     assert status == 500 and "the draft model cannot be used: " in error and "draft_num_predict 0" in error
-    assert rest.generate("misfit", "Once upon a time", draft_num_predict=0).startswith(", there was")
+    assert rest.generate("mismatch", "Once upon a time", draft_num_predict=0).startswith(", there was")

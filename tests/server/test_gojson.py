@@ -1,8 +1,9 @@
-"""Bodies are read as Go reads them."""
+"""JSON bodies are read as Go reads them; times are written as Go writes them."""
 
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import pytest
@@ -107,7 +108,7 @@ def test_anything_else_is_a_bad_request(body: bytes) -> None:
         assert error.message
 
 
-def test_keys_in_any_case_the_last_one_wins() -> None:
+def test_keys_match_in_any_case_and_the_last_one_wins() -> None:
     def model(body: bytes) -> str:
         return Fields(gojson.decode(body), "ChatRequest").text("model")
 
@@ -151,7 +152,7 @@ def test_wrong_types_are_named(body: str, read: Any, text: str) -> None:
     assert error.value.message == f"json: {text}"
 
 
-def test_null_is_absent() -> None:
+def test_null_counts_as_missing() -> None:
     fields = Fields(dict.fromkeys("abcdefgh"), "S")
     assert fields.text("a") == "" and fields.flag("b") is None and fields.whole("c") == 0
     assert fields.object("d") == {} and fields.texts("e") == () and fields.blobs("f") == ()
@@ -180,3 +181,40 @@ def test_bad_base64_names_the_byte(text: str, byte: int) -> None:
 )
 def test_go_quotes(text: str, quoted: str) -> None:
     assert go_quote(text) == quoted
+
+
+@pytest.mark.parametrize(
+    ("unix_ns", "text"),
+    [
+        (0, "1970-01-01T00:00:00Z"),
+        (1_785_578_400_000_000_000, "2026-08-01T10:00:00Z"),
+        (1_785_578_400_100_000_000, "2026-08-01T10:00:00.1Z"),
+        (1_785_578_400_000_000_001, "2026-08-01T10:00:00.000000001Z"),
+    ],
+)
+def test_utc(unix_ns: int, text: str) -> None:
+    assert gojson.utc(unix_ns) == text
+
+
+def test_local_time_has_the_offset_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    import time
+
+    def at(zone: str) -> str:
+        monkeypatch.setenv("TZ", zone)
+        time.tzset()
+        return gojson.local(1_785_578_400.25)
+
+    try:
+        assert at("UTC") == "2026-08-01T10:00:00.25Z"
+        assert at("Asia/Shanghai") == "2026-08-01T18:00:00.25+08:00"
+        assert at("NST03:30") == "2026-08-01T06:30:00.25-03:30"
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+def test_forever_is_292_years() -> None:
+    assert gojson.nanoseconds(math.inf) == (1 << 63) - 1
+    assert gojson.nanoseconds(0.0015) == 1_500_000
+    years = int(gojson.local(math.inf)[:4]) - int(gojson.utc_now()[:4])
+    assert 292 <= years <= 293

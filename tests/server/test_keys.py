@@ -1,4 +1,4 @@
-"""API keys: made, kept as hashes, told apart by scope, revoked while the server runs."""
+"""API keys: made, stored as hashes, limited by scopes, removed while the server runs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from support.fake_service import FakeService
 from tornado import netutil
 
 from ollama_nb.errors import BadRequest, Forbidden, NotFound, StoreError, Unauthorized
-from ollama_nb.server import keys as room
+from ollama_nb.server import keys as keys_module
 from ollama_nb.server.access import Keys
 from ollama_nb.server.keys import SCOPES, KeyFile, KeyRing
 from ollama_nb.server.routes import ROUTES
@@ -33,7 +33,7 @@ def bearer(text: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {text}"}
 
 
-def test_a_key_is_kept_as_a_hash_only(file: KeyFile) -> None:
+def test_only_the_hash_of_a_key_is_stored(file: KeyFile) -> None:
     key, text = file.add("Anna 你好", ("write", "infer"))
     assert (key.name, key.scopes, key.expires_at) == ("Anna 你好", ("infer", "write"), None)
     assert len(text) > 40
@@ -43,7 +43,7 @@ def test_a_key_is_kept_as_a_hash_only(file: KeyFile) -> None:
     assert KeyFile(file.path.parent).read() == (key,)
 
 
-def test_keys_differ_and_names_are_taken_once(file: KeyFile) -> None:
+def test_keys_differ_and_names_are_unique(file: KeyFile) -> None:
     texts = {file.add(f"key {number}")[1] for number in range(5)}
     assert len(texts) == 5
     with pytest.raises(BadRequest, match="a key named 'key 1' exists"):
@@ -60,13 +60,13 @@ def test_keys_differ_and_names_are_taken_once(file: KeyFile) -> None:
      ("a", (), None), ("a", ("infer", ""), None), ("a", ("infer",), 0), ("a", ("infer",), -1),
      ("a", ("infer",), float("nan"))],
 )  # fmt: skip
-def test_what_is_no_key(file: KeyFile, name: str, scopes: tuple[str, ...], days: float | None) -> None:
+def test_invalid_names_scopes_and_days(file: KeyFile, name: str, scopes: tuple[str, ...], days: float | None) -> None:
     with pytest.raises(BadRequest):
         file.add(name, scopes, days)
     assert file.read() == ()
 
 
-def test_many_at_once(file: KeyFile) -> None:
+def test_concurrent_changes(file: KeyFile) -> None:
     threads = [threading.Thread(target=KeyFile(file.path.parent).add, args=(str(n),)) for n in range(16)]
     for thread in threads:
         thread.start()
@@ -75,7 +75,7 @@ def test_many_at_once(file: KeyFile) -> None:
     assert sorted(int(key.name) for key in file.read()) == list(range(16))
 
 
-def test_who_may_what(file: KeyFile, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scopes_and_expiry(file: KeyFile, monkeypatch: pytest.MonkeyPatch) -> None:
     ring = KeyRing(Keys("own"), file)
     ring.check({}, "admin")  # no key exists: everything is open
     assert not ring.closed
@@ -94,13 +94,13 @@ def test_who_may_what(file: KeyFile, monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(Unauthorized):
             ring.check(offered, "infer")
     ring.check(bearer(short), "read")
-    later = room.time.time() + 86_401
-    monkeypatch.setattr(room.time, "time", lambda: later)
+    later = keys_module.time.time() + 86_401
+    monkeypatch.setattr(keys_module.time, "time", lambda: later)
     with pytest.raises(Unauthorized):
         ring.check(bearer(short), "read")
 
 
-def test_the_last_key_going_does_not_open_a_server(file: KeyFile) -> None:
+def test_removing_the_last_key_does_not_open_the_server(file: KeyFile) -> None:
     ring = KeyRing(Keys("own"), file)
     _, text = file.add("only")
     ring.check(bearer(text), "infer")
@@ -118,7 +118,7 @@ NO_HASH = '{"keys": [{"name": "a", "sha256": "é", "scopes": ["infer"], "created
 
 
 @pytest.mark.parametrize("broken", ["", "{", "[]", '{"keys": [{}]}', '{"keys": 7}', "[" * 100_000, NO_HASH])
-def test_a_broken_file_keeps_the_old_keys(file: KeyFile, broken: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_damaged_file_keeps_the_old_keys(file: KeyFile, broken: str, caplog: pytest.LogCaptureFixture) -> None:
     _, text = file.add("a")
     ring = KeyRing(None, file)
     ring.check(bearer(text), "infer")
@@ -132,25 +132,25 @@ def test_a_broken_file_keeps_the_old_keys(file: KeyFile, broken: str, caplog: py
         fresh.check({}, "infer")
 
 
-def test_a_file_that_others_may_change(file: KeyFile) -> None:
+def test_a_file_that_other_users_can_change_is_refused(file: KeyFile) -> None:
     file.add("a")
     file.path.chmod(0o666)
     with pytest.raises(StoreError, match="can be changed by other users"):
         file.read()
 
 
-def test_every_comparison_is_made(file: KeyFile, monkeypatch: pytest.MonkeyPatch) -> None:
-    """How long a check takes does not tell where the right key stands, or how much of it was right."""
+def test_a_key_is_compared_with_all_keys(file: KeyFile, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The duration of a check reveals neither the position of the key nor a matching part."""
     _, first = file.add("first")
     file.add("second")
     compared: list[bytes] = []
-    compare = room.hmac.compare_digest
+    compare = keys_module.hmac.compare_digest
 
     def counted(left: bytes, right: bytes) -> bool:
         compared.append(left)
         return compare(left, right)
 
-    monkeypatch.setattr(room.hmac, "compare_digest", counted)
+    monkeypatch.setattr(keys_module.hmac, "compare_digest", counted)
     KeyRing(None, file).check(bearer(first), "infer")
     assert compared == [key.hash for key in file.read()]
 

@@ -1,4 +1,4 @@
-"""What a scrape says, and what it never says."""
+"""The text of ``/metrics``."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ async def served(harness: ServiceHarness) -> AsyncIterator[httpx.AsyncClient]:
 
 
 @in_loop
-async def test_a_scrape(tmp_path: Path) -> None:
+async def test_all_metrics(tmp_path: Path) -> None:
     harness = ServiceHarness(tmp_path, lambda prompt, format: ["Once", " upon"])
     harness.make("tales", template=PLAIN)
     async with served(harness) as client:
@@ -86,7 +86,7 @@ async def test_a_scrape(tmp_path: Path) -> None:
 
 
 @in_loop
-async def test_drafts_are_counted_and_told(tmp_path: Path) -> None:
+async def test_draft_tokens_are_counted(tmp_path: Path) -> None:
     pieces = (wire.Text(1, "Once", (), 5), wire.Text(1, " upon", drafted=4, accepted=3))
     harness = ServiceHarness(tmp_path, lambda prompt, format: pieces)
     harness.make("tales", template=PLAIN)
@@ -100,8 +100,8 @@ async def test_drafts_are_counted_and_told(tmp_path: Path) -> None:
 
 
 @in_loop
-async def test_a_reply_that_is_left(tmp_path: Path) -> None:
-    """Left while it waits, left while it is written, and one that fails: only the first two were left."""
+async def test_cancelled_replies_are_counted_by_phase(tmp_path: Path) -> None:
+    """A request cancelled in the queue, one cancelled during its reply, and a failed one, which does not count."""
     metrics = Metrics()
 
     async def reply(*events: Event) -> None:

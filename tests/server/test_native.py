@@ -1,39 +1,25 @@
-"""The native dialect: bodies become requests, events become Ollama's own bytes."""
+"""Requests of the native API: what the bodies become, and which bodies are refused."""
 
 from __future__ import annotations
 
 import base64
 import json
 import math
-import re
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ollama_nb.api.events import Delta, Done, Embeddings, Progress, Rendered, Stats, TokenLogprob, ToolCalls
+from ollama_nb.api.events import Progress
 from ollama_nb.api.messages import Message, ToolCall
 from ollama_nb.errors import BadRequest
 from ollama_nb.server.dialects import gojson, native, native_reply
 from ollama_nb.server.dialects.gojson import Fields
-from ollama_nb.server.dialects.native_reply import ChatReply, GenerateReply
-
-MOMENT = re.compile(r'"created_at":"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{0,8}[1-9])?Z"')
 
 
 def chat(**body: Any) -> Any:
     return native.read_chat(Fields(body, "ChatRequest"))
-
-
-def timeless(line: bytes) -> str:
-    text, count = MOMENT.subn('"created_at":"T"', line.decode())
-    assert count == 1
-    return text
-
-
-# Requests
 
 
 def test_a_chat_request() -> None:
@@ -144,7 +130,7 @@ def test_keep_alive(value: Any, seconds: float | None) -> None:
          "json: cannot unmarshal string into Go struct field ChatRequest.top_logprobs of type int"),
     ],
 )  # fmt: skip
-def test_what_the_json_makes_wrong(body: dict[str, Any], text: str) -> None:
+def test_invalid_values(body: dict[str, Any], text: str) -> None:
     with pytest.raises(BadRequest) as error:
         chat(**body)
     assert error.value.message == text
@@ -173,7 +159,7 @@ def test_embed_inputs(value: Any, inputs: Any) -> None:
 
 
 @pytest.mark.parametrize("value", [1, {"a": 1}, [1], ["a", None], True])
-def test_embed_inputs_that_are_none(value: Any) -> None:
+def test_invalid_embed_inputs(value: Any) -> None:
     with pytest.raises(BadRequest, match="invalid input type"):
         native.read_embed(Fields({"input": value}, "EmbedRequest"))
 
@@ -255,7 +241,7 @@ READERS = [
 
 @settings(max_examples=200)
 @given(st.dictionaries(NAMES, ANY_JSON, max_size=8) | ANY_JSON, st.sampled_from(READERS))
-def test_any_json_is_read_or_is_a_bad_request(value: Any, read: Any) -> None:
+def test_any_json_is_accepted_or_a_bad_request(value: Any, read: Any) -> None:
     try:
         read(Fields(gojson.decode(json.dumps(value).encode()), "S"))
     except BadRequest as error:
@@ -271,7 +257,7 @@ def test_constraints_beside_format() -> None:
             chat(**wrong)
 
 
-def test_fields_that_mean_nothing_are_told() -> None:
+def test_fields_without_effect_give_warnings() -> None:
     assert chat(model="m", stream=True, options={}, think=None, keep_alive="5m", format="", tools=[]).ignored == ()
     assert chat(Mesages=[], sturm=None, x=1).ignored == (
         'ignored field "Mesages", did you mean "messages"?',
@@ -295,166 +281,9 @@ def test_a_tokenize_request() -> None:
     assert (request.prompt, request.add_special, request.parse_special) == ("", True, False)
 
 
-def test_what_a_create_request_has_in_vain() -> None:
+def test_fields_without_effect_in_a_create_request() -> None:
     request = native.read_create(Fields({"model": "m", "from": "b", "stream": False, "sistem": "x"}, "T"))
     assert request.ignored == ('ignored field "sistem", did you mean "system"?',)
     line = Progress("success", warnings=request.ignored)
     assert json.loads(native_reply.progress(line)) == {"status": "success", "warnings": [*request.ignored]}
     assert native_reply.progress(Progress("success")) == b'{"status":"success"}'
-
-
-# Replies
-
-STATS = Stats(
-    prompt_tokens=11, cached_tokens=4, prompt_seconds=0.5, output_tokens=2, output_seconds=0.25, load_seconds=0.001,
-    total_seconds=1.0, context_length=512, messages_dropped=1,
-)  # fmt: skip
-FIGURES = (
-    '"total_duration":1000000000,"load_duration":1000000,"prompt_eval_count":11,"prompt_eval_duration":500000000,'
-    '"eval_count":2,"eval_duration":250000000'
-)
-OURS = '"truncated":{"messages_dropped":1},"context_length":512,"cached_tokens":4,"request_id":"r"'
-
-
-def test_drafts_are_told_where_there_were_any() -> None:
-    done = Done("stop", replace(STATS, drafted_tokens=8, accepted_tokens=0))
-    for reply in (ChatReply("m", "r"), GenerateReply("m", "r")):
-        ours = OURS.replace('"cached_tokens":4', '"cached_tokens":4,"drafted_tokens":8,"accepted_tokens":0')
-        assert timeless(reply.chunk(done)).endswith(f",{FIGURES},{ours}}}")
-        assert "drafted_tokens" not in timeless(reply.chunk(Done("stop", STATS)))
-
-
-def test_chat_chunks() -> None:
-    reply = ChatReply("m<1>", "r")
-    head = '{"model":"m\\u003c1\\u003e","created_at":"T",'
-    assert timeless(reply.chunk(Delta("Hi"))) == head + '"message":{"role":"assistant","content":"Hi"},"done":false}'
-    assert timeless(reply.chunk(Delta("", "a&b"))) == (
-        head + '"message":{"role":"assistant","content":"","thinking":"a\\u0026b"},"done":false}'
-    )
-    assert timeless(reply.chunk(ToolCalls((ToolCall("f", {"x": [1.5, "é"]}, "call_a"),)))) == (
-        head + '"message":{"role":"assistant","content":"","tool_calls":[{"id":"call_a","function":'
-        '{"index":0,"name":"f","arguments":{"x":[1.5,"é"]}}}]},"done":false}'
-    )
-    assert timeless(reply.chunk(Done("stop", STATS, warnings=("w",)))) == (
-        head + '"message":{"role":"assistant","content":""},"done":true,"done_reason":"stop",'
-        f'{FIGURES},{OURS},"warnings":["w"]}}'
-    )
-    assert timeless(reply.chunk(Done("load"))) == (
-        head + '"message":{"role":"assistant","content":""},"done":true,"done_reason":"load"}'
-    )
-
-
-def test_generate_chunks() -> None:
-    reply = GenerateReply("m", "r")
-    head = '{"model":"m","created_at":"T",'
-    assert timeless(reply.chunk(Delta("Hi"))) == head + '"response":"Hi","done":false}'
-    assert timeless(reply.chunk(Delta("", "t"))) == head + '"response":"","thinking":"t","done":false}'
-    assert timeless(reply.chunk(Done("length", STATS, (1, 2)))) == (
-        head + f'"response":"","done":true,"done_reason":"length","context":[1,2],{FIGURES},{OURS}}}'
-    )
-    assert timeless(reply.chunk(Done("unload"))) == head + '"response":"","done":true,"done_reason":"unload"}'
-    assert timeless(reply.whole([Rendered("<p>", 2)])) == (
-        head + '"response":"","done":false,"_debug_info":{"rendered_template":"\\u003cp\\u003e","image_count":2}}'
-    )
-
-
-def test_logprobs_carry_the_bytes_of_the_token() -> None:
-    entry = TokenLogprob(b"\xe4\xbd", -0.5, ((b"\xe4\xbd", -0.5), (b"a", -math.inf)))
-    line = json.loads(ChatReply("m").chunk(Delta("", "", (entry,))))
-    assert line["logprobs"] == [
-        {
-            "token": "\ufffd",
-            "logprob": -0.5,
-            "bytes": [0xE4, 0xBD],
-            "top_logprobs": [
-                {"token": "\ufffd", "logprob": -0.5, "bytes": [0xE4, 0xBD]},
-                {"token": "a", "logprob": -1e9, "bytes": [97]},
-            ],
-        }
-    ]
-
-
-def test_a_whole_reply_joins_its_events() -> None:
-    call = ToolCall("f", {}, "c")
-    logprob = TokenLogprob(b"a", -1.0)
-    events = [Delta("", "th"), Delta("a", "ink", (logprob,)), ToolCalls((call,)), Delta("b"), Done("stop", STATS)]
-    whole = json.loads(ChatReply("m", "r").whole(events))
-    assert whole["message"] == {
-        "role": "assistant",
-        "content": "ab",
-        "thinking": "think",
-        "tool_calls": [{"id": "c", "function": {"index": 0, "name": "f", "arguments": {}}}],
-    }
-    assert whole["done"] and whole["eval_count"] == 2 and len(whole["logprobs"]) == 1
-    assert json.loads(GenerateReply("m").whole(events))["response"] == "ab"
-
-
-@settings(max_examples=200)
-@given(st.lists(st.tuples(st.text(), st.text()), max_size=8), st.text(min_size=1))
-def test_a_stream_is_one_object_per_line(pieces: list[tuple[str, str]], model: str) -> None:
-    for reply in (ChatReply(model), GenerateReply(model)):
-        events = [*(Delta(*piece) for piece in pieces), Done("stop", Stats())]
-        lines = b"".join(reply.chunk(event) + b"\n" for event in events).split(b"\n")
-        assert lines.pop() == b""
-        found = [json.loads(line) for line in lines]
-        assert [chunk["done"] for chunk in found] == [False] * len(pieces) + [True]
-        texts = [chunk["message"]["content"] if "message" in chunk else chunk["response"] for chunk in found]
-        assert "".join(texts) == "".join(re.sub("[\ud800-\udfff]", "\ufffd", content) for content, _ in pieces)
-
-
-def test_progress() -> None:
-    assert native_reply.progress(Progress("success")) == b'{"status":"success"}'
-    assert native_reply.progress(Progress("pulling abc", "sha256:abc", 10)) == (
-        b'{"status":"pulling abc","digest":"sha256:abc","total":10}'
-    )
-
-
-def test_embeddings() -> None:
-    result = Embeddings(((0.1, -2.5e-07), (1.0, 0.0)), Stats(prompt_tokens=3, total_seconds=0.5, load_seconds=0.25))
-    assert native_reply.embed("m", result) == (
-        b'{"model":"m","embeddings":[[0.1,-2.5e-07],[1.0,0.0]],'
-        b'"total_duration":500000000,"load_duration":250000000,"prompt_eval_count":3}'
-    )
-    assert native_reply.embed("m", Embeddings(())) == b'{"model":"m","embeddings":[]}'
-    assert native_reply.embeddings(Embeddings(((0.5,),))) == b'{"embedding":[0.5]}'
-    assert native_reply.embeddings(Embeddings(())) == b'{"embedding":[]}'
-
-
-# Times
-
-
-@pytest.mark.parametrize(
-    ("unix_ns", "text"),
-    [
-        (0, "1970-01-01T00:00:00Z"),
-        (1_785_578_400_000_000_000, "2026-08-01T10:00:00Z"),
-        (1_785_578_400_100_000_000, "2026-08-01T10:00:00.1Z"),
-        (1_785_578_400_000_000_001, "2026-08-01T10:00:00.000000001Z"),
-    ],
-)
-def test_utc(unix_ns: int, text: str) -> None:
-    assert gojson.utc(unix_ns) == text
-
-
-def test_local_time_has_the_offset_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    import time
-
-    def at(zone: str) -> str:
-        monkeypatch.setenv("TZ", zone)
-        time.tzset()
-        return gojson.local(1_785_578_400.25)
-
-    try:
-        assert at("UTC") == "2026-08-01T10:00:00.25Z"
-        assert at("Asia/Shanghai") == "2026-08-01T18:00:00.25+08:00"
-        assert at("NST03:30") == "2026-08-01T06:30:00.25-03:30"
-    finally:
-        monkeypatch.undo()
-        time.tzset()
-
-
-def test_for_ever_is_292_years() -> None:
-    assert gojson.nanoseconds(math.inf) == (1 << 63) - 1
-    assert gojson.nanoseconds(0.0015) == 1_500_000
-    years = int(gojson.local(math.inf)[:4]) - int(gojson.utc_now()[:4])
-    assert 292 <= years <= 293

@@ -1,4 +1,4 @@
-"""Servers of one user share what is in memory: requests go to the one that has the model, and come back if it fails."""
+"""Servers of one user share loaded models: a request is relayed to the one that has the model, with a fallback."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ BACKGROUND = [
     "neighbours.ASK_SECONDS = 60.0; sys.exit(program.main())",
     "--background",
 ]  # fmt: skip
-"""A server that waits for neighbours as long as a slow machine needs."""
+"""A background server with long timeouts for its neighbours, for slow machines."""
 
 
 @contextlib.contextmanager
 def background(home: Path, **env: str) -> Iterator[tuple[RunningServer, Client]]:
-    """A server that asks its neighbours first."""
+    """A background server and its client."""
     with started(BACKGROUND, home, clean_env(home, **env)) as (process, log):
         server = RunningServer("", process, home, log)
         file = home / ".ollama" / "nb" / "server.json"
@@ -53,7 +53,7 @@ def make_tiny(client: Client) -> None:
 
 @pytest.fixture
 def first(tmp_path: Path) -> Iterator[tuple[RunningServer, Client]]:
-    """A server that has the model in memory."""
+    """A server that has loaded the model."""
     with standalone(tmp_path) as server:
         client = Client(server.url)
         make_tiny(client)
@@ -71,7 +71,7 @@ def waited(condition: Callable[[], Any]) -> Any:
     return found
 
 
-def test_a_model_that_a_neighbour_has_is_not_loaded_again(tmp_path: Path, first: tuple[RunningServer, Client]) -> None:
+def test_a_model_loaded_by_a_neighbour_is_not_loaded_again(tmp_path: Path, first: tuple[RunningServer, Client]) -> None:
     _, one = first
     with background(tmp_path) as (_, two):
         for body in ({"prompt": "Once upon"}, {"prompt": ""}):
@@ -84,7 +84,7 @@ def test_a_model_that_a_neighbour_has_is_not_loaded_again(tmp_path: Path, first:
         assert len(chunks) > 2 and chunks[-1]["done"] and chunks[-1]["eval_count"] == 8
         assert two.embed("tiny", ["Once", "upon"])["embeddings"] == one.embed("tiny", ["Once", "upon"])["embeddings"]
         assert (loaded(one), loaded(two)) == (["tiny:latest"], [])
-        # What is wrong with a request is said in the neighbour's words, and what is only here stays here.
+        # Errors of a request are the neighbour's; a model that only this server has is not relayed.
         with pytest.raises(Exception, match="does not support thinking"):
             two.chat("tiny", messages, think=True, stream=False)
         two.generate("tiny", stream=False, keep_alive=0)
@@ -95,7 +95,7 @@ def test_a_model_that_a_neighbour_has_is_not_loaded_again(tmp_path: Path, first:
         assert loaded(two) == ["tiny:latest"]
 
 
-def test_a_client_that_goes_and_a_cancel_end_the_work_there(
+def test_disconnecting_and_cancelling_end_the_request_of_the_neighbour(
     tmp_path: Path, first: tuple[RunningServer, Client]
 ) -> None:
     _, one = first
@@ -114,9 +114,7 @@ def test_a_client_that_goes_and_a_cancel_end_the_work_there(
         waited(lambda: not one.queue()["requests"] and not two.queue()["requests"])
 
 
-def test_a_neighbour_that_dies_is_told_and_then_done_without(
-    tmp_path: Path, first: tuple[RunningServer, Client]
-) -> None:
+def test_a_killed_neighbour_is_an_error_and_then_not_used(tmp_path: Path, first: tuple[RunningServer, Client]) -> None:
     server, _ = first
     with background(tmp_path) as (_, two):
         stream = two.generate("tiny", "Once", options=ENDLESS)
@@ -128,14 +126,14 @@ def test_a_neighbour_that_dies_is_told_and_then_done_without(
         assert answer["done"] and loaded(two) == ["tiny:latest"]
 
 
-def test_it_can_be_turned_off(tmp_path: Path, first: tuple[RunningServer, Client]) -> None:
+def test_relaying_can_be_disabled(tmp_path: Path, first: tuple[RunningServer, Client]) -> None:
     with background(tmp_path, OLLAMA_NB_NEIGHBOURS="0") as (_, two):
         two.generate("tiny", stream=False)
         assert loaded(two) == ["tiny:latest"]
 
 
-class Pretender(BaseHTTPRequestHandler):
-    """Says that it has the model; what it does when it is asked for it stands in ``fault``."""
+class FaultyServer(BaseHTTPRequestHandler):
+    """A server that lists the model as loaded, and fails in the way that ``fault`` names."""
 
     fault, digest, asked = "", "", 0
 
@@ -168,18 +166,18 @@ class Pretender(BaseHTTPRequestHandler):
         pass
 
 
-def test_whatever_goes_wrong_before_the_first_word_is_done_here(tmp_path: Path) -> None:
-    with background(tmp_path) as (_, client), ThreadingHTTPServer(("127.0.0.1", 0), Pretender) as other:
+def test_requests_that_a_neighbour_fails_before_the_first_byte_are_handled_here(tmp_path: Path) -> None:
+    with background(tmp_path) as (_, client), ThreadingHTTPServer(("127.0.0.1", 0), FaultyServer) as other:
         threading.Thread(target=other.serve_forever, daemon=True).start()
         make_tiny(client)
-        Pretender.digest = client.list()["models"][0]["digest"]
+        FaultyServer.digest = client.list()["models"][0]["digest"]
         url = f"http://127.0.0.1:{other.server_address[1]}"
         write(tmp_path / ".ollama" / "nb" / "serve-1.json", url=url)
         for number, fault in enumerate(("busy", "half a head", "half a body", "no line")):
-            Pretender.fault = fault
+            FaultyServer.fault = fault
             answer = list(client.generate("tiny", "Once", options={"num_predict": 2}))
             assert answer[-1]["eval_count"] == 2, fault
-            assert Pretender.asked == number + 1
+            assert FaultyServer.asked == number + 1
             client.generate("tiny", stream=False, keep_alive=0)
             waited(lambda: not loaded(client))
         other.shutdown()

@@ -1,4 +1,4 @@
-"""The standalone server as a process: how it starts, what it refuses to start with, how it ends."""
+"""The standalone server as a process: start, refusals to start, end."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SERVER = [sys.executable, "-P", "-m", "ollama_nb.server"]
 
 
 def refused(home: Path, *args: str, **env: str) -> str:
-    """What a server that does not start says."""
+    """The output of a server that does not start."""
     home.mkdir(exist_ok=True)
     done = subprocess.run([*SERVER, *args], env=clean_env(home, **env), capture_output=True, text=True, timeout=120)
     assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
@@ -25,7 +25,7 @@ def refused(home: Path, *args: str, **env: str) -> str:
 
 
 @pytest.mark.model
-def test_a_life(tmp_path: Path) -> None:
+def test_start_serve_and_stop(tmp_path: Path) -> None:
     with standalone(tmp_path / "home") as server:
         until(server, lambda: "Listening on" in server.output())
         assert f"Listening on {server.url.removeprefix('http://')} (version " in server.output()
@@ -45,13 +45,13 @@ def test_a_life(tmp_path: Path) -> None:
         assert "secret" not in server.output() and "Traceback" not in server.output()
 
 
-def test_sigint_ends_it_too(tmp_path: Path) -> None:
+def test_sigint_ends_the_server(tmp_path: Path) -> None:
     with standalone(tmp_path) as server:
         server.process.send_signal(signal.SIGINT)
         assert server.process.wait(60) == 0
 
 
-def test_a_server_for_everyone_says_so_and_checks_no_host(tmp_path: Path) -> None:
+def test_a_public_address_gives_a_warning_and_no_host_check(tmp_path: Path) -> None:
     port = free_port()
     with standalone(tmp_path, host=f"0.0.0.0:{port}") as server:
         until(server, lambda: "Listening on" in server.output())
@@ -60,8 +60,8 @@ def test_a_server_for_everyone_says_so_and_checks_no_host(tmp_path: Path) -> Non
         assert reply.text == "Ollama is running"
 
 
-def test_once_a_key_exists_everyone_needs_one(tmp_path: Path) -> None:
-    """But this user's own clients have theirs, and a server that must have a key starts with it."""
+def test_once_a_key_exists_every_request_needs_one(tmp_path: Path) -> None:
+    """This user's own clients have a key of their own; OLLAMA_NB_REQUIRE_KEY allows a start with a key only."""
     env = clean_env(tmp_path)
     program = [sys.executable, "-P", "-m", "ollama_nb.cli.main"]
     made = subprocess.run([*program, "keys", "add", "anna"], env=env, capture_output=True, text=True, check=True)
@@ -98,7 +98,7 @@ def test_a_free_port_is_in_the_log(tmp_path: Path) -> None:
         end(process)
 
 
-def test_what_it_does_not_start_with(tmp_path: Path) -> None:
+def test_refusals_to_start(tmp_path: Path) -> None:
     assert refused(tmp_path, OLLAMA_NB_REQUIRE_KEY="1").startswith("Error: OLLAMA_NB_REQUIRE_KEY is set")
     assert refused(tmp_path, "--host", "127.0.0.1:0", OLLAMA_ORIGINS="evil.com").startswith("Error: OLLAMA_ORIGINS")
     assert refused(tmp_path, "--host", "no.such.host.invalid:1") == (
@@ -119,7 +119,7 @@ def test_a_store_that_cannot_be_read(tmp_path: Path) -> None:
         (tmp_path / ".ollama" / "models").chmod(stat.S_IRWXU)
 
 
-def test_a_models_folder_that_is_none(tmp_path: Path) -> None:
+def test_a_models_path_that_is_not_a_folder(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
     with standalone(tmp_path, env={"OLLAMA_MODELS": str(tmp_path / "file")}) as server:
         reply = httpx.post(f"{server.url}/api/generate", json={"model": "sprout", "prompt": "hi"}, timeout=30)

@@ -1,4 +1,4 @@
-"""A real Jupyter server with the extension, one for all tests of a file that only ask it things."""
+"""A real Jupyter server with the extension, shared by the tests of a file that do not change it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Work keeps a Jupyter server alive, looking does not; and two servers of one user share what is in memory."""
+"""Requests that do work are activity for Jupyter, requests that only read are not; servers share loaded models."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ollama_nb.server.state import ServerState
 
 
 @in_loop
-async def test_time_is_written_while_something_works(tmp_path: Path) -> None:
+async def test_the_time_is_written_during_work(tmp_path: Path) -> None:
     state, times = ServerState(ServiceHarness(tmp_path).service), dict[str, datetime]()
     activity = ActivityReporter(state, times)
     activity.start()

@@ -1,4 +1,4 @@
-"""Nothing below /ollama answers without one of Jupyter's users or our key."""
+"""Every route below /ollama needs a user of Jupyter or the extension's key."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ REBOUND = {"Host": "evil.example.com"}
 
 
 class NoCookies(httpx.Cookies):
-    """Jupyter answers a token with a cookie, which would let in whatever comes next."""
+    """Drops cookies: Jupyter replies to a token with a cookie, which would authenticate the next requests."""
 
     def extract_cookies(self, response: httpx.Response) -> None:
         pass
@@ -34,7 +34,7 @@ def own_key(server: RunningServer) -> dict[str, str]:
     return {"Authorization": f"Bearer {runtime_info(server)['key']}"}
 
 
-def test_every_route_and_method_is_closed(token_server: RunningServer, client: httpx.Client) -> None:
+def test_every_route_and_method_needs_authentication(token_server: RunningServer, client: httpx.Client) -> None:
     for pattern in (*ROUTES, "/nope", "/v1/models", "/api/tags/"):
         url = token_server.url + pattern.replace("([^/]+)", "x")
         for method in METHODS:
@@ -48,7 +48,7 @@ def test_every_route_and_method_is_closed(token_server: RunningServer, client: h
         assert client.get(url, headers={**token_server.headers, **REBOUND}).status_code == 403
 
 
-def test_who_is_let_in(token_server: RunningServer, client: httpx.Client) -> None:
+def test_accepted_credentials(token_server: RunningServer, client: httpx.Client) -> None:
     token = "test-token"
     for headers in (
         token_server.headers,
@@ -72,7 +72,7 @@ def test_who_is_let_in(token_server: RunningServer, client: httpx.Client) -> Non
     assert (slash.status_code, slash.headers["location"]) == (301, "/user/x/ollama/api/tags")
 
 
-def test_our_key_opens_nothing_else_and_sets_no_cookie(token_server: RunningServer, client: httpx.Client) -> None:
+def test_the_key_is_valid_for_these_routes_only(token_server: RunningServer, client: httpx.Client) -> None:
     contents = client.get(token_server.url.removesuffix("/ollama") + "/api/contents", headers=own_key(token_server))
     assert contents.status_code == 403
     reply = client.get(f"{token_server.url}/api/tags", headers=own_key(token_server))
@@ -106,7 +106,7 @@ def test_preflights(token_server: RunningServer, client: httpx.Client) -> None:
     assert client.options(url, headers={"Origin": own}).status_code == 204
 
 
-def test_the_runtime_file_is_its_users_alone(token_server: RunningServer) -> None:
+def test_only_the_user_can_read_the_runtime_file(token_server: RunningServer) -> None:
     (file,) = (token_server.home / "jupyter_runtime_dir").glob("ollama-nb-*.json")
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     info = runtime_info(token_server)
@@ -114,8 +114,8 @@ def test_the_runtime_file_is_its_users_alone(token_server: RunningServer) -> Non
     assert info["key"] not in token_server.output()
 
 
-def test_authentication_off(tmp_path: Path, client: httpx.Client) -> None:
-    """Plain clients work, as with Ollama itself; pages of other sites and rebound names do not."""
+def test_without_authentication(tmp_path: Path, client: httpx.Client) -> None:
+    """Plain clients work as with Ollama; pages of other sites and rebound host names do not."""
     with jupyter(tmp_path, token="") as server:
         body = {"source": "a", "destination": "a"}
         assert client.post(f"{server.url}/api/copy", json=body).status_code == 200
@@ -125,7 +125,7 @@ def test_authentication_off(tmp_path: Path, client: httpx.Client) -> None:
         assert client.get(f"{server.url}/api/tags", headers=REBOUND).status_code == 403
 
 
-def test_strict_servers_allowed_origins_and_a_clean_end(tmp_path: Path, client: httpx.Client) -> None:
+def test_strict_host_checks_allowed_origins_and_a_clean_end(tmp_path: Path, client: httpx.Client) -> None:
     args = ("--ServerApp.allow_unauthenticated_access=False",)
     with jupyter(tmp_path, args=args, env={"OLLAMA_ORIGINS": "https://app.example"}) as server:
         assert client.get(f"{server.url}/api/tags").status_code == 401

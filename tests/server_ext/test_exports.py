@@ -1,4 +1,4 @@
-"""What kernels inherit, decided without a server."""
+"""The environment of kernels, without a running server."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_own_address(traits: dict[str, Any], url: str | None) -> None:
     assert own_address(server(**traits), "/ollama") == url
 
 
-def test_address_and_key_together_and_undone() -> None:
+def test_address_and_key_are_exported_together_and_undone() -> None:
     env = {"PATH": "/bin", "OLLAMA_API_KEY": "the user's key for ollama.com"}
     exports = Exports(env)
     assert exports.apply(URL, "k")
@@ -45,7 +45,7 @@ def test_address_and_key_together_and_undone() -> None:
     assert env == {"PATH": "/bin", "OLLAMA_API_KEY": "the user's key for ollama.com"}
 
 
-def test_an_address_of_the_user_stays_and_no_key_is_put_beside_it() -> None:
+def test_an_address_of_the_user_stays_and_no_key_is_exported() -> None:
     env = {"OLLAMA_HOST": "gpu.example:11434"}
     exports = Exports(env)
     assert not exports.apply(URL, "k")
@@ -70,7 +70,7 @@ def test_an_address_that_another_jupyter_exported_is_replaced() -> None:
         ({"all_proxy": "socks5://proxy", "no_proxy": "*"}, "*"),
     ],
 )
-def test_loopback_goes_around_a_proxy(env: dict[str, str], no_proxy: str) -> None:
+def test_loopback_addresses_bypass_a_proxy(env: dict[str, str], no_proxy: str) -> None:
     before = dict(env)
     exports = Exports(env)
     exports.apply(URL, "k")

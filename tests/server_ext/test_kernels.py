@@ -1,4 +1,4 @@
-"""A fresh kernel finds the server with nothing set, whatever Jupyter server started it."""
+"""A new kernel finds the server without configuration, for several configurations of the Jupyter server."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ print(json.dumps({"host": os.environ["OLLAMA_HOST"], "text": reply.message.conte
 
 @contextlib.contextmanager
 def logged_in(server: RunningServer, password: str = "", sock: Path | None = None) -> Iterator[httpx.Client]:
-    """A client of Jupyter's own API, through a Unix socket where one is given."""
+    """A client of Jupyter's own API, through a Unix socket if one is given."""
     transport = httpx.HTTPTransport(uds=str(sock)) if sock else httpx.HTTPTransport(verify=False, trust_env=False)
     root = server.url.removesuffix("/ollama")
     with httpx.Client(base_url=root, timeout=120, transport=transport, headers=server.headers) as client:
@@ -79,7 +79,7 @@ def check(server: RunningServer, host: str, password: str = "", sock: Path | Non
     assert found["text"].strip() and found["pieces"] > 1 and "sprout:latest" in found["names"]
 
 
-def test_a_token_a_base_url_and_a_proxy_in_the_way(tmp_path: Path) -> None:
+def test_a_token_a_base_url_and_a_proxy(tmp_path: Path) -> None:
     dead = f"http://127.0.0.1:{free_port()}"
     env = {"http_proxy": dead, "HTTPS_PROXY": dead, "NO_PROXY": ""}
     with jupyter(tmp_path, base_url="/user/x/", env=env) as server:
@@ -93,7 +93,7 @@ def test_a_password(tmp_path: Path) -> None:
         check(server, server.url, "secret")
 
 
-def test_https_with_a_certificate_that_nobody_knows(tmp_path: Path) -> None:
+def test_https_with_a_self_signed_certificate(tmp_path: Path) -> None:
     assert shutil.which("openssl"), "this test makes a certificate with openssl"
     cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
     subprocess.run(
@@ -108,7 +108,7 @@ def test_https_with_a_certificate_that_nobody_knows(tmp_path: Path) -> None:
 
 
 def test_a_unix_socket_and_a_folder_with_a_chinese_name_and_a_space(tmp_path: Path) -> None:
-    """Plain clients are told of a listener that they can reach."""
+    """Kernels get the address of an additional listener on loopback."""
     home, sock = tmp_path / "我的 笔记", tmp_path / "sock"
     home.mkdir()
     command = [
@@ -125,7 +125,7 @@ def test_a_unix_socket_and_a_folder_with_a_chinese_name_and_a_space(tmp_path: Pa
             assert client.get("/ollama/api/tags").json()["models"][0]["name"] == "sprout:latest"
 
 
-def test_a_server_that_is_interrupted_leaves_no_address_behind(tmp_path: Path) -> None:
+def test_an_interrupted_server_removes_its_runtime_file(tmp_path: Path) -> None:
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         pytest.skip("interrupts are ignored here, and by whatever is started from here")
     with jupyter(tmp_path) as server:
@@ -135,7 +135,7 @@ def test_a_server_that_is_interrupted_leaves_no_address_behind(tmp_path: Path) -
         assert not list((tmp_path / "jupyter_runtime_dir").glob("ollama-nb-*.json"))
 
 
-def test_an_open_port_and_an_address_of_the_users_own(tmp_path: Path) -> None:
+def test_an_open_port_and_an_address_of_the_user(tmp_path: Path) -> None:
     port = free_port()
     args = (f"--OllamaExtension.open_port={port}",)
     with jupyter(tmp_path, args=args, env={"OLLAMA_HOST": "http://gpu.example:1"}) as server:

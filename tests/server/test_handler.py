@@ -1,4 +1,4 @@
-"""Real handlers on a real socket in front of a scripted service."""
+"""The handler and its routes on a real socket, with a scripted service."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ JSON = "application/json; charset=utf-8"
 GENERATE = {"model": "m", "prompt": "p"}
 
 
-class House:
-    """A served scripted service and a client of it."""
+class ServedService:
+    """A scripted service, the server in front of it and a client."""
 
     def __init__(self, service: FakeService, state: ServerState, client: httpx.AsyncClient, port: int) -> None:
         self.service, self.state, self.client, self.port = service, state, client, port
 
     @contextlib.asynccontextmanager
     async def raw(self, data: bytes) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-        """A bare connection on which ``data`` was sent."""
+        """A connection on which ``data`` has been sent."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         try:
             writer.write(data)
@@ -56,7 +56,7 @@ class House:
 
 
 async def until(condition: Callable[[], object]) -> None:
-    """Let the loop run until something has happened."""
+    """Let the event loop run until ``condition`` is true."""
     while True:
         if condition():
             return
@@ -69,7 +69,7 @@ def _request(path: str, body: dict[str, Any]) -> bytes:
 
 
 @contextlib.asynccontextmanager
-async def house(root: Path, *, keys: Keys | None = None, origins: tuple[str, ...] = ()) -> AsyncIterator[House]:
+async def serve(root: Path, *, keys: Keys | None = None, origins: tuple[str, ...] = ()) -> AsyncIterator[ServedService]:
     service = FakeService(root / "models")
     state = ServerState(service)  # type: ignore[arg-type]
     sockets = netutil.bind_sockets(0, "127.0.0.1")
@@ -77,7 +77,7 @@ async def house(root: Path, *, keys: Keys | None = None, origins: tuple[str, ...
     port = sockets[0].getsockname()[1]
     try:
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=120) as client:
-            yield House(service, state, client, port)
+            yield ServedService(service, state, client, port)
     finally:
         server.stop()
         await state.drain(0)
@@ -86,7 +86,7 @@ async def house(root: Path, *, keys: Keys | None = None, origins: tuple[str, ...
 
 @in_loop
 async def test_root_and_version(tmp_path: Path) -> None:
-    async with house(tmp_path) as h:
+    async with serve(tmp_path) as h:
         reply = await h.client.get("/")
         assert (reply.text, reply.headers["content-type"]) == ("Ollama is running", "text/plain; charset=utf-8")
         head = await h.client.head("/")
@@ -100,7 +100,7 @@ async def test_root_and_version(tmp_path: Path) -> None:
 
 @in_loop
 async def test_unknown_paths_methods_and_slashes(tmp_path: Path) -> None:
-    async with house(tmp_path) as h:
+    async with serve(tmp_path) as h:
         missing = await h.client.get("/api/web_search")
         assert (missing.status_code, missing.text) == (404, "404 page not found")
         assert missing.headers["content-type"] == "text/plain"
@@ -127,11 +127,11 @@ async def test_unknown_paths_methods_and_slashes(tmp_path: Path) -> None:
     ],
 )
 @in_loop
-async def test_slashes_and_dots_too_much_are_redirected(
+async def test_superfluous_slashes_and_dots_are_redirected(
     tmp_path: Path, method: str, path: str, status: int, location: str | None
 ) -> None:
     async with (
-        house(tmp_path) as h,
+        serve(tmp_path) as h,
         h.raw(f"{method} {path} HTTP/1.0\r\nHost: localhost\r\n\r\n".encode()) as (reader, _),
     ):
         head, _, body = (await reader.read()).decode().partition("\r\n\r\n")
@@ -146,8 +146,8 @@ async def test_slashes_and_dots_too_much_are_redirected(
 
 
 @in_loop
-async def test_every_reply_has_an_id_and_no_server_name(tmp_path: Path) -> None:
-    async with house(tmp_path) as h:
+async def test_replies_have_a_request_id_and_no_server_name(tmp_path: Path) -> None:
+    async with serve(tmp_path) as h:
         for path in ("/", "/nope", "/api/chat", "/api/tags"):
             reply = await h.client.get(path)
             assert len(reply.headers["x-request-id"]) == 16
@@ -161,7 +161,7 @@ async def test_every_reply_has_an_id_and_no_server_name(tmp_path: Path) -> None:
 
 @in_loop
 async def test_a_stream(tmp_path: Path) -> None:
-    async with house(tmp_path) as h:
+    async with serve(tmp_path) as h:
         h.service.script = [Delta("a"), Delta("b"), Done("stop", Stats(output_tokens=2))]
         reply = await h.client.post("/api/generate", json=GENERATE, headers={"X-Request-Id": "r1"})
         assert reply.status_code == 200 and reply.headers["content-type"] == NDJSON
@@ -174,7 +174,7 @@ async def test_a_stream(tmp_path: Path) -> None:
 
 @in_loop
 async def test_not_streamed(tmp_path: Path) -> None:
-    async with house(tmp_path) as h:
+    async with serve(tmp_path) as h:
         h.service.script = [Delta("a"), Delta("b"), Done("stop", Stats(output_tokens=2))]
         reply = await h.client.post("/api/generate", json={**GENERATE, "stream": False})
         assert reply.headers["content-type"] == JSON and reply.json()["response"] == "ab"
@@ -185,7 +185,7 @@ async def test_not_streamed(tmp_path: Path) -> None:
 def test_replies_without_text_are_one_object(tmp_path: Path, event: Any) -> None:
     @in_loop
     async def check() -> None:
-        async with house(tmp_path) as h:
+        async with serve(tmp_path) as h:
             h.service.script = [event]
             for path in ("/api/generate", "/api/chat"):
                 reply = await h.client.post(path, json={"model": "m"})
@@ -196,8 +196,8 @@ def test_replies_without_text_are_one_object(tmp_path: Path, event: Any) -> None
 
 
 @in_loop
-async def test_tokens_arrive_one_by_one(tmp_path: Path) -> None:
-    async with house(tmp_path) as h:
+async def test_each_delta_is_sent_at_once(tmp_path: Path) -> None:
+    async with serve(tmp_path) as h:
         more = asyncio.Event()
         h.service.script = [Delta("a"), more.wait(), Delta("b"), Done("stop", Stats())]
         async with h.client.stream("POST", "/api/generate", json=GENERATE) as reply:
@@ -219,7 +219,7 @@ async def test_large_bodies_are_parsed_in_a_worker_thread(tmp_path: Path, monkey
 
     monkeypatch.setattr(gojson, "decode", functools.partial(noted, decode))
     monkeypatch.setattr(native, "read_chat", functools.partial(noted, read_chat))
-    async with house(tmp_path) as h:
+    async with serve(tmp_path) as h:
         h.service.script = [Done("stop", Stats())]
         for size, in_main_thread in ((handler.PARSE_IN_THREAD // 2, True), (handler.PARSE_IN_THREAD, False)):
             threads.clear()
@@ -233,7 +233,7 @@ async def test_large_bodies_are_parsed_in_a_worker_thread(tmp_path: Path, monkey
 def test_errors_before_the_first_object_have_their_status(tmp_path: Path, stream: bool) -> None:
     @in_loop
     async def check() -> None:
-        async with house(tmp_path) as h:
+        async with serve(tmp_path) as h:
             for error, status in (
                 (ModelNotFound("model 'm' not found"), 404),
                 (BadRequest("no <tag>"), 400),
@@ -250,7 +250,7 @@ def test_errors_before_the_first_object_have_their_status(tmp_path: Path, stream
 
 @in_loop
 async def test_an_error_in_the_middle_is_the_last_line(tmp_path: Path) -> None:
-    async with house(tmp_path) as h:
+    async with serve(tmp_path) as h:
         h.service.script = [Delta("a"), RunnerCrashed("an error was encountered")]
         reply = await h.client.post("/api/generate", json=GENERATE)
         assert reply.status_code == 200
@@ -261,8 +261,8 @@ async def test_an_error_in_the_middle_is_the_last_line(tmp_path: Path) -> None:
 
 
 @in_loop
-async def test_a_mistake_of_ours_is_a_500_that_tells_nothing(tmp_path: Path) -> None:
-    async with house(tmp_path) as h:
+async def test_an_internal_error_is_a_500_without_details(tmp_path: Path) -> None:
+    async with serve(tmp_path) as h:
         h.service.script = [RuntimeError("secret path")]
         reply = await h.client.post("/api/generate", json=GENERATE)
         assert reply.status_code == 500 and "secret" not in reply.text
@@ -270,8 +270,8 @@ async def test_a_mistake_of_ours_is_a_500_that_tells_nothing(tmp_path: Path) -> 
 
 
 @in_loop
-async def test_bad_bodies(tmp_path: Path) -> None:
-    async with house(tmp_path) as h:
+async def test_invalid_bodies(tmp_path: Path) -> None:
+    async with serve(tmp_path) as h:
         for body, text in (
             (b"", "missing request body"),
             (b"{", "unexpected EOF"),
@@ -286,7 +286,7 @@ async def test_bad_bodies(tmp_path: Path) -> None:
 
 @in_loop
 async def test_a_body_has_a_limit(tmp_path: Path) -> None:
-    async with house(tmp_path) as h:
+    async with serve(tmp_path) as h:
         big = b'{"model":"' + b"x" * (32 << 20) + b'"}'
         reply = await h.client.post("/api/show", content=big)
         assert reply.status_code == 413 and "more than 32 MiB" in reply.json()["error"]
@@ -294,10 +294,10 @@ async def test_a_body_has_a_limit(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_client_that_leaves_ends_the_work(tmp_path: Path, stream: bool) -> None:
+def test_a_disconnecting_client_cancels_the_request(tmp_path: Path, stream: bool) -> None:
     @in_loop
     async def check() -> None:
-        async with house(tmp_path) as h:
+        async with serve(tmp_path) as h:
             for script in ([Delta("a"), asyncio.Event().wait()], [asyncio.Event().wait()]):
                 h.service.script = script
                 async with h.raw(_request("/api/generate", {**GENERATE, "stream": stream})):
@@ -309,8 +309,8 @@ def test_a_client_that_leaves_ends_the_work(tmp_path: Path, stream: bool) -> Non
 
 
 @in_loop
-async def test_a_slow_reader_holds_up_its_own_stream_only(tmp_path: Path) -> None:
-    async with house(tmp_path) as h:
+async def test_a_slow_client_delays_its_own_stream_only(tmp_path: Path) -> None:
+    async with serve(tmp_path) as h:
         piece, count = "x" * 10_000, 3000
         h.service.script = [*(Delta(piece) for _ in range(count)), Done("stop", Stats())]
         sock = socket.create_connection(("127.0.0.1", h.port))
@@ -330,10 +330,10 @@ async def test_a_slow_reader_holds_up_its_own_stream_only(tmp_path: Path) -> Non
 
 
 @in_loop
-async def test_a_reader_that_stopped_is_dropped(tmp_path: Path) -> None:
+async def test_a_client_that_stops_reading_is_dropped(tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(streams.ReplyWriter, "write_timeout", 0.2)
-        async with house(tmp_path) as h:
+        async with serve(tmp_path) as h:
             h.service.script = [*(Delta("x" * 100_000) for _ in range(300)), Done("stop", Stats())]
             async with h.raw(_request("/api/generate", GENERATE)) as (_, writer):
                 writer.transport.pause_reading()  # type: ignore[attr-defined]
@@ -344,7 +344,7 @@ async def test_a_reader_that_stopped_is_dropped(tmp_path: Path) -> None:
 
 @in_loop
 async def test_cancel_and_queue(tmp_path: Path) -> None:
-    async with house(tmp_path) as h:
+    async with serve(tmp_path) as h:
         missing = await h.client.delete("/api/requests/nope")
         assert (missing.status_code, missing.json()) == (
             404,
@@ -366,7 +366,7 @@ async def test_cancel_and_queue(tmp_path: Path) -> None:
 
 @in_loop
 async def test_progress(tmp_path: Path) -> None:
-    async with house(tmp_path) as h:
+    async with serve(tmp_path) as h:
         h.service.script = [Progress("pulling manifest"), Progress("success")]
         reply = await h.client.post("/api/pull", json={"model": "pip://x", "as": "y"})
         assert reply.text == '{"status":"pulling manifest"}\n{"status":"success"}\n'
@@ -387,7 +387,7 @@ async def test_progress(tmp_path: Path) -> None:
 
 @in_loop
 async def test_copy_delete_and_the_account(tmp_path: Path) -> None:
-    async with house(tmp_path) as h:
+    async with serve(tmp_path) as h:
         copied = await h.client.post("/api/copy", json={"source": "a", "destination": "b"})
         deleted = await h.client.request("DELETE", "/api/delete", json={"name": "b"})
         assert (copied.status_code, copied.content, deleted.status_code, deleted.content) == (200, b"", 200, b"")
@@ -401,7 +401,7 @@ async def test_copy_delete_and_the_account(tmp_path: Path) -> None:
 async def test_blobs(tmp_path: Path) -> None:
     data = b"weights" * 1_000_000
     digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
-    async with house(tmp_path) as h:
+    async with serve(tmp_path) as h:
 
         async def chunks() -> AsyncIterator[bytes]:
             for start in range(0, len(data), 100_000):
@@ -423,8 +423,8 @@ async def test_blobs(tmp_path: Path) -> None:
 
 
 @in_loop
-async def test_an_upload_that_breaks_off_leaves_nothing(tmp_path: Path) -> None:
-    async with house(tmp_path) as h:
+async def test_an_interrupted_upload_leaves_no_file(tmp_path: Path) -> None:
+    async with serve(tmp_path) as h:
         head = f"POST /api/blobs/sha256:{'0' * 64} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999\r\n\r\n"
         blobs = tmp_path / "models" / "blobs"
         async with h.raw(head.encode() + b"x" * 5_000_000):
@@ -434,7 +434,7 @@ async def test_an_upload_that_breaks_off_leaves_nothing(tmp_path: Path) -> None:
 
 @in_loop
 async def test_origins(tmp_path: Path) -> None:
-    async with house(tmp_path, origins=("https://app.example",)) as h:
+    async with serve(tmp_path, origins=("https://app.example",)) as h:
         evil = {"Origin": "http://evil.com", "Content-Type": "text/plain"}
         for method, path in (("GET", "/api/tags"), ("POST", "/api/copy"), ("OPTIONS", "/api/chat"), ("GET", "/x")):
             reply = await h.client.request(method, path, headers=evil, content=b'{"source":"a"}')
@@ -454,7 +454,7 @@ async def test_origins(tmp_path: Path) -> None:
 
 @in_loop
 async def test_hosts(tmp_path: Path) -> None:
-    async with house(tmp_path) as h:
+    async with serve(tmp_path) as h:
         for host in ("evil.com", "localhost.evil.com", "8.8.8.8"):
             for path in ("/api/tags", "/nope"):
                 reply = await h.client.get(path, headers={"Host": host})
@@ -468,8 +468,8 @@ async def test_hosts(tmp_path: Path) -> None:
 
 
 @in_loop
-async def test_a_key_is_asked_of_every_route_and_method(tmp_path: Path) -> None:
-    async with house(tmp_path, keys=Keys("secret")) as h:
+async def test_every_route_and_method_needs_the_key(tmp_path: Path) -> None:
+    async with serve(tmp_path, keys=Keys("secret")) as h:
         for pattern in (*ROUTES, "/nope"):
             path = pattern.replace("([^/]+)", "x")
             for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"):
@@ -487,8 +487,8 @@ async def test_a_key_is_asked_of_every_route_and_method(tmp_path: Path) -> None:
 
 
 @in_loop
-async def test_nobody_unknown_sends_a_large_body(tmp_path: Path) -> None:
-    async with house(tmp_path, keys=Keys("secret")) as h:
+async def test_clients_without_a_key_cannot_send_a_large_body(tmp_path: Path) -> None:
+    async with serve(tmp_path, keys=Keys("secret")) as h:
         head = b"POST /api/chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: 200000000\r\n\r\n"
         async with h.raw(head) as (reader, _):
             assert b" 401 " in await reader.readline()
@@ -498,7 +498,7 @@ async def test_nobody_unknown_sends_a_large_body(tmp_path: Path) -> None:
 
 @in_loop
 async def test_draining(tmp_path: Path) -> None:
-    async with house(tmp_path) as h:
+    async with serve(tmp_path) as h:
         h.service.script = [Delta("a"), asyncio.Event().wait()]
         async with h.client.stream("POST", "/api/generate", json=GENERATE) as reply:
             lines = reply.aiter_lines()
@@ -514,7 +514,7 @@ async def test_draining(tmp_path: Path) -> None:
 
 @in_loop
 async def test_requests_on_one_connection_follow_each_other(tmp_path: Path) -> None:
-    async with house(tmp_path) as h:
+    async with serve(tmp_path) as h:
         h.service.script = [Delta("a"), Done("stop", Stats())]
         request = _request("/api/generate", {**GENERATE, "stream": False})
         async with h.raw(request + request) as (reader, _):

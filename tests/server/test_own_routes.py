@@ -1,4 +1,4 @@
-"""The doors beyond Ollama's API, on a real socket in front of a scripted service."""
+"""Routes and headers that Ollama does not have, on a real socket with a scripted service."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import json
 from pathlib import Path
 
 from support.aio import in_loop
-from test_handlers import house
+from test_handler import serve
 
 from ollama_nb.api.events import Done, Stats
 
 
 @in_loop
-async def test_tokens_and_back(tmp_path: Path) -> None:
-    async with house(tmp_path) as h:
+async def test_tokenize_and_detokenize(tmp_path: Path) -> None:
+    async with serve(tmp_path) as h:
         reply = await h.client.post("/api/tokenize", json={"model": "m", "prompt": "x"})
         assert (reply.status_code, reply.text) == (200, '{"model":"m","tokens":[1,2,3]}')
         reply = await h.client.post("/api/detokenize", json={"model": "m", "tokens": [5, 6]})
@@ -28,7 +28,7 @@ async def test_tokens_and_back(tmp_path: Path) -> None:
 @in_loop
 async def test_strict_and_run_record_by_header(tmp_path: Path) -> None:
     bodies = {"/api/generate": {"model": "m", "prompt": "x", "promt": 1}, "/api/chat": {"model": "m", "promt": 1}}
-    async with house(tmp_path) as h:
+    async with serve(tmp_path) as h:
         stats = Stats(messages_dropped=2, prompt_tokens_dropped=9)
         h.service.script = [Done("stop", stats, warnings=("w",), run={"seed": 7})]
         for path, body in bodies.items():
@@ -49,9 +49,9 @@ async def test_strict_and_run_record_by_header(tmp_path: Path) -> None:
 
 
 @in_loop
-async def test_rerank_in_two_dialects(tmp_path: Path) -> None:
+async def test_rerank_in_both_formats(tmp_path: Path) -> None:
     body = {"model": "m", "query": "q", "documents": ["a", "b"]}
-    async with house(tmp_path) as h:
+    async with serve(tmp_path) as h:
         for path in ("/api/rerank", "/v1/rerank"):
             reply = await h.client.post(path, json={**body, "return_documents": True, "top_n": 2})
             assert reply.text == (
