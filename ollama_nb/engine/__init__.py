@@ -1,1 +1,5 @@
-"""One model, many sequences: decisions in pure Python, llama.cpp behind one door. Knows no process and no HTTP."""
+"""The inference engine: one model, many requests, continuous batching.
+
+``engine.Engine`` is the entry point. Scheduling decisions are pure Python; only ``llama/`` calls llama.cpp. The package
+knows neither processes nor HTTP.
+"""

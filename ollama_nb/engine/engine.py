@@ -334,7 +334,7 @@ class Engine:
             self._clear_memory()
 
     def _free_cells(self, batch: Batch, out: list[Output]) -> None:
-        """Evict the least recently used prefix; if there is none, fail the youngest request of the batch."""
+        """Evict the least recently used prefix, or else fail the youngest request of the batch."""
         cut = self._scheduler.slots.evict()
         if cut is not None:
             self._apply([cut])

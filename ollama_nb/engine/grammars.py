@@ -31,20 +31,28 @@ _PLAIN = re.compile(r"[A-Za-z0-9]|[^\x00-\x7f]")
 
 
 def check_regex(text: str) -> str:
-    """Check the size of a pattern that the whole reply must match, and return it; syntax is the compiler's matter."""
+    """Return a pattern that the whole reply must match. Raises BadRequest if it is too large."""
+    reason = find_regex_problem(text)
+    if reason:
+        raise BadRequest(f"invalid regex: {reason}")
+    return text
+
+
+def find_regex_problem(text: str) -> str:
+    """Return why a pattern is too large, empty if it is not. The compiler checks its syntax."""
     if len(text.encode("utf-8", "replace")) > MAX_REGEX_BYTES:
-        raise BadRequest(f"invalid regex: it may have {MAX_REGEX_BYTES >> 10} KiB of text at most")
+        return f"it may have {MAX_REGEX_BYTES >> 10} KiB of text at most"
     bare = _ATOM.sub("x", text)
     if any(int(count[:9]) > MAX_REPEAT for braces in _BRACES.findall(bare) for count in braces if count):
-        raise BadRequest(f"invalid regex: a part may be repeated {MAX_REPEAT} times at most")
+        return f"a part may be repeated {MAX_REPEAT} times at most"
     depth = 0
     for mark in bare:
         depth += (mark == "(") - (mark == ")")
         if depth > MAX_DEPTH:
-            raise BadRequest(f"invalid regex: groups may be nested {MAX_DEPTH} levels deep at most")
+            return f"groups may be nested {MAX_DEPTH} levels deep at most"
     if expanded_size(bare) > MAX_REGEX_SIZE:
-        raise BadRequest(f"invalid regex: repeats within repeats come to more than {MAX_REGEX_SIZE} parts")
-    return text
+        return f"repeats within repeats come to more than {MAX_REGEX_SIZE} parts"
+    return ""
 
 
 def expanded_size(pattern: str) -> int:

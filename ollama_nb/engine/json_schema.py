@@ -18,7 +18,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Any
 from urllib.parse import unquote
 
-from ollama_nb.engine.grammars import check_regex
+from ollama_nb.engine.grammars import find_regex_problem
 from ollama_nb.errors import BadRequest
 
 MAX_BYTES = 256 << 10
@@ -193,10 +193,8 @@ def _subschemas(schema: Schema) -> Iterator[tuple[str, Any]]:
 
 
 def _check_pattern(key: str, pattern: str) -> None:
-    try:
-        check_regex(pattern)
-    except BadRequest as error:
-        raise _refused(key, error.message.partition(": ")[2]) from None
+    if reason := find_regex_problem(pattern):
+        raise _refused(key, reason)
 
 
 def _check_min_properties(schema: Schema, required: set[str]) -> None:

@@ -1,4 +1,4 @@
-"""What goes into an engine and what comes out: configuration, requests, outputs, counters.
+"""Inputs and outputs of an engine: configuration, requests, outputs, counters.
 
 The msgspec structs are also the messages between server and runner: ``runner.wire`` sends them as they are.
 """

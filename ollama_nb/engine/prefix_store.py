@@ -125,7 +125,7 @@ class PrefixStore:
     def store(
         self, tokens: list[int], state: Bytes, token_seconds: float, pause: Callable[[], object] = lambda: None
     ) -> Prefix | None:
-        """Write a state; remove the prefixes that it replaces and those that are evicted for it.
+        """Write a state; remove the prefixes that it replaces, and evict others until it fits.
 
         ``pause`` is called before every chunk. Return None if the state is too large or cannot be written.
         """
@@ -259,7 +259,7 @@ class PrefixStore:
     # The key
 
     def _read_key(self) -> bytes:
-        """Return the key of the folder, empty if there is none."""
+        """Return the key of the folder, or empty bytes if it has no valid one."""
         with contextlib.suppress(OSError), _open(self._folder / "key") as stream:
             key = stream.read(_MAC_BYTES + 1)
             return key if len(key) == _MAC_BYTES else b""

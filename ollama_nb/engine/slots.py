@@ -78,7 +78,7 @@ MemoryOp = Cut | Share | Shift
 class Slot:
     """One slot. ``cached``: tokens of an earlier owner; ``used`` orders slots by last use.
 
-    ``adapters``: those of the owner, or of the earlier owner. Sequences with others find no match here.
+    ``adapters``: those of the owner, or of the earlier owner. Only sequences with the same adapters can match.
     """
 
     index: int
@@ -148,7 +148,7 @@ class SlotTable:
         return [Cut(slot.index, len(slot.cached))] if len(slot.cached) < seq.n_past else []
 
     def evict(self) -> Cut | None:
-        """Empty the idle slot that was used longest ago; None if there is none with tokens."""
+        """Empty the idle slot that was used longest ago; None if all idle slots are empty."""
         idle = [slot for slot in self.slots if slot.owner is None and slot.cached]
         if not idle:
             return None

@@ -133,7 +133,7 @@ class DraftModel:
 
     Before it drafts for a sequence, it removes the tokens that were not accepted and reads the new ones.
     ``context`` has a slot for each of the large model's sequences; ``n_threads``: most threads that it uses;
-    ``n_vocab``: tokens that the large model knows.
+    ``n_vocab``: size of the large model's vocabulary.
     """
 
     def __init__(self, context: Context, n_vocab: int, n_threads: int) -> None:

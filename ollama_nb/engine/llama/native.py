@@ -53,7 +53,7 @@ def log_text() -> str:
 
 
 def last_error(default: str) -> str:
-    """Return the last error in the log without names of native functions; ``default`` if there is none."""
+    """Return the last error in the log without names of native functions, or else ``default``."""
     lines = [line[1:].strip() for line in _log if line[0] in "34"]
     for line in reversed(lines):
         text = re.sub(r"^(error loading model: |failed to quantize: |\w+: )+", "", line)
