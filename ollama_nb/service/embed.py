@@ -6,6 +6,8 @@ the cosine of their embeddings. The reply names the method, because the two have
 
 from __future__ import annotations
 
+import asyncio
+
 import numpy as np
 import numpy.typing as npt
 
@@ -21,14 +23,15 @@ from ollama_nb.service.requests import LiveRequest
 from ollama_nb.service.resolve import find, weights_header
 
 COSINE, RANK = "cosine", "rank"
+THREAD_SIZE = 4096  # numbers; converting more takes over 4 ms and is done in a worker thread
 
 Matrix = npt.NDArray[np.float32]
 
 
 async def embed(backend: Backend, request: EmbedRequest) -> Embeddings:
-    """One unit vector per input, in their order; no vectors when there are no inputs: the model is loaded then.
+    """Return one unit vector per input, in order. Without inputs, only load the model.
 
-    Raises ModelNotFound, BadRequest for an input that is too long and must not be cut.
+    Raises ModelNotFound, and ContextOverflow for an input that is too long and must not be truncated.
     """
     if not request.model:
         raise ModelNotFound("model '' not found")
@@ -36,7 +39,7 @@ async def embed(backend: Backend, request: EmbedRequest) -> Embeddings:
 
 
 async def embeddings(backend: Backend, request: EmbedRequest) -> Embeddings:
-    """The older endpoint: the same vectors, but an empty model is a bad request and every failed run a 500."""
+    """Return the same as ``embed``; a missing model name is BadRequest and every failed run has status 500."""
     if not request.model:
         raise BadRequest("model is required")
     return await _embed(backend, request, failed_status=500)
@@ -59,22 +62,36 @@ async def _embed(backend: Backend, request: EmbedRequest, *, failed_status: int 
                     )
             except BadRequest as error:
                 raise from_code(error.code, error.message, failed_status or error.status) from error
-            return _result(reply, request.dimensions, load_seconds, live)
+            vectors = await _vectors(reply, request.dimensions)
+            return _result(vectors, reply, load_seconds, live)
 
 
-def _result(reply: wire.Embedded, dimensions: int, load_seconds: float, live: LiveRequest) -> Embeddings:
+async def _vectors(reply: wire.Embedded, dimensions: int) -> tuple[tuple[float, ...], ...]:
+    """The vectors as doubles. Many are converted in a worker thread, because other streams wait for the event loop."""
     rows = np.frombuffer(reply.vectors, dtype="<f4").reshape(-1, reply.dimensions)
+    if rows.size < THREAD_SIZE:
+        return _convert(rows, dimensions)
+    return await asyncio.to_thread(_convert, rows, dimensions)
+
+
+def _convert(rows: Matrix, dimensions: int) -> tuple[tuple[float, ...], ...]:
+    return tuple(shortest(row) for row in cut(rows, dimensions))
+
+
+def _result(
+    vectors: tuple[tuple[float, ...], ...], reply: wire.Embedded, load_seconds: float, live: LiveRequest
+) -> Embeddings:
     stats = Stats(
         prompt_tokens=reply.prompt_tokens,
         prompt_seconds=reply.prompt_seconds,
         load_seconds=load_seconds,
         total_seconds=live.seconds,
     )
-    return Embeddings(tuple(shortest(row) for row in cut(rows, dimensions)), stats)
+    return Embeddings(vectors, stats)
 
 
 def cut(rows: Matrix, dimensions: int) -> Matrix:
-    """The first ``dimensions`` numbers of each row, scaled to length 1 again; 0 leaves the rows alone."""
+    """The first ``dimensions`` numbers of each row, scaled to length 1 again; 0 leaves the rows unchanged."""
     if not 0 < dimensions < rows.shape[1]:
         return rows
     short = rows[:, :dimensions].astype(np.float64)
@@ -85,12 +102,12 @@ def cut(rows: Matrix, dimensions: int) -> Matrix:
 
 
 def shortest(row: Matrix) -> tuple[float, ...]:
-    """Doubles that print with as few digits as the float32 needs, as Go prints them: 0.1, not 0.10000000149011612."""
+    """The doubles that print with the fewest digits for each float32, as in Go: 0.1, not 0.10000000149011612."""
     return tuple(map(float, row.astype("U32")))
 
 
 async def rerank(backend: Backend, request: RerankRequest) -> Ranking:
-    """The best ``top_n`` documents, best first. Raises ModelNotFound, BadRequest."""
+    """Return the ``top_n`` best documents, best first. Raises ModelNotFound and BadRequest."""
     if not request.model:
         raise BadRequest("model is required")
     if not request.query:
@@ -121,7 +138,7 @@ async def _cosines(lease: Lease, request: RerankRequest) -> tuple[list[float], i
     lengths = np.linalg.norm(rows, axis=1)
     lengths[lengths == 0] = 1.0
     rows /= lengths[:, None]
-    cosines = np.clip(rows[1:] @ rows[0], -1.0, 1.0)  # rounding may leave the range
+    cosines = np.clip(rows[1:] @ rows[0], -1.0, 1.0)  # rounding can exceed the range
     return cosines.tolist(), reply.prompt_tokens
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import threading
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from support.service_harness import BAD_NAME, ServiceHarness
 from ollama_nb.api.chat import EmbedRequest
 from ollama_nb.api.events import Embeddings
 from ollama_nb.errors import OllamaError, RunnerCrashed
-from ollama_nb.service.embed import cut, shortest
+from ollama_nb.service.embed import THREAD_SIZE, cut, shortest
 
 
 def ask(harness: ServiceHarness, *inputs: str, old: bool = False, model: str = "m", **fields: Any) -> Embeddings:
@@ -49,6 +50,18 @@ def test_numbers_print_as_short_as_float32_allows() -> None:
     assert max(len(repr(number)) for number in told) <= 16
     assert shortest(np.array([0.1, 1e-7, -2.0], np.float32)) == (0.1, 1e-7, -2.0)
     assert math.isnan(shortest(np.array([np.nan], np.float32))[0])
+
+
+def test_many_numbers_are_converted_in_a_worker_thread(
+    harness: ServiceHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[int] = []
+    monkeypatch.setattr(
+        "ollama_nb.service.embed._convert", lambda rows, dimensions: threads.append(threading.get_ident()) or ()
+    )
+    ask(harness, "x")
+    ask(harness, *["x"] * (THREAD_SIZE // 4))
+    assert (threads[0] == threading.get_ident(), threads[1] == threading.get_ident()) == (True, False)
 
 
 def test_load_only(harness: ServiceHarness) -> None:
