@@ -1,1 +1,1 @@
-"""What Ollama does, as async use cases that know no transport."""
+"""The functions of Ollama as asynchronous use cases, independent of a transport."""

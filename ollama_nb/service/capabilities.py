@@ -27,7 +27,7 @@ _log = logging.getLogger("ollama_nb.service")
 
 
 def capabilities(model: Model, gguf: GGUF | None, go_template: bool | None) -> tuple[str, ...]:
-    """The capability words of a model, in a fixed order, unknown ones of its config at the end."""
+    """The capabilities of a model in a fixed order; unknown ones from its config come last."""
     found = set(model.config.capabilities) | _from_template(model, gguf, go_template) | _from_weights(gguf)
     if model.projectors:
         found.add("vision")
@@ -36,14 +36,14 @@ def capabilities(model: Model, gguf: GGUF | None, go_template: bool | None) -> t
 
 
 def check_thinking(model: Model, text: str, has: Collection[str]) -> None:
-    """Raise Ollama's error for a request that wants thinking of a model that cannot."""
+    """Raise ThinkingUnsupported unless the model can think."""
     if "thinking" not in has:
         old = any(family.hint_to_pull for family in families.of_model(model))
         raise ThinkingUnsupported(f'"{text}" does not support thinking' + (_RENEW_HINT if old else ""))
 
 
 def check(model: Model, text: str, has: Collection[str], use: str, extra: Collection[str] = ()) -> None:
-    """Raise Ollama's error unless a model can do ``use`` (``chat`` or ``generate``) and all of ``extra``."""
+    """Raise Unsupported unless the model can do ``use`` (``chat`` or ``generate``) and has all of ``extra``."""
     if "completion" not in has:
         raise CompletionUnsupported(f'"{text}" does not support {use}')
     missing = [word for word in extra if word not in has]
@@ -57,14 +57,14 @@ def _from_template(model: Model, gguf: GGUF | None, go_template: bool | None) ->
         chosen = chat_format(model, gguf, go_template)
         layer = facts(model.template) if model.template is not None else None
     except BadRequest as error:
-        # Such a model cannot answer, but it can be listed, shown and removed.
+        # Such a model cannot generate, but it can be listed, shown and deleted.
         _log.warning("template of %s: %s", model.name.short, error.message)
         return set()
     return _words(chosen, layer).union(*(family.capabilities for family in families.of_model(model)))
 
 
 def _words(chosen: ChatFormat, layer: Facts | None) -> set[str]:
-    """Suffix calls use the Go template even when chats do not."""
+    """The capabilities that the chat format gives. A suffix always uses the Go template ``layer``."""
     tools, thinking = chosen.tool_marker is not None, chosen.thinking is not None
     if chosen.renderer or chosen.family is not None:
         tools = layer is not None and layer.tools

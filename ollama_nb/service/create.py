@@ -1,4 +1,4 @@
-"""POST /api/create: a new model from an installed one, a package or uploaded blobs."""
+"""POST /api/create: create a model from an installed one, a package or uploaded blobs."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def _with_warnings(report: Report, warnings: tuple[str, ...], line: Progress) ->
 
 
 async def _base(backend: Backend, text: str) -> tuple[Model | None, PullPlan | None]:
-    """The model to build on, or how it is pulled first."""
+    """The model to build on, or the plan for pulling it first."""
     if not is_package(text):
         try:
             return await find(backend, text), None

@@ -199,7 +199,7 @@ def seeded(options: Options) -> Options:
 
 
 def constraint_text(request: Inference) -> str:
-    """The constraint of the request as ``wire.Complete.format`` takes it; empty if there is none.
+    """The constraint of the request as ``wire.Complete.format`` takes it; empty without a constraint.
 
     Raises BadRequest for more than one constraint and for an invalid ``format``.
     """

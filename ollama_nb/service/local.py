@@ -35,8 +35,8 @@ CURRENT, OUTDATED, LOCAL, UNKNOWN = "current", "outdated", "only here", "unknown
 
 
 @dataclass(frozen=True, slots=True)
-class Cleared:
-    """What ``prune`` removed, or would remove. ``young``: files that nothing uses, but not for long enough yet."""
+class PruneResult:
+    """What ``prune`` removed or would remove. ``young``: unused files of the last hour, which it keeps."""
 
     unused: FileTotals
     partial: FileTotals
@@ -46,8 +46,8 @@ class Cleared:
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
-    """What takes room: the store, and beside it what this program keeps for itself."""
+class DiskUsage:
+    """Disk usage of the store, and of the files that this program keeps beside it."""
 
     store: Usage
     prefixes: FileTotals
@@ -59,19 +59,19 @@ def open_store(settings: Settings) -> Store:
 
 
 def fsck(settings: Settings, *, repair: bool, report: Report, cancelled: threading.Event) -> check.CheckResult:
-    """Check every blob and manifest; with ``repair``, broken ones are set aside."""
+    """Check every blob and manifest; with ``repair``, move broken ones out of the store."""
     aside = _aside(settings) / time.strftime("%Y%m%d-%H%M%S") if repair else None
     return check.check(open_store(settings), aside=aside, report=report, cancelled=cancelled)
 
 
-def df(settings: Settings) -> Room:
-    return Room(
+def df(settings: Settings) -> DiskUsage:
+    return DiskUsage(
         usage(open_store(settings)), file_totals(_prefixes(settings)), file_totals(files_below(_aside(settings)))
     )
 
 
-def prune(settings: Settings, *, dry_run: bool) -> Cleared:
-    """Remove unused blobs and unfinished downloads older than an hour, kept prefixes, and what ``fsck`` set aside.
+def prune(settings: Settings, *, dry_run: bool) -> PruneResult:
+    """Remove unused blobs and unfinished downloads older than an hour, stored prefixes, and what ``fsck`` set aside.
 
     Raises StoreError, and removes nothing, when a manifest cannot be read: what it uses is not known.
     """
@@ -82,12 +82,12 @@ def prune(settings: Settings, *, dry_run: bool) -> Cleared:
         raise StoreError(
             f"nothing was removed, because a manifest cannot be read: {broken}; `ollama-nb fsck --repair` sets it aside"
         )
-    room = df(settings)
+    used = df(settings)
     unused = file_totals(path for path in stale if digest_in_name(path.name))
     partial = file_totals((path for path in stale if not digest_in_name(path.name)), sparse=True)
     left = FileTotals(
-        room.store.unused.files + room.store.partial.files - unused.files - partial.files,
-        room.store.unused.bytes + room.store.partial.bytes - unused.bytes - partial.bytes,
+        used.store.unused.files + used.store.partial.files - unused.files - partial.files,
+        used.store.unused.bytes + used.store.partial.bytes - unused.bytes - partial.bytes,
     )
     if not dry_run:
         store.prune()
@@ -95,7 +95,7 @@ def prune(settings: Settings, *, dry_run: bool) -> Cleared:
         for path in _prefixes(settings):
             tree.remove(path)
         shutil.rmtree(_aside(settings), ignore_errors=True)
-    return Cleared(unused, partial, room.prefixes, room.set_aside, left)
+    return PruneResult(unused, partial, used.prefixes, used.set_aside, left)
 
 
 def _aside(settings: Settings) -> Path:
@@ -112,8 +112,8 @@ def _prefixes(settings: Settings) -> list[Path]:
 
 
 @dataclass(frozen=True, slots=True)
-class Compared:
-    """A model here and there, by the digests of its manifests; ``why``: what kept us from knowing."""
+class VersionCheck:
+    """The manifest digests of a model on this machine and in its registry. ``why`` explains an unknown state."""
 
     name: str
     here: str
@@ -122,30 +122,37 @@ class Compared:
     why: str = ""
 
 
-def outdated(settings: Settings, store: Store, texts: Sequence[str], *, insecure: bool = False) -> Iterator[Compared]:
-    """Compare the named models, or all that are installed; a registry that does not answer is asked once."""
+def outdated(
+    settings: Settings, store: Store, texts: Sequence[str], *, insecure: bool = False
+) -> Iterator[VersionCheck]:
+    """Compare the named models, or all installed ones. A registry that does not respond is contacted only once.
+
+    The registries learn the names of the models.
+    """
     models = [find_in(store, text) for text in texts] if texts else store.models()
     access = RegistryAccess.of_user(settings.key, settings.home)
-    silent: dict[str, str] = {}
+    unreachable: dict[str, str] = {}
     for model in sorted(models, key=lambda model: model.name):
-        yield _compared(model.name, model.digest, access, silent, insecure)
+        yield _compare(model.name, model.digest, access, unreachable, insecure)
 
 
-def _compared(name: ModelName, here: str, access: RegistryAccess, silent: dict[str, str], insecure: bool) -> Compared:
+def _compare(
+    name: ModelName, here: str, access: RegistryAccess, unreachable: dict[str, str], insecure: bool
+) -> VersionCheck:
     if is_bundled(name):
-        return Compared(name.short, here, "", LOCAL)
-    if name.host in silent:
-        return Compared(name.short, here, "", UNKNOWN, silent[name.host])
+        return VersionCheck(name.short, here, "", LOCAL)
+    if name.host in unreachable:
+        return VersionCheck(name.short, here, "", UNKNOWN, unreachable[name.host])
     try:
         with open_registry(name, access, threading.Event(), insecure=insecure) as registry:
             there = hashlib.sha256(registry.manifest()).hexdigest()
     except NotInRegistry:
-        return Compared(name.short, here, "", LOCAL)
+        return VersionCheck(name.short, here, "", LOCAL)
     except OllamaError as error:
         if isinstance(error, RegistryUnreachable):
-            silent[name.host] = error.message
-        return Compared(name.short, here, "", UNKNOWN, error.message)
-    return Compared(name.short, here, there, CURRENT if here == there else OUTDATED)
+            unreachable[name.host] = error.message
+        return VersionCheck(name.short, here, "", UNKNOWN, error.message)
+    return VersionCheck(name.short, here, there, CURRENT if here == there else OUTDATED)
 
 
 def pack_wheel(
@@ -172,14 +179,14 @@ def pack_wheel(
 
 
 def export_models(store: Store, texts: Sequence[str], path: Path, *, report: Report) -> list[Model]:
-    """Write models into one tar file; a model that is named twice is written once."""
+    """Write models into one tar file. A model that is named twice is written once."""
     models = list({model.name: model for model in (find_in(store, text) for text in texts)}.values())
     archive.export(models, store.blobs, path, report=report, cancelled=threading.Event())
     return models
 
 
 def import_models(store: Store, path: Path, *, as_: str = "", report: Report) -> list[str]:
-    """Take over the models of a tar file; return their short names."""
+    """Import the models of a tar file; return their short names."""
     target = parse_name(as_) if as_ else None
     names = archive.import_models(path, store, as_=target, report=report, cancelled=threading.Event())
     return [name.short for name in names]
@@ -191,7 +198,7 @@ def _plain_name(model: Model) -> str:
 
 
 def _files(model: Model) -> dict[str, Digest]:
-    """The GGUF files of a model by their names in the wheel, its weights first."""
+    """The GGUF files of a model by their names in the wheel, weights first."""
     files: dict[str, Digest] = {}
     for kind in GGUF_KINDS:
         for layer in model.manifest.layers:
@@ -199,23 +206,23 @@ def _files(model: Model) -> dict[str, Digest]:
                 number = sum(name.startswith(kind) for name in files)
                 files[f"{kind}-{number + 1}.gguf" if number else f"{kind}.gguf"] = layer.digest
     if "model.gguf" not in files:
-        raise BadRequest(f"model '{model.name.short}' has no GGUF weights: only those go into a wheel")
+        raise BadRequest(f"model '{model.name.short}' has no GGUF weights, and a wheel can contain nothing else")
     return files
 
 
 def _command(file: str) -> str:
-    """The word of a Modelfile for a file of that name."""
+    """The Modelfile command for a file of that name."""
     return {"adapter": "ADAPTER", "draft": "DRAFT"}.get(file.partition(".")[0].partition("-")[0], "FROM")
 
 
 def _check_modelfile(model: Model, text: str) -> None:
-    """What is packed must come out again."""
+    """Raise BadRequest if the Modelfile loses anything of the model."""
     parts = modelfile.parse(text).request_parts()
     if parts.parameters != dict(model.params):
         changed = sorted(set(model.params) - set(parts.parameters)) or sorted(model.params)
         raise BadRequest(f"the parameters {', '.join(changed)} of '{model.name.short}' cannot be put into a Modelfile")
     if parts.messages != model.messages:
-        raise BadRequest(f"'{model.name.short}' has messages with pictures or tool calls, which no Modelfile can hold")
+        raise BadRequest(f"'{model.name.short}' has messages with images or tool calls, which a Modelfile cannot hold")
 
 
 def _card(store: Store, model: Model, distribution: str) -> str:

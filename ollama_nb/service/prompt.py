@@ -19,18 +19,17 @@ from ollama_nb.errors import TemplateError
 from ollama_nb.runner.pool import Lease
 from ollama_nb.service.backend import Backend
 
-PROBES = 8
-IMAGE_TOKENS = 768
-"""What one image is taken to need when the model has a projector of its own."""
+PROBES = 8  # candidates of one round
+IMAGE_TOKENS = 768  # estimated tokens of one image, for models with a projector
 ROLES = ("system", "user", "assistant", "tool")
 _THINK_BLOCK = re.compile(r"<think>.*?</think>\n*", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """Text ready for the runner, and what was left out of it. ``tokens`` None: not counted.
+    """A rendered prompt and what was dropped from it. ``tokens`` is None where they were not counted.
 
-    ``warnings``: of messages that the template left out.
+    ``warnings`` name messages that the template omits.
     """
 
     text: str
@@ -51,14 +50,13 @@ class _Probe:
 async def fit(backend: Backend, lease: Lease, job: PromptJob, limit: int, *, image_tokens: int = 0) -> Prompt:
     """Render ``job`` and drop the oldest messages until it has at most ``limit`` tokens, specials included.
 
-    When even the last message alone is too long, it is what remains: the runner decides about it.
-    Raises TemplateError.
+    The last message is always kept, even when it is too long. Raises TemplateError.
     """
     text = (await backend.renderer.render(job))[0]
     images = count_images(job.messages)
     if _surely_fits(text, limit) and not images:
         return Prompt(text)
-    whole = (await _weigh(lease, job, (0,), (text,), image_tokens))[0]
+    whole = (await _count(lease, job, (0,), (text,), image_tokens))[0]
     allowed = cuts(job.messages)
     if whole.tokens <= limit or not allowed:
         return Prompt(text, whole.tokens, image_count=images)
@@ -67,7 +65,7 @@ async def fit(backend: Backend, lease: Lease, job: PromptJob, limit: int, *, ima
     return Prompt(
         best.text,
         best.tokens,
-        really_dropped(job.messages, best.cut),
+        dropped_count(job.messages, best.cut),
         max(0, whole.tokens - best.tokens),
         count_images(kept),
     )
@@ -80,7 +78,7 @@ def count_images(messages: Sequence[Message]) -> int:
 async def _best_cut(
     backend: Backend, lease: Lease, job: PromptJob, allowed: Sequence[int], limit: int, image_tokens: int
 ) -> _Probe:
-    """The smallest cut that fits. Templates that want user and assistant to take turns are cut between whole turns."""
+    """The smallest cut that fits. If the template requires alternating roles, only whole turns are cut."""
     try:
         return await _shortest_cut(backend, lease, job, allowed, limit, image_tokens)
     except TemplateError:
@@ -93,14 +91,14 @@ async def _best_cut(
 async def _shortest_cut(
     backend: Backend, lease: Lease, job: PromptJob, allowed: Sequence[int], limit: int, image_tokens: int
 ) -> _Probe:
-    """The smallest allowed cut that fits; the largest one when none does."""
+    """The smallest allowed cut that fits; the largest one if all are too long."""
     low, high = 0, len(allowed) - 1
     best: _Probe | None = None
     while low <= high:
         places = spread(low, high)
         drops = tuple(allowed[place] for place in places)
         texts = await backend.renderer.render(replace(job, drops=drops))
-        probes = await _weigh(lease, job, drops, texts, image_tokens)
+        probes = await _count(lease, job, drops, texts, image_tokens)
         fitting = next((at for at, probe in enumerate(probes) if probe.tokens <= limit), None)
         if fitting is None:
             best = best or probes[-1]
@@ -111,7 +109,7 @@ async def _shortest_cut(
     return best
 
 
-async def _weigh(
+async def _count(
     lease: Lease, job: PromptJob, drops: Sequence[int], texts: Sequence[str], image_tokens: int
 ) -> list[_Probe]:
     counts = await lease.runner.count_tokens(texts)
@@ -122,27 +120,27 @@ async def _weigh(
 
 
 def spread(low: int, high: int) -> list[int]:
-    """At most PROBES places from ``low`` to ``high``, evenly spread, the last one always ``high``."""
+    """At most PROBES indices from ``low`` to ``high``, evenly spread, ``high`` included."""
     count = min(PROBES, high - low + 1)
     return sorted({high - (high - low + 1) * step // count for step in range(count)})
 
 
 def _surely_fits(text: str, limit: int) -> bool:
-    """A token covers a byte at least, but for a few that a tokenizer adds: a short prompt need not be counted."""
+    """Whether a prompt is so short that it need not be counted: a token covers at least one byte of most texts."""
     return 2 * len(text.encode("utf-8", "replace")) + 8 <= limit
 
 
 def chat_messages(model: Model, messages: Sequence[Message]) -> tuple[Message, ...]:
-    """The model's stored messages, then the request's; the model's system text in front of all.
+    """The model's system text, its stored messages, then the messages of the request.
 
-    Only the first request message decides whether that system text is added, as in Ollama.
+    As in Ollama, the system text is added unless the first message of the request is a system message.
     """
     system = (Message("system", model.system),) if model.system and messages[0].role != "system" else ()
     return without_old_thinking(model, (*system, *model.messages, *messages))
 
 
 def generate_messages(model: Model, request: GenerateRequest) -> tuple[Message, ...]:
-    """System text (the request's, else the model's), stored messages unless a context continues them, the prompt."""
+    """The system text of the request or the model, the stored messages unless a context replaces them, the prompt."""
     text = request.system or model.system
     system = (Message("system", text),) if text else ()
     stored = model.messages if request.context is None else ()
@@ -163,12 +161,12 @@ def without_old_thinking(model: Model, messages: tuple[Message, ...]) -> tuple[M
 
 
 def omitted_roles(messages: Sequence[Message], prompt: str) -> tuple[str, ...]:
-    """A warning for each message whose role the template has no place for: it is not in the prompt that came of it.
+    """A warning for each message with an unusual role whose content is not in the rendered prompt.
 
-    Templates decide about roles, and some know more than the usual ones, so none is refused.
+    Which roles are valid depends on the template, so that no role is refused in advance.
     """
     return tuple(
-        f'messages[{at}] was left out: the template of this model has no place for the role "{message.role[:64]}"'
+        f'messages[{at}] was left out: the template of this model does not support the role "{message.role[:64]}"'
         + "".join(f', did you mean "{near}"?' for near in difflib.get_close_matches(message.role[:64], ROLES, n=1))
         for at, message in enumerate(messages)
         if message.role not in ROLES and message.content.strip() not in prompt
@@ -176,13 +174,13 @@ def omitted_roles(messages: Sequence[Message], prompt: str) -> tuple[str, ...]:
 
 
 def cuts(messages: Sequence[Message]) -> list[int]:
-    """How many of the oldest messages may be dropped, fewest first.
+    """The numbers of oldest messages that may be dropped, in ascending order.
 
-    The last message always stays, and a tool's answer never outlives the call that it answers.
+    The last message is always kept, and a tool result is never kept without its call.
     """
     return [at for at in range(1, len(messages)) if messages[at].role != "tool"]
 
 
-def really_dropped(messages: Sequence[Message], cut: int) -> int:
-    """Messages that a cut loses: system messages before it are kept."""
+def dropped_count(messages: Sequence[Message], cut: int) -> int:
+    """The number of messages that a cut drops; system messages before it are kept."""
     return sum(message.role != "system" for message in messages[:cut])

@@ -243,7 +243,7 @@ class ModelRun:
         return self.finished.output_tokens if self.finished is not None else len(self._pieces)
 
     async def figures(self) -> wire.Finished:
-        """The runner's figures; for a run that was cancelled, those that are known."""
+        """The runner's figures; for a cancelled run, the known ones."""
         if self.finished is not None:
             return self.finished
         drafted, accepted = self._drafts

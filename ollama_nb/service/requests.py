@@ -26,7 +26,7 @@ QUEUED, LOADING, PROMPT, GENERATING = STATES = "queued", "loading", "prompt", "g
 
 @dataclass(frozen=True, slots=True)
 class QueueEntry:
-    """One live request as ``/api/queue`` shows it. ``position``: 0 when it is being served, else its place in line."""
+    """One live request as in ``/api/queue``. ``position`` is its place among the waiting ones, 0 when it is served."""
 
     id: str
     model: str
@@ -42,7 +42,7 @@ class QueueEntry:
 
 
 class LiveRequest:
-    """One request from its arrival to its end."""
+    """The state of one request, from its arrival to its end."""
 
     def __init__(self, id: str, model: str, kind: str) -> None:
         self.id, self.model, self.kind = id, model, kind
@@ -58,11 +58,11 @@ class LiveRequest:
 
     @property
     def seconds(self) -> float:
-        """Time since the request came."""
+        """Seconds since the request arrived."""
         return time.perf_counter() - self.arrived
 
     def token(self, drafted: int = 0, accepted: int = 0) -> None:
-        """Count one generated token, and those that were drafted and accepted since the last one."""
+        """Count one generated token, and the tokens drafted and accepted since the previous call."""
         if self._first_token is None:
             self._first_token = time.perf_counter()
         self.state = GENERATING
@@ -77,10 +77,10 @@ class LiveRequest:
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:
-        """Inside, ``cancel`` turns the running await into Cancelled; a cancel that came before does so at once.
+        """Inside this context, ``cancel`` makes the current await raise Cancelled; an earlier cancel does so on entry.
 
-        The task is interrupted as ``asyncio.timeout`` does it, so a token costs no extra task. A cancellation from
-        outside (the client went away) passes through as what it is.
+        The task is interrupted in the way of ``asyncio.timeout``, so that no extra task per token is needed. A
+        cancellation from outside (the client went away) remains a CancelledError.
         """
         if self.cancelled:
             raise Cancelled
@@ -113,7 +113,7 @@ class Requests:
 
     @contextmanager
     def enter(self, request_id: str, model: str, kind: str) -> Iterator[LiveRequest]:
-        """List a request while the block runs; without an id it gets a random one."""
+        """List a request while the context is open; an empty id is replaced by a random one."""
         live = LiveRequest(request_id or secrets.token_hex(8), model, kind)
         number = next(self._serial)
         self._live[number] = live
@@ -123,14 +123,14 @@ class Requests:
             del self._live[number]
 
     def cancel(self, request_id: str) -> bool:
-        """Cancel every live request of that id; False when there is none."""
+        """Cancel every live request with that id. Return whether there was one."""
         found = [live for live in self._live.values() if live.id == request_id]
         for live in found:
             live.cancel()
         return bool(found)
 
     def queue(self) -> list[QueueEntry]:
-        """What is waiting and running now, oldest first."""
+        """The waiting and running requests, oldest first."""
         places = itertools.count(1)
         return [live.entry(next(places) if live.state == QUEUED else 0) for live in self._live.values()]
 

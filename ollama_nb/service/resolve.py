@@ -1,7 +1,7 @@
-"""From the text that a client sent to a local model, with the error texts that clients know.
+"""From a model name in a request to a local model, with Ollama's error messages; and the bundled model.
 
-Source suffixes are taken off first: ``…:local`` insists on a local model, ``…:cloud`` and tags ending in ``-cloud``
-mean a remote one, which this program does not run.
+Source suffixes are removed first: ``…:local`` requires a local model; ``…:cloud`` and tags ending in ``-cloud`` mean a
+remote one, which this program does not run.
 """
 
 from __future__ import annotations
@@ -29,22 +29,25 @@ _PIN = re.compile(r"sha256:[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
-    """A parsed model reference; ``cloud`` ones are not ours to run."""
+class ModelReference:
+    """A model name with its source suffix; ``cloud`` models are not run by this program."""
 
     name: ModelName
     cloud: bool = False
     local: bool = False
 
 
-def parse_source(text: str) -> Source:
-    """Blanks around a name do not matter. Raise InvalidName for no name, BadRequest for suffixes that contradict."""
+def parse_reference(text: str) -> ModelReference:
+    """Parse a name; surrounding blanks are ignored.
+
+    Raises InvalidName, and BadRequest for suffixes that contradict each other.
+    """
     rest, suffix = _cut_suffix(text.strip())
     cloud = suffix == "cloud" or _has_cloud_tag(rest)
     local = suffix == "local"
     if (cloud and local) or (suffix and _cut_suffix(rest)[1] not in ("", suffix)):
         raise BadRequest(f'use either :local or :cloud, not both: "{text}"')
-    return Source(ModelName.parse(rest), cloud, local)
+    return ModelReference(ModelName.parse(rest), cloud, local)
 
 
 def _cut_suffix(text: str) -> tuple[str, str]:
@@ -58,17 +61,17 @@ def _has_cloud_tag(text: str) -> bool:
 
 
 async def find(backend: Backend, text: str, *, cloud_error: str = CLOUD_MODEL) -> Model:
-    """The local model that ``text`` names; a bundled one registers itself now.
+    """Return the local model named ``text``. The bundled model is registered on its first use.
 
-    Raises InvalidName, Forbidden for cloud models and stubs of remote ones, ModelNotFound with the client's own text.
+    Raises InvalidName, Forbidden for cloud models and stubs of remote ones, and ModelNotFound with the text as given.
     """
     return await asyncio.to_thread(find_in, backend.store, text, cloud_error=cloud_error)
 
 
 def find_in(store: Store, text: str, *, cloud_error: str = CLOUD_MODEL) -> Model:
-    """``find``, blocking. ``NAME@sha256:…`` insists on the model of that digest."""
+    """``find``, blocking. ``NAME@sha256:…`` requires the model to have that digest."""
     named, _, pin = text.strip().partition("@")
-    source = parse_source(named if not pin or _PIN.fullmatch(pin) else text)
+    source = parse_reference(named if not pin or _PIN.fullmatch(pin) else text)
     if source.cloud:
         raise Forbidden(cloud_error)
     try:
@@ -83,10 +86,10 @@ def find_in(store: Store, text: str, *, cloud_error: str = CLOUD_MODEL) -> Model
 
 
 async def weights_header(backend: Backend, model: Model, text: str) -> GGUF:
-    """The header of the model's weights.
+    """Read the header of the model's weights.
 
-    Raises ModelNotFound when the file has vanished, CorruptModel when it is none, BadRequest when there is nothing
-    that the engine runs.
+    Raises ModelNotFound when the file is missing, CorruptModel when it is not a GGUF file, and Unsupported when the
+    model has no weights that the engine can run.
     """
     weights = model.weights
     if weights is None:
@@ -104,7 +107,7 @@ def _resolve(store: Store, name: ModelName) -> Model:
 
 
 def parse_name(text: str, error: str = "") -> ModelName:
-    """A bare model name (no source suffixes), with the caller's own error text before the reason."""
+    """Parse a model name without source suffixes. ``error`` is put before the reason in the message of InvalidName."""
     if error and (why := ModelName.fault(text)):
         raise InvalidName(f"{error} ({why})" if text else error)
     return ModelName.parse(text)
@@ -115,12 +118,12 @@ def is_bundled(name: ModelName) -> bool:
 
 
 def register_bundled(store: Store) -> None:
-    """Put the bundled model into the store, its Modelfile applied; nothing happens when the name is taken. Blocking.
+    """Put the bundled model into the store, with its Modelfile applied. Blocking.
 
-    One that has lost some of its files gets them back.
+    A model of that name that has all its files is left as it is; missing files are restored.
     """
     with _registering:
-        if _is_whole(store):
+        if _is_complete(store):
             return
         parts = modelfile.parse(sprout.MODELFILE.read_bytes()).request_parts()
         weights = store.blobs.add_file(sprout.GGUF)
@@ -131,10 +134,10 @@ def register_bundled(store: Store) -> None:
             parameters=parts.parameters,
             licenses=parts.licenses,
         )
-        assemble(store, request, base=None, files={sprout.GGUF.name: weights}, report=_say_nothing)
+        assemble(store, request, base=None, files={sprout.GGUF.name: weights}, report=_ignore_progress)
 
 
-def _is_whole(store: Store) -> bool:
+def _is_complete(store: Store) -> bool:
     try:
         model = store.resolve(SPROUT)
     except OllamaError:
@@ -142,5 +145,5 @@ def _is_whole(store: Store) -> bool:
     return model.weights is None or model.weights.is_file()
 
 
-def _say_nothing(progress: Progress) -> None:
-    """First use is silent: it takes a moment."""
+def _ignore_progress(progress: Progress) -> None:
+    """Registration takes a moment only and reports nothing."""

@@ -1,6 +1,6 @@
-"""What Ollama does, asynchronous and without a transport: one object that both HTTP hosts hold.
+"""The functions of Ollama as one asynchronous object, independent of a transport; both HTTP hosts use it.
 
-It opens the store, the runners and the render process, hands them to the use cases beside it, and closes them.
+It opens the store, the runner pool and the render process, binds the use cases to them, and closes them.
 """
 
 from __future__ import annotations
@@ -36,7 +36,10 @@ _log = logging.getLogger("ollama_nb.service")
 
 
 class Service:
-    """Belongs to one event loop. Closing a generator that it gave out cancels the work behind it."""
+    """The use cases, bound to one backend. It belongs to one event loop.
+
+    Closing a generator that one of them returns cancels the work behind it.
+    """
 
     def __init__(self, settings: Settings, *, pool: Pool | None = None, renderer: Renderer | None = None) -> None:
         self.requests = Requests()
@@ -64,8 +67,8 @@ class Service:
         self.push = partial(push_model, backend)
 
     async def start(self) -> None:
-        """Tidy the store. A store that cannot be tidied is reported by the request that needs it."""
-        with contextlib.suppress(OSError):  # whoever makes a folder below it first would leave it open to others
+        """Tidy the store. If that fails, the error is logged; requests that need the store report it."""
+        with contextlib.suppress(OSError):  # a folder below it, made first, would give it default permissions
             self._backend.settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
             await asyncio.to_thread(self._tidy)
@@ -95,14 +98,14 @@ class Service:
         return self._backend.store
 
     async def digest(self, model: str) -> str:
-        """The digest of the local model that ``model`` names. Raises InvalidName, ModelNotFound and the like."""
+        """Return the digest of the local model named ``model``. Raises InvalidName, Forbidden and ModelNotFound."""
         return (await find(self._backend, model)).digest
 
     def running(self) -> Sequence[Running]:
         return self._backend.pool.running()
 
     async def runner_stats(self) -> Sequence[tuple[str, dict[str, Any]]]:
-        """The engine's counters of every loaded model, by its short name."""
+        """Return the engine's counters of every loaded model, by short name."""
         return [(model.name.short, counters) for model, counters in await self._backend.pool.stats()]
 
     def _tidy(self) -> None:

@@ -14,15 +14,15 @@ from ollama_nb.template.facts import facts, jinja_facts, jinja_preferred
 THINK_TAGS = ("<think>", "</think>")
 
 _BARE = "{{ .Prompt }}"
-"""The template of a model that has none and names a renderer or a parser."""
+"""Used for a model without a template that names a renderer or a parser."""
 
 
 @dataclass(frozen=True, slots=True)
 class ChatFormat:
-    """How a model's prompts are made and its replies read.
+    """How a model's prompts are rendered and its replies parsed.
 
-    ``template`` is empty when the model brings none: generate then sends the bare prompt, chat uses ChatML.
-    ``family`` reads the replies of models that name a parser; ``thinking`` and ``tool_marker`` serve all others.
+    ``template`` is empty when the model has no template: generate then sends the prompt as it is, chat uses ChatML.
+    ``family`` parses the replies of models that name a parser; ``thinking`` and ``tool_marker`` are for the others.
     """
 
     kind: TemplateKind
@@ -34,11 +34,11 @@ class ChatFormat:
 
 
 def chat_format(model: Model, gguf: GGUF | None, go_template: bool | None) -> ChatFormat:
-    """Choose the template. ``go_template`` is OLLAMA_GO_TEMPLATE. Raises TemplateError for a Go template that is none,
-    BadRequest for a renderer or parser that nobody knows.
+    """Choose the renderer or template of a model. ``go_template`` is the setting OLLAMA_GO_TEMPLATE.
 
-    A renderer or a parser that the config names rules. Else the Go layer does, unless the GGUF's own Jinja template can
-    do more without losing tool results.
+    A renderer or parser named in the config comes first, then the Go template of the manifest, unless the Jinja
+    template in the GGUF supports more and also supports tool results. Raises TemplateError for an invalid Go template,
+    BadRequest for an unknown renderer or parser.
     """
     if model.config.renderer or families.parser_name(model):
         return _named_format(model)
@@ -52,7 +52,7 @@ def chat_format(model: Model, gguf: GGUF | None, go_template: bool | None) -> Ch
 
 
 def check_template(text: str) -> None:
-    """Raise BadRequest unless ``text`` is a Go template (or empty)."""
+    """Raise TemplateError unless ``text`` is empty or a valid Go template."""
     try:
         facts(text)
     except TemplateError as error:
@@ -68,7 +68,7 @@ def check_names(renderer: str, parser: str) -> None:
 
 
 def chat_template(gguf: GGUF | None) -> str:
-    """The Jinja chat template inside a GGUF, or nothing."""
+    """The Jinja chat template inside a GGUF; empty if it is missing."""
     text = gguf.metadata.get("tokenizer.chat_template") if gguf is not None else None
     return text if isinstance(text, str) else ""
 

@@ -1,6 +1,6 @@
 """POST /api/tokenize and /api/detokenize: text to tokens and back, without loading weights.
 
-A model that is loaded anyway answers; else a runner that holds its vocabulary only.
+If the model is loaded, its runner is used; otherwise a runner that holds only the vocabulary.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ollama_nb.service.resolve import find, weights_header
 
 
 async def tokenize(backend: Backend, request: TokenizeRequest) -> tuple[int, ...]:
-    """The tokens of a prompt as it stands, or of a chat as it would be rendered, nothing left out.
+    """Return the tokens of a prompt as it is, or of a whole chat as it would be rendered.
 
     Raises ModelNotFound, BadRequest, TemplateError.
     """
@@ -41,7 +41,7 @@ async def tokenize(backend: Backend, request: TokenizeRequest) -> tuple[int, ...
 
 
 async def detokenize(backend: Backend, model_text: str, tokens: Sequence[int]) -> str:
-    """The text of tokens, special ones as their text. Raises ModelNotFound, BadRequest for a number that is none."""
+    """Return the text of tokens, special tokens included. Raises ModelNotFound, BadRequest for an invalid token."""
     if not model_text:
         raise BadRequest("model is required")
     model = await find(backend, model_text)
@@ -50,11 +50,11 @@ async def detokenize(backend: Backend, model_text: str, tokens: Sequence[int]) -
 
 
 async def text_of(runner: Runner, tokens: Sequence[int], model_text: str) -> str:
-    """The text of tokens that a client sent. Raises BadRequest for a number that is no token."""
+    """Return the text of tokens from a client. Raises BadRequest for an invalid token."""
     count = runner.loaded.n_vocab
     for token in tokens:
         if not 0 <= token < count:
-            raise BadRequest(f'{token} is no token of "{model_text}": its tokens are 0 to {count - 1}')
+            raise BadRequest(f'{token} is not a token of "{model_text}": its tokens are 0 to {count - 1}')
     return await runner.detokenize(tokens)
 
 
@@ -70,7 +70,7 @@ async def _vocabulary(backend: Backend, model: Model, text: str) -> AsyncIterato
     if loaded is not None:
         try:
             yield loaded
-        except RunnerCrashed:  # unloaded in the meantime: no fault of this request's
+        except RunnerCrashed:  # the model was unloaded meanwhile
             if loaded.alive:
                 raise
             raise RunnerCrashed(f'"{text}" was unloaded while its tokens were counted, please try again') from None

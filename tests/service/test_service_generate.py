@@ -70,7 +70,7 @@ def test_a_context_holds_tokens(tmp_path: Path) -> None:
     harness = ServiceHarness(tmp_path)
     harness.make("m", template=PLAIN)
     for token in (-1, 100):
-        with pytest.raises(BadRequest, match=f'^{token} is no token of "m": its tokens are 0 to 99$'):
+        with pytest.raises(BadRequest, match=f'^{token} is not a token of "m": its tokens are 0 to 99$'):
             ask(harness, context=(3, token))
 
 

@@ -13,7 +13,7 @@ from support.service_harness import ServiceHarness
 
 from ollama_nb.api.names import ModelName
 from ollama_nb.errors import ModelNotFound
-from ollama_nb.service.local import CURRENT, LOCAL, OUTDATED, UNKNOWN, Compared, outdated
+from ollama_nb.service.local import CURRENT, LOCAL, OUTDATED, UNKNOWN, VersionCheck, outdated
 from ollama_nb.service.resolve import register_bundled
 
 
@@ -40,12 +40,12 @@ def test_compared(tmp_path: Path, registry: ChaosRegistry) -> None:
     there = hashlib.sha256(registry.manifests["/v2/a/newer/manifests/q4"]).hexdigest()
     host = registry.host
     assert found == {
-        f"{host}/a/gone:latest": Compared(f"{host}/a/gone:latest", digests["a/gone:latest"], "", LOCAL),
-        f"{host}/a/newer:q4": Compared(f"{host}/a/newer:q4", digests["a/newer:q4"], there, OUTDATED),
-        f"{host}/a/same:latest": Compared(
+        f"{host}/a/gone:latest": VersionCheck(f"{host}/a/gone:latest", digests["a/gone:latest"], "", LOCAL),
+        f"{host}/a/newer:q4": VersionCheck(f"{host}/a/newer:q4", digests["a/newer:q4"], there, OUTDATED),
+        f"{host}/a/same:latest": VersionCheck(
             f"{host}/a/same:latest", digests["a/same:latest"], digests["a/same:latest"], CURRENT
         ),
-        "sprout:latest": Compared("sprout:latest", found["sprout:latest"].here, "", LOCAL),
+        "sprout:latest": VersionCheck("sprout:latest", found["sprout:latest"].here, "", LOCAL),
     }
     assert len(registry.asked) == before + 3
     (one,) = outdated(harness.settings, harness.service.store, [f"{host}/a/newer:q4"], insecure=True)

@@ -11,7 +11,7 @@ from support.service_harness import BAD_NAME, ServiceHarness
 from ollama_nb.api.models import ModelConfig
 from ollama_nb.api.names import ModelName
 from ollama_nb.errors import BadRequest, Forbidden, InvalidName, ModelNotFound, OllamaError
-from ollama_nb.service.resolve import find, find_in, parse_source
+from ollama_nb.service.resolve import find, find_in, parse_reference
 from ollama_nb.store.manifest import config_layer, encode_config
 
 
@@ -30,14 +30,14 @@ from ollama_nb.store.manifest import config_layer, encode_config
     ],
 )
 def test_source_suffixes(text: str, name: str, cloud: bool, local: bool) -> None:
-    source = parse_source(text)
+    source = parse_reference(text)
     assert (source.name.short, source.cloud, source.local) == (name, cloud, local)
 
 
 @pytest.mark.parametrize("text", ["m:cloud:local", "m:local:cloud", "m:8b-cloud:local"])
 def test_contradicting_suffixes(text: str) -> None:
     with pytest.raises(BadRequest, match=f'use either :local or :cloud, not both: "{text}"'):
-        parse_source(text)
+        parse_reference(text)
 
 
 @pytest.mark.parametrize(

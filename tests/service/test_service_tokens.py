@@ -68,7 +68,7 @@ def test_errors(harness: ServiceHarness, fields: dict[str, Any], status: int, me
 def test_only_tokens_have_a_text(harness: ServiceHarness) -> None:
     assert asyncio.run(harness.service.detokenize("m", (3, 99))) == "<3><99>"
     for token in (-1, 100, 1 << 62):
-        with pytest.raises(OllamaError, match=f'{token} is no token of "m": its tokens are 0 to 99') as caught:
+        with pytest.raises(OllamaError, match=f'{token} is not a token of "m": its tokens are 0 to 99') as caught:
             asyncio.run(harness.service.detokenize("m", (1, token)))
         assert caught.value.status == 400
     for model, message in (("", "model is required"), ("no", "model 'no' not found")):

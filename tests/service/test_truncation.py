@@ -15,7 +15,7 @@ from support.service_harness import FakeLease, ServiceHarness
 from ollama_nb.api.chat import PromptJob, TemplateKind
 from ollama_nb.api.messages import Message
 from ollama_nb.errors import TemplateError
-from ollama_nb.service.prompt import PROBES, Prompt, cuts, fit, really_dropped, spread
+from ollama_nb.service.prompt import PROBES, Prompt, cuts, dropped_count, fit, spread
 
 GO = "{{ range .Messages }}{{ .Role }} {{ .Content }} {{ end }}"
 LEGACY = "{{ if .System }}system {{ .System }} {{ end }}{{ .Prompt }} asked {{ .Response }} answered "
@@ -71,7 +71,7 @@ def test_as_if_one_message_at_a_time_were_left_out(
     assert prompt.text == text
     assert len(harness.renderer.jobs) <= 2 + math.ceil(math.log(1 + len(cuts(messages)), PROBES))
     if template != LEGACY:  # where it does not show which messages are there, equal prompts may have lost more or less
-        assert prompt.messages_dropped == really_dropped(messages, cut)
+        assert prompt.messages_dropped == dropped_count(messages, cut)
 
 
 @settings(max_examples=100, deadline=None)
@@ -85,7 +85,7 @@ def test_templates_that_want_turns_lose_whole_turns(lengths: list[int], system: 
     job = PromptJob(kind="jinja", template=TURNS, messages=messages)
     cut, text = one_at_a_time(harness, job, limit)
     prompt = fitted(harness, job, limit)
-    assert (prompt.text, prompt.messages_dropped) == (text, really_dropped(messages, cut))
+    assert (prompt.text, prompt.messages_dropped) == (text, dropped_count(messages, cut))
     assert len(harness.renderer.jobs) <= 2 + 2 * math.ceil(math.log(1 + len(messages), PROBES))
 
 
