@@ -15,7 +15,7 @@ def test_every_verb_can_be_completed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "expected"), [("ollama pu", ["pull", "push"]), ("ollama pull --s", ["--streams"]), ("ollama nosuch ", [])]
+    ("line", "expected"), [("ollama pu", ["pull", "push"]), ("ollama pull --s", ["--streams"]), ("ollama xyz", [])]
 )
 def test_a_shell_asks_for_completions(
     ollama: RunCommand, monkeypatch: pytest.MonkeyPatch, line: str, expected: list[str]
