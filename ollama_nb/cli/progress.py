@@ -45,9 +45,11 @@ class Spinner:
         self._stopped = False
 
     def stop(self) -> None:
+        """Keep the message without the symbol."""
         self._stopped = True
 
     def line(self, width: int) -> str:
+        """The current line; ``width`` is ignored."""
         text = self.message if self.percent is None else f"{self.message} {self.percent}%"
         if self._stopped:
             return f"{text} " if text else ""
@@ -72,6 +74,7 @@ class TransferBar:
         return self.completed >= self.total
 
     def set(self, completed: int) -> None:
+        """Record the transferred bytes."""
         self.completed = max(0, min(completed, self.total))
         now = self._clock()
         if now - self._samples[-1][0] >= 1:
@@ -83,6 +86,7 @@ class TransferBar:
         return max(0.0, (last - first) / max(1, round(end - start))) if end > start else 0.0
 
     def line(self, width: int) -> str:
+        """The current line in ``width`` columns."""
         left = f"{self.message.strip()} {self.percent:3d}%"
         right = self._right()
         inner = max(0, width - len(left) - len(right) - 5)
@@ -136,9 +140,11 @@ class ProgressDisplay:
         self.stop()
 
     def spinner(self, message: str) -> Spinner:
+        """Add a spinner."""
         return self._add(Spinner(message))
 
     def bar(self, message: str, total: int, completed: int = 0) -> TransferBar:
+        """Add a bar."""
         return self._add(TransferBar(message, total, completed))
 
     def touch(self, element: ProgressElement) -> None:

@@ -33,7 +33,7 @@ _UPSTREAM = "An error occurred while processing your message. Please try again."
 
 
 def converse(session: ReplSession) -> None:
-    """ReplSession until the user leaves. An error that is no fault of one message ends it."""
+    """Run the loop until the user leaves. Errors that concern more than one message end it."""
     session.preload()
     session.replay()
     editor = LineEditor(_history())

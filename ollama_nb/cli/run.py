@@ -41,11 +41,11 @@ class RunOptions:
 
 
 def run_model(**arguments: Any) -> None:
-    """Answer the prompt, or start a session when there is none and both ends are a terminal."""
+    """Answer the prompt, or start a session when there is no prompt and both ends are a terminal."""
     options = RunOptions(**arguments)
     fields = request_fields(options)
     client = connect()
-    pieces = [*_piped(), *options.prompt]
+    pieces = [*_read_stdin(), *options.prompt]
     interactive = not pieces and is_terminal(sys.stdin) and is_terminal(sys.stdout)
     info = _show_or_pull(client, options)
     capabilities = info.get("capabilities") or ()
@@ -64,7 +64,7 @@ def run_model(**arguments: Any) -> None:
 
 
 def request_fields(options: RunOptions) -> dict[str, Any]:
-    """The request fields ``think``, ``keep_alive`` and ``format``, without those that were not given."""
+    """The request fields ``think``, ``keep_alive`` and ``format``, as far as they were given."""
     fields: dict[str, Any] = {}
     if options.think is not None:
         fields["think"] = think_value(options.think)
@@ -94,7 +94,7 @@ def _schema(text: str) -> Any:
         raise BadRequest(f"invalid value for --format: neither json nor a JSON Schema ({error})") from None
 
 
-def _piped() -> list[str]:
+def _read_stdin() -> list[str]:
     """The text on standard input, unless that is a terminal or empty."""
     if is_terminal(sys.stdin):
         return []
@@ -153,14 +153,14 @@ def _make_session(
 def _embed(client: Client, options: RunOptions, text: str, fields: Mapping[str, Any]) -> None:
     if not text:
         raise BadRequest(_EMBED_USAGE.format(options.model))
-    more: dict[str, Any] = {}
+    given: dict[str, Any] = {}
     if options.truncate is not None:
-        more["truncate"] = options.truncate
+        given["truncate"] = options.truncate
     if options.dimensions > 0:
-        more["dimensions"] = options.dimensions
+        given["dimensions"] = options.dimensions
     if "keep_alive" in fields:
-        more["keep_alive"] = fields["keep_alive"]
-    vectors = client.embed(options.model, text, **more).get("embeddings")
+        given["keep_alive"] = fields["keep_alive"]
+    vectors = client.embed(options.model, text, **given).get("embeddings")
     if not vectors:
         raise OllamaError("no embeddings returned")
     print(json.dumps(vectors[0], separators=(",", ":")))

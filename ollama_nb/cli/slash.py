@@ -116,10 +116,12 @@ def handle(line: str, session: ReplSession, keep_history: Callable[[bool], None]
 
 
 def leaves(line: str) -> bool:
+    """Whether a line ends the session."""
     return line.startswith(("/bye", "/exit"))
 
 
 def unknown(line: str) -> str:
+    """The message for an unknown command."""
     return f"Unknown command '{line.split()[0]}'. Type /? for help"
 
 

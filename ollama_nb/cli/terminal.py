@@ -12,10 +12,9 @@ HIDE_CURSOR, SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"
 SYNC_ON, SYNC_OFF = "\x1b[?2026h", "\x1b[?2026l"
 LINE_START, CLEAR_TO_END, CLEAR_LINE, UP = "\x1b[1G", "\x1b[K", "\x1b[2K", "\x1b[A"
 
-
 WRAP_MARGIN = 5  # columns at the right that word wrap leaves empty
 MIN_WRAP_COLUMNS = 10  # narrower terminals are not wrapped
-DEFAULT_SIZE = (80, 24)
+DEFAULT_SIZE = (80, 24)  # columns, lines
 
 
 def is_terminal(stream: TextIO) -> bool:
@@ -36,10 +35,7 @@ def size_of(stream: TextIO) -> tuple[int, int]:
 
 
 class WordWrapper:
-    """Word wrap for streamed text: a word that reaches the margin is erased and written on the next line.
-
-    ``feed`` takes a piece of text and returns what to write for it.
-    """
+    """Word wrap for streamed text: a word that reaches the margin is erased and written on the next line."""
 
     def __init__(self, columns: int) -> None:
         self._limit = columns - WRAP_MARGIN if columns >= MIN_WRAP_COLUMNS else 0
@@ -47,6 +43,7 @@ class WordWrapper:
         self._word = ""
 
     def feed(self, text: str) -> str:
+        """What to write for the next piece of text."""
         return "".join(map(self._char, text)) if self._limit else text
 
     def reset(self) -> None:

@@ -1,6 +1,7 @@
-"""The asynchronous twins: the same methods, awaited. Each call runs in a thread, on a connection of its own.
+"""The asynchronous API: the methods of ``Ollama`` and ``ChatSession`` as coroutines.
 
-Rule: cancelling a call hangs up its connection, so the server stops, too.
+Each call runs in a thread, on a connection of its own. Cancelling a call closes its connection, which cancels the
+request on the server.
 """
 
 from __future__ import annotations
@@ -17,12 +18,11 @@ from ollama_nb.client.connect import connect as find_server
 from ollama_nb.client.conversation import Message
 from ollama_nb.client.ollama import Ollama
 
-MOST_CALLS = 64
-"""More calls than this wait for one to end; a server has fewer places anyway."""
+MAX_CALLS = 64  # at the same time; further calls wait, as they would on the server
 
 
-class Blocking(Protocol):
-    """What has an asynchronous twin: it can be had again with a connection of its own, and hung up."""
+class BlockingApi(Protocol):
+    """An object whose methods can run in threads: ``twin`` gives each call a connection that ``hang_up`` closes."""
 
     def twin(self) -> Self: ...
     def hang_up(self) -> None: ...
@@ -30,22 +30,22 @@ class Blocking(Protocol):
 
 P = ParamSpec("P")
 R = TypeVar("R")
-S = TypeVar("S", bound=Blocking)
+S = TypeVar("S", bound=BlockingApi)
 
 
 async def connect_async(host: str | None = None, *, key: str | None = None, start: bool = True) -> AsyncOllama:
-    """The same server that ``connect`` finds."""
+    """Find a server as ``connect`` does."""
     return AsyncOllama(Ollama(await asyncio.to_thread(find_server, host, key=key, start=start)))
 
 
-class Calls:
+class CallThreads:
     """Runs blocking calls in threads."""
 
     def __init__(self) -> None:
-        self._threads = ThreadPoolExecutor(MOST_CALLS, thread_name_prefix="ollama-nb-call")
+        self._threads = ThreadPoolExecutor(MAX_CALLS, thread_name_prefix="ollama-nb-call")
 
     async def run(self, call: Callable[[], R], hang_up: Callable[[], None]) -> R:
-        """What ``call`` returns; a cancelled caller has ``hang_up`` end it, and waits for that."""
+        """The result of ``call``. When the caller is cancelled, ``hang_up`` ends the call, and its end is awaited."""
         running = asyncio.get_running_loop().run_in_executor(self._threads, call)
         try:
             return await asyncio.shield(running)
@@ -53,15 +53,15 @@ class Calls:
             hang_up()
             await asyncio.wait({running})
             if not running.cancelled():
-                running.exception()  # it was hung up: nobody wants to know
+                running.exception()  # mark the error of the closed connection as retrieved
             raise
 
 
-class Awaited(Generic[S]):
-    """``sync`` is the blocking object beneath it."""
+class AsyncWrapper(Generic[S]):
+    """The base of the asynchronous classes. ``sync`` is the blocking object."""
 
-    def __init__(self, sync: S, calls: Calls | None = None) -> None:
-        self.sync, self._calls = sync, calls or Calls()
+    def __init__(self, sync: S, calls: CallThreads | None = None) -> None:
+        self.sync, self._calls = sync, calls or CallThreads()
 
     def __repr__(self) -> str:
         return f"Async{self.sync!r}"
@@ -69,9 +69,9 @@ class Awaited(Generic[S]):
 
 def _awaited(
     method: Callable[Concatenate[S, P], R],
-) -> Callable[Concatenate[Awaited[S], P], Coroutine[Any, Any, R]]:
+) -> Callable[Concatenate[AsyncWrapper[S], P], Coroutine[Any, Any, R]]:
     @wraps(method)
-    async def run(self: Awaited[S], /, *args: P.args, **kwargs: P.kwargs) -> R:
+    async def run(self: AsyncWrapper[S], /, *args: P.args, **kwargs: P.kwargs) -> R:
         own = self.sync.twin()
         return await self._calls.run(partial(method, own, *args, **kwargs), own.hang_up)
 
@@ -80,9 +80,9 @@ def _awaited(
 
 def _streamed(
     method: Callable[Concatenate[S, P], AnswerStream],
-) -> Callable[Concatenate[Awaited[S], P], Coroutine[Any, Any, AsyncAnswerStream]]:
+) -> Callable[Concatenate[AsyncWrapper[S], P], Coroutine[Any, Any, AsyncAnswerStream]]:
     @wraps(method)
-    async def run(self: Awaited[S], /, *args: P.args, **kwargs: P.kwargs) -> AsyncAnswerStream:
+    async def run(self: AsyncWrapper[S], /, *args: P.args, **kwargs: P.kwargs) -> AsyncAnswerStream:
         own = self.sync.twin()
         pieces = await self._calls.run(partial(method, own, *args, **kwargs), own.hang_up)
         return AsyncAnswerStream(pieces, self._calls)
@@ -90,8 +90,8 @@ def _streamed(
     return run
 
 
-class AsyncOllama(Awaited[Ollama]):
-    """``Ollama``, awaited."""
+class AsyncOllama(AsyncWrapper[Ollama]):
+    """``Ollama`` with coroutines."""
 
     ask = _awaited(Ollama.ask)
     stream = _streamed(Ollama.stream)
@@ -101,12 +101,12 @@ class AsyncOllama(Awaited[Ollama]):
     rerank = _awaited(Ollama.rerank)
 
     def chat_session(self, model: str, **keywords: Any) -> AsyncChatSession:
-        """A conversation that remembers; its questions are awaited, one at a time."""
+        """A conversation with one model. Await each answer before the next question."""
         return AsyncChatSession(self.sync.chat_session(model, **keywords), self._calls)
 
 
-class AsyncChatSession(Awaited[ChatSession]):
-    """``ChatSession``, awaited."""
+class AsyncChatSession(AsyncWrapper[ChatSession]):
+    """``ChatSession`` with coroutines."""
 
     ask = _awaited(ChatSession.ask)
     stream = _streamed(ChatSession.stream)
@@ -117,9 +117,9 @@ class AsyncChatSession(Awaited[ChatSession]):
 
 
 class AsyncAnswerStream(AsyncIterator[str]):
-    """An answer that comes piece by piece, in ``async for``; ``answer`` is what has come so far, as one."""
+    """The pieces of an answer's text, for ``async for``; ``answer`` is what has arrived so far."""
 
-    def __init__(self, pieces: AnswerStream, calls: Calls) -> None:
+    def __init__(self, pieces: AnswerStream, calls: CallThreads) -> None:
         self._pieces, self._calls = pieces, calls
 
     async def __anext__(self) -> str:
@@ -129,7 +129,7 @@ class AsyncAnswerStream(AsyncIterator[str]):
         return piece
 
     async def aclose(self) -> None:
-        """Cancel what is left."""
+        """Cancel the request."""
         await asyncio.to_thread(self._pieces.close)
 
     @property

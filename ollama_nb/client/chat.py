@@ -65,7 +65,7 @@ class ChatSession:
         self._conversation.messages = messages
 
     def __repr__(self) -> str:
-        return f"Chat({self.model!r}, {len(self.messages)} messages)"
+        return f"ChatSession({self.model!r}, {len(self.messages)} messages)"
 
     @overload
     def ask(

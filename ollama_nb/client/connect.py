@@ -33,7 +33,7 @@ LOG_TAIL_LINES = 10  # lines of its log in the error about a server that did not
 
 
 def connect(host: str | None = None, *, key: str | None = None, start: bool = True) -> Client:
-    """A client of the server that was found; with ``start`` a background server is started if there is none.
+    """A client of the server that was found; ``start``: a background server is started if necessary.
 
     ``host`` has the form of ``OLLAMA_HOST``. Raises ConnectError when no server answers. A server that was found
     without a given address may end when it is idle; the client then finds or starts the next one.

@@ -28,7 +28,7 @@ from ollama_nb.settings import Settings
 from ollama_nb.store.blobs import CHUNK, BlobStore
 
 NO_WEIGHTS = "no Modelfile or safetensors files found"
-SNIFFED = 512
+SNIFFED = 512  # bytes from the start of a file that decide its content type
 
 _BINARY, _TEXT, _ZIP = "application/octet-stream", "text/plain", "application/zip"
 # All files of the first group with a match are used; the second column is their required content type.
@@ -60,6 +60,7 @@ class ModelSources:
     draft: Mapping[str, Path] = field(default_factory=dict)
 
     def paths(self) -> tuple[Path, ...]:
+        """All files, each once."""
         return tuple(dict.fromkeys([*self.files.values(), *self.adapters.values(), *self.draft.values()]))
 
 
@@ -89,12 +90,12 @@ def expand(value: str, folder: Path) -> Path:
     """The path that a Modelfile's value means: ``~`` and ``~user`` are expanded, the rest is relative to ``folder``."""
     try:
         return folder / Path(value).expanduser()
-    except RuntimeError:  # no such user
+    except RuntimeError:  # unknown user
         return folder / value
 
 
 def _looks_like_a_path(value: str) -> bool:
-    """Whether a value is meant as a path: no model name begins like this, and a weight file's suffix is no accident."""
+    """Whether a value is meant as a path: model names begin and end differently."""
     return value.startswith((".", "/", "~")) or ("/" not in value and value.endswith((".gguf", ".safetensors")))
 
 
@@ -105,10 +106,9 @@ def model_files(path: Path) -> list[Path]:
     for patterns, content in _WEIGHTS:
         weights = _matching(path, patterns, content)
         if weights:
-            is_self_contained = weights[0].suffix in _SELF_CONTAINED
-            return (
-                weights if is_self_contained else weights + [f for p, c in _COMPANIONS for f in _matching(path, p, c)]
-            )
+            if weights[0].suffix in _SELF_CONTAINED:
+                return weights
+            return weights + [f for p, c in _COMPANIONS for f in _matching(path, p, c)]
     raise BadRequest(NO_WEIGHTS)
 
 

@@ -1,6 +1,10 @@
-"""Models from Python: ask, talk, embed, rank, count tokens. Typed values in and out, and nothing is ignored silently.
+"""The Python API: ask, chat, embed, rerank, count tokens, with typed arguments and results.
 
-``Client`` is Ollama's API as the server words it; ``Ollama`` is what people write. ``AsyncOllama`` is its twin.
+``Client`` is Ollama's REST API with dicts; ``Ollama`` is the API for users, and ``AsyncOllama`` the same with
+coroutines::
+
+    ollama = ollama_nb.connect()
+    print(ollama.ask("smollm2", "Why is the sky blue?", temperature=0))
 """
 
 from __future__ import annotations
@@ -28,9 +32,9 @@ Vectors = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class RankedDocument:
-    """A document and how well it answers the query. ``index``: its place among the documents that were given.
+    """A document and how well it answers the query. ``index`` is its position in the given documents.
 
-    ``score``: from 0 to 1 where ``method`` is ``rank`` (a reranking model), a cosine where it is ``cosine``.
+    ``score`` is between 0 and 1 if ``method`` is ``rank`` (a reranking model), a cosine if it is ``cosine``.
     """
 
     index: int
@@ -40,17 +44,17 @@ class RankedDocument:
 
 
 def connect(host: str | None = None, *, key: str | None = None, start: bool = True) -> Ollama:
-    """The server that is found, in the order: ``host``, ``OLLAMA_HOST``, Jupyter's, one of yours, one started now.
+    """Connect to a server: ``host``, else ``OLLAMA_HOST``, else Jupyter's, else one of this user, else a new one.
 
-    ``start=False`` starts none. Raises ConnectError when no server answers.
+    ``start=False`` starts no server. Raises ConnectError when no server answers.
     """
     return Ollama(find_server(host, key=key, start=start))
 
 
 class Ollama:
-    """A server's models. Keywords beside the named ones are those of ``question.Extras`` and model options.
+    """The models of a server. Additional keywords are those of ``question.Extras`` and model options.
 
-    Every method raises OllamaError with the server's own text, and BadRequest for a misspelt keyword.
+    Every method raises OllamaError with the server's message, and BadRequest for a misspelt keyword.
     """
 
     def __init__(self, client: Client) -> None:
@@ -59,7 +63,7 @@ class Ollama:
     def __repr__(self) -> str:
         return f"Ollama({self.client.url!r})"
 
-    if not TYPE_CHECKING:  # type checkers know what there is
+    if not TYPE_CHECKING:  # type checkers see the methods
 
         def __getattr__(self, name: str) -> Any:
             if hasattr(Client, name) and not name.startswith("_"):
@@ -67,11 +71,11 @@ class Ollama:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
 
     def twin(self) -> Ollama:
-        """The same server by a connection of its own."""
+        """The same server on a connection of its own."""
         return Ollama(self.client)
 
     def hang_up(self) -> None:
-        """Cancel all that is being asked just now, from any thread; nothing can be asked afterwards."""
+        """Cancel the running requests, from any thread; later requests raise Cancelled."""
         self.client.hang_up()
 
     @overload
@@ -125,11 +129,11 @@ class Ollama:
         on_overflow: Overflow = "error",
         **extras: Any,
     ) -> Any:
-        """One question, one answer, nothing remembered.
+        """Ask one question and return the answer.
 
-        ``returns``: a Pydantic model, dataclass, TypedDict, Enum, ``Literal``, ``list[int]``, … or a dict of fields;
-        the answer is then a value of that type, and the system message tells the model its fields. A prompt that does
-        not fit the context raises ContextOverflow, unless ``on_overflow="truncate"``.
+        ``returns`` is a Pydantic model, dataclass, TypedDict, Enum, ``Literal``, ``list[int]``, … or a dict of fields;
+        the answer is then a value of that type, and the system message lists its fields. A prompt that does not fit
+        into the context raises ContextOverflow, unless ``on_overflow="truncate"``.
         """
         shape, extras = bind_format(returns, extras)
         body = self._body(prompt, add_field_list(system, shape), images, on_overflow, extras)
@@ -147,7 +151,7 @@ class Ollama:
         on_overflow: Overflow = "error",
         **extras: Any,
     ) -> AnswerStream:
-        """The same, piece by piece as the model writes; ``.answer`` of what is returned is the whole."""
+        """Like ``ask``, but yield the answer piece by piece; ``answer`` of the stream is the whole answer."""
         body = self._body(prompt, system, images, on_overflow, extras)
         return AnswerStream(model, ParsedStream(self.client.generate(model, stream=True, **body)))
 
@@ -160,11 +164,11 @@ class Ollama:
         on_overflow: Overflow = "error",
         **extras: Any,
     ) -> ChatSession:
-        """A conversation that remembers; keywords hold for all of its questions. The model may call ``tools``."""
+        """Start a conversation. The keywords apply to all of its questions; the model may call ``tools``."""
         return ChatSession(self.client, model, system=system, tools=tools, on_overflow=on_overflow, **extras)
 
     def tokens(self, /, model: str, text: str, *, special: bool = True) -> list[int]:
-        """The tokens of a text; ``special``: with those that the tokenizer adds itself. No weights are loaded."""
+        """The tokens of a text; ``special`` includes the ones that the tokenizer adds. No weights are loaded."""
         return list(self.client.tokenize(model, text, add_special=special)["tokens"])
 
     def detokenize(self, /, model: str, tokens: Iterable[int]) -> str:
@@ -183,7 +187,7 @@ class Ollama:
     ) -> Vectors:
         """Unit vectors of float32, shape (texts, dimensions); (dimensions,) for a single text.
 
-        ``dimensions``: only the first so many, scaled to length 1 again; 0 for all.
+        ``dimensions`` keeps only the first components, scaled to length 1 again; 0 keeps all.
         """
         inputs = [texts] if isinstance(texts, str) else [*texts]
         fields = question.request_fields(extras) | ({"dimensions": dimensions} if dimensions else {})
@@ -196,7 +200,7 @@ class Ollama:
     def rerank(
         self, /, model: str, query: str, documents: Iterable[str], *, top_n: int | None = None, **extras: Any
     ) -> list[RankedDocument]:
-        """Documents by how well they answer the query, best first; the best ``top_n`` of them."""
+        """Sort documents by how well they answer the query, best first, and return the best ``top_n``."""
         texts = [*documents]
         fields = question.request_fields(extras) | ({} if top_n is None else {"top_n": top_n})
         if not texts:

@@ -28,7 +28,7 @@ def test_questions_run_at_the_same_time(server: ScriptedServer, ollama: AsyncOll
     together = threading.Barrier(8)
 
     def answer(request: Any) -> Answer:
-        together.wait(60)  # nobody gets an answer before all have asked
+        together.wait(60)  # no answer before all requests have arrived
         return ok(reply(request.json["prompt"].upper()))
 
     server.routes["POST /api/generate"] = answer

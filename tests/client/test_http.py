@@ -73,13 +73,13 @@ def test_a_redirect_says_where_to_go(server: ScriptedServer) -> None:
         Client(server.url).ps()
 
 
-def test_an_answer_that_is_no_ollama(server: ScriptedServer) -> None:
+def test_a_server_that_is_not_ollama(server: ScriptedServer) -> None:
     server.routes["GET /api/tags"] = Answer(200, [b"<html>hello"])
     with pytest.raises(OllamaError, match="does not answer as an Ollama server does"):
         Client(server.url).list()
 
 
-def test_nobody_listens() -> None:
+def test_no_server_listens() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}"

@@ -1,4 +1,4 @@
-"""Models from Python: what is sent, what comes back as which type, and what is refused before it is sent."""
+"""The Python API: requests, result types, and mistakes that are refused before a request is sent."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from ollama_nb.errors import BadRequest, ContextOverflow, OllamaError
 TOO_LONG = "the prompt is longer than the context length currently available to the model; shorten the prompt"
 
 
-def generated(text: str, **final: Any) -> Any:
+def generate_reply(text: str, **final: Any) -> Any:
     return ok({"response": text, "done": True, "done_reason": "stop", **FIGURES, **final})
 
 
-def said(text: str, **final: Any) -> Any:
+def chat_reply(text: str, **final: Any) -> Any:
     message = {"role": "assistant", "content": text, "thinking": final.pop("thinking", "")}
     return ok({"message": message, "done": True, "done_reason": "stop", **FIGURES, **final})
 
 
 def test_an_answer_is_a_text_with_figures(server: ScriptedServer, ollama: Ollama) -> None:
-    server.routes["POST /api/generate"] = generated("Blue.", thinking="hm", warnings=["w"])
+    server.routes["POST /api/generate"] = generate_reply("Blue.", thinking="hm", warnings=["w"])
     answer = ollama.ask("m", "Sky?", system="Be short.", temperature=0, think=True)
     assert (answer, answer.text, answer.response) == ("Blue.", "Blue.", "Blue.")
     assert (answer.model, answer.thinking, answer.reason, answer.warnings) == ("m", "hm", "stop", ("w",))
@@ -44,7 +44,7 @@ def test_an_answer_is_a_text_with_figures(server: ScriptedServer, ollama: Ollama
 
 
 def test_an_answer_survives_pickling(server: ScriptedServer, ollama: Ollama) -> None:
-    server.routes["POST /api/generate"] = generated("Blue.")
+    server.routes["POST /api/generate"] = generate_reply("Blue.")
     answer = ollama.ask("m", "Sky?")
     again = pickle.loads(pickle.dumps(answer))
     assert (again, again.model, again.stats) == (answer, "m", answer.stats)
@@ -75,7 +75,7 @@ def test_misspelt_keywords_are_refused_with_the_nearest_name(server: ScriptedSer
         ("Sky?", {"returns": {"a": 5}}, 'field "a": 5 is neither a type nor a list of choices nor a description'),
     ],
 )
-def test_wrong_types_are_told_in_python_s_words(
+def test_wrong_types_are_refused_in_terms_of_python(
     server: ScriptedServer, ollama: Ollama, prompt: Any, keywords: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(BadRequest, match=words):
@@ -95,7 +95,7 @@ def test_ollama_s_own_methods_are_pointed_to(ollama: Ollama) -> None:
 
 
 def test_options_may_also_be_given_as_ollama_names_them(server: ScriptedServer, ollama: Ollama) -> None:
-    server.routes["POST /api/generate"] = generated("Blue.")
+    server.routes["POST /api/generate"] = generate_reply("Blue.")
     ollama.ask("m", "Sky?", options={"seed": 7, "temperature": 1}, temperature=0)
     assert server.asked("POST /api/generate")[0]["options"] == {"seed": 7, "temperature": 0}
 
@@ -104,7 +104,7 @@ def test_a_prompt_that_does_not_fit_is_an_error_unless_asked_for(server: Scripte
     server.routes["POST /api/generate"] = error(400, TOO_LONG, "context_overflow")
     with pytest.raises(ContextOverflow, match="longer than the context"):
         ollama.ask("m", "Sky?")
-    server.routes["POST /api/generate"] = generated("Blue.")
+    server.routes["POST /api/generate"] = generate_reply("Blue.")
     ollama.ask("m", "Sky?", on_overflow="truncate")
     assert [asked["truncate"] for asked in server.asked("POST /api/generate")] == [False, True]
 
@@ -123,7 +123,7 @@ class City:
 
 
 def test_an_answer_of_a_type(server: ScriptedServer, ollama: Ollama) -> None:
-    server.routes["POST /api/generate"] = generated('{"name": "北京", "people": 22}')
+    server.routes["POST /api/generate"] = generate_reply('{"name": "北京", "people": 22}')
     assert ollama.ask("m", "Biggest city?", returns=City) == City("北京", 22)
     asked = server.asked("POST /api/generate")[0]
     assert asked["format"]["required"] == ["name", "people"]
@@ -131,13 +131,13 @@ def test_an_answer_of_a_type(server: ScriptedServer, ollama: Ollama) -> None:
 
 
 def test_a_type_without_fields_leaves_the_system_message_alone(server: ScriptedServer, ollama: Ollama) -> None:
-    server.routes["POST /api/generate"] = generated("[1, 2]")
+    server.routes["POST /api/generate"] = generate_reply("[1, 2]")
     assert ollama.ask("m", "Numbers?", returns=list[int]) == [1, 2]
     assert "system" not in server.asked("POST /api/generate")[0]
 
 
-def test_a_conversation_tells_the_fields_where_they_are_wanted(server: ScriptedServer, ollama: Ollama) -> None:
-    server.routes["POST /api/chat"] = said('{"name": "Ann", "people": 1}')
+def test_the_system_message_of_a_typed_answer_lists_its_fields(server: ScriptedServer, ollama: Ollama) -> None:
+    server.routes["POST /api/chat"] = chat_reply('{"name": "Ann", "people": 1}')
     chat = ollama.chat_session("m", system="Be short.")
     assert chat.ask("I am Ann.", returns=City) == City("Ann", 1)
     assert chat.ask("Again.", returns={"name": str, "people": int}) == {"name": "Ann", "people": 1}
@@ -147,7 +147,7 @@ def test_a_conversation_tells_the_fields_where_they_are_wanted(server: ScriptedS
 
 
 def test_an_answer_of_a_type_that_was_cut_off_is_an_error(server: ScriptedServer, ollama: Ollama) -> None:
-    server.routes["POST /api/generate"] = generated('{"name": "Bei', done_reason="length")
+    server.routes["POST /api/generate"] = generate_reply('{"name": "Bei', done_reason="length")
     with pytest.raises(OllamaError, match=r"cut off after 13 characters.*`num_predict`"):
         ollama.ask("m", "Biggest city?", returns=City)
     with pytest.raises(BadRequest, match="give `returns` or `format`"):
@@ -165,7 +165,7 @@ def test_a_stream_gives_pieces_and_then_the_answer(server: ScriptedServer, ollam
 
 
 def test_a_conversation_remembers(server: ScriptedServer, ollama: Ollama) -> None:
-    server.routes["POST /api/chat"] = [said("Hi Ann."), said("Ann.", thinking="easy"), said("Blue.")]
+    server.routes["POST /api/chat"] = [chat_reply("Hi Ann."), chat_reply("Ann.", thinking="easy"), chat_reply("Blue.")]
     chat = ollama.chat_session("m", system="Be short.", temperature=0)
     chat.ask("I am Ann.")
     assert chat.ask("Who am I?", seed=1) == "Ann."
@@ -193,13 +193,13 @@ def test_a_streamed_answer_joins_the_conversation_when_it_is_whole(server: Scrip
 
 def test_dropped_history_is_a_visible_warning(server: ScriptedServer, ollama: Ollama) -> None:
     dropped = {"messages_dropped": 2, "prompt_tokens_dropped": 9}
-    server.routes["POST /api/chat"] = said("Hi.", truncated=dropped, context_length=64)
+    server.routes["POST /api/chat"] = chat_reply("Hi.", truncated=dropped, context_length=64)
     with pytest.warns(HistoryDropped, match="2 oldest messages did not fit into the context of 64"):
         ollama.chat_session("m").ask("Hello")
 
 
 def test_a_message_that_does_not_fit_alone_is_an_error_unless_asked_for(server: ScriptedServer, ollama: Ollama) -> None:
-    server.routes["POST /api/chat"] = said("Hi.", truncated={"prompt_tokens_dropped": 9}, context_length=64)
+    server.routes["POST /api/chat"] = chat_reply("Hi.", truncated={"prompt_tokens_dropped": 9}, context_length=64)
     chat = ollama.chat_session("m")
     with pytest.raises(ContextOverflow, match="9 tokens too long for the context of 64"):
         chat.ask("Hello")
@@ -234,7 +234,7 @@ def test_tokens_there_and_back(server: ScriptedServer, ollama: Ollama) -> None:
 
 def test_an_image_is_a_path_or_bytes(server: ScriptedServer, ollama: Ollama, tmp_path: Any) -> None:
     (tmp_path / "a.png").write_bytes(b"png")
-    server.routes["POST /api/generate"] = generated("A cat.")
+    server.routes["POST /api/generate"] = generate_reply("A cat.")
     ollama.ask("m", "What is it?", images=[tmp_path / "a.png", b"png"])
     assert server.asked("POST /api/generate")[0]["images"] == ["cG5n", "cG5n"]
     with pytest.raises(BadRequest, match=r"cannot read the image .*none\.png: No such file"):

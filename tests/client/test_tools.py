@@ -1,4 +1,4 @@
-"""Python functions as tools: described, called with what a model writes, and talked about until it answers."""
+"""Python functions as tools: described, called with a model's arguments, run until the model answers."""
 
 from __future__ import annotations
 
@@ -52,11 +52,11 @@ def forecast(
 
 
 def test_a_function_is_described_by_its_hints_and_its_docstring() -> None:
-    (told,) = Tools([forecast]).wire
-    assert told["type"] == "function"
-    assert told["function"]["name"] == "forecast"
-    assert told["function"]["description"] == "Tell the weather of a city.\n\nAlso of small ones."
-    parameters = told["function"]["parameters"]
+    (expected,) = Tools([forecast]).wire
+    assert expected["type"] == "function"
+    assert expected["function"]["name"] == "forecast"
+    assert expected["function"]["description"] == "Tell the weather of a city.\n\nAlso of small ones."
+    parameters = expected["function"]["parameters"]
     assert (parameters["type"], parameters["required"]) == ("object", ["city"])
     assert parameters["properties"] == {
         "city": {"type": "string", "description": "Its name, as in the atlas."},
@@ -69,7 +69,7 @@ def test_a_function_is_described_by_its_hints_and_its_docstring() -> None:
     assert parameters["properties"]["place"]["properties"]["name"] == {"type": "string"}
 
 
-def numpy_way(a: int, b: str) -> None:
+def numpy_style(a: int, b: str) -> None:
     """Do it.
 
     Parameters
@@ -87,7 +87,7 @@ def numpy_way(a: int, b: str) -> None:
     """
 
 
-def sphinx_way(a: int, b: str) -> None:
+def sphinx_style(a: int, b: str) -> None:
     """Do it.
 
     :param int a: The first: it counts.
@@ -97,8 +97,8 @@ def sphinx_way(a: int, b: str) -> None:
     """
 
 
-@pytest.mark.parametrize("function", [numpy_way, sphinx_way])
-def test_other_ways_of_writing_docstrings(function: Any) -> None:
+@pytest.mark.parametrize("function", [numpy_style, sphinx_style])
+def test_other_docstring_styles(function: Any) -> None:
     assert parse_docstring(function) == ("Do it.", {"a": "The first: it counts.", "b": "The second, over two lines."})
 
 
@@ -140,7 +140,7 @@ def test_arguments_get_the_types_of_the_hints() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "arguments", "told"),
+    ("name", "arguments", "expected"),
     [
         ("nosuch", {}, "error: there is no tool `nosuch`; there are: forecast, visit"),
         ("forecast", {}, "error: the argument `city` is missing"),
@@ -151,9 +151,9 @@ def test_arguments_get_the_types_of_the_hints() -> None:
         ("visit", {"city": {"name": "x", "people": 1}, "stops": ["a"]}, "error: the argument `stops` is wrong: "),
     ],
 )
-def test_what_a_model_gets_wrong_is_told_to_it(name: str, arguments: dict[str, Any], told: str) -> None:
+def test_wrong_calls_are_reported_to_the_model(name: str, arguments: dict[str, Any], expected: str) -> None:
     found = call(name, **arguments)
-    assert found.failed and (found.content or "").startswith(told)
+    assert found.failed and (found.content or "").startswith(expected)
 
 
 def test_an_exception_is_a_result_but_a_stop_is_a_stop() -> None:
@@ -209,7 +209,7 @@ def test_partials_and_methods_with_a_name_of_the_caller() -> None:
             return len(item)
 
     tools = Tools({"price": Shop().price, "ten": functools.partial(lambda a, b: int(a) + b, b=10)})
-    assert [told["function"]["name"] for told in tools.wire] == ["price", "ten"]
+    assert [expected["function"]["name"] for expected in tools.wire] == ["price", "ten"]
     assert [*tools.wire[0]["function"]["parameters"]["properties"]] == ["item"]
     assert tools.invoke(Invocation("price", {"item": "abc"})).content == "3"
     assert tools.invoke(Invocation("ten", {"a": "5"})).content == "15"
@@ -218,12 +218,12 @@ def test_partials_and_methods_with_a_name_of_the_caller() -> None:
 # in conversations
 
 
-def wants(*calls: tuple[str, dict[str, Any]], content: str = "") -> Any:
-    wanted = [{"id": f"c{at}", "function": {"name": name, "arguments": told}} for at, (name, told) in enumerate(calls)]
+def calls(*wanted: tuple[str, dict[str, Any]], content: str = "") -> Any:
+    written = [{"id": f"c{at}", "function": {"name": f, "arguments": given}} for at, (f, given) in enumerate(wanted)]
     message = {"role": "assistant", "content": content, "thinking": "I need it."}
     return ndjson(
         {"message": message, "done": False},
-        {"message": {"role": "assistant", "content": "", "tool_calls": wanted}, "done": False},
+        {"message": {"role": "assistant", "content": "", "tool_calls": written}, "done": False},
         {"message": {"role": "assistant", "content": ""}, "done": True, "done_reason": "stop", "eval_count": 3},
     )
 
@@ -240,7 +240,11 @@ def weather(city: str) -> dict[str, int]:
 
 def test_calls_run_and_their_results_go_back(server: ScriptedServer, ollama: Ollama) -> None:
     paris, rome = ("weather", {"city": "Paris"}), ("weather", {"city": "Rome"})
-    server.routes["POST /api/chat"] = [wants(paris, rome, content="Let me see."), says("5 and 4 degrees."), says("Hi.")]
+    server.routes["POST /api/chat"] = [
+        calls(paris, rome, content="Let me see."),
+        says("5 and 4 degrees."),
+        says("Hi."),
+    ]
     chat = ollama.chat_session("m", tools=[weather], temperature=0)
     answer = chat.ask("And the weather?")
     assert (answer, answer.thinking, answer.reason) == ("5 and 4 degrees.", "", "stop")
@@ -252,9 +256,9 @@ def test_calls_run_and_their_results_go_back(server: ScriptedServer, ollama: Oll
     first, second = server.asked("POST /api/chat")
     assert first["tools"] == second["tools"] == Tools([weather]).wire
     assert second["options"] == {"temperature": 0}
-    question, heard, *results = second["messages"]
+    question, reply, *results = second["messages"]
     assert question == {"role": "user", "content": "And the weather?"}
-    assert (heard["content"], heard["thinking"], len(heard["tool_calls"])) == ("Let me see.", "I need it.", 2)
+    assert (reply["content"], reply["thinking"], len(reply["tool_calls"])) == ("Let me see.", "I need it.", 2)
     assert results == [
         {"role": "tool", "content": '{"degrees": 5}', "tool_name": "weather", "tool_call_id": "c0"},
         {"role": "tool", "content": '{"degrees": 4}', "tool_name": "weather", "tool_call_id": "c1"},
@@ -268,7 +272,10 @@ def test_calls_run_and_their_results_go_back(server: ScriptedServer, ollama: Oll
 
 
 def test_pieces_of_all_rounds_come_and_the_answer_is_the_last(server: ScriptedServer, ollama: Ollama) -> None:
-    server.routes["POST /api/chat"] = [wants(("weather", {"city": "Oslo"}), content="Hm. "), says("4 degrees.")]
+    server.routes["POST /api/chat"] = [
+        calls(("weather", {"city": "Oslo"}), content="Hm. "),
+        says("4 degrees."),
+    ]
     chat = ollama.chat_session("m")
     with chat.stream("And the weather?", tools={"weather": weather}) as pieces:
         assert [*pieces] == ["Hm. ", "4 degrees."]
@@ -284,9 +291,9 @@ def test_without_tools_a_call_runs_nothing(server: ScriptedServer, ollama: Ollam
     assert ran == [] and len(server.asked("POST /api/chat")) == 1
 
 
-def test_a_model_that_only_calls_is_stopped(server: ScriptedServer, ollama: Ollama) -> None:
+def test_a_model_that_only_calls_tools_is_stopped(server: ScriptedServer, ollama: Ollama) -> None:
     ran: list[str] = []
-    server.routes["POST /api/chat"] = lambda request: wants(("look", {}))
+    server.routes["POST /api/chat"] = lambda request: calls(("look", {}))
     chat = ollama.chat_session("m", tools={"look": lambda: ran.append("x")})
     with pytest.raises(OllamaError, match=rf"called tools {MAX_TOOL_ROUNDS + 1} times in a row and gave no answer"):
         chat.ask("Look!")
@@ -308,7 +315,7 @@ def test_a_typed_answer_calls_nothing(server: ScriptedServer, ollama: Ollama) ->
 
 def test_a_stream_that_is_closed_while_a_tool_runs_asks_no_more(server: ScriptedServer, ollama: Ollama) -> None:
     chat = ollama.chat_session("m", tools={"close": lambda: pieces.close(), "other": lambda: None})
-    server.routes["POST /api/chat"] = [wants(("close", {}), ("other", {}))]
+    server.routes["POST /api/chat"] = [calls(("close", {}), ("other", {}))]
     pieces = chat.stream("Go")
     with pytest.raises(Cancelled):
         list(pieces)
@@ -322,7 +329,7 @@ def test_awaited_conversations_call_in_their_thread(server: ScriptedServer, olla
         threads.append(threading.current_thread().name)
         return 4
 
-    server.routes["POST /api/chat"] = [wants(("weather", {"city": "Oslo"})), says("4 degrees.")]
+    server.routes["POST /api/chat"] = [calls(("weather", {"city": "Oslo"})), says("4 degrees.")]
     chat = AsyncOllama(ollama).chat_session("m", tools=[weather])
     assert asyncio.run(chat.ask("And the weather?")) == "4 degrees."
     assert threads[0].startswith("ollama-nb-call")
