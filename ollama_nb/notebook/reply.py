@@ -61,11 +61,16 @@ class ReplyState(PartialReply):
         self.reason = BROKEN
 
 
-def notes_of(done: DoneChunk) -> list[str]:
-    """What the user should know about a finished reply: the server's warnings, dropped messages, a cut-off end."""
+def notes_of(
+    done: DoneChunk, *, context: str = "`--num-ctx`", limits: str = "`--num-predict` and `--num-ctx` set it"
+) -> list[str]:
+    """What the user should know about a finished reply: the server's warnings, dropped messages, a cut-off end.
+
+    ``context`` names the setting of the context length; ``limits`` tells what sets the length limit.
+    """
     notes = [*done.warnings]
-    if omission := describe_omission(done.stats, "`--num-ctx`"):
+    if omission := describe_omission(done.stats, context):
         notes.append(f"{omission[0].upper()}{omission[1:]}.")
     if done.reason == "length":
-        notes.append("The answer was cut off at its length limit. `--num-predict` and `--num-ctx` set it.")
+        notes.append(f"The answer was cut off at its length limit. {limits[0].upper()}{limits[1:]}.")
     return notes

@@ -39,7 +39,7 @@ def talk(*pairs: tuple[str, str], settings: ChatSettings | None = None) -> Excha
 def test_messages_are_answered_questions_and_the_one_to_ask() -> None:
     chat = talk(("a", "1"), ("failed", ""), ("b", "2"), settings=ChatSettings(system="be brief"))
     last = chat.ask("m", "c", ("aW1n",))
-    assert chat.messages(last) == [
+    assert chat.conversation(last).request(last.question()) == [
         {"role": "system", "content": "be brief"},
         {"role": "user", "content": "a"},
         {"role": "assistant", "content": "1"},

@@ -160,7 +160,7 @@ class Chat(Panel):
                 raise BadRequest("pick a model first.")
             exchange = make()
             self._answering = answering = WidgetAnswer(exchange)
-            messages = self._chat.messages(exchange)
+            conversation = self._chat.conversation(exchange)
             at = len(self._chat.exchanges) - 1
             self.post("began", at=at, exchange=exchange.to_page(), request=answering.request_id)
 
@@ -168,9 +168,13 @@ class Chat(Panel):
             try:
                 fields = self._chat.settings.request()
                 model = exchange.reply.model
+                question = exchange.question()
                 answering.run(
-                    self._find_server, lambda client: client.chat(model, messages, stream=True, **fields), self._news
+                    self._find_server,
+                    lambda client: conversation.start(client, model, question, fields=fields),
+                    self._news,
                 )
+                self._chat.truncate = conversation.truncate
             except NotFound as error:
                 exchange.fail(f"{describe(error)}. Pick another model at the top left, or pull it there.")
             except OllamaError as error:

@@ -19,14 +19,23 @@ from typing import Any
 from ollama_nb.api.options import Options
 from ollama_nb.client.chunks import INTERRUPTED
 from ollama_nb.client.client import Client
+from ollama_nb.client.conversation import (
+    ChatTurn,
+    Conversation,
+    Message,
+    Truncate,
+    assistant_message,
+    user_message,
+)
 from ollama_nb.errors import BadRequest, NotFound, OllamaError
 from ollama_nb.notebook import render
-from ollama_nb.notebook.reply import BROKEN, ReplyState
+from ollama_nb.notebook.reply import BROKEN, ReplyState, notes_of
 
 THINK: dict[str, bool | str | None] = {
     "auto": None, "on": True, "off": False, "low": "low", "medium": "medium", "high": "high",
 }  # fmt: skip
 FORMATS = ("text", "json", "schema")
+_SETTING_NAMES = {"context": "the context in the settings", "limits": "the context in the settings widens it"}
 BATCH_SECONDS = 0.05  # time between two updates of the page; drawing every token would keep the browser busy
 
 
@@ -80,6 +89,10 @@ class Exchange:
     def answered(self) -> bool:
         return bool(self.reply.text)
 
+    def question(self) -> Message:
+        """The question as a message of the API."""
+        return user_message(self.text, self.images)
+
     def to_page(self) -> dict[str, Any]:
         """The exchange for the page. ``html`` and ``thinking`` are safe HTML, ``raw`` is the text to copy."""
         reply = self.reply
@@ -91,7 +104,7 @@ class Exchange:
             "thinking": render.markdown_html(reply.thinking) if reply.thinking.strip() else "",
             "html": render.markdown_html(reply.text) if reply.text else "",
             "raw": reply.text,
-            "notes": [render.note_html(_for_widget(note)) for note in reply.notes],
+            "notes": list(map(render.note_html, notes_of(reply.done, **_SETTING_NAMES) if reply.done else ())),
             "footer": render.footer(reply).removeprefix(reply.model).removeprefix(" · ") if reply.reason else "",
             "done": bool(reply.reason),
             "error": self.error,
@@ -112,6 +125,8 @@ class Exchanges:
     settings: ChatSettings = field(default_factory=ChatSettings)
     exchanges: list[Exchange] = field(default_factory=list)
     _numbers: itertools.count[int] = field(default_factory=itertools.count)
+    truncate: Truncate = "messages"
+    """As in Conversation; kept for the next request."""
 
     def ask(self, model: str, text: str, images: tuple[str, ...] = ()) -> Exchange:
         """Add a question."""
@@ -129,45 +144,32 @@ class Exchanges:
     def clear(self) -> None:
         self.exchanges.clear()
 
-    def messages(self, until: Exchange | None = None) -> list[dict[str, Any]]:
-        """The messages of a request: the answered exchanges, then the question of ``until``.
+    def conversation(self, until: Exchange | None = None) -> Conversation:
+        """The system message and the answered exchanges before ``until``, ready for the next question.
 
         Exchanges without an answer are left out, so that user and assistant messages alternate.
         """
-        found: list[dict[str, Any]] = []
-        if self.settings.system.strip():
-            found.append({"role": "system", "content": self.settings.system})
+        system = self.settings.system if self.settings.system.strip() else ""
+        conversation = Conversation(system, truncate=self.truncate)
         for exchange in self.exchanges:
             if exchange is until:
                 break
             if exchange.answered:
-                found += [_question(exchange), _answer(exchange.reply)]
-        if until is not None:
-            found.append(_question(until))
-        return found
+                reply = exchange.reply
+                conversation.add(exchange.question(), assistant_message(reply.text, reply.thinking))
+        return conversation
+
+    def messages(self) -> list[Message]:
+        """The conversation in the format of the API."""
+        conversation = self.conversation()
+        system = [{"role": "system", "content": conversation.system}] if conversation.system else []
+        return [*system, *conversation.messages]
 
     def _at(self, id: int) -> int:
         for at, exchange in enumerate(self.exchanges):
             if exchange.id == id:
                 return at
         raise NotFound("that message no longer exists: the conversation has changed")
-
-
-def _for_widget(note: str) -> str:
-    """A note that names options of the magics, worded for the widget, which has settings instead."""
-    for option in ("`--num-predict` and `--num-ctx` set it", "`--num-ctx` widens it"):
-        note = note.replace(option, "The context in the settings widens it")
-    return note
-
-
-def _question(exchange: Exchange) -> dict[str, Any]:
-    images = {"images": list(exchange.images)} if exchange.images else {}
-    return {"role": "user", "content": exchange.text, **images}
-
-
-def _answer(reply: ReplyState) -> dict[str, Any]:
-    thinking = {"thinking": reply.thinking} if reply.thinking else {}
-    return {"role": "assistant", "content": reply.text, **thinking}
 
 
 # streaming
@@ -191,7 +193,7 @@ class WidgetAnswer:
     def run(
         self,
         find_server: Callable[[], Client],
-        ask: Callable[[Client], Any],
+        ask: Callable[[Client], ChatTurn],
         send: Callable[[dict[str, Any]], None],
     ) -> None:
         """Read the answer to its end. Blocks. ``send`` receives what is new, at most every BATCH_SECONDS.
@@ -213,7 +215,7 @@ class WidgetAnswer:
         if self._client is not None:
             self._client.hang_up()
 
-    def _read(self, find_server: Callable[[], Client], ask: Callable[[Client], Any]) -> None:
+    def _read(self, find_server: Callable[[], Client], ask: Callable[[Client], ChatTurn]) -> None:
         reply = self.exchange.reply
         try:
             self._client = find_server().twin({"X-Request-Id": self.request_id})
