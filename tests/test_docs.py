@@ -67,3 +67,13 @@ def test_the_api_page_is_up_to_date() -> None:
 def test_a_missing_path_is_found() -> None:
     text = "`engine/engine.py`, `engine/gone.py`, `engine/`, `gone/`, `families/FAMILY.py`, `a.b`, `x = 1`"
     assert {path for path in named_paths(text) if not exists(path)} == {"engine/gone.py", "gone/"}
+
+
+def test_state_tables_are_those_of_the_modules() -> None:
+    text = (ROOT / "docs" / "ARCHITECTURE.md").read_text("utf-8")
+    tables = re.findall(r"<!-- from (\S+) -->\n```text\n(.*?)```", text, re.DOTALL)
+    assert len(tables) == 3
+    for path, table in tables:
+        docstring = (ROOT / "ollama_nb" / path).read_text("utf-8")
+        lines = [line.strip() for line in docstring.splitlines()]
+        assert [line for line in table.splitlines() if line.strip() not in lines] == [], path
