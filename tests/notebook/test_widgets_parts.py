@@ -60,24 +60,25 @@ def test_asking_again_forgets_what_came_after_and_keeps_pictures() -> None:
         chat.again(1, "m")
 
 
-def test_what_the_page_gets_is_harmless() -> None:
+def test_the_page_receives_safe_html() -> None:
     chat = talk(("<b>", "**b**\n\n<script>alert(1)</script>"))
     reply = chat.exchanges[0].reply
-    reply.thinking, reply.notes = "<img src=x>", ["`<i>`"]
+    reply.thinking = "<img src=x>"
+    reply.feed({"done": True, "warnings": ["`<i>`"]})
     shown = chat.exchanges[0].to_page()
     assert "<script" not in shown["html"] and "<strong>b</strong>" in shown["html"]
     assert "<img" not in shown["thinking"] and shown["notes"] == ["<code>&lt;i&gt;</code>"]
     assert shown["raw"] == "**b**\n\n<script>alert(1)</script>"
 
 
-def test_notes_speak_of_settings() -> None:
-    """A magic's options are none of a widget's."""
+def test_notes_name_settings() -> None:
+    """The widget has settings where magics have options."""
     chat = Exchanges()
     for final in ({"done_reason": "length"}, {"truncated": {"messages_dropped": 2}}):
         chat.ask("m", "a").reply.feed({"message": {"content": "b"}, "done": True, **final})
     notes = [note for exchange in chat.exchanges for note in exchange.to_page()["notes"]]
     assert len(notes) == 2
-    assert all("The context in the settings widens it." in note and "--" not in note for note in notes)
+    assert all("he context in the settings widens it." in note and "--" not in note for note in notes)
 
 
 @pytest.mark.parametrize(
