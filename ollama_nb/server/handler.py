@@ -1,7 +1,7 @@
 """The Tornado handler of every route, for both hosts: request ids, bodies, errors, streams, clients that disconnect.
 
-:mod:`ollama_nb.server.routes` says what each route does. Who may use it is decided by the host's subclass in ``admit``,
-before the body is read, so that clients without access cannot fill the memory.
+The functions of the routes are in :mod:`ollama_nb.server.routes`. The host's subclass decides in ``admit`` who may use
+them, before the body is read, so that clients without access cannot fill the memory.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Route:
 
 @web.stream_request_body
 class OllamaHandler(web.RequestHandler):
-    """Handles one request to one path. Each host has a subclass, which says in ``admit`` who may use it."""
+    """Handles one request to one path. Each host has a subclass with its own ``admit``."""
 
     path = ""
     methods: Mapping[str, Route]
@@ -118,6 +118,7 @@ class OllamaHandler(web.RequestHandler):
         return await self._parse(reader, fields), fields
 
     def body(self) -> bytes:
+        """The received body of a route that keeps it in memory."""
         return cast(MemoryBody, self.sink).content()
 
     def wants(self, what: str) -> bool:

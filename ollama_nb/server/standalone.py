@@ -33,10 +33,10 @@ _REASONS = {
 }
 _NO_SUCH_ADDRESS = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
 _NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
-_BODY = b'{"error":"too many connections are open, please try again","code":"busy"}'
+_BUSY_BODY = b'{"error":"too many connections are open, please try again","code":"busy"}'
 _TOO_MANY_CONNECTIONS = (
     b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json; charset=utf-8\r\nRetry-After: 1\r\n"
-    + (b"Connection: close\r\nContent-Length: %d\r\n\r\n%b" % (len(_BODY), _BODY))
+    + (b"Connection: close\r\nContent-Length: %d\r\n\r\n%b" % (len(_BUSY_BODY), _BUSY_BODY))
 )
 
 

@@ -41,9 +41,8 @@ class JupyterOllamaHandler(OllamaHandler, JupyterHandler):  # type: ignore[misc]
     async def admit(self) -> None:
         await self._admit()
         if not self._headers.get("Access-Control-Allow-Origin"):
-            self.clear_header(
-                "Access-Control-Allow-Origin"
-            )  # Jupyter sends an empty header for requests without an Origin
+            # Jupyter sends an empty header for requests without an Origin.
+            self.clear_header("Access-Control-Allow-Origin")
 
     async def _admit(self) -> None:
         headers = self.request.headers
@@ -53,9 +52,8 @@ class JupyterOllamaHandler(OllamaHandler, JupyterHandler):  # type: ignore[misc]
             self._admit_key()
             return
         if "Authorization" not in headers and headers.get("x-api-key"):
-            headers["Authorization"] = (
-                f"Bearer {headers['x-api-key']}"  # of Anthropic's clients; Jupyter reads Authorization only
-            )
+            # Anthropic's clients send this header; Jupyter reads Authorization only.
+            headers["Authorization"] = f"Bearer {headers['x-api-key']}"
         await self._admit_user()
         if not self.check_origin():
             raise Forbidden("cross-origin request blocked")

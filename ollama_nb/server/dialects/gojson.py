@@ -47,7 +47,7 @@ def decode(body: bytes) -> Any:
     try:
         value, _ = _decoder.raw_decode(text, start)
     except json.JSONDecodeError as error:
-        raise BadRequest(_worded(error)) from None
+        raise BadRequest(_go_error(error)) from None
     except RecursionError:
         raise BadRequest(_TOO_DEEP) from None
     scrub = _SURROGATE_ESCAPE.search(body) is not None
@@ -126,7 +126,7 @@ _WORDS = {
 }
 
 
-def _worded(error: json.JSONDecodeError) -> str:
+def _go_error(error: json.JSONDecodeError) -> str:
     """Go's error text for one of Python's syntax errors."""
     text, position, message = error.doc, error.pos, error.msg
     if message.startswith("Unterminated string"):
@@ -138,7 +138,7 @@ def _worded(error: json.JSONDecodeError) -> str:
         message = kind
     if message.startswith("Invalid \\escape"):
         position += 1
-    position, within = _spoiled(text, position, message)
+    position, within = _go_position(text, position, message)
     if position >= len(text):
         return "unexpected EOF"
     if within:
@@ -150,7 +150,7 @@ def _worded(error: json.JSONDecodeError) -> str:
     return f"invalid character {_quoted_char(text[position])} after {inside}"
 
 
-def _spoiled(text: str, position: int, message: str) -> tuple[int, str]:
+def _go_position(text: str, position: int, message: str) -> tuple[int, str]:
     """The position and the context that Go reports for an error that Python reports at ``position``.
 
     Python reports the start of a malformed literal or number, Go the first wrong character. The context is empty
