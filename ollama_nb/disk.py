@@ -28,9 +28,9 @@ before_change_hook: Callable[[str, str], None] | None = None
 TEMP_PREFIX = "sha256-"
 """Followed by digits, the name that Ollama gives to unfinished blobs, so that its clean-up also removes ours."""
 
-_COPY_BYTES = 1 << 20
-_FICLONE = 0x40049409
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_COPY_BYTES = 1 << 20  # bytes that are copied at a time
+_FICLONE = 0x40049409  # from linux/fs.h: share the blocks of another file
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC  # flags to open a folder
 _REASONS = {
     errno.ENOSPC: "no space left on the disk",
     errno.EDQUOT: "the disk quota is used up",
@@ -42,7 +42,7 @@ _REASONS = {
     errno.EXDEV: "the folder is on another disk than its parent",
 }
 
-_REFUSALS = {errno.EROFS, errno.EACCES, errno.EPERM}
+_REFUSALS = {errno.EROFS, errno.EACCES, errno.EPERM}  # errors with HTTP status 403 when writing
 
 
 def write(path: Path, data: bytes, mode: int = 0o644) -> None:

@@ -27,14 +27,17 @@ from ollama_nb.store.gguf import read_gguf
 from ollama_nb.store.manifest import GGUF_KINDS, MAX_JSON, parse_config, parse_manifest
 from ollama_nb.store.store import Store
 
-MAX_ENTRIES = 100_000
-MAX_MODELS = 1000
-MAX_BLOB = 1 << 40
+MAX_ENTRIES = 100_000  # entries of an archive
+MAX_MODELS = 1000  # models of an archive
+MAX_BLOB = 1 << 40  # bytes of one blob
 MAX_READ = 4 << 20
 """Bytes that the tar reader may request at once; headers of a valid archive are far smaller."""
 
 _LAYOUT, _INDEX = "oci-layout", "index.json"
-_NAME_KEYS = ("org.opencontainers.image.ref.name", "io.containerd.image.name")
+_NAME_KEYS = (
+    "org.opencontainers.image.ref.name",
+    "io.containerd.image.name",
+)  # annotations that may hold the model's name
 
 
 def export(

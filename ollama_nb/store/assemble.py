@@ -145,7 +145,7 @@ class LayerBuilder:
             yield self._statuses.get(layer.digest, f"using existing layer {layer.digest}")
 
     def _vocabulary(self, kind: str) -> TokenizerVocabulary | None:
-        """Return the vocabulary of the first layer of a kind; None if there is none."""
+        """Return the vocabulary of the first layer of a kind, or None."""
         digests = [layer.digest for layer in self.layers if layer.kind == kind]
         if not digests:
             return None

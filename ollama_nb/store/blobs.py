@@ -15,7 +15,7 @@ from ollama_nb.api.names import Digest
 from ollama_nb.api.units import human_bytes
 from ollama_nb.errors import BadRequest, NotFound, StoreError
 
-CHUNK = 1 << 20
+CHUNK = 1 << 20  # bytes that are read, hashed and written at a time
 
 
 class BlobStore:

@@ -21,7 +21,7 @@ from ollama_nb.store.gguf import read_gguf
 from ollama_nb.store.manifest import GGUF_KINDS, MAX_JSON, parse_config
 from ollama_nb.store.store import Store
 
-BUFFER = 4 << 20
+BUFFER = 4 << 20  # bytes that are hashed at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +103,7 @@ class _Checker:
                 return
 
     def _find_fault(self, layer: Layer, *, is_config: bool) -> str:
-        """Describe the problem of one layer of a model; empty if there is none."""
+        """Describe the problem of one layer of a model; empty if it is valid."""
         if layer.digest in self._broken:
             return f"its blob {layer.digest.short} is damaged"
         size = self._store.blobs.size(layer.digest)

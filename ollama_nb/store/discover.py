@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ollama_nb.store.gguf import is_gguf
 
-MAX_FILES = 20_000
+MAX_FILES = 20_000  # files, and folders that are searched
 _PART = re.compile(r"(.+)-(\d{5})-of-(\d{5})")
 _QUANT = re.compile(r"(?:^|[-._])((?:UD-)?(?:I?Q\d\w*|TQ\d\w*|MXFP4\w*|BF16|F16|F32))$", re.IGNORECASE)
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.-]+")

@@ -21,24 +21,24 @@ from ollama_nb.errors import CorruptModel
 from ollama_nb.store.quantization import TENSOR_TYPES
 
 MAGIC = b"GGUF"
-MAX_STRING = 16 << 20
-MAX_ARRAY = 64 << 20
-MAX_HEADER = 256 << 20
-MAX_KEYS = 1 << 16
-MAX_TENSORS = 1 << 17
-MAX_DIMENSIONS = 4
-MAX_BLOCKS = 4096
+MAX_STRING = 16 << 20  # bytes of a string
+MAX_ARRAY = 64 << 20  # items of an array
+MAX_HEADER = 256 << 20  # bytes of the header
+MAX_KEYS = 1 << 16  # metadata keys
+MAX_TENSORS = 1 << 17  # tensors
+MAX_DIMENSIONS = 4  # dimensions of a tensor
+MAX_BLOCKS = 4096  # layers of a model
 MAX_KEPT_ITEMS = 4 << 20
 """Limit for array items in memory; further arrays are None, as without ``arrays``."""
 
-_WINDOW = 1 << 20
-_STRING, _ARRAY = 8, 9
+_WINDOW = 1 << 20  # bytes that are read at a time
+_STRING, _ARRAY = 8, 9  # numbers of value types
 _U32, _U64 = struct.Struct("<I"), struct.Struct("<Q")
 _SCALAR_CODES = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "B", 10: "Q", 11: "q", 12: "d"}
 _SCALARS = {number: struct.Struct("<" + code) for number, code in _SCALAR_CODES.items()}
-_BOOL = 7
-_SMALLEST_PAIR = 8 + 4 + 1
-_SMALLEST_TENSOR = 8 + 4 + 8 + 4 + 8
+_BOOL = 7  # number of the value type
+_SMALLEST_PAIR = 8 + 4 + 1  # bytes: length of the key, type, value
+_SMALLEST_TENSOR = 8 + 4 + 8 + 4 + 8  # bytes: length of the name, dimension count, one dimension, type, offset
 _ARCHITECTURE = re.compile(r"[A-Za-z0-9_.\-]{1,128}")
 
 

@@ -22,9 +22,9 @@ from ollama_nb.errors import BadRequest, CorruptModel, NotFound, StoreError
 from ollama_nb.store.blobs import CHUNK, BlobStore
 
 FILE = "ollama-nb.json"
-FORMAT = 1
-MAX_FILES, MAX_PIECES = 64, 10_000
-MAX_SIZE = 1 << 40
+FORMAT = 1  # version of the description's format
+MAX_FILES, MAX_PIECES = 64, 10_000  # files of a model, parts of a file
+MAX_SIZE = 1 << 40  # bytes of a file
 _MEMBER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 _SEPARATORS = re.compile(r"[-_.]+")
 

@@ -102,13 +102,13 @@ FLOATS = ("F32", "F16", "BF16")
 NEED_IMPORTANCE = frozenset({"IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ2_M", "IQ3_XXS", "IQ3_XS", "Q2_K_S"})
 """Low-bit types that require an importance matrix."""
 
-_SHORT = {"Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M"}
+_SHORT = {"Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M"}  # short form: type
 _NOT_MADE = frozenset({"NVFP4"})
 """Types that llama.cpp can read but not write."""
 _NUMBERS = {name: number for number, name in FILE_TYPES.items() if name not in _NOT_MADE}
 SUPPORTED = tuple(name for name in _NUMBERS if name not in NEED_IMPORTANCE)
 
-_F16, _Q8_0 = 1, 8
+_F16, _Q8_0 = 1, 8  # numbers of tensor types
 _ARCHITECTURE_OVERRIDES: dict[str, dict[str, int]] = {
     "qwen35": {r"nextn\.eh_proj": _Q8_0},
     "qwen35moe": {r"nextn\.eh_proj": _Q8_0},

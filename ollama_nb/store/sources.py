@@ -24,13 +24,13 @@ from ollama_nb.store.gguf import is_gguf
 from ollama_nb.store.store import Store
 from ollama_nb.store.workdir import locked_workdir
 
-Count = Callable[[int, int], None]
+Count = Callable[[int, int], None]  # called with the progress: done, total
 
 QUANTIZING, CONVERTING = "0000000000000000000", "0000000000000000001"
 """Placeholder digests for progress lines of unfinished files. Clients draw one bar per digest."""
 
 PICKLED = "unknown type: PyTorch checkpoints can contain arbitrary code; save the model as safetensors"
-_PICKLES = (".bin", ".pt", ".pth")
+_PICKLES = (".bin", ".pt", ".pth")  # suffixes of PyTorch checkpoints
 _PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")
 
 
@@ -150,7 +150,7 @@ class GgufSources:
             raise BadRequest("this server cannot convert models")
         return self._tools.converter
 
-    # -- inside ----------------------------------------------------------------------------------------------------
+    # -- internal ----------------------------------------------------------------------------------------------------
 
     def _ggufs(self, files: Mapping[str, Digest]) -> list[GgufSource]:
         if files and not any(path.endswith(".gguf") or self._is_gguf(digest) for path, digest in files.items()):

@@ -214,7 +214,7 @@ class Store:
         tree = self.blobs.tree if path.is_relative_to(self.blobs.root) else self._manifests
         disk.move_out(tree, path, folder / "-".join(path.relative_to(self.root).parts))
 
-    # -- inside ----------------------------------------------------------------------------------------------------
+    # -- internal ----------------------------------------------------------------------------------------------------
 
     def _other_store_with(self, name: ModelName) -> Store | None:
         """Return the first of the other stores that has the model, or None."""

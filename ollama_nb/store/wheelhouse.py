@@ -27,14 +27,14 @@ from ollama_nb.store.pieces import PackedFile, Piece, WheelDescription
 
 PART_SIZE = 100_000_000
 """Bytes; the usual size limit of package indexes for one file."""
-MIN_PART_SIZE = 64 << 10
+MIN_PART_SIZE = 64 << 10  # bytes
 _OVERHEAD = 16 << 10
 """Bytes reserved in each wheel for metadata, directory and names."""
 
 _DISTRIBUTION = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
 _VERSION = re.compile(r"\d+(\.\d+)*((a|b|rc)\d+)?(\.post\d+)?(\.dev\d+)?")
-_TIME = (1980, 1, 1, 0, 0, 0)
-_REGULAR_FILE = 0o100644 << 16
+_TIME = (1980, 1, 1, 0, 0, 0)  # the earliest time of a ZIP file
+_REGULAR_FILE = 0o100644 << 16  # mode rw-r--r-- as external attributes of a ZIP member
 _WHEEL = b"Wheel-Version: 1.0\nGenerator: ollama-nb\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
 
 

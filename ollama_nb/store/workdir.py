@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ollama_nb import disk
 
-PREFIX = "ollama-nb-"
+PREFIX = "ollama-nb-"  # start of the names of all temporary folders
 
 
 @contextlib.contextmanager

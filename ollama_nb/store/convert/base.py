@@ -17,7 +17,7 @@ import numpy as np
 from ollama_nb.errors import BadRequest, CorruptModel
 from ollama_nb.store.convert.checkpoint import Array, Checkpoint, Tensor, read_safetensors
 
-MAX_BLOCKS = 4096
+MAX_BLOCKS = 4096  # layers of a model
 _SKIPPED = (".attention.masked_bias", ".attention.bias", ".rotary_emb.inv_freq", ".position_ids")
 _MULTIMODAL = ("vision_tower.", "multi_modal_projector.", "vision_model.", "audio_tower.", "visual.")
 _FULL_PRECISION = ("ffn_gate_inp.weight", "ffn_gate_inp_shexp.weight", "position_embd.weight", "token_types.weight")
@@ -26,7 +26,11 @@ _FLAGS = {
     "pooling_mode_cls_token": gguf.PoolingType.CLS,
     "pooling_mode_lasttoken": gguf.PoolingType.LAST,
 }
-_NAMES = {"mean": gguf.PoolingType.MEAN, "cls": gguf.PoolingType.CLS, "lasttoken": gguf.PoolingType.LAST}
+_NAMES = {
+    "mean": gguf.PoolingType.MEAN,
+    "cls": gguf.PoolingType.CLS,
+    "lasttoken": gguf.PoolingType.LAST,
+}  # values of pooling_mode
 
 
 class CheckpointConverter:

@@ -10,7 +10,13 @@ import gguf
 from ollama_nb.store.convert.base import CheckpointConverter, describe_pooling
 from ollama_nb.store.convert.checkpoint import Checkpoint, Tensor
 
-_HEADS = ("pooler.", "cls.predictions.", "cls.seq_relationship.", "lm_head.", "vocab_")
+_HEADS = (
+    "pooler.",
+    "cls.predictions.",
+    "cls.seq_relationship.",
+    "lm_head.",
+    "vocab_",
+)  # prefixes of tensors that embedding models do not use
 
 
 class BertConverter(CheckpointConverter):

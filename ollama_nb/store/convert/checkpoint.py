@@ -19,9 +19,9 @@ import numpy.typing as npt
 
 from ollama_nb.errors import BadRequest, CorruptModel
 
-MAX_HEADER = 100 << 20
-MAX_TENSORS = 1 << 18
-MAX_DIMENSIONS = 8
+MAX_HEADER = 100 << 20  # bytes of a safetensors header
+MAX_TENSORS = 1 << 18  # tensors of one file
+MAX_DIMENSIONS = 8  # dimensions of a tensor
 
 Array = npt.NDArray[Any]
 

@@ -33,7 +33,7 @@ OUTPUTS = {
     "BF16": (GGMLQuantizationType.BF16, LlamaFileType.MOSTLY_BF16),
 }
 """Output types of a conversion. Other types are quantized from these."""
-_PREFIXES = ("base_model.model.", "base_model.")
+_PREFIXES = ("base_model.model.", "base_model.")  # prefixes that peft adds to tensor names
 _INNER, _OUTER = ".lora_A.weight", ".lora_B.weight"
 _FROM_GGUF = {
     "num_hidden_layers": "block_count",

@@ -15,7 +15,7 @@ from gguf import TokenType
 from ollama_nb.errors import CorruptModel
 from ollama_nb.store.convert.vocabulary import SPACE, CheckpointVocabulary
 
-UNIGRAM, BPE = 1, 2
+UNIGRAM, BPE = 1, 2  # values of model_type
 
 
 @dataclass(slots=True)

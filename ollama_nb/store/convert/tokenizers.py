@@ -42,7 +42,7 @@ TEKKEN = rf"{_cased('')}|\p{{N}}|{_SLASHED}"
 GPT4O = rf"{_cased(_CONTRACTIONS + '?')}|\p{{N}}{{1,3}}|{_SLASHED}"
 GPT2 = "<GPT-2>"
 """The built-in expression of ``ByteLevel``."""
-DIGITS = "<digits>"
+DIGITS = "<digits>"  # the pre-tokenizer ``Digits`` with individual digits
 
 _NAMES: dict[tuple[str, ...], str] = {
     (LLAMA3,): "llama-bpe",

@@ -12,10 +12,10 @@ from gguf import TokenType
 from ollama_nb.errors import BadRequest, CorruptModel
 from ollama_nb.store.convert.checkpoint import Checkpoint
 
-MAX_TOKENS = 1 << 22
+MAX_TOKENS = 1 << 22  # tokens of a vocabulary
 ADDED_SCORE = -1000.0
 """Score of added tokens, which are matched before tokenization and result from no merge."""
-PAD_SCORE = -10000.0
+PAD_SCORE = -10000.0  # score of tokens that never occur
 SPACE = "\u2581"
 """SentencePiece's symbol for a space."""
 

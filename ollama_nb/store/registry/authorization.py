@@ -30,8 +30,8 @@ from ollama_nb.store.registry.urls import Origin
 _SCHEME = re.compile(r"[\s,]*([A-Za-z][A-Za-z0-9_-]*)(?:\s+|$)(?!=)")
 _PARAMETER = re.compile(r'[\s,]*([A-Za-z0-9_-]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s",]*))')
 DENIED = "unauthorized: access denied"
-MAX_TOKEN = 64 << 10
-_HASH_OF_NOTHING = "ZTNiMGM0NDI5OGZjMWMxNDlhZmJmNGM4OTk2ZmI5MjQyN2FlNDFlNDY0OWI5MzRjYTQ5NTk5MWI3ODUyYjg1NQ=="
+MAX_TOKEN = 64 << 10  # bytes of a token response
+_EMPTY_BODY_HASH = "ZTNiMGM0NDI5OGZjMWMxNDlhZmJmNGM4OTk2ZmI5MjQyN2FlNDFlNDY0OWI5MzRjYTQ5NTk5MWI3ODUyYjg1NQ=="
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +132,7 @@ class Authorization:
             extra = [("ts", str(int(time.time()))), ("nonce", secrets.token_urlsafe(16))]
         url = token_url(challenge, extra)
         if is_own_realm and "Authorization" not in headers:
-            headers["Authorization"] = RegistryKey.ensure(self._key).authorization(f"GET,{url},{_HASH_OF_NOTHING}")
+            headers["Authorization"] = RegistryKey.ensure(self._key).authorization(f"GET,{url},{_EMPTY_BODY_HASH}")
         with self._session.send("GET", url, headers) as response:
             body = response.body(MAX_TOKEN)
             if response.status in (401, 403):

@@ -21,9 +21,9 @@ from ollama_nb.store.registry.errors import NotInRegistry, RegistryRefused, Retr
 from ollama_nb.store.registry.session import Body, RegistryResponse, RegistrySession, Resolve, resolve
 from ollama_nb.store.registry.urls import Origin, redirected
 
-MAX_ERROR = 64 << 10
+MAX_ERROR = 64 << 10  # bytes of an error response that are read
 MAX_REDIRECTS = 5
-_SHOWN = 1000
+_MAX_REPORTED = 1000  # characters of an error response that are reported
 _REDIRECTS = (301, 302, 303, 307, 308)
 _ACCEPTED = f"{MANIFEST_TYPE}, application/vnd.oci.image.manifest.v1+json"
 
@@ -144,7 +144,7 @@ def check(response: RegistryResponse) -> None:
     body = response.body(MAX_ERROR).decode("utf-8", "replace").strip()
     if response.status == 404:
         raise NotInRegistry("file does not exist")
-    raise RegistryRefused(response.status, body[:_SHOWN], _retry_after(response.headers.get("Retry-After", "")))
+    raise RegistryRefused(response.status, body[:_MAX_REPORTED], _retry_after(response.headers.get("Retry-After", "")))
 
 
 def _retry_after(text: str) -> float | None:

@@ -25,7 +25,7 @@ from ollama_nb import disk
 from ollama_nb.errors import StoreError
 from ollama_nb.store.registry.urls import Origin
 
-MAX_FILE = 1 << 20
+MAX_FILE = 1 << 20  # bytes of a key or a credentials file
 HUGGING_FACE = "huggingface.co"
 
 

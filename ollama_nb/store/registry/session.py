@@ -37,7 +37,7 @@ _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 Resolve = Callable[[str, int], Sequence[str]]
 Body = bytes | Iterable[bytes] | None
-_Key = tuple[Origin, bool]
+_Key = tuple[Origin, bool]  # origin, and whether the user trusts it
 _DRAINED = 64 << 10
 """Bytes; a response with at most this many bytes left is read to the end to keep its connection."""
 
@@ -206,7 +206,7 @@ class RegistrySession:
         self._idle: dict[_Key, list[_Connection]] = {}
         self._live: set[_Connection] = set()
         self._over = threading.Event()
-        self._watcher = threading.Thread(target=self._watch, args=(cancelled,), name="ollama-nb-hang-up", daemon=True)
+        self._watcher = threading.Thread(target=self._watch, args=(cancelled,), name="ollama-nb-cancel", daemon=True)
         self._watcher.start()
 
     def send(self, method: str, url: str, headers: Mapping[str, str], body: Body = None) -> RegistryResponse:
@@ -252,7 +252,7 @@ class RegistrySession:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
-    # -- inside ----------------------------------------------------------------------------------------------------
+    # -- internal ----------------------------------------------------------------------------------------------------
 
     def _watch(self, cancelled: threading.Event) -> None:
         while not self._over.wait(POLL_INTERVAL):
@@ -289,7 +289,7 @@ class RegistrySession:
 
     @contextlib.contextmanager
     def translated_errors(self, origin: Origin) -> Iterator[None]:
-        """Translate network errors into SourceError; after ``hang_up`` all of them become Cancelled."""
+        """Translate network errors into SourceError; after ``cancel`` all of them become Cancelled."""
         try:
             yield
         except (RegistryUnreachable, SourceError, Cancelled):

@@ -17,8 +17,8 @@ from ollama_nb import disk
 from ollama_nb.errors import Cancelled
 from ollama_nb.store.transfer.pace import PROGRESS_INTERVAL, ProgressCallback
 
-_LENGTH = 8
-MAX_RESULT = 4096
+_LENGTH = 8  # bytes of the progress at the start of a lock file
+MAX_RESULT = 4096  # bytes of the result after it
 
 
 class HeldLock:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from ollama_nb.errors import BadRequest
 
-MAX_STREAMS = 64
-CHUNK = 256 << 10
+MAX_STREAMS = 64  # parallel connections for one blob
+CHUNK = 256 << 10  # bytes that are read at a time without a rate limit
 PROGRESS_INTERVAL = 0.06
 """Minimum number of seconds between two progress lines."""
 

@@ -22,12 +22,11 @@ from ollama_nb.store.blobs import BlobStore
 
 MIN_PART, MAX_PART = 32_000_000, 1_000_000_000
 """Bytes; the limits of a part's size (the last part may be smaller)."""
-TARGET_PARTS = 16
+TARGET_PARTS = 16  # parts of a blob within the limits of their size
 
+JOURNAL_LAG = 4 << 20  # bytes that all journals together may be behind the file
+_STATE_BYTES = 4096  # bytes of a journal file that are read
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
-JOURNAL_BEHIND = 4 << 20
-"""Bytes that all journals together may lag behind the file."""
-_STATE_BYTES = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +45,7 @@ class BlobPart:
 
 
 def split_blob(total: int, offset: int = 0, number: int = 0) -> tuple[BlobPart, ...]:
-    """Split the bytes ``offset`` to ``total`` into parts numbered from ``number``; empty if there are none."""
+    """Split the bytes ``offset`` to ``total`` into parts numbered from ``number``."""
     size = min(MAX_PART, max(MIN_PART, -(-total // TARGET_PARTS)))
     starts = range(offset, total, size)
     return tuple(BlobPart(number + count, start, min(size, total - start)) for count, start in enumerate(starts))
@@ -63,19 +62,19 @@ def repair_parts(found: Iterable[BlobPart], total: int, on_disk: int) -> tuple[B
     for part in sorted(found, key=lambda part: (part.offset, -part.completed)):
         valid = part.offset >= at and part.size > 0 and part.end <= total and 0 <= part.completed <= part.size
         if valid and part.number not in numbers:
-            there = max(0, min(part.completed, on_disk - part.offset))
-            kept.append(replace(part, completed=there))
+            downloaded = max(0, min(part.completed, on_disk - part.offset))
+            kept.append(replace(part, completed=downloaded))
             numbers.add(part.number)
             at = part.end
     free = max(numbers, default=-1) + 1
-    tiled: list[BlobPart] = []
+    parts: list[BlobPart] = []
     at = 0
     for offset, end, old in [*((part.offset, part.end, (part,)) for part in kept), (total, total, ())]:
         new = split_blob(offset, at, free)
         free += len(new)
-        tiled += [*new, *old]
+        parts += [*new, *old]
         at = end
-    return tuple(tiled)
+    return tuple(parts)
 
 
 def encode_part(part: BlobPart) -> bytes:
@@ -142,7 +141,7 @@ class PartialBlob:
     def __init__(self, blobs: BlobStore, digest: Digest, size: int, streams: int) -> None:
         self.digest, self.size = digest, size
         self._blobs = blobs
-        self._lag = max(1, JOURNAL_BEHIND // streams)
+        self._lag = max(1, JOURNAL_LAG // streams)
         self._file = InPlaceFile(blobs.tree, partial_path(blobs, digest))
         try:
             found = _read_journal(blobs, digest)

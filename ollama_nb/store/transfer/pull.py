@@ -18,8 +18,7 @@ from ollama_nb.api.events import Progress, Report
 from ollama_nb.api.models import Layer, Manifest
 from ollama_nb.api.names import ModelName
 from ollama_nb.errors import Cancelled, CorruptModel, OllamaError, SourceError
-from ollama_nb.store.blobs import CHUNK as HASHED_AT_ONCE
-from ollama_nb.store.blobs import BlobStore
+from ollama_nb.store.blobs import CHUNK, BlobStore
 from ollama_nb.store.manifest import parse_manifest
 from ollama_nb.store.registry.client import RegistryAccess, RegistryClient, open_registry, origin_of
 from ollama_nb.store.registry.errors import RegistryConnectionLost, RegistryRefused, RegistryUnreachable
@@ -29,7 +28,7 @@ from ollama_nb.store.transfer.locks import TransferLock
 from ollama_nb.store.transfer.pace import PROGRESS_INTERVAL, ProgressCallback, Throttle, TransferLimits, throttled
 from ollama_nb.store.transfer.partial import PartialBlob, PartProgress, downloaded_bytes, parse_content_range
 
-_JOIN = 0.8
+_JOIN_SECONDS = 0.8
 """Seconds to wait for the stream threads after their connections were closed."""
 
 
@@ -84,11 +83,11 @@ class ModelPull:
         with lock.acquire(lambda done: on_progress(min(done, total)), cancelled) as held:
             if not (blobs.size(digest) == total and blobs.touch(digest)):
 
-                def on_progress_shared(done: int) -> None:
+                def publish(done: int) -> None:
                     held.publish_progress(done)
                     on_progress(done)
 
-                BlobDownload(registry, blobs, layer, self.limits, on_progress_shared).run()
+                BlobDownload(registry, blobs, layer, self.limits, publish).run()
         on_progress(total)
 
 
@@ -225,23 +224,23 @@ class DownloadStreams:
         if self._running:
             self._session.drop_connections()
         for thread in threads:
-            thread.join(_JOIN)
+            thread.join(_JOIN_SECONDS)
 
     def _hash_available(self) -> None:
-        """Hash contiguous bytes for about one progress interval, waiting if there are none. Raises Cancelled."""
+        """Hash contiguous bytes for about one progress interval, waiting if necessary. Raises Cancelled."""
         until = time.monotonic() + PROGRESS_INTERVAL
         while (left := until - time.monotonic()) > 0 and self._hashed < self._partial.size:
             if self._session.stopped.is_set():
                 raise Cancelled
-            size = min(HASHED_AT_ONCE, self._partial.contiguous - self._hashed)
-            if size < HASHED_AT_ONCE and not self._partial.complete:
+            size = min(CHUNK, self._partial.contiguous - self._hashed)
+            if size < CHUNK and not self._partial.complete:
                 self._finished.wait(left)
                 return
             data = self._partial.read(size, self._hashed)
             self._hash.update(data)
             self._hashed += len(data)
 
-    # -- in the threads of the streams -----------------------------------------------------------------------------
+    # -- in the stream threads ---------------------------------------------------------------------------------------
 
     def _run_stream(self) -> None:
         failure: BaseException | None = None

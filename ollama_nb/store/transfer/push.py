@@ -31,7 +31,7 @@ from ollama_nb.store.store import Store
 from ollama_nb.store.transfer.pace import ProgressCallback, Throttle, TransferLimits, throttled
 from ollama_nb.store.transfer.partial import TARGET_PARTS
 
-MIN_CHUNK, MAX_CHUNK = 100_000_000, 1_000_000_000
+MIN_CHUNK, MAX_CHUNK = 100_000_000, 1_000_000_000  # bytes of an upload chunk
 _RANGE = re.compile(r"(?:bytes=)?0-(\d+)")
 
 _SESSIONS = 3
@@ -95,7 +95,7 @@ class ModelPush:
 
 @contextlib.contextmanager
 def _translated_denials() -> Iterator[None]:
-    """Raise AccessDenied, which clients know by its code, for a refusal by HTTP status."""
+    """Turn the HTTP statuses 401 and 403 into AccessDenied, whose code is preserved up to the client."""
     try:
         yield
     except RegistryRefused as error:
@@ -107,11 +107,8 @@ def _translated_denials() -> Iterator[None]:
 def _media_type(manifest: Manifest) -> str:
     """Return the media type that the manifest declares."""
     declared = json.loads(manifest.raw).get("mediaType")
-    return (
-        declared
-        if isinstance(declared, str) and declared.isascii() and declared.isprintable() and declared
-        else MANIFEST_TYPE
-    )
+    valid = isinstance(declared, str) and declared.isascii() and declared.isprintable() and declared
+    return str(declared) if valid else MANIFEST_TYPE
 
 
 class UploadLost(RegistryConnectionLost):
