@@ -22,8 +22,7 @@ from ollama_nb.store.quantization import FLOATS, declared_type, parse_type, type
 from ollama_nb.store.sources import CreateTools, FamilyDefaults, GgufSource, GgufSources, KnownTemplate
 from ollama_nb.store.store import Store
 
-_TEXT = (1, 6)
-"""Token types that are plain text: normal and byte."""
+_TEXT = (1, 6)  # token types that are plain text: normal and byte
 
 
 def vocabulary_of(gguf: GGUF) -> TokenizerVocabulary | None:
@@ -136,6 +135,7 @@ class LayerBuilder:
             self._replace("messages", manifest.encode_messages(request.messages))
 
     def config(self, config: ModelConfig) -> Layer:
+        """Store the config and return its layer."""
         data = manifest.encode_config(config)
         return manifest.config_layer(self._store.blobs.add(data), len(data))
 

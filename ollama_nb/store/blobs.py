@@ -41,6 +41,7 @@ class BlobStore:
         return here
 
     def has(self, digest: Digest) -> bool:
+        """Return whether this or another store has the blob."""
         return self.size(digest) is not None
 
     def size(self, digest: Digest) -> int | None:
@@ -133,6 +134,7 @@ class BlobStore:
             return Digest(hashlib.file_digest(copy, "sha256").hexdigest())
 
     def remove(self, digest: Digest) -> bool:
+        """Remove a blob of this store. Returns False if it does not exist."""
         return self.tree.remove(self.path(digest))
 
     def digests(self) -> Iterator[Digest]:
@@ -165,6 +167,7 @@ class BlobWriter:
         return Digest(self._hash.hexdigest())
 
     def write(self, data: bytes) -> None:
+        """Append bytes."""
         self._temp.write(data)
         self._hash.update(data)
         self.size += len(data)
@@ -183,6 +186,7 @@ class BlobWriter:
         return digest
 
     def abort(self) -> None:
+        """Remove the unfinished file. Does nothing after ``commit``."""
         self._temp.abort()
 
     def __enter__(self) -> BlobWriter:
@@ -193,6 +197,7 @@ class BlobWriter:
 
 
 def digest_of(data: bytes) -> Digest:
+    """Return the SHA-256 digest of ``data``."""
     return Digest(hashlib.sha256(data).hexdigest())
 
 

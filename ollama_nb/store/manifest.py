@@ -49,6 +49,7 @@ def layer(kind: str, digest: Digest, size: int, *, from_: str = "") -> Layer:
 
 
 def config_layer(digest: Digest, size: int) -> Layer:
+    """Return the layer of a config."""
     return Layer(CONFIG_TYPE, digest, size)
 
 
@@ -60,6 +61,7 @@ def parse_manifest(raw: bytes) -> Manifest:
 
 
 def encode_manifest(config: Layer, layers: Iterable[Layer]) -> bytes:
+    """Encode a manifest."""
     body = {
         "schemaVersion": 2,
         "mediaType": MANIFEST_TYPE,
@@ -81,6 +83,7 @@ def parse_config(raw: bytes) -> ModelConfig:
 
 
 def encode_config(config: ModelConfig) -> bytes:
+    """Encode a config."""
     families = config.model_families
     body: dict[str, Any] = {
         "model_format": config.model_format,
@@ -105,14 +108,17 @@ def encode_config(config: ModelConfig) -> bytes:
 
 
 def parse_params(raw: bytes) -> dict[str, Any]:
+    """Parse a params layer. Raises CorruptModel if it is not a JSON object."""
     return _parse_object(raw, "params layer")
 
 
 def encode_params(params: Mapping[str, Any]) -> bytes:
+    """Encode a params layer, with sorted keys."""
     return _encode_line(params, sort_keys=True)
 
 
 def parse_messages(raw: bytes) -> tuple[Message, ...]:
+    """Parse a messages layer. Raises CorruptModel if it is not valid."""
     body = _parse_json(raw, "messages layer")
     if not isinstance(body, list):
         raise CorruptModel("the messages layer is not a JSON array")
@@ -120,6 +126,7 @@ def parse_messages(raw: bytes) -> tuple[Message, ...]:
 
 
 def encode_messages(messages: Iterable[Message]) -> bytes:
+    """Encode a messages layer."""
     return _encode_line([message_object(message) for message in messages])
 
 

@@ -34,113 +34,19 @@ from ollama_nb.store.transfer.pace import ProgressCallback, throttled
 from ollama_nb.store.wheel import Wheel, WheelMember
 from ollama_nb.store.workdir import locked_workdir
 
-_NO_NETWORK = re.compile(
-    r"connection|Could not fetch URL|HTTPS?ConnectionPool|SSL|ProxyError|timed? ?out|Network is unreachable"
-    r"|HTTP error|\b(401|403|407|5\d\d) (Client |Server )?Error",
-    re.IGNORECASE,
-)
-_CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
 SCHEME = "pip://"
 
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
 _VERSION = re.compile(r"[A-Za-z0-9.!+_-]+")
 _MEMBER = re.compile(r"[^\x00-\x1f\x7f\\]{1,512}")
 
-
-class PipDownload:
-    """Downloads one wheel with pip. ``progress`` receives the downloaded bytes."""
-
-    def __init__(
-        self, requirement: str, folder: Path, progress: Callable[[int], None], cancelled: threading.Event
-    ) -> None:
-        self._requirement = requirement
-        self._wheels = folder / "wheels"
-        self._work = folder / "work"
-        self._log = folder / "pip.log"
-        self._progress = progress
-        self._cancelled = cancelled
-
-    def run(self) -> Path:
-        """Download the wheel and return its path; may be called once. Blocks.
-
-        Raises NotFound if the index has no wheel for this machine, SourceError for other errors, or Cancelled.
-        """
-        self._wheels.mkdir()
-        self._work.mkdir()
-        with self._log.open("wb") as log:
-            process = subprocess.Popen(
-                self._command(),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                cwd=self._work,
-                env=os.environ | {"TMPDIR": str(self._work), "PYTHONUTF8": "1"},
-                start_new_session=True,
-            )
-            try:
-                self._wait(process)
-            finally:
-                _kill_group(process)
-        if process.returncode:
-            raise self._error()
-        found = sorted(self._wheels.glob("*.whl"))
-        if len(found) != 1:
-            raise SourceError(f"pip downloaded {len(found)} wheels for pip://{self._requirement} instead of one")
-        return found[0]
-
-    def _command(self) -> list[str]:
-        # -P prevents that a pip.py in the working folder is run instead of pip.
-        pip = [sys.executable, "-P", pip_child.__file__, str(os.getpid()), "download"]
-        options = ["--no-deps", "--only-binary=:all:", "--no-input", "--disable-pip-version-check"]
-        plain = ["--no-color", "--progress-bar=off"]  # notebook kernels set FORCE_COLOR for their children
-        return [*pip, *options, *plain, "--dest", str(self._wheels), "--", self._requirement]
-
-    def _wait(self, process: subprocess.Popen[bytes]) -> None:
-        """Wait for pip. The size of its files is the only progress that all versions of pip provide."""
-        reported = 0
-        while process.poll() is None:
-            if self._cancelled.wait(0.1):
-                raise Cancelled
-            size = largest_file(self._work)
-            if size > max(reported, CHUNK):
-                reported = size
-                self._progress(size)
-
-    def _error(self) -> Exception:
-        lines = [line.strip() for line in self._log.read_bytes()[-65536:].decode("utf-8", "replace").splitlines()]
-        lines = [_CREDENTIALS.sub("", line) for line in lines if line and not line.startswith("[notice]")]
-        last = lines[-1].removeprefix("ERROR: ") if lines else "no output"
-        if "No module named pip" in last:
-            return SourceError("pip is missing in this environment: install it with `python -m ensurepip`")
-        trouble = [line for line in lines if line.startswith(("WARNING:", "ERROR:")) and _NO_NETWORK.search(line)]
-        if trouble:
-            line = trouble[-1].removeprefix("WARNING: ").removeprefix("ERROR: ")
-            return SourceError(f"cannot reach the package index: {line}")
-        if any("No matching distribution" in line for line in lines):
-            return NotFound(f"no wheel for pip://{self._requirement} in the package index (pip: {last})")
-        return SourceError(f"pip cannot download pip://{self._requirement}: {last}")
-
-
-def _kill_group(process: subprocess.Popen[bytes]) -> None:
-    """Kill pip and its child processes. Their output is removed with the folder."""
-    if process.poll() is None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-def largest_file(folder: Path) -> int:
-    """Return the size of the largest file in a folder tree that another process is modifying."""
-    # os.walk ignores folders that disappear; Path.rglob raises.
-    files = (Path(place, name) for place, _, names in os.walk(folder) for name in names)
-    return max(map(_file_size, files), default=0)
-
-
-def _file_size(path: Path) -> int:
-    try:
-        return path.lstat().st_size
-    except OSError:
-        return 0
+# pip reports the cause of a failure in its output only.
+_NETWORK_ERROR = re.compile(
+    r"connection|Could not fetch URL|HTTPS?ConnectionPool|SSL|ProxyError|timed? ?out|Network is unreachable"
+    r"|HTTP error|\b(401|403|407|5\d\d) (Client |Server )?Error",
+    re.IGNORECASE,
+)
+_CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,8 +62,8 @@ class PackageRef:
         """Parse a reference. Raises BadRequest for anything else, so that pip gets no URL, path, option or extra."""
         reference, hash_mark, member = text.removeprefix(SCHEME).partition("#")
         name, equals, version = reference.partition("==")
-        good = text.startswith(SCHEME) and _NAME.fullmatch(name)
-        if not good or (equals and not _VERSION.fullmatch(version)) or (hash_mark and not _MEMBER.fullmatch(member)):
+        valid = text.startswith(SCHEME) and _NAME.fullmatch(name)
+        if not valid or (equals and not _VERSION.fullmatch(version)) or (hash_mark and not _MEMBER.fullmatch(member)):
             raise BadRequest(f"invalid package reference {text!r}: write pip://NAME or pip://NAME==VERSION")
         return cls(name, version, member)
 
@@ -186,6 +92,7 @@ class PackageContent:
 
 
 def is_package(text: str) -> bool:
+    """Return whether a model reference starts with ``pip://``."""
     return text.startswith(SCHEME)
 
 
@@ -264,7 +171,7 @@ class _Fetcher:
     def _store_pieces(self, file: PackedFile, version: str) -> None:
         """Download a file in parts. After a kill or a network failure this resumes with the first missing part."""
         on_progress = self._progress_of(file.digest, file.size)
-        if self._is_stored(file.digest, file.size, on_progress, there=assembled_bytes(self._blobs, file.digest)):
+        if self._is_stored(file.digest, file.size, on_progress, downloaded=assembled_bytes(self._blobs, file.digest)):
             return
         with JoinedFile(self._blobs, file) as joined:
             for piece in file.pieces[joined.pieces :]:
@@ -306,14 +213,14 @@ class _Fetcher:
         on_progress: ProgressCallback,
         validate: Callable[[Path], object] = read_gguf,
         *,
-        there: int = 0,
+        downloaded: int = 0,
     ) -> bool:
         """Return whether the blob is in the store. If not, raise StoreError unless the disk has space for it."""
         if self._blobs.size(digest) == size and self._blobs.touch(digest):
             validate(self._blobs.path(digest))
             on_progress(size)
             return True
-        self._blobs.require_space(max(0, size - there))
+        self._blobs.require_space(max(0, size - downloaded))
         return False
 
     def _write(self, writer: BlobWriter | JoinedFile, chunk: bytes, on_progress: ProgressCallback) -> None:
@@ -342,3 +249,101 @@ class _Fetcher:
 
 def _no_validation(path: Path) -> None:
     """Accept any file: conversions validate their input themselves."""
+
+
+class PipDownload:
+    """Downloads one wheel with pip. ``progress`` receives the downloaded bytes."""
+
+    def __init__(
+        self, requirement: str, folder: Path, progress: Callable[[int], None], cancelled: threading.Event
+    ) -> None:
+        self._requirement = requirement
+        self._wheels = folder / "wheels"
+        self._work = folder / "work"
+        self._log = folder / "pip.log"
+        self._progress = progress
+        self._cancelled = cancelled
+
+    def run(self) -> Path:
+        """Download the wheel and return its path; may be called once. Blocks.
+
+        Raises NotFound if the index has no wheel for this machine, SourceError for other errors, or Cancelled.
+        """
+        self._wheels.mkdir()
+        self._work.mkdir()
+        with self._log.open("wb") as log:
+            process = subprocess.Popen(
+                self._command(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                cwd=self._work,
+                env=os.environ | {"TMPDIR": str(self._work), "PYTHONUTF8": "1"},
+                start_new_session=True,
+            )
+            try:
+                self._wait(process)
+            finally:
+                _kill_group(process)
+        if process.returncode:
+            raise self._error()
+        found = sorted(self._wheels.glob("*.whl"))
+        if len(found) != 1:
+            raise SourceError(f"pip downloaded {len(found)} wheels for pip://{self._requirement} instead of one")
+        return found[0]
+
+    def _command(self) -> list[str]:
+        # -P prevents Python from running a pip.py of the working folder instead of pip.
+        pip = [sys.executable, "-P", pip_child.__file__, str(os.getpid()), "download"]
+        options = ["--no-deps", "--only-binary=:all:", "--no-input", "--disable-pip-version-check"]
+        plain = ["--no-color", "--progress-bar=off"]  # notebook kernels set FORCE_COLOR for their children
+        return [*pip, *options, *plain, "--dest", str(self._wheels), "--", self._requirement]
+
+    def _wait(self, process: subprocess.Popen[bytes]) -> None:
+        """Wait for pip. The size of its files is the only progress that all versions of pip provide."""
+        reported = 0
+        while process.poll() is None:
+            if self._cancelled.wait(0.1):
+                raise Cancelled
+            size = largest_file(self._work)
+            if size > max(reported, CHUNK):
+                reported = size
+                self._progress(size)
+
+    def _error(self) -> Exception:
+        lines = [line.strip() for line in self._log.read_bytes()[-65536:].decode("utf-8", "replace").splitlines()]
+        lines = [_CREDENTIALS.sub("", line) for line in lines if line and not line.startswith("[notice]")]
+        last = lines[-1].removeprefix("ERROR: ") if lines else "no output"
+        if "No module named pip" in last:
+            return SourceError("pip is missing in this environment: install it with `python -m ensurepip`")
+        network_errors = [
+            line for line in lines if line.startswith(("WARNING:", "ERROR:")) and _NETWORK_ERROR.search(line)
+        ]
+        if network_errors:
+            line = network_errors[-1].removeprefix("WARNING: ").removeprefix("ERROR: ")
+            return SourceError(f"cannot reach the package index: {line}")
+        if any("No matching distribution" in line for line in lines):
+            return NotFound(f"no wheel for pip://{self._requirement} in the package index (pip: {last})")
+        return SourceError(f"pip cannot download pip://{self._requirement}: {last}")
+
+
+def _kill_group(process: subprocess.Popen[bytes]) -> None:
+    """Kill pip and its child processes. Their output is removed with the folder."""
+    if process.poll() is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def largest_file(folder: Path) -> int:
+    """Return the size of the largest file in a folder tree that another process is modifying."""
+    # os.walk ignores folders that disappear; Path.rglob raises.
+    files = (Path(place, name) for place, _, names in os.walk(folder) for name in names)
+    return max(map(_file_size, files), default=0)
+
+
+def _file_size(path: Path) -> int:
+    try:
+        return path.lstat().st_size
+    except OSError:
+        return 0

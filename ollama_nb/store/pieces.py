@@ -50,6 +50,8 @@ class PackedFile:
 
 @dataclass(frozen=True, slots=True)
 class WheelDescription:
+    """The content of ``ollama-nb.json``: the model's name, its version and its files."""
+
     model: str
     version: str
     files: tuple[PackedFile, ...]
@@ -61,10 +63,12 @@ def normalize(distribution: str) -> str:
 
 
 def part_name(distribution: str, number: int) -> str:
+    """Return the name of a part wheel's distribution."""
     return f"{distribution}-part{number:03d}"
 
 
 def encode_description(description: WheelDescription) -> bytes:
+    """Encode a description as indented JSON."""
     body = {
         "format": FORMAT,
         "model": description.model,
@@ -166,6 +170,7 @@ class JoinedFile:
         return Digest(self._hash.hexdigest())
 
     def write(self, data: bytes) -> None:
+        """Append bytes."""
         self._file.write_at(data, self.size)
         self._hash.update(data)
         self.size += len(data)

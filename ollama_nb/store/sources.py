@@ -24,7 +24,7 @@ from ollama_nb.store.gguf import is_gguf
 from ollama_nb.store.store import Store
 from ollama_nb.store.workdir import locked_workdir
 
-Count = Callable[[int, int], None]  # called with the progress: done, total
+WorkProgress = Callable[[int, int], None]  # called with the progress: done, total
 
 QUANTIZING, CONVERTING = "0000000000000000000", "0000000000000000001"
 """Placeholder digests for progress lines of unfinished files. Clients draw one bar per digest."""
@@ -37,18 +37,24 @@ _PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")
 class GgufConverter(Protocol):
     """Writes GGUF files. Every method blocks and reports its progress as bytes done and in total."""
 
-    def convert(self, folder: Path, target: Path, output: str, report: Count) -> tuple[str, ...]: ...
+    def convert(self, folder: Path, target: Path, output: str, report: WorkProgress) -> tuple[str, ...]:
+        """Convert the checkpoint in ``folder``; return notes for the user."""
 
-    def adapt(self, folder: Path, target: Path, base: Mapping[str, Any], report: Count) -> None: ...
+    def adapt(self, folder: Path, target: Path, base: Mapping[str, Any], report: WorkProgress) -> None:
+        """Convert the LoRA adapter in ``folder`` for the model with the metadata ``base``."""
 
     def quantize(
         self,
         source: Path,
         target: Path,
         file_type: int | None,
-        report: Count,
+        report: WorkProgress,
         kept: Mapping[str, int] | None = None,
-    ) -> None: ...
+    ) -> None:
+        """Quantize ``source`` to ``file_type``, or merge a split file if that is None.
+
+        ``kept`` maps regular expressions of tensor names to other tensor types.
+        """
 
 
 class KnownTemplate(Protocol):
@@ -114,7 +120,7 @@ class GgufSources:
         if any(path.endswith(".safetensors") for path in files):
             output = quantize if quantize in quantization.FLOATS else "F16"
 
-            def convert(folder: Path, target: Path, count: Count) -> tuple[str, ...]:
+            def convert(folder: Path, target: Path, count: WorkProgress) -> tuple[str, ...]:
                 return self._converter.convert(folder, target, output, count)
 
             return [self._convert("converting model", files, convert)]
@@ -128,7 +134,7 @@ class GgufSources:
             raise BadRequest("no base model was found")
         metadata = base.metadata
 
-        def adapt(folder: Path, target: Path, count: Count) -> None:
+        def adapt(folder: Path, target: Path, count: WorkProgress) -> None:
             self._converter.adapt(folder, target, metadata, count)
 
         return [self._convert("converting adapter", files, adapt)]
@@ -208,7 +214,10 @@ class GgufSources:
         return self._store_result(path, fill)
 
     def _convert(
-        self, status: str, files: Mapping[str, Digest], work: Callable[[Path, Path, Count], tuple[str, ...] | None]
+        self,
+        status: str,
+        files: Mapping[str, Digest],
+        work: Callable[[Path, Path, WorkProgress], tuple[str, ...] | None],
     ) -> GgufSource:
         for digest in files.values():
             if not self._store.blobs.has(digest):

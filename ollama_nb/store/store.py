@@ -80,6 +80,7 @@ class Store:
         return name.with_parts(*(_respell(part, set(known)) for part, known in zip(name.parts, columns, strict=True)))
 
     def exists(self, name: ModelName) -> bool:
+        """Return whether this store has the model."""
         return disk.regular_size(self._path(self.canonical(name))) is not None
 
     def resolve(self, name: ModelName) -> Model:

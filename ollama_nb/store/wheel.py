@@ -108,6 +108,7 @@ class Wheel:
         ]
 
     def has_gguf(self) -> bool:
+        """Return whether the wheel contains a GGUF file."""
         return any(self._is_gguf(info) for info in self._members)
 
     def description(self, distribution: str) -> tuple[PurePosixPath, WheelDescription] | None:

@@ -66,14 +66,17 @@ class CheckpointConverter:
 
     @property
     def heads(self) -> int:
+        """The number of attention heads."""
         return self.number("num_attention_heads", "n_heads", "n_head")
 
     @property
     def kv_heads(self) -> int:
+        """The number of key and value heads."""
         return self.number("num_key_value_heads", "n_kv_heads", "num_attention_heads", "n_heads")
 
     @property
     def head_size(self) -> int:
+        """The dimensions of an attention head."""
         own = self.find("head_dim")
         return own if type(own) is int and own > 0 else self.number("hidden_size") // self.heads
 
@@ -162,6 +165,7 @@ class CheckpointConverter:
         yield tensor.renamed(self.gguf_name(tensor.name))
 
     def gguf_name(self, name: str) -> str:
+        """Return the GGUF name of a tensor. Raises BadRequest if the architecture does not have it."""
         found = self.names.get_name(name, try_suffixes=(".weight", ".bias"))
         if found is None:
             raise BadRequest(f"tensor {name!r} is not part of the architecture {gguf.MODEL_ARCH_NAMES[self.arch]!r}")
@@ -184,6 +188,7 @@ class ExpertStack:
             yield stack_tensors(name, [got[at] for at in sorted(got)])
 
     def done(self) -> None:
+        """Raise CorruptModel if experts are missing."""
         if self._waiting:
             raise CorruptModel(f"experts are missing: {min(self._waiting)}")
 
@@ -214,6 +219,7 @@ def storage_type(tensor: Tensor, wanted: gguf.GGMLQuantizationType) -> gguf.GGML
 
 
 def vector_tensor(name: str, values: list[float]) -> Tensor:
+    """Return a float32 vector as tensor. Raises CorruptModel for infinite values and NaN."""
     array = np.array(values, np.float32)
     if not all(math.isfinite(value) for value in values):
         raise CorruptModel(f"{name!r} has values that are not finite numbers")

@@ -20,6 +20,8 @@ _HEADS = (
 
 
 class BertConverter(CheckpointConverter):
+    """BERT: bidirectional attention, without the heads of the pre-training tasks."""
+
     arch = gguf.MODEL_ARCH.BERT
     prefixes: ClassVar = ("bert.",)
 
@@ -59,6 +61,8 @@ class RobertaConverter(BertConverter):
 
 
 class DistilBertConverter(BertConverter):
+    """DistilBERT, whose hyperparameters have other names."""
+
     prefixes: ClassVar = ("distilbert.",)
 
     def __init__(self, config: Mapping[str, Any]) -> None:

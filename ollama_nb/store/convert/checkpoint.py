@@ -54,9 +54,11 @@ class Tensor:
 
     @property
     def elements(self) -> int:
+        """The number of elements."""
         return math.prod(self.shape)
 
     def renamed(self, name: str) -> Tensor:
+        """Return the tensor under another name."""
         return replace(self, name=name)
 
     def transformed(self, change: Callable[[Array], Array], shape: tuple[int, ...] | None = None) -> Tensor:
@@ -155,6 +157,7 @@ class Checkpoint:
         return names[0]
 
     def has(self, name: str) -> bool:
+        """Return whether the folder has a file of this name."""
         return (self.folder / name).is_file()
 
     def json(self, name: str) -> dict[str, Any]:
@@ -170,6 +173,7 @@ class Checkpoint:
         return found
 
     def lines(self, name: str) -> list[str]:
+        """Read the lines of a text file."""
         try:
             return (self.folder / name).read_text("utf-8").splitlines()
         except UnicodeDecodeError as error:

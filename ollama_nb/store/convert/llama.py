@@ -17,6 +17,8 @@ _EXPERT = re.compile(r"(?:model\.)?layers\.(\d+)\.block_sparse_moe\.experts\.(\d
 
 
 class LlamaConverter(CheckpointConverter):
+    """Q and K are permuted; the weights of Mixtral's experts are stacked."""
+
     arch = gguf.MODEL_ARCH.LLAMA
     prefixes: ClassVar = ("language_model.", "model.language_model.", "text_model.")
 

@@ -13,6 +13,8 @@ from ollama_nb.store.convert.checkpoint import Tensor
 
 
 class Phi3Converter(CheckpointConverter):
+    """RoPE factors of long contexts become tensors."""
+
     arch = gguf.MODEL_ARCH.PHI3
 
     @property

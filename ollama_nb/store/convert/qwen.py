@@ -30,6 +30,8 @@ class Qwen3Converter(Qwen2Converter):
 
 
 class Qwen2MoeConverter(Qwen2Converter):
+    """The weights of the experts are stacked."""
+
     arch = gguf.MODEL_ARCH.QWEN2MOE
 
     def describe(self, out: gguf.GGUFWriter) -> None:

@@ -70,6 +70,7 @@ class CheckpointVocabulary:
             self.put(index, text, kind, ADDED_SCORE)
 
     def id_of(self, text: str) -> int | None:
+        """Return the id of a token, or None."""
         return self.tokens.index(text) if text in self.tokens else None
 
     def write(self, out: gguf.GGUFWriter, checkpoint: Checkpoint) -> None:
@@ -95,6 +96,8 @@ class CheckpointVocabulary:
 
 @dataclass(frozen=True, slots=True)
 class AddedToken:
+    """A token beside the vocabulary. ``special``: it is a control token."""
+
     text: str
     special: bool
 

@@ -42,6 +42,7 @@ class Challenge:
     parameters: Mapping[str, str]
 
     def get(self, name: str) -> str:
+        """Return a parameter; empty if it is missing."""
         return self.parameters.get(name, "")
 
 

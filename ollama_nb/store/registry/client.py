@@ -75,6 +75,7 @@ class RegistryClient:
         self._base = f"{origin}/v2/{name.namespace}/{name.model}"
 
     def url(self, path: str) -> str:
+        """Return the URL of a path of the repository."""
         return f"{self._base}/{path}"
 
     def manifest(self) -> bytes:
@@ -83,11 +84,13 @@ class RegistryClient:
             return response.body(MAX_JSON)
 
     def put_manifest(self, raw: bytes, media_type: str) -> None:
+        """Upload the manifest under the model's tag."""
         url = self.url(f"manifests/{self.name.tag}")
         with self.request("PUT", url, {"Content-Type": media_type}, lambda: raw) as response:
             check(response)
 
     def has_blob(self, digest: Digest) -> bool:
+        """Return whether the repository has a blob."""
         with self._request_following("HEAD", self.url(f"blobs/{digest}"), {}) as response:
             if response.status == 404:
                 return False

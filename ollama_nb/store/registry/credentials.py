@@ -73,6 +73,7 @@ class Credentials:
         return cls(known, hosts)
 
     def of(self, registry: Origin) -> Credential | None:
+        """Return the credential for a registry, or None."""
         return self.by_registry.get(registry.canonical.address)
 
     def hosts_of(self, registry: Origin) -> Iterator[Origin]:

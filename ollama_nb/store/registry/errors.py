@@ -91,6 +91,7 @@ class RetryPolicy:
 
 
 def is_retryable(failure: SourceError) -> bool:
+    """Return whether the same request may succeed later."""
     return isinstance(failure, RegistryConnectionLost | RegistryUnreachable) or (
         isinstance(failure, RegistryRefused) and failure.is_temporary
     )

@@ -238,6 +238,7 @@ class RegistrySession:
             connection.shut_down()
 
     def close(self) -> None:
+        """Abort all requests and close all connections."""
         self._over.set()
         self.cancel()
         self._watcher.join()
@@ -307,16 +308,19 @@ class RegistrySession:
             raise RegistryConnectionLost(_describe(origin, error, self.retry_policy.read_timeout)) from error
 
     def keep_alive(self, connection: _Connection) -> None:
+        """Keep a connection for the next request."""
         with self._lock:
             if connection in self._live and not self.stopped.is_set():
                 self._idle.setdefault((connection.origin, connection.trusted), []).append(connection)
 
     def discard(self, connection: _Connection) -> None:
+        """Close a connection."""
         with self._lock:
             self._live.discard(connection)
         connection.close()
 
     def dial(self, origin: Origin, trusted: bool) -> socket.socket:
+        """Connect a socket to ``origin`` with the timeouts of the retry policy."""
         connected = dial(
             origin,
             trusted=trusted,

@@ -78,6 +78,7 @@ def repair_parts(found: Iterable[BlobPart], total: int, on_disk: int) -> tuple[B
 
 
 def encode_part(part: BlobPart) -> bytes:
+    """Encode a journal file as a real Ollama does."""
     body = {"N": part.number, "Offset": part.offset, "Size": part.size, "Completed": part.completed}
     # A real Ollama ignores ETag.
     return json.dumps(body | ({"ETag": part.etag} if part.etag else {}), separators=(",", ":")).encode() + b"\n"
@@ -127,6 +128,7 @@ class PartProgress:
 
     @property
     def unsaved(self) -> int:
+        """Bytes that the journal does not include yet."""
         return abs(self.done - self._saved)
 
     def state(self, etag: str) -> BlobPart:
@@ -172,12 +174,14 @@ class PartialBlob:
         return self.size
 
     def write(self, part: PartProgress, data: bytes) -> None:
+        """Write the next bytes of a part; save its journal from time to time."""
         self._file.write_at(data, part.at)
         part.done += len(data)
         if part.unsaved >= self._lag:
             self._save(part)
 
     def read(self, size: int, offset: int) -> bytes:
+        """Read downloaded bytes."""
         return self._file.read_at(size, offset)
 
     def restart(self, *, whole: bool = False) -> None:
@@ -204,6 +208,7 @@ class PartialBlob:
 
     def close(self) -> None:
         # On a full disk the journals keep their last state.
+        """Save the journals and close the file."""
         with contextlib.suppress(StoreError):
             for part in self.parts:
                 if part.unsaved:
@@ -239,6 +244,7 @@ class PartialBlob:
 
 
 def partial_path(blobs: BlobStore, digest: Digest) -> Path:
+    """Return the path of an unfinished blob."""
     return blobs.root / f"{digest.filename}-partial"
 
 

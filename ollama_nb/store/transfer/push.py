@@ -291,6 +291,7 @@ class UploadChunk:
 
 
 def chunk_size(total: int) -> int:
+    """Return the chunk size for a blob of ``total`` bytes."""
     return min(MAX_CHUNK, max(MIN_CHUNK, -(-total // TARGET_PARTS)))
 
 
