@@ -11,7 +11,7 @@ import asyncio
 import itertools
 import math
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -103,7 +103,7 @@ class Runner:
         """End the process; open requests fail. Returns when it is reaped."""
         await self._link.close(grace)
 
-    async def complete(self, request: wire.Complete) -> AsyncIterator[wire.Text | wire.Finished]:
+    async def complete(self, request: wire.Complete) -> AsyncGenerator[wire.Text | wire.Finished, None]:
         """Stream a completion, Finished last; closing the generator cancels it. ``request.id`` is set here.
 
         Raises OllamaError.

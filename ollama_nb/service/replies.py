@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import asdict, replace
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 
@@ -72,33 +72,37 @@ async def stream_reply(
             return
         generation = generation.asking(prompt=prompt.text, num_ctx=lease.num_ctx, adapters=lease.adapters)
         runs = ReplyRuns(lease.runner, live, generation)
-        warnings = [*generation.warnings, *prompt.warnings]
         async with aclosing(runs.events()) as events:
             async for event in events:
-                if isinstance(event, Delta) and event.tool_error:
-                    warnings.append(f"a tool call could not be read and is shown as text: {event.tool_error}")
                 yield metering.counted(event)
-        stats = replace(
-            runs.stats(),
-            load_seconds=load_seconds,
-            total_seconds=live.seconds,
-            context_length=lease.num_ctx,
-            messages_dropped=prompt.messages_dropped,
-        )
-        stats = replace(stats, prompt_tokens_dropped=prompt.tokens_dropped + stats.prompt_tokens_dropped)
+        stats = _with_prompt(runs.stats(), prompt, load_seconds, live.seconds, lease.num_ctx)
+        warnings = (*generation.warnings, *prompt.warnings, *runs.warnings)
         record = run_record(generation, lease.loaded.build) if request.run_record else None
-        yield metering.counted(Done(runs.reason, stats, runs.context, tuple(warnings), record))
+        yield metering.counted(Done(runs.reason, stats, runs.context, warnings, record))
+
+
+def _with_prompt(stats: Stats, prompt: Prompt, load_seconds: float, total_seconds: float, num_ctx: int) -> Stats:
+    """The figures of the runs, completed by those of the load and the prompt."""
+    return replace(
+        stats,
+        load_seconds=load_seconds,
+        total_seconds=total_seconds,
+        context_length=num_ctx,
+        messages_dropped=prompt.messages_dropped,
+        prompt_tokens_dropped=prompt.tokens_dropped + stats.prompt_tokens_dropped,
+    )
 
 
 class ReplyRuns:
     """The one or two runs of the model that make a reply.
 
-    Iterate ``events()`` to the end, then read ``reason``, ``stats()`` and ``context``.
+    Iterate ``events()`` to the end, then read ``reason``, ``stats()``, ``context`` and ``warnings``.
     """
 
     def __init__(self, runner: Runner, live: LiveRequest, generation: Generation) -> None:
         self.reason = "stop"
         self.context: tuple[int, ...] | None = None
+        self.warnings: list[str] = []
         self._runner, self._live, self._generation = runner, live, generation
         self._figures: list[wire.Finished] = []
 
@@ -119,7 +123,7 @@ class ReplyRuns:
                                 yield Delta(thinking=event.thinking)
                             break
                         called = called or isinstance(event, ToolCalls)
-                        yield event
+                        yield self._checked(event)
             await self._note(thoughts)
             generation = constrained_answer(self._generation, thoughts, answering=answering, called=called)
         if generation is not None:
@@ -127,7 +131,7 @@ class ReplyRuns:
             async with aclosing(answer):
                 while (events := await answer.read()) is not None:
                     for event in events:
-                        yield event
+                        yield self._checked(event)
             await self._note(answer)
 
     def stats(self) -> Stats:
@@ -143,6 +147,12 @@ class ReplyRuns:
             drafted_tokens=sum(run.drafted for run in runs),
             accepted_tokens=sum(run.accepted for run in runs),
         )
+
+    def _checked(self, event: Delta | ToolCalls) -> Delta | ToolCalls:
+        """Add a warning for text that was meant as a tool call."""
+        if isinstance(event, Delta) and event.tool_error:
+            self.warnings.append(f"a tool call could not be read and is shown as text: {event.tool_error}")
+        return event
 
     async def _note(self, run: ModelRun) -> None:
         self.reason = run.reason
@@ -198,7 +208,7 @@ class ModelRun:
         self._runner, self._live = runner, live
         self._parser = generation.reply.parser(generation.request.prompt)
         request = msgspec.structs.replace(generation.request, preserve=generation.reply.preserve)
-        self._items = cast("AsyncGenerator[wire.Text | wire.Finished, None]", runner.complete(request))
+        self._items = runner.complete(request)
         self._ended = False
         self._pieces: list[str] = []
         self._first_item = wire.Text(0, "")

@@ -69,7 +69,7 @@ async def test_cancel_frees_the_slot(models: Path) -> None:
 
 
 @in_loop
-async def test_tokens_there_and_back(models: Path) -> None:
+async def test_tokenize_and_detokenize(models: Path) -> None:
     async with running(models / "stories260K-f32.gguf") as runner:
         (tokens,) = await runner.tokenize(["a little girl"], add_special=False)
         assert await runner.count_tokens(["a little girl", ""], add_special=False) == (len(tokens), 0)
@@ -111,7 +111,7 @@ async def test_a_kill_fails_the_stream_and_a_new_runner_works(models: Path) -> N
 
 
 @in_loop
-async def test_a_file_that_is_no_model(tmp_path: Path) -> None:
+async def test_an_invalid_model_file(tmp_path: Path) -> None:
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(b"GGUF" + bytes(60))
     with pytest.raises(LoadError):

@@ -36,7 +36,7 @@ def test_kill_9_of_the_server_ends_its_runner() -> None:
         assert server.stdout is not None
         runner = os.pidfd_open(int(server.stdout.readline()))
         try:
-            assert not select.select([runner], [], [], 0)[0], "the runner lives while its server does"
+            assert not select.select([runner], [], [], 0)[0], "the runner runs as long as its server"
             server.send_signal(signal.SIGKILL)
             assert select.select([runner], [], [], 60)[0], "the runner outlived its server"
         finally:
@@ -44,7 +44,7 @@ def test_kill_9_of_the_server_ends_its_runner() -> None:
 
 
 def test_end_of_file_alone_ends_a_runner() -> None:
-    """Where no parent-death signal exists, the closed socket does it: here the parent lives on."""
+    """Without a parent-death signal the closed socket ends the runner; here the parent continues to run."""
     code = """
 import os, socket, subprocess, sys
 ours, theirs = socket.socketpair()

@@ -1,4 +1,4 @@
-"""How a model is loaded: context, sequences, batch; what serves what."""
+"""How a model is loaded: context, sequences, batch; which loaded model serves which request."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def placed(
         (None, 131_072, 16_384, 0, 16_384),
         (1024, 131_072, 16_384, 0, 1024),
         (1 << 40, 8192, 0, 0, 8192),
-        (6000, 0, 0, 0, 6000),  # the header does not say how long it was trained
+        (6000, 0, 0, 0, 6000),  # the header has no trained context length
         (1, 8192, 0, 0, 4),
     ],
 )
@@ -67,7 +67,7 @@ def test_context(asked: int | None, trained: int, env: int, vram: int, expected:
         (SMOLLM2 | {"causal": False}, "f16", 0),
     ],
 )
-def test_bytes_of_one_token_in_the_cache(facts: dict[str, Any], cache_type: str, expected: int) -> None:
+def test_kv_cache_bytes_per_token(facts: dict[str, Any], cache_type: str, expected: int) -> None:
     assert cache_bytes_per_token(a_gguf(**facts), cache_type) == expected
 
 
@@ -87,12 +87,12 @@ def test_batch() -> None:
         2048,
     ]
     assert placed(Options(num_batch=64)).n_batch == 64
-    assert placed(Options(num_batch=1 << 40)).n_batch == 4096  # never more than a context
+    assert placed(Options(num_batch=1 << 40)).n_batch == 4096  # at most a context
     assert placed(Options(num_batch=0)).n_batch == 512
     assert placed(pooling_type=1, context_length=512).n_batch == 512
 
 
-def test_what_the_user_says_goes_through() -> None:
+def test_options_of_the_user_are_kept() -> None:
     asked = Options(num_gpu=7, main_gpu=1, use_mmap=False, num_thread=3)
     load = placed(asked, env={"flash_attention": True, "kv_cache_type": "q8_0"})
     assert (load.n_gpu_layers, load.main_gpu, load.use_mmap, load.n_threads) == (7, 1, False, 3)
@@ -123,7 +123,7 @@ LOADED = wire.Load(path="/m", draft="/d", n_ctx=4096, n_batch=512, n_gpu_layers=
         ({"draft": "/other"}, {}, False),
     ],
 )
-def test_what_serves_what(wanted: dict[str, Any], options: dict[str, Any], expected: bool) -> None:
+def test_serves(wanted: dict[str, Any], options: dict[str, Any], expected: bool) -> None:
     load = wire.Load(**{name: getattr(LOADED, name) for name in LOADED.__struct_fields__} | wanted)
     assert serves(LOADED, load, Options(**options)) is expected
 
@@ -135,21 +135,21 @@ JUNK = st.one_of(
 
 @settings(max_examples=100, deadline=None)
 @given(st.dictionaries(st.sampled_from([*SMOLLM2, "key_length", "pooling_type", "feed_forward_length"]), JUNK))
-def test_a_header_full_of_nonsense_gives_a_placement(facts: dict[str, Any]) -> None:
+def test_an_invalid_header_gives_a_placement(facts: dict[str, Any]) -> None:
     load = placed(**facts)
     assert load.n_ctx >= 4
     assert 1 <= load.n_seq <= 8
     assert 1 <= load.n_batch <= 2048, load
 
 
-def test_need_grows_with_what_is_loaded() -> None:
+def test_need_grows_with_the_size_of_the_load() -> None:
     model, machine = a_model(size=100 * MIB), MachineMemory(free_memory=20 * GIB)
     small = place(model, a_gguf(), Options(num_ctx=512), Settings(), machine).need
     large = place(model, a_gguf(), Options(num_ctx=8192), Settings(), machine).need
     assert 100 * MIB < small < large
 
 
-def test_a_draft_model_is_loaded_unless_no_drafts_are_wanted() -> None:
+def test_a_draft_model_is_loaded_unless_drafting_is_off() -> None:
     plain, machine = a_model(size=100 * MIB), MachineMemory(free_memory=20 * GIB)
     small = Layer("application/vnd.ollama.image.draft", Digest("1" * 64), 10 * MIB)
     model = replace(plain, manifest=replace(plain.manifest, layers=(*plain.manifest.layers, small)), draft=Path("/d"))
@@ -159,18 +159,18 @@ def test_a_draft_model_is_loaded_unless_no_drafts_are_wanted() -> None:
     assert place(model, a_gguf(), Options(draft_num_predict=0), Settings(), machine).load.draft == ""
 
 
-def lay(root: Path, files: dict[str, str]) -> None:
+def write_files(root: Path, files: dict[str, str]) -> None:
     for name, text in files.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
 
 
-def test_free_memory_is_what_the_container_leaves(tmp_path: Path) -> None:
+def test_free_memory_respects_container_limits(tmp_path: Path) -> None:
     assert measure(tmp_path).free_memory == UNKNOWN_MEMORY
-    lay(tmp_path, {"proc/meminfo": "MemTotal: 9000 kB\nMemAvailable:    8000 kB\n"})
+    write_files(tmp_path, {"proc/meminfo": "MemTotal: 9000 kB\nMemAvailable:    8000 kB\n"})
     assert measure(tmp_path).free_memory == 8000 << 10
-    lay(
+    write_files(
         tmp_path,
         {
             "proc/self/cgroup": "0::/user.slice/nb.scope\n",
@@ -181,7 +181,7 @@ def test_free_memory_is_what_the_container_leaves(tmp_path: Path) -> None:
         },
     )
     assert measure(tmp_path).free_memory == 1_700_000
-    lay(
+    write_files(
         tmp_path,
         {"sys/fs/cgroup/user.slice/memory.max": "900000\n", "sys/fs/cgroup/user.slice/memory.current": "1000000\n"},
     )
@@ -193,6 +193,6 @@ def test_this_machine_has_some_memory() -> None:
 
 
 @pytest.mark.parametrize(("cap", "folder"), [(1 << 30, "/home/me/nb/prefixes"), (0, "")])
-def test_prefixes_on_disk_are_as_the_environment_says(cap: int, folder: str) -> None:
+def test_prefixes_on_disk_follow_the_settings(cap: int, folder: str) -> None:
     load = placed(env={"home": Path("/home/me/nb"), "prefix_cache": cap})
     assert (load.prefix_folder, load.prefix_bytes) == (folder, cap)

@@ -1,4 +1,4 @@
-"""The pool with real runner processes: scripted ones for faults, real models for truth."""
+"""The pool with real runner processes: scripted ones for faults, and real models."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ async def text_of(lease: Lease, prompt: str, options: Options) -> str:
 @in_loop
 async def test_kill_in_mid_stream_then_the_next_request_works() -> None:
     async with a_pool() as pool:
-        for _ in range(5):  # an operator's kill is no fault of the model: it is not left alone for that
+        for _ in range(5):  # kills from outside do not count as crashes
             async with await get(pool, "ok") as lease:
                 stream = lease.runner.complete(wire.Complete(prompt="word !wait", options=Options()))
                 await anext(stream)
@@ -65,7 +65,7 @@ async def test_kill_in_mid_stream_then_the_next_request_works() -> None:
 
 
 @in_loop
-async def test_a_death_touches_no_other_model() -> None:
+async def test_a_crash_does_not_affect_other_models() -> None:
     async with a_pool() as pool, await get(pool, "ok") as one, await get(pool, "other") as other:
         running = asyncio.ensure_future(text_of(other, "a b c " * 200, Options()))
         with pytest.raises(RunnerCrashed):
@@ -74,7 +74,7 @@ async def test_a_death_touches_no_other_model() -> None:
 
 
 @in_loop
-async def test_a_hanging_load_times_out_and_the_pool_goes_on() -> None:
+async def test_a_hanging_load_times_out_and_the_pool_continues() -> None:
     async with a_pool(load_timeout=0.5) as pool:
         with pytest.raises(LoadError, match="timed out"):
             await get(pool, "hang")
@@ -83,7 +83,7 @@ async def test_a_hanging_load_times_out_and_the_pool_goes_on() -> None:
 
 
 @in_loop
-async def test_a_model_that_dies_at_load_three_times_is_left_alone() -> None:
+async def test_a_model_that_crashes_three_times_while_loading_is_refused() -> None:
     async with a_pool() as pool:
         for _ in range(3):
             with pytest.raises(RunnerCrashed, match="has terminated: died by SIGSEGV"):

@@ -1,4 +1,4 @@
-"""A prompt starts from the disk when every process is a new one."""
+"""A new runner process reuses a prefix that an earlier one stored on disk."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PROMPT = tuple(3 + n * n % 300 for n in range(2000))
 
 
 async def once(load: wire.Load) -> tuple[wire.Finished, dict[str, Any]]:
-    """Load, answer, unload at once."""
+    """Load the model, generate once, unload it."""
     runner = await Runner.start(load)
     try:
         options = Options(temperature=0.0, num_predict=48)
@@ -49,7 +49,7 @@ async def test_the_second_process_continues_where_the_first_would(models: Path, 
 
 
 @in_loop
-async def test_an_end_at_once_lets_the_last_write_reach_the_disk(models: Path, tmp_path: Path) -> None:
+async def test_an_immediate_stop_completes_the_last_write(models: Path, tmp_path: Path) -> None:
     path = long_stories(models / "stories260K-f32.gguf", tmp_path / "long.gguf")
     folder = tmp_path / "prefixes"
     load = wire.Load(

@@ -1,4 +1,4 @@
-"""A runner process, with a scripted child: streams, cancel, and every way to die."""
+"""A runner process with a scripted child: streams, cancellation, and every kind of crash."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ STOPPED = "model runner has unexpectedly stopped, this may be due to resource li
 
 @pytest.fixture
 def before() -> set[int]:
-    """The children that were there before the test."""
+    """The children that existed before the test."""
     return children()
 
 
@@ -130,7 +130,7 @@ async def test_errors_of_one_request_keep_their_status() -> None:
 
 
 @in_loop
-async def test_a_request_that_has_no_bytes_is_refused() -> None:
+async def test_a_request_that_cannot_be_encoded_is_refused() -> None:
     async with running() as runner:
         with pytest.raises(BadRequest, match="cannot be passed"):
             await text_of(runner, "\ud800")
@@ -150,7 +150,7 @@ async def test_a_request_that_has_no_bytes_is_refused() -> None:
     ],
 )
 @in_loop
-async def test_death_fails_every_stream_with_its_cause(command: str, cause: str) -> None:
+async def test_a_crash_fails_every_stream_with_its_cause(command: str, cause: str) -> None:
     runner = await start()
     before_answer = runner.complete(wire.Complete(prompt="!wait", options=Options()))
     waiting = asyncio.ensure_future(anext(before_answer))
@@ -174,7 +174,7 @@ async def test_death_fails_every_stream_with_its_cause(command: str, cause: str)
 
 
 @in_loop
-async def test_what_was_said_before_a_death_is_read_even_when_a_write_fails_first() -> None:
+async def test_messages_before_a_crash_are_read_even_when_a_write_fails_first() -> None:
     runner = await start()
     last_words = runner.complete(wire.Complete(prompt="last words !close", options=Options()))
     first = asyncio.ensure_future(anext(last_words))
@@ -192,7 +192,7 @@ async def test_what_was_said_before_a_death_is_read_even_when_a_write_fails_firs
 
 @in_loop
 async def test_kill_from_outside_is_noticed_as_it_happens(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ollama_nb.runner.process.TICK", 3600.0)  # nobody looks whether it is silent
+    monkeypatch.setattr("ollama_nb.runner.process.TICK", 3600.0)  # no check for silence
     runner = await start()
     stream = runner.complete(wire.Complete(prompt="word !wait", options=Options()))
     await anext(stream)
@@ -212,7 +212,7 @@ async def test_a_stopped_runner_is_found_out(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @in_loop
-async def test_a_silent_runner_that_answers_pings_lives(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_silent_runner_that_answers_pings_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ollama_nb.runner.process.TICK", 0.15)  # an answer may take 1.5 s
     pings = []
     async with running() as runner:
@@ -248,21 +248,21 @@ async def test_a_flood_of_output_neither_blocks_nor_grows(script: str) -> None:
     ],
 )
 @in_loop
-async def test_a_load_that_fails_says_why(script: str, kind: type[Exception], message: str, before: set[int]) -> None:
+async def test_the_error_of_a_failed_load(script: str, kind: type[Exception], message: str, before: set[int]) -> None:
     with pytest.raises(kind, match=message):
         await start(script)
     assert children() <= before
 
 
 @in_loop
-async def test_a_load_that_hangs_times_out_with_its_last_words(before: set[int]) -> None:
+async def test_a_load_that_hangs_times_out_with_its_last_output(before: set[int]) -> None:
     with pytest.raises(LoadError, match="timed out waiting for the model runner to start - loading tensors"):
         await start("hang", timeout=3.0)
     assert children() <= before
 
 
 @in_loop
-async def test_a_load_that_still_logs_is_waited_for_and_ends_when_cancelled(before: set[int]) -> None:
+async def test_a_load_that_still_logs_does_not_time_out_and_can_be_cancelled(before: set[int]) -> None:
     task = asyncio.create_task(start("chatter", timeout=3.0))
     await asyncio.wait([task], timeout=4.0)
     assert not task.done()
@@ -273,7 +273,7 @@ async def test_a_load_that_still_logs_is_waited_for_and_ends_when_cancelled(befo
 
 
 @in_loop
-async def test_a_command_that_does_not_exist() -> None:
+async def test_a_missing_command() -> None:
     with pytest.raises(LoadError, match="cannot be started: No such file"):
         await Runner.start(wire.Load(path="ok", n_ctx=1), command=("/nonexistent/python",))
 
@@ -287,7 +287,7 @@ async def test_stop_ends_even_a_stopped_process() -> None:
 
 
 @in_loop
-async def test_no_descriptor_is_left_behind() -> None:
+async def test_no_descriptor_leaks() -> None:
     async with running():
         pass
     before = descriptors()

@@ -1,4 +1,4 @@
-"""The render process: prompts come back in order, and a hostile template costs only its own request."""
+"""The render process: prompts come back in order, and a hostile template fails only its own request."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def echo(text: str) -> PromptJob:
 
 
 @contextlib.asynccontextmanager
-async def a_renderer(seconds: float = 2.0) -> AsyncIterator[Renderer]:
+async def open_renderer(seconds: float = 2.0) -> AsyncIterator[Renderer]:
     renderer = Renderer(job_seconds=seconds)
     try:
         yield renderer
@@ -51,7 +51,7 @@ async def test_renders_go_and_jinja() -> None:
     go = PromptJob(
         kind="go", template="{{ range .Messages }}[{{ .Content }}]{{ end }}", messages=(Message("user", "你好"),)
     )
-    async with a_renderer() as renderer:
+    async with open_renderer() as renderer:
         await renderer.render(echo("ready"))
         assert await renderer.render(go) == ("[你好]",)
         assert await renderer.render(echo("again")) == ("<again>",)
@@ -61,7 +61,7 @@ async def test_renders_go_and_jinja() -> None:
 async def test_renders_by_name() -> None:
     messages = (Message("user", "你好", images=(b"png",)),)
     job = PromptJob(kind="renderer", template="", renderer="qwen3-vl-instruct", messages=messages)
-    async with a_renderer() as renderer:
+    async with open_renderer() as renderer:
         prompt = "<|im_start|>user\n[img-0] 你好<|im_end|>\n<|im_start|>assistant\n"
         assert await renderer.render(job) == (prompt,)
         with pytest.raises(TemplateError, match="no user message"):
@@ -69,8 +69,8 @@ async def test_renders_by_name() -> None:
 
 
 @in_loop
-async def test_many_callers_get_their_own_answers_from_one_process() -> None:
-    async with a_renderer() as renderer:
+async def test_concurrent_callers_share_one_process() -> None:
+    async with open_renderer() as renderer:
         answers = await asyncio.gather(*(renderer.render(echo(str(n))) for n in range(30)))
         assert answers == [(f"<{n}>",) for n in range(30)]
 
@@ -79,8 +79,8 @@ async def test_many_callers_get_their_own_answers_from_one_process() -> None:
     ("bomb", "message"), [(LIST_BOMB, ""), (MEMORY_BOMB, "too much memory"), (TIME_BOMB, TOO_MUCH)]
 )
 @in_loop
-async def test_a_bomb_costs_only_its_own_request(bomb: str, message: str) -> None:
-    async with a_renderer() as renderer:
+async def test_a_hostile_template_fails_only_its_own_request(bomb: str, message: str) -> None:
+    async with open_renderer() as renderer:
         await renderer.render(echo("ready"))
         before, hostile, after = await asyncio.gather(
             renderer.render(echo("before")),
@@ -94,9 +94,9 @@ async def test_a_bomb_costs_only_its_own_request(bomb: str, message: str) -> Non
 
 
 @in_loop
-async def test_a_busy_machine_is_no_fault_of_the_template() -> None:
-    """The job waits for longer than it has, and takes next to nothing."""
-    async with a_renderer(seconds=1.0) as renderer:
+async def test_time_on_a_busy_machine_does_not_count() -> None:
+    """The job waits longer than its limit but uses almost no processor time."""
+    async with open_renderer(seconds=1.0) as renderer:
         await renderer.render(echo("ready"))
         os.kill(pid_of(renderer), signal.SIGSTOP)
         waiting = asyncio.ensure_future(renderer.render(echo("late")))
@@ -106,9 +106,9 @@ async def test_a_busy_machine_is_no_fault_of_the_template() -> None:
 
 
 @in_loop
-async def test_a_process_that_was_stopped_for_good_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_stopped_process_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ollama_nb.runner.renderer.WAIT_FACTOR", 1)
-    async with a_renderer(seconds=1.0) as renderer:
+    async with open_renderer(seconds=1.0) as renderer:
         await renderer.render(echo("ready"))
         os.kill(pid_of(renderer), signal.SIGSTOP)
         with pytest.raises(TemplateError, match=TOO_MUCH):
@@ -118,7 +118,7 @@ async def test_a_process_that_was_stopped_for_good_is_replaced(monkeypatch: pyte
 
 
 @in_loop
-async def test_texts_of_gigabytes_are_refused_by_a_process_that_lives_on() -> None:
+async def test_texts_of_gigabytes_are_refused_without_ending_the_process() -> None:
     bombs = (
         "{{ 'a' | center(2000000000) }}",
         "{{ '%2000000000d' % 1 }}",
@@ -127,7 +127,7 @@ async def test_texts_of_gigabytes_are_refused_by_a_process_that_lives_on() -> No
         "{{ 'a'.ljust(2000000000) }}",
         "{% macro m() %}{{ caller() }}{{ m() }}{% endmacro %}{{ m() }}",
     )
-    async with a_renderer() as renderer:
+    async with open_renderer() as renderer:
         await renderer.render(echo("ready"))
         pid = pid_of(renderer)
         for bomb in bombs:
@@ -138,8 +138,8 @@ async def test_texts_of_gigabytes_are_refused_by_a_process_that_lives_on() -> No
 
 
 @in_loop
-async def test_an_error_of_a_template_says_what_is_wrong() -> None:
-    async with a_renderer() as renderer:
+async def test_the_message_of_a_template_error() -> None:
+    async with open_renderer() as renderer:
         with pytest.raises(TemplateError):
             await renderer.render(PromptJob(kind="go", template="{{ .Nope"))
         with pytest.raises(TemplateError):
@@ -149,7 +149,7 @@ async def test_an_error_of_a_template_says_what_is_wrong() -> None:
 
 @in_loop
 async def test_a_process_killed_between_jobs_is_replaced() -> None:
-    async with a_renderer() as renderer:
+    async with open_renderer() as renderer:
         await renderer.render(echo("ready"))
         process = renderer._process
         assert process is not None
@@ -160,7 +160,7 @@ async def test_a_process_killed_between_jobs_is_replaced() -> None:
 
 @in_loop
 async def test_a_caller_that_goes_away_does_not_hold_up_the_next() -> None:
-    async with a_renderer(seconds=30.0) as renderer:
+    async with open_renderer(seconds=30.0) as renderer:
         await renderer.render(echo("ready"))
         slow = asyncio.create_task(renderer.render(jinja(TIME_BOMB)))
         await asyncio.sleep(0)
@@ -171,14 +171,14 @@ async def test_a_caller_that_goes_away_does_not_hold_up_the_next() -> None:
 
 
 @in_loop
-async def test_a_job_that_has_no_bytes_is_refused() -> None:
-    async with a_renderer() as renderer:
+async def test_a_job_that_cannot_be_encoded_is_refused() -> None:
+    async with open_renderer() as renderer:
         with pytest.raises(BadRequest, match="cannot be passed on"):
             await renderer.render(echo("\ud800"))
 
 
 @in_loop
-async def test_no_process_to_be_had() -> None:
+async def test_a_process_that_cannot_be_started() -> None:
     renderer = Renderer(command=("/nonexistent/python",))
     for _ in range(2):
         with pytest.raises(RunnerCrashed, match="the render process cannot be started: No such file"):

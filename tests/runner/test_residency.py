@@ -1,4 +1,4 @@
-"""Which models stay in memory, as stories: events in, actions out; and as random schedules."""
+"""Residency decisions: single scenarios of events and actions, and random schedules."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_one_load_at_a_time() -> None:
     assert names_of(core.ready(core.residents["/models/a"], 0.0)) == [("grant", "a"), ("start", "b")]
 
 
-def test_it_expires_after_its_time_and_never_while_in_use() -> None:
+def test_a_model_expires_after_its_keep_alive_and_never_while_in_use() -> None:
     core = residency()
     resident = loaded(core, "a", keep_alive=10.0)
     assert core.next_tick() is None
@@ -91,7 +91,7 @@ def test_it_expires_after_its_time_and_never_while_in_use() -> None:
     assert not core.residents
 
 
-def test_keep_alive_sticks_until_another_is_asked_for() -> None:
+def test_keep_alive_remains_until_a_request_sets_another() -> None:
     core = residency()
     resident = idle(core, "a")
     assert resident.keep_alive == 300.0
@@ -104,12 +104,12 @@ def test_keep_alive_sticks_until_another_is_asked_for() -> None:
     assert names_of(core.released(resident, 1.0)) == [("stop", "a")]
 
 
-def test_a_smaller_context_joins_and_a_larger_one_loads_anew() -> None:
+def test_a_smaller_context_shares_and_a_larger_one_reloads() -> None:
     core = residency()
     resident = loaded(core, "a", n_ctx=4096)
     assert names_of(core.request(ticket("a", n_ctx=512), 0.0)) == [("grant", "a")]
     assert core.request(ticket("a", n_ctx=8192), 0.0) == []
-    # Who comes later waits behind it, or it would wait for ever.
+    # Later requests wait behind it; otherwise it could starve.
     assert core.request(ticket("a", n_ctx=512), 0.0) == []
     assert core.released(resident, 0.0) == []
     assert names_of(core.released(resident, 0.0)) == [("stop", "a")]
@@ -119,12 +119,12 @@ def test_a_smaller_context_joins_and_a_larger_one_loads_anew() -> None:
     assert names_of(core.ready(again, 0.0)) == [("grant", "a"), ("grant", "a")]
 
 
-def test_evicts_idle_ones_first_then_the_shortest_life_then_by_path() -> None:
+def test_evicts_idle_residents_first_then_the_shortest_keep_alive_then_by_path() -> None:
     core = residency(models=3)
     busy = loaded(core, "a", keep_alive=1.0)
     long, short = idle(core, "b", keep_alive=60.0), idle(core, "c", keep_alive=30.0)
     assert names_of(core.request(ticket("d"), 0.0)) == [("stop", "c")]
-    assert core.tick(0.0) == []  # one step at a time
+    assert core.tick(0.0) == []  # one eviction at a time
     assert names_of(core.stopped(short, 0.0)) == [("start", "d")]
     assert (busy.state, long.state) == (ResidentState.READY, ResidentState.READY)
     core = residency(models=2)
@@ -132,7 +132,7 @@ def test_evicts_idle_ones_first_then_the_shortest_life_then_by_path() -> None:
     assert names_of(core.request(ticket("d"), 0.0)) == [("stop", "y")]
 
 
-def test_waits_for_a_busy_one_that_then_takes_nothing_new() -> None:
+def test_a_busy_resident_is_drained() -> None:
     core = residency(models=1)
     busy = loaded(core, "a")
     assert core.request(ticket("b"), 0.0) == []
@@ -141,11 +141,11 @@ def test_waits_for_a_busy_one_that_then_takes_nothing_new() -> None:
     assert names_of(core.stopped(busy, 0.0)) == [("start", "b")]
     b = core.residents["/models/b"]
     assert names_of(core.ready(b, 0.0)) == [("grant", "b")]
-    assert names_of(core.released(b, 0.0)) == [("stop", "b")]  # for the one that waits for a
+    assert names_of(core.released(b, 0.0)) == [("stop", "b")]  # for the request that waits for a
     assert names_of(core.stopped(b, 0.0)) == [("start", "a")]
 
 
-def test_another_one_that_becomes_idle_is_evicted_instead() -> None:
+def test_another_resident_that_becomes_idle_is_evicted_instead() -> None:
     core = residency(models=2)
     loaded(core, "a"), loaded(core, "b")
     core.request(ticket("c"), 0.0)
@@ -155,7 +155,7 @@ def test_another_one_that_becomes_idle_is_evicted_instead() -> None:
     assert names_of(core.stopped(b, 0.0)) == [("start", "c")]
 
 
-def test_evicts_when_memory_is_short_and_tries_when_nothing_is_left_to_evict() -> None:
+def test_evicts_when_memory_is_short_and_loads_when_nothing_is_left_to_evict() -> None:
     core = residency(models=3, free=10 * MIB)
     a = idle(core, "a")
     assert names_of(core.request(ticket("b", need=11 * MIB), 0.0)) == [("stop", "a")]
@@ -173,7 +173,7 @@ def test_the_queue_is_bounded_but_a_loaded_model_is_not() -> None:
     assert all(names_of(core.request(ticket("a"), 0.0)) == [("grant", "a")] for _ in range(10))
 
 
-def test_who_goes_away_leaves_the_queue_and_an_unwanted_load_stops() -> None:
+def test_a_caller_that_goes_away_leaves_the_queue_and_an_unwanted_load_stops() -> None:
     core = residency()
     first, second, other = ticket("a"), ticket("a"), ticket("b")
     core.request(first, 0.0), core.request(second, 0.0), core.request(other, 0.0)
@@ -183,7 +183,7 @@ def test_who_goes_away_leaves_the_queue_and_an_unwanted_load_stops() -> None:
     assert names_of(core.stopped(a, 0.0)) == [("start", "b")]
 
 
-def test_a_load_that_is_done_after_it_was_stopped_stays_stopped() -> None:
+def test_a_load_that_succeeds_after_it_was_stopped_remains_stopped() -> None:
     core = residency()
     first = ticket("a")
     core.request(first, 0.0)
@@ -194,24 +194,24 @@ def test_a_load_that_is_done_after_it_was_stopped_stays_stopped() -> None:
     assert names_of(core.stopped(a, 0.0)) == [("start", "a")]
 
 
-def test_a_load_that_is_wanted_by_other_options_only_stops() -> None:
+def test_a_load_that_serves_no_waiting_request_stops() -> None:
     core = residency()
     small, large = ticket("a", n_ctx=512), ticket("a", n_ctx=8192)
     core.request(small, 0.0), core.request(large, 0.0)
     assert names_of(core.forget(small, 0.0)) == [("stop", "a")]
 
 
-def test_a_failed_load_is_told_to_all_who_waited_for_it() -> None:
+def test_a_failed_load_refuses_all_requests_that_waited_for_it() -> None:
     core = residency()
     core.request(ticket("a"), 0.0), core.request(ticket("a"), 0.0), core.request(ticket("b"), 0.0)
     a = core.residents["/models/a"]
     actions = core.failed(a, LoadError("no"), 0.0)
     assert names_of(actions) == [("refuse", "a"), ("refuse", "a"), ("start", "b")]
-    assert names_of(core.request(ticket("a"), 0.0)) == []  # behind b's load
+    assert names_of(core.request(ticket("a"), 0.0)) == []  # waits behind b's load
     assert names_of(core.ready(core.residents["/models/b"], 0.0)) == [("grant", "b"), ("start", "a")]
 
 
-def test_three_deaths_within_a_minute_and_the_model_is_left_alone_for_one() -> None:
+def test_after_three_crashes_within_a_minute_a_model_is_refused_for_a_minute() -> None:
     core = residency()
     for second in (0.0, 20.0, 40.0):
         core.request(ticket("a"), second)
@@ -225,7 +225,7 @@ def test_three_deaths_within_a_minute_and_the_model_is_left_alone_for_one() -> N
     assert names_of(core.request(ticket("a"), 100.1)) == [("start", "a")]
 
 
-def test_slow_deaths_and_kills_from_outside_do_not_count() -> None:
+def test_crashes_far_apart_and_kills_from_outside_do_not_count() -> None:
     core = residency()
     for second in range(0, 200, 31):
         resident = loaded(core, "a")
@@ -235,7 +235,7 @@ def test_slow_deaths_and_kills_from_outside_do_not_count() -> None:
         core.died(loaded(core, "b"), "killed by SIGKILL", 0.0, blameless=True)
 
 
-def test_unload_is_at_once_when_idle_and_else_when_idle() -> None:
+def test_unload_happens_now_or_when_the_model_becomes_idle() -> None:
     core = residency()
     idle(core, "a"), loaded(core, "b", keep_alive=math.inf)
     assert names_of(core.unload("/models/a", 5.0)) == [("stop", "a")]
@@ -251,20 +251,20 @@ def with_adapter(name: str, adapter: str, **wish: Any) -> Ticket:
     return replace(plain, model=replace(plain.model, adapters=(Path(adapter),)))
 
 
-def test_models_that_differ_in_adapters_share_the_weights_each_for_its_own_time() -> None:
+def test_models_that_differ_in_adapters_share_weights_with_separate_keep_alives() -> None:
     core = residency(models=1)
     resident = loaded(core, "a", keep_alive=10.0)
     assert names_of(core.request(with_adapter("a", "x", keep_alive=60.0), 0.0)) == [("grant", "a")]
     assert (resident.leases, len(core.residents)) == (2, 1)
     assert core.released(resident, 0.0) == []
     assert core.tick(20.0) == [], "the one with the adapter is in use"
-    assert [*resident.uses] == [(Path("x"),)], "the plain one is over"
+    assert [*resident.uses] == [(Path("x"),)], "the use without an adapter has ended"
     assert core.released(resident, 20.0, (Path("x"),)) == []
     assert core.next_tick() == 80.0
     assert names_of(core.tick(80.0)) == [("stop", "a")]
 
 
-def test_unloading_one_of_them_leaves_the_others() -> None:
+def test_unloading_one_use_keeps_the_others() -> None:
     core = residency()
     resident = idle(core, "a")
     core.request(with_adapter("a", "x"), 0.0)
@@ -275,7 +275,7 @@ def test_unloading_one_of_them_leaves_the_others() -> None:
     assert names_of(core.unload("/models/a", 1.0, (Path("x"),))) == [("stop", "a")]
 
 
-def test_close_ends_everything() -> None:
+def test_close_stops_everything() -> None:
     core = residency(models=3)
     loaded(core, "a"), idle(core, "b")
     core.request(ticket("c"), 0.0), core.request(ticket("d"), 0.0)
@@ -285,7 +285,7 @@ def test_close_ends_everything() -> None:
 
 
 class Schedule:
-    """Plays a random schedule and checks the promises after each event."""
+    """Runs a random schedule and checks the invariants after each event."""
 
     def __init__(self, models: int) -> None:
         self.core = residency(models=models, queue=6, free=100)
@@ -356,13 +356,13 @@ class Schedule:
             self.take(core.tick(self.now))
 
     def drain(self) -> None:
-        """Everything that runs comes to an end; then nobody may be left waiting."""
+        """Everything that runs ends; then no request may still wait."""
         for _ in range(1000):
             for event in ("stopped", "load", "release"):
                 self.play(event, 0)
             if not (self.stopping or self.loading or self.granted):
                 break
-        assert not self.waiting, "a request waits for ever"
+        assert not self.waiting, "a request waits forever"
         assert self.answers == self.asked
 
 
@@ -374,7 +374,7 @@ EVENTS = ["request", "request", "forget", "load", "load", "fail", "stopped", "re
     st.integers(1, 3),
     st.lists(st.tuples(st.sampled_from(EVENTS), st.integers(0, 200)), max_size=60),
 )
-def test_no_schedule_loses_a_request_or_ends_a_model_in_use(models: int, events: list[tuple[str, int]]) -> None:
+def test_no_schedule_loses_a_request_or_stops_a_model_in_use(models: int, events: list[tuple[str, int]]) -> None:
     schedule = Schedule(models)
     for event, number in events:
         schedule.play(event, number)

@@ -1,4 +1,4 @@
-"""Vocabulary runners: shared while in use, few when idle, never left behind."""
+"""Vocabulary runners: shared while in use, limited when idle, always stopped in the end."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ollama_nb.settings import Settings
 FAKE = (sys.executable, "-P", str(Path(__file__).parent.parent / "support" / "fake_runner.py"))
 
 
-def shelf(**fields: Any) -> Vocabularies:
+def open_vocabularies(**fields: Any) -> Vocabularies:
     return Vocabularies(Settings(), launch=functools.partial(Runner.start, command=FAKE), **fields)
 
 
@@ -37,8 +37,8 @@ def is_there(pid: int) -> bool:
 
 
 @in_loop
-async def test_one_process_for_all_who_ask_at_once_and_later() -> None:
-    vocabularies = shelf()
+async def test_concurrent_and_later_users_share_one_process() -> None:
+    vocabularies = open_vocabularies()
     found = await asyncio.gather(*(pid(vocabularies, "ok") for _ in range(8)))
     assert len({*found, await pid(vocabularies, "ok")}) == 1
     assert vocabularies.pids == [found[0]]
@@ -49,8 +49,8 @@ async def test_one_process_for_all_who_ask_at_once_and_later() -> None:
 
 
 @in_loop
-async def test_the_oldest_idle_one_goes_but_none_in_use() -> None:
-    vocabularies = shelf(max_idle=1)
+async def test_the_oldest_idle_vocabulary_ends_but_not_one_in_use() -> None:
+    vocabularies = open_vocabularies(max_idle=1)
     async with AsyncExitStack() as stack:
         used = await stack.enter_async_context(vocabularies.borrow(Path("ok")))
         first, second = await pid(vocabularies, "ok:1"), await pid(vocabularies, "ok:2")
@@ -61,8 +61,8 @@ async def test_the_oldest_idle_one_goes_but_none_in_use() -> None:
 
 
 @in_loop
-async def test_an_idle_one_goes_by_itself() -> None:
-    vocabularies = shelf(idle_seconds=0)
+async def test_an_idle_vocabulary_ends_by_itself() -> None:
+    vocabularies = open_vocabularies(idle_seconds=0)
     first = await pid(vocabularies, "ok")
     assert vocabularies.pids == []
     assert await pid(vocabularies, "ok") != first
@@ -71,7 +71,7 @@ async def test_an_idle_one_goes_by_itself() -> None:
 
 @in_loop
 async def test_a_failed_load_and_a_dead_process_are_forgotten() -> None:
-    vocabularies = shelf()
+    vocabularies = open_vocabularies()
     for _ in range(2):
         with pytest.raises(LoadError, match="no vocabulary"):
             await pid(vocabularies, "fail:no vocabulary")
@@ -84,8 +84,8 @@ async def test_a_failed_load_and_a_dead_process_are_forgotten() -> None:
 
 
 @in_loop
-async def test_who_goes_away_in_mid_load_leaves_it_to_the_others() -> None:
-    vocabularies = shelf()
+async def test_a_user_cancelled_during_the_load_does_not_stop_it_for_others() -> None:
+    vocabularies = open_vocabularies()
     leaver = asyncio.ensure_future(pid(vocabularies, "ok"))
     stayer = asyncio.ensure_future(pid(vocabularies, "ok"))
     await asyncio.sleep(0)

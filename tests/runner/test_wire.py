@@ -1,4 +1,4 @@
-"""Frames between the server and its children: whole messages out of any pieces, and one kind of error for the rest."""
+"""Frames between the server and its children: messages from chunks of any size, one error class for invalid data."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ WHOLE = (wire.Tokenize(id=1, texts=("a", "你")), wire.Ping(), wire.Cancel(7))
 
 
 @pytest.mark.parametrize("size", [1, 3, 1000])
-def test_any_pieces_give_the_same_messages(size: int) -> None:
+def test_chunks_of_any_size_give_the_same_messages(size: int) -> None:
     data = b"".join(map(wire.frame, WHOLE))
     reader = wire.FrameReader(wire.ToRunner)
     pieces = [data[at : at + size] for at in range(0, len(data), size)]
@@ -36,6 +36,6 @@ def framed(body: bytes) -> bytes:
     ],
     ids=["nothing", "no msgpack", "something behind", "a message of others", "no UTF-8", "too long"],
 )
-def test_what_is_no_frame(data: bytes) -> None:
+def test_invalid_frames(data: bytes) -> None:
     with pytest.raises(RunnerCrashed, match="on the runner's wire"):
         list(wire.FrameReader(wire.ToRunner).feed(data))

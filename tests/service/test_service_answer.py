@@ -1,4 +1,4 @@
-"""Structured answers of models that think: unbound thoughts, a bound answer, one set of figures."""
+"""Structured answers of thinking models: free thinking, a constrained answer, one set of figures."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def scripted(*first: str) -> Any:
         (("why", "</think>", "\n\n", "so", " and more"), "why", PROMPT + "why</think>\n\n"),
         (("why</think>so",), "why", PROMPT + "why</think>\n\n"),
         (("why</think> \n", "so"), "why", PROMPT + "why</think> \n"),
-        # It ended without an answer: it still owes one.
+        # It ended without an answer: a second run produces one.
         (("why",), "why", PROMPT + "why\n</think>\n\n"),
         (("why</think>",), "why", PROMPT + "why</think>\n\n"),
         ((), "", PROMPT + "\n</think>\n\n"),
     ],
 )
-def test_the_format_binds_the_answer_only(
+def test_the_format_constrains_the_answer_only(
     tmp_path: Path, first: tuple[str, ...], thoughts: str, second_prompt: str
 ) -> None:
     harness = ServiceHarness(tmp_path, scripted(*first))
@@ -51,8 +51,8 @@ def test_the_format_binds_the_answer_only(
     assert done(events).reason == "stop"
 
 
-def test_thoughts_that_are_broken_off_keep_their_figures(tmp_path: Path) -> None:
-    """The prompt was cut to what fits, and the runner's last word is not waited for."""
+def test_thinking_that_is_interrupted_keeps_its_figures(tmp_path: Path) -> None:
+    """The prompt was truncated, and the first run is cancelled before its Finished arrives."""
     first = wire.Text(1, "why", (), 2, 1, 3)
 
     def script(prompt: str, format: str) -> Any:
@@ -68,7 +68,7 @@ def test_thoughts_that_are_broken_off_keep_their_figures(tmp_path: Path) -> None
     assert harness.pool.runner.counted == []
 
 
-def test_a_model_that_does_not_think_begins_anew(tmp_path: Path) -> None:
+def test_a_model_that_does_not_think_starts_again(tmp_path: Path) -> None:
     harness = ServiceHarness(tmp_path, scripted("Sure: ", "so"))
     harness.make("m", template=THINKS.replace("{{ if and .IsThinkSet .Think }}<think>{{ end }}", ""))
     events = asyncio.run(collect(harness.service.chat(ChatRequest(model="m", messages=HI, format={"type": "object"}))))
@@ -78,7 +78,7 @@ def test_a_model_that_does_not_think_begins_anew(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("fields", [{"think": False}, {}])
-def test_one_run_where_nothing_is_thought(tmp_path: Path, fields: dict[str, Any]) -> None:
+def test_one_run_without_thinking(tmp_path: Path, fields: dict[str, Any]) -> None:
     harness = ServiceHarness(tmp_path, scripted("never"))
     harness.make("m", template=THINKS if fields else "{{ .Prompt }}")
     asyncio.run(collect(harness.service.chat(ChatRequest(model="m", messages=HI, format="json", **fields))))
@@ -93,7 +93,7 @@ def test_generate_does_the_same(tmp_path: Path) -> None:
     assert done(events).context == (7, 8, 9)
 
 
-def test_the_budget_is_one(tmp_path: Path) -> None:
+def test_both_runs_share_one_token_budget(tmp_path: Path) -> None:
     harness = ServiceHarness(tmp_path, scripted("a", "b", "</think>", "so"))
     harness.make("m", template=THINKS)
     request = ChatRequest(model="m", messages=HI, format="json", options={"num_predict": 10})
@@ -101,7 +101,7 @@ def test_the_budget_is_one(tmp_path: Path) -> None:
     assert [asked["options"].num_predict for asked in harness.asks] == [10, 6]
 
 
-def test_out_of_room_while_thinking(tmp_path: Path) -> None:
+def test_the_length_limit_is_reached_while_thinking(tmp_path: Path) -> None:
     harness = ServiceHarness(tmp_path, scripted("why", "<length>"))
     harness.make("m", template=THINKS)
     events = asyncio.run(collect(harness.service.chat(ChatRequest(model="m", messages=HI, format="json"))))

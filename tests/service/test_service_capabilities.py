@@ -1,4 +1,4 @@
-"""Which template rules, and what a model can do by it."""
+"""Which template is used, and which capabilities a model has."""
 
 from __future__ import annotations
 
@@ -40,16 +40,16 @@ def gguf(jinja: str = "", **keys: object) -> GGUF:
         (TOOLS, "", None, "go", {"completion", "tools"}),
         (THINKS, "", None, "go", {"completion", "thinking"}),
         (INSERTS, "", None, "go", {"completion", "insert"}),
-        # The layer rules, unless the other one can do more.
+        # The Go template is used, unless the Jinja template supports more.
         (PLAIN, JINJA, None, "go", {"completion"}),
         (PLAIN, JINJA_TOOLS, None, "jinja", {"completion", "tools"}),
         (PLAIN, JINJA_TOOLS, True, "go", {"completion"}),
         (TOOLS, JINJA_TOOLS, None, "jinja", {"completion", "tools"}),
         (TOOLS + "tool_response", JINJA_TOOLS, None, "go", {"completion", "tools"}),
         (TOOLS, JINJA, False, "jinja", {"completion"}),
-        # Suffix calls keep their Go template.
+        # A suffix always uses the Go template.
         (INSERTS, JINJA_TOOLS, False, "jinja", {"completion", "tools", "insert"}),
-        # A broken template takes the model's tricks away, not the model.
+        # A model with a broken template keeps its basic capability.
         ("{{ if }}", "", None, None, {"completion"}),
     ],
 )
@@ -82,7 +82,7 @@ def test_other_sources() -> None:
         (PLAIN, {"model_family": "gpt-oss"}, "go", {"completion", "thinking"}),
     ],
 )
-def test_a_renderer_or_parser_rules(template: str | None, config: dict[str, str], kind: str, words: set[str]) -> None:
+def test_named_parts_come_first(template: str | None, config: dict[str, str], kind: str, words: set[str]) -> None:
     assert chat_format(model(template, **config), gguf(JINJA_TOOLS), True).kind == kind
     assert set(capabilities(model(template, **config), gguf(JINJA_TOOLS), True)) == words
 

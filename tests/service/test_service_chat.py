@@ -1,4 +1,4 @@
-"""Chat: the order of checks, what the runner is asked, what comes out, and how a reply ends."""
+"""Chat: the order of checks, the request to the runner, the events, and how a reply ends."""
 
 from __future__ import annotations
 
@@ -73,12 +73,12 @@ LEFT_OUT = "messages[1] was left out: the template of this model does not suppor
         (USUAL, "usr", f'{LEFT_OUT}"usr", did you mean "user"?'),
         (USUAL, "", f'{LEFT_OUT}""'),
         (USUAL, "tool", ""),
-        (USUAL, "system", ""),  # a template without a place for system texts is usual
+        (USUAL, "system", ""),  # many templates have no system message
         (PLAIN, "developer", ""),
     ],
 )
 @in_loop
-async def test_a_role_that_the_template_leaves_out_is_told(
+async def test_a_role_that_the_template_omits_is_reported(
     tmp_path: Path, template: str, role: str, warning: str
 ) -> None:
     harness = ServiceHarness(tmp_path)
@@ -158,7 +158,7 @@ def test_thinking_is_on_unless_refused(
     assert harness.asks[0]["preserve"] == (() if think is False else ("<think>", "</think>"))
 
 
-def test_think_stays_unsaid_for_models_that_cannot(tmp_path: Path) -> None:
+def test_think_is_unset_for_models_without_thinking(tmp_path: Path) -> None:
     harness = ServiceHarness(tmp_path)
     harness.make("m", template=PLAIN)
     asyncio.run(ask(harness))
@@ -175,7 +175,7 @@ def test_tool_calls(tmp_path: Path) -> None:
     assert content(events).strip() == "Let me see."
     assert harness.asks[0]["preserve"] == ("<tool_call>",)
     assert "weather" in harness.asks[0]["prompt"]
-    # Without tools in the request the same text is text.
+    # Without tools in the request the same text is content.
     assert "<tool_call>" in content(asyncio.run(ask(harness)))
 
 
@@ -294,7 +294,7 @@ async def test_cancelled_while_the_model_loads(tmp_path: Path) -> None:
     assert harness.asks == []
 
 
-def test_errors_of_the_run_pass_and_free_the_place(tmp_path: Path) -> None:
+def test_errors_of_the_run_are_raised_and_release_the_lease(tmp_path: Path) -> None:
     harness = ServiceHarness(tmp_path, lambda prompt, format: ("so", RunnerCrashed("gone")))
     harness.make("m", template=PLAIN)
     with pytest.raises(RunnerCrashed):
@@ -315,7 +315,7 @@ def test_a_template_that_fails_is_a_bad_request(tmp_path: Path, template: str) -
     assert harness.pool.leases == 0
 
 
-def test_a_model_whose_weights_vanished(tmp_path: Path) -> None:
+def test_a_model_with_missing_weights(tmp_path: Path) -> None:
     harness = ServiceHarness(tmp_path)
     harness.make("m", template=PLAIN)
     (model,) = harness.service.store.models()

@@ -1,4 +1,4 @@
-"""Constraints beside ``format``: how they reach the engine, that only one may be given, and real answers."""
+"""Constraints beside ``format``: how they reach the engine, that only one may be given, and real replies."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_each_reaches_the_engine(harness: ServiceHarness) -> None:
             assert harness.asks[-1]["format"] == format
 
 
-def test_thinking_stays_free(harness: ServiceHarness) -> None:
+def test_thinking_is_not_constrained(harness: ServiceHarness) -> None:
     events = asyncio.run(
         collect(harness.service.chat(ChatRequest(model="thinker", messages=HI, choices=("yes", "no"))))
     )
@@ -68,7 +68,7 @@ def test_at_most_one(harness: ServiceHarness) -> None:
 
 @pytest.mark.model
 @in_loop
-async def test_a_real_model_keeps_to_them_and_survives_what_is_wrong(tmp_path: Path) -> None:
+async def test_a_real_model_obeys_constraints_and_survives_invalid_ones(tmp_path: Path) -> None:
     service = Service(Settings(models=tmp_path / "models", home=tmp_path / "nb"))
     await service.start()
 

@@ -18,7 +18,7 @@ MODEL = Model(
 ASK, RULE = Message("user", "q"), Message("system", "be quick")
 
 
-def test_stored_messages_come_first_and_the_first_one_decides_about_system() -> None:
+def test_stored_messages_come_first_and_the_first_message_decides_about_system() -> None:
     assert [m.content for m in chat_messages(MODEL, [ASK])] == ["be kind", "q0", "a0", "q"]
     assert [m.content for m in chat_messages(MODEL, [RULE, ASK])] == ["q0", "a0", "be quick", "q"]
     assert [m.content for m in chat_messages(MODEL, [ASK, RULE])] == ["be kind", "q0", "a0", "q", "be quick"]
@@ -33,14 +33,14 @@ def test_generate_builds_a_conversation() -> None:
     assert contents(context=()) == ["be kind", "p"]
 
 
-def test_old_thinking_goes_for_the_families_that_want_it() -> None:
+def test_old_thinking_is_removed_for_some_families() -> None:
     talk = [ASK, Message("assistant", "<think>a\nb</think>\n\nyes"), ASK, Message("assistant", "<think>c</think>no")]
     old = replace(MODEL, config=ModelConfig(model_family="qwen3"), messages=(), system="")
     assert [m.content for m in chat_messages(old, talk)] == ["q", "yes", "q", "<think>c</think>no"]
     assert "<think>a" in chat_messages(MODEL, talk)[-3].content
 
 
-def test_a_tool_result_never_outlives_its_call() -> None:
+def test_a_tool_result_is_never_kept_without_its_call() -> None:
     call = Message("assistant", tool_calls=(ToolCall("f", {}),))
     result = Message("tool", "42")
     assert cuts([ASK, call, result, ASK, ASK]) == [1, 3, 4]

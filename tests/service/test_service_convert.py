@@ -1,4 +1,4 @@
-"""Create from checkpoints, parts and adapters, and quantising: in real conversion processes."""
+"""Create from checkpoints, split files and adapters, and quantization: in real conversion processes."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ def test_a_checkpoint_becomes_a_model(harness: ServiceHarness, tmp_path: Path) -
     assert list((harness.settings.home / "tmp").iterdir()) == []
 
 
-def test_only_the_text_model_of_one_that_sees(harness: ServiceHarness, tmp_path: Path) -> None:
-    """What stays behind is said; the text model is found in the part of the configuration that is its own."""
+def test_only_the_text_model_of_a_vision_model(harness: ServiceHarness, tmp_path: Path) -> None:
+    """The omitted parts are reported; the text model is described by its own part of the configuration."""
     folder = make_checkpoint("gemma3", tmp_path / "c")
     text = json.loads((folder / "config.json").read_bytes())
     config = {"architectures": ["Gemma3ForConditionalGeneration"], "model_type": "gemma3", "text_config": text}
@@ -97,14 +97,14 @@ def test_a_checkpoint_in_another_type(harness: ServiceHarness, tmp_path: Path, w
         ({"rms_norm_eps": "x"}, "cannot be converted"),
     ],
 )
-def test_a_checkpoint_that_is_none(
+def test_an_invalid_checkpoint(
     harness: ServiceHarness, tmp_path: Path, change: Mapping[str, Any], message: str
 ) -> None:
     folder = make_checkpoint("llama", tmp_path / "c")
     write_json(folder / "config.json", {**json.loads((folder / "config.json").read_bytes()), **change})
     files = uploaded(harness, folder)
     before = snapshot(harness.settings.models)
-    if not message:  # too few tensors: only who loads it can tell
+    if not message:  # too few tensors: only loading shows that
         assert create(harness, files=files)[-1].status == "success"
         return
     with pytest.raises(OllamaError, match=message) as caught:
@@ -114,7 +114,7 @@ def test_a_checkpoint_that_is_none(
     assert list((harness.settings.home / "tmp").iterdir()) == []
 
 
-def test_files_that_cannot_lie_in_one_folder(harness: ServiceHarness, tmp_path: Path) -> None:
+def test_files_with_conflicting_paths(harness: ServiceHarness, tmp_path: Path) -> None:
     files = uploaded(harness, make_checkpoint("llama", tmp_path / "c"))
     with pytest.raises(OllamaError, match="a file and a folder have the same name") as caught:
         create(harness, files={**files, "config.json/more.json": files["config.json"]})
@@ -122,7 +122,7 @@ def test_files_that_cannot_lie_in_one_folder(harness: ServiceHarness, tmp_path: 
     assert list((harness.settings.home / "tmp").iterdir()) == []
 
 
-def test_a_model_is_quantised(harness: ServiceHarness) -> None:
+def test_a_model_is_quantized(harness: ServiceHarness) -> None:
     harness.make("base", "stories260K-f32.gguf", template=PLAIN)
     lines = create(harness, from_="base", quantize="Q4_0")
     work = [line for line in lines if line.status == "quantizing F32 model to Q4_0"]
@@ -136,7 +136,7 @@ def test_a_model_is_quantised(harness: ServiceHarness) -> None:
     check_sound(harness.settings.models)
 
 
-def test_the_same_type_again_is_no_work(harness: ServiceHarness, tmp_path: Path) -> None:
+def test_the_same_type_needs_no_conversion(harness: ServiceHarness, tmp_path: Path) -> None:
     create(harness, files=uploaded(harness, make_checkpoint("llama", tmp_path / "c")), quantize="F16")
     before = made(harness).weights_digest
     assert not [line for line in create(harness, from_="new", quantize="f16") if "quantizing" in line.status]
@@ -161,7 +161,7 @@ def split(source: Path, folder: Path, name: str = "tiny") -> list[Path]:
     return sorted(folder.iterdir())
 
 
-def test_parts_become_one(harness: ServiceHarness, tmp_path: Path) -> None:
+def test_a_split_file_is_merged(harness: ServiceHarness, tmp_path: Path) -> None:
     whole = MODELS / "stories260K-f32.gguf"
     parts = split(whole, tmp_path / "parts")
     assert len(parts) > 1
@@ -174,7 +174,7 @@ def test_parts_become_one(harness: ServiceHarness, tmp_path: Path) -> None:
     assert "split.count" not in harness.service.store.gguf_at(weights).metadata
 
 
-def test_parts_that_are_not_all_there(harness: ServiceHarness, tmp_path: Path) -> None:
+def test_a_missing_part(harness: ServiceHarness, tmp_path: Path) -> None:
     parts = split(MODELS / "stories260K-f32.gguf", tmp_path / "parts")
     digests = [str(harness.service.blobs.add_file(path)) for path in parts]
     with pytest.raises(OllamaError, match=rf'"{parts[0].name}" has 1 shards, expected {len(parts)}'):
@@ -184,7 +184,7 @@ def test_parts_that_are_not_all_there(harness: ServiceHarness, tmp_path: Path) -
 
 
 def test_a_lora_adapter(harness: ServiceHarness, tmp_path: Path) -> None:
-    """What the adapter adds is what adding its product to the weights by hand gives."""
+    """The adapter changes the logits as adding its product to the weights does."""
     base = make_checkpoint("llama", tmp_path / "base")
     create(harness, files=uploaded(harness, base), quantize="F32")
     plain = made(harness).weights
@@ -232,7 +232,7 @@ def test_adapters_that_are_refused(
         create(harness, from_="base", adapters=files)
 
 
-def test_a_checkpoint_drafts(harness: ServiceHarness, tmp_path: Path) -> None:
+def test_a_checkpoint_as_draft_model(harness: ServiceHarness, tmp_path: Path) -> None:
     files = uploaded(harness, make_checkpoint("llama", tmp_path / "c"))
     create(harness, files=files)
     lines = create(harness, from_="new", draft_files=files)
@@ -242,7 +242,7 @@ def test_a_checkpoint_drafts(harness: ServiceHarness, tmp_path: Path) -> None:
     assert harness.service.store.gguf_at(model.draft).metadata["general.file_type"] == 1
 
 
-def test_a_draft_is_quantised(harness: ServiceHarness) -> None:
+def test_a_draft_model_is_quantized(harness: ServiceHarness) -> None:
     harness.make("base", "stories260K-q4_0.gguf")
     float_, small = (
         str(harness.service.blobs.add_file(MODELS / f"stories260K-{kind}.gguf")) for kind in ("f16", "q4_0")
@@ -256,8 +256,8 @@ def test_a_draft_is_quantised(harness: ServiceHarness) -> None:
         create(harness, from_="base", draft_files={"d.gguf": small}, draft_quantize="q8_0")
 
 
-def test_who_goes_away_ends_the_work(harness: ServiceHarness, tmp_path: Path) -> None:
-    """The process is gone, nothing half made is left, and the store is as it was."""
+def test_a_client_that_goes_away_ends_the_conversion(harness: ServiceHarness, tmp_path: Path) -> None:
+    """The process is gone, no incomplete file is left, and the store is unchanged."""
     files = uploaded(harness, make_checkpoint("llama", tmp_path / "c"))
     before = snapshot(harness.settings.models)
 
@@ -282,7 +282,7 @@ def test_a_process_that_dies_is_an_error(
     assert not [path for path in harness.service.blobs.root.iterdir() if len(path.name) != 71]
 
 
-def test_every_type_that_is_offered_can_be_made(harness: ServiceHarness, tmp_path: Path) -> None:
+def test_every_offered_type_can_be_made(harness: ServiceHarness, tmp_path: Path) -> None:
     assert {"Q4_0", "Q4_K_M", "Q5_K_S", "Q6_K", "Q8_0", "IQ4_XS", "TQ2_0", "MXFP4_MOE"} <= set(quantization.SUPPORTED)
     harness.make("base", "stories260K-f32.gguf")
     for name in ("Q2_K", "IQ4_NL", "MXFP4_MOE"):

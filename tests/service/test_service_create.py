@@ -101,7 +101,7 @@ def test_errors_change_nothing(tmp_path: Path, fields: dict[str, Any], status: i
     assert harness.service.requests.queue() == []
 
 
-def test_what_is_in_vain_is_told_at_the_end(tmp_path: Path) -> None:
+def test_unused_fields_are_reported_at_the_end(tmp_path: Path) -> None:
     harness = ServiceHarness(tmp_path)
     harness.make("base", template=PLAIN)
     parameters = {"temprature": 0.5, "mirostat": 1, "top_k": 3}

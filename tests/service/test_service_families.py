@@ -1,4 +1,4 @@
-"""Models that name a renderer or a parser: their prompts, replies, answers in a format, and names nobody knows."""
+"""Models that name a renderer or a parser: prompts, replies, answers in a format, and unknown names."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_harmony_goes_on_with_an_answer(tmp_path: Path) -> None:
     assert content(chat(harness, (*HI, Message("assistant", "Hello")))) == " there"
 
 
-def test_a_call_that_cannot_be_read_is_told_and_ends_nothing(tmp_path: Path) -> None:
+def test_a_call_that_cannot_be_parsed_is_reported_and_ends_nothing(tmp_path: Path) -> None:
     harness = harness_of(tmp_path, "a <tool_call>{bad}</tool_call> b", template=PLAIN, parser="qwen3")
     events = chat(harness, tools=(WEATHER,))
     assert content(events) == "a <tool_call>{bad}</tool_call> b"

@@ -97,7 +97,7 @@ def test_thinking_is_split_here_too(tmp_path: Path) -> None:
     harness.make("m", template=THINKS)
     events = ask(harness)
     assert (thinking(events), content(events)) == ("hm", "yes")
-    # Raw text is nobody's to read.
+    # Raw text is not parsed.
     assert content(ask(harness, raw=True)) == "hm</think>\n\nyes"
 
 

@@ -1,4 +1,4 @@
-"""The folder of our own state belongs to its user alone, whoever first needs something below it."""
+"""Only the user can read the folder of this program's state, whichever part creates it first."""
 
 from __future__ import annotations
 

@@ -138,7 +138,7 @@ def test_copy(harness: ServiceHarness) -> None:
     run(harness.service.copy("M", "team/n:v1"))
     store = harness.service.store
     assert [name.short for name in store.names()] == ["m:latest", "team/n:v1"]
-    run(harness.service.copy("ghost", "GHOST:latest"))  # onto itself: no work, not even a look
+    run(harness.service.copy("ghost", "GHOST:latest"))  # onto itself: nothing is done
     run(harness.service.copy("sprout", "pet"))
     assert "pet:latest" in [name.short for name in store.names()]
 
@@ -179,7 +179,7 @@ def test_delete_errors(harness: ServiceHarness, text: str, status: int, message:
     assert (caught.value.status, caught.value.message) == (status, message)
 
 
-def test_the_bundled_model_comes_with_its_first_use(tmp_path: Path) -> None:
+def test_the_bundled_model_is_registered_on_its_first_use(tmp_path: Path) -> None:
     harness = ServiceHarness(tmp_path)
     assert run(harness.service.list()) == []
     shown = run(harness.service.show("Sprout"))
@@ -194,7 +194,7 @@ def test_the_bundled_model_comes_with_its_first_use(tmp_path: Path) -> None:
     assert run(harness.service.show("sprout:latest")).system == ""
 
 
-def test_a_store_that_cannot_be_read_says_so(tmp_path: Path) -> None:
+def test_the_error_of_a_store_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "models").write_text("a file")
     harness = ServiceHarness(tmp_path)
     run(harness.service.start())

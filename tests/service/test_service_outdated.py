@@ -1,4 +1,4 @@
-"""Which models are newer elsewhere, asked of a registry that is really there."""
+"""Which models have another version in their registry, with a real HTTP registry."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_compared(tmp_path: Path, registry: ChaosRegistry) -> None:
         list(outdated(harness.settings, harness.service.store, ["none"]))
 
 
-def test_a_registry_in_trouble(tmp_path: Path, registry: ChaosRegistry) -> None:
+def test_a_failing_registry(tmp_path: Path, registry: ChaosRegistry) -> None:
     harness = ServiceHarness(tmp_path)
     registry.publish("a/m:latest", model=gguf())
     take(harness, registry, "a/m:latest")
@@ -63,7 +63,7 @@ def test_a_registry_in_trouble(tmp_path: Path, registry: ChaosRegistry) -> None:
     assert found.state == UNKNOWN and found.why
 
 
-def test_a_registry_that_cannot_be_reached_is_asked_once(tmp_path: Path) -> None:
+def test_an_unreachable_registry_is_contacted_once(tmp_path: Path) -> None:
     harness = ServiceHarness(tmp_path)
     host = f"127.0.0.1:{free_port()}"
     for name in ("a/m", "a/n"):

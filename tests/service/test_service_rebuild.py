@@ -1,4 +1,4 @@
-"""``show --modelfile`` really rebuilds the model: the same digest, whatever the parts of it say."""
+"""``show --modelfile`` really rebuilds the model: the same digest, whatever its parts contain."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ollama_nb.api.models import Model
 from ollama_nb.api.names import Digest, ModelName
 from ollama_nb.template.builtin import recognise
 
-# What a Modelfile can say: printable text and line ends; no line that ends in three quotes.
+# What a Modelfile can contain: printable text and line ends; no line that ends in three quotes.
 _LINES = st.text(st.characters(exclude_categories=("C", "Z")) | st.sampled_from(" \t#:'"), max_size=20)
 TEXTS = st.lists(_LINES, max_size=4).map("\n".join).filter(lambda text: text.isprintable() or "\n" in text)
 SAYABLE = TEXTS.filter(
@@ -125,7 +125,7 @@ PHI3 = (
 )
 
 
-def test_parameters_of_a_recognised_template_are_ollama_s_to_the_byte(tmp_path: Path) -> None:
+def test_parameters_of_a_recognised_template_equal_ollama_s_byte_for_byte(tmp_path: Path) -> None:
     harness = ServiceHarness(tmp_path)
     model = create(harness, model="first", files=chat_model(harness, PHI3))
     digests = {layer.kind: layer.digest.hex for layer in model.manifest.layers}
@@ -140,7 +140,7 @@ def test_parameters_of_a_recognised_template_are_ollama_s_to_the_byte(tmp_path: 
         ({"parameters": {"seed": 1}}, None, ["<|im_start|>", "<|im_end|>"]),
     ],
 )
-def test_what_is_asked_for_goes_over_what_is_recognised(
+def test_parameters_of_the_request_override_recognised_ones(
     tmp_path: Path, fields: dict[str, Any], template: str | None, stop: list[str]
 ) -> None:
     harness = ServiceHarness(tmp_path)

@@ -1,4 +1,4 @@
-"""What was ignored, what was dropped, and how a run is repeated."""
+"""Ignored fields, dropped messages, and the record from which a run can be repeated."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def ask(harness: ServiceHarness, **fields: Any) -> Any:
     return done(asyncio.run(collect(harness.service.chat(request))))
 
 
-def test_everything_ignored_is_told(harness: ServiceHarness) -> None:
+def test_everything_ignored_is_reported(harness: ServiceHarness) -> None:
     options = {"tempreture": 1, "low_vram": True}
     assert ask(harness, options=options, ignored=("ignored field x",)).warnings == (
         "ignored field x",
@@ -42,7 +42,7 @@ def test_everything_ignored_is_told(harness: ServiceHarness) -> None:
     )
 
 
-def test_strict_refuses_what_the_request_has_in_vain(harness: ServiceHarness) -> None:
+def test_strict_refuses_fields_without_effect(harness: ServiceHarness) -> None:
     for fields, message in (
         ({"options": {"tempreture": 1}}, 'unknown option "tempreture", did you mean "temperature"?'),
         ({"ignored": ("a", "b"), "options": {"numa": True}}, 'a; b; option "numa" is deprecated and has no effect'),

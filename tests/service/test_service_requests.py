@@ -23,7 +23,7 @@ async def test_cancel_interrupts_a_wait() -> None:
                     started.set()
                     await asyncio.Event().wait()
             except Cancelled:
-                await asyncio.sleep(0)  # the task itself is not cancelled: it can go on waiting
+                await asyncio.sleep(0)  # the task itself is not cancelled: it can await again
                 return "ended well"
         return "never"
 

@@ -1,4 +1,4 @@
-"""Reranking: two methods, one order, and the reply says which."""
+"""Reranking: two methods, one order, and the reply names the method."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ollama_nb.settings import Settings
 
 
 @dataclass
-class Desk:
+class RerankHarness:
     harness: ServiceHarness
 
     def ask(self, *documents: str, **fields: Any) -> Ranking:
@@ -30,24 +30,24 @@ class Desk:
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Desk:
+def rerank_harness(tmp_path: Path) -> RerankHarness:
     harness = ServiceHarness(tmp_path)
     harness.make("m", "all-MiniLM-L6-v2-q8_0.gguf")
-    return Desk(harness)
+    return RerankHarness(harness)
 
 
-def test_cosine_of_a_plain_embedding_model(desk: Desk) -> None:
-    found = desk.ask("xxx", "x" * 50, "y" * 9, top_n=2)
+def test_cosine_of_a_plain_embedding_model(rerank_harness: RerankHarness) -> None:
+    found = rerank_harness.ask("xxx", "x" * 50, "y" * 9, top_n=2)
     assert (found.method, found.prompt_tokens) == ("cosine", 5)
     assert [index for index, _ in found.results] == [0, 2]
     assert all(0.8 < score <= 1 for _, score in found.results)
 
 
-def test_scores_of_a_model_that_ranks(desk: Desk) -> None:
-    runner = desk.harness.pool.runner
+def test_scores_of_a_model_that_ranks(rerank_harness: RerankHarness) -> None:
+    runner = rerank_harness.harness.pool.runner
     runner.loaded = msgspec.structs.replace(runner.loaded, pooling="rank")
-    found = desk.ask("a", "abc", "ab", "cba")
-    assert found == Ranking(((1, 0.3), (3, 0.3), (2, 0.2), (0, 0.1)), "rank", 2), "equals keep their order"
+    found = rerank_harness.ask("a", "abc", "ab", "cba")
+    assert found == Ranking(((1, 0.3), (3, 0.3), (2, 0.2), (0, 0.1)), "rank", 2), "equal scores keep their order"
 
 
 @pytest.mark.parametrize(
@@ -61,9 +61,9 @@ def test_scores_of_a_model_that_ranks(desk: Desk) -> None:
         ({"strict": True, "ignored": ("x",)}, 400, "x"),
     ],
 )
-def test_errors(desk: Desk, fields: dict[str, Any], status: int, message: str) -> None:
+def test_errors(rerank_harness: RerankHarness, fields: dict[str, Any], status: int, message: str) -> None:
     with pytest.raises(OllamaError) as caught:
-        desk.ask("a", **fields)
+        rerank_harness.ask("a", **fields)
     assert (caught.value.status, caught.value.message) == (status, message)
 
 

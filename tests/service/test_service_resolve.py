@@ -55,7 +55,7 @@ def test_contradicting_suffixes(text: str) -> None:
         ("m:cloud", Forbidden, "ollama cloud is disabled: remote model is unavailable"),
     ],
 )
-def test_what_is_not_there(tmp_path: Path, text: str, kind: type[OllamaError], message: str) -> None:
+def test_missing_models(tmp_path: Path, text: str, kind: type[OllamaError], message: str) -> None:
     backend = ServiceHarness(tmp_path).service._backend
     with pytest.raises(kind) as caught:
         asyncio.run(find(backend, text))

@@ -1,4 +1,4 @@
-"""Tokens and back: which texts are counted how, and that no weights are loaded for it."""
+"""Tokenize and detokenize: how texts are tokenized, and that no weights are loaded for it."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def ask(harness: ServiceHarness, **fields: Any) -> tuple[int, ...]:
     return asyncio.run(harness.service.tokenize(TokenizeRequest(**{"model": "m", **fields})))
 
 
-def test_a_prompt_goes_as_it_stands(harness: ServiceHarness) -> None:
+def test_a_prompt_is_tokenized_as_it_is(harness: ServiceHarness) -> None:
     assert ask(harness, prompt="a b c") == (0, 1, 2)
     assert harness.pool.runner.tokenized == (("a b c",), True, False)
     ask(harness, prompt="", add_special=False, parse_special=True)
     assert harness.pool.runner.tokenized == (("",), False, True)
 
 
-def test_messages_go_as_a_chat_renders_them(harness: ServiceHarness) -> None:
+def test_messages_are_tokenized_as_rendered(harness: ServiceHarness) -> None:
     ask(harness, messages=HI, add_special=False)
     expected = "<s><system> be kind <user> hi there "
     assert harness.pool.runner.tokenized == ((expected,), True, True)
@@ -65,7 +65,7 @@ def test_errors(harness: ServiceHarness, fields: dict[str, Any], status: int, me
     assert (caught.value.status, caught.value.message) == (status, message)
 
 
-def test_only_tokens_have_a_text(harness: ServiceHarness) -> None:
+def test_invalid_tokens_are_refused(harness: ServiceHarness) -> None:
     assert asyncio.run(harness.service.detokenize("m", (3, 99))) == "<3><99>"
     for token in (-1, 100, 1 << 62):
         with pytest.raises(OllamaError, match=f'{token} is not a token of "m": its tokens are 0 to 99') as caught:
@@ -78,7 +78,7 @@ def test_only_tokens_have_a_text(harness: ServiceHarness) -> None:
 
 @pytest.mark.model
 @in_loop
-async def test_real_vocabularies_take_no_place_in_memory(tmp_path: Path, reference: dict[str, Any]) -> None:
+async def test_real_vocabularies_without_loading_weights(tmp_path: Path, reference: dict[str, Any]) -> None:
     service = Service(Settings(models=tmp_path / "models", home=tmp_path / "nb"))
     await service.start()
     try:
@@ -97,7 +97,7 @@ async def test_real_vocabularies_take_no_place_in_memory(tmp_path: Path, referen
                                                                options={"num_predict": 1}))))[-1]  # fmt: skip
         with_bos = await service.tokenize(TokenizeRequest(model="stories", prompt=text))
         assert done.stats.prompt_tokens == len(with_bos) == len(tokens) + 1  # type: ignore[union-attr]
-        assert await service.tokenize(bare) == tokens, "the loaded model answers alike"
+        assert await service.tokenize(bare) == tokens, "the loaded model gives the same tokens"
         await service.embed(EmbedRequest(model="minilm", inputs=("x",)))
         assert {running.model.name.model for running in service.running()} == {"stories", "minilm"}
     finally:

