@@ -109,7 +109,7 @@ def test_over_http(served: RunningServer, docker: Registry) -> None:
         assert [line.get("status") for line in lost] == ["retrieving manifest", "couldn't retrieve manifest", None]
         unsure = lines("/api/pull", model=name)
         assert unsure[0] == {"status": "pulling manifest"}
-        assert "`--insecure` allows that" in unsure[1]["error"]
+        assert "use `--insecure`" in unsure[1]["error"]
 
 
 def test_the_official_client(served: RunningServer, docker: Registry) -> None:

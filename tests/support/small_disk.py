@@ -165,13 +165,13 @@ class Program:
     def filling_up(self) -> Iterator[list[Path]]:
         """Fill the disk right after each check for free space."""
         fillers: list[Path] = []
-        need = BlobStore.need
+        check = BlobStore.require_space
 
-        def need_and_fill(blobs: BlobStore, size: int) -> None:
-            need(blobs, size)
+        def check_and_fill(blobs: BlobStore, size: int) -> None:
+            check(blobs, size)
             fillers.append(self.pad(leave=0))
 
-        with patch.object(BlobStore, "need", need_and_fill):
+        with patch.object(BlobStore, "require_space", check_and_fill):
             yield fillers
 
     def pull(self) -> dict[str, Any]:
