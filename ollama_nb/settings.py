@@ -22,8 +22,7 @@ SYSTEM_MODELS = (Path("/usr/share/ollama/.ollama/models"), Path("/var/lib/ollama
 """Model folders of an Ollama that runs as a system service."""
 
 _DURATION_UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
-_DURATION_LIMIT = (1 << 63) / 1e9
-"""Seconds; Go's durations are nanoseconds in 64 bits."""
+MAX_DURATION = (1 << 63) / 1e9  # seconds, about 292 years: Go's durations are nanoseconds in 64 bits
 
 _DURATION_PART = re.compile(r"(\d+\.?\d*|\.\d+)([^\d.]*)")
 
@@ -45,7 +44,7 @@ def parse_duration(text: str) -> float:
             raise InvalidDuration(f'time: unknown unit "{part[2]}" in duration {quoted}')
         total += float(part[1]) * _DURATION_UNITS[part[2]]
         position = part.end()
-    if not body or total >= _DURATION_LIMIT:
+    if not body or total >= MAX_DURATION:
         raise InvalidDuration(f"time: invalid duration {quoted}")
     return -total if text[0] == "-" else total
 

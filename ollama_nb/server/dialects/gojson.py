@@ -20,14 +20,14 @@ from typing import Any, NoReturn
 
 from ollama_nb.api.encode import go_quote
 from ollama_nb.errors import BadRequest
+from ollama_nb.settings import MAX_DURATION
 
 MAX_DEPTH = 64  # levels of nested arrays and objects
 MAX_ITEMS = 4_000_000  # values in one body: far above any context length, far below what would fill the memory
 MAX_WARNINGS = 16  # warnings about ignored fields in one reply
 _ERROR_WINDOW = 1 << 20  # characters that are searched to describe a syntax error
 _MAX_DIGITS = 300  # longer integers are checked as floats first
-_MAX_NANOSECONDS = (1 << 63) - 1  # Go's longest duration, about 292 years
-_MAX_SECONDS = _MAX_NANOSECONDS / 1e9
+_MAX_NANOSECONDS = (1 << 63) - 1  # Go's longest duration
 _BLANK = re.compile(r"[ \t\r\n]*")
 _SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -333,7 +333,7 @@ def _from_base64(text: str) -> bytes:
 
 def nanoseconds(seconds: float) -> int:
     """Seconds as a Go duration; infinity becomes the longest duration, about 292 years."""
-    return min(round(seconds * 1e9), _MAX_NANOSECONDS) if seconds < _MAX_SECONDS else _MAX_NANOSECONDS
+    return min(round(seconds * 1e9), _MAX_NANOSECONDS) if seconds < MAX_DURATION else _MAX_NANOSECONDS
 
 
 def utc_now() -> str:
@@ -350,8 +350,8 @@ def utc(unix_ns: int) -> str:
 
 def local(unix_seconds: float) -> str:
     """A time in Unix seconds in local time with its offset (``Z`` for zero); infinity becomes 292 years from now."""
-    if unix_seconds >= _MAX_SECONDS:
-        unix_seconds = time.time() + _MAX_SECONDS
+    if unix_seconds >= MAX_DURATION:
+        unix_seconds = time.time() + MAX_DURATION
     seconds, rest = divmod(unix_seconds, 1)
     moment = datetime.fromtimestamp(seconds, UTC).astimezone()
     offset = f"{moment:%z}"

@@ -25,9 +25,8 @@ from ollama_nb.api.encode import go_quote
 from ollama_nb.api.messages import Message, Think, Tool, ToolCall
 from ollama_nb.errors import BadRequest, InvalidThink
 from ollama_nb.server.dialects.gojson import Fields
-from ollama_nb.settings import FOREVER, parse_duration
+from ollama_nb.settings import FOREVER, MAX_DURATION, parse_duration
 
-_MAX_SECONDS = (1 << 63) / 1e9  # Go's longest duration; above it counts as forever
 _READ_LATER = frozenset({"stream"})  # fields that other functions read, not to be reported as ignored
 _THINK = '(must be "high", "medium", "low", "max", true, or false)'
 
@@ -201,11 +200,11 @@ def _keep_alive(body: Fields) -> float | None:
     if isinstance(value, str):
         seconds = parse_duration(value)
     elif isinstance(value, int | float) and not isinstance(value, bool):
-        seconds = FOREVER if value < 0 or value >= _MAX_SECONDS else float(value)
+        seconds = FOREVER if value < 0 or value >= MAX_DURATION else float(value)
     else:
         kind = {bool: "bool", list: "[]interface {}"}.get(type(value), "map[string]interface {}")
         raise BadRequest(f"Unsupported type: '{kind}'")
-    return FOREVER if seconds < 0 or seconds >= _MAX_SECONDS else seconds
+    return FOREVER if seconds < 0 or seconds >= MAX_DURATION else seconds
 
 
 def _think(value: Any) -> Think:
