@@ -37,7 +37,7 @@ class Renderer:
         self._starting: asyncio.Task[_Process] | None = None
 
     async def render(self, job: PromptJob) -> tuple[str, ...]:
-        """One prompt per entry of ``job.drops``.
+        """Return one prompt per entry of ``job.drops``.
 
         Raises TemplateError for a template that fails or exceeds its limits, BadRequest for a job that cannot be sent,
         and RunnerCrashed when no process can be started.

@@ -16,7 +16,7 @@ from ollama_nb.runner import wire
 from ollama_nb.runner.process import Launch, Runner
 from ollama_nb.settings import Settings
 
-MAX_IDLE = 2  # idle vocabularies that are entry
+MAX_IDLE = 2  # idle vocabularies that are kept
 IDLE_SECONDS = 120.0  # after which an idle one ends
 
 

@@ -241,7 +241,7 @@ def request_frame(message: msgspec.Struct) -> bytes:
     try:
         data = frame(message)
     except (UnicodeError, OverflowError, TypeError) as error:
-        raise BadRequest(f"the request cannot be passed on: {error}") from error
+        raise BadRequest(f"the request cannot be encoded: {error}") from error
     if len(data) > MAX_FRAME:
         raise BadRequest(f"the request is too large: {len(data)} bytes, at most {MAX_FRAME}")
     return data
@@ -260,7 +260,7 @@ class FrameReader:
         while len(self._buffer) >= _LENGTH.size:
             (length,) = _LENGTH.unpack_from(self._buffer)
             if length > MAX_FRAME:
-                raise RunnerCrashed(f"frame of {length} bytes on the runner's wire")
+                raise RunnerCrashed(f"invalid message frame: {length} bytes")
             end = _LENGTH.size + length
             if len(self._buffer) < end:
                 return
@@ -269,4 +269,4 @@ class FrameReader:
             try:
                 yield self._decoder.decode(body)
             except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                raise RunnerCrashed(f"unreadable frame on the runner's wire: {error}") from error
+                raise RunnerCrashed(f"invalid message frame: {error}") from error

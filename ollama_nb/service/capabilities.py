@@ -20,7 +20,7 @@ from ollama_nb.template.facts import Facts, facts
 
 ORDER = ("completion", "embedding", "tools", "insert", "thinking", "vision", "audio", "image")
 
-_RENEW_HINT = ". Pull the model again to get the latest version with full thinking support"
+_PULL_AGAIN_HINT = ". Pull the model again to get the latest version with full thinking support"
 _UNSUPPORTED: dict[str, type[Unsupported]] = {"tools": ToolsUnsupported, "insert": InsertUnsupported}
 
 _log = logging.getLogger("ollama_nb.service")
@@ -39,14 +39,14 @@ def check_thinking(model: Model, text: str, has: Collection[str]) -> None:
     """Raise ThinkingUnsupported unless the model can think."""
     if "thinking" not in has:
         old = any(family.hint_to_pull for family in families.of_model(model))
-        raise ThinkingUnsupported(f'"{text}" does not support thinking' + (_RENEW_HINT if old else ""))
+        raise ThinkingUnsupported(f'"{text}" does not support thinking' + (_PULL_AGAIN_HINT if old else ""))
 
 
-def check(model: Model, text: str, has: Collection[str], use: str, extra: Collection[str] = ()) -> None:
-    """Raise Unsupported unless the model can do ``use`` (``chat`` or ``generate``) and has all of ``extra``."""
+def check(model: Model, text: str, has: Collection[str], use: str, needs: Collection[str] = ()) -> None:
+    """Raise Unsupported unless the model can do ``use`` (``chat`` or ``generate``) and has all of ``needs``."""
     if "completion" not in has:
         raise CompletionUnsupported(f'"{text}" does not support {use}')
-    missing = [word for word in extra if word not in has]
+    missing = [word for word in needs if word not in has]
     if missing:
         kind = _UNSUPPORTED.get(missing[0], Unsupported)
         raise kind(f"{model.name.full} does not support " + "\n".join(missing))
@@ -60,10 +60,10 @@ def _from_template(model: Model, gguf: GGUF | None, go_template: bool | None) ->
         # Such a model cannot generate, but it can be listed, shown and deleted.
         _log.warning("template of %s: %s", model.name.short, error.message)
         return set()
-    return _words(chosen, layer).union(*(family.capabilities for family in families.of_model(model)))
+    return _of_format(chosen, layer).union(*(family.capabilities for family in families.of_model(model)))
 
 
-def _words(chosen: ChatFormat, layer: Facts | None) -> set[str]:
+def _of_format(chosen: ChatFormat, layer: Facts | None) -> set[str]:
     """The capabilities that the chat format gives. A suffix always uses the Go template ``layer``."""
     tools, thinking = chosen.tool_marker is not None, chosen.thinking is not None
     if chosen.renderer or chosen.family is not None:

@@ -63,7 +63,13 @@ async def _embed(backend: Backend, request: EmbedRequest, *, failed_status: int 
             except BadRequest as error:
                 raise from_code(error.code, error.message, failed_status or error.status) from error
             vectors = await _vectors(reply, request.dimensions)
-            return _result(vectors, reply, load_seconds, live)
+            stats = Stats(
+                prompt_tokens=reply.prompt_tokens,
+                prompt_seconds=reply.prompt_seconds,
+                load_seconds=load_seconds,
+                total_seconds=live.seconds,
+            )
+            return Embeddings(vectors, stats)
 
 
 async def _vectors(reply: wire.Embedded, dimensions: int) -> tuple[tuple[float, ...], ...]:
@@ -76,18 +82,6 @@ async def _vectors(reply: wire.Embedded, dimensions: int) -> tuple[tuple[float, 
 
 def _convert(rows: Matrix, dimensions: int) -> tuple[tuple[float, ...], ...]:
     return tuple(shortest(row) for row in cut(rows, dimensions))
-
-
-def _result(
-    vectors: tuple[tuple[float, ...], ...], reply: wire.Embedded, load_seconds: float, live: LiveRequest
-) -> Embeddings:
-    stats = Stats(
-        prompt_tokens=reply.prompt_tokens,
-        prompt_seconds=reply.prompt_seconds,
-        load_seconds=load_seconds,
-        total_seconds=live.seconds,
-    )
-    return Embeddings(vectors, stats)
 
 
 def cut(rows: Matrix, dimensions: int) -> Matrix:

@@ -132,9 +132,9 @@ async def test_errors_of_one_request_keep_their_status() -> None:
 @in_loop
 async def test_a_request_that_cannot_be_encoded_is_refused() -> None:
     async with running() as runner:
-        with pytest.raises(BadRequest, match="cannot be passed"):
+        with pytest.raises(BadRequest, match="cannot be encoded"):
             await text_of(runner, "\ud800")
-        with pytest.raises(BadRequest, match="cannot be passed"):
+        with pytest.raises(BadRequest, match="cannot be encoded"):
             await runner.detokenize([1 << 65])
         assert runner.busy == 0
 
@@ -145,7 +145,7 @@ async def test_a_request_that_cannot_be_encoded_is_refused() -> None:
         ("!die:SIGKILL", "killed by SIGKILL, perhaps because memory ran out"),
         ("!die:SIGSEGV", "died by SIGSEGV"),
         ("!die:SIGILL", "died by SIGILL: llama-cpp-python was built for another processor"),
-        ("!garbage", "unreadable frame on the runner's wire"),
+        ("!garbage", "invalid message frame"),
         ("!close", "it closed its connection"),
     ],
 )
@@ -243,7 +243,7 @@ async def test_a_flood_of_output_neither_blocks_nor_grows(script: str) -> None:
         ("die:SIGKILL", RunnerCrashed, "the model runner process has terminated: killed by SIGKILL"),
         ("die:SIGABRT", RunnerCrashed, "the model runner process has terminated: died by SIGABRT"),
         ("exit:3:GGML_ASSERT failed", RunnerCrashed, "exited with status 3: GGML_ASSERT failed"),
-        ("garbage", RunnerCrashed, "unreadable frame"),
+        ("garbage", RunnerCrashed, "invalid message frame"),
         ("close", RunnerCrashed, "closed its connection"),
     ],
 )

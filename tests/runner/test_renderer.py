@@ -173,7 +173,7 @@ async def test_a_caller_that_goes_away_does_not_hold_up_the_next() -> None:
 @in_loop
 async def test_a_job_that_cannot_be_encoded_is_refused() -> None:
     async with open_renderer() as renderer:
-        with pytest.raises(BadRequest, match="cannot be passed on"):
+        with pytest.raises(BadRequest, match="cannot be encoded"):
             await renderer.render(echo("\ud800"))
 
 

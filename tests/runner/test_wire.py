@@ -37,5 +37,5 @@ def framed(body: bytes) -> bytes:
     ids=["nothing", "no msgpack", "something behind", "a message of others", "no UTF-8", "too long"],
 )
 def test_invalid_frames(data: bytes) -> None:
-    with pytest.raises(RunnerCrashed, match="on the runner's wire"):
+    with pytest.raises(RunnerCrashed, match="invalid message frame"):
         list(wire.FrameReader(wire.ToRunner).feed(data))
