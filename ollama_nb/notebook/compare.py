@@ -1,4 +1,4 @@
-"""``%ollama compare``: one prompt, several models, their answers side by side as all of them come in at once."""
+"""``%ollama compare``: send one prompt to several models and stream their answers side by side."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _HEAD = "font-weight: bold; border-bottom: 1px solid var(--jp-border-color2, #bd
 _CELL = "min-width: 0; overflow-wrap: anywhere"
 
 
-class Columns:
+class ComparisonPage:
     """A page of several replies. Its chunks are ``{"column": NUMBER, "chunk": OBJECT or "error": TEXT}``."""
 
     def __init__(self, replies: Sequence[ReplyState]) -> None:
@@ -57,27 +57,27 @@ class Columns:
         return "\n\n".join(f"{reply.model}\n{'-' * len(reply.model)}\n{reply_plain(reply)}" for reply in self.replies)
 
     def log(self) -> str:
-        """A terminal has one column: nothing until all is there."""
+        """A terminal cannot show columns, so nothing is printed until all replies are complete."""
         return f"{self.plain()}\n" if all(reply.reason for reply in self.replies) else ""
 
 
 class Comparison(dict[str, CellAnswer]):
-    """Answers by their models, shown side by side."""
+    """The answers by model, displayed side by side."""
 
-    def __init__(self, columns: Columns) -> None:
-        super().__init__({reply.model: CellAnswer(reply) for reply in columns.replies})
-        self._columns, self._shown_at = columns, current_cell()
+    def __init__(self, page: ComparisonPage) -> None:
+        super().__init__({reply.model: CellAnswer(reply) for reply in page.replies})
+        self._page, self._shown_at = page, current_cell()
 
     def _ipython_display_(self) -> None:
         if not was_just_shown(self._shown_at):
-            page = {"text/html": self._columns.html(), "text/plain": self._columns.plain()}
-            publish_display_data(page)  # type: ignore[no-untyped-call]
+            data = {"text/html": self._page.html(), "text/plain": self._page.plain()}
+            publish_display_data(data)  # type: ignore[no-untyped-call]
         elif not is_notebook(get_ipython()):
-            print(" | ".join(map(footer, self._columns.replies)))
+            print(" | ".join(map(footer, self._page.replies)))
 
 
-class Together(Iterator[Mapping[str, Any]]):
-    """Several streams as one, each read by a thread of its own; closing it hangs up on all of them."""
+class MergedStreams(Iterator[Mapping[str, Any]]):
+    """Several streams as one, each read by a thread of its own. Closing it closes all connections."""
 
     def __init__(self, starts: Sequence[tuple[Client, Callable[[Client], Iterator[Mapping[str, Any]]]]]) -> None:
         self._chunks: queue.SimpleQueue[Mapping[str, Any] | None] = queue.SimpleQueue()
@@ -109,30 +109,32 @@ class Together(Iterator[Mapping[str, Any]]):
 
 
 def compare(session: MagicsSession, line: Line, cell: str | None) -> Comparison:
-    """Ask all of the models at once. One that fails says so in its column."""
+    """Ask all models at the same time. The error of a model is shown in its column."""
     models, prompt, output = line.words, text_of(line, cell), output_variable(line)
     if not prompt:
         raise BadRequest("no prompt: `%ollama compare MODEL MODEL your question`")
     if len(set(models)) < len(models):
-        raise BadRequest("a model is compared with another one: name each once")
+        raise BadRequest("a model cannot be compared with itself: name each model once")
     question = parse_question(session, line)
     fields = question.fields | ({"system": question.system_text} if question.system_text else {})
     if question.images:
         fields["images"] = question.images
     server = session.connect()
 
-    def asked(model: str) -> tuple[Client, Callable[[Client], Iterator[Mapping[str, Any]]]]:
+    def request(model: str) -> tuple[Client, Callable[[Client], Iterator[Mapping[str, Any]]]]:
         return server.twin(), lambda client: client.generate(model, prompt, stream=True, truncate=False, **fields)
 
     hide = line.has("--hidethinking")
-    columns = Columns([ReplyState(model, show_thinking=not hide, verbose=line.has("--verbose")) for model in models])
+    page = ComparisonPage(
+        [ReplyState(model, show_thinking=not hide, verbose=line.has("--verbose")) for model in models]
+    )
     try:
-        follow(lambda: Together([asked(model) for model in models]), columns, session.screen())
+        follow(lambda: MergedStreams([request(model) for model in models]), page, session.screen())
     except Interrupted:
-        session.keep(("_ollama", output), Comparison(columns))
+        session.keep(("_ollama", output), Comparison(page))
         raise Interrupted(INTERRUPTED) from None
-    if all(reply.reason == BROKEN for reply in columns.replies):
-        raise OllamaError("none of the models gave an answer")
-    found = Comparison(columns)
+    if all(reply.reason == BROKEN for reply in page.replies):
+        raise OllamaError("all models failed")
+    found = Comparison(page)
     session.keep(("_ollama", output), found)
     return found

@@ -1,6 +1,6 @@
-"""Tab completion on ``%ollama`` lines: commands, options, model names.
+"""Tab completion on ``%ollama`` lines: commands, options, values, and the names of models, variables and functions.
 
-On such a line only our own completions are offered; the model list is asked for at most every few seconds.
+IPython's own completions are suppressed on these lines. The model list is cached for a few seconds.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from ollama_nb.notebook.commands import COMMANDS, NAMES, MagicCommand
 from ollama_nb.notebook.session import MagicsSession
 
 _LINE = re.compile(r"^\s*(?:[\w.]+\s*=\s*)?%%?ollama\s+(.*)$", re.DOTALL)
-KEEP_SECONDS = 3.0
+KEEP_SECONDS = 3.0  # how long the model list is cached
 _VALUES = {"--format": ("json",), "--think": ("true", "false", "low", "medium", "high", "max")}
 _NAMES_VARIABLES = ("--format", "--image")
 
 
 class Completions:
-    """What may stand at the cursor. ``models`` gives the names that are there."""
+    """The completions at a cursor. The callables return the names of models, variables and functions."""
 
     def __init__(
         self,
@@ -36,7 +36,7 @@ class Completions:
         self._models, self._variables, self._functions = models, variables, functions
 
     def at(self, line: str, *, cell: bool = False) -> tuple[str, list[str], str] | None:
-        """The fragment before the cursor, what it may become, and of which kind; None on a line that is not ours."""
+        """The fragment before the cursor, its completions and their kind; None unless it is an ``%ollama`` line."""
         match = _LINE.match(line)
         if match is None:
             return None
@@ -65,8 +65,8 @@ class Completions:
         return "model", self._models() if given < command.models else []
 
     def _values(self, option: str, fragment: str) -> list[str]:
-        """What may follow an option: words that it knows, and variables where it takes their names."""
-        if option == "--tools":  # names with commas between them
+        """The values of an option: fixed words, and variables if the option takes names of variables."""
+        if option == "--tools":  # a comma-separated list of names
             before = fragment[: fragment.rfind(",") + 1]
             return [f"{before}{name}" for name in self._functions() if name not in before.split(",")]
         known = _VALUES.get(option, ())
@@ -74,7 +74,7 @@ class Completions:
 
 
 def _count(command: MagicCommand, words: list[str]) -> tuple[int, str]:
-    """How many words that are no options were given, and which option still waits for its value (empty: none)."""
+    """The number of words that are not options, and the last option if its value is missing."""
     valued = {
         spelling
         for option in command.options
@@ -93,7 +93,7 @@ def _count(command: MagicCommand, words: list[str]) -> tuple[int, str]:
 
 
 class ModelNames:
-    """Names of the models that are there, remembered for a few seconds; empty where no server answers."""
+    """The names of the installed models, cached for a few seconds; empty if no server answers."""
 
     def __init__(self, session: MagicsSession, clock: Callable[[], float] = time.monotonic) -> None:
         self._session, self._clock = session, clock
@@ -113,7 +113,7 @@ class ModelNames:
 
 
 def install(shell: InteractiveShell, session: MagicsSession) -> None:
-    """Add the matcher to the shell's completer, in place of one that an earlier load added."""
+    """Add the matcher to the shell's completer, replacing the one of an earlier load."""
 
     def variables() -> list[str]:
         hidden = session.shell.user_ns_hidden

@@ -21,7 +21,7 @@ function makeExchange(shown, act) {
       iconButton("edit", "Edit the question", edit));
     const pictures = shown.images.length > 0 && make("div", { class: "onb-pictures" }, shown.images.map(picture));
     const bubble = shown.text && make("div", { class: "onb-bubble", dir: "auto" }, shown.text);
-    question.replaceChildren(...[pictures, make("div", { class: "onb-said" }, actions, bubble)].filter(Boolean));
+    question.replaceChildren(...[pictures, make("div", { class: "onb-sent" }, actions, bubble)].filter(Boolean));
   }
 
   function edit() {
