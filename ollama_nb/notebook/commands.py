@@ -212,7 +212,7 @@ def _text_command(
 
 COMMANDS = (
     _text_command("run", "run MODEL [PROMPT]", "ask one question; without one, open a chat", talk.run, options=_RUN),
-    _text_command("chat", "chat MODEL MESSAGE", "talk with a model; it remembers", talk.chat, options=_CHAT),
+    _text_command("chat", "chat MODEL MESSAGE", "send a message to a conversation", talk.chat, options=_CHAT),
     _text_command("generate", "generate MODEL PROMPT", "the same as run", talk.run, options=_RUN),
     _text_command(
         "compare", "compare MODEL MODEL PROMPT", "ask models side by side; in a cell, up to six",

@@ -30,7 +30,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def shared_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    """One JupyterLab with a server of its own, for tests of a file that may share its models."""
+    """A JupyterLab with a server of its own, shared by the tests of a file."""
     with jupyter_lab(tmp_path_factory.mktemp("lab")) as lab:
         yield lab
 

@@ -1,4 +1,4 @@
-"""The magics as a page shows them: columns, a chat that opens, code in a new cell, an error explained."""
+"""The magics in a page: columns, a chat widget, code in a new cell, an explained error."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CELLS = (
 )
 
 
-def test_what_the_magics_show(page: Any, tmp_path: Path) -> None:
+def test_the_output_of_the_magics(page: Any, tmp_path: Path) -> None:
     with jupyter_lab(tmp_path) as lab:
         open_notebook(
             page, lab, lab.notebook("magics.ipynb", CELLS), theme=os.environ.get("LAB_THEME", "JupyterLab Light")

@@ -1,4 +1,4 @@
-"""Whatever a model writes: in a real JupyterLab in a real browser nothing of it runs and nothing is fetched."""
+"""Model output in a real JupyterLab and browser: no script runs and nothing is fetched."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from support.payloads import PAYLOADS
 pytestmark = pytest.mark.browser
 
 PIECE = 7
-"""Characters of an answer per object of its stream, so that payloads are cut at odd places."""
+"""Characters per object of the stream; small, so that payloads are cut at odd places."""
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +39,8 @@ def canary_visits(reply_server: ReplyServer) -> list[str]:
     return [path for path in reply_server.visits if path.startswith("/canary") and path != "/canary/control"]
 
 
-def test_the_traps_work(page: Any, lab: Lab, reply_server: ReplyServer) -> None:
-    """Shown the way that is easy and wrong, a payload runs and fetches: so the tests below would see it."""
+def test_the_detection_works(page: Any, lab: Lab, reply_server: ReplyServer) -> None:
+    """Rendered without escaping, a payload runs and fetches, so the tests below would detect it."""
     canary = f"{reply_server.url}/canary/control"
     html = f"""<img src=x onerror="window.__pwned=1"><img src="{canary}">"""
     open_notebook(page, lab, lab.notebook("control.ipynb", [f"from IPython.display import HTML\nHTML('''{html}''')"]))
@@ -52,7 +52,7 @@ def test_the_traps_work(page: Any, lab: Lab, reply_server: ReplyServer) -> None:
 
 
 def test_nothing_runs_and_nothing_is_fetched(page: Any, lab: Lab, reply_server: ReplyServer) -> None:
-    """Every payload streams into its own cell, each piece shown."""
+    """Every payload streams into its own cell, and each intermediate state is rendered."""
     cells = ["%load_ext ollama_nb\nfrom ollama_nb.notebook import display\ndisplay.INTERVAL = 0"]
     cells += [f"%%ollama chat m --reset\n{number}" for number in range(len(PAYLOADS))]
     open_notebook(page, lab, lab.notebook("payloads.ipynb", cells))

@@ -1,4 +1,4 @@
-"""While the kernel is busy, and after it was restarted: the widget answers all the same, or says why it does not."""
+"""The widget while the kernel is busy, and after it was restarted or shut down."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def interrupt(page: Any) -> None:
 
 
 def test_stop_while_a_cell_is_busy(page: Any, shared_lab: Lab) -> None:
-    """The page tells the server itself; then the next question is asked and answered while the cell still runs."""
+    """The page stops the answer on the server; the next question is answered while the cell still runs."""
     chat = f"{CHAT}chat = Chat('sprout', num_ctx=8192, format={ENDLESS})\nchat"
     open_notebook(page, shared_lab, shared_lab.notebook("stop.ipynb", [chat, BUSY]))
     run_cell(page, 0)
@@ -60,7 +60,7 @@ def test_stop_while_a_cell_is_busy(page: Any, shared_lab: Lab) -> None:
     interrupt(page)
 
 
-def test_a_kernel_restart_is_told_and_overcome(page: Any, shared_lab: Lab) -> None:
+def test_a_kernel_restart_is_shown_and_survived(page: Any, shared_lab: Lab) -> None:
     open_notebook(page, shared_lab, shared_lab.notebook("restart.ipynb", [f"{CHAT}Chat('sprout')"]))
     run_all(page)
     page.get_by_text("Ask sprout").wait_for()
@@ -78,7 +78,7 @@ def test_a_kernel_restart_is_told_and_overcome(page: Any, shared_lab: Lab) -> No
     replies(page).get_by_text("tok/s").wait_for()
 
 
-def test_a_kernel_that_was_shut_down_is_told_to_whoever_asks(page: Any, shared_lab: Lab) -> None:
+def test_a_kernel_shutdown_is_shown(page: Any, shared_lab: Lab) -> None:
     open_notebook(page, shared_lab, shared_lab.notebook("shut.ipynb", [f"{CHAT}Chat('sprout')"]))
     run_all(page)
     page.get_by_text("Ask sprout").wait_for()
@@ -90,8 +90,8 @@ def test_a_kernel_that_was_shut_down_is_told_to_whoever_asks(page: Any, shared_l
 
 
 @pytest.mark.slow
-def test_another_server_is_stopped_by_way_of_the_kernel(page: Any, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """The page's own server does not know that request, so the kernel hangs up: also while a cell is busy."""
+def test_the_kernel_stops_a_request_on_another_server(page: Any, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The page's own server does not know the request: the kernel closes the connection, even beside a busy cell."""
     with (
         ReplyServer(lambda said: itertools.repeat("word ")) as reply_server,
         jupyter_lab(tmp_path_factory.mktemp("lab"), OLLAMA_HOST=reply_server.url) as lab,

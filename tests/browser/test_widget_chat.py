@@ -1,4 +1,4 @@
-"""The chat widget as people use it, in JupyterLab and in Notebook: with a mouse, by keyboard, in both themes."""
+"""The chat widget in JupyterLab and Notebook: mouse, keyboard, both themes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def open_chat(page: Any, lab: Lab, name: str, **more: str) -> None:
 
 
 def test_a_chat_in_notebook_by_keyboard_alone(page: Any, tmp_path: Path) -> None:
-    """Also in the dark: text and paper are far apart, and one sees where the focus is."""
+    """In the dark theme too: the contrast of texts is high enough, and the focus is visible."""
     with jupyter_notebook(tmp_path) as notebook:
         open_chat(page, notebook, "keys", theme="JupyterLab Dark")
         message_box(page).focus()
@@ -54,7 +54,7 @@ def test_a_chat_in_notebook_by_keyboard_alone(page: Any, tmp_path: Path) -> None
         assert sum(colours[0]) - sum(colours[1]) > 300
 
 
-def test_edit_answer_again_copy_and_export(page: Any, shared_lab: Lab) -> None:
+def test_edit_regenerate_copy_and_export(page: Any, shared_lab: Lab) -> None:
     open_chat(page, shared_lab, "again")
     say(page, "Why is the sky blue?")
     replies(page).get_by_text("tok/s").wait_for()
@@ -99,8 +99,8 @@ def test_characters_being_composed_are_not_sent(page: Any, shared_lab: Lab) -> N
     page.locator(".onb-answer", has_text=BLUE).wait_for()
 
 
-def test_pictures_are_pasted_dropped_and_sent(page: Any, shared_lab: Lab) -> None:
-    """What the model makes of it is its own affair: sprout says that it reads none."""
+def test_images_are_pasted_dropped_and_sent(page: Any, shared_lab: Lab) -> None:
+    """sprout answers that it cannot read images."""
     open_chat(page, shared_lab, "pictures")
     drop = """([part, kind, data]) => {
         const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0)), transfer = new DataTransfer();

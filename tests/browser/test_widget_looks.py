@@ -1,4 +1,4 @@
-"""What a page looks like with long, wide and many words, measured rather than looked at."""
+"""The layout of the widgets with long and wide contents, measured."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def open_chat(page: Any, lab: Lab, reply_server: ReplyServer, name: str, *more_c
 
 
 def test_a_long_answer_in_a_narrow_window(page: Any, shared_lab: Lab, reply_server: ReplyServer) -> None:
-    """What screen readers are told covers nothing; columns are as wide as their words, and a table scrolls."""
+    """Texts for screen readers cover nothing, columns are as wide as their words, and a wide table scrolls."""
     page.set_viewport_size({"width": 600, "height": 900})
     open_chat(page, shared_lab, reply_server, "narrow")
     say(page, "table")
@@ -45,8 +45,8 @@ def test_a_long_answer_in_a_narrow_window(page: Any, shared_lab: Lab, reply_serv
     assert page.locator(".onb-log").evaluate("log => log.scrollWidth - log.clientWidth") == 0
 
 
-def test_two_views_of_one_chat_say_the_same(page: Any, shared_lab: Lab, reply_server: ReplyServer) -> None:
-    """Whoever asks: each exchange is there once, and what follows one that is asked again is gone, in both."""
+def test_two_views_of_one_chat_show_the_same(page: Any, shared_lab: Lab, reply_server: ReplyServer) -> None:
+    """In both views each exchange appears once, and regenerating an answer removes the later ones."""
     open_chat(page, shared_lab, reply_server, "views", "chat")
     page.get_by_text("Ask m").nth(1).wait_for()
     views = [page.locator(".onb-chat").nth(number) for number in (0, 1)]
@@ -65,8 +65,8 @@ def test_two_views_of_one_chat_say_the_same(page: Any, shared_lab: Lab, reply_se
 
 
 @pytest.mark.parametrize("theme", ["JupyterLab Light", "JupyterLab Dark"])
-def test_where_one_writes_is_seen(page: Any, shared_lab: Lab, reply_server: ReplyServer, theme: str) -> None:
-    """Its outline has a contrast of 3:1, and one ring when it has the focus, also beside another widget's styles."""
+def test_the_text_area_is_visible(page: Any, shared_lab: Lab, reply_server: ReplyServer, theme: str) -> None:
+    """Its outline has a contrast of 3:1 and a focus ring, also beside the styles of another widget."""
     open_chat(page, shared_lab, reply_server, f"outline-{theme[-4:]}", "Models()", theme=theme)
     page.get_by_label("Model to pull").wait_for()
     for where, paper in ((".onb-composer", ".onb-composer"), (".onb-pull-form input", ".onb-pull-form input")):
@@ -82,7 +82,7 @@ def test_where_one_writes_is_seen(page: Any, shared_lab: Lab, reply_server: Repl
 
 
 def contrast(page: Any, where: str, name: str, paper: str) -> float:
-    """Of one colour and what lies behind it, by the formula of WCAG 2."""
+    """The contrast of a colour and its background, by the formula of WCAG 2."""
     value: float = page.evaluate(
         """([where, name, paper]) => {
             const canvas = document.createElement('canvas').getContext('2d', {willReadFrequently: true});

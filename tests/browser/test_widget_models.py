@@ -1,4 +1,4 @@
-"""The model manager and the activity view: models come and go, with bars that move, all beside a busy cell."""
+"""The model manager and the activity view, while a cell is busy."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MODELS = "from ollama_nb.notebook.widgets import Activity, Models\n"
 
 
 def publish(registry: ChaosRegistry, name: str) -> str:
-    """The bundled model under another digest, so that it must really be fetched."""
+    """The bundled model with another digest, so that it must be downloaded."""
     weights = sprout.GGUF.read_bytes() + name.encode().ljust(64, b"\0")
     return registry.publish(f"here/{name}:small", model=weights)
 
@@ -86,7 +86,7 @@ def test_a_pull_is_cancelled(page: Any, shared_lab: Lab, registry: ChaosRegistry
 
 
 def test_the_chat_offers_to_pull(page: Any, shared_lab: Lab) -> None:
-    """What it says of a model that is not here; and a name that no registry has is told as an error."""
+    """A suggestion for a model that is not installed, and the error for a name that no registry has."""
     open_notebook(page, shared_lab, shared_lab.notebook("offer.ipynb", [f"{CHAT}Chat('sprout')"]))
     run_all(page)
     page.get_by_role("button", name="sprout", exact=True).click()
@@ -105,7 +105,7 @@ def test_the_chat_offers_to_pull(page: Any, shared_lab: Lab) -> None:
 
 
 def test_activity_shows_and_cancels_while_a_model_is_in_memory(page: Any, shared_lab: Lab) -> None:
-    """The chat says that it was stopped, and the model manager takes the model out of memory."""
+    """The chat shows the interruption, and the model manager unloads the model."""
     chat = f"{CHAT}Chat('sprout', num_ctx=8192, format={ENDLESS})"
     cells = [chat, f"{MODELS}Activity()", "Models()"]
     open_notebook(page, shared_lab, shared_lab.notebook("activity.ipynb", cells))

@@ -1,4 +1,4 @@
-"""Whatever a model writes into the chat: nothing of it runs and nothing is fetched."""
+"""Model output in the chat widget: no script runs and nothing is fetched."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from support.payloads import PAYLOADS
 pytestmark = pytest.mark.browser
 
 PIECE = 7
-"""Characters of an answer per object of its stream, so that payloads are cut at odd places."""
+"""Characters per object of the stream; small, so that payloads are cut at odd places."""
 
 DANGEROUS = """() => [...document.querySelectorAll('.onb-reply *')].filter(element =>
     ['IMG', 'SCRIPT', 'IFRAME', 'OBJECT', 'EMBED', 'LINK', 'META', 'BASE', 'FORM', 'INPUT', 'VIDEO', 'AUDIO', 'STYLE']
@@ -44,7 +44,7 @@ def lab(reply_server: ReplyServer, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def test_nothing_runs_and_nothing_is_fetched(page: Any, lab: Lab, reply_server: ReplyServer) -> None:
-    """Every payload as an answer of its own, then all in one, each piece drawn; one shown the wrong way does harm."""
+    """Every payload as an answer, then all in one; a payload rendered without escaping is detected."""
     cells = [
         "from ollama_nb.notebook.widgets import conversation\nconversation.BATCH_SECONDS = 0.001",
         f"{CHAT}Chat('m')",

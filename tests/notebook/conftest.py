@@ -16,7 +16,7 @@ from traitlets.config import Config
 
 @pytest.fixture
 def shell(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[InteractiveShell]:
-    """A terminal's shell, alone in this process for the time of a test."""
+    """A terminal shell, the only one in this process during a test."""
     monkeypatch.setenv("IPYTHONDIR", str(home / "ipython"))
     config = Config()
     config.HistoryManager.enabled = False
@@ -30,7 +30,7 @@ def shell(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[InteractiveSh
 
 @pytest.fixture
 def displays(shell: InteractiveShell) -> list[dict[str, Any]]:
-    """Makes the shell look like a kernel's and records what it displays."""
+    """Make the shell look like a kernel and record its displays."""
     shell.kernel = SimpleNamespace()  # type: ignore[attr-defined]
     shell.display_pub = CapturingDisplayPublisher()
     return shell.display_pub.outputs  # type: ignore[no-any-return]

@@ -1,4 +1,4 @@
-"""Code out of answers, errors into questions."""
+"""``%ollama code`` and ``%ollama explain``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def use(shell: InteractiveShell, *replies: Any) -> ScriptedClient:
 
 
 def next_cells(shell: InteractiveShell) -> list[tuple[str, bool]]:
-    """What the front end is told to put into cells, and whether it replaces the cell that ran."""
+    """The texts that the front end puts into cells, and whether each replaces the cell that ran."""
     found = [(part["text"], part["replace"]) for part in shell.payload_manager.read_payload()]
     shell.payload_manager.clear_payload()
     return found

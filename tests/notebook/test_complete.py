@@ -1,4 +1,4 @@
-"""What the Tab key offers on our lines, and that it offers nothing of ours elsewhere."""
+"""Tab completion on ``%ollama`` lines, and only there."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_other_lines(line: str) -> None:
     assert Completions(lambda: MODELS).at(line) is None
 
 
-def test_in_the_shell_only_ours_are_offered(shell: InteractiveShell) -> None:
+def test_the_shell_offers_only_our_completions(shell: InteractiveShell) -> None:
     register(shell, lambda: ScriptedClient(models=("smollm2:latest", "sprout:tiny")))
     register(shell, lambda: ScriptedClient(models=("smollm2:latest", "sprout:tiny")))
     line = "%ollama run s"
@@ -69,7 +69,7 @@ def test_in_the_shell_only_ours_are_offered(shell: InteractiveShell) -> None:
         assert [found.text for found in shell.Completer.completions(cell, 16)] == ["sprout:tiny"]
 
 
-def test_names_are_remembered_for_a_few_seconds(shell: InteractiveShell) -> None:
+def test_names_are_cached_for_a_few_seconds(shell: InteractiveShell) -> None:
     now, client = [0.0], ScriptedClient(models=("a:latest", "b:1"))
     names = ModelNames(MagicsSession(shell, lambda: client), lambda: now[0])
     assert names() == names() == ["a", "b:1"]

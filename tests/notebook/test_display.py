@@ -53,7 +53,7 @@ def test_without_live_updates_there_is_one_display(shell: InteractiveShell, disp
     assert [(output["data"]["text/plain"], output["update"]) for output in displays] == [("ab", False)]
 
 
-def test_thinking_is_open_while_it_lasts(shell: InteractiveShell) -> None:
+def test_thinking_is_expanded_while_it_streams(shell: InteractiveShell) -> None:
     page, chunks = ReplyPage(ReplyState("m")), chat_reply("a", thinking="hmm")
     page.feed(chunks[0])
     assert page.html().startswith("<details open>")

@@ -1,4 +1,4 @@
-"""``df.ollama`` over a server that says a function of what it is asked: what is sent, what is in which row after."""
+"""``df.ollama`` with a scripted server: the requests, and the results by row."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_all_slots_are_busy_at_once(echo_server: EchoServer) -> None:
     assert found.tolist() == [*"ABCDEFGH"]
 
 
-def test_parallel_says_how_many_at_once(echo_server: EchoServer) -> None:
+def test_parallel_sets_the_number_of_requests_at_once(echo_server: EchoServer) -> None:
     running, most, lock = 0, 0, threading.Lock()
 
     def count(text: str) -> None:
@@ -94,7 +94,7 @@ def test_a_row_s_error_stops_the_run_and_names_the_row(echo_server: EchoServer) 
         words.ollama.generate(MODEL, parallel=1)
 
 
-def test_errors_can_be_kept_beside_the_results(echo_server: EchoServer) -> None:
+def test_errors_can_be_kept(echo_server: EchoServer) -> None:
     echo_server.say = lambda text: error(400, "no") if text == "bad" else text.upper()
     words = pd.Series(["a", "bad", None, "\ud800"], index=["x", "y", "z", "w"])
     found = words.ollama.generate(MODEL, errors="keep")
@@ -115,7 +115,7 @@ def test_rows_that_failed_are_asked_again_the_next_time(echo_server: EchoServer)
     assert echo_server.questions == {"a": 1, "bad": 2}
 
 
-def test_what_concerns_all_rows_is_raised_whatever_errors_says(echo_server: EchoServer) -> None:
+def test_errors_that_concern_all_rows_are_always_raised(echo_server: EchoServer) -> None:
     with pytest.raises(NotFound, match="model not found"):
         pd.Series(["a"]).ollama.generate("nobody", errors="keep")
     echo_server.say = lambda text: error(404, "gone")
@@ -139,7 +139,7 @@ def test_a_server_that_stays_broken_is_an_error(echo_server: EchoServer, monkeyp
     assert echo_server.questions["a"] == 2
 
 
-def test_a_text_that_does_not_fit_may_be_cut_when_asked_for(echo_server: EchoServer) -> None:
+def test_texts_that_do_not_fit_are_cut_with_on_overflow(echo_server: EchoServer) -> None:
     pd.Series(["a"]).ollama.generate(MODEL, on_overflow="truncate")
     assert echo_server.asked("POST /api/generate")[-1]["truncate"] is True
 
@@ -159,7 +159,7 @@ def test_a_text_that_does_not_fit_may_be_cut_when_asked_for(echo_server: EchoSer
         ({"choices": "abc"}, "choices must be a list of strings, not 'abc'"),
     ],
 )
-def test_keywords_that_mean_nothing_are_refused(echo_server: EchoServer, keywords: dict[str, Any], words: str) -> None:
+def test_unknown_keywords_are_refused(echo_server: EchoServer, keywords: dict[str, Any], words: str) -> None:
     with pytest.raises(BadRequest, match=words):
         pd.Series(["a"]).ollama.generate(MODEL, **keywords)
     assert echo_server.asked_times == 0
@@ -178,7 +178,7 @@ def test_the_server_may_be_given(home: Path, door: Any) -> None:
         assert pd.Series(["a"]).ollama.generate(MODEL, client=door(running.url)).tolist() == ["A"]
 
 
-def test_an_accessor_says_what_it_can_do() -> None:
+def test_the_repr_of_an_accessor_lists_its_methods() -> None:
     assert repr(pd.Series([1, 2]).ollama) == (
         "models over 2 rows: generate, chat, classify, extract, embed, similar, rerank"
     )
@@ -187,7 +187,7 @@ def test_an_accessor_says_what_it_can_do() -> None:
 # conversations
 
 
-def test_messages_are_told_with_system_and_examples_first(echo_server: EchoServer) -> None:
+def test_system_message_and_examples_come_first(echo_server: EchoServer) -> None:
     pd.Series(["hi"]).ollama.chat(MODEL, "{{value}}!", system="Be short.", examples=[("a", "b")])
     assert echo_server.asked("POST /api/chat")[0]["messages"] == [
         {"role": "system", "content": "Be short."},
@@ -206,7 +206,7 @@ def test_a_row_may_be_a_conversation(echo_server: EchoServer) -> None:
 # labels
 
 
-def test_labels_are_a_categorical_that_binds_the_model(echo_server: EchoServer) -> None:
+def test_labels_are_a_categorical_and_constrain_the_model(echo_server: EchoServer) -> None:
     echo_server.say = lambda text: "good" if "love" in text else "bad"
     found = pd.Series(["love", None, "hate"]).ollama.classify(MODEL, ["good", "bad", "无"])
     expected = pd.Series(["good", None, "bad"], dtype=pd.CategoricalDtype(["good", "bad", "无"]), name="label")
@@ -225,7 +225,7 @@ def test_labels_may_have_meanings_and_examples(echo_server: EchoServer) -> None:
     assert [message["content"] for message in messages[1:]] == ["y", "bad", "<x>"]
 
 
-def test_an_answer_that_is_no_label_is_an_error(echo_server: EchoServer) -> None:
+def test_an_answer_that_is_not_a_label_is_an_error(echo_server: EchoServer) -> None:
     echo_server.say = lambda text: "I think it is good."
     with pytest.raises(OllamaError, match=r'row 0: "I think it is good\." is not one of the labels'):
         pd.Series(["x"]).ollama.classify(MODEL, ["good", "bad"])
@@ -340,7 +340,7 @@ def test_vectors_are_columns(echo_server: EchoServer) -> None:
     assert np.allclose(np.linalg.norm(found.loc["x"]), 1)
 
 
-def test_an_input_that_fails_does_not_take_others_with_it(echo_server: EchoServer) -> None:
+def test_a_failing_input_does_not_affect_others(echo_server: EchoServer) -> None:
     echo_server.say = lambda text: error(400, "the input length exceeds the context length") if text == "bad" else text
     words = pd.Series([f"w{number}" for number in range(40)] + ["bad"])
     found = words.ollama.embed(MODEL, errors="keep")
@@ -348,7 +348,7 @@ def test_an_input_that_fails_does_not_take_others_with_it(echo_server: EchoServe
     assert found[0].isna().tolist() == [False] * 40 + [True]
 
 
-def test_the_rows_nearest_to_a_query(echo_server: EchoServer) -> None:
+def test_similar(echo_server: EchoServer) -> None:
     frame = pd.DataFrame({"word": ["zzz", "abc", None, "cab"], "n": [1, 2, 3, 4]}, index=[*"pqrs"])
     found = frame.ollama.similar(MODEL, "bca", 2, text="{{word}}")
     assert found.index.tolist() == ["q", "s"]
@@ -358,7 +358,7 @@ def test_the_rows_nearest_to_a_query(echo_server: EchoServer) -> None:
     assert echo_server.questions == {"bca": 1, "zzz": 1, "abc": 1, "cab": 1, "zz": 1}
 
 
-def test_rows_by_how_well_they_answer(echo_server: EchoServer) -> None:
+def test_rerank(echo_server: EchoServer) -> None:
     words = pd.Series(["aaaa", "a", None, "aaa"], name="word")
     found = words.ollama.rerank(MODEL, "?")
     assert found.index.tolist() == [1, 3, 0]

@@ -1,4 +1,4 @@
-"""The progress of a run: rate, time left, and words that do not change from run to run where they are compared."""
+"""The progress of a run: rate, remaining time, and a plain text that does not change from run to run."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_the_last_line() -> None:
     assert "<code>num_predict</code>" in bar.html()
 
 
-def test_rows_that_were_known_are_told() -> None:
+def test_rows_of_an_earlier_run_are_reported() -> None:
     clock = Clock()
     bar = RowProgress("generated", 5, known=5, clock=clock)
     clock.now = 0.2

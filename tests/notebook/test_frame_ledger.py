@@ -1,4 +1,4 @@
-"""The ledger: what is in it after a kill, who may write it, when it is remembered."""
+"""The ledger: its content after a kill, its lock, and when a later run reuses it."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_answers_come_back(tmp_path: Path) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(st.data())
-def test_a_kill_at_any_byte_costs_at_most_the_line_that_was_being_written(
+def test_a_kill_at_any_byte_loses_at_most_the_line_being_written(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
     folder = tmp_path_factory.mktemp("ledger")
@@ -61,7 +61,7 @@ def test_a_kill_at_any_byte_costs_at_most_the_line_that_was_being_written(
     assert [*reopened(folder)] == [*(f"k{number}" for number in range(kept)), "k9"]
 
 
-def test_a_finished_run_is_remembered_only_where_its_answers_are_determined(tmp_path: Path) -> None:
+def test_a_finished_run_is_reused_only_if_the_job_is_deterministic(tmp_path: Path) -> None:
     filled(tmp_path / "a", 3, finished=True)
     assert len(reopened(tmp_path / "a")) == 3
     filled(tmp_path / "b", 3, deterministic=False)
@@ -70,7 +70,7 @@ def test_a_finished_run_is_remembered_only_where_its_answers_are_determined(tmp_
     assert reopened(tmp_path / "c", deterministic=False) == {}
 
 
-def test_lines_that_are_no_entries_are_passed_over(tmp_path: Path) -> None:
+def test_invalid_lines_are_skipped(tmp_path: Path) -> None:
     path = filled(tmp_path, 1)
     with path.open("ab") as file:
         file.write(b'nonsense\n[1]\n{"no": "key"}\n"text"\n')
@@ -92,7 +92,7 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
     assert reopened(tmp_path) == {}
 
 
-def test_ledgers_of_last_month_are_gone(tmp_path: Path) -> None:
+def test_old_ledgers_are_removed(tmp_path: Path) -> None:
     path = filled(tmp_path, 1)
     old = path.rename(tmp_path / "old.jsonl")
     moment = old.stat().st_mtime - KEPT_SECONDS - 60
@@ -101,12 +101,12 @@ def test_ledgers_of_last_month_are_gone(tmp_path: Path) -> None:
     assert [found.name for found in tmp_path.iterdir()] == ["run.jsonl"]
 
 
-def test_a_folder_that_cannot_be_written_is_an_error_in_words(tmp_path: Path) -> None:
+def test_an_unwritable_folder_raises_a_readable_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OllamaError, match=r"the ledger .*Not a directory.*ledger=False"):
         Ledger(tmp_path / "file" / "ledgers", "run", deterministic=True)
 
 
-def test_names_depend_on_everything_and_not_on_the_order_of_options() -> None:
+def test_hashes_depend_on_everything_but_the_order_of_options() -> None:
     assert hash_of("d", {"a": 1, "b": 2}) == hash_of("d", {"b": 2, "a": 1})
     assert len({hash_of("d", {"a": 1}), hash_of("d", {"a": 2}), hash_of("e", {"a": 1}), hash_of("d", {"a": "1"})}) == 4

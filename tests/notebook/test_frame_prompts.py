@@ -1,4 +1,4 @@
-"""From rows to texts: only ``{{column}}`` inserts, NA has no text, and mistakes are named."""
+"""From rows to texts: only ``{{column}}`` is replaced, rows with NA have no text, and mistakes raise errors."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_mistakes_are_named(template: Any, words: str) -> None:
         texts(FRAME, template)
 
 
-def test_two_columns_of_one_name_cannot_be_told_apart() -> None:
+def test_two_columns_of_one_name_are_an_error() -> None:
     with pytest.raises(BadRequest, match='several columns "a"'):
         texts(pd.DataFrame([[1, 2]], columns=["a", "a"]), "{{a}}")
 

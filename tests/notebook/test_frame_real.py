@@ -1,4 +1,4 @@
-"""Tables over a real server and a real model: right answers, bound answers, and an interrupt that frees the slots."""
+"""Tables with a real server and model: correct and constrained answers, and an interrupt that frees the slots."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_every_row_gets_its_own_answer(client: Client) -> None:
     assert loaded["slots"] > 1
 
 
-def test_a_model_can_only_answer_with_labels_and_fields(client: Client) -> None:
+def test_answers_are_restricted_to_labels_and_fields(client: Client) -> None:
     texts = pd.Series(["Name three animals.", "天空为什么是蓝色的？"])
     labels = texts.ollama.classify(MODEL, ["苹果", "梨"], num_thread=1)
     assert labels.isin(["苹果", "梨"]).all()
@@ -60,7 +60,7 @@ def test_an_interrupt_frees_the_server(client: Client) -> None:
     until(lambda: not client.queue()["requests"])
 
 
-def test_python_s_own_door(client: Client) -> None:
+def test_the_python_client(client: Client) -> None:
     found = ollama_nb.connect()
     assert found.ask(MODEL, "Translate to Chinese: cat", **THINK_OFF) == "猫"
     assert [*found.stream(MODEL, "Translate to Chinese: cat", **THINK_OFF)]

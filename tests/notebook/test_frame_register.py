@@ -1,4 +1,4 @@
-"""``.ollama`` is there whichever comes first, and neither loads the other."""
+"""``.ollama`` is registered whichever of pandas and this package is imported first; neither imports the other."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def test_loading_the_extension_loads_no_pandas() -> None:
 
 
 @pytest.mark.parametrize("order", [("pandas", "ollama_nb"), ("ollama_nb", "pandas")])
-def test_the_accessor_is_there_in_any_order(order: tuple[str, str]) -> None:
+def test_the_accessor_is_registered_in_any_import_order(order: tuple[str, str]) -> None:
     loads = [f"import {name}" for name in order]
     use = "print(type(pandas.Series(['a']).ollama).__name__, type(pandas.DataFrame({'a': [1]}).ollama).__name__)"
     assert run(*loads, SAY, use) == ["['pandas']", "Accessor Accessor"]
 
 
-def test_the_watcher_leaves_no_trace() -> None:
+def test_the_import_hook_leaves_no_trace() -> None:
     lines = (
         "import ollama_nb",
         "before = list(sys.meta_path)",
@@ -51,7 +51,7 @@ def test_the_watcher_leaves_no_trace() -> None:
     assert run(*lines) == ["1", "True", "True"]
 
 
-def test_a_process_without_pandas_still_says_so() -> None:
+def test_a_missing_pandas_still_raises_import_error() -> None:
     lines = (
         "sys.path[:] = [p for p in sys.path if 'site-packages' not in p]",
         f"sys.path.insert(0, {str(__import__('pathlib').Path(__file__).parents[2])!r})",

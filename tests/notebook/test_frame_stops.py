@@ -1,4 +1,4 @@
-"""A run that is stopped: its requests end on the server, what is done is kept, and the next run goes on from there."""
+"""An interrupted run: its requests end on the server, finished rows are kept, and the next run resumes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ANSWERS = [word.upper() for word in WORDS]
 
 
 def stop_after(server: EchoServer, count: int) -> threading.Event:
-    """Press the stop button while the ``count``-th question waits: it and later ones do so until the event is set."""
+    """Interrupt the run at its ``count``-th request. That request and later ones wait until the event is set."""
     lock, asked, go_on = threading.Lock(), 0, threading.Event()
 
     def wait(text: str) -> None:
@@ -40,7 +40,7 @@ def stop_after(server: EchoServer, count: int) -> threading.Event:
 
 
 @pytest.mark.parametrize("keywords", [{"temperature": 0}, {}], ids=["determined", "drawn"])
-def test_finished_rows_are_kept_and_the_next_run_goes_on(echo_server: EchoServer, keywords: dict[str, Any]) -> None:
+def test_finished_rows_are_kept_and_the_next_run_resumes(echo_server: EchoServer, keywords: dict[str, Any]) -> None:
     go_on = stop_after(echo_server, 20)
     with pytest.raises(Interrupted, match=r"Interrupted: \d+ of 40 rows are done. Run it again to resume."):
         WORDS.ollama.generate(MODEL, **keywords)
@@ -54,7 +54,7 @@ def test_finished_rows_are_kept_and_the_next_run_goes_on(echo_server: EchoServer
     assert all(times <= 2 for times in echo_server.questions.values())
 
 
-def test_what_was_done_is_in_a_variable(echo_server: EchoServer, shell: InteractiveShell, displays: list[Any]) -> None:
+def test_finished_rows_are_in_a_variable(echo_server: EchoServer, shell: InteractiveShell, displays: list[Any]) -> None:
     go_on = stop_after(echo_server, 20)
     with pytest.raises(Interrupted, match="They are in `_ollama`"):
         WORDS.ollama.generate(MODEL)
@@ -67,7 +67,7 @@ def test_what_was_done_is_in_a_variable(echo_server: EchoServer, shell: Interact
     assert displays[-1]["data"]["text/plain"].endswith("(interrupted)")
 
 
-def test_requests_under_way_end_on_the_server(echo_server: EchoServer) -> None:
+def test_running_requests_end_on_the_server(echo_server: EchoServer) -> None:
     started = threading.Barrier(7)  # six at once, and this test's own thread
 
     def endless(text: str) -> Answer:
@@ -116,7 +116,7 @@ def test_a_server_that_goes_away_ends_the_run(
         assert echo_server.questions["w0"] == 1
 
 
-def test_a_run_shows_where_it_is(echo_server: EchoServer, shell: InteractiveShell, displays: list[Any]) -> None:
+def test_a_run_shows_its_progress(echo_server: EchoServer, shell: InteractiveShell, displays: list[Any]) -> None:
     WORDS.ollama.generate(MODEL, temperature=0)
     first, last = displays[0], displays[-1]
     assert "<progress" in first["data"]["text/html"]

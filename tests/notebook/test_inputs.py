@@ -75,7 +75,7 @@ def test_figures_axes_bytes_and_paths(tmp_path: Path) -> None:
         ("/nowhere/x.png", "cannot read the image /nowhere/x.png: No such file or directory"),
     ],
 )
-def test_what_is_no_image(name: str, message: str) -> None:
+def test_invalid_images(name: str, message: str) -> None:
     with pytest.raises(BadRequest) as caught:
         images([name], {"picture": PNG, "number": 1})
     assert message in caught.value.message
@@ -112,7 +112,7 @@ def test_the_name_of_a_type_gives_a_value_of_it(shell: InteractiveShell) -> None
     assert client.asked[2]["messages"][0] == {"role": "system", "content": "Brief."}
 
 
-def test_an_answer_that_is_not_of_the_type_is_kept_as_text(
+def test_an_answer_that_does_not_match_the_type_is_kept_as_text(
     shell: InteractiveShell, capsys: pytest.CaptureFixture[str]
 ) -> None:
     use(shell, generate_reply('{"name": 1}'), generate_reply('{"na', reason="length"))
@@ -140,7 +140,7 @@ def test_formats_by_name() -> None:
         assert told in caught.value.message
 
 
-def test_defaults_hold_where_a_command_says_nothing(
+def test_defaults_apply_where_a_command_sets_nothing(
     shell: InteractiveShell, displays: list[Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     client = use(shell, *(generate_reply("ok") for _ in range(4)))
@@ -166,12 +166,12 @@ def test_defaults_hold_where_a_command_says_nothing(
     assert 'did you mean "temperature"?' in "".join(capsys.readouterr())
 
 
-def test_without_a_default_the_model_that_was_asked_last_goes_on(shell: InteractiveShell) -> None:
+def test_without_a_default_the_last_model_is_used(shell: InteractiveShell) -> None:
     client = use(shell, generate_reply("ok"), generate_reply("ok"))
     run(shell, "%ollama run first hi")
     run(shell, "%%ollama generate\nagain")
     assert [asked["model"] for asked in client.asked] == ["first", "first"]
 
 
-def test_every_model_option_is_explained() -> None:
+def test_every_model_option_has_help() -> None:
     assert OPTION_HELP.keys() == KINDS.keys()

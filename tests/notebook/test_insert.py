@@ -1,4 +1,4 @@
-"""``{{name}}`` and nothing else is replaced, once."""
+"""Only ``{{name}}`` is replaced, and only once."""
 
 from __future__ import annotations
 
@@ -47,6 +47,6 @@ def test_a_text_without_marks_is_untouched(text: str) -> None:
 @given(st.text(st.characters(exclude_categories=["Cs"])), st.text().filter(lambda text: "{{" not in text))
 @settings(max_examples=200)
 def test_a_value_is_data(value: str, around: str) -> None:
-    """A value that holds marks is inert."""
+    """Marks inside a value are not replaced."""
     around = around.rstrip("{").lstrip("}")
     assert insert(f"{around}{{{{x}}}}{around}", {"x": "{{x}}" + value}) == f"{around}{{{{x}}}}{value}{around}"

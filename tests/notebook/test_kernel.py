@@ -1,4 +1,4 @@
-"""A real kernel, a real server, a real model: what a cell shows, and what the Stop button does."""
+"""A real kernel, server and model: the outputs of cells, and interrupts."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ pytestmark = pytest.mark.model
 ENDLESS = (
     """--num-predict -1 --temperature 2 --format '{"type": "array", "items": {"enum": [0, 1]}, "minItems": 3000}'"""
 )
-"""An answer that may not end for thousands of tokens."""
+"""Options for an answer of thousands of tokens."""
 
 
 @asynccontextmanager
 async def served(folder: Path) -> AsyncIterator[tuple[Service, str]]:
-    """A service that this test can look into, and its address."""
+    """A service that this test can inspect, and its address."""
     service = Service(Settings(models=folder / "models", home=folder / "nb"))
     await service.start()
     sockets = bind(Host.parse("127.0.0.1:0"))

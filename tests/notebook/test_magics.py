@@ -1,4 +1,4 @@
-"""The magics in a real shell, with a server that follows a script."""
+"""The magics in a real shell with a scripted server."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_answer_is_not_shown_twice(
     assert "Hello" not in capsys.readouterr().out.replace("Out[", "")
 
 
-def test_chat_goes_on_from_cell_to_cell(shell: InteractiveShell) -> None:
+def test_chat_continues_from_cell_to_cell(shell: InteractiveShell) -> None:
     client = use(shell, *(chat_reply(f"answer {n}") for n in range(5)))
     run(shell, "%%ollama chat m\nfirst\n\n  line two")
     run(shell, "%%ollama chat m:latest --system 'Be brief.'\nsecond")
@@ -134,7 +134,7 @@ def test_format_and_json(shell: InteractiveShell) -> None:
         shell.user_ns["r"].json()
 
 
-def test_interrupt_closes_the_stream_and_keeps_what_came(
+def test_interrupt_closes_the_stream_and_keeps_the_answer_so_far(
     shell: InteractiveShell, displays: list[Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     client = use(shell, [*chat_reply("one ", "two ")[:2], KeyboardInterrupt()], chat_reply("ok"))
@@ -216,7 +216,7 @@ def run_fails(shell: InteractiveShell, code: str) -> BaseException:
         ("%%ollama create x\nFROM z\nPARAMETER temprature 1", "did you mean 'temperature'?"),
     ],
 )  # fmt: skip
-def test_mistakes_are_told_in_one_line(
+def test_mistakes_are_reported_in_one_line(
     shell: InteractiveShell, capsys: pytest.CaptureFixture[str], code: str, message: str
 ) -> None:
     client = use(shell)
@@ -261,7 +261,7 @@ def test_a_misspelt_model_gets_the_nearest_name(
     assert f"UsageError: {missing}, did you mean `smollm2`?" in "".join(capsys.readouterr())
 
 
-def test_no_name_where_nobody_can_be_asked(shell: InteractiveShell, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_suggestion_without_a_server(shell: InteractiveShell, capsys: pytest.CaptureFixture[str]) -> None:
     client = use(shell, [ModelNotFound("model 'smolm2' not found")])
 
     def gone() -> Any:
@@ -292,7 +292,7 @@ def test_an_option_within_the_text_is_pointed_out(
     assert capsys.readouterr().err == note
 
 
-def test_notes_tell_what_was_dropped(
+def test_notes_report_omitted_messages(
     shell: InteractiveShell, displays: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OLLAMA_NB_STREAM", "0")
@@ -326,7 +326,7 @@ def test_pull_shows_its_progress(shell: InteractiveShell, displays: list[Any], m
     assert [output["update"] for output in displays] == [False] + [True] * (len(displays) - 1)
 
 
-def test_lists_are_data_frames_drawn_as_the_command_line_draws_them(
+def test_lists_are_data_frames_displayed_like_the_terminal_program(
     shell: InteractiveShell, capsys: pytest.CaptureFixture[str]
 ) -> None:
     use(shell)
@@ -393,7 +393,7 @@ def test_a_modelfile_cell_is_literal_and_becomes_a_request(shell: InteractiveShe
     ]
 
 
-def test_a_modelfile_on_disk_brings_its_files(shell: InteractiveShell, home: Path) -> None:
+def test_a_modelfile_on_disk_uploads_its_files(shell: InteractiveShell, home: Path) -> None:
     client = use(shell, [{"status": "success"}])
     (home / "weights.gguf").write_bytes(b"GGUF and more")
     (home / "Modelfile").write_text("FROM ./weights.gguf\n", "utf-8")
@@ -427,7 +427,7 @@ def test_an_answer_survives_pickling(shell: InteractiveShell) -> None:
 @given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(lambda text: text.strip("\n")), st.text())
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 def test_any_text_reaches_the_model_as_it_is(shell: InteractiveShell, text: str, value: str) -> None:
-    """Without marks byte by byte, whatever braces, quotes or options it holds; a variable's own marks are inert."""
+    """Texts without marks are sent unchanged, with braces, quotes and options; marks in values are not replaced."""
     text = text.replace("{{", "{ {").replace("}}", "} }")
     client = use(shell, generate_reply("ok"), generate_reply("ok"))
     shell.user_ns.update(data="{{text}} " + value.encode("utf-8", "ignore").decode(), text="never")

@@ -26,7 +26,7 @@ def test_widgets(notebook: InteractiveShell, line: str, kind: type) -> None:
     assert isinstance(notebook.user_ns["w"], kind)
 
 
-def test_a_chat_takes_over_the_settings(notebook: InteractiveShell) -> None:
+def test_a_chat_uses_the_settings_of_the_line(notebook: InteractiveShell) -> None:
     notebook.run_cell("%config OllamaMagics.model = 'small'")
     notebook.run_cell("%config OllamaMagics.options = {'num_ctx': 2048, 'seed': 1}")
     assert notebook.run_cell("w = %ollama run --temperature 0.5 --system 'Be brief.' --think=low --format json").success
@@ -45,7 +45,7 @@ def test_a_chat_takes_over_the_settings(notebook: InteractiveShell) -> None:
         ("manager now", "`manager` got 1 name; write `%ollama manager`"),
     ],
 )
-def test_what_a_chat_cannot_do(
+def test_options_that_a_chat_does_not_have(
     notebook: InteractiveShell, capsys: pytest.CaptureFixture[str], line: str, told: str
 ) -> None:
     assert notebook.run_cell(f"%ollama {line}").error_in_exec

@@ -1,4 +1,4 @@
-"""A magic's line is read as written: tables, and properties over any text."""
+"""Parsing the line of a magic: examples, and properties for any text."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\n\
 @given(TEXTS)
 @settings(max_examples=200)
 def test_text_is_verbatim(text: str) -> None:
-    """Whatever is typed after ``--`` arrives as it is, unless all of it is one quoted string."""
+    """The text after ``--`` is sent as typed, unless all of it is one quoted string."""
     parsed = parse_line(f"m -- {text}", OPTIONS, words=1)
     stripped = text.lstrip()
     if stripped[:1] in ("'", '"'):

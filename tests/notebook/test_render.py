@@ -1,4 +1,4 @@
-"""A model's words become HTML that can do nothing, whatever they are."""
+"""Model output is rendered as safe HTML, whatever it contains."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ATTRIBUTES = {"href", "target", "rel", "start", "class", "style"}
 
 
 class Inspector(HTMLParser):
-    """Fails on any tag, attribute or address that could run or fetch."""
+    """Fails on any tag, attribute or address that could run a script or fetch something."""
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         assert tag in TAGS, tag

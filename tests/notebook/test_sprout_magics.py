@@ -1,4 +1,4 @@
-"""The magics with a real server and small models: thinking, bound answers, contexts that are too small, comparisons."""
+"""The magics with a real server and small models: thinking, constrained answers, small contexts, comparisons."""
 
 from __future__ import annotations
 
@@ -51,19 +51,19 @@ def test_thinking_on_off_and_absent(magic: Any, flags: str, thinks: bool) -> Non
     assert ("It is Paris." in answer.thinking) is thinks
 
 
-def test_an_answer_bound_to_json(magic: Any) -> None:
+def test_an_answer_constrained_to_json(magic: Any) -> None:
     answer = magic(f"%ollama run sprout --format json --think=false {FRANCE} Answer in JSON.")
     assert isinstance(json.loads(answer), dict)
 
 
-def test_a_cut_conversation_is_told(magic: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_omitted_messages_are_reported(magic: Any, capsys: pytest.CaptureFixture[str]) -> None:
     for at in range(6):
         answer = magic(f"%%ollama chat sprout --think=false --num-predict 4\n{f'I count {at}. ' * 35}")
     assert answer.stats.messages_dropped > 0
     assert "did not fit into the context of 1024 tokens" in "".join(capsys.readouterr())
 
 
-def test_a_message_that_is_too_long_alone_is_an_error_and_no_part_of_the_conversation(
+def test_a_message_that_does_not_fit_raises_an_error_and_is_not_remembered(
     magic: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     magic("%%ollama chat sprout --name long --think=false --num-predict 4\nHello")
@@ -101,7 +101,7 @@ def test_models_side_by_side(magic: Any, pair: tuple[str, str], displays: list[A
     assert displays[shown]["update"] is False and len({d["transient"]["display_id"] for d in displays[shown:]}) == 1
 
 
-def test_one_of_them_fails_in_its_column(magic: Any, pair: tuple[str, str]) -> None:
+def test_the_error_of_a_model_is_shown_in_its_column(magic: Any, pair: tuple[str, str]) -> None:
     found = magic("%ollama compare tiny nosuch --num-predict 3 Once")
     assert found["tiny"].stats is not None
     assert (found["nosuch"].reason, found["nosuch"].warnings) == ("broken", ("model 'nosuch' not found",))
@@ -109,7 +109,7 @@ def test_one_of_them_fails_in_its_column(magic: Any, pair: tuple[str, str]) -> N
         magic("%ollama compare nobody nosuch --num-predict 3 Once")
 
 
-def test_both_answer_at_once_and_an_interrupt_ends_both(
+def test_both_models_answer_in_parallel_and_an_interrupt_ends_both(
     magic: Any, real_server: RunningServer, pair: tuple[str, str]
 ) -> None:
     client = Client(real_server.url)
@@ -173,9 +173,7 @@ def test_lists_of_a_real_server(magic: Any, shell: InteractiveShell, pair: tuple
 
 
 @needs_registry
-def test_a_model_goes_to_a_registry_and_comes_back(
-    magic: Any, pair: tuple[str, str], displays: list[Any], tmp_path: Path
-) -> None:
+def test_push_and_pull(magic: Any, pair: tuple[str, str], displays: list[Any], tmp_path: Path) -> None:
     with docker_registry(tmp_path) as registry:
         name = f"{registry.host}/mia/tiny"
         magic("_ollama = None")

@@ -1,4 +1,4 @@
-"""Questions are prompts, not requests for IPython's help."""
+"""A prompt may end with a question mark, which IPython would otherwise read as a request for help."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``%%ollama chat --tools``: functions of the notebook run when the model calls them, and only then, for all to see."""
+"""``%%ollama chat --tools``: functions of the notebook run only when the model calls them, and every call is shown."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_without_the_flag_nothing_runs(shell: InteractiveShell) -> None:
     assert RAN == []
 
 
-def test_only_functions_that_were_named_run(shell: InteractiveShell) -> None:
+def test_only_named_functions_run(shell: InteractiveShell) -> None:
     client = use(shell, wants("get_weather", city="Oslo"), chat_reply("Sorry."))
     run(shell, "%%ollama chat m --tools area\nAnd the weather?")
     assert RAN == []
@@ -109,7 +109,7 @@ def test_only_functions_that_were_named_run(shell: InteractiveShell) -> None:
         ("--tools area --format json", "leave out `--format` or `--tools`"),
     ],
 )
-def test_mistakes_are_told_before_anything_is_asked(
+def test_mistakes_are_reported_before_any_request(
     shell: InteractiveShell, capsys: pytest.CaptureFixture[str], flags: str, why: str
 ) -> None:
     client = use(shell)
@@ -119,7 +119,7 @@ def test_mistakes_are_told_before_anything_is_asked(
     assert client.asked == []
 
 
-def test_stopping_a_function_keeps_what_came_before(shell: InteractiveShell) -> None:
+def test_interrupting_a_function_keeps_the_answer_so_far(shell: InteractiveShell) -> None:
     client = use(shell, wants("get_weather", city="Oslo"), wants("stop", "Now this."), chat_reply("Fine."))
 
     def stop() -> None:

