@@ -13,20 +13,21 @@ from dataclasses import dataclass
 class Flag:
     """``kind`` is ``bool``, ``int`` or ``string``; ``value`` names the value in help; ``bare``: meaning without one.
 
-    ``parameter`` is the keyword argument that carries the value, by default the long name.
+    ``keyword``: the argument of the verb's function that receives the value, if it differs from the long name.
     """
 
     long: str
     short: str = ""
     kind: str = "string"
     help: str = ""
-    parameter: str = ""
+    keyword: str = ""
     value: str = ""
     bare: str = ""
 
-    def __post_init__(self) -> None:
-        if not self.parameter:
-            object.__setattr__(self, "parameter", self.long.removeprefix("--").replace("-", "_"))
+    @property
+    def parameter(self) -> str:
+        """The argument of the verb's function: ``max_rate`` for ``--max-rate``."""
+        return self.keyword or self.long.removeprefix("--").replace("-", "_")
 
     @property
     def names(self) -> str:
@@ -69,7 +70,7 @@ MODEL = Word("model", "MODEL")
 PREFIX = Word("prefix", "[PREFIX]", required=False, many=True)
 MODELS = Word("models", "MODEL [MODEL...]", many=True)
 
-AS = Flag("--as", help="Local name to give to the model", parameter="as_", value="NAME")
+AS = Flag("--as", help="Local name to give to the model", keyword="as_", value="NAME")
 INSECURE = Flag("--insecure", kind="bool", help="Use an insecure registry")
 MAX_RATE = Flag("--max-rate", help="Maximum bytes per second (e.g. 5MB)", value="RATE")
 STREAMS = Flag("--streams", kind="int", help="Number of parallel connections for one file (default 4)", value="N")

@@ -1,17 +1,21 @@
-"""Requests, errors, streams and uploads against a scripted server on real sockets."""
+"""Requests, errors, streams and uploads against a scripted server; and the parser of streams."""
 
 from __future__ import annotations
 
 import io
+import json
 import socket
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from support.fake_servers import Answer, ScriptedServer, error, ndjson, ok, until_hung_up
 
 from ollama_nb.client.client import Client
-from ollama_nb.client.http import Http
+from ollama_nb.client.http import Http, parse_stream
 from ollama_nb.errors import BadRequest, Busy, ConnectError, Forbidden, NotFound, OllamaError, Unauthorized
 
 
@@ -209,3 +213,71 @@ def test_cancel_by_id(server: ScriptedServer) -> None:
     server.routes["DELETE /api/requests/a.b"] = [ok({"id": "a.b", "state": "cancelled"}), error(404, "request")]
     client = Client(server.url)
     assert [client.cancel("a.b"), client.cancel("a.b")] == [True, False]
+
+
+VALUES = st.dictionaries(
+    st.text(max_size=5).filter(lambda key: key != "error"),
+    st.one_of(st.text(), st.integers(), st.booleans()),
+    max_size=3,
+)
+
+
+def chunked(data: bytes, cuts: list[int]) -> Iterator[bytes]:
+    places = sorted({min(cut, len(data)) for cut in cuts})
+    for start, end in zip([0, *places], [*places, len(data)], strict=True):
+        yield data[start:end]
+
+
+def is_last(found: dict[str, Any]) -> bool:
+    return bool(found.get("done"))
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(VALUES, max_size=6), st.lists(st.integers(0, 400), max_size=8), st.sampled_from(["\n", "\r\n", "\n\n"]))
+def test_any_chunking_gives_the_same_objects(values: list[dict[str, Any]], cuts: list[int], end: str) -> None:
+    values = [*values, {"done": True}]
+    data = "".join(json.dumps(value, ensure_ascii=False) + end for value in values).encode()
+    assert list(parse_stream(chunked(data, cuts), is_last)) == values
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(VALUES, max_size=4), st.data())
+def test_every_cut_is_noticed(values: list[dict[str, Any]], data: st.DataObject) -> None:
+    whole = "".join(json.dumps(value) + "\n" for value in [*values, {"done": True}]).encode()
+    cut = data.draw(st.integers(0, len(whole) - 2))  # without the line feed alone, nothing is lost
+    with pytest.raises(ConnectError, match="before the answer was complete"):
+        list(parse_stream([whole[:cut]], is_last))
+
+
+def test_the_last_line_feed_may_be_missing() -> None:
+    assert list(parse_stream([b'{"done": true}'], is_last)) == [{"done": True}]
+
+
+def test_an_error_line_is_raised_after_what_came_before() -> None:
+    stream = parse_stream([b'{"a": 1}\n{"error": "\xe5\x9d\x8f"}\n'], is_last)
+    assert next(stream) == {"a": 1}
+    with pytest.raises(OllamaError, match="坏"):
+        next(stream)
+
+
+@pytest.mark.parametrize("line", [b"[1]", b"3", b'"text"'])
+def test_a_line_that_is_no_object(line: bytes) -> None:
+    with pytest.raises(OllamaError, match="where a JSON object was expected"):
+        list(parse_stream([line + b"\n"], is_last))
+
+
+def test_a_line_without_end_is_refused() -> None:
+    with pytest.raises(OllamaError, match="more than 8000000 bytes"):
+        list(parse_stream([b"x" * 1_000_000] * 9, is_last))
+
+
+def test_requests_to_another_machine_go_through_the_proxy(
+    server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.setenv("http_proxy", f"http://me:p%40ss@127.0.0.1:{server.port}")
+    server.routes["GET http://hub.example:8000/base/api/ps"] = ok({"models": []})
+    assert Client("http://hub.example:8000/base").ps() == {"models": []}
+    assert server.seen[0].headers["Proxy-Authorization"] == "Basic bWU6cEBzcw=="
+    assert server.seen[0].headers["Host"] == "hub.example:8000"
