@@ -12,14 +12,15 @@ from support.browser import CHROMIUM, Lab, chromium, jupyter_lab
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """A headless Chromium, for one file: Playwright runs an event loop in this thread, where other tests run theirs.
+    """A headless Chromium for the tests of a file, because Playwright's event loop would block those of other tests.
 
-    None installed: an error in continuous integration, else a skip."""
+    Without Chromium the tests are skipped; in continuous integration they fail.
+    """
     path = chromium()
     if path is None:
         if os.environ.get("CI") == "true":
             pytest.fail("no Chromium: apt-get install chromium")
-        pytest.skip("no Chromium here")
+        pytest.skip("Chromium is not installed")
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
@@ -38,6 +39,6 @@ def shared_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 @pytest.fixture
 def page(browser: Any) -> Iterator[Any]:
     context = browser.new_context(viewport={"width": 1100, "height": 900})
-    context.set_default_timeout(120_000)  # of a machine that has much else to do
+    context.set_default_timeout(120_000)  # milliseconds; the machine may be busy
     yield context.new_page()
     context.close()

@@ -17,6 +17,7 @@ from ollama_nb.errors import OllamaError
 from ollama_nb.notebook.widgets.models import SUGGESTED, Pulls, WidgetPull, fit, machine_memory, memory_needed, short
 from ollama_nb.notebook.widgets.panel import Panel, is_local, source
 from ollama_nb.settings import Settings
+from ollama_nb.verbs import actions, present
 
 Message = Mapping[str, Any]
 PARTS = ("parameters", "system", "template", "modelfile", "license")
@@ -56,7 +57,7 @@ class Models(Panel):
         def show() -> None:
             shown = self._find_server().show(name)
             parts = [[part, str(shown[part]).strip()] for part in PARTS if shown.get(part)]
-            facts = [list(map(str, fact)) for fact in _facts(shown)]
+            facts = [list(fact) for fact in _facts(shown)]
             self.post("shown", name=name, facts=facts, parts=parts)
 
         self.work(show)
@@ -69,13 +70,13 @@ class Models(Panel):
         self.work(lambda: self._delete(str(message["name"])))
 
     def _unload(self, name: str) -> None:
-        self._find_server().generate(name, stream=False, keep_alive=0)
+        actions.unload(self._find_server(), name)
         self._look()
 
     def _delete(self, name: str) -> None:
         client = self._find_server()
         with contextlib.suppress(OllamaError):
-            client.generate(name, stream=False, keep_alive=0)  # a deleted model would stay in memory
+            actions.unload(client, name)  # a deleted model would stay in memory
         client.delete(name)
         self.post("deleted", name=name)
         self._look()
@@ -153,15 +154,10 @@ def _disk(total: int, folder: Path, local: bool) -> str:
         return f"{human_bytes(total)} of models"
 
 
-def _facts(shown: dict[str, Any]) -> list[tuple[str, Any]]:
-    details, info = shown.get("details") or {}, shown.get("model_info") or {}
-    architecture = info.get("general.architecture", details.get("family", ""))
-    found = [
-        ("architecture", architecture),
-        ("parameters", details.get("parameter_size")),
-        ("quantization", details.get("quantization_level")),
-        ("context length", info.get(f"{architecture}.context_length")),
-        ("embedding length", info.get(f"{architecture}.embedding_length")),
-        ("capabilities", ", ".join(shown.get("capabilities") or ())),
-    ]
-    return [(name, value) for name, value in found if value]
+def _facts(shown: dict[str, Any]) -> list[tuple[str, str]]:
+    """Labels and values of the details of a model."""
+    sections = {section.title: section.rows for section in present.show_sections(shown)}
+    found = [(label, value) for label, value in sections.get("Model", ()) if value]
+    if capabilities := sections.get("Capabilities"):
+        found.append(("capabilities", ", ".join(name for (name,) in capabilities)))
+    return found
