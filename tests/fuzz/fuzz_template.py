@@ -253,7 +253,7 @@ class Watch:
 
 
 def go(text: str, whole: bool) -> list[str]:
-    """Render the text over plain data; with ``whole``, use all budget and also render chats."""
+    """Render the text over plain data; with ``whole``, use the whole budget and also render chats."""
     made = list(prompt.render(replace(JOB, template=text))) if whole else []
     return [*made, execute(parse(text), PLAIN, Budget() if whole else Budget(steps=20_000, output=1 << 16))]
 
