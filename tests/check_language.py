@@ -39,7 +39,7 @@ PHRASES = {
     r"\bno \w+ here\b": "there is no …",
     r"\b(?:house|doors?|floors?)\b": "package, entry point, layer",
     r"\bNothing in silence|^#+ Accidents|\bWho does what\b": "No silent failures, Isolation, Activity",
-    rf"\b{_ACTORS} (?:says?|speaks?|knows?|thinks?|wants?|tells?|believes?|hears?)\b": "what it does or contains",
+    rf"\b{_ACTORS} (?:says?|speaks?|knows?|thinks|wants?|tells?|believes?|hears?)\b": "what it does or contains",
     r"\b(?:bark|barks|patience|kitchen)\b": "the field's term",
 }
 NAMES = re.compile(r"(?:^|_)(?:said|told|heard|lived|bark|whoever|nobody|somebody|anew|saying|vain|kitchen)(?:_|$)")

@@ -121,12 +121,35 @@ def test_no_decision_depends_on_message_text() -> None:
     assert solved == set(), "fewer violations: lower or remove the number in KNOWN_TEXT_MATCHES"
 
 
+def fixtures(files: dict[str, str]) -> dict[str, set[str]]:
+    """The source of each fixture → the files that define it."""
+    found: defaultdict[str, set[str]] = defaultdict(set)
+    for path, text in files.items():
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef) and any(
+                "fixture" in ast.unparse(mark) for mark in node.decorator_list
+            ):
+                found[ast.unparse(node)].add(path)
+    return found
+
+
+def test_a_fixture_has_one_home() -> None:
+    tests = {str(path.relative_to(ROOT)): path.read_text("utf-8") for path in (ROOT / "tests").rglob("*.py")}
+    twice = [sorted(paths) for paths in fixtures(tests).values() if len(paths) > 1]
+    assert twice == [], "move the fixture into a conftest.py that both files share"
+
+
 # The checks themselves, on small bad examples.
 
 
 def test_a_second_class_of_a_name_is_found() -> None:
     files = {"a.py": "class Step: ...", "b.py": "class Step: ...\nclass _Own: ...", "c.py": "class _Own: ..."}
     assert duplicates(files) == {"Step": {"a.py", "b.py"}}
+
+
+def test_a_fixture_that_is_defined_twice_is_found() -> None:
+    text = "@pytest.fixture\ndef server(): return 1\n"
+    assert [len(paths) for paths in fixtures({"a.py": text, "b.py": text}).values()] == [2]
 
 
 @pytest.mark.parametrize(

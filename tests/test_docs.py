@@ -64,6 +64,12 @@ def test_the_api_page_is_up_to_date() -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_the_page_of_test_doubles_lists_every_module() -> None:
+    folder = ROOT / "tests" / "support"
+    listed = set(re.findall(r"`(\w+\.py)`", (folder / "README.md").read_text("utf-8")))
+    assert {path.name for path in folder.glob("*.py")} <= listed
+
+
 def test_a_missing_path_is_found() -> None:
     text = "`engine/engine.py`, `engine/gone.py`, `engine/`, `gone/`, `families/FAMILY.py`, `a.b`, `x = 1`"
     assert {path for path in named_paths(text) if not exists(path)} == {"engine/gone.py", "gone/"}

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from support.browser import CHROMIUM, Lab, chromium, jupyter_lab
+from support.fake_servers import ReplyServer
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +34,13 @@ def browser() -> Iterator[Any]:
 def shared_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """A JupyterLab with a server of its own, shared by the tests of a file."""
     with jupyter_lab(tmp_path_factory.mktemp("lab")) as lab:
+        yield lab
+
+
+@pytest.fixture(scope="module")
+def lab(reply_server: ReplyServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """One JupyterLab whose models are those of the file's ``reply_server``."""
+    with jupyter_lab(tmp_path_factory.mktemp("lab"), OLLAMA_HOST=reply_server.url) as lab:
         yield lab
 
 

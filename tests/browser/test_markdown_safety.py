@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.browser import Lab, jupyter_lab, open_notebook, outputs, run_all
+from support.browser import Lab, open_notebook, outputs, run_all
 from support.fake_servers import ReplyServer
 from support.payloads import PAYLOADS
 
@@ -27,12 +27,6 @@ def reply_server() -> Iterator[ReplyServer]:
 
     with ReplyServer(speak) as server:
         yield server
-
-
-@pytest.fixture(scope="module")
-def lab(reply_server: ReplyServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    with jupyter_lab(tmp_path_factory.mktemp("lab"), OLLAMA_HOST=reply_server.url) as lab:
-        yield lab
 
 
 def canary_visits(reply_server: ReplyServer) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from support.browser import CHAT, Lab, jupyter_lab, open_notebook, replies, run_all, say
+from support.browser import CHAT, Lab, open_notebook, replies, run_all, say
 from support.fake_servers import ReplyServer
 from support.payloads import PAYLOADS
 
@@ -35,12 +35,6 @@ def reply_server() -> Iterator[ReplyServer]:
 
     with ReplyServer(speak) as server:
         yield server
-
-
-@pytest.fixture(scope="module")
-def lab(reply_server: ReplyServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    with jupyter_lab(tmp_path_factory.mktemp("lab"), OLLAMA_HOST=reply_server.url) as lab:
-        yield lab
 
 
 def test_nothing_runs_and_nothing_is_fetched(page: Any, lab: Lab, reply_server: ReplyServer) -> None:
