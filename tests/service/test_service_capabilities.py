@@ -8,7 +8,7 @@ from support.service_harness import INSERTS, PLAIN, THINKS, TOOLS
 from ollama_nb import families
 from ollama_nb.api.models import GGUF, Layer, Manifest, Model, ModelConfig
 from ollama_nb.api.names import Digest, ModelName
-from ollama_nb.errors import BadRequest
+from ollama_nb.errors import BadRequest, CompletionUnsupported, ThinkingUnsupported, ToolsUnsupported
 from ollama_nb.service.capabilities import capabilities, check, check_thinking
 from ollama_nb.service.templates import chat_format
 
@@ -111,11 +111,13 @@ def test_gemma4_is_prompted_by_its_size(name: str, size: str, renderer: str) -> 
 
 def test_error_texts() -> None:
     m = model(name="foo")
-    with pytest.raises(BadRequest, match=r'^"foo" does not support chat$'):
+    with pytest.raises(CompletionUnsupported, match=r'^"foo" does not support chat$'):
         check(m, "foo", ("embedding",), "chat", ("tools",))
-    with pytest.raises(BadRequest, match=r"^registry.ollama.ai/library/foo:latest does not support tools\ninsert$"):
+    with pytest.raises(
+        ToolsUnsupported, match=r"^registry.ollama.ai/library/foo:latest does not support tools\ninsert$"
+    ):
         check(m, "foo", ("completion",), "generate", ("tools", "insert"))
-    with pytest.raises(BadRequest, match=r'^"foo" does not support thinking$'):
+    with pytest.raises(ThinkingUnsupported, match=r'^"foo" does not support thinking$'):
         check_thinking(m, "foo", ())
     with pytest.raises(BadRequest, match=r'^"q" does not support thinking\. Pull the model again'):
         check_thinking(model(model_family="qwen3"), "q", ())

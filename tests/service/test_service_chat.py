@@ -27,7 +27,7 @@ from ollama_nb.api.chat import ChatRequest
 from ollama_nb.api.events import Delta, Done, Event, Rendered
 from ollama_nb.api.messages import Message
 from ollama_nb.api.models import GGUF
-from ollama_nb.errors import BadRequest, Busy, OllamaError, RunnerCrashed
+from ollama_nb.errors import BadRequest, Busy, ContextOverflow, OllamaError, RunnerCrashed
 from ollama_nb.runner.wire import TokenProb, TopToken
 
 HI = (Message("user", "hi"),)
@@ -212,6 +212,21 @@ def test_old_messages_are_dropped_and_reported(tmp_path: Path) -> None:
     assert "word6" not in harness.asks[0]["prompt"]
     asyncio.run(ask(harness, messages=talk, options={"num_ctx": 50}, truncate=False))
     assert "word0" in harness.asks[1]["prompt"]
+
+
+def test_only_whole_messages_are_dropped_on_request(tmp_path: Path) -> None:
+    harness = ServiceHarness(tmp_path)
+    harness.make("m", template=PLAIN)
+    talk = tuple(Message("user" if at % 2 == 0 else "assistant", f"word{at} " * 20) for at in range(9))
+    fields: dict[str, Any] = {"options": {"num_ctx": 50}, "truncate": "messages"}
+    events = asyncio.run(ask(harness, messages=talk, **fields))
+    assert harness.asks[0]["truncate"] is False, "the engine must not cut the prompt"
+    stats = done(events).stats
+    assert stats is not None and stats.messages_dropped == 7
+    system, last = Message("system", "be brief"), Message("user", "word " * 60)
+    with pytest.raises(ContextOverflow, match=r"have 65 tokens, but only 49 fit into the context"):
+        asyncio.run(ask(harness, messages=(system, *talk, last), **fields))
+    assert len(harness.asks) == 1
 
 
 def test_render_only(tmp_path: Path) -> None:
