@@ -16,8 +16,10 @@ test: .venv/ready-test ## install the test dependencies, run all tests except th
 test-slow: .venv/ready-test ## the tests that take minutes
 	@$(BIN)/python -m pytest -m slow
 
-check: .venv/ready-dev ## lint, format, types
+check: .venv/ready-dev ## lint, format, types, layers and conventions, wording
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+	@$(BIN)/python -m pytest -q tests/test_floors.py tests/test_conventions.py
+	@$(BIN)/python tests/check_language.py
 
 docs: .venv/ready-test ## write docs/api.md from docstrings and help texts
 	@$(BIN)/python docs/generate_api.py

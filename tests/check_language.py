@@ -19,7 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 PLACES = ("ollama_nb", "server_ext", "tests", "notebooks", "docs", ".ci", "binder",
           "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "Makefile", "pyproject.toml")  # fmt: skip
-SKIPPED = ("tests/golden/", "tests/models/", "tests/check_language.py", "tests/test_docs.py")
+SKIPPED = ("notebooks/library/", "tests/golden/", "tests/models/", "tests/check_language.py", "tests/test_docs.py")
 KINDS = {".py", ".md", ".ipynb", ".js", ".css", ".toml", ".yml", ".yaml", ".txt", ""}
 
 _ACTORS = r"(?:model|server|template|file|client|registry|engine|runner|test|checkpoint|tokenizer|header|schema)s?"
