@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.checkpoints import FAMILIES, lay_tokenizer, write_json, write_safetensors
+from support.checkpoints import FAMILIES, copy_tokenizer, write_json, write_safetensors
 from support.processes import command_line, until
 from support.servers import RestClient, RunningServer, standalone
 from support.stores import check_sound
@@ -36,7 +36,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("checkpoint")
     config, _, tokenizer = FAMILIES["llama"]
     write_json(folder / "config.json", {**config, "hidden_size": WIDTH, "intermediate_size": INNER})
-    lay_tokenizer(tokenizer, folder)
+    copy_tokenizer(tokenizer, folder)
     shapes = {"model.embed_tokens": (ROWS, WIDTH), "lm_head": (ROWS, WIDTH), "model.norm": (WIDTH,)}
     for layer in range(2):
         stem = f"model.layers.{layer}"

@@ -293,7 +293,7 @@ def make_checkpoint(family: str, folder: Path, *, kind: str = "F32", files: int 
     for at in range(files):
         name = "model.safetensors" if files == 1 else f"model-{at + 1:05d}-of-{files:05d}.safetensors"
         write_safetensors(folder / name, {key: tensors[key] for key in names[at::files]}, kind)
-    lay_tokenizer(tokenizer, folder)
+    copy_tokenizer(tokenizer, folder)
     return folder
 
 
@@ -332,7 +332,7 @@ def stored(tensor: Array, kind: str) -> bytes:
     return tensor.astype({"F32": "<f4", "F16": "<f2", "F64": "<f8"}[kind]).tobytes()
 
 
-def lay_tokenizer(name: str, folder: Path) -> None:
+def copy_tokenizer(name: str, folder: Path) -> None:
     """Copy the files of a tokenizer. Byte-level BPE tokenizers share one vocabulary and differ in their rule."""
     source, _, rule = name.partition("-")
     for path in sorted((GOLDEN / source).iterdir()):

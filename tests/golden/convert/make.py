@@ -22,7 +22,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent.parent))
 
-from support.checkpoints import FAMILIES, lay_tokenizer, make_checkpoint, write_json  # noqa: E402
+from support.checkpoints import FAMILIES, copy_tokenizer, make_checkpoint, write_json  # noqa: E402
 
 WORDS, CHINESE = (line.split() for line in (HERE / "words.txt").read_text("utf-8").splitlines())
 OTHER = [
@@ -174,7 +174,7 @@ def table_of_characters() -> bytes:
 
 def tokens_of(name: str, sentences: list[str]) -> list[list[int]]:
     with tempfile.TemporaryDirectory() as temp:
-        lay_tokenizer(name, Path(temp))
+        copy_tokenizer(name, Path(temp))
         if name == "sentencepiece":
             processor = sentencepiece.SentencePieceProcessor(model_file=f"{temp}/tokenizer.model")
             return [processor.encode(sentence) for sentence in sentences]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from gguf import TokenType
-from support.checkpoints import GOLDEN, lay_tokenizer, make_checkpoint, write_json
+from support.checkpoints import GOLDEN, copy_tokenizer, make_checkpoint, write_json
 from support.engines import tokens_of
 
 from ollama_nb.errors import BadRequest
@@ -28,7 +28,7 @@ def convert(kind: str, folder: Path) -> Path:
     for path in folder.glob("tokenizer*"):
         path.unlink()
     (folder / "vocab.txt").unlink(missing_ok=True)
-    lay_tokenizer(kind, folder)
+    copy_tokenizer(kind, folder)
     convert_model(folder, folder / "out.gguf", "F16", lambda done, total: None)
     return folder / "out.gguf"
 
