@@ -1,4 +1,4 @@
-"""`ollama keys`: shown once, listed without secrets, gone when removed."""
+"""``ollama keys``: a key is shown once, listed without its secret, and removed."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_a_key_is_shown_once(ollama: RunCommand, home: Path) -> None:
     assert [key.name for key in KeyFile(home / ".ollama" / "nb").read()] == ["Anna", "ci"]
 
 
-def test_removed(ollama: RunCommand) -> None:
+def test_remove_keys(ollama: RunCommand) -> None:
     for name in ("a", "b"):
         ollama("keys", "add", name)
     assert ollama("keys", "rm", "a").out == "removed 'a'\n"
@@ -53,6 +53,6 @@ def test_removed(ollama: RunCommand) -> None:
         (("keys", "rm", "none"), "there is no key named 'none'"),
     ],
 )
-def test_mistakes(ollama: RunCommand, arguments: tuple[str, ...], text: str) -> None:
+def test_invalid_arguments(ollama: RunCommand, arguments: tuple[str, ...], text: str) -> None:
     done = ollama(*arguments)
     assert (done.code, done.out, done.err) == (1, "", f"Error: {text}\n")

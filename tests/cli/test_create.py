@@ -1,4 +1,4 @@
-"""``ollama create``: what is read here, what is sent, and the flags that are refused here."""
+"""``ollama create``: the Modelfile, the request, and flags that the program itself refuses."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return place
 
 
-def test_what_is_sent(server: ScriptedServer, ollama: RunCommand, folder: Path) -> None:
+def test_the_request_of_a_create(server: ScriptedServer, ollama: RunCommand, folder: Path) -> None:
     (folder / "d.gguf").write_bytes(CONTENT + b"draft")
     (folder / "Modelfile").write_text("FROM ./m.gguf\nDRAFT ./d.gguf\n", "utf-8")
     server.routes["POST /api/create"] = ndjson({"status": "success"})
@@ -42,13 +42,13 @@ def test_a_draft_type_without_a_draft(server: ScriptedServer, ollama: RunCommand
     assert (done.code, done.err) == (1, "Error: --draft-quantize requires a DRAFT model\n")
 
 
-def test_links_need_a_store_in_common(server: ScriptedServer, ollama: RunCommand, folder: Path) -> None:
+def test_links_need_a_shared_store(server: ScriptedServer, ollama: RunCommand, folder: Path) -> None:
     done = ollama("create", "new", "--link")
     assert done.code == 1
     assert "--link: the server does not keep its models where this user can write" in done.err
 
 
-def test_a_folder_of_nothing(server: ScriptedServer, ollama: RunCommand, folder: Path) -> None:
+def test_an_empty_folder(server: ScriptedServer, ollama: RunCommand, folder: Path) -> None:
     (folder / "Modelfile").write_text("FROM .\n", "utf-8")
     (folder / "m.gguf").unlink()
     assert "no Modelfile or safetensors files found" in ollama("create", "new").err

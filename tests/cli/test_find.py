@@ -1,4 +1,4 @@
-"""`discover` creates what it found; `outdated` says what is newer."""
+"""``discover`` lists and creates models of other programs; ``outdated`` compares with registries."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def put(home: Path) -> Path:
     return path
 
 
-def test_a_list(ollama: RunCommand, home: Path) -> None:
+def test_the_list_of_discovered_models(ollama: RunCommand, home: Path) -> None:
     assert ollama("discover").out == "no GGUF files in the Hugging Face cache or in LM Studio's folders\n"
     path = put(home)
     done = ollama("discover")
@@ -39,7 +39,7 @@ def test_a_list(ollama: RunCommand, home: Path) -> None:
     assert described["paths"] == [str(path)]
 
 
-def test_create_from_there(ollama: RunCommand, server: ScriptedServer, home: Path) -> None:
+def test_create_a_discovered_model(ollama: RunCommand, server: ScriptedServer, home: Path) -> None:
     put(home)
     digest = digest_of(MODEL)
     server.routes[f"HEAD /api/blobs/{digest}"] = ok()
@@ -51,7 +51,7 @@ def test_create_from_there(ollama: RunCommand, server: ScriptedServer, home: Pat
     assert Store(home / ".ollama/models").blobs.has(digest)
 
 
-def test_what_cannot_be_created(ollama: RunCommand, home: Path) -> None:
+def test_models_that_cannot_be_created(ollama: RunCommand, home: Path) -> None:
     put(home)
     assert "no model named 'other' was discovered" in ollama("discover", "other").err
     assert "--as names one model" in ollama("discover", "--as", "x").err

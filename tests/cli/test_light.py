@@ -1,4 +1,4 @@
-"""What a command does not load, it does not make its user wait for."""
+"""``ollama list`` imports no heavy package."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def test_an_empty_table_is_its_header() -> None:
     assert table(("NAME", "ID", "SIZE", "MODIFIED"), []) == "NAME    ID    SIZE    MODIFIED \n"
 
 
-def test_odd_rows() -> None:
+def test_a_remote_model_without_a_time() -> None:
     rows = [{**MODELS[0], "remote_model": "x", "modified_at": "0001-01-01T00:00:00Z"}]
     assert list_table(rows, now=NOW).splitlines()[1].split() == ["sprout:latest", HEX[:12], "-", "Never"]
 
@@ -102,7 +102,7 @@ def test_empty_documents(server: ScriptedServer, ollama: RunCommand) -> None:
     assert ollama("ps").out == "NAME    ID    SIZE    PROCESSOR    CONTEXT    UNTIL \n"
 
 
-def test_json_and_names_do_not_go_together(ollama: RunCommand) -> None:
+def test_json_and_quiet_exclude_each_other(ollama: RunCommand) -> None:
     result = ollama("ps", "-q", "--json")
     assert (result.code, result.err) == (1, "Error: only one of '--quiet' or '--json' can be specified\n")
 

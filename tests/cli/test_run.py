@@ -1,4 +1,4 @@
-"""`run` without a conversation: questions, pipes, embeddings, pulls, and what can go wrong."""
+"""``run`` without a session: questions, pipes, embeddings, automatic pulls, errors."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_a_question(talker: ScriptedServer, ollama: RunCommand) -> None:
     assert talker.asked("POST /api/generate") == [{"model": "m", "prompt": "Why is the sky blue?", "stream": True}]
 
 
-def test_piped_text_stands_before_the_words(talker: ScriptedServer, ollama: RunCommand) -> None:
+def test_piped_text_precedes_the_prompt(talker: ScriptedServer, ollama: RunCommand) -> None:
     ollama("run", "m", stdin="你好！\n".encode())
     ollama("run", "m", "translate", stdin="你好！\n".encode())
     ollama("run", "m", stdin=b"\xff")
@@ -71,7 +71,7 @@ def test_flags_become_fields(
     assert talker.asked("POST /api/generate") == [{"model": "m", "prompt": "hi", "stream": True, **fields}]
 
 
-def test_models_that_can_think_do(talker: ScriptedServer, ollama: RunCommand) -> None:
+def test_models_that_can_think_are_asked_to(talker: ScriptedServer, ollama: RunCommand) -> None:
     talker.routes["POST /api/show"] = THINKER
     assert ollama("run", "m", "--hidethinking", "hi").out == "天是蓝的。\n\n"
     ollama("run", "m", "--think=false", "hi")
@@ -87,7 +87,7 @@ def test_models_that_can_think_do(talker: ScriptedServer, ollama: RunCommand) ->
         (["--format", "yaml"], "invalid value for --format: neither json nor a JSON Schema"),
     ],
 )
-def test_bad_flags_ask_nothing(talker: ScriptedServer, ollama: RunCommand, flags: list[str], text: str) -> None:
+def test_invalid_flags_send_no_request(talker: ScriptedServer, ollama: RunCommand, flags: list[str], text: str) -> None:
     result = ollama("run", "m", *flags, "hi")
     assert (result.code, result.err.startswith(f"Error: {text}")) == (1, True)
     assert talker.seen == []
@@ -125,7 +125,7 @@ def test_a_missing_model_is_pulled(talker: ScriptedServer, ollama: RunCommand) -
     assert talker.asked("POST /api/pull") == [{"model": "pip://x", "stream": True}]
 
 
-def test_other_errors_of_show_end_it(talker: ScriptedServer, ollama: RunCommand) -> None:
+def test_other_errors_of_show_are_fatal(talker: ScriptedServer, ollama: RunCommand) -> None:
     talker.routes["POST /api/show"] = error(400, "invalid model name")
     assert ollama("run", "a b", "hi").err == "Error: invalid model name\n"
 
@@ -138,7 +138,7 @@ def test_other_errors_of_show_end_it(talker: ScriptedServer, ollama: RunCommand)
         (Answer(200, [b'{"response": "a"}\n'], cut=True), "the connection to the server was lost"),
     ],
 )
-def test_failing_answers(talker: ScriptedServer, ollama: RunCommand, answer: Answer, text: str) -> None:
+def test_failing_replies(talker: ScriptedServer, ollama: RunCommand, answer: Answer, text: str) -> None:
     talker.routes["POST /api/generate"] = answer
     result = ollama("run", "m", "hi")
     assert result.code == 1
@@ -161,7 +161,7 @@ def test_image_models_are_refused(server: ScriptedServer, ollama: RunCommand) ->
     assert ollama("run", "m", "hi").err == "Error: image generation models are not currently supported\n"
 
 
-def test_pictures_in_the_prompt(talker: ScriptedServer, ollama: RunCommand, tmp_path: Path) -> None:
+def test_images_in_the_prompt(talker: ScriptedServer, ollama: RunCommand, tmp_path: Path) -> None:
     picture = tmp_path / "一 张.PNG"
     picture.write_bytes(b"\x89PNG\r\n\x1a\n....")
     written = str(picture).replace(" ", "\\ ")
@@ -176,7 +176,7 @@ def test_pictures_in_the_prompt(talker: ScriptedServer, ollama: RunCommand, tmp_
     assert f"Added image '{picture}'" in result.err
 
 
-def test_a_file_that_is_no_picture(talker: ScriptedServer, ollama: RunCommand, tmp_path: Path) -> None:
+def test_a_file_that_is_not_an_image(talker: ScriptedServer, ollama: RunCommand, tmp_path: Path) -> None:
     (tmp_path / "a.png").write_text("hello")
     talker.routes["POST /api/show"] = ok({"capabilities": ["vision"]})
     result = ollama("run", "m", f"see {tmp_path}/a.png")
@@ -189,7 +189,7 @@ def start(server: ScriptedServer, home: Path, *args: str) -> subprocess.Popen[by
     return subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
-def test_interrupting_an_answer_cancels_it_and_is_no_failure(talker: ScriptedServer, home: Path) -> None:
+def test_interrupting_a_reply_cancels_it_with_exit_0(talker: ScriptedServer, home: Path) -> None:
     talker.routes["POST /api/generate"] = lambda _: Answer(200, until_hung_up([], lambda: {"response": "word "}))
     with start(talker, home, "run", "m", "hi") as process:
         assert process.stdout is not None

@@ -1,4 +1,4 @@
-"""`serve`: which address, whose environment."""
+"""``serve``: the address and the environment."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ def test_address(host: str, port: int | None, expected: str) -> None:
 
 
 @pytest.mark.parametrize("host", ["1.2.3.4:99999", "1.2.3.4:x", "a b", "a?b"])
-def test_no_address(host: str) -> None:
+def test_invalid_addresses(host: str) -> None:
     with pytest.raises(BadRequest) as caught:
         serve.address(host, None, DEFAULT)
     assert caught.value.message == f'invalid value for --host: "{host}"'
 
 
 @pytest.mark.parametrize("port", [-1, 65536])
-def test_no_port(port: int) -> None:
+def test_invalid_ports(port: int) -> None:
     with pytest.raises(BadRequest, match="invalid value for --port"):
         serve.address("", port, DEFAULT)
 
@@ -63,16 +63,16 @@ def listened(monkeypatch: pytest.MonkeyPatch) -> list[Settings]:
     return found
 
 
-def test_the_flag_wins_over_the_variable(
+def test_the_flag_overrides_the_variable(
     ollama: RunCommand, listened: list[Settings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OLLAMA_HOST", "127.0.0.1:1")
     assert ollama("serve", "--host", "127.0.0.1:2").code == 0
     assert ollama("start").code == 0
-    assert [settings.host.port for settings in listened] == [2, 2]  # what it starts shall find it: the variable follows
+    assert [settings.host.port for settings in listened] == [2, 2]  # child processes find it: the variable is set
 
 
-def test_an_address_that_jupyter_exported_is_not_ours(
+def test_an_address_that_jupyter_exported_is_ignored(
     ollama: RunCommand, listened: list[Settings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OLLAMA_NB_EXPORTED", "1")

@@ -1,4 +1,4 @@
-"""The conversation on a real pseudo-terminal: what is typed, what is shown, what is sent."""
+"""An interactive session on a pseudo-terminal: input, output and requests."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ def test_the_screen_with_everything() -> None:
     assert ["output.weight", "Q8_0", "[192", "4096]"] in rows
 
 
-def test_a_model_with_nothing_known() -> None:
+def test_a_model_without_metadata() -> None:
     assert show_screen({"model_info": {}, "details": {"family": "bert"}}).splitlines()[1].split() == [
         "architecture",
         "bert",
@@ -122,7 +122,7 @@ def test_one_part(server: ScriptedServer, ollama: RunCommand, flag: str, out: st
     assert ollama("show", "m", flag).out == ollama("show", flag, "m").out == out
 
 
-def test_a_part_that_is_not_there() -> None:
+def test_a_missing_part() -> None:
     assert (show_part({}, "license"), show_part({}, "system")) == ("\n", "")
 
 
@@ -132,13 +132,13 @@ def test_only_one_part(ollama: RunCommand) -> None:
     )
 
 
-def test_arrays_are_asked_for_only_by_the_long_screen(server: ScriptedServer, ollama: RunCommand) -> None:
+def test_only_the_verbose_screen_requests_arrays(server: ScriptedServer, ollama: RunCommand) -> None:
     server.routes["POST /api/show"] = ok(INFO)
     ollama("show", "m")
     ollama("show", "-v", "m")
     assert server.asked("POST /api/show") == [{"model": "m"}, {"model": "m", "verbose": True}]
 
 
-def test_unknown(server: ScriptedServer, ollama: RunCommand) -> None:
+def test_an_unknown_model(server: ScriptedServer, ollama: RunCommand) -> None:
     server.routes["POST /api/show"] = error(404, "model 'x:latest' not found")
     assert ollama("show", "x").err == "Error: model 'x:latest' not found\n"

@@ -68,7 +68,7 @@ def say(session: ReplSession, capsys: pytest.CaptureFixture[str]) -> Any:
         ("/show foo", "Unknown command '/show foo'. Type /? for help\n"),
     ],
 )
-def test_what_commands_say(say: Any, line: str, out: str) -> None:
+def test_messages_of_the_commands(say: Any, line: str, out: str) -> None:
     assert say(line) == (out, "")
 
 
@@ -127,7 +127,7 @@ def test_settings_go_into_the_next_request(server: ScriptedServer, session: Repl
     assert session.conversation.messages[-1] == {"role": "assistant", "content": "hi"}
 
 
-def test_a_system_message_replaces_one_that_stands_last(session: ReplSession, say: Any) -> None:
+def test_a_system_message_replaces_a_directly_preceding_one(session: ReplSession, say: Any) -> None:
     say("/set system one")
     say("/set system two")
     assert session.conversation.messages == [{"role": "system", "content": "two"}]
@@ -163,7 +163,7 @@ def test_load_another_model(server: ScriptedServer, session: ReplSession, say: A
     assert server.asked("POST /api/generate")[-1] == {"model": "other", "prompt": "", "stream": False, "think": True}
 
 
-def test_load_of_nothing_keeps_the_session(server: ScriptedServer, session: ReplSession, say: Any) -> None:
+def test_loading_a_missing_model_keeps_the_session(server: ScriptedServer, session: ReplSession, say: Any) -> None:
     server.routes["POST /api/show"] = error(404, "model 'x' not found")
     session.conversation.messages = [{"role": "user", "content": "x"}]
     assert say("/load x")[0] == "Loading model 'x'\nCouldn't find model 'x'\n"
@@ -194,7 +194,7 @@ def test_save(server: ScriptedServer, session: ReplSession, say: Any) -> None:
     assert say("/save b@d")[0] == "error: The model name 'b@d' is invalid\n"
 
 
-def test_save_starts_from_the_parent_where_there_is_one(server: ScriptedServer, session: ReplSession, say: Any) -> None:
+def test_save_uses_the_parent_model(server: ScriptedServer, session: ReplSession, say: Any) -> None:
     server.routes["POST /api/create"] = ndjson({"status": "success"})
     session.adopt("m", {**INFO, "details": {"parent_model": "base:latest"}, "messages": None})
     say("/save mine")

@@ -1,4 +1,4 @@
-"""The asynchronous twins: many questions at once, and a cancelled one ends on the server."""
+"""The asynchronous API: concurrent questions, and cancellation that reaches the server."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_questions_run_at_the_same_time(server: ScriptedServer, ollama: AsyncOll
     assert asyncio.run(ask_all()) == [*"ABCDEFGH"]
 
 
-def test_a_cancelled_question_is_hung_up(server: ScriptedServer, ollama: AsyncOllama) -> None:
+def test_a_cancelled_question_closes_its_connection(server: ScriptedServer, ollama: AsyncOllama) -> None:
     asked = threading.Event()
 
     def more() -> dict[str, Any]:
@@ -59,7 +59,7 @@ def test_a_cancelled_question_is_hung_up(server: ScriptedServer, ollama: AsyncOl
     assert server.hung_up.wait(60)
 
 
-def test_others_go_on_when_one_is_cancelled(server: ScriptedServer, ollama: AsyncOllama) -> None:
+def test_other_questions_continue_when_one_is_cancelled(server: ScriptedServer, ollama: AsyncOllama) -> None:
     first = threading.Event()
 
     def answer(request: Any) -> Answer:
@@ -111,7 +111,7 @@ def test_a_stream_can_be_left_early(server: ScriptedServer, ollama: AsyncOllama)
     assert server.hung_up.wait(60)
 
 
-def test_errors_come_through_and_connect_finds_the_same(server: ScriptedServer, home: Any) -> None:
+def test_errors_are_raised_and_connect_async_finds_the_same_server(server: ScriptedServer, home: Any) -> None:
     async def run() -> None:
         found = await connect_async(server.url)
         assert repr(found) == f"AsyncOllama('{server.url}')"

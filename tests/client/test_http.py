@@ -71,7 +71,7 @@ def test_error_bodies_of_other_shapes(server: ScriptedServer, body: bytes, text:
     assert caught.value.message == text
 
 
-def test_a_redirect_says_where_to_go(server: ScriptedServer) -> None:
+def test_a_redirect_names_the_other_address(server: ScriptedServer) -> None:
     server.routes["GET /api/ps"] = Answer(301, headers={"Location": "https://elsewhere/"})
     with pytest.raises(OllamaError, match="redirects to https://elsewhere/"):
         Client(server.url).ps()
@@ -93,7 +93,7 @@ def test_no_server_listens() -> None:
 
 
 @pytest.mark.parametrize("url", ["ftp://x", "http://", "nonsense", "http://[::1", "http://h:99999"])
-def test_no_address(url: str) -> None:
+def test_invalid_addresses(url: str) -> None:
     with pytest.raises(BadRequest, match="no server address"):
         Http(url)
 
@@ -105,7 +105,7 @@ def test_a_server_that_hangs_up_or_is_silent() -> None:
             Http(url).status("HEAD", "/", timeout=0.05)
 
         def hang_up() -> None:
-            for _ in range(2):  # the silent one's connection is still in the queue
+            for _ in range(2):  # the connection of the silent case is still in the queue
                 listener.accept()[0].close()
 
         thread = threading.Thread(target=hang_up)
@@ -181,7 +181,7 @@ def test_an_upload_streams_the_file(server: ScriptedServer) -> None:
     assert server.seen[0].body == data
 
 
-def test_a_refused_upload_says_why() -> None:
+def test_a_refused_upload_reports_the_reason() -> None:
     """The server answers while the file is still being sent, and hangs up."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
@@ -261,7 +261,7 @@ def test_an_error_line_is_raised_after_what_came_before() -> None:
 
 
 @pytest.mark.parametrize("line", [b"[1]", b"3", b'"text"'])
-def test_a_line_that_is_no_object(line: bytes) -> None:
+def test_a_line_that_is_not_an_object(line: bytes) -> None:
     with pytest.raises(OllamaError, match="where a JSON object was expected"):
         list(parse_stream([line + b"\n"], is_last))
 

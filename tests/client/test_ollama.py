@@ -86,7 +86,7 @@ def test_wrong_types_are_refused_in_terms_of_python(
     assert server.asked("POST /api/generate") == server.asked("POST /api/chat") == []
 
 
-def test_ollama_s_own_methods_are_pointed_to(ollama: Ollama) -> None:
+def test_methods_of_the_client_are_suggested(ollama: Ollama) -> None:
     with pytest.raises(AttributeError, match=r"`list` is a method of Ollama's own API: `\.client\.list\("):
         ollama.list  # type: ignore[attr-defined]  # noqa: B018
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
@@ -191,7 +191,7 @@ def test_a_streamed_answer_joins_the_conversation_when_it_is_whole(server: Scrip
     assert [m["content"] for m in chat.messages] == ["Hello", "Hi!"]
 
 
-def test_dropped_history_is_a_visible_warning(server: ScriptedServer, ollama: Ollama) -> None:
+def test_dropped_history_is_a_warning(server: ScriptedServer, ollama: Ollama) -> None:
     dropped = {"messages_dropped": 2, "prompt_tokens_dropped": 9}
     server.routes["POST /api/chat"] = chat_reply("Hi.", truncated=dropped, context_length=64)
     with pytest.warns(HistoryDropped, match="2 oldest messages did not fit into the context of 64"):
@@ -224,7 +224,7 @@ def test_documents_come_back_best_first(server: ScriptedServer, ollama: Ollama) 
     assert ollama.rerank("m", "q", []) == []
 
 
-def test_tokens_there_and_back(server: ScriptedServer, ollama: Ollama) -> None:
+def test_tokens_and_their_text(server: ScriptedServer, ollama: Ollama) -> None:
     server.routes["POST /api/tokenize"] = ok({"tokens": [1, 2]})
     server.routes["POST /api/detokenize"] = ok({"content": "天"})
     assert ollama.tokens("m", "天", special=False) == [1, 2]

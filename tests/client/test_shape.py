@@ -1,4 +1,4 @@
-"""Types as the shape of an answer: the schema that binds it, and the value that is read from it."""
+"""Types as the shape of an answer: the schema that constrains it and the value parsed from it."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class Person(BaseModel):
         (Annotated[int, msgspec.Meta(ge=0, le=9)], "9", 9),
     ],
 )
-def test_texts_that_the_schema_allows_are_read(wanted: Any, text: str, value: Any) -> None:
+def test_texts_that_the_schema_allows_are_parsed(wanted: Any, text: str, value: Any) -> None:
     shape = shape_of(wanted)
     jsonschema.Draft202012Validator.check_schema(shape.schema)
     jsonschema.validate(msgspec.json.decode(text), shape.schema)
@@ -109,7 +109,7 @@ def test_properties_keep_their_order() -> None:
     assert [*shape_of(Chinese).schema["properties"]] == ["标题", "作者"]
 
 
-def test_names_of_types_stay_out_but_properties_stay_in() -> None:
+def test_type_names_are_dropped_and_properties_kept() -> None:
     schema = shape_of(Bike).schema
     assert "title" not in schema
     assert schema["properties"]["title"] == {"type": "string"}
@@ -135,6 +135,6 @@ def test_an_answer_of_another_shape_is_an_error(wanted: Any) -> None:
     ("wanted", "words"),
     [(3, "3 cannot be the shape"), ({}, "no fields"), ({"a": (int, str)}, "a list names choices"), (object(), "shape")],
 )
-def test_what_is_no_type_is_refused(wanted: Any, words: str) -> None:
+def test_values_that_are_not_types_are_refused(wanted: Any, words: str) -> None:
     with pytest.raises(BadRequest, match=words):
         shape_of(wanted)

@@ -156,7 +156,7 @@ def test_wrong_calls_are_reported_to_the_model(name: str, arguments: dict[str, A
     assert found.failed and (found.content or "").startswith(expected)
 
 
-def test_an_exception_is_a_result_but_a_stop_is_a_stop() -> None:
+def test_an_exception_is_a_result_but_an_interrupt_is_raised() -> None:
     def weather(kind: str) -> None:
         raise KeyboardInterrupt if kind == "stop" else RuntimeError("no sensor")
 
@@ -170,7 +170,7 @@ def test_an_exception_is_a_result_but_a_stop_is_a_stop() -> None:
 @pytest.mark.parametrize(
     ("value", "text"), [("as is", "as is"), (None, "null"), ({"水": 1}, '{"水": 1}'), ({1}, "{1}")]
 )
-def test_results_as_a_model_reads_them(value: Any, text: str) -> None:
+def test_results_as_the_model_receives_them(value: Any, text: str) -> None:
     assert Tools({"give": lambda: value}).invoke(Invocation("give", {})).content == text
 
 
@@ -197,12 +197,12 @@ def of_numbers(a: complex) -> None: ...
         ([max], "tool `max`: Python does not know its parameters"),
     ],
 )
-def test_what_cannot_be_a_tool_is_refused_at_once(functions: Any, why: str) -> None:
+def test_values_that_cannot_be_tools_are_refused_at_once(functions: Any, why: str) -> None:
     with pytest.raises(BadRequest, match=why):
         Tools(functions)
 
 
-def test_partials_and_methods_with_a_name_of_the_caller() -> None:
+def test_partials_and_methods_with_given_names() -> None:
     class Shop:
         def price(self, item: str) -> int:
             """What it costs."""
@@ -313,7 +313,7 @@ def test_a_typed_answer_calls_nothing(server: ScriptedServer, ollama: Ollama) ->
         ollama.ask("m", "How many?", tools=[weather])
 
 
-def test_a_stream_that_is_closed_while_a_tool_runs_asks_no_more(server: ScriptedServer, ollama: Ollama) -> None:
+def test_closing_a_stream_while_a_tool_runs_sends_no_further_request(server: ScriptedServer, ollama: Ollama) -> None:
     chat = ollama.chat_session("m", tools={"close": lambda: pieces.close(), "other": lambda: None})
     server.routes["POST /api/chat"] = [calls(("close", {}), ("other", {}))]
     pieces = chat.stream("Go")
