@@ -21,8 +21,8 @@ PIECE = 7
 def reply_server() -> Iterator[ReplyServer]:
     server: ReplyServer
 
-    def speak(said: str) -> Iterator[str]:
-        text = PAYLOADS[int(said)].replace("CANARY", f"{server.url}/canary/{said}")
+    def speak(prompt: str) -> Iterator[str]:
+        text = PAYLOADS[int(prompt)].replace("CANARY", f"{server.url}/canary/{prompt}")
         yield from (text[at : at + PIECE] for at in range(0, len(text), PIECE))
 
     with ReplyServer(speak) as server:

@@ -44,10 +44,10 @@ def test_stop_while_a_cell_is_busy(page: Any, shared_lab: Lab) -> None:
     page.locator(".onb-answer", has_text='"').wait_for()
     assert [request["kind"] for request in queue(page, shared_lab)] == ["chat"]
     page.locator(".onb-figures", has_text="tok/s").wait_for()
-    with page.expect_response(lambda reply: "/api/requests/" in reply.url) as told:
+    with page.expect_response(lambda reply: "/api/requests/" in reply.url) as response:
         page.get_by_role("button", name="Stop", exact=True).click()
     replies(page).get_by_text("interrupted").wait_for()
-    assert (told.value.request.method, told.value.status) == ("DELETE", 200)
+    assert (response.value.request.method, response.value.status) == ("DELETE", 200)
     assert queue(page, shared_lab) == []
 
     page.get_by_role("button", name="Settings", exact=True).click()
@@ -71,7 +71,7 @@ def test_a_kernel_restart_is_shown_and_survived(page: Any, shared_lab: Lab) -> N
     )
     page.get_by_text("The kernel is no longer running. Run the cell again to continue.").wait_for()
     assert page.locator(".onb-composer[inert]").count() == 1
-    assert page.locator(".onb-bubble", has_text="Hello!").is_visible()  # what was said can still be read
+    assert page.locator(".onb-bubble", has_text="Hello!").is_visible()  # the conversation can still be read
     run_cell(page, 0)
     page.get_by_text("Ask sprout").wait_for()
     say(page, "Why is the sky blue?")
@@ -93,7 +93,7 @@ def test_a_kernel_shutdown_is_shown(page: Any, shared_lab: Lab) -> None:
 def test_the_kernel_stops_a_request_on_another_server(page: Any, tmp_path_factory: pytest.TempPathFactory) -> None:
     """The page's own server does not know the request: the kernel closes the connection, even beside a busy cell."""
     with (
-        ReplyServer(lambda said: itertools.repeat("word ")) as reply_server,
+        ReplyServer(lambda prompt: itertools.repeat("word ")) as reply_server,
         jupyter_lab(tmp_path_factory.mktemp("lab"), OLLAMA_HOST=reply_server.url) as lab,
     ):
         open_notebook(page, lab, lab.notebook("other.ipynb", [f"{CHAT}Chat()", BUSY]))
@@ -103,9 +103,9 @@ def test_the_kernel_stops_a_request_on_another_server(page: Any, tmp_path_factor
         until_runs(page, 1)
         say(page, "Go on.")
         page.locator(".onb-answer", has_text="word").wait_for()
-        with page.expect_response(lambda reply: "/api/requests/" in reply.url) as told:
+        with page.expect_response(lambda reply: "/api/requests/" in reply.url) as response:
             message_box(page).press("Escape")
         replies(page).get_by_text("interrupted").wait_for()
-        assert told.value.status == 404
+        assert response.value.status == 404
         assert runs(page, 1)
         interrupt(page)

@@ -16,7 +16,7 @@ TABLE = "| Name | Occupation | Notes |\n|---|---|---|\n| 玛丽亚 | Teacher | "
 
 @pytest.fixture(scope="module")
 def reply_server() -> Iterator[ReplyServer]:
-    with ReplyServer(lambda said: iter([TABLE if said == "table" else f"You said: {said}"])) as server:
+    with ReplyServer(lambda prompt: iter([TABLE if prompt == "table" else f"You said: {prompt}"])) as server:
         yield server
 
 
@@ -36,9 +36,9 @@ def test_a_long_answer_in_a_narrow_window(page: Any, shared_lab: Lab, reply_serv
     open_chat(page, shared_lab, reply_server, "narrow")
     say(page, "table")
     replies(page).get_by_text("tok/s").wait_for()
-    heard = page.locator(".onb-offscreen[role=status]")
-    assert heard.inner_text().startswith("| Name")
-    assert (heard.bounding_box()["width"], heard.bounding_box()["height"]) == (1, 1)
+    announced = page.locator(".onb-offscreen[role=status]")
+    assert announced.inner_text().startswith("| Name")
+    assert (announced.bounding_box()["width"], announced.bounding_box()["height"]) == (1, 1)
     assert page.evaluate("() => [...document.querySelectorAll('.onb th')].every(cell => cell.clientHeight < 40)")
     wide = page.locator(".onb table").evaluate("table => [table.scrollWidth, table.clientWidth]")
     assert wide[0] > wide[1]

@@ -27,8 +27,8 @@ DANGEROUS = """() => [...document.querySelectorAll('.onb-reply *')].filter(eleme
 def reply_server() -> Iterator[ReplyServer]:
     server: ReplyServer
 
-    def speak(said: str) -> Iterator[str]:
-        wanted = PAYLOADS if said == "all" else [PAYLOADS[int(said)]]
+    def speak(prompt: str) -> Iterator[str]:
+        wanted = PAYLOADS if prompt == "all" else [PAYLOADS[int(prompt)]]
         for text in wanted:
             text = text.replace("CANARY", f"{server.url}/canary") + "\n\n"
             yield from (text[at : at + PIECE] for at in range(0, len(text), PIECE))

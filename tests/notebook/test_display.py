@@ -79,10 +79,10 @@ def test_a_terminal_s_text_only_grows(
     except (Interrupted, BadRequest):
         assert end is not None
     assert all(later.startswith(earlier) for earlier, later in pairwise(logs))
-    said = capsys.readouterr().out
-    assert said == logs[-1]
+    output = capsys.readouterr().out
+    assert output == logs[-1]
     start = "Thinking...\nhm\n...done thinking.\n\nTwo "
-    assert said == start + {None: "words.\n", KeyboardInterrupt: "\n\n[interrupted]\n"}.get(
+    assert output == start + {None: "words.\n", KeyboardInterrupt: "\n\n[interrupted]\n"}.get(
         end and type(end), "\n\n[broken]\n"
     )
     assert client.closed == 1

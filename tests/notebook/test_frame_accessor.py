@@ -172,10 +172,10 @@ def test_no_rows_need_no_server(home: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert pd.Series([None, None]).ollama.generate(MODEL, client=client).isna().all()
 
 
-@pytest.mark.parametrize("door", [ollama_nb.Client, lambda url: ollama_nb.Ollama(ollama_nb.Client(url))])
-def test_the_server_may_be_given(home: Path, door: Any) -> None:
+@pytest.mark.parametrize("kind", [ollama_nb.Client, lambda url: ollama_nb.Ollama(ollama_nb.Client(url))])
+def test_the_server_may_be_given(home: Path, kind: Any) -> None:
     with EchoServer() as running:
-        assert pd.Series(["a"]).ollama.generate(MODEL, client=door(running.url)).tolist() == ["A"]
+        assert pd.Series(["a"]).ollama.generate(MODEL, client=kind(running.url)).tolist() == ["A"]
 
 
 def test_the_repr_of_an_accessor_lists_its_methods() -> None:

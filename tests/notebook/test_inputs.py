@@ -117,9 +117,9 @@ def test_an_answer_that_does_not_match_the_type_is_kept_as_text(
 ) -> None:
     use(shell, generate_reply('{"name": 1}'), generate_reply('{"na', reason="length"))
     shell.user_ns["City"] = City
-    for told in ("does not have the wanted shape", "cut off after 4 characters"):
+    for message in ("does not have the wanted shape", "cut off after 4 characters"):
         assert shell.run_cell("r = %ollama run m --format City x").error_in_exec
-        assert told in "".join(capsys.readouterr())
+        assert message in "".join(capsys.readouterr())
         assert "r" not in shell.user_ns and shell.user_ns["_ollama"].startswith('{"na')
 
 
@@ -130,14 +130,14 @@ def test_formats_by_name() -> None:
     assert answer_format("schema", known) == (schema, None)
     assert answer_format("text", known) == ({"type": "array"}, None)
     assert answer_format("fields", known)[0]["properties"] == {"city": {"type": "string"}}
-    for wrong, told in (
+    for wrong, message in (
         ("fileds", "did you mean `fields`?"),
         ("number", "cannot be the shape"),
         ("[1]", "must be an object"),
     ):
         with pytest.raises(BadRequest) as caught:
             answer_format(wrong, known)
-        assert told in caught.value.message
+        assert message in caught.value.message
 
 
 def test_defaults_apply_where_a_command_sets_nothing(

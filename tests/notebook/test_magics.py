@@ -203,7 +203,7 @@ def run_fails(shell: InteractiveShell, code: str) -> BaseException:
         ("%ollama run m -o class hi", '"class" cannot be the name of a variable'),
         ("%ollama run m --format __name__ hi", "--format must be `json`, a JSON Schema"),
         ("%ollama run m --format get_ipython hi", "--format get_ipython: "),
-        ("%ollama run m hi {{nobody}}", "there is no variable `{{nobody}}`"),
+        ("%ollama run m hi {{missing}}", "there is no variable `{{missing}}`"),
         ("%%ollama chat m Hello\nhello", "leave out `Hello` on its first line"),
         ("%%ollama chat m\n\n", "no message: write it below `%%ollama chat m`"),
         ("%%ollama list\nx", "`list` takes no cell; write `%ollama list [PREFIX]`"),
@@ -221,10 +221,10 @@ def test_mistakes_are_reported_in_one_line(
 ) -> None:
     client = use(shell)
     run_fails(shell, code)
-    told = "".join(capsys.readouterr())
-    assert "UsageError: " in told
-    assert message in told
-    assert "Traceback" not in told
+    output = "".join(capsys.readouterr())
+    assert "UsageError: " in output
+    assert message in output
+    assert "Traceback" not in output
     assert not client.asked
 
 
@@ -246,9 +246,9 @@ def test_errors_of_the_server_carry_one_hint(
 ) -> None:
     use(shell, [error])
     run_fails(shell, "%ollama run m hi")
-    told = "".join(capsys.readouterr())
-    assert f"UsageError: {error}" in told
-    assert hint in told
+    output = "".join(capsys.readouterr())
+    assert f"UsageError: {error}" in output
+    assert hint in output
     assert displays[-1]["data"] == {"text/html": "", "text/plain": ""}
 
 
@@ -355,9 +355,9 @@ def test_env_hides_the_key(
     use(shell)
     monkeypatch.setenv("OLLAMA_API_KEY", "")
     run(shell, "%ollama env")
-    told = capsys.readouterr().out
-    assert "OLLAMA_HOST=http://127.0.0.1:4242/base/ollama" in told
-    assert "secret" not in told
+    output = capsys.readouterr().out
+    assert "OLLAMA_HOST=http://127.0.0.1:4242/base/ollama" in output
+    assert "secret" not in output
     run(shell, "%ollama env --show-key")
     assert "OLLAMA_API_KEY=secret-key" in capsys.readouterr().out
 
@@ -367,12 +367,12 @@ def test_help(shell: InteractiveShell, capsys: pytest.CaptureFixture[str]) -> No
     run(shell, "%ollama")
     assert "%ollama run MODEL [PROMPT]" in capsys.readouterr().out
     run(shell, "%ollama help chat")
-    told = capsys.readouterr().out
-    assert "-o, --output NAME" in told
-    assert "--temperature VALUE" in told
+    output = capsys.readouterr().out
+    assert "-o, --output NAME" in output
+    assert "--temperature VALUE" in output
     for code in ("%ollama chat --help", "%ollama chat smollm2 -h", "%%ollama chat m --help\nhello"):
         run(shell, code)
-        assert capsys.readouterr().out == told
+        assert capsys.readouterr().out == output
     for code in ("%ollama --help", "%ollama -h", "%ollama help"):
         run(shell, code)
         assert "%ollama run MODEL [PROMPT]" in capsys.readouterr().out

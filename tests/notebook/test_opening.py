@@ -38,7 +38,7 @@ def test_a_chat_uses_the_settings_of_the_line(notebook: InteractiveShell) -> Non
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("line", "message"),
     [
         ("run m --seed 1", "the chat widget has no setting for `--seed`"),
         ("run m --think=deep", "think"),
@@ -46,10 +46,10 @@ def test_a_chat_uses_the_settings_of_the_line(notebook: InteractiveShell) -> Non
     ],
 )
 def test_options_that_a_chat_does_not_have(
-    notebook: InteractiveShell, capsys: pytest.CaptureFixture[str], line: str, told: str
+    notebook: InteractiveShell, capsys: pytest.CaptureFixture[str], line: str, message: str
 ) -> None:
     assert notebook.run_cell(f"%ollama {line}").error_in_exec
-    assert told in "".join(capsys.readouterr())
+    assert message in "".join(capsys.readouterr())
 
 
 @pytest.mark.parametrize("line", ["manager", "activity", "run m"])

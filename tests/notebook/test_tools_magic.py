@@ -30,8 +30,8 @@ def area(width: float, height: float = 1) -> Any:
 
 def wants(name: str, content: str = "", **arguments: Any) -> list[Any]:
     message = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": name, "arguments": arguments}}]}
-    *said, last = chat_reply(*filter(None, [content]), thinking="Hm.")
-    return [*said, {"message": message, "done": False}, last]
+    *chunks, last = chat_reply(*filter(None, [content]), thinking="Hm.")
+    return [*chunks, {"message": message, "done": False}, last]
 
 
 def run(shell: InteractiveShell, code: str) -> Any:

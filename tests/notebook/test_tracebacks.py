@@ -23,10 +23,10 @@ ask_for("")
 def test_only_the_cell_and_the_error_are_shown(shell: InteractiveShell, capsys: pytest.CaptureFixture[str]) -> None:
     register(shell, ScriptedClient)
     error = shell.run_cell(CELL).error_in_exec
-    told = re.sub(r"\x1b\[[\d;]*m", "", "".join(capsys.readouterr()))
-    assert "BadRequest" in told and "no prompt: there is nothing to ask" in told
-    assert 'ask_for("")' in told and '.ask("m", city)' in told
-    assert "question.py" not in told and "ollama.py" not in told
+    output = re.sub(r"\x1b\[[\d;]*m", "", "".join(capsys.readouterr()))
+    assert "BadRequest" in output and "no prompt: there is nothing to ask" in output
+    assert 'ask_for("")' in output and '.ask("m", city)' in output
+    assert "question.py" not in output and "ollama.py" not in output
     assert sys.last_value is error
     assert "question.py" in "".join(traceback.format_exception(error))
 
@@ -34,13 +34,13 @@ def test_only_the_cell_and_the_error_are_shown(shell: InteractiveShell, capsys: 
 def test_internal_causes_are_not_shown(shell: InteractiveShell, capsys: pytest.CaptureFixture[str]) -> None:
     register(shell, ScriptedClient)
     error = shell.run_cell("import ollama_nb\nollama_nb.connect('127.0.0.1:9')").error_in_exec
-    told = "".join(capsys.readouterr())
-    assert "could not connect to ollama server" in told and "ConnectionRefusedError" not in told
+    output = "".join(capsys.readouterr())
+    assert "could not connect to ollama server" in output and "ConnectionRefusedError" not in output
     assert isinstance(error.__cause__, ConnectionRefusedError)
 
 
 def test_other_errors_are_shown_as_usual(shell: InteractiveShell, capsys: pytest.CaptureFixture[str]) -> None:
     register(shell, ScriptedClient)
     shell.run_cell("import json\njson.loads('{')")
-    told = "".join(capsys.readouterr())
-    assert "JSONDecodeError" in told and "decoder.py" in told
+    output = "".join(capsys.readouterr())
+    assert "JSONDecodeError" in output and "decoder.py" in output

@@ -45,9 +45,9 @@ class Page:
     def until(self, kind: str) -> dict[str, Any]:
         """The next message of that kind."""
         while True:
-            told = self._told.get(timeout=60)
-            if told["kind"] == kind:
-                return told
+            state = self._told.get(timeout=60)
+            if state["kind"] == kind:
+                return state
 
 
 @pytest.fixture
@@ -130,30 +130,32 @@ def test_the_text_of_a_cancelled_request_is_kept(server: ScriptedServer, chat: C
 
 
 @pytest.mark.parametrize(
-    ("answer", "said"),
+    ("answer", "message"),
     [
         (error(404, "model 'm' not found"), "Model 'm' not found. Pick another model at the top left"),
         (ndjson(*words("half")), "No server: the connection to the server was lost"),
     ],
 )
-def test_an_error_is_shown_in_place_of_the_answer(server: ScriptedServer, page: Page, answer: Any, said: str) -> None:
+def test_an_error_is_shown_in_place_of_the_answer(
+    server: ScriptedServer, page: Page, answer: Any, message: str
+) -> None:
     server.routes["POST /api/chat"] = answer
     page.send("send", text="a")
-    assert page.until("ended")["exchange"]["error"].startswith(said)
+    assert page.until("ended")["exchange"]["error"].startswith(message)
     page.send("again", id=0)
     page.until("ended")
     assert len(server.asked("POST /api/chat")) == 2
 
 
 def test_a_missing_server_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    def nobody() -> Client:
-        raise ConnectError("nobody answers")
+    def no_server() -> Client:
+        raise ConnectError("no server answers")
 
-    page = Page(Chat("m", find_server=nobody), monkeypatch)
+    page = Page(Chat("m", find_server=no_server), monkeypatch)
     page.send("hello")
-    assert page.until("problem")["text"] == "No server: nobody answers"
+    assert page.until("problem")["text"] == "No server: no server answers"
     page.send("send", text="a")
-    assert page.until("ended")["exchange"]["error"] == "No server: nobody answers"
+    assert page.until("ended")["exchange"]["error"] == "No server: no server answers"
 
 
 def test_without_a_model_the_first_one_is_taken(server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,10 +213,10 @@ def test_a_pull_reports_progress_and_end(server: ScriptedServer, models: Page) -
     server.routes["POST /api/pull"] = Answer(200, chunks())
     models.send("pull", name="smollm2")
     assert models.until("pulls")["pulls"][0]["status"] == "connecting"
-    told: dict[str, Any] = {"completed": 0}
-    while told["completed"] < 40:
-        (told,) = models.until("pulls")["pulls"]
-    assert (told["total"], told["completed"]) == (100, 40) and told["figures"].startswith("40 B of 100 B")
+    state: dict[str, Any] = {"completed": 0}
+    while state["completed"] < 40:
+        (state,) = models.until("pulls")["pulls"]
+    assert (state["total"], state["completed"]) == (100, 40) and state["figures"].startswith("40 B of 100 B")
     seen.set()
     ended = models.until("pulled")
     assert (ended["name"], ended["error"]) == ("smollm2", "")

@@ -148,11 +148,11 @@ def test_an_open_fence_is_not_settled() -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "memory", "said"),
+    ("size", "memory", "expected"),
     [(1000, 8 * models.GB, "fits"), (8 * models.GB, 8 * models.GB, "too big"), (5 * models.GB, 7 * models.GB, "tight")],
 )
-def test_whether_a_model_fits(size: int, memory: int, said: str) -> None:
-    assert models.fit(size, memory) == said
+def test_whether_a_model_fits(size: int, memory: int, expected: str) -> None:
+    assert models.fit(size, memory) == expected
     assert models.fit(size, 0) == ""
 
 
