@@ -1,1 +1,1 @@
-"""The terminal: the `ollama` program."""
+"""The ``ollama`` program. ``main`` runs it, ``parse`` reads the command line; the other modules are the verbs."""

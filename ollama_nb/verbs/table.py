@@ -1,7 +1,7 @@
 """The table of verbs: one declaration per verb, read by the terminal program and by the magics.
 
-The terminal program takes its whole command line from here; the magics take flags and aliases of the verbs that both
-have. Verbs, flags and help texts up to ``help`` are Ollama's own, apart from the ones marked below.
+The terminal program takes its whole command line from here; the magics take the flags and aliases of the verbs that
+both have. Names and help texts are Ollama's wherever Ollama has the verb or the flag.
 """
 
 from __future__ import annotations
