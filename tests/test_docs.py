@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from test_floors import GRAPH, package, reachable
 
 ROOT = Path(__file__).parent.parent
 PAGES = ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
@@ -73,6 +74,21 @@ def test_the_page_of_test_doubles_lists_every_module() -> None:
 def test_a_missing_path_is_found() -> None:
     text = "`engine/engine.py`, `engine/gone.py`, `engine/`, `gone/`, `families/FAMILY.py`, `a.b`, `x = 1`"
     assert {path for path in named_paths(text) if not exists(path)} == {"engine/gone.py", "gone/"}
+
+
+def test_the_picture_of_the_layers_is_that_of_the_imports() -> None:
+    text = (ROOT / "docs" / "ARCHITECTURE.md").read_text("utf-8").partition("```mermaid")[2].partition("```")[0]
+    drawn = {(a, b) for a, b in re.findall(r"^  (\w+) --> (\w+)$", text, re.MULTILINE) if b != "base"}
+    dotted = set(re.findall(r"^  (\w+) -\. .* \.-> (\w+)$", text, re.MULTILINE))
+    values = {"", "api", "disk", "errors", "net", "runtime", "settings"}
+    name = {"ollama_nb_ext": "ext"}
+    pairs = {(package(module), package(target)) for module, targets in GRAPH.items() for target in targets}
+    real = {(name.get(a, a), name.get(b, b)) for a, b in pairs if a != b and not {a, b} & values}
+    assert drawn <= real, "arrows without an import"
+    graph: dict[str, set[str]] = {}
+    for a, b in drawn | dotted:
+        graph.setdefault(a, set()).add(b)
+    assert [(a, b) for a, b in sorted(real) if b not in reachable(graph, graph.get(a, ()))] == [], "imports not drawn"
 
 
 def test_state_tables_are_those_of_the_modules() -> None:
