@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-from ollama_nb.notebook.widgets.panel import Panel, source
-
-Message = Mapping[str, Any]
+from ollama_nb.notebook.widgets.panel import PageMessage, Panel, source
 
 
 class Activity(Panel):
@@ -15,12 +10,12 @@ class Activity(Panel):
 
     _esm = source("page.js", "activity.js")
 
-    def do_hello(self, message: Message) -> None:
+    def do_hello(self, message: PageMessage) -> None:
         self.work(self._look)
 
     do_look = do_hello
 
-    def do_cancel(self, message: Message) -> None:
+    def do_cancel(self, message: PageMessage) -> None:
         """Cancel a request, if the page could not reach the server itself."""
         self.work(lambda: self._cancel(str(message["id"])))
 

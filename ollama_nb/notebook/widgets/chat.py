@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -23,9 +23,7 @@ from ollama_nb.notebook.widgets.conversation import (
     to_notebook,
 )
 from ollama_nb.notebook.widgets.models import BUNDLED, Pulls, WidgetPull, choices, machine_memory, short
-from ollama_nb.notebook.widgets.panel import Panel, describe, is_local, source
-
-Message = Mapping[str, Any]
+from ollama_nb.notebook.widgets.panel import PageMessage, Panel, describe, is_local, source
 
 
 class Chat(Panel):
@@ -91,36 +89,36 @@ class Chat(Panel):
             raise BadRequest("cells can be inserted in a notebook only")
         shell.set_next_input(self.code(), replace=False)
 
-    def do_hello(self, message: Message) -> None:
+    def do_hello(self, message: PageMessage) -> None:
         """Send the whole state to a new view."""
         self._post_all()
         self.work(self._look)
 
-    def do_send(self, message: Message) -> None:
+    def do_send(self, message: PageMessage) -> None:
         text, images = str(message.get("text", "")), tuple(map(str, message.get("images") or ()))
         if not text.strip() and not images:
             return
         self._start(lambda: self._chat.ask(self.model, text, images))
 
-    def do_again(self, message: Message) -> None:
+    def do_again(self, message: PageMessage) -> None:
         """Regenerate an answer, or replace the question."""
         text = message.get("text")
         self._start(lambda: self._chat.again(int(message["id"]), self.model, text))
 
-    def do_stop(self, message: Message) -> None:
+    def do_stop(self, message: PageMessage) -> None:
         """Stop the answer, if the page could not reach the server itself."""
         with self._lock:
             answering = self._answering
         if answering is not None:
             answering.stop()
 
-    def do_clear(self, message: Message) -> None:
+    def do_clear(self, message: PageMessage) -> None:
         self.do_stop(message)
         with self._lock:
             self._chat.clear()
         self._post_all()
 
-    def do_settings(self, message: Message) -> None:
+    def do_settings(self, message: PageMessage) -> None:
         known = asdict(self._chat.settings)
         changed = replace(self._chat.settings, **{name: message[name] for name in known if name in message})
         changed.think, changed.format = (
@@ -131,22 +129,22 @@ class Chat(Panel):
         if changed.format != "schema" or changed.schema.strip():  # an empty schema is about to be entered
             changed.request()  # raises BadRequest for invalid values, which stay in the form
 
-    def do_model(self, message: Message) -> None:
+    def do_model(self, message: PageMessage) -> None:
         self.model = short(str(message["name"]))
         self.post("models", models=self._models, model=self.model)
 
-    def do_look(self, message: Message) -> None:
+    def do_look(self, message: PageMessage) -> None:
         self.work(self._look)
 
-    def do_pull(self, message: Message) -> None:
+    def do_pull(self, message: PageMessage) -> None:
         name, reference = str(message["name"]), str(message.get("pull") or message["name"])
         pull = WidgetPull(reference, name)
         self.work(lambda: self._pulls.run(pull), on_error=lambda text: self._pulled(name, text))
 
-    def do_stop_pull(self, message: Message) -> None:
+    def do_stop_pull(self, message: PageMessage) -> None:
         (self._pulls.mark_cancelled if message.get("cancelled") else self._pulls.stop)(str(message["name"]))
 
-    def do_export(self, message: Message) -> None:
+    def do_export(self, message: PageMessage) -> None:
         if message.get("as") == "code":
             self.post("copy", text=self.code())
         else:

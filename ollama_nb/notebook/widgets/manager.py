@@ -6,7 +6,7 @@ import contextlib
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,10 @@ from ollama_nb.api.units import human_bytes, human_time
 from ollama_nb.client.client import Client
 from ollama_nb.errors import OllamaError
 from ollama_nb.notebook.widgets.models import SUGGESTED, Pulls, WidgetPull, fit, machine_memory, memory_needed, short
-from ollama_nb.notebook.widgets.panel import Panel, is_local, source
+from ollama_nb.notebook.widgets.panel import PageMessage, Panel, is_local, source
 from ollama_nb.settings import Settings
 from ollama_nb.verbs import actions, present
 
-Message = Mapping[str, Any]
 PARTS = ("parameters", "system", "template", "modelfile", "license")
 
 
@@ -32,15 +31,15 @@ class Models(Panel):
         super().__init__(find_server)
         self._pulls = Pulls(self._find_server, self._pulling, self._pulled)
 
-    def do_hello(self, message: Message) -> None:
+    def do_hello(self, message: PageMessage) -> None:
         self.post("known", models=[_suggestion(model.name, model.size, model.about) for model in SUGGESTED])
         self._pulling(self._pulls.to_page())
         self.do_look(message)
 
-    def do_look(self, message: Message) -> None:
+    def do_look(self, message: PageMessage) -> None:
         self.work(self._look, on_error=lambda text: self.post("lost", text=text))
 
-    def do_pull(self, message: Message) -> None:
+    def do_pull(self, message: PageMessage) -> None:
         name = str(message.get("name", "")).strip()
         if not name:
             return
@@ -48,10 +47,10 @@ class Models(Panel):
         pull = WidgetPull(reference, name, insecure=bool(message.get("insecure")))
         self.work(lambda: self._pulls.run(pull))
 
-    def do_stop_pull(self, message: Message) -> None:
+    def do_stop_pull(self, message: PageMessage) -> None:
         (self._pulls.mark_cancelled if message.get("cancelled") else self._pulls.stop)(str(message["name"]))
 
-    def do_show(self, message: Message) -> None:
+    def do_show(self, message: PageMessage) -> None:
         name = str(message["name"])
 
         def show() -> None:
@@ -62,10 +61,10 @@ class Models(Panel):
 
         self.work(show)
 
-    def do_unload(self, message: Message) -> None:
+    def do_unload(self, message: PageMessage) -> None:
         self.work(lambda: self._unload(str(message["name"])))
 
-    def do_delete(self, message: Message) -> None:
+    def do_delete(self, message: PageMessage) -> None:
         """Delete a model. The page has already asked for confirmation."""
         self.work(lambda: self._delete(str(message["name"])))
 

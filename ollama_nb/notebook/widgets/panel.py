@@ -18,6 +18,9 @@ from ollama_nb.client.connect import connect
 from ollama_nb.errors import ConnectError, OllamaError
 from ollama_nb.net import is_loopback_url
 
+PageMessage = Mapping[str, Any]
+"""A message of the page, without the name of its handler."""
+
 _FOLDER = Path(__file__).parent
 _log = logging.getLogger(__name__)
 
