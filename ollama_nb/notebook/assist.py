@@ -53,7 +53,7 @@ def code(session: MagicsSession, line: Line, cell: str | None) -> Any:
 def code_of(answer: str) -> str:
     """The Python code in an answer: its fenced blocks, or the whole answer if it is valid Python.
 
-    Raises BadRequest if there is none.
+    Raises BadRequest if there is no code.
     """
     found = [
         textwrap.dedent(body).rstrip() for _, language, body in _FENCE.findall(answer) if language.lower() in _PYTHON

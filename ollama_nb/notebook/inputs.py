@@ -87,7 +87,7 @@ def _variable_text(name: str, variables: Mapping[str, Any]) -> str:
 
 
 def images(names: Iterable[str], variables: Mapping[str, Any]) -> list[str]:
-    """The images as base64. Each name is a variable or, if there is none, a path.
+    """The images as base64. Each name is a variable or otherwise a path.
 
     A variable holds a PIL image, a Matplotlib figure or axes, an `IPython.display.Image`, bytes or a path.
     Raises BadRequest for anything else, or a file that cannot be read.

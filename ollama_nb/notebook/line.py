@@ -64,9 +64,9 @@ def shared_options(verb: str, *names: str) -> tuple[Option, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A parsed line: leading words, all values of each option, and the text (None if there is none).
+    """A parsed line: leading words, all values of each option, and the text (None: no text).
 
-    ``stray`` is a known option inside the text, where it has no effect; empty if there is none.
+    ``stray`` is a known option inside the text, where it has no effect; may be empty.
     """
 
     words: tuple[str, ...] = ()
@@ -171,7 +171,7 @@ class _Scanner:
         return _unquoted(quoted)
 
     def stray(self, text: str) -> str:
-        """The first known option in ``text``; empty if there is none, or after ``--``."""
+        """The first known option in ``text``; empty without one, or after ``--``."""
         if self._options_ended:
             return ""
         return next((word for word in text.split() if word.partition("=")[0] in self._known), "")

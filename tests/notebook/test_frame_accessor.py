@@ -56,7 +56,7 @@ def test_determined_answers_are_remembered_also_for_other_tables(echo_server: Ec
     assert echo_server.questions["a"] == 4
 
 
-def test_other_answers_are_drawn_anew_once_a_run_has_finished(echo_server: EchoServer) -> None:
+def test_other_answers_are_sampled_again_after_a_finished_run(echo_server: EchoServer) -> None:
     for times in (1, 2):
         pd.Series(["a"]).ollama.generate(MODEL)
         assert echo_server.questions["a"] == times

@@ -51,7 +51,7 @@ class ChatSettings:
     schema: str = ""
 
     def request(self) -> dict[str, Any]:
-        """The fields of a chat request, without those that are not set. Raises BadRequest."""
+        """The fields of a chat request, as far as they are set. Raises BadRequest."""
         request: dict[str, Any] = {}
         if options := self.options():
             Options.layered(options)
