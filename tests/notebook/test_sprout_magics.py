@@ -105,7 +105,7 @@ def test_the_error_of_a_model_is_shown_in_its_column(magic: Any, pair: tuple[str
     found = magic("%ollama compare tiny nosuch --num-predict 3 Once")
     assert found["tiny"].stats is not None
     assert (found["nosuch"].reason, found["nosuch"].warnings) == ("broken", ("model 'nosuch' not found",))
-    with pytest.raises(UsageError, match="none of the models"):
+    with pytest.raises(UsageError, match="all models failed"):
         magic("%ollama compare nobody nosuch --num-predict 3 Once")
 
 
