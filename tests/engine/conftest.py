@@ -29,7 +29,7 @@ def shared(path: str) -> Iterator[Engine]:
 
 @pytest.fixture
 def engine(shared: Engine) -> Iterator[Engine]:
-    """Whatever a test does, nothing may be left running."""
+    """The shared engine; after a test, no request may be left."""
     yield shared
     assert not shared.busy
     assert shared.counters["busy_slots"] == shared.counters["waiting"] == 0
@@ -45,7 +45,7 @@ def q8_engine(models: Path) -> Iterator[Engine]:
 
 @pytest.fixture(scope="module")
 def plain(path: str) -> Iterator[Engine]:
-    """One sequence and exact arithmetic: the reference for every way to decode faster."""
+    """One sequence in full precision: the reference for everything that makes decoding faster."""
     engine = Engine(EngineConfig(path=path, n_seq=1, **EXACT))
     yield engine
     engine.close()
@@ -61,7 +61,7 @@ def adapter_sets(path: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[A
 
 @pytest.fixture
 def free_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reading takes no time: a prefix on disk is used, however fast a machine computes and however slow it reads."""
+    """Make reading from disk free, so that a stored prefix is always used, on any machine."""
     monkeypatch.setattr("ollama_nb.engine.prefix_cache.READ_DELAY", 0.0)
     rate = property(lambda cache: math.inf, lambda cache, measured: None)
     monkeypatch.setattr(PrefixCache, "_read_rate", rate, raising=False)

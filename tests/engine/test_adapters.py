@@ -1,4 +1,4 @@
-"""Requests with LoRA adapters beside others of the same model: each says what it says alone, and shares no prefix."""
+"""LoRA adapters per request: each request gives the same text as alone, and shares prefixes only within its set."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def load(path: str, **config: Any) -> Engine:
 
 @pytest.fixture(scope="module")
 def expected(path: str, adapter_sets: tuple[Adapters, ...]) -> Iterator[dict[tuple[str, Adapters], str]]:
-    """What each says in an engine that serves no other."""
+    """The reply to each prompt with each set of adapters, in an engine that serves no other request."""
     found = {}
     for adapters in adapter_sets:
         engine = load(path, n_seq=1)
@@ -38,7 +38,7 @@ def expected(path: str, adapter_sets: tuple[Adapters, ...]) -> Iterator[dict[tup
             found[prompt, adapters] = run(engine, ask(prompt, adapters))[0].text
         engine.close()
     assert len({found[PROMPTS[0], adapters] for adapters in adapter_sets}) == len(adapter_sets), (
-        "each changes what is said"
+        "each set changes the reply"
     )
     yield found
 
@@ -48,7 +48,7 @@ def ask(prompt: str, adapters: Adapters = (), **options: Any) -> Request:
 
 
 @pytest.mark.parametrize("drafts", [None, 0])
-def test_in_mixed_traffic_each_says_what_it_says_alone(
+def test_mixed_requests_give_the_same_text_as_alone(
     path: str, adapter_sets: tuple[Adapters, ...], expected: dict[tuple[str, Adapters], str], drafts: int | None
 ) -> None:
     engine = load(path, n_batch=32)
@@ -63,11 +63,11 @@ def test_in_mixed_traffic_each_says_what_it_says_alone(
         for id, request in asked.items():
             text = reply_of(outs, id).text
             assert text == expected[request.prompt, request.adapters]
-    assert engine.counters["cached_tokens"] > 0, "within one set prefixes are shared"
+    assert engine.counters["cached_tokens"] > 0, "prefixes are shared within a set"
     engine.close()
 
 
-def test_a_prefix_is_for_its_adapters_only(path: str, adapter_sets: tuple[Adapters, ...]) -> None:
+def test_a_prefix_is_reused_with_the_same_adapters_only(path: str, adapter_sets: tuple[Adapters, ...]) -> None:
     engine = load(path)
     cached = []
     for adapters in (*adapter_sets, *adapter_sets):
@@ -80,7 +80,7 @@ def test_a_prefix_is_for_its_adapters_only(path: str, adapter_sets: tuple[Adapte
 
 
 @pytest.mark.usefixtures("free_disk")
-def test_a_prefix_on_disk_is_for_its_adapters_only(
+def test_a_prefix_on_disk_is_reused_with_the_same_adapters_only(
     path: str, adapter_sets: tuple[Adapters, ...], tmp_path: Path
 ) -> None:
     disk: dict[str, Any] = {"prefix_folder": str(tmp_path), "prefix_bytes": 1 << 28, "prefix_gain": 0.0}
@@ -99,7 +99,7 @@ def test_a_prefix_on_disk_is_for_its_adapters_only(
     second.close()
 
 
-def test_adapters_that_nobody_uses_do_not_pile_up(
+def test_unused_adapters_are_freed(
     path: str, tmp_path: Path, adapter_sets: tuple[Adapters, ...], expected: dict[tuple[str, Adapters], str]
 ) -> None:
     engine = load(path)
@@ -115,7 +115,7 @@ def test_adapters_that_nobody_uses_do_not_pile_up(
     engine.close()
 
 
-def test_embeddings_are_those_of_their_adapters(path: str, adapter_sets: tuple[Adapters, ...]) -> None:
+def test_embeddings_depend_on_the_adapters(path: str, adapter_sets: tuple[Adapters, ...]) -> None:
     engine = load(path)
     vectors = {adapters: engine.embed(["Once upon a time"], adapters=adapters)[0] for adapters in adapter_sets}
     again = {adapters: engine.embed(["Once upon a time"], adapters=adapters)[0] for adapters in reversed(adapter_sets)}
@@ -125,16 +125,16 @@ def test_embeddings_are_those_of_their_adapters(path: str, adapter_sets: tuple[A
 
 
 def test_sets_of_adapters_take_turns() -> None:
-    """And a prompt of one set does not hold up the replies of another for a whole batch."""
+    """A long prompt with one set does not stall replies with another for a whole batch."""
     scheduler = Scheduler(4, 512)
     one, two = (Adapter("/1"),), (Adapter("/2"),)
-    talking = [Sequence(number, [5, 6, 7], limit=4096, adapters=adapters) for number, adapters in ((1, ()), (2, one))]
-    for seq in talking:
+    replying = [Sequence(number, [5, 6, 7], limit=4096, adapters=adapters) for number, adapters in ((1, ()), (2, one))]
+    for seq in replying:
         scheduler.add(seq)
     scheduler.admit()
-    for _ in talking:
+    for _ in replying:
         scheduler.commit(scheduler.plan())
-    assert [seq.state for seq in talking] == [SequenceState.DECODE] * 2
+    assert [seq.state for seq in replying] == [SequenceState.DECODE] * 2
     scheduler.add(Sequence(3, [8] * 2000, limit=4096, adapters=two))
     scheduler.admit()
     served = []
@@ -182,7 +182,7 @@ def engine(path: str) -> Iterator[Engine]:
 
 
 @pytest.mark.parametrize("name", broken())
-def test_an_adapter_that_cannot_be_used_is_named_with_the_reason(engine: Engine, tmp_path: Path, name: str) -> None:
+def test_an_unusable_adapter_is_reported_with_the_reason(engine: Engine, tmp_path: Path, name: str) -> None:
     data, reason = broken()[name]
     file = tmp_path / f"{name}.gguf"
     file.write_bytes(data)
@@ -193,6 +193,6 @@ def test_an_adapter_that_cannot_be_used_is_named_with_the_reason(engine: Engine,
         engine.embed(["a"], adapters=(Adapter(str(file)),))
 
 
-def test_an_adapter_that_is_gone_is_named(engine: Engine, tmp_path: Path) -> None:
+def test_a_missing_adapter_is_reported(engine: Engine, tmp_path: Path) -> None:
     failed = run(engine, ask("Once upon a time", (Adapter(str(tmp_path / "gone.gguf")),)))[0].failure
     assert "gone.gguf" in failed.message

@@ -1,4 +1,4 @@
-"""Embeddings against a reference computed without llama.cpp."""
+"""Embeddings compared with a reference computed without llama.cpp."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def test_vectors_equal_the_reference(minilm: Engine, reference: dict[str, Any]) 
         assert cosine >= (0.999 if entry["text"] else 0.998), entry["text"]
 
 
-def test_company_changes_no_vector(minilm: Engine) -> None:
-    """But for rounding: attention over another batch shape adds up in another order, in half precision."""
+def test_vectors_do_not_depend_on_the_batch(minilm: Engine) -> None:
+    """Except for rounding: in another batch shape, attention sums in another order, in half precision."""
     texts = [f"text number {n} " * (n % 20) for n in range(60)]
     together, _ = minilm.embed(texts)
     for at in (0, 13, 19, 59):
@@ -44,10 +44,10 @@ def test_company_changes_no_vector(minilm: Engine) -> None:
         assert float(alone[0] @ together[at]) > 0.999
 
 
-def test_a_long_input_is_cut_or_refused(minilm: Engine) -> None:
+def test_a_long_input_is_truncated_or_refused(minilm: Engine) -> None:
     long = "cat " * 2000
     _, tokens = minilm.embed([long])
-    assert tokens == 512, "the trained context, [CLS] and [SEP] among it"
+    assert tokens == 512, "the trained context, including [CLS] and [SEP]"
     cut, cut_tokens = minilm.embed([long], num_ctx=16)
     same, _ = minilm.embed(["cat " * 14])
     assert cut_tokens == 16 and float(cut[0] @ same[0]) > 0.9999
@@ -62,7 +62,7 @@ def test_raw_vectors_are_not_of_unit_length(minilm: Engine) -> None:
     np.testing.assert_allclose(raw / np.linalg.norm(raw), unit, rtol=1e-5, atol=1e-6)
 
 
-def test_an_embedding_model_says_that_it_cannot_generate(minilm: Engine) -> None:
+def test_an_embedding_model_refuses_to_generate(minilm: Engine) -> None:
     minilm.submit(Request(id=5, prompt="hello"))
     (last,) = minilm.step()
     assert isinstance(last, FailOut) and last.status == 400 and not minilm.busy

@@ -1,4 +1,4 @@
-"""The engine on a real small model: exact text, company, prefixes, limits, stops, cancel."""
+"""The engine with a small real model: exact text, concurrent requests, prefixes, limits, stop strings."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def test_greedy_text_equals_the_reference(engine: Engine, reference: dict[str, A
         assert reply.text == expected["text"]
         assert list(reply.done.tokens) == expected["prompt_tokens"][1:] + expected["tokens"]
         assert (reply.done.reason, reply.done.prompt_tokens) == ("length", len(expected["prompt_tokens"]))
-        told = [text.prompt_tokens for text in reply.texts]
-        assert told == [len(expected["prompt_tokens"])] + [0] * (len(told) - 1)
+        counts = [text.prompt_tokens for text in reply.texts]
+        assert counts == [len(expected["prompt_tokens"])] + [0] * (len(counts) - 1)
 
 
-def test_eight_at_once_say_what_each_says_alone(path: str, reference: dict[str, Any]) -> None:
+def test_eight_concurrent_requests_give_the_same_text_as_alone(path: str, reference: dict[str, Any]) -> None:
     engine = Engine(EngineConfig(path=path, n_ctx=512, n_seq=8, n_threads=1))
     greedy = reference["stories260K"]["greedy"]
     requests = [ask(greedy[n % 3]["prompt"], num_predict=64) for n in range(8)]
@@ -42,8 +42,8 @@ def test_eight_at_once_say_what_each_says_alone(path: str, reference: dict[str, 
     engine.close()
 
 
-def test_any_schedule_gives_the_text_of_a_lone_request(path: str, reference: dict[str, Any]) -> None:
-    """Few slots, long and short prompts with shared beginnings, cancels in every state, small batches."""
+def test_any_schedule_gives_the_text_of_a_request_alone(path: str, reference: dict[str, Any]) -> None:
+    """Few slots, long and short prompts with shared prefixes, cancels in every state, small batches."""
     prompts = [entry["prompt"] for entry in reference["stories260K"]["greedy"]]
     prompts += [prompts[0] + ", there was a little girl named Lily." * n for n in (1, 2, 6)]
     alone = Engine(EngineConfig(path=path, n_ctx=512, n_seq=1, n_threads=1))
@@ -70,7 +70,7 @@ def test_any_schedule_gives_the_text_of_a_lone_request(path: str, reference: dic
     crowd.close()
 
 
-def test_a_seed_gives_the_same_alone_and_in_company(engine: Engine) -> None:
+def test_a_seed_gives_the_same_text_alone_and_in_a_batch(engine: Engine) -> None:
     seeded = {"options": Options(seed=42, temperature=1.0), "num_predict": 30}
     (alone,) = run(engine, ask(**seeded))
     together = run(engine, ask(**seeded), ask("The dog", **seeded), ask(**seeded), ask("Tom", options=Options()))
@@ -81,7 +81,7 @@ def test_a_seed_gives_the_same_alone_and_in_company(engine: Engine) -> None:
 # Prefixes
 
 
-def test_a_known_beginning_is_not_computed_again(engine: Engine, reference: dict[str, Any]) -> None:
+def test_a_cached_prefix_is_not_computed_again(engine: Engine, reference: dict[str, Any]) -> None:
     expected = reference["stories260K"]["greedy"][0]
     prompt = expected["prompt"] + expected["text"][:60]
     (cold,) = run(engine, ask(prompt, num_predict=20))
@@ -92,7 +92,7 @@ def test_a_known_beginning_is_not_computed_again(engine: Engine, reference: dict
     assert longer.done.cached_tokens > warm.done.prompt_tokens - 5
 
 
-def test_eight_requests_read_their_common_beginning_once(path: str) -> None:
+def test_a_common_prefix_of_eight_requests_is_read_once(path: str) -> None:
     engine = Engine(EngineConfig(path=path, n_ctx=512, n_seq=8, n_threads=1))
     story = "Lily saw a big red ball in the park. " * 10
     requests = [ask(story + name, num_predict=5) for name in ("Tom", "Ann", "Max", "Sue", "Ben", "Tim", "Mia", "Dad")]
@@ -103,16 +103,16 @@ def test_eight_requests_read_their_common_beginning_once(path: str) -> None:
     engine.close()
 
 
-# Ends
+# Finish reasons
 
 
-def test_the_model_stops_by_itself(engine: Engine) -> None:
+def test_an_end_token_ends_the_reply(engine: Engine) -> None:
     (reply,) = run(engine, ask(num_predict=-1))
-    assert (reply.done.reason, reply.done.output_tokens) == ("stop", 342), "341 tokens and the one that ends it"
+    assert (reply.done.reason, reply.done.output_tokens) == ("stop", 342), "341 tokens and the end token"
     assert "<s>" not in reply.text
 
 
-def test_stop_strings_end_the_text_before_them(engine: Engine) -> None:
+def test_the_text_ends_before_a_stop_string(engine: Engine) -> None:
     (plain,) = run(engine, ask(num_predict=64))
     (reply,) = run(engine, ask(num_predict=64, stop=("the park", "nowhere")))
     assert reply.done.reason == "stop"
@@ -120,7 +120,7 @@ def test_stop_strings_end_the_text_before_them(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize(("num_predict", "tokens"), [(0, 0), (1, 1), (7, 7)])
-def test_a_reply_is_as_long_as_asked(engine: Engine, num_predict: int, tokens: int) -> None:
+def test_num_predict_limits_the_reply(engine: Engine, num_predict: int, tokens: int) -> None:
     (reply,) = run(engine, ask(num_predict=num_predict))
     assert (reply.done.reason, reply.done.output_tokens) == ("length", tokens)
     assert reply.done.prompt_tokens == 5 and reply.done.prompt_seconds > 0
@@ -131,22 +131,22 @@ def test_without_a_shift_a_full_context_ends_the_reply(engine: Engine) -> None:
     assert (reply.done.reason, reply.done.prompt_tokens + reply.done.output_tokens) == ("length", 40)
 
 
-def test_with_a_shift_the_reply_goes_on(engine: Engine) -> None:
+def test_with_a_shift_the_reply_continues(engine: Engine) -> None:
     shifts = engine.counters["shifts"]
     (reply,) = run(engine, ask(num_ctx=40, num_predict=120, options=Options(seed=3, temperature=0.7)))
     assert reply.done.output_tokens > 60 or reply.done.reason == "stop"
     assert engine.counters["shifts"] > shifts
     (again,) = run(engine, ask(num_predict=64))
-    assert again.text.startswith(", there was a little girl named Lily"), "a shifted window is nobody's prefix"
+    assert again.text.startswith(", there was a little girl named Lily"), "a shifted window is not reused as a prefix"
 
 
-def test_open_ended_is_bounded(engine: Engine) -> None:
+def test_a_reply_without_num_predict_is_limited(engine: Engine) -> None:
     (reply,) = run(engine, ask("a", num_ctx=8, num_keep=0, presence_penalty=1.0, repeat_last_n=3))
     assert reply.done.output_tokens <= 80
 
 
-def test_a_loop_ends(engine: Engine) -> None:
-    """A presence reward makes the model repeat one token for ever."""
+def test_endless_repetition_ends_the_reply(engine: Engine) -> None:
+    """A negative presence penalty makes the model repeat one token."""
     (reply,) = run(engine, ask(presence_penalty=-500.0, repeat_last_n=1))
     assert reply.done.reason == "length" and 30 < reply.done.output_tokens < 60
 
@@ -170,26 +170,28 @@ def test_a_long_prompt_is_refused_when_nothing_may_be_dropped(engine: Engine, fl
     assert reply.failure.message.startswith("the prompt is longer than the context length currently available")
 
 
-def test_num_ctx_is_at_most_what_was_loaded(engine: Engine) -> None:
+def test_num_ctx_is_limited_by_the_loaded_context(engine: Engine) -> None:
     (reply,) = run(engine, ask(LONG, num_ctx=1 << 40, num_predict=1))
     assert reply.done.prompt_tokens < 512
 
 
-def test_a_written_bos_is_not_doubled(engine: Engine) -> None:
+def test_a_bos_in_the_prompt_is_not_doubled(engine: Engine) -> None:
     plain, written = run(engine, ask(num_predict=9), ask("<s>Once upon a time", num_predict=9))
     assert (written.text, written.done.prompt_tokens) == (plain.text, plain.done.prompt_tokens)
     once, (bos, *rest) = engine.tokenize("<s>Once"), engine.tokenize("Once")
     assert once == [bos, *rest]
-    assert engine.tokenize("<s><s>Once") == [bos, *engine.tokenize("<s>Once", add_special=False)], "the text's own"
+    assert engine.tokenize("<s><s>Once") == [bos, *engine.tokenize("<s>Once", add_special=False)], (
+        "the second BOS belongs to the text"
+    )
     assert bos not in engine.tokenize("<s>Once", parse_special=False)[1:]
 
 
-def test_an_empty_prompt_is_the_beginning_of_a_text(engine: Engine) -> None:
+def test_an_empty_prompt_starts_a_text(engine: Engine) -> None:
     (reply,) = run(engine, ask("", num_predict=8))
     assert reply.done.prompt_tokens == 1 and reply.text
 
 
-def test_tokens_can_be_given(engine: Engine, reference: dict[str, Any]) -> None:
+def test_a_prompt_can_be_given_as_tokens(engine: Engine, reference: dict[str, Any]) -> None:
     expected = reference["stories260K"]["greedy"][0]
     (reply,) = run(engine, ask("", tokens=tuple(expected["prompt_tokens"]), num_predict=64))
     assert reply.text == expected["text"]
@@ -207,16 +209,16 @@ def test_tokens_can_be_given(engine: Engine, reference: dict[str, Any]) -> None:
     ],
     ids=["unknown token", "negative token", "NaN", "negative penalty", "too many stops", "bad format"],
 )
-def test_what_makes_no_sense_is_refused(engine: Engine, request_: Request) -> None:
+def test_invalid_requests_are_refused(engine: Engine, request_: Request) -> None:
     (reply,) = run(engine, msgspec.structs.replace(request_, id=next(ids)))
     assert reply.failure.status == 400
 
 
-def test_bytes_of_other_scripts_come_out_as_whole_characters(
+def test_a_character_of_several_tokens_is_reported_once_complete(
     engine: Engine, reference: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """This vocabulary writes Chinese byte by byte; the model is made to say 你好."""
-    script = engine.tokenize("你好", add_special=False)[1:]  # without the blank in front
+    """This vocabulary has a token for each byte of a Chinese character; the logits force 你好."""
+    script = engine.tokenize("你好", add_special=False)[1:]  # without the leading space
     context = engine._context
     assert context is not None and len(script) == 6
 
@@ -237,25 +239,27 @@ def test_tokens_and_back(engine: Engine, text: str) -> None:
     assert engine.detokenize(engine.tokenize(text, add_special=False)) == text
 
 
-def test_tokens_that_are_none_give_no_text(engine: Engine) -> None:
+def test_invalid_tokens_give_no_text(engine: Engine) -> None:
     assert engine.detokenize([-1, 99999]) == ""
 
 
 # Log probabilities
 
 
-def test_logprobs_are_those_of_the_model(engine: Engine) -> None:
+def test_logprobs_are_the_probabilities_of_the_model(engine: Engine) -> None:
     (reply,) = run(engine, ask(num_predict=12, logprobs=3))
     assert len(reply.logprobs) == 12
     assert b"".join(prob.token for prob in reply.logprobs).decode() == reply.text
     for prob in reply.logprobs:
         assert len(prob.top) == 3
-        assert (prob.top[0].token, prob.top[0].logprob) == (prob.token, prob.logprob), "greedy takes the likeliest"
+        assert (prob.top[0].token, prob.top[0].logprob) == (prob.token, prob.logprob), (
+            "greedy decoding takes the most likely token"
+        )
         assert -20 < prob.top[2].logprob <= prob.top[1].logprob <= prob.logprob <= 0
         assert sum(math.exp(top.logprob) for top in prob.top) <= 1.0001
 
 
-def test_logprobs_without_others_and_none_at_all(engine: Engine) -> None:
+def test_logprobs_without_top_tokens_and_without_logprobs(engine: Engine) -> None:
     bare, off = run(engine, ask(num_predict=4, logprobs=0), ask(num_predict=4))
     assert [prob.top for prob in bare.logprobs] == [()] * 4 and off.logprobs == []
     assert bare.text == off.text
@@ -271,7 +275,7 @@ def test_facts(engine: Engine) -> None:
     assert facts.size > 1_000_000 and "llama-cpp-python" in facts.build
 
 
-def test_a_vocabulary_alone_counts_tokens(path: str) -> None:
+def test_a_vocabulary_alone_can_tokenize(path: str) -> None:
     engine = Engine(EngineConfig(path=path, vocab_only=True))
     assert engine.tokenize("Once upon a time") == [1, 403, 407, 261, 378]
     assert engine.detokenize([403, 407, 261, 378]) == "Once upon a time"

@@ -1,4 +1,4 @@
-"""All that makes replies faster or different, at once: adapters, drafts, kept prefixes, shifts, formats, logprobs.
+"""All features together: adapters, drafts, the prefix cache on disk, shifts, formats, logprobs.
 
 Rule: a reply is what the same request gives in an engine that drafts nothing, keeps nothing and serves no other.
 """
@@ -32,7 +32,7 @@ WAYS: tuple[tuple[dict[str, Any], dict[str, Any]], ...] = (
     ({"num_predict": 60}, {"format": CHOICES}),
     ({"num_predict": 60, "stop": ('",',)}, {"format": TEXTS, "logprobs": 1}),
 )
-"""The second and the third drop half of their window again and again; the last one ends within its format."""
+"""The second and the third shift their window repeatedly; the last one ends within its format."""
 
 pytestmark = pytest.mark.usefixtures("free_disk")
 Answer = tuple[str, str, tuple[int, ...], list[TokenProb]]
@@ -55,7 +55,7 @@ def alone(path: str) -> Callable[[Request], Answer]:
 
 @pytest.fixture
 def load(path: str, models: Path, tmp_path: Path) -> Iterator[Callable[[], Engine]]:
-    """Engines with a draft model whose guesses cost nothing, and one folder of kept prefixes."""
+    """Engines with a draft model that takes no time, and one folder for the prefix cache."""
     made: list[Engine] = []
 
     def load() -> Engine:
@@ -85,7 +85,7 @@ def same(mine: Answer, expected: Answer) -> bool:
 
 
 def alike(mine: list[TokenProb], expected: list[TokenProb]) -> bool:
-    """The same tokens, as probable up to rounding; of the likeliest, near ties may change places."""
+    """Whether tokens and log probabilities are equal up to rounding; near ties among the top tokens may be swapped."""
     return [prob.token for prob in mine] == [prob.token for prob in expected] and all(
         [one.logprob, *(top.logprob for top in one.top)]
         == pytest.approx([other.logprob, *(top.logprob for top in other.top)], abs=1e-3)
@@ -105,10 +105,10 @@ def ask(dice: random.Random, adapter_sets: tuple[Adapters, ...]) -> Request:
     )
 
 
-def test_whatever_comes_together_each_says_what_it_says_alone(
+def test_concurrent_requests_give_the_same_text_as_alone(
     load: Callable[[], Engine], alone: Callable[[Request], Answer], adapter_sets: tuple[Adapters, ...]
 ) -> None:
-    """Cancelled at any time, a reply is a beginning of it. The second engine finds the first one's prefixes."""
+    """A cancelled reply is a prefix of the full one. The second engine finds the prefixes of the first."""
     for seed in range(2):
         engine, dice = load(), random.Random(seed)
         asked: dict[int, Request] = {}

@@ -1,4 +1,4 @@
-"""The door to llama.cpp: what it refuses, and that its memory operations do what they say."""
+"""The llama.cpp wrappers: errors instead of aborts, and memory operations with real contexts."""
 
 from __future__ import annotations
 
@@ -55,19 +55,19 @@ def test_a_truncated_model_is_explained(tmp_path: Path, models: Path) -> None:
         LlamaModel(str(path))
 
 
-def test_a_missing_file_is_named() -> None:
+def test_a_missing_file_is_reported() -> None:
     with pytest.raises(LoadError, match=r"no such file: /nowhere\.gguf"):
         LlamaModel("/nowhere.gguf")
 
 
-def test_another_build_is_refused_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_release_is_refused_with_the_command_to_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(llama_cpp, "__version__", "0.2.0")
     native.start.cache_clear()
     with pytest.raises(LoadError, match=r"pip install llama-cpp-python==0\.3\.36"):
         LlamaModel("/nowhere.gguf")
 
 
-def test_an_adapter_that_is_none_is_named(model: LlamaModel, tmp_path: Path) -> None:
+def test_an_invalid_adapter_is_reported(model: LlamaModel, tmp_path: Path) -> None:
     path = tmp_path / "adapter.gguf"
     path.write_bytes(b"nothing")
     with pytest.raises(BadRequest, match=r"cannot use the adapter adapter\.gguf: .*GGUF"):
@@ -83,13 +83,13 @@ def test_shared_cells_continue_like_the_original(model: LlamaModel, context: Con
     assert context.extent(1) == (0, len(tokens) - 1)
 
 
-def test_cells_that_are_not_there_cannot_be_shared(context: Context) -> None:
+def test_missing_cells_cannot_be_shared(context: Context) -> None:
     read(context, 0, [3, 4, 5])
     assert not context.share(0, 1, 9) and context.extent(1) == (-1, -1)
     assert not context.share(2, 1, 3)
 
 
-def test_a_cut_goes_back_in_time(model: LlamaModel, context: Context) -> None:
+def test_a_cut_restores_the_earlier_state(model: LlamaModel, context: Context) -> None:
     tokens = model.tokenize("Once upon a time")
     before = read(context, 0, tokens)
     read(context, 0, [403, 407], len(tokens))
@@ -105,7 +105,7 @@ def test_a_shift_closes_the_gap(context: Context) -> None:
     read(context, 0, [5], 12)
 
 
-def test_a_shift_leaves_shared_cells_to_the_others(model: LlamaModel, context: Context) -> None:
+def test_a_shift_does_not_change_shared_cells(model: LlamaModel, context: Context) -> None:
     tokens = model.tokenize("Once upon a time, there was a little girl who had a dog")
     read(context, 0, tokens)
     before = read(context, 2, tokens)
@@ -116,7 +116,7 @@ def test_a_shift_leaves_shared_cells_to_the_others(model: LlamaModel, context: C
     assert context.shift(0, 2, 4) and context.extent(0) == context.extent(1)
 
 
-def test_a_full_memory_says_so(context: Context) -> None:
+def test_a_full_cache_is_reported(context: Context) -> None:
     read(context, 0, [3] * 128)
     read(context, 0, [3] * 128, 128)
     context.tokens[0], context.positions[0], context.sequences[0] = 3, 256, 0
@@ -127,7 +127,7 @@ def test_an_abort_stops_the_decode_until_rearmed(context: Context) -> None:
     context.abort()
     context.tokens[:64], context.positions[:64], context.sequences[:64] = 3, np.arange(64), 0
     assert context.decode(64) is DecodeStatus.ABORTED
-    assert context.extent(0) == (-1, -1), "its cells were given back"
+    assert context.extent(0) == (-1, -1), "its cells are free again"
     context.rearm()
     assert context.decode(64) is DecodeStatus.DONE
 
@@ -139,12 +139,12 @@ def test_a_gap_is_invalid(context: Context) -> None:
 
 
 @pytest.mark.parametrize("count", [0, 129])
-def test_a_batch_of_no_or_too_many_rows_never_reaches_native_code(context: Context, count: int) -> None:
+def test_an_empty_or_oversized_batch_is_refused(context: Context, count: int) -> None:
     with pytest.raises(ValueError, match="n_batch is 128"):
         context.decode(count)
 
 
-def test_closing_twice_is_closing_once(models: Path) -> None:
+def test_closing_twice_is_safe(models: Path) -> None:
     model = LlamaModel(str(models / "stories260K-q8_0.gguf"))
     context = Context(model, cells=256, n_seq=1, n_batch=32, n_ubatch=32, n_threads=1)
     for _ in range(2):

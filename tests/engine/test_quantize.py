@@ -1,4 +1,4 @@
-"""Every type that is offered can be made without an importance matrix, and every one that is refused cannot."""
+"""Supported types can be made without an importance matrix; refused types cannot."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from ollama_nb.store import quantization
 from ollama_nb.store.gguf import read_gguf
 from ollama_nb.store.quantization import FILE_TYPES
 
-WIDTH = 256
-"""Of a whole block of the K types."""
+WIDTH = 256  # of a full block of the K types
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +46,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", quantization.SUPPORTED)
-def test_what_is_offered_can_be_made(name: str, weights: Path, tmp_path: Path) -> None:
+def test_supported_types_can_be_made(name: str, weights: Path, tmp_path: Path) -> None:
     target = tmp_path / "out.gguf"
     seen: list[tuple[int, int]] = []
     quantize(str(weights), str(target), quantization.file_type_number(name), lambda *step: seen.append(step), threads=1)
@@ -58,7 +57,7 @@ def test_what_is_offered_can_be_made(name: str, weights: Path, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("name", sorted(quantization.NEED_IMPORTANCE))
-def test_what_needs_an_importance_matrix_is_refused_by_name(name: str, weights: Path, tmp_path: Path) -> None:
+def test_types_that_need_an_importance_matrix_are_refused(name: str, weights: Path, tmp_path: Path) -> None:
     with pytest.raises(BadRequest, match=f"^{name} requires an importance matrix"):
         quantization.parse_type(name.lower())
     number = next(number for number, other in FILE_TYPES.items() if other == name)
@@ -66,7 +65,7 @@ def test_what_needs_an_importance_matrix_is_refused_by_name(name: str, weights: 
         quantize(str(weights), str(tmp_path / "out.gguf"), number, lambda *step: None, threads=1)
 
 
-def test_tensors_that_stay_finer(weights: Path, tmp_path: Path) -> None:
+def test_kept_tensor_types_override_the_file_type(weights: Path, tmp_path: Path) -> None:
     target = tmp_path / "out.gguf"
     kept = {r"attn_(q|k)\.": 8, r"^output\.": 1}
     quantize(
@@ -81,23 +80,23 @@ def test_tensors_that_stay_finer(weights: Path, tmp_path: Path) -> None:
     ("asked", "name"),
     [("q4_k", "Q4_K_M"), ("Q4_K_M", "Q4_K_M"), ("q3_K", "Q3_K_M"), ("f16", "F16"), ("iq4_xs", "IQ4_XS")],
 )
-def test_names_in_any_case_and_short(asked: str, name: str) -> None:
+def test_type_names_are_accepted_in_any_case_and_short(asked: str, name: str) -> None:
     assert quantization.parse_type(asked) == name
 
 
 @pytest.mark.parametrize("asked", ["", "Q9", "COPY", "NVFP4", "q4-k-m", "全"])
-def test_names_that_are_none(asked: str) -> None:
+def test_unknown_type_names_are_refused(asked: str) -> None:
     with pytest.raises(BadRequest, match=f"unsupported quantization type {asked} - supported types are F32, F16, Q4_0"):
         quantization.parse_type(asked)
 
 
-def test_which_tensors_stay_finer_depends_on_the_architecture() -> None:
+def test_kept_tensor_types_depend_on_the_architecture() -> None:
     assert r"nextn\.eh_proj" in quantization.type_overrides("Q4_K_M", "qwen35")
     assert quantization.type_overrides("Q4_0", "qwen35").keys() == quantization.type_overrides("Q4_K_M", "llama").keys()
     assert quantization.type_overrides("F16", "qwen35") == {}
 
 
-def test_a_file_that_is_none(tmp_path: Path) -> None:
+def test_an_invalid_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.gguf").write_bytes(b"nonsense")
     with pytest.raises(LoadError, match="cannot write the model: "):
         quantize(str(tmp_path / "x.gguf"), str(tmp_path / "y.gguf"), 2, lambda *step: None)

@@ -1,4 +1,4 @@
-"""Scores of a cross-encoder against NumPy."""
+"""Scores of a cross-encoder compared with a NumPy implementation."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def test_scores_equal_the_reference(ranker: Engine) -> None:
     scores, tokens = ranker.rank(QUERY, DOCUMENTS)
     assert scores.dtype == np.float32
     np.testing.assert_allclose(scores, expected, atol=5e-3)
-    assert max(expected) - min(expected) > 0.2, "the test would notice a wrong order"
+    assert max(expected) - min(expected) > 0.2, "a wrong order would fail the test"
     assert tokens == sum(len(f"{QUERY} {document}".split()) + 3 for document in DOCUMENTS)
     assert ranker.facts.pooling == "rank"
 
 
-def test_a_pair_is_written_as_the_model_says(tmp_path: Path) -> None:
+def test_a_pair_is_written_with_the_template_of_the_model(tmp_path: Path) -> None:
     path = TinyRanker().write(tmp_path / "ranker.gguf", template="[CLS] {query} is [SEP] {document} [SEP]")
     ranker = Engine(EngineConfig(path=str(path), n_ctx=512, n_threads=1))
     scores, _ = ranker.rank("the sky", ["blue {query}", "green " * 100])
@@ -44,7 +44,7 @@ def test_a_pair_is_written_as_the_model_says(tmp_path: Path) -> None:
     ranker.close()
 
 
-def test_many_documents_in_company_and_alone(ranker: Engine) -> None:
+def test_many_documents_together_and_alone(ranker: Engine) -> None:
     many = DOCUMENTS * 30
     scores, _ = ranker.rank(QUERY, many)
     for at in (0, 100, 209):
@@ -52,7 +52,7 @@ def test_many_documents_in_company_and_alone(ranker: Engine) -> None:
     assert ranker.rank(QUERY, [])[0].shape == (0,)
 
 
-def test_a_long_document_is_cut_and_a_long_query_refused(ranker: Engine) -> None:
+def test_a_long_document_is_truncated_and_a_long_query_refused(ranker: Engine) -> None:
     (score,), tokens = ranker.rank("sky", ["blue " * 1000])
     assert tokens == RANKER_CONTEXT
     assert score == pytest.approx(TinyRanker().score("sky", "blue " * (RANKER_CONTEXT - 4)), abs=5e-3)
@@ -62,7 +62,7 @@ def test_a_long_document_is_cut_and_a_long_query_refused(ranker: Engine) -> None
             ranker.rank(query, ["blue"])
 
 
-def test_who_ranks_does_not_embed_and_the_other_way_round(ranker: Engine, models: Path) -> None:
+def test_rankers_do_not_embed_and_embedders_do_not_rank(ranker: Engine, models: Path) -> None:
     with pytest.raises(BadRequest, match="cannot make embeddings: use /api/rerank"):
         ranker.embed(["x"])
     minilm = Engine(EngineConfig(path=str(models / "all-MiniLM-L6-v2-q8_0.gguf"), n_ctx=64, n_threads=1))

@@ -1,4 +1,4 @@
-"""The scheduler as stories: requests come, steps pass, and the invariants hold after each of them."""
+"""Simulations of the scheduler: requests arrive, steps run, and invariants are checked after each step."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from ollama_nb.engine.sequence import Sequence, SequenceState
 from ollama_nb.engine.slots import Cut, MemoryOp, Share, Shift
 
 
-class Story:
-    """A scheduler with a model of the memory that its decisions would have made."""
+class Simulation:
+    """A scheduler with a model of the KV cache, to which its memory operations are applied."""
 
     def __init__(self, n_slots: int = 2, n_batch: int = 64, *, chunk: int = 16, **facts: bool) -> None:
         self.scheduler = Scheduler(n_slots, n_batch, chunk=chunk, **facts)
@@ -22,13 +22,13 @@ class Story:
         self.memory: list[list[int]] = [[] for _ in range(n_slots)]
         self.ops: list[MemoryOp] = []
 
-    def arrives(self, id: int, tokens: list[int], **limits: int) -> Sequence:
+    def arrive(self, id: int, tokens: list[int], **limits: int) -> Sequence:
         seq = Sequence(id, list(tokens), limit=limits.pop("limit", 10_000), **limits)
         self.scheduler.add(seq)
         return seq
 
     def step(self) -> Batch:
-        """Admit, plan, read, and let every reply grow by one token."""
+        """Admit, plan, read the batch, and add a token to every reply."""
         self.ops = self.scheduler.admit()
         self.apply(self.ops)
         batch = self.scheduler.plan()
@@ -46,11 +46,11 @@ class Story:
     def grow(self, seq: Sequence) -> None:
         seq.append(1000 + seq.n_new)
         if seq.n_new >= seq.max_new:
-            self.leaves(seq)
+            self.leave(seq)
         elif seq.full:
             self.apply(self.scheduler.shift(seq))
 
-    def leaves(self, seq: Sequence) -> None:
+    def leave(self, seq: Sequence) -> None:
         self.apply(self.scheduler.remove(seq))
 
     def apply(self, ops: list[MemoryOp]) -> None:
@@ -58,7 +58,7 @@ class Story:
             if isinstance(op, Cut):
                 del self.memory[op.slot][op.start :]
             elif isinstance(op, Share):
-                assert not self.memory[op.target], "only an empty slot can take a share"
+                assert not self.memory[op.target], "only an empty slot can share cells"
                 assert len(self.memory[op.source]) >= op.count
                 self.memory[op.target] = self.memory[op.source][: op.count]
             else:
@@ -71,10 +71,10 @@ class Story:
         assert all(chunk.size > 0 and chunk.start == chunk.seq.n_past for chunk in batch.chunks)
         assert all(chunk.output == (chunk.size == chunk.seq.pending) for chunk in batch.chunks)
         owners = [slot.owner for slot in scheduler.slots.slots if slot.owner is not None]
-        assert sorted(map(id, owners)) == sorted(map(id, scheduler.running)), "one slot for each that runs"
+        assert sorted(map(id, owners)) == sorted(map(id, scheduler.running)), "one slot for each running sequence"
         assert all(slot.owner is None or slot.owner.slot == slot.index for slot in scheduler.slots.slots)
         for seq in scheduler.running:
-            assert self.memory[seq.slot] == seq.tokens[: seq.n_past], "memory holds what the sequence thinks"
+            assert self.memory[seq.slot] == seq.tokens[: seq.n_past], "memory holds the tokens that the sequence tracks"
             assert len(seq.tokens) <= seq.limit
             assert seq.pending >= 1
         for seq in scheduler.waiting:
@@ -89,199 +89,202 @@ def text(start: int, length: int) -> list[int]:
 
 
 def test_a_lone_prompt_uses_the_whole_batch() -> None:
-    story = Story(n_batch=64)
-    seq = story.arrives(1, text(0, 100))
-    assert story.step() == Batch([BatchChunk(seq, 0, 64, False)], 0)
-    assert story.step() == Batch([BatchChunk(seq, 64, 36, True)], 0)
-    assert story.step() == Batch([BatchChunk(seq, 100, 1, True)], 1)
+    simulation = Simulation(n_batch=64)
+    seq = simulation.arrive(1, text(0, 100))
+    assert simulation.step() == Batch([BatchChunk(seq, 0, 64, False)], 0)
+    assert simulation.step() == Batch([BatchChunk(seq, 64, 36, True)], 0)
+    assert simulation.step() == Batch([BatchChunk(seq, 100, 1, True)], 1)
 
 
 def test_a_long_prompt_does_not_stall_a_running_reply() -> None:
-    story = Story(n_batch=64, chunk=16)
-    first = story.arrives(1, text(0, 4))
-    story.step()
-    second = story.arrives(2, text(500, 100))
+    simulation = Simulation(n_batch=64, chunk=16)
+    first = simulation.arrive(1, text(0, 4))
+    simulation.step()
+    second = simulation.arrive(2, text(500, 100))
     for _ in range(6):
-        batch = story.step()
+        batch = simulation.step()
         assert batch.chunks[0] == BatchChunk(first, batch.chunks[0].start, 1, True)
         assert batch.chunks[1].seq is second
-        assert batch.size == 16, "a full block of rows, the chunk at most"
+        assert batch.size == 16, "full blocks of rows, at most the chunk"
 
 
 def test_a_short_prompt_overtakes_a_long_one() -> None:
-    story = Story(n_batch=64, chunk=16)
-    long = story.arrives(1, text(0, 1000))
-    story.step()
-    short = story.arrives(2, text(5000, 20))
-    assert story.first_output_of(short) == 1
+    simulation = Simulation(n_batch=64, chunk=16)
+    long = simulation.arrive(1, text(0, 1000))
+    simulation.step()
+    short = simulation.arrive(2, text(5000, 20))
+    assert simulation.first_output_of(short) == 1
     assert long.state is SequenceState.PREFILL
 
 
-def test_shares_left_by_short_prompts_go_to_longer_ones() -> None:
-    story = Story(n_slots=3, n_batch=60)
-    a, b, c = (story.arrives(id, text(id * 1000, size)) for id, size in ((1, 4), (2, 100), (3, 100)))
-    assert {chunk.seq.id: chunk.size for chunk in story.step().chunks} == {a.id: 4, b.id: 28, c.id: 28}
+def test_longer_prompts_get_the_unused_share_of_short_ones() -> None:
+    simulation = Simulation(n_slots=3, n_batch=60)
+    a, b, c = (simulation.arrive(id, text(id * 1000, size)) for id, size in ((1, 4), (2, 100), (3, 100)))
+    assert {chunk.seq.id: chunk.size for chunk in simulation.step().chunks} == {a.id: 4, b.id: 28, c.id: 28}
 
 
-def test_everyone_gets_on_when_the_batch_is_nearly_full_of_replies() -> None:
-    story = Story(n_slots=4, n_batch=5, chunk=16)
+def test_a_prompt_progresses_beside_many_replies() -> None:
+    simulation = Simulation(n_slots=4, n_batch=5, chunk=16)
     for id in range(3):
-        story.arrives(id, text(id * 100, 2))
-    while any(seq.state is not SequenceState.DECODE for seq in story.scheduler.running) or not story.scheduler.running:
-        story.step()
-    late = story.arrives(9, text(900, 10))
-    assert story.first_output_of(late) <= 10
+        simulation.arrive(id, text(id * 100, 2))
+    while (
+        any(seq.state is not SequenceState.DECODE for seq in simulation.scheduler.running)
+        or not simulation.scheduler.running
+    ):
+        simulation.step()
+    late = simulation.arrive(9, text(900, 10))
+    assert simulation.first_output_of(late) <= 10
 
 
-def test_those_without_a_slot_wait_in_order() -> None:
-    story = Story(n_slots=1)
-    one, two, three = (story.arrives(id, text(id * 100, 3), max_new=2) for id in (1, 2, 3))
+def test_requests_without_a_slot_wait_in_order() -> None:
+    simulation = Simulation(n_slots=1)
+    one, two, three = (simulation.arrive(id, text(id * 100, 3), max_new=2) for id in (1, 2, 3))
     finished = []
-    while story.scheduler.running or story.scheduler.waiting:
-        story.step()
+    while simulation.scheduler.running or simulation.scheduler.waiting:
+        simulation.step()
         finished += [
             seq.id for seq in (one, two, three) if seq.state is SequenceState.FINISHED and seq.id not in finished
         ]
     assert finished == [1, 2, 3]
 
 
-def test_a_conversation_goes_on_in_its_own_slot() -> None:
-    story = Story()
-    first = story.arrives(1, text(0, 30), max_new=4)
+def test_a_conversation_continues_in_its_own_slot() -> None:
+    simulation = Simulation()
+    first = simulation.arrive(1, text(0, 30), max_new=4)
     while first.state is not SequenceState.FINISHED:
-        story.step()
-    again = story.arrives(2, first.tokens + text(500, 5))
-    story.step()
-    assert story.ops == [Cut(0, 33)], "the last token of a reply was never read"
+        simulation.step()
+    again = simulation.arrive(2, first.tokens + text(500, 5))
+    simulation.step()
+    assert simulation.ops == [Cut(0, 33)], "the last token of a reply is never read"
     assert again.cached == 33
 
 
-def test_a_second_question_about_the_same_text_shares_its_cells() -> None:
-    story = Story(n_slots=2)
-    first = story.arrives(1, text(0, 30))
-    story.step()
-    second = story.arrives(2, text(0, 25) + text(700, 5))
-    story.step()
-    assert story.ops == [Cut(1, 0), Share(0, 1, 25)]
+def test_a_second_prompt_with_the_same_prefix_shares_its_cells() -> None:
+    simulation = Simulation(n_slots=2)
+    first = simulation.arrive(1, text(0, 30))
+    simulation.step()
+    second = simulation.arrive(2, text(0, 25) + text(700, 5))
+    simulation.step()
+    assert simulation.ops == [Cut(1, 0), Share(0, 1, 25)]
     assert (first.slot, second.slot, second.cached) == (0, 1, 25)
 
 
-def test_a_short_instruction_is_read_once_for_all_rows_of_a_table() -> None:
-    story = Story(n_slots=3)
-    story.arrives(1, text(0, 10) + text(500, 10))
-    story.step()
-    rows = [story.arrives(id, text(0, 10) + text(100 * id, 10), max_new=1) for id in (6, 7, 8)]
+def test_a_short_prefix_is_read_once_for_many_requests() -> None:
+    simulation = Simulation(n_slots=3)
+    simulation.arrive(1, text(0, 10) + text(500, 10))
+    simulation.step()
+    rows = [simulation.arrive(id, text(0, 10) + text(100 * id, 10), max_new=1) for id in (6, 7, 8)]
     while rows[-1].state is not SequenceState.FINISHED:
-        story.step()
+        simulation.step()
     assert [row.cached for row in rows] == [10, 10, 10]
 
 
-def test_a_short_beginning_never_costs_a_newer_conversation() -> None:
-    """The slot to give away is the oldest one, also where the new prompt begins like what lies in it."""
-    story = Story(n_slots=2)
+def test_a_short_prefix_does_not_evict_a_newer_conversation() -> None:
+    """The least recently used slot is evicted even if the new prompt shares a short prefix with it."""
+    simulation = Simulation(n_slots=2)
     for id, begins in ((1, text(0, 6)), (2, text(900, 6))):
-        seq = story.arrives(id, begins + text(100 * id, 30), max_new=1)
-        story.step()
+        seq = simulation.arrive(id, begins + text(100 * id, 30), max_new=1)
+        simulation.step()
         assert seq.state is SequenceState.FINISHED
-    newcomer = story.arrives(3, text(0, 6) + text(700, 20))
-    story.step()
-    assert (newcomer.slot, newcomer.cached, len(story.memory[1])) == (0, 6, 36)
+    newcomer = simulation.arrive(3, text(0, 6) + text(700, 20))
+    simulation.step()
+    assert (newcomer.slot, newcomer.cached, len(simulation.memory[1])) == (0, 6, 36)
 
 
-def test_the_same_beginning_at_the_same_time_is_read_once() -> None:
-    """Eight cells of a notebook, one long document: the others wait until the first has read it."""
-    story = Story(n_slots=8, n_batch=64, chunk=16)
+def test_concurrent_requests_read_a_common_prefix_once() -> None:
+    """Eight requests about one long document: seven wait until the first has read it."""
+    simulation = Simulation(n_slots=8, n_batch=64, chunk=16)
     document = text(0, 200)
-    everyone = [story.arrives(id, [*document, 900 + id, 901 + id]) for id in range(8)]
+    everyone = [simulation.arrive(id, [*document, 900 + id, 901 + id]) for id in range(8)]
     read = 0
     while any(seq.n_new == 0 for seq in everyone):
-        batch = story.step()
+        batch = simulation.step()
         read += batch.size - batch.replies
     assert read == len(document) + 8 * 2
     assert [seq.cached for seq in everyone] == [0] + [200] * 7
 
 
-def test_who_waits_for_a_leader_does_not_hold_up_others() -> None:
-    story = Story(n_slots=3, n_batch=64)
-    story.arrives(1, text(0, 500))
-    follower = story.arrives(2, text(0, 500))
-    stranger = story.arrives(3, text(9000, 5))
-    story.step()
+def test_waiting_for_a_leader_does_not_block_others() -> None:
+    simulation = Simulation(n_slots=3, n_batch=64)
+    simulation.arrive(1, text(0, 500))
+    follower = simulation.arrive(2, text(0, 500))
+    stranger = simulation.arrive(3, text(9000, 5))
+    simulation.step()
     assert (follower.state, stranger.n_new) == (SequenceState.WAITING, 1)
 
 
-def test_followers_go_on_alone_when_their_leader_is_cancelled() -> None:
-    story = Story(n_slots=3, n_batch=64)
-    leader = story.arrives(1, text(0, 500))
-    follower = story.arrives(2, text(0, 500))
-    story.step()
-    story.leaves(leader)
-    story.step()
+def test_followers_continue_when_their_leader_is_cancelled() -> None:
+    simulation = Simulation(n_slots=3, n_batch=64)
+    leader = simulation.arrive(1, text(0, 500))
+    follower = simulation.arrive(2, text(0, 500))
+    simulation.step()
+    simulation.leave(leader)
+    simulation.step()
     assert (follower.state, follower.cached) == (SequenceState.PREFILL, 64)
 
 
-def test_the_least_recently_used_slot_is_given_away() -> None:
-    story = Story(n_slots=2)
+def test_the_least_recently_used_slot_is_evicted() -> None:
+    simulation = Simulation(n_slots=2)
     for id in (1, 2):
-        seq = story.arrives(id, text(id * 100, 20), max_new=1)
+        seq = simulation.arrive(id, text(id * 100, 20), max_new=1)
         while seq.state is not SequenceState.FINISHED:
-            story.step()
-    again = story.arrives(3, text(100, 20), max_new=1)  # uses the older slot again
-    story.step()
+            simulation.step()
+    again = simulation.arrive(3, text(100, 20), max_new=1)  # uses the older slot again
+    simulation.step()
     assert again.cached == 19
-    story.arrives(4, text(900, 20))
-    story.step()
-    assert story.ops == [Cut(1, 0)]
+    simulation.arrive(4, text(900, 20))
+    simulation.step()
+    assert simulation.ops == [Cut(1, 0)]
 
 
 def test_a_cancelled_request_frees_its_slot_at_once() -> None:
-    story = Story(n_slots=1, n_batch=16)
-    first = story.arrives(1, text(0, 100))
-    second = story.arrives(2, text(500, 3))
-    story.step()
-    story.leaves(first)
-    assert story.scheduler.slots.busy == 0
-    story.step()
+    simulation = Simulation(n_slots=1, n_batch=16)
+    first = simulation.arrive(1, text(0, 100))
+    second = simulation.arrive(2, text(500, 3))
+    simulation.step()
+    simulation.leave(first)
+    assert simulation.scheduler.slots.busy == 0
+    simulation.step()
     assert second.n_new == 1
 
 
 def test_a_full_window_drops_its_older_half() -> None:
-    story = Story()
-    seq = story.arrives(1, text(0, 10), limit=20, keep=4)
+    simulation = Simulation()
+    seq = simulation.arrive(1, text(0, 10), limit=20, keep=4)
     for _ in range(12):
-        story.step()
+        simulation.step()
     assert seq.tokens[:4] == text(0, 4)
-    assert (seq.exact, seq.reusable) == (4, 4), "what was moved is no honest prefix for others"
+    assert (seq.exact, seq.reusable) == (4, 4), "moved cells are not a prefix for others"
 
 
 def test_memory_that_cannot_shift_is_read_again() -> None:
-    story = Story(can_shift=False)
-    seq = story.arrives(1, text(0, 10), limit=20, keep=4)
+    simulation = Simulation(can_shift=False)
+    seq = simulation.arrive(1, text(0, 10), limit=20, keep=4)
     for _ in range(10):
-        story.step()
+        simulation.step()
     assert seq.state is SequenceState.PREFILL and seq.n_past == 4
-    story.step()
+    simulation.step()
     assert seq.state is SequenceState.DECODE and seq.exact is None
 
 
 def test_memory_that_cannot_be_cut_is_only_continued() -> None:
-    story = Story(n_slots=2, cuttable=False)
-    first = story.arrives(1, text(0, 30), max_new=4)
+    simulation = Simulation(n_slots=2, cuttable=False)
+    first = simulation.arrive(1, text(0, 30), max_new=4)
     while first.state is not SequenceState.FINISHED:
-        story.step()
-    whole = story.arrives(2, [*text(0, 30), 1000, 1001, 1002, 7, 8])
-    part = story.arrives(3, text(0, 20))
-    story.step()
+        simulation.step()
+    whole = simulation.arrive(2, [*text(0, 30), 1000, 1001, 1002, 7, 8])
+    part = simulation.arrive(3, text(0, 20))
+    simulation.step()
     assert (whole.cached, part.cached) == (33, 0)
 
 
 def test_a_slot_that_lost_its_memory_is_read_from_the_start() -> None:
-    story = Story()
-    seq = story.arrives(1, text(0, 10))
-    story.step()
-    story.scheduler.recompute(seq.slot)
-    story.memory[seq.slot] = []
-    assert story.step().chunks == [BatchChunk(seq, 0, 11, True)]
+    simulation = Simulation()
+    seq = simulation.arrive(1, text(0, 10))
+    simulation.step()
+    simulation.scheduler.recompute(seq.slot)
+    simulation.memory[seq.slot] = []
+    assert simulation.step().chunks == [BatchChunk(seq, 0, 11, True)]
 
 
 def test_a_batch_without_room_for_prompts_is_refused() -> None:
@@ -296,37 +299,39 @@ def test_a_batch_without_room_for_prompts_is_refused() -> None:
     cuttable=st.booleans(),
     can_shift=st.booleans(),
 )
-def test_whatever_happens_every_request_ends_once(seed: int, n_slots: int, cuttable: bool, can_shift: bool) -> None:
-    """Random arrivals with shared beginnings, random cancels: ``Story.check`` holds, all end, nothing leaks."""
+def test_every_request_ends_once(seed: int, n_slots: int, cuttable: bool, can_shift: bool) -> None:
+    """Random arrivals with shared prefixes and random cancels: invariants hold, all end, no cell leaks."""
     dice = random.Random(seed)
-    story = Story(
+    simulation = Simulation(
         n_slots, n_slots + dice.randrange(1, 40), chunk=dice.choice((8, 16)), cuttable=cuttable, can_shift=can_shift
     )
-    living: list[Sequence] = []
+    active: list[Sequence] = []
     arrivals = 0
     for _ in range(400):
         if arrivals < 12 and dice.random() < 0.2:
             shared, own = dice.randrange(0, 60), dice.randrange(1, 30)
             tokens = text(0, shared) + [dice.randrange(2000, 2003) for _ in range(own)]
             limit = len(tokens) + dice.randrange(2, 20)
-            living.append(
-                story.arrives(arrivals, tokens, limit=limit, keep=dice.randrange(0, 3), max_new=dice.randrange(1, 60))
+            active.append(
+                simulation.arrive(
+                    arrivals, tokens, limit=limit, keep=dice.randrange(0, 3), max_new=dice.randrange(1, 60)
+                )
             )
             arrivals += 1
-        if living and dice.random() < 0.05:
-            story.leaves(dice.choice(living))
-        story.step()
-        living = [seq for seq in living if seq.state is not SequenceState.FINISHED]
-        if arrivals == 12 and not living:
+        if active and dice.random() < 0.05:
+            simulation.leave(dice.choice(active))
+        simulation.step()
+        active = [seq for seq in active if seq.state is not SequenceState.FINISHED]
+        if arrivals == 12 and not active:
             break
     for _ in range(5000):
-        if not story.scheduler.running and not story.scheduler.waiting:
+        if not simulation.scheduler.running and not simulation.scheduler.waiting:
             break
-        story.step()
-    assert not story.scheduler.running and not story.scheduler.waiting
-    assert story.scheduler.slots.busy == 0
-    for slot in story.scheduler.slots.slots:
-        assert story.memory[slot.index] == slot.cached, "memory holds what is left for others, and nothing else"
+        simulation.step()
+    assert not simulation.scheduler.running and not simulation.scheduler.waiting
+    assert simulation.scheduler.slots.busy == 0
+    for slot in simulation.scheduler.slots.slots:
+        assert simulation.memory[slot.index] == slot.cached, "memory holds the cached prefixes and nothing else"
 
 
 def test_shift_is_an_operation_on_the_slot() -> None:

@@ -1,7 +1,7 @@
-"""Whatever comes and goes beside it, a request says what it says alone, and memory is accounted for to the last cell.
+"""Random schedules: each request gives the same text as alone, and every cell of the KV cache is accounted for.
 
 Sixty-four random schedules of submit, cancel, abort and evict, on a model and caches in single precision. Half
-precision in attention would make near ties depend on the shape of the batch: some thousandths in a logit.
+precision in attention would make near ties depend on the shape of the batch, by some thousandths of a logit.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ WAYS: tuple[dict[str, Any], ...] = (
     {"num_predict": 120, "num_ctx": 96},
     {"num_predict": 120, "num_ctx": 160, "shift": False},
 )
-"""The fourth one drops the older half of its window again and again, the fifth one ends when its window is full."""
+"""The fourth one shifts its window repeatedly, the fifth one ends when its window is full."""
 
 
 Expected = Callable[[str, int], tuple[str, FinishOut]]
@@ -52,7 +52,7 @@ def load(path: str, times: Callable[[int], StepTimes] = StepTimes, **config: Any
 
 
 def cramped(path: str) -> Engine:
-    """Memory for a third of what the slots could hold: prefixes are evicted, and the youngest must give way."""
+    """A KV cache for a third of the slots' tokens: prefixes are evicted, and the youngest requests fail."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
             "ollama_nb.engine.loading.Context", lambda model, **sizes: Context(model, **{**sizes, "cells": 512})
@@ -60,14 +60,14 @@ def cramped(path: str) -> Engine:
         return load(path, Blocks, n_seq=3, n_batch=64)
 
 
-def nothing_beyond(n_outputs: int) -> StepTimes:
-    """No room for drafts and padding."""
+def no_extra_rows(n_outputs: int) -> StepTimes:
+    """Step times without drafts and padding."""
     return StepTimes(1)
 
 
 SETUPS: dict[str, Callable[[str], Engine]] = {
     "as configured": functools.partial(load, n_seq=4),
-    "nothing beyond": functools.partial(load, times=nothing_beyond, n_seq=3, n_batch=32),
+    "no extra rows": functools.partial(load, times=no_extra_rows, n_seq=3, n_batch=32),
     "drafts and padding": functools.partial(load, times=Blocks, n_seq=6, n_batch=48),
     "cramped": cramped,
 }
@@ -75,31 +75,29 @@ SETUPS: dict[str, Callable[[str], Engine]] = {
 
 @pytest.fixture(scope="module")
 def alone(path: str) -> Expected:
-    """What a request gives in an engine that never served another one."""
+    """The result of a request in an engine that never served another one."""
 
     @functools.cache
     def answer(prompt: str, way: int) -> tuple[str, FinishOut]:
-        engine = load(path, nothing_beyond, n_seq=1)
+        engine = load(path, no_extra_rows, n_seq=1)
         request = ask(prompt, way, draft_num_predict=0)
         outs = collect(engine, request)
         engine.close()
-        return said(outs)
+        return result(outs)
 
     return answer
 
 
 @pytest.fixture(scope="module", params=SETUPS)
 def crowd(request: pytest.FixtureRequest, path: str) -> Iterator[Engine]:
-    """Lives through all schedules of its setup; what those were about did happen."""
+    """An engine for all schedules of its setup; at the end, everything that they test must have happened."""
     engine = SETUPS[request.param](path)
     yield engine
     counters = engine.counters
     assert all(counters[name] for name in ("cached_tokens", "shifts", "aborts", "output_tokens"))
     assert counters["max_rows"] == engine.config.n_seq
-    beyond = counters["accepted"] and counters["padded"]
-    assert (
-        beyond if isinstance(engine._speculator.times, Blocks) else not beyond or engine._speculator.times.max_rows > 1
-    )
+    extra = counters["accepted"] and counters["padded"]
+    assert extra if isinstance(engine._speculator.times, Blocks) else not extra or engine._speculator.times.max_rows > 1
     engine.close()
 
 
@@ -114,13 +112,13 @@ def ask(prompt: str, way: int, **options: Any) -> Request:
     return Request(id=next(ids), prompt=prompt, options=Options(temperature=0.0, **fields), return_tokens=True, **extra)
 
 
-def said(outs: list[Output]) -> tuple[str, FinishOut]:
+def result(outs: list[Output]) -> tuple[str, FinishOut]:
     reply = Reply(outs)
     return reply.text, reply.done
 
 
 def check_memory(engine: Engine) -> None:
-    """Places and requests belong together one to one, and llama.cpp holds of each what we believe, no token more."""
+    """Check that slots and sequences correspond, and that llama.cpp holds exactly the tokens that we track."""
     scheduler, context = engine._scheduler, context_of(engine)
     waiting, running, slots = scheduler.waiting, scheduler.running, scheduler.slots.slots
     assert sorted(seq.id for seq in (*waiting, *running)) == sorted(engine._streams)
@@ -129,18 +127,18 @@ def check_memory(engine: Engine) -> None:
     for slot in slots:
         held = len(slot.cached) if slot.owner is None else slot.owner.n_past
         assert context.extent(slot.index) == ((0, held - 1) if held else (-1, -1)), (slot, held)
-    assert context.extent(context.scratch) == (-1, -1), "padding rows are gone after their step"
+    assert context.extent(context.scratch) == (-1, -1), "padding rows are removed after their step"
 
 
 def evict(engine: Engine) -> bool:
-    """Forget the oldest kept prefix, as a full memory does."""
+    """Evict the least recently used prefix, as a full KV cache does."""
     cut = engine._scheduler.slots.evict()
     engine._apply([cut] if cut is not None else [])
     return cut is not None
 
 
-def live(engine: Engine, dice: random.Random) -> tuple[dict[int, tuple[str, int]], list[Output]]:
-    """One random schedule: what was asked, by id, and all that came out."""
+def run_schedule(engine: Engine, dice: random.Random) -> tuple[dict[int, tuple[str, int]], list[Output]]:
+    """Run one random schedule; return the requests by id, and all outputs."""
     asked: dict[int, tuple[str, int]] = {}
     outs: list[Output] = []
     eager = dice.choice((0.05, 0.3, 0.9))
@@ -151,7 +149,7 @@ def live(engine: Engine, dice: random.Random) -> tuple[dict[int, tuple[str, int]
             asked[request.id] = prompt, way
             engine.submit(request)
         if asked and dice.random() < 0.04:
-            engine.cancel(dice.choice(list(asked)))  # running, waiting, just submitted, or long gone
+            engine.cancel(dice.choice(list(asked)))  # running, waiting, just submitted, or finished
         if dice.random() < 0.03:
             evict(engine)
         with pytest.MonkeyPatch.context() as patch:
@@ -163,10 +161,10 @@ def live(engine: Engine, dice: random.Random) -> tuple[dict[int, tuple[str, int]
 
 
 @pytest.mark.parametrize("seed", range(SEEDS))
-def test_any_schedule_gives_the_text_of_a_lone_request(
+def test_any_schedule_gives_the_text_of_a_request_alone(
     crowd: Engine, alone: Expected, seed: int, request: pytest.FixtureRequest
 ) -> None:
-    asked, outs = live(crowd, random.Random(request.node.name))
+    asked, outs = run_schedule(crowd, random.Random(request.node.name))
     assert Counter(out.id for out in outs if not isinstance(out, TextOut)) == Counter(list(asked)), (
         "each ends exactly once"
     )
@@ -177,15 +175,15 @@ def test_any_schedule_gives_the_text_of_a_lone_request(
             assert mine[-1].status == 503 and "memory is full" in mine[-1].message
             assert whole.startswith("".join(out.text for out in mine if isinstance(out, TextOut)))
             continue
-        text, last = said(mine)
+        text, last = result(mine)
         if last.reason == "cancelled":
             assert whole.startswith(text)
-            assert last.tokens == end.tokens[: len(last.tokens)], "none lost, none doubled"
+            assert last.tokens == end.tokens[: len(last.tokens)], "no token is lost or doubled"
         else:
             assert (text, last.reason, last.tokens) == (whole, end.reason, end.tokens)
             assert (last.prompt_tokens, last.output_tokens) == (end.prompt_tokens, end.output_tokens)
     assert (crowd.busy, crowd.counters["busy_slots"], crowd.counters["waiting"]) == (False, 0, 0)
-    if not seed % 4:  # otherwise the next schedule finds what this one left
+    if not seed % 4:  # else the next schedule finds the prefixes of this one
         while evict(crowd):
             check_memory(crowd)
         context = context_of(crowd)

@@ -1,4 +1,4 @@
-"""Windows: what of a prompt is kept, and how long a reply may be."""
+"""Context windows: which tokens of a prompt are kept, and how long a reply may be."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def test_protected_tokens(num_keep: int, n_prompt: int, limit: int, bos: bool, k
     assert protected_tokens(num_keep, n_prompt, limit, bos=bos) == kept
 
 
-def test_a_prompt_that_fits_is_left_alone() -> None:
+def test_a_prompt_that_fits_is_unchanged() -> None:
     assert fit_prompt(list(range(63)), 64, 5, may_drop=False) == list(range(63))
 
 
-def test_a_long_prompt_keeps_its_beginning_and_its_newest_tokens() -> None:
+def test_a_long_prompt_loses_its_middle() -> None:
     fitted = fit_prompt(list(range(100)), 64, 5, may_drop=True)
     assert len(fitted) == 64 - (64 - 5) // 2
     assert fitted[:5] == [0, 1, 2, 3, 4] and fitted[5:] == list(range(100 - 30, 100))
@@ -49,7 +49,7 @@ def test_any_prompt_is_made_to_fit(n: int, limit: int, num_keep: int, bos: bool)
 
 
 @given(limit=st.integers(4, 60), num_keep=st.integers(-1, 80), n=st.integers(1, 59))
-def test_a_shift_frees_room_and_spares_the_protected(limit: int, num_keep: int, n: int) -> None:
+def test_a_shift_keeps_the_protected_tokens(limit: int, num_keep: int, n: int) -> None:
     keep = protected_tokens(num_keep, n, limit, bos=True)
     seq = Sequence(1, fit_prompt(list(range(n)), limit, keep, may_drop=True), limit=limit, keep=keep)
     for _ in range(200):
@@ -62,12 +62,12 @@ def test_a_shift_frees_room_and_spares_the_protected(limit: int, num_keep: int, 
 
 
 @pytest.mark.parametrize(("num_predict", "limit"), [(-1, 1000), (-2, 1000), (5, 5), (0, 0), (9999, 1000)])
-def test_reply_limit(num_predict: int, limit: int) -> None:
+def test_max_reply_tokens(num_predict: int, limit: int) -> None:
     assert max_reply_tokens(num_predict, 100) == limit
 
 
 @given(st.lists(st.integers(0, 2), max_size=40), st.lists(st.integers(0, 2), max_size=40))
-def test_common_prefix_is_that_of_a_plain_loop(one: list[int], other: list[int]) -> None:
+def test_common_prefix_equals_a_plain_loop(one: list[int], other: list[int]) -> None:
     expected = 0
     for a, b in zip(one, other, strict=False):
         if a != b:

@@ -1,4 +1,4 @@
-"""Drafts and padding rows in a real engine change how steps look, never what is said."""
+"""Drafts and batch padding in a real engine change the steps, never the text."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ PROMPTS = STORIES + "Lily saw", STORIES + "Lily", "Tom had a dog. The dog was ha
 
 @pytest.fixture
 def eager(path: str) -> Iterator[Engine]:
-    """Whatever is guessed is drafted, and every step is rounded up."""
+    """An engine that uses every draft and pads every step."""
     engine = Engine(EngineConfig(path=path, n_seq=4, **EXACT))
     assert engine._context is not None
     engine._speculator.times = Blocks(engine._context.n_outputs)
     yield engine
-    assert engine._context.extent(engine._context.scratch) == (-1, -1), "no padding row stays in memory"
-    shifted = engine.counters["shifts"]  # leaves cells that are no prefix
+    assert engine._context.extent(engine._context.scratch) == (-1, -1), "padding rows are removed"
+    shifted = engine.counters["shifts"]  # a shifted window is not kept as a prefix
     for slot in engine._scheduler.slots.slots:
-        assert shifted or engine._context.extent(slot.index)[1] == len(slot.cached) - 1, "no draft stays in memory"
+        assert shifted or engine._context.extent(slot.index)[1] == len(slot.cached) - 1, "rejected drafts are removed"
     engine.close()
 
 
@@ -72,18 +72,18 @@ def test_a_reply_is_the_same_with_drafts_and_without(plain: Engine, eager: Engin
     assert [reply.result for reply in run(eager, *again)] == expected
 
 
-def test_drafts_spare_steps(eager: Engine) -> None:
+def test_drafts_save_steps(eager: Engine) -> None:
     request = ask(STORIES + "Lily saw", num_predict=150)
     run(eager, request)
     counters = eager.counters
     assert counters["output_tokens"] == 150
     assert counters["decodes"] < 100, "several tokens a step"
     assert counters["decodes"] + counters["accepted"] == 150
-    assert counters["rows"] == {"1": counters["decodes"] - 1}, "drafts are no replies"
+    assert counters["rows"] == {"1": counters["decodes"] - 1}, "draft rows do not count as replies"
     assert counters["prompt_tokens"] == len(eager.tokenize(request.prompt))
 
 
-def test_names_that_a_format_prescribes_spare_steps(plain: Engine, eager: Engine) -> None:
+def test_dictated_property_names_save_steps(plain: Engine, eager: Engine) -> None:
     request = ask(num_predict=60, format=PERSON, return_tokens=True)
     expected = run(plain, without_drafts(request))[0].result
     before = eager.counters["decodes"]
@@ -102,12 +102,12 @@ def test_log_probabilities_belong_to_their_tokens(plain: Engine, eager: Engine) 
         assert [top.token for top in one.top] == [top.token for top in other.top]
 
 
-def test_no_drafts_where_none_are_wanted(eager: Engine) -> None:
+def test_drafts_can_be_switched_off_per_request(eager: Engine) -> None:
     run(eager, ask(STORIES + "Lily saw", num_predict=100, draft_num_predict=0))
     assert eager.counters["drafted"] == 0
 
 
-def test_any_schedule_gives_the_text_of_a_lone_request(plain: Engine, eager: Engine) -> None:
+def test_any_schedule_gives_the_text_of_a_request_alone(plain: Engine, eager: Engine) -> None:
     """Arrivals, cancels and aborts at any step, with drafts and padding in all of them."""
     expected = {text: run(plain, without_drafts(ask(text, num_predict=80)))[0].text for text in PROMPTS}
     for seed in range(6):
@@ -129,7 +129,7 @@ def test_any_schedule_gives_the_text_of_a_lone_request(plain: Engine, eager: Eng
     assert eager.counters["accepted"] and eager.counters["padded"] and eager.counters["aborts"]
 
 
-def test_padding_rows_are_nobodys(plain: Engine, eager: Engine) -> None:
+def test_padding_does_not_change_replies(plain: Engine, eager: Engine) -> None:
     requests = [ask(prompt, num_predict=40, draft_num_predict=0) for prompt in PROMPTS[1:]]
     expected = [run(plain, request)[0].result for request in requests]
     assert [reply.result for reply in run(eager, *requests)] == expected
@@ -138,8 +138,8 @@ def test_padding_rows_are_nobodys(plain: Engine, eager: Engine) -> None:
     assert counters["output_tokens"] == 120
 
 
-def test_memory_without_room_for_extra_rows_serves_without_them(eager: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The full memory fails nobody while leaving out drafts and padding helps."""
+def test_a_full_cache_only_disables_drafts_and_padding(eager: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No request fails as long as leaving out drafts and padding frees enough cells."""
     context = eager._context
     assert context is not None
     decode, requests = context.decode, [ask(prompt, num_predict=30) for prompt in PROMPTS[:3]]

@@ -1,4 +1,4 @@
-"""Token bytes become whole characters, stop strings vanish, and loops are noticed."""
+"""Token bytes become complete characters, stop strings are removed, and endless repetition is detected."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def run(pieces: list[bytes], stops: tuple[str, ...] = ()) -> tuple[str, bool]:
     return text + stream.end(), stream.stopped
 
 
-def test_a_character_split_over_tokens_comes_out_whole() -> None:
+def test_a_character_of_several_tokens_is_returned_once_complete() -> None:
     stream = TextStream()
     assert [stream.feed(bytes([byte])) for byte in "你".encode()] == ["", "", "你"]
 
 
-def test_an_unfinished_character_at_the_end_is_replaced() -> None:
+def test_an_incomplete_character_at_the_end_is_replaced() -> None:
     assert run([b"a", b"\xe4\xbd"]) == ("a\ufffd", False)
 
 
@@ -45,7 +45,7 @@ def test_stop_strings(pieces: list[bytes], stops: tuple[str, ...], text: str, st
     assert run(pieces, stops) == (text, stopped)
 
 
-def test_absurd_stop_lists_are_refused() -> None:
+def test_too_many_or_too_long_stop_strings_are_refused() -> None:
     for stops in (["x"] * 300, ["x" * 10_000]):
         with pytest.raises(BadRequest, match="stop strings"):
             TextStream(stops)
@@ -62,7 +62,7 @@ def test_chunking_changes_nothing(text: str, sizes: list[int], stops: list[str])
     assert run(pieces, tuple(stops)) == ((text[: min(ends)], True) if ends else (text, False))
 
 
-def test_a_loop_of_one_chunk_is_noticed() -> None:
+def test_repetition_of_one_chunk_is_detected() -> None:
     detector = RepetitionDetector()
     assert not any(detector.detect(chunk) for chunk in [" a", "b", "a"] * 50)
     assert [detector.detect(" x ") for _ in range(MAX_REPEATS + 2)] == [False] * (MAX_REPEATS + 1) + [True]

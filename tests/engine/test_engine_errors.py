@@ -1,4 +1,4 @@
-"""Requests that are cancelled in any state, decodes that fail, memory that is full: who else is served goes on."""
+"""Cancellation in any state, failed decodes and a full KV cache: other requests continue."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from ollama_nb.engine.messages import EngineConfig, FailOut, FinishOut, Output
 LONG = STORY * 30
 
 
-# Cancel
+# Cancellation
 
 
-def test_a_running_reply_is_cancelled_and_its_slot_free(engine: Engine) -> None:
+def test_cancelling_a_running_reply_frees_its_slot(engine: Engine) -> None:
     request = ask()
     engine.submit(request)
     outs = [out for _ in range(5) for out in engine.step()]
@@ -31,7 +31,7 @@ def test_a_running_reply_is_cancelled_and_its_slot_free(engine: Engine) -> None:
     assert engine.counters["busy_slots"] == 0
 
 
-def test_a_waiting_request_is_cancelled(engine: Engine) -> None:
+def test_a_waiting_request_can_be_cancelled(engine: Engine) -> None:
     requests = [ask(f"{n} dogs", num_predict=20) for n in range(9)]
     for request in requests:
         engine.submit(request)
@@ -43,15 +43,15 @@ def test_a_waiting_request_is_cancelled(engine: Engine) -> None:
     collect(engine)
 
 
-def test_a_cancel_before_the_first_step_ends_it_too(engine: Engine) -> None:
+def test_a_request_can_be_cancelled_before_the_first_step(engine: Engine) -> None:
     request = ask()
     engine.submit(request)
     engine.cancel(request.id)
     assert [type(out) for out in engine.step()] == [FinishOut]
 
 
-def test_a_prompt_is_aborted_while_it_is_read(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The cancel arrives within the native call: from another thread, as it starts."""
+def test_cancelling_aborts_the_decode_of_a_prompt(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cancellation comes from another thread during the native call."""
     engine = Engine(EngineConfig(path=path, n_ctx=512, n_seq=2, n_threads=1))
     request, other = ask(LONG, num_ctx=512), ask(num_predict=64)
     context = engine._context
@@ -78,30 +78,32 @@ def test_a_prompt_is_aborted_while_it_is_read(path: str, monkeypatch: pytest.Mon
     engine.close()
 
 
-def test_an_abort_loses_nothing(engine: Engine, reference: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_aborted_step_is_repeated(
+    engine: Engine, reference: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     expected = reference["stories260K"]["greedy"][1]
     engine.submit(ask(expected["prompt"], num_predict=64))
     outs: list[Output] = []
     for n in itertools.count():
         with monkeypatch.context() as patch:
             if n % 3 == 0:
-                patch.setattr(engine._context, "rearm", engine.abort)  # it comes just after the step began
+                patch.setattr(engine._context, "rearm", engine.abort)  # abort just after the step has started
             outs += engine.step()
         if not engine.busy:
             break
     assert Reply(outs).text == expected["text"]
 
 
-# When things go wrong
+# Errors
 
 
 def test_a_nan_fails_its_own_request_only(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     context = engine._context
     assert context is not None
-    sane = context.logits
+    logits = context.logits
 
     def damaged() -> np.ndarray:
-        rows = sane()
+        rows = logits()
         rows[0] = np.nan
         return rows
 
@@ -133,7 +135,7 @@ def test_a_failed_decode_fails_its_batch_and_the_next_request_works(
     assert reply.text.startswith(", there was")
 
 
-def test_a_full_memory_forgets_kept_prefixes_first(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_cache_evicts_prefixes_first(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = Engine(EngineConfig(path=path, n_ctx=128, n_seq=2, n_threads=1))
     run(engine, ask("The dog was happy", num_predict=3))
     context = engine._context
@@ -143,7 +145,7 @@ def test_a_full_memory_forgets_kept_prefixes_first(path: str, monkeypatch: pytes
     assert engine.step()
     with monkeypatch.context() as patch:
         patch.setattr(context, "decode", lambda count: DecodeStatus.CACHE_FULL)
-        assert engine.step() == [], "the prefix that the first request left is forgotten"
+        assert engine.step() == [], "the prefix of the first request is evicted"
         assert context.extent(0) == (-1, -1) or context.extent(1) == (-1, -1)
         engine.submit(second)
         failures = [out for _ in range(3) for out in engine.step() if isinstance(out, FailOut)]
