@@ -10,7 +10,7 @@ from typing import Any, TextIO
 
 from ollama_nb.cli.progress import ProgressDisplay
 from ollama_nb.cli.terminal import BOLD, GREY, RESET, WordWrapper, is_terminal, size_of
-from ollama_nb.client.chunks import DoneChunk, PartialReply, ReplyChunk, TextChunk, ThinkingChunk, ToolCallsChunk
+from ollama_nb.client.chunks import DoneChunk, ReplyChunk, TextChunk, ThinkingChunk, ToolCallsChunk
 from ollama_nb.client.conversation import describe_omission
 from ollama_nb.verbs.present import stat_text
 
@@ -90,19 +90,20 @@ class ReplyPrinter:
         self._out.flush()
 
 
-def print_reply(chunks: Iterable[ReplyChunk], printer: ReplyPrinter, spinner: ProgressDisplay) -> PartialReply:
-    """Print a streamed reply and return it. The spinner turns until the first chunk that is shown."""
-    reply = PartialReply()
+def print_reply(chunks: Iterable[ReplyChunk], printer: ReplyPrinter, spinner: ProgressDisplay) -> DoneChunk | None:
+    """Print a streamed reply and return its end. The spinner turns until the first chunk that is shown."""
+    done = None
     try:
         for chunk in chunks:
             if printer.shows(chunk):
                 spinner.clear()
             printer.feed(chunk)
-            reply.feed(chunk)
+            if isinstance(chunk, DoneChunk):
+                done = chunk
     finally:
         spinner.clear()
         printer.end()
-    return reply
+    return done
 
 
 @contextlib.contextmanager

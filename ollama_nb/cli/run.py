@@ -124,12 +124,12 @@ def _ask(client: Client, options: RunOptions, prompt: str, fields: dict[str, Any
             return
         printer = ReplyPrinter(wordwrap=not options.nowordwrap, hide_thinking=options.hidethinking)
         with waiting() as spinner, with_status(lambda: client.generate(options.model, prompt, **fields)) as lines:
-            reply = print_reply(ParsedStream(lines), printer, spinner)
+            done = print_reply(ParsedStream(lines), printer, spinner)
         sys.stdout.write("\n\n")
         sys.stdout.flush()
     except KeyboardInterrupt:
         return
-    print_end(reply.done, verbose=options.verbose)
+    print_end(done, verbose=options.verbose)
 
 
 def _make_session(

@@ -84,14 +84,14 @@ class ReplSession:
             with waiting() as spinner:
                 turn = with_status(lambda: self.conversation.start(self.client, self.model, question, fields=fields))
                 with closing(turn):
-                    reply = print_reply(turn, printer, spinner)
+                    done = print_reply(turn, printer, spinner)
         except BaseException:
             self.conversation.messages.append(question)
             raise
         turn.commit()
         sys.stdout.write("\n\n")
         sys.stdout.flush()
-        print_end(reply.done, verbose=self.verbose)
+        print_end(done, verbose=self.verbose)
 
     def set_system(self, text: str) -> None:
         """Append a system message; directly after another one it replaces that one."""
