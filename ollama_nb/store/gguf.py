@@ -138,10 +138,10 @@ class _Bytes:
         number: int = _U64.unpack(self.take(8))[0]
         return number
 
-    def count(self, most: int, smallest: int, what: str) -> int:
-        """Read a count of items of at least ``smallest`` bytes each, which must fit into the rest of the file."""
+    def count(self, limit: int, min_size: int, what: str) -> int:
+        """Read a count of items of at least ``min_size`` bytes each, which must fit into the rest of the file."""
         number = self.u64()
-        if number > most or number * smallest > self.remaining:
+        if number > limit or number * min_size > self.remaining:
             raise _corrupt(f"it cannot contain {number} {what}")
         return number
 
@@ -276,9 +276,9 @@ def _check_metadata(metadata: dict[str, Any]) -> None:
         raise _corrupt("its architecture is missing or not valid")
     for key, value in metadata.items():
         if key.endswith(".block_count"):
-            least = 1 if key == f"{architecture}.block_count" else 0
-            if type(value) is not int or not least <= value <= MAX_BLOCKS:
-                raise _corrupt(f"{_shorten(key)} is not a number from {least} to {MAX_BLOCKS}")
+            minimum = 1 if key == f"{architecture}.block_count" else 0
+            if type(value) is not int or not minimum <= value <= MAX_BLOCKS:
+                raise _corrupt(f"{_shorten(key)} is not a number from {minimum} to {MAX_BLOCKS}")
 
 
 def _get_alignment(metadata: dict[str, Any]) -> int:

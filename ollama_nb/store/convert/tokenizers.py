@@ -19,6 +19,7 @@ from ollama_nb.store.convert.checkpoint import Checkpoint
 from ollama_nb.store.convert.sentencepiece import read_sentencepiece
 from ollama_nb.store.convert.vocabulary import SPACE, CheckpointVocabulary, added_tokens, looks_special, named_special
 
+# Regular expressions of pre-tokenizers, as in ``tokenizer.json``.
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _WORD = r"[^\r\n\p{L}\p{N}]?\p{L}+"
@@ -57,10 +58,10 @@ _NAMES: dict[tuple[str, ...], str] = {
 
 def pretokenizer(tokenizer: dict[str, Any]) -> str:
     """Return llama.cpp's name of the pre-tokenizer. Raises BadRequest if llama.cpp does not have it."""
-    rules = tuple(_rules(tokenizer.get("pre_tokenizer")))
-    name = _NAMES.get(rules)
+    expressions = tuple(_expressions(tokenizer.get("pre_tokenizer")))
+    name = _NAMES.get(expressions)
     if name is None:
-        described = " then ".join(rules) or "no rule"
+        described = " then ".join(expressions) or "none"
         raise BadRequest(
             f"llama.cpp does not support the pre-tokenizer of this model ({described}); use a GGUF of this model"
         )
@@ -69,13 +70,13 @@ def pretokenizer(tokenizer: dict[str, Any]) -> str:
     return name
 
 
-RULES_BY_CLASS: dict[str, dict[str, Any]] = {
+PRETOKENIZERS_BY_CLASS: dict[str, dict[str, Any]] = {
     "Qwen2Tokenizer": {"type": "Split", "pattern": {"Regex": QWEN2}},
     "GPT2Tokenizer": {"type": "ByteLevel"},
     "RobertaTokenizer": {"type": "ByteLevel"},
 }
 """Pre-tokenizers of tokenizers without ``tokenizer.json``, which are defined in the code of their class only."""
-CLASSES_BY_KIND = {
+CLASSES_BY_MODEL_TYPE = {
     **dict.fromkeys(("qwen2", "qwen2_moe", "qwen3", "qwen3_moe"), "Qwen2Tokenizer"),
     "gpt2": "GPT2Tokenizer",
     "roberta": "RobertaTokenizer",
@@ -83,26 +84,26 @@ CLASSES_BY_KIND = {
 """Default tokenizer class by ``model_type`` of config.json."""
 
 
-def rule_of_class(name: str, kind: str) -> dict[str, Any]:
+def pretokenizer_of_class(name: str, kind: str) -> dict[str, Any]:
     """Return the ``pre_tokenizer`` of a tokenizer class, or of the default class of a model type.
 
     Raises BadRequest for an unknown class.
     """
-    named = name.removesuffix("Fast") or CLASSES_BY_KIND.get(kind, "")
-    if named not in RULES_BY_CLASS:
+    named = name.removesuffix("Fast") or CLASSES_BY_MODEL_TYPE.get(kind, "")
+    if named not in PRETOKENIZERS_BY_CLASS:
         which = f'the tokenizer class "{named}"' if named else "this tokenizer"
         raise BadRequest(
             f"the pre-tokenizer of {which} is not known: add the model's tokenizer.json to vocab.json and merges.txt"
         )
-    return RULES_BY_CLASS[named]
+    return PRETOKENIZERS_BY_CLASS[named]
 
 
-def _rules(step: Any) -> list[str]:
+def _expressions(step: Any) -> list[str]:
     if not isinstance(step, dict):
         return []
     match step.get("type"):
         case "Sequence":
-            return [rule for one in step.get("pretokenizers", []) for rule in _rules(one)]
+            return [rule for one in step.get("pretokenizers", []) for rule in _expressions(one)]
         case "Split":
             pattern = step.get("pattern")
             found = pattern.get("Regex", pattern.get("String")) if isinstance(pattern, dict) else None
@@ -196,7 +197,7 @@ def _byte_bpe(tokenizer: dict[str, Any], model: dict[str, Any]) -> CheckpointVoc
 def _byte_bpe_from_files(checkpoint: Checkpoint) -> CheckpointVocabulary:
     """Byte-level BPE from ``vocab.json`` and ``merges.txt`` of older checkpoints."""
     named = checkpoint.json("tokenizer_config.json").get("tokenizer_class")
-    rule = rule_of_class(str(named or ""), str(checkpoint.config.get("model_type")))
+    rule = pretokenizer_of_class(str(named or ""), str(checkpoint.config.get("model_type")))
     vocab, merges = checkpoint.json("vocab.json"), checkpoint.lines("merges.txt")
     if merges and merges[0].startswith("#version"):
         del merges[0]

@@ -172,7 +172,7 @@ class RegistryUpload:
 
     def _send_chunk(self, url: str, chunk: UploadChunk) -> str:
         """Send one chunk with retries; return the URL for the next chunk. Attempts that made progress do not count."""
-        sent = most = attempt = 0
+        sent = max_sent = attempt = 0
         while True:
             try:
                 if attempt:
@@ -184,8 +184,8 @@ class RegistryUpload:
             except UploadLost:
                 raise
             except (RegistryConnectionLost, RegistryUnreachable, RegistryRefused) as failure:
-                attempt = 1 if sent > most else attempt + 1
-                most = max(most, sent)
+                attempt = 1 if sent > max_sent else attempt + 1
+                max_sent = max(max_sent, sent)
                 self._session.retry_policy.wait(failure, attempt, self._session.stopped)
 
     def _patch(self, url: str, chunk: UploadChunk, sent: int) -> str:
