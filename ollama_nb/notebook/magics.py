@@ -56,18 +56,16 @@ class OllamaMagics(Magics):
     def __init__(self, session: MagicsSession) -> None:
         super().__init__(session.shell)
         self._session = session
-        self._asked: tuple[str, ...] = ()
-        """The models that the running command names."""
 
     @no_var_expand
     @line_cell_magic
     def ollama(self, line: str, cell: str | None = None) -> Any:
         """Language models in this notebook. `%ollama help` lists all commands."""
-        self._asked = ()
+        self._session.asked = ()
         try:
             return self._run(line, cell)
         except OllamaError as error:
-            raise UsageError(explain.explain(error, self._asked, self._installed)) from None
+            raise UsageError(explain.explain(error, self._session.asked, self._installed)) from None
         except Interrupted:
             raise
         except KeyboardInterrupt:
@@ -89,7 +87,7 @@ class OllamaMagics(Magics):
             return print(commands.command_help(command))
         if command.default:
             parsed = self._with_model(parsed, command)
-        self._asked = parsed.words[: command.models]
+        self._session.asked = parsed.words[: command.models]
         if not least <= len(parsed.words) <= most:
             raise BadRequest(_count(command, len(parsed.words)))
         if cell is not None and not command.literal:

@@ -36,6 +36,8 @@ class MagicsSession:
         self.shell, self.connect = shell, connect
         self.defaults = Defaults()
         self.last_model = ""
+        self.asked: tuple[str, ...] = ()
+        """The models that the running command names; a similar name is suggested for one that does not exist."""
         self._chats: dict[tuple[str, str], Conversation] = {}
 
     @property

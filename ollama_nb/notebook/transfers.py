@@ -134,6 +134,7 @@ def create(session: MagicsSession, line: Line, cell: str | None) -> None:
         raise BadRequest("the cell is the Modelfile: leave out `--file`")
     source, folder = (cell, Path()) if cell is not None else _read_file(Path(given or "Modelfile").expanduser())
     parts = parse(source).request_parts()
+    session.asked = parts.from_
     for warning in parts.warnings:
         print(warning)
     found = files.resolve_sources(parts, folder)

@@ -261,6 +261,14 @@ def test_a_misspelt_model_gets_the_nearest_name(
     assert f"UsageError: {missing}, did you mean `smollm2`?" in "".join(capsys.readouterr())
 
 
+def test_a_misspelt_model_in_a_modelfile_gets_the_nearest_name(
+    shell: InteractiveShell, capsys: pytest.CaptureFixture[str]
+) -> None:
+    use(shell, [ModelNotFound("model 'smolm2' not found")])
+    run_fails(shell, "%%ollama create mine\nFROM smolm2")
+    assert "did you mean `smollm2`?" in "".join(capsys.readouterr())
+
+
 def test_no_suggestion_without_a_server(shell: InteractiveShell, capsys: pytest.CaptureFixture[str]) -> None:
     client = use(shell, [ModelNotFound("model 'smolm2' not found")])
 
