@@ -33,26 +33,29 @@ def discover(env: Mapping[str, str]) -> list[DiscoveredModel]:
     """Search the usual folders; models are sorted by source and name. Invalid files and other formats are skipped."""
     home = Path(env.get("HOME") or Path.home())
     hub = env.get("HF_HUB_CACHE") or Path(env.get("HF_HOME") or home / ".cache" / "huggingface") / "hub"
-    places = [
-        *((place, "Hugging Face", _repository_name(place.name)) for place in _subfolders(Path(hub), "models--*--*")),
+    locations = [
         *(
-            (place, "LM Studio", place.name)
+            (location, "Hugging Face", _repository_name(location.name))
+            for location in _subfolders(Path(hub), "models--*--*")
+        ),
+        *(
+            (location, "LM Studio", location.name)
             for root in (home / ".lmstudio" / "models", home / ".cache" / "lm-studio" / "models")
-            for place in _subfolders(root, "*/*")
+            for location in _subfolders(root, "*/*")
         ),
     ]
     found: dict[tuple[Path, ...], DiscoveredModel] = {}
     names: set[str] = set()
-    for place, source, repository in places:
-        for model in _find_models(place, source, repository, names):
+    for location, source, repository in locations:
+        for model in _find_models(location, source, repository, names):
             found.setdefault(tuple(path.resolve() for path in model.paths), model)
             names.add(model.name)
     return sorted(found.values(), key=lambda model: (model.source, model.name))
 
 
-def _find_models(place: Path, source: str, repository: str, taken: set[str]) -> Iterator[DiscoveredModel]:
+def _find_models(location: Path, source: str, repository: str, taken: set[str]) -> Iterator[DiscoveredModel]:
     """Yield the models of one repository, newest snapshot last; the parts of a split model count as one."""
-    files = [path for path in _find_ggufs(place) if is_gguf(path)]
+    files = [path for path in _find_ggufs(location) if is_gguf(path)]
     projectors = {path.parent: path for path in reversed(files) if path.name.lower().startswith("mmproj")}
     weights = [path for path in files if not path.name.lower().startswith("mmproj")]
     for path in weights:
@@ -97,10 +100,10 @@ def _subfolders(root: Path, pattern: str) -> list[Path]:
         return []
 
 
-def _find_ggufs(place: Path) -> list[Path]:
+def _find_ggufs(location: Path) -> list[Path]:
     """List GGUF files by name, older snapshots first; at most ``MAX_FILES`` folders are searched."""
     found = []
-    for number, (folder, _, names) in enumerate(os.walk(place)):
+    for number, (folder, _, names) in enumerate(os.walk(location)):
         if number > MAX_FILES:
             break
         found += [Path(folder, name) for name in names if name.lower().endswith(".gguf")]

@@ -181,15 +181,15 @@ class JoinedFile:
 
     def _verify_piece(self, piece: Piece) -> bool:
         """Accept a piece of an earlier run if it is complete and its digest is correct."""
-        hashed, whole, end = hashlib.sha256(), self._hash.copy(), self.size + piece.size
+        piece_hash, joined_hash, end = hashlib.sha256(), self._hash.copy(), self.size + piece.size
         at = self.size
         while at < end and (chunk := self._file.read_at(min(CHUNK, end - at), at)):
-            hashed.update(chunk)
-            whole.update(chunk)
+            piece_hash.update(chunk)
+            joined_hash.update(chunk)
             at += len(chunk)
-        if at < end or hashed.hexdigest() != piece.digest.hex:
+        if at < end or piece_hash.hexdigest() != piece.digest.hex:
             return False
-        self._hash, self.size = whole, end
+        self._hash, self.size = joined_hash, end
         self.pieces += 1
         return True
 

@@ -185,9 +185,9 @@ class Store:
             if stale is None:
                 return 0
             trees = {self.blobs.root: self.blobs.tree, self.root: self._temps}
-            gone = sum(trees[path.parent].remove(path) for path in stale)
+            removed = sum(trees[path.parent].remove(path) for path in stale)
             self._remove_empty_folders()
-        return gone
+        return removed
 
     def stale(self) -> list[Path] | None:
         """Return the files that ``prune`` would remove; None if a manifest cannot be read."""

@@ -73,7 +73,7 @@ def file_totals(paths: Iterable[Path], *, sparse: bool = False) -> FileTotals:
 
 def files_below(folder: Path) -> list[Path]:
     """List all files in a folder tree."""
-    return [Path(place, name) for place, _, names in os.walk(folder) for name in names]
+    return [Path(parent, name) for parent, _, names in os.walk(folder) for name in names]
 
 
 def _layer_sizes(manifest: Manifest) -> dict[Digest, int]:

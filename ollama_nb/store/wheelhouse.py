@@ -70,9 +70,9 @@ def pack(
     _check(content, part_size)
     sizes = {name: _blob_size(blobs, digest) for name, digest in content.files.items()}
     texts = sum(len(text.encode()) for text in (content.modelfile, content.card, content.card, *content.licenses))
-    whole = sum(sizes.values()) + texts + _OVERHEAD <= part_size
+    fits = sum(sizes.values()) + texts + _OVERHEAD <= part_size
     packer = _Packer(content, blobs, folder, sum(sizes.values()), report, cancelled)
-    return packer.write_one_wheel(sizes) if whole else packer.write_in_parts(sizes, part_size - _OVERHEAD)
+    return packer.write_one_wheel(sizes) if fits else packer.write_in_parts(sizes, part_size - _OVERHEAD)
 
 
 def _check(content: WheelContent, part_size: int) -> None:
@@ -126,15 +126,15 @@ class _Packer:
     ) -> tuple[Piece, ...]:
         """Write the part wheels of one file and append their paths to ``written``."""
         found = []
-        whole = hashlib.sha256()
+        file_hash = hashlib.sha256()
         with self._blobs.find(digest).open("rb") as blob:
             for start in range(0, size, max_size):
                 length = min(max_size, size - start)
                 distribution = pieces.part_name(self._content.distribution, len(written) + 1)
-                path, part = self._write_part(distribution, name, self._read_chunks(blob, length, whole), length)
+                path, part = self._write_part(distribution, name, self._read_chunks(blob, length, file_hash), length)
                 written.append(path)
                 found.append(Piece(distribution, length, part))
-        _require_equal(digest, Digest(whole.hexdigest()))
+        _require_equal(digest, Digest(file_hash.hexdigest()))
         return tuple(found)
 
     def _write_part(self, distribution: str, name: str, chunks: Iterable[bytes], length: int) -> tuple[Path, Digest]:
@@ -148,10 +148,12 @@ class _Packer:
         content = self._content
         with self._wheel(content.distribution) as (path, wheel):
             for file in files if inside else ():
-                whole = hashlib.sha256()
+                file_hash = hashlib.sha256()
                 with self._blobs.find(file.digest).open("rb") as blob:
-                    wheel.stream(f"{wheel.package}/{file.name}", file.size, self._read_chunks(blob, file.size, whole))
-                _require_equal(file.digest, Digest(whole.hexdigest()))
+                    wheel.stream(
+                        f"{wheel.package}/{file.name}", file.size, self._read_chunks(blob, file.size, file_hash)
+                    )
+                _require_equal(file.digest, Digest(file_hash.hexdigest()))
             description = WheelDescription(content.model, content.version, files)
             wheel.add(f"{wheel.package}/{pieces.FILE}", pieces.encode_description(description))
             wheel.add(f"{wheel.package}/Modelfile", content.modelfile.encode())
@@ -182,11 +184,11 @@ class _Packer:
             finally:
                 wheel.abandon()
 
-    def _read_chunks(self, blob: BinaryIO, length: int, whole: hashlib._Hash) -> Iterator[bytes]:
+    def _read_chunks(self, blob: BinaryIO, length: int, file_hash: hashlib._Hash) -> Iterator[bytes]:
         while length and (chunk := blob.read(min(CHUNK, length))):
             if self._cancelled.is_set():
                 raise Cancelled
-            whole.update(chunk)
+            file_hash.update(chunk)
             length -= len(chunk)
             self._done += len(chunk)
             self._report(Progress(f"packing {self._content.model}", completed=self._done, total=self._total))

@@ -19,34 +19,34 @@ PREFIX = "ollama-nb-"  # start of the names of all temporary folders
 
 
 @contextlib.contextmanager
-def locked_workdir(place: Path, job: str) -> Iterator[Path]:
-    """Create a folder in ``place``, removed at the end of the block; folders of killed processes are removed first.
+def locked_workdir(parent: Path, job: str) -> Iterator[Path]:
+    """Create a folder in ``parent``, removed at the end of the block; folders of killed processes are removed first.
 
     Raises StoreError.
     """
     with contextlib.ExitStack() as held:
-        with disk.store_errors("work in", place):
-            place.mkdir(0o700, parents=True, exist_ok=True)
-            with disk.folder_lock(place):  # other processes cannot see the new folder before it is locked
-                _sweep(place)
-                made = tempfile.TemporaryDirectory(prefix=f"{PREFIX}{job}-", dir=place, ignore_cleanup_errors=True)
-                folder = Path(held.enter_context(made))
+        with disk.store_errors("work in", parent):
+            parent.mkdir(0o700, parents=True, exist_ok=True)
+            with disk.folder_lock(parent):  # other processes cannot see the new folder before it is locked
+                _sweep(parent)
+                created = tempfile.TemporaryDirectory(prefix=f"{PREFIX}{job}-", dir=parent, ignore_cleanup_errors=True)
+                folder = Path(held.enter_context(created))
                 with contextlib.suppress(OSError):  # a file system without locks
                     held.enter_context(_exclusive(folder))
         yield folder
 
 
-def remove_stale(place: Path) -> None:
+def remove_stale(parent: Path) -> None:
     """Remove the folders of killed processes. Raises StoreError."""
-    if place.is_dir():
-        with disk.store_errors("work in", place), disk.folder_lock(place):
-            _sweep(place)
+    if parent.is_dir():
+        with disk.store_errors("work in", parent), disk.folder_lock(parent):
+            _sweep(parent)
 
 
-def _sweep(place: Path) -> None:
-    for left in place.glob(f"{PREFIX}*"):
-        with contextlib.suppress(OSError), _exclusive(left):
-            shutil.rmtree(left, ignore_errors=True)
+def _sweep(parent: Path) -> None:
+    for abandoned in parent.glob(f"{PREFIX}*"):
+        with contextlib.suppress(OSError), _exclusive(abandoned):
+            shutil.rmtree(abandoned, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -114,9 +114,9 @@ def _tensor(data: mmap.mmap, first: int, span: tuple[int, int], name: str, entry
         raise CorruptModel(f"{source}: tensor {name!r} is stored as {kind}; use a checkpoint in BF16, F16 or F32")
     if not isinstance(kind, str) or kind not in _TYPES:
         raise _corrupt(source, f"tensor {name!r} has the unknown type {kind!r}")
-    good = isinstance(shape, list) and len(shape) <= MAX_DIMENSIONS and all(type(n) is int and n >= 0 for n in shape)
+    valid = isinstance(shape, list) and len(shape) <= MAX_DIMENSIONS and all(type(n) is int and n >= 0 for n in shape)
     stored = np.dtype(_TYPES[kind])
-    if not good or math.prod(shape) * stored.itemsize != span[1] - span[0]:
+    if not valid or math.prod(shape) * stored.itemsize != span[1] - span[0]:
         raise _corrupt(source, f"tensor {name!r} has a shape that does not match its size")
     count, offset = math.prod(shape), first + span[0]
 

@@ -385,9 +385,9 @@ class RegistryResponse:
         with contextlib.suppress(RegistryConnectionLost, Cancelled):
             while self._left and self._left <= _DRAINED and self.read(self._left):
                 pass
-        whole = self._left == 0 or self._raw.isclosed()
+        complete = self._left == 0 or self._raw.isclosed()
         self._raw.close()
-        if whole and not self._raw.will_close:
+        if complete and not self._raw.will_close:
             self._session.keep_alive(self._connection)
         else:
             self._session.discard(self._connection)
@@ -433,8 +433,8 @@ class _Connection(http.client.HTTPConnection):
 
     def target(self, url: str) -> str:
         """Return the request target; a proxy for plain http requires the absolute URL."""
-        whole = self.proxy is not None and self.origin.scheme == "http"
-        return f"{self.origin}{target_of(url)}" if whole else target_of(url)
+        absolute = self.proxy is not None and self.origin.scheme == "http"
+        return f"{self.origin}{target_of(url)}" if absolute else target_of(url)
 
     @property
     def extra_headers(self) -> Mapping[str, str]:
