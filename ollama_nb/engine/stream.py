@@ -16,13 +16,7 @@ from ollama_nb.engine.drafts import DraftModelSource, DraftSource, GrammarSource
 from ollama_nb.engine.llama import Floats, LlamaModel
 from ollama_nb.engine.messages import FinishOut, Request, TextOut, TokenProb, TopToken
 from ollama_nb.engine.sampler import LogitBias, Sampler, SamplingParameters
-from ollama_nb.engine.sequence import (
-    MIN_CONTEXT,
-    Sequence,
-    fit_prompt,
-    max_reply_tokens,
-    protected_tokens,
-)
+from ollama_nb.engine.sequence import MIN_CONTEXT, Sequence, fit_prompt, max_reply_tokens, protected_tokens
 from ollama_nb.engine.text import RepetitionDetector, TextStream
 from ollama_nb.errors import BadRequest
 

@@ -79,7 +79,7 @@ class Context:
             raise LoadError(f"cannot create a context: {last_error('not enough memory?')}")
         self.close = weakref.finalize(self, L.llama_free, self.handle)
         self.memory = L.llama_get_memory(self.handle)
-        self._entangled: set[int] = set()
+        self._sharing: set[int] = set()
         """Sequences that may share cells with another one."""
         self._has_moved = False
         """Whether the next decode must first rotate the keys of cells that were moved."""
@@ -187,7 +187,7 @@ class Context:
     def cut(self, seq: int, start: int) -> bool:
         """Remove a sequence from position ``start`` on. False: it cannot be cut and was removed completely."""
         if not start:
-            self._entangled.discard(seq)
+            self._sharing.discard(seq)
         if not self.memory or L.llama_memory_seq_rm(self.memory, seq, start, -1):
             return True
         L.llama_memory_seq_rm(self.memory, seq, -1, -1)
@@ -200,7 +200,7 @@ class Context:
         """
         L.llama_memory_seq_cp(self.memory, source, target, 0, count)
         if self.extent(target) == (0, count - 1):
-            self._entangled |= {source, target}
+            self._sharing |= {source, target}
             return True
         L.llama_memory_seq_rm(self.memory, target, -1, -1)
         return False
@@ -226,8 +226,8 @@ class Context:
 
     def shift(self, seq: int, start: int, count: int) -> bool:
         """Remove positions [start, start + count) and move the later ones down. False: the sequence was removed."""
-        if seq in self._entangled:  # a shared cell would move for every sequence: make copies first
-            self._entangled.remove(seq)
+        if seq in self._sharing:  # a shared cell would move for every sequence: make copies first
+            self._sharing.remove(seq)
             if not self.restore(seq, self.save(seq)):
                 return False
         if not L.llama_memory_seq_rm(self.memory, seq, start, start + count):
@@ -256,7 +256,7 @@ class Context:
 
     def clear(self) -> None:
         """Remove all sequences."""
-        self._entangled.clear()
+        self._sharing.clear()
         if self.memory:
             L.llama_memory_clear(self.memory, False)
 
