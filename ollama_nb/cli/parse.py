@@ -85,8 +85,11 @@ def _check_count(verb: Verb, count: int) -> None:
     if any(word.many for word in verb.words):
         if count < least:
             raise BadRequest(f"requires at least {least} arg(s), only received {count}")
-    elif count != least:
-        raise BadRequest(f"accepts {least} arg(s), received {count}")
+    elif least == len(verb.words):
+        if count != least:
+            raise BadRequest(f"accepts {least} arg(s), received {count}")
+    elif not least <= count <= len(verb.words):
+        raise BadRequest(f"accepts between {least} and {len(verb.words)} arg(s), received {count}")
 
 
 def _parse_long_flag(verb: Verb, arg: str, rest: list[str], flags: dict[str, bool | int | str]) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from support.command_line import RunCommand
 
 from ollama_nb.cli import parse
 from ollama_nb.cli.main import ROOT
 from ollama_nb.errors import BadRequest
-from ollama_nb.verbs.table import BY_NAME, find_verb
+from ollama_nb.verbs.table import BY_NAME, Verb, Word, find_verb
 
 
 def read(line: list[str]) -> tuple[str, dict[str, object]]:
@@ -90,6 +92,14 @@ def test_usage_errors(line: list[str], text: str) -> None:
     with pytest.raises(BadRequest) as caught:
         read(line)
     assert caught.value.message == text
+
+
+def test_a_word_can_be_optional() -> None:
+    verb = Verb("hello", "Greet", words=(Word("name", "NAME"), Word("title", "[TITLE]", required=False)))
+    assert parse.parse_arguments(verb, ["Ada"]).arguments(verb) == {"name": "Ada"}
+    assert parse.parse_arguments(verb, ["Ada", "Dr"]).arguments(verb) == {"name": "Ada", "title": "Dr"}
+    with pytest.raises(BadRequest, match=re.escape("accepts between 1 and 2 arg(s), received 3")):
+        parse.parse_arguments(verb, ["Ada", "Dr", "x"])
 
 
 def test_an_error_is_one_line_and_exit_1(ollama: RunCommand) -> None:

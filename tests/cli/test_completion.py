@@ -29,4 +29,6 @@ def test_a_shell_asks_for_completions(
 
 def test_the_script_can_be_shown(ollama: RunCommand, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["/usr/bin/ollama"])
+    # Typer looks for the user's shell among the parent processes; without it, the shell is named.
+    monkeypatch.setenv("_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION", "1")
     assert "_OLLAMA_COMPLETE=complete_bash" in ollama("--show-completion", "bash").out
