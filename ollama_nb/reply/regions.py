@@ -44,7 +44,7 @@ class RegionStep(NamedTuple):
     """The result of one step of a region.
 
     The region consumed the text up to ``at``. ``to`` is the next region, None if this one needs more text.
-    ``eat_space`` drops the white space that follows. ``again`` is consumed text that the next region gets first.
+    ``eat_space`` drops the white space that follows. ``unread`` is consumed text that the next region gets first.
 
     ``space`` is the white space before ``marker`` that is dropped with it. It is restored with the marker if that turns
     out to be content.
@@ -55,7 +55,7 @@ class RegionStep(NamedTuple):
     eat_space: bool = False
     marker: str = ""
     space: str = ""
-    again: str = ""
+    unread: str = ""
 
 
 class Region(Protocol):
@@ -104,10 +104,10 @@ class RegionParser:
             step = self._region.consume(text, at, final, self._out)
             if self.answer_start is None and self._out.has_content:
                 self.answer_start = self._entered
-            self._consumed += step.at - at - len(step.again)
+            self._consumed += step.at - at - len(step.unread)
             if step.to is None:
                 break
-            text, at = (step.again + text[step.at :], 0) if step.again else (text, step.at)
+            text, at = (step.unread + text[step.at :], 0) if step.unread else (text, step.at)
             self._region, self._entered = self._regions[step.to], self._consumed
             if isinstance(self._region, CallRegion):  # an unparsable call is an answer, marker included
                 self._entered -= len(step.space) + len(step.marker)
@@ -196,7 +196,7 @@ class ForkRegion:
         if at == len(text) and not final:
             return RegionStep(at)
         dropped = self._drops or self._eat
-        return RegionStep(at, self._otherwise, eat_space=dropped, again="" if dropped else "".join(self._space))
+        return RegionStep(at, self._otherwise, eat_space=dropped, unread="" if dropped else "".join(self._space))
 
     @staticmethod
     def _unfinished(marker: str, text: str, at: int) -> bool:

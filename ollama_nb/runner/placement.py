@@ -45,7 +45,7 @@ class Placement:
     """How to load a model, and an estimate of the bytes that it takes."""
 
     load: wire.Load
-    need: int
+    bytes_needed: int
 
 
 def place(model: Model, gguf: GGUF, options: Options, settings: Settings, machine: MachineMemory) -> Placement:

@@ -129,7 +129,7 @@ class Pool:
         if self._closed:
             raise Busy(SHUTTING_DOWN)
         place = placement.place(model, gguf, options, self._settings, self._measure())
-        ticket = Ticket(model, place.load, options, place.need, keep_alive)
+        ticket = Ticket(model, place.load, options, place.bytes_needed, keep_alive)
         granted = self._waiting[ticket] = asyncio.get_running_loop().create_future()
         try:
             self._act(self._residency.request(ticket, self._now()))

@@ -80,14 +80,14 @@ class ResidentState(enum.Enum):
 class Ticket:
     """A request for a model, granted at once or queued.
 
-    ``wanted`` is how the model would be loaded for this request alone, ``need`` an estimate of the bytes for that.
-    ``keep_alive`` None leaves the keep-alive time of the model as it is.
+    ``wanted`` is how the model would be loaded for this request alone, ``bytes_needed`` an estimate of the memory for
+    that. ``keep_alive`` None leaves the keep-alive time of the model as it is.
     """
 
     model: Model
     wanted: wire.Load
     options: Options
-    need: int = 0
+    bytes_needed: int = 0
     keep_alive: float | None = None
 
     @property
@@ -308,7 +308,7 @@ class Residency:
         residents = self.residents.values()
         if any(r.state is ResidentState.LOADING for r in residents):
             return
-        too_large = bool(residents) and ticket.need > self.free_memory()
+        too_large = bool(residents) and ticket.bytes_needed > self.free_memory()
         if len(residents) < self.max_models and not too_large:
             yield self._start(ticket)
         elif not any(r.state is ResidentState.STOPPING for r in residents):

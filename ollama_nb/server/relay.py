@@ -86,7 +86,7 @@ async def _stream(call: OllamaHandler, pieces: Pieces, live: LiveRequest, neighb
         async for piece in pieces:
             *lines, rest = (rest + cast(bytes, piece)).split(b"\n")
             for line in lines:
-                live.token()
+                live.count_token()
                 await call.send_line(line)
                 sent = True
     except ConnectionBroken:

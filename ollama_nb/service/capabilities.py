@@ -66,10 +66,10 @@ def _from_template(model: Model, gguf: GGUF | None, go_template: bool | None) ->
 def _of_format(chosen: ChatFormat, layer: Facts | None) -> set[str]:
     """The capabilities that the chat format gives. A suffix always uses the Go template ``layer``."""
     tools, thinking = chosen.tool_marker is not None, chosen.thinking is not None
-    if chosen.renderer or chosen.family is not None:
+    if chosen.renderer or chosen.parser is not None:
         tools = layer is not None and layer.tools
-    if chosen.family is not None:
-        tools, thinking = tools or chosen.family.tools, thinking or chosen.family.thinking
+    if chosen.parser is not None:
+        tools, thinking = tools or chosen.parser.tools, thinking or chosen.parser.thinking
     words = {"tools": tools, "insert": layer is not None and layer.insert, "thinking": thinking}
     return {word for word, has in words.items() if has}
 

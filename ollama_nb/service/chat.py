@@ -23,7 +23,7 @@ CHATML_STOPS = ("<|im_start|>", "<|im_end|>")
 def run_chat(backend: Backend, request: ChatRequest) -> AsyncGenerator[Event, None]:
     """Yield the reply to the last message and a final Done; see ``stream_reply``."""
     prepare = partial(_prepare, backend, request)
-    return stream_reply(backend, request, "chat", prepare, partial(_write_prompt, backend, request))
+    return stream_reply(backend, request, "chat", prepare, partial(_prompt_with_warnings, backend, request))
 
 
 async def _prepare(backend: Backend, request: ChatRequest) -> Generation | None:
@@ -40,29 +40,29 @@ async def _prepare(backend: Backend, request: ChatRequest) -> Generation | None:
     )
     last = request.messages[-1] if request.messages else None
     generation = replace(generation, reply=replace(generation.reply, tools=request.tools, last=last))
-    if not generation.format.template and not generation.options.stop:
+    if not generation.chat_format.template and not generation.options.stop:
         # The renderer uses ChatML where the model has no template: stop at the end of its turns.
         generation = generation.asking(options=replace(generation.options, stop=CHATML_STOPS))
-    if generation.format.kind == JINJA:
+    if generation.chat_format.kind == JINJA:
         # As in Ollama, a chat that Jinja renders is refused when its last message is too long: cutting tokens out of
         # the middle of the prompt would break the format.
         generation = generation.asking(truncate=False)
     return generation
 
 
-async def _write_prompt(backend: Backend, request: ChatRequest, generation: Generation, lease: Lease) -> Prompt:
+async def _prompt_with_warnings(backend: Backend, request: ChatRequest, generation: Generation, lease: Lease) -> Prompt:
     """The prompt, with a warning for each message that the template leaves out. Raises BadRequest if strict."""
-    prompt = await _render(backend, request, generation, lease)
+    prompt = await _fitted_prompt(backend, request, generation, lease)
     warnings = () if prompt.messages_dropped else omitted_roles(request.messages, prompt.text)
     if warnings and request.strict:
         raise BadRequest("; ".join(warnings))
     return replace(prompt, warnings=warnings)
 
 
-async def _render(backend: Backend, request: ChatRequest, generation: Generation, lease: Lease) -> Prompt:
+async def _fitted_prompt(backend: Backend, request: ChatRequest, generation: Generation, lease: Lease) -> Prompt:
     """Render the conversation; drop old messages until it fits, if the request allows that.
 
-    Raises ContextOverflow when no message may be cut and the last one alone does not fit.
+    Raises ContextOverflow when only whole messages may be dropped and the last one alone does not fit.
     """
     job = chat_job(request, generation, lease.loaded)
     if not request.truncate:
@@ -80,6 +80,6 @@ async def _render(backend: Backend, request: ChatRequest, generation: Generation
 
 def chat_job(request: ChatRequest, generation: Generation, loaded: wire.Loaded) -> PromptJob:
     """The job that renders the whole conversation."""
-    family = generation.format.family
-    tools = family.offered(request.tools) if family is not None else request.tools
+    parser = generation.chat_format.parser
+    tools = parser.offered(request.tools) if parser is not None else request.tools
     return replace(generation.prompt_job(chat_messages(generation.model, request.messages), loaded), tools=tools)

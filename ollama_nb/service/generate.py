@@ -21,7 +21,7 @@ from ollama_nb.service.tokens import text_of
 def run_generate(backend: Backend, request: GenerateRequest) -> AsyncGenerator[Event, None]:
     """Yield the answer to the prompt and a final Done; see ``stream_reply``."""
     prepare = partial(_prepare, backend, request)
-    return stream_reply(backend, request, "generate", prepare, partial(_write_prompt, backend, request))
+    return stream_reply(backend, request, "generate", prepare, partial(_make_prompt, backend, request))
 
 
 async def _prepare(backend: Backend, request: GenerateRequest) -> Generation | None:
@@ -43,7 +43,7 @@ async def _prepare(backend: Backend, request: GenerateRequest) -> Generation | N
     return generation.asking(return_tokens=True)
 
 
-async def _write_prompt(backend: Backend, request: GenerateRequest, generation: Generation, lease: Lease) -> Prompt:
+async def _make_prompt(backend: Backend, request: GenerateRequest, generation: Generation, lease: Lease) -> Prompt:
     """The rendered prompt; as sent if it is raw or there is no template. The text of a context comes before it."""
     if request.raw:
         return Prompt(request.prompt)

@@ -40,30 +40,30 @@ _SPECIAL_TOKEN = re.compile(r"<[^<>]*>|\[[^\[\]]*\]")
 class ReplyFormat:
     """How the text of a reply is parsed.
 
-    A ``family`` has its own parser, which gets ``tools``, ``think`` and the ``last`` message of the request. Without a
-    family, ``thinking`` holds the tags around thinking (None: the reply has none) and ``tool_marker`` the text that
+    The ``parser`` of a family gets ``tools``, ``think`` and the ``last`` message of the request. Without one,
+    ``thinking`` holds the tags around thinking (None: the reply has no thinking) and ``tool_marker`` the text that
     begins a tool call.
     """
 
     thinking: tuple[str, str] | None = None
     tools: tuple[Tool, ...] = ()
     tool_marker: str | None = None
-    family: ParserSpec | None = None
+    parser: ParserSpec | None = None
     think: Think = None
     last: Message | None = None
 
     @property
     def preserve(self) -> tuple[str, ...]:
         """Special tokens that must stay visible in the output because the parser looks for them."""
-        if self.family is not None:
-            return self.family.preserve
+        if self.parser is not None:
+            return self.parser.preserve
         token = _SPECIAL_TOKEN.search(self.tool_marker) if self.tools and self.tool_marker else None
         return (self.thinking or ()) + ((token[0],) if token else ())
 
     @property
     def thinks(self) -> bool:
         """Thinking comes before the answer."""
-        return self.thinking is not None if self.family is None else self.family.thinking and bool(self.think)
+        return self.thinking is not None if self.parser is None else self.parser.thinking and bool(self.think)
 
     @property
     def context(self) -> ReplyContext:
@@ -73,10 +73,10 @@ class ReplyFormat:
         """The prompt ends with the opening tag of the thinking."""
         return self.thinking is not None and prompt.rstrip().endswith(self.thinking[0])
 
-    def parser(self, prompt: str) -> ReplyParser:
+    def new_parser(self, prompt: str) -> ReplyParser:
         """A parser for one reply to ``prompt``."""
-        if self.family is not None:
-            return self.family.create(self.context)
+        if self.parser is not None:
+            return self.parser.create(self.context)
         return TemplateReplyParser(
             thinking=self.thinking,
             inside_thinking=self.begins_in_thinking(prompt),
@@ -89,31 +89,31 @@ class ReplyFormat:
 class Generation:
     """A request that passed every check: what the runner is asked, and how its reply is parsed.
 
-    ``request`` lacks the prompt, the context size and the adapters until the model is loaded. ``reply.think`` is the
+    ``completion`` lacks the prompt, the context size and the adapters until the model is loaded. ``reply.think`` is the
     value for templates: None means that the request does not set it.
     """
 
     model: Model
     gguf: GGUF
-    format: ChatFormat
-    request: wire.Complete
+    chat_format: ChatFormat
+    completion: wire.Complete
     reply: ReplyFormat = ReplyFormat()
     warnings: tuple[str, ...] = ()
 
     @property
     def options(self) -> Options:
-        return self.request.options
+        return self.completion.options
 
     def asking(self, **changes: Any) -> Generation:
-        """A copy whose ``request`` has the given fields."""
-        return replace(self, request=msgspec.structs.replace(self.request, **changes))
+        """A copy whose ``completion`` has the given fields."""
+        return replace(self, completion=msgspec.structs.replace(self.completion, **changes))
 
     def prompt_job(self, messages: tuple[Message, ...], loaded: wire.Loaded) -> PromptJob:
         """The job that renders the prompt of ``messages``."""
         return PromptJob(
-            kind=self.format.kind,
-            template=self.format.template,
-            renderer=self.format.renderer,
+            kind=self.chat_format.kind,
+            template=self.chat_format.template,
+            renderer=self.chat_format.renderer,
             messages=messages,
             think=self.reply.think,
             bos=loaded.bos,
@@ -148,14 +148,14 @@ async def new_generation(
     if images:
         _refuse_images(request.model, has)
     options, warnings = options_in_force(model, request.options, request.ignored, strict=request.strict)
-    format = chat_format(model, gguf, go_template)
-    if format.family is not None:
-        think = format.family.think_levels.get(think, think)
+    chosen = chat_format(model, gguf, go_template)
+    if chosen.parser is not None:
+        think = chosen.parser.think_levels.get(think, think)
     return Generation(
         model=model,
         gguf=gguf,
-        format=format,
-        request=wire.Complete(
+        chat_format=chosen,
+        completion=wire.Complete(
             options=seeded(options),
             shift=request.shift if request.shift is not None else families.can_shift(model.config.model_family),
             truncate=request.truncate is True,
@@ -163,9 +163,9 @@ async def new_generation(
             format=constraint_text(request),
         ),
         reply=ReplyFormat(
-            thinking=format.thinking if think else None,
-            tool_marker=format.tool_marker,
-            family=format.family,
+            thinking=chosen.thinking if think else None,
+            tool_marker=chosen.tool_marker,
+            parser=chosen.parser,
             think=think,
         ),
         warnings=warnings,

@@ -42,7 +42,7 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class _Probe:
-    cut: int
+    drop: int
     text: str
     tokens: int
 
@@ -57,15 +57,15 @@ async def fit(backend: Backend, lease: Lease, job: PromptJob, limit: int, *, ima
     if _surely_fits(text, limit) and not images:
         return Prompt(text)
     whole = (await _count(lease, job, (0,), (text,), image_tokens))[0]
-    allowed = cuts(job.messages)
+    allowed = possible_drops(job.messages)
     if whole.tokens <= limit or not allowed:
         return Prompt(text, whole.tokens, image_count=images)
-    best = await _best_cut(backend, lease, job, allowed, limit, image_tokens)
-    kept = job.messages[best.cut :]
+    best = await _best_drop(backend, lease, job, allowed, limit, image_tokens)
+    kept = job.messages[best.drop :]
     return Prompt(
         best.text,
         best.tokens,
-        dropped_count(job.messages, best.cut),
+        dropped_count(job.messages, best.drop),
         max(0, whole.tokens - best.tokens),
         count_images(kept),
     )
@@ -75,23 +75,23 @@ def count_images(messages: Sequence[Message]) -> int:
     return sum(len(message.images) for message in messages)
 
 
-async def _best_cut(
+async def _best_drop(
     backend: Backend, lease: Lease, job: PromptJob, allowed: Sequence[int], limit: int, image_tokens: int
 ) -> _Probe:
-    """The smallest cut that fits. If the template requires alternating roles, only whole turns are cut."""
+    """The smallest number of messages to drop. If the template requires alternating roles, whole turns are dropped."""
     try:
-        return await _shortest_cut(backend, lease, job, allowed, limit, image_tokens)
+        return await _smallest_drop(backend, lease, job, allowed, limit, image_tokens)
     except TemplateError:
-        turns = [cut for cut in allowed if job.messages[cut].role == "user"]
+        turns = [drop for drop in allowed if job.messages[drop].role == "user"]
         if not turns or turns == list(allowed):
             raise
-        return await _shortest_cut(backend, lease, job, turns, limit, image_tokens)
+        return await _smallest_drop(backend, lease, job, turns, limit, image_tokens)
 
 
-async def _shortest_cut(
+async def _smallest_drop(
     backend: Backend, lease: Lease, job: PromptJob, allowed: Sequence[int], limit: int, image_tokens: int
 ) -> _Probe:
-    """The smallest allowed cut that fits; the largest one if all are too long."""
+    """The smallest allowed number with which the prompt fits; the largest one if all are too long."""
     low, high = 0, len(allowed) - 1
     best: _Probe | None = None
     while low <= high:
@@ -114,8 +114,8 @@ async def _count(
 ) -> list[_Probe]:
     counts = await lease.runner.count_tokens(texts)
     return [
-        _Probe(cut, text, count + image_tokens * count_images(job.messages[cut:]))
-        for cut, text, count in zip(drops, texts, counts, strict=True)
+        _Probe(drop, text, count + image_tokens * count_images(job.messages[drop:]))
+        for drop, text, count in zip(drops, texts, counts, strict=True)
     ]
 
 
@@ -126,7 +126,10 @@ def spread(low: int, high: int) -> list[int]:
 
 
 def _surely_fits(text: str, limit: int) -> bool:
-    """Whether a prompt is so short that it need not be counted: a token covers at least one byte of most texts."""
+    """Whether a prompt is so short that it fits without counting.
+
+    A tokenizer makes at most one token of a byte, and a few specials; the factor of two is a margin.
+    """
     return 2 * len(text.encode("utf-8", "replace")) + 8 <= limit
 
 
@@ -173,7 +176,7 @@ def omitted_roles(messages: Sequence[Message], prompt: str) -> tuple[str, ...]:
     )
 
 
-def cuts(messages: Sequence[Message]) -> list[int]:
+def possible_drops(messages: Sequence[Message]) -> list[int]:
     """The numbers of oldest messages that may be dropped, in ascending order.
 
     The last message is always kept, and a tool result is never kept without its call.
@@ -181,6 +184,6 @@ def cuts(messages: Sequence[Message]) -> list[int]:
     return [at for at in range(1, len(messages)) if messages[at].role != "tool"]
 
 
-def dropped_count(messages: Sequence[Message], cut: int) -> int:
-    """The number of messages that a cut drops; system messages before it are kept."""
-    return sum(message.role != "system" for message in messages[:cut])
+def dropped_count(messages: Sequence[Message], drop: int) -> int:
+    """How many of the ``drop`` oldest messages are dropped; system messages among them are kept."""
+    return sum(message.role != "system" for message in messages[:drop])

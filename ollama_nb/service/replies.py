@@ -1,4 +1,4 @@
-"""From a ``Generation`` to events: load the model, write the prompt, run the model, parse its text, report the figures.
+"""From a ``Generation`` to events: load the model, make the prompt, run the model, parse its text, report the figures.
 
 A ``format`` constrains the answer and not the thinking before it. A model that thinks therefore runs twice: without the
 constraint up to the end of its thinking, then from there with the constraint in force.
@@ -31,12 +31,12 @@ from ollama_nb.service.requests import PROMPT, LiveRequest, Metering
 Prepare = Callable[[], Awaitable[Generation | None]]
 """Checks a request; None: it only unloads the model, which is done. Raises OllamaError."""
 
-WritePrompt = Callable[[Generation, Lease], Awaitable[Prompt]]
+MakePrompt = Callable[[Generation, Lease], Awaitable[Prompt]]
 """Makes the prompt once the model is loaded. Raises OllamaError."""
 
 
 async def stream_reply(
-    backend: Backend, request: ChatRequest | GenerateRequest, kind: str, prepare: Prepare, write: WritePrompt
+    backend: Backend, request: ChatRequest | GenerateRequest, kind: str, prepare: Prepare, make_prompt: MakePrompt
 ) -> AsyncGenerator[Event, None]:
     """Yield the reply and a final Done. A request without a prompt gives one Done: ``load`` or ``unload``.
 
@@ -61,7 +61,7 @@ async def stream_reply(
             await stack.enter_async_context(lease)
             load_seconds = live.seconds
             with live.interruptible():
-                prompt = await write(generation, lease)
+                prompt = await make_prompt(generation, lease)
         except Cancelled:
             stats = None if request.is_empty else Stats(load_seconds=load_seconds, total_seconds=live.seconds)
             yield metering.counted(Done("cancelled", stats))
@@ -109,9 +109,9 @@ class ReplyRuns:
     async def events(self) -> AsyncGenerator[Delta | ToolCalls, None]:
         """Yield the parsed text. A cancelled request ends with ``reason`` "cancelled" and raises nothing."""
         generation: Generation | None = self._generation
-        if self._generation.request.format and not self._generation.reply.thinks:
+        if self._generation.completion.format and not self._generation.reply.thinks:
             generation = constrained(self._generation)
-        elif self._generation.request.format:
+        elif self._generation.completion.format:
             thoughts = ModelRun(self._runner, self._live, self._generation.asking(format=""))
             answering = called = False
             async with aclosing(thoughts):
@@ -123,16 +123,16 @@ class ReplyRuns:
                                 yield Delta(thinking=event.thinking)
                             break
                         called = called or isinstance(event, ToolCalls)
-                        yield self._checked(event)
-            await self._note(thoughts)
+                        yield self._with_warning(event)
+            await self._add_figures(thoughts)
             generation = constrained_answer(self._generation, thoughts, answering=answering, called=called)
         if generation is not None:
             answer = ModelRun(self._runner, self._live, generation)
             async with aclosing(answer):
                 while (events := await answer.read()) is not None:
                     for event in events:
-                        yield self._checked(event)
-            await self._note(answer)
+                        yield self._with_warning(event)
+            await self._add_figures(answer)
 
     def stats(self) -> Stats:
         """The figures of both runs together; output of the first run that the second one reads counts once."""
@@ -148,18 +148,18 @@ class ReplyRuns:
             accepted_tokens=sum(run.accepted for run in runs),
         )
 
-    def _checked(self, event: Delta | ToolCalls) -> Delta | ToolCalls:
+    def _with_warning(self, event: Delta | ToolCalls) -> Delta | ToolCalls:
         """Add a warning for text that was meant as a tool call."""
         if isinstance(event, Delta) and event.tool_error:
             self.warnings.append(f"a tool call could not be read and is shown as text: {event.tool_error}")
         return event
 
-    async def _note(self, run: ModelRun) -> None:
+    async def _add_figures(self, run: ModelRun) -> None:
         self.reason = run.reason
         figures = await run.figures()
         self._figures.append(figures)
         self._live.prompt_tokens = self._figures[0].prompt_tokens
-        if run.generation.request.return_tokens and run.finished is not None:
+        if run.generation.completion.return_tokens and run.finished is not None:
             self.context = figures.tokens
 
 
@@ -169,10 +169,10 @@ def constrained(generation: Generation) -> Generation:
     Where the family marks the beginning of an answer, the prompt gets that mark.
     """
     reply = generation.reply
-    if reply.family is None:
+    if reply.parser is None:
         return generation
-    prompt = generation.request.prompt + reply.family.create(reply.context).answer_prefix
-    return replace(generation.asking(prompt=prompt), reply=replace(reply, family=None, tools=()))
+    prompt = generation.completion.prompt + reply.parser.create(reply.context).answer_prefix
+    return replace(generation.asking(prompt=prompt), reply=replace(reply, parser=None, tools=()))
 
 
 def constrained_answer(
@@ -188,10 +188,10 @@ def constrained_answer(
     options = generation.options
     if options.num_predict > 0:
         options = replace(options, num_predict=max(1, options.num_predict - thoughts.output_tokens))
-    prompt = generation.request.prompt + thoughts.text_before_answer()
+    prompt = generation.completion.prompt + thoughts.text_before_answer()
     # Thinking that filled the context loses its middle: that is better than an error after all that work.
     continued = generation.asking(prompt=prompt, options=options, truncate=True)
-    return replace(continued, reply=replace(generation.reply, thinking=None, family=None))
+    return replace(continued, reply=replace(generation.reply, thinking=None, parser=None))
 
 
 class ModelRun:
@@ -206,9 +206,9 @@ class ModelRun:
         self.reason = "stop"
         self.finished: wire.Finished | None = None
         self._runner, self._live = runner, live
-        self._parser = generation.reply.parser(generation.request.prompt)
-        request = msgspec.structs.replace(generation.request, preserve=generation.reply.preserve)
-        self._items = runner.complete(request)
+        self._parser = generation.reply.new_parser(generation.completion.prompt)
+        completion = msgspec.structs.replace(generation.completion, preserve=generation.reply.preserve)
+        self._items = runner.complete(completion)
         self._ended = False
         self._pieces: list[str] = []
         self._first_item = wire.Text(0, "")
@@ -239,7 +239,7 @@ class ModelRun:
         """The output up to the beginning of the answer, completed by what the answer needs in order to begin."""
         raw = "".join(self._pieces)
         if not isinstance(self._parser, RegionParser):
-            return _thinking_text(self.generation.reply, self.generation.request.prompt, raw)
+            return _thinking_text(self.generation.reply, self.generation.completion.prompt, raw)
         at = self._parser.answer_start
         if at is None:
             missing = self._parser.answer_prefix
@@ -281,25 +281,25 @@ class ModelRun:
         if isinstance(item, wire.Finished):
             self.finished, self.reason = item, item.reason
             return None
-        self._note(item)
+        self._count_text(item)
         return item
 
-    def _note(self, item: wire.Text) -> None:
+    def _count_text(self, item: wire.Text) -> None:
         self._last = time.perf_counter()
         if not self._pieces:
             self._first, self._first_item = self._last, item
             self._live.prompt_tokens = item.prompt_tokens or self._live.prompt_tokens
         self._pieces.append(item.text)
         drafted, accepted = self._drafts
-        self._live.token(item.drafted - drafted, item.accepted - accepted)
+        self._live.count_token(item.drafted - drafted, item.accepted - accepted)
         self._drafts = (item.drafted, item.accepted)
 
     async def _count_prompt(self) -> int:
         """Prompt tokens of a run without output: at most a full context is read."""
-        request = self.generation.request
+        completion = self.generation.completion
         try:
-            count = (await self._runner.count_tokens((request.prompt,)))[0]
-            return min(count, request.num_ctx or count)
+            count = (await self._runner.count_tokens((completion.prompt,)))[0]
+            return min(count, completion.num_ctx or count)
         except OllamaError:
             return 0  # the runner is gone; the reply still ends normally
 
@@ -330,19 +330,19 @@ def with_logprobs(events: Sequence[Delta | ToolCalls], probs: Sequence[wire.Toke
 
 def run_record(generation: Generation, build: str) -> dict[str, Any]:
     """What is needed to repeat a run: the same model, template, prompt, options and engine give the same reply."""
-    request = generation.request
-    options = asdict(replace(request.options, num_ctx=request.num_ctx))
+    completion = generation.completion
+    options = asdict(replace(completion.options, num_ctx=completion.num_ctx))
     in_force = {name: value for name, value in options.items() if value is not None}
     # Options are float32 values; the shortest decimal is reported, 0.9 and not 0.8999999761581421.
     shown = {name: shortest(value) if isinstance(value, float) else value for name, value in in_force.items()}
-    shown["logit_bias"] = {name: shortest(value) for name, value in request.options.logit_bias}
+    shown["logit_bias"] = {name: shortest(value) for name, value in completion.options.logit_bias}
     return {
         "model": generation.model.name.short,
         "model_digest": f"sha256:{generation.model.digest}",
-        "template_hash": _hash(generation.format.template),
-        "prompt_hash": _hash(request.prompt),
+        "template_hash": _hash(generation.chat_format.template),
+        "prompt_hash": _hash(completion.prompt),
         "options": shown,
-        "seed": request.options.seed & SEED_BITS,
+        "seed": completion.options.seed & SEED_BITS,
         "engine_build": build,
     }
 

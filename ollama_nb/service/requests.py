@@ -21,7 +21,8 @@ from typing import Protocol, TypeVar
 from ollama_nb.api.events import Delta, Done, Event, Progress, Report, Stats, ToolCalls
 from ollama_nb.errors import Cancelled
 
-QUEUED, LOADING, PROMPT, GENERATING = STATES = "queued", "loading", "prompt", "generating"
+QUEUED, LOADING, PROMPT, GENERATING = "queued", "loading", "prompt", "generating"
+STATES = (QUEUED, LOADING, PROMPT, GENERATING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,7 @@ class LiveRequest:
         """Seconds since the request arrived."""
         return time.perf_counter() - self.arrived
 
-    def token(self, drafted: int = 0, accepted: int = 0) -> None:
+    def count_token(self, drafted: int = 0, accepted: int = 0) -> None:
         """Count one generated token, and the tokens drafted and accepted since the previous call."""
         if self._first_token is None:
             self._first_token = time.perf_counter()

@@ -22,7 +22,7 @@ class ChatFormat:
     """How a model's prompts are rendered and its replies parsed.
 
     ``template`` is empty when the model has no template: generate then sends the prompt as it is, chat uses ChatML.
-    ``family`` parses the replies of models that name a parser; ``thinking`` and ``tool_marker`` are for the others.
+    ``parser`` is for models that name a parser; ``thinking`` and ``tool_marker`` are for the others.
     """
 
     kind: TemplateKind
@@ -30,7 +30,7 @@ class ChatFormat:
     thinking: tuple[str, str] | None = None
     tool_marker: str | None = None
     renderer: str = ""
-    family: ParserSpec | None = None
+    parser: ParserSpec | None = None
 
 
 def chat_format(model: Model, gguf: GGUF | None, go_template: bool | None) -> ChatFormat:
@@ -84,7 +84,7 @@ def _named_format(model: Model) -> ChatFormat:
         thinking=go.thinking,
         tool_marker=go.tool_marker or "{",
         renderer=renderer,
-        family=families.parser(parser) if parser else None,
+        parser=families.parser(parser) if parser else None,
     )
 
 

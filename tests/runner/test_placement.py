@@ -144,8 +144,8 @@ def test_an_invalid_header_gives_a_placement(facts: dict[str, Any]) -> None:
 
 def test_need_grows_with_the_size_of_the_load() -> None:
     model, machine = a_model(size=100 * MIB), MachineMemory(free_memory=20 * GIB)
-    small = place(model, a_gguf(), Options(num_ctx=512), Settings(), machine).need
-    large = place(model, a_gguf(), Options(num_ctx=8192), Settings(), machine).need
+    small = place(model, a_gguf(), Options(num_ctx=512), Settings(), machine).bytes_needed
+    large = place(model, a_gguf(), Options(num_ctx=8192), Settings(), machine).bytes_needed
     assert 100 * MIB < small < large
 
 
@@ -155,7 +155,7 @@ def test_a_draft_model_is_loaded_unless_drafting_is_off() -> None:
     model = replace(plain, manifest=replace(plain.manifest, layers=(*plain.manifest.layers, small)), draft=Path("/d"))
     with_draft = place(model, a_gguf(), Options(), Settings(), machine)
     assert with_draft.load.draft == "/d"
-    assert with_draft.need > place(plain, a_gguf(), Options(), Settings(), machine).need + 10 * MIB
+    assert with_draft.bytes_needed > place(plain, a_gguf(), Options(), Settings(), machine).bytes_needed + 10 * MIB
     assert place(model, a_gguf(), Options(draft_num_predict=0), Settings(), machine).load.draft == ""
 
 

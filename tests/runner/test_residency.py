@@ -32,10 +32,15 @@ def residency(*, models: int = 2, queue: int = 100, free: int = 1 << 40) -> Resi
 
 
 def ticket(
-    name: str, *, n_ctx: int = 4096, keep_alive: float | None = None, need: int = MIB, options: Options | None = None
+    name: str,
+    *,
+    n_ctx: int = 4096,
+    keep_alive: float | None = None,
+    bytes_needed: int = MIB,
+    options: Options | None = None,
 ) -> Ticket:
     wanted = wire.Load(path=f"/models/{name}", n_ctx=n_ctx)
-    return Ticket(a_model(name), wanted, options or Options(), need, keep_alive)
+    return Ticket(a_model(name), wanted, options or Options(), bytes_needed, keep_alive)
 
 
 def names_of(actions: list[Action]) -> list[tuple[str, str]]:
@@ -158,7 +163,7 @@ def test_another_resident_that_becomes_idle_is_evicted_instead() -> None:
 def test_evicts_when_memory_is_short_and_loads_when_nothing_is_left_to_evict() -> None:
     core = residency(models=3, free=10 * MIB)
     a = idle(core, "a")
-    assert names_of(core.request(ticket("b", need=11 * MIB), 0.0)) == [("stop", "a")]
+    assert names_of(core.request(ticket("b", bytes_needed=11 * MIB), 0.0)) == [("stop", "a")]
     assert names_of(core.stopped(a, 0.0)) == [("start", "b")]
 
 
@@ -327,7 +332,8 @@ class Schedule:
     def play(self, event: str, number: int) -> None:
         core, now = self.core, self.now
         if event == "request":
-            asked = ticket("abcd"[number % 4], n_ctx=(512, 4096)[number // 4 % 2], need=(10, 60, 150)[number // 8 % 3],
+            asked = ticket("abcd"[number % 4], n_ctx=(512, 4096)[number // 4 % 2],
+                           bytes_needed=(10, 60, 150)[number // 8 % 3],
                            keep_alive=(None, 0.0, 5.0, math.inf)[number // 24 % 4])  # fmt: skip
             self.waiting.append(asked)
             self.asked += 1

@@ -15,7 +15,7 @@ from support.service_harness import FakeLease, ServiceHarness
 from ollama_nb.api.chat import PromptJob, TemplateKind
 from ollama_nb.api.messages import Message
 from ollama_nb.errors import TemplateError
-from ollama_nb.service.prompt import PROBES, Prompt, cuts, dropped_count, fit, spread
+from ollama_nb.service.prompt import PROBES, Prompt, dropped_count, fit, possible_drops, spread
 
 GO = "{{ range .Messages }}{{ .Role }} {{ .Content }} {{ end }}"
 LEGACY = "{{ if .System }}system {{ .System }} {{ end }}{{ .Prompt }} asked {{ .Response }} answered "
@@ -33,10 +33,10 @@ def fitted(harness: ServiceHarness, job: PromptJob, limit: int, image_tokens: in
     return asyncio.run(fitting)
 
 
-def rendered(harness: ServiceHarness, job: PromptJob, cut: int) -> str | None:
-    """The prompt without the ``cut`` oldest messages; None where the template refuses that."""
+def rendered(harness: ServiceHarness, job: PromptJob, drop: int) -> str | None:
+    """The prompt without the ``drop`` oldest messages; None where the template refuses that."""
     try:
-        return asyncio.run(harness.renderer.render(replace(job, drops=(cut,))))[0]
+        return asyncio.run(harness.renderer.render(replace(job, drops=(drop,))))[0]
     except TemplateError:
         return None
 
@@ -44,10 +44,10 @@ def rendered(harness: ServiceHarness, job: PromptJob, cut: int) -> str | None:
 def one_at_a_time(harness: ServiceHarness, job: PromptJob, limit: int) -> tuple[int, str]:
     """The reference: drop the oldest message until the prompt fits or only the last message is left."""
     last = (0, "")
-    for cut in [0, *cuts(job.messages)]:
-        text = rendered(harness, job, cut)
+    for drop in [0, *possible_drops(job.messages)]:
+        text = rendered(harness, job, drop)
         if text is not None:
-            last = (cut, text)
+            last = (drop, text)
             if len(text.split()) <= limit:
                 break
     return last
@@ -66,12 +66,12 @@ def test_the_result_equals_dropping_one_message_at_a_time(
     harness = ServiceHarness(Path("/nowhere"))
     messages = tuple(Message(role, "w " * words) for role, words in talk)
     job = PromptJob(kind=kind, template=template, messages=messages)
-    cut, text = one_at_a_time(harness, job, limit)
+    drop, text = one_at_a_time(harness, job, limit)
     prompt = fitted(harness, job, limit)
     assert prompt.text == text
-    assert len(harness.renderer.jobs) <= 2 + math.ceil(math.log(1 + len(cuts(messages)), PROBES))
+    assert len(harness.renderer.jobs) <= 2 + math.ceil(math.log(1 + len(possible_drops(messages)), PROBES))
     if template != LEGACY:  # where it does not show which messages are there, equal prompts may have lost more or less
-        assert prompt.messages_dropped == dropped_count(messages, cut)
+        assert prompt.messages_dropped == dropped_count(messages, drop)
 
 
 @settings(max_examples=100, deadline=None)
@@ -83,9 +83,9 @@ def test_templates_with_alternating_roles_lose_whole_turns(lengths: list[int], s
         ([Message("system", "s")] if system else []) + talk + [Message("user", "w")] * (len(talk) % 2 == 0)
     )
     job = PromptJob(kind="jinja", template=TURNS, messages=messages)
-    cut, text = one_at_a_time(harness, job, limit)
+    drop, text = one_at_a_time(harness, job, limit)
     prompt = fitted(harness, job, limit)
-    assert (prompt.text, prompt.messages_dropped) == (text, dropped_count(messages, cut))
+    assert (prompt.text, prompt.messages_dropped) == (text, dropped_count(messages, drop))
     assert len(harness.renderer.jobs) <= 2 + 2 * math.ceil(math.log(1 + len(messages), PROBES))
 
 
@@ -102,9 +102,9 @@ def test_images_count_while_their_message_is_kept() -> None:
     job = PromptJob(kind="go", template=GO, messages=tuple(look))
     whole = fitted(harness, job, 300, image_tokens=100)
     assert (whole.messages_dropped, whole.image_count) == (0, 2) and whole.text.count("[img-") == 2
-    cut = fitted(harness, job, 150, image_tokens=100)
-    assert (cut.messages_dropped, cut.image_count) == (1, 0) and "[img-" not in cut.text
-    assert cut.tokens == 5 and cut.tokens_dropped == (whole.tokens or 0) - 5
+    drop = fitted(harness, job, 150, image_tokens=100)
+    assert (drop.messages_dropped, drop.image_count) == (1, 0) and "[img-" not in drop.text
+    assert drop.tokens == 5 and drop.tokens_dropped == (whole.tokens or 0) - 5
 
 
 @pytest.mark.parametrize(("low", "high"), [(0, 0), (3, 5), (0, 7), (0, 100), (17, 1000)])

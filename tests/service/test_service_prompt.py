@@ -9,7 +9,7 @@ from ollama_nb.api.chat import GenerateRequest
 from ollama_nb.api.messages import Message, ToolCall
 from ollama_nb.api.models import Layer, Manifest, Model, ModelConfig
 from ollama_nb.api.names import Digest, ModelName
-from ollama_nb.service.prompt import chat_messages, cuts, dropped_count, generate_messages
+from ollama_nb.service.prompt import chat_messages, dropped_count, generate_messages, possible_drops
 
 MODEL = Model(
     ModelName("m"), "d", Manifest(Layer("", Digest("0" * 64), 0), ()), ModelConfig(), 0.0, 0,
@@ -43,7 +43,7 @@ def test_old_thinking_is_removed_for_some_families() -> None:
 def test_a_tool_result_is_never_kept_without_its_call() -> None:
     call = Message("assistant", tool_calls=(ToolCall("f", {}),))
     result = Message("tool", "42")
-    assert cuts([ASK, call, result, ASK, ASK]) == [1, 3, 4]
-    assert cuts([ASK, call, result, result]) == [1]
-    assert cuts([ASK]) == []
+    assert possible_drops([ASK, call, result, ASK, ASK]) == [1, 3, 4]
+    assert possible_drops([ASK, call, result, result]) == [1]
+    assert possible_drops([ASK]) == []
     assert dropped_count([RULE, ASK, RULE, ASK], 3) == 1

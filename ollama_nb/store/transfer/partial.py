@@ -207,8 +207,8 @@ class PartialBlob:
         self._blobs.tree.remove(self._file.path)
 
     def close(self) -> None:
-        # On a full disk the journals keep their last state.
         """Save the journals and close the file."""
+        # On a full disk the journals keep their last state.
         with contextlib.suppress(StoreError):
             for part in self.parts:
                 if part.unsaved:
