@@ -1,7 +1,4 @@
-"""Conventions that hold over the whole package: one public class per name, and no decisions by message text.
-
-``KNOWN_…`` list today's violations. An entry that is no longer violated fails the test: remove it.
-"""
+"""Conventions that hold over the whole package: one public class per name, and no decisions by message text."""
 
 from __future__ import annotations
 
@@ -14,11 +11,6 @@ import check_language
 import pytest
 
 ROOT = Path(__file__).parent.parent
-
-KNOWN_DUPLICATES: set[str] = set()
-
-KNOWN_TEXT_MATCHES: dict[str, int] = {}
-"""File → how many lines of it compare message texts."""
 
 STRING_TESTS = {"startswith", "endswith", "find", "index", "count", "removeprefix", "removesuffix", "partition"}
 REGEX_TESTS = {"match", "search", "fullmatch", "findall"}
@@ -107,18 +99,12 @@ FILES = read_tree()
 
 
 def test_a_public_class_name_has_one_home() -> None:
-    found = duplicates(FILES)
-    new = {name: paths for name, paths in found.items() if name not in KNOWN_DUPLICATES}
-    assert new == {}, "give one of them a more specific name"
-    assert KNOWN_DUPLICATES - found.keys() == set(), "no longer violated: remove from KNOWN_DUPLICATES"
+    assert duplicates(FILES) == {}, "give one of them a more specific name"
 
 
 def test_no_decision_depends_on_message_text() -> None:
     found = {path: lines for path, text in FILES.items() if (lines := text_matches(text))}
-    new = {path: lines for path, lines in found.items() if len(lines) > KNOWN_TEXT_MATCHES.get(path, 0)}
-    assert new == {}, "catch a class of ollama_nb.errors, or compare its code"
-    solved = {path for path, count in KNOWN_TEXT_MATCHES.items() if len(found.get(path, ())) < count}
-    assert solved == set(), "fewer violations: lower or remove the number in KNOWN_TEXT_MATCHES"
+    assert found == {}, "catch a class of ollama_nb.errors, or compare its code"
 
 
 def fixtures(files: dict[str, str]) -> dict[str, set[str]]:

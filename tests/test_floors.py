@@ -2,8 +2,6 @@
 
 Every import counts: at the top of a module, inside a function, under ``TYPE_CHECKING``, and a string that names a
 module of ours (for ``import_module``, say). A string that starts a process (``-m``) or names a logger does not.
-
-``KNOWN_…`` list today's violations. An entry that is no longer violated fails the test: remove it.
 """
 
 from __future__ import annotations
@@ -43,11 +41,6 @@ DIRECT_WRITES = {("ollama_nb.client.files", "ollama_nb.store.blobs")}
 
 LAZY = {"ollama_nb", "ollama_nb.cli.main", "ollama_nb.notebook.magics"}
 """Modules whose job is to import late. Elsewhere an import inside a function has a comment that says why."""
-
-KNOWN_UPWARD: set[tuple[str, str]] = set()
-KNOWN_SERVER_SIDE: set[tuple[str, str]] = set()
-KNOWN_DYNAMIC: set[str] = set()
-KNOWN_CIRCLES: set[frozenset[str]] = set()
 
 
 @dataclass(frozen=True)
@@ -191,11 +184,13 @@ def test_every_package_has_a_layer() -> None:
 
 
 def test_imports_go_down() -> None:
-    found = {
-        (name, other.target) for name, imports in IMPORTS.items() for other in imports if upward(name, other.target)
-    }
-    assert found - KNOWN_UPWARD == set(), "imports from the same layer or a higher one"
-    assert KNOWN_UPWARD - found == set(), "no longer violated: remove from KNOWN_UPWARD"
+    found = [
+        f"{MODULES[name].path}:{other.line} imports {other.target}"
+        for name, imports in IMPORTS.items()
+        for other in imports
+        if upward(name, other.target)
+    ]
+    assert found == [], "imports from the same layer or a higher one"
 
 
 @pytest.mark.parametrize("name", ONLY_IN)
@@ -208,9 +203,8 @@ def test_third_party_packages_stay_where_they_belong(name: str) -> None:
 
 
 def test_front_ends_reach_the_server_by_http_only() -> None:
-    found = server_side_imports(GRAPH) - DIRECT_WRITES
-    assert found - KNOWN_SERVER_SIDE == set(), "the command line or the notebook reaches the server's side"
-    assert KNOWN_SERVER_SIDE - found == set(), "no longer violated: remove from KNOWN_SERVER_SIDE"
+    found = server_side_imports(GRAPH)
+    assert found == DIRECT_WRITES, "the command line or the notebook reaches the server's side"
 
 
 def test_local_imports_say_why() -> None:
@@ -225,16 +219,12 @@ def test_local_imports_say_why() -> None:
 
 def test_no_dynamic_imports_of_our_own() -> None:
     found = {name for name, source in MODULES.items() if dynamic_imports(source)}
-    assert found - KNOWN_DYNAMIC == set(), "write a local import with a reason instead of import_module"
-    assert KNOWN_DYNAMIC - found == set(), "no longer violated: remove from KNOWN_DYNAMIC"
+    assert found == set(), "write a local import with a reason instead of import_module"
 
 
 def test_no_circles() -> None:
     found = circles({name: targets - {"ollama_nb"} for name, targets in GRAPH.items()})
-    new = [sorted(group) for group in found if not any(group <= known for known in KNOWN_CIRCLES)]
-    assert new == [], "modules that import each other"
-    solved = [sorted(known) for known in KNOWN_CIRCLES if not any(group & known for group in found)]
-    assert solved == [], "no longer violated: remove from KNOWN_CIRCLES"
+    assert [sorted(group) for group in found] == [], "modules that import each other"
 
 
 # The checks themselves, on small bad examples.
