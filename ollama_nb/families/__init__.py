@@ -1,9 +1,11 @@
 """Model families: one module each, with the renderer of its prompts, the parser of its replies, and its card.
 
-Every module but ``card`` defines ``FAMILY``. The registry collects them on first use, so a new family needs one new module
-here and no other change of the package. Its tests need golden cases, recorded from Ollama or from the model's published
-chat template: a file in ``tests/golden/renderers`` with a prompt or an error for every case of ``cases.json``, and replies
-with their parsed output in ``tests/golden/parsers``. Exceptions are listed in ``tests/families``. CONTRIBUTING.md has the recipe.
+Every module but ``card`` defines ``FAMILY``. The registry collects them on first use, so a new family needs one new
+module here and no other change of the package.
+
+Its tests need golden cases, recorded from Ollama or from the model's published chat template: a file in
+``tests/golden/renderers`` with a prompt or an error for every case of ``cases.json``, and replies with their parsed
+output in ``tests/golden/parsers``. Exceptions are listed in ``tests/families``. CONTRIBUTING.md has the recipe.
 """
 
 from __future__ import annotations
