@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,9 +13,16 @@ from typing import Any
 from ollama_nb.api.encode import float32
 from ollama_nb.errors import BadRequest
 
+SEED_MASK = 0xFFFFFFFF  # seeds are unsigned 32-bit numbers
+MAX_SEED = SEED_MASK - 1  # llama.cpp takes a random seed for SEED_MASK itself
 _BIAS = "logit_bias"
 _MAX_BIASES = 1024  # entries of logit_bias
 _MAX_BIAS = 1e4  # above any difference of two logits: forbids a token, or all others
+
+
+def draw_seed() -> int:
+    """Return a random seed, for a request with seed -1."""
+    return secrets.randbelow(MAX_SEED + 1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,11 +8,10 @@ from pathlib import Path
 from ollama_nb.api.models import TokenizerVocabulary, draft_mismatch
 from ollama_nb.engine.embedder import Embedder
 from ollama_nb.engine.llama import BUILD, KV_TYPES, MAX_SEQUENCES, Context, LlamaModel
-from ollama_nb.engine.messages import Adapters, EngineConfig, EngineFacts
+from ollama_nb.engine.messages import MIN_CONTEXT, Adapters, EngineConfig, EngineFacts
 from ollama_nb.engine.prefix_cache import PrefixCache
 from ollama_nb.engine.prefix_store import PrefixStore, state_identity
 from ollama_nb.engine.scheduler import Scheduler
-from ollama_nb.engine.sequence import MIN_CONTEXT
 from ollama_nb.engine.speculation import DraftModel
 from ollama_nb.engine.threads import MIN_LIMIT, ThreadTuner, Watchdog, default_threads
 from ollama_nb.errors import LoadError

@@ -13,6 +13,8 @@ import msgspec
 from ollama_nb.api.options import Options
 from ollama_nb.errors import OllamaError
 
+MIN_CONTEXT = 4  # tokens: the shortest context
+
 
 class EngineConfig(msgspec.Struct, frozen=True, tag="load", kw_only=True):
     """What to load and how.

@@ -9,19 +9,17 @@ as llama.cpp's chain on the whole row.
 from __future__ import annotations
 
 import math
-import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from ollama_nb.api.options import Options
+from ollama_nb.api.options import MAX_SEED, SEED_MASK, Options, draw_seed
 from ollama_nb.engine.llama import Floats, LlamaModel, SamplerChain
 from ollama_nb.errors import BadRequest, OllamaError
 
 MIN_TEMPERATURE = 1e-5  # lower ones mean greedy decoding: dividing by them would overflow
-_RANDOM_SEED = 0xFFFFFFFF  # llama.cpp takes a random seed for this value
 _TAIL_BITS = 25  # the omitted tokens together weigh less than 2**-25 of the best one
 _FIRST_WIDTH, _MAX_WIDTH = 8.0, 64.0  # logits below the maximum that are searched for the top_k best
 
@@ -88,9 +86,8 @@ class SamplingParameters:
 
 
 def _fixed_seed(seed: int) -> int:
-    """Return a random seed for -1, else the lower 32 bits."""
-    fixed = secrets.randbits(32) if seed == -1 else seed & _RANDOM_SEED
-    return fixed if fixed != _RANDOM_SEED else _RANDOM_SEED - 1
+    """Return a random seed for -1, else the lower 32 bits, at most MAX_SEED."""
+    return draw_seed() if seed == -1 else min(seed & SEED_MASK, MAX_SEED)
 
 
 class LogitBias:

@@ -7,7 +7,6 @@ import enum
 from ollama_nb.engine.messages import Adapters
 from ollama_nb.errors import ContextOverflow
 
-MIN_CONTEXT = 4  # tokens
 MAX_WINDOWS = 10  # length of a reply without num_predict, in context windows
 
 TOO_LONG = (

@@ -14,9 +14,9 @@ import numpy as np
 from ollama_nb.engine.constraint import Constraint, ConstraintCompiler
 from ollama_nb.engine.drafts import DraftModelSource, DraftSource, GrammarSource, PromptLookup
 from ollama_nb.engine.llama import Floats, LlamaModel
-from ollama_nb.engine.messages import FinishOut, Request, TextOut, TokenProb, TopToken
+from ollama_nb.engine.messages import MIN_CONTEXT, FinishOut, Request, TextOut, TokenProb, TopToken
 from ollama_nb.engine.sampler import LogitBias, Sampler, SamplingParameters
-from ollama_nb.engine.sequence import MIN_CONTEXT, Sequence, fit_prompt, max_reply_tokens, protected_tokens
+from ollama_nb.engine.sequence import Sequence, fit_prompt, max_reply_tokens, protected_tokens
 from ollama_nb.engine.text import RepetitionDetector, TextStream
 from ollama_nb.errors import BadRequest
 

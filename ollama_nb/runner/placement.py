@@ -11,13 +11,13 @@ from pathlib import Path
 
 from ollama_nb.api.models import GGUF, Model
 from ollama_nb.api.options import Options
+from ollama_nb.engine.messages import MIN_CONTEXT
 from ollama_nb.errors import BadRequest
 from ollama_nb.runner import wire
 from ollama_nb.settings import Settings
 
 MAX_SEQUENCES = 8  # sequences served at once, where the user sets no number
 KV_SHARE = 0.25  # part of the memory left free by the weights that the KV cache of these sequences may take
-MIN_CONTEXT = 4  # tokens
 MAX_BATCH = 2048  # tokens of one decode
 UNKNOWN_MEMORY = 4 << 30  # bytes assumed to be free on systems other than Linux
 

@@ -1,4 +1,4 @@
-"""The parts that the use cases work with, in one object that each of them gets, and the lease of a loaded model."""
+"""The parts that the use cases work with, in one object that each of them gets."""
 
 from __future__ import annotations
 
@@ -6,14 +6,11 @@ import threading
 from dataclasses import dataclass, field
 
 from ollama_nb import families
-from ollama_nb.api.chat import ModelRequest
-from ollama_nb.api.models import GGUF, Model
-from ollama_nb.api.options import Options
 from ollama_nb.runner.converter import ModelConverter
-from ollama_nb.runner.pool import Lease, Pool
+from ollama_nb.runner.pool import Pool
 from ollama_nb.runner.renderer import Renderer
 from ollama_nb.runner.vocabularies import Vocabularies
-from ollama_nb.service.requests import LOADING, PROMPT, LiveRequest, Meter, NoMeter, Requests
+from ollama_nb.service.requests import Meter, NoMeter, Requests
 from ollama_nb.settings import Settings
 from ollama_nb.store.sources import CreateTools
 from ollama_nb.store.store import Store
@@ -33,15 +30,3 @@ class Backend:
     def tools(self, cancelled: threading.Event) -> CreateTools:
         """What the store needs to make a model for one request; setting ``cancelled`` ends a conversion."""
         return CreateTools(ModelConverter(cancelled), recognise, families.create_defaults, self.settings.home / "tmp")
-
-
-async def acquire(
-    backend: Backend, model: Model, gguf: GGUF, options: Options, request: ModelRequest, live: LiveRequest
-) -> Lease:
-    """Wait until ``model`` is loaded and lease it. Raises Busy, LoadError, and Cancelled when ``live`` is cancelled."""
-    if all(running.model.digest != model.digest for running in backend.pool.running()):
-        live.state = LOADING
-    with live.interruptible():
-        lease = await backend.pool.acquire(model, gguf, options, request.keep_alive)
-    live.state = PROMPT
-    return lease

@@ -16,8 +16,7 @@ from ollama_nb.service.generation import Generation, check_logprobs, new_generat
 from ollama_nb.service.prompt import IMAGE_TOKENS, Prompt, chat_messages, fit, omitted_roles
 from ollama_nb.service.replies import stream_reply
 from ollama_nb.service.resolve import find
-
-CHATML_STOPS = ("<|im_start|>", "<|im_end|>")
+from ollama_nb.template import chatml
 
 
 def run_chat(backend: Backend, request: ChatRequest) -> AsyncGenerator[Event, None]:
@@ -42,7 +41,7 @@ async def _prepare(backend: Backend, request: ChatRequest) -> Generation | None:
     generation = replace(generation, reply=replace(generation.reply, tools=request.tools, last=last))
     if not generation.chat_format.template and not generation.options.stop:
         # The renderer uses ChatML where the model has no template: stop at the end of its turns.
-        generation = generation.asking(options=replace(generation.options, stop=CHATML_STOPS))
+        generation = generation.asking(options=replace(generation.options, stop=chatml.STOPS))
     if generation.chat_format.kind == JINJA:
         # As in Ollama, a chat that Jinja renders is refused when its last message is too long: cutting tokens out of
         # the middle of the prompt would break the format.

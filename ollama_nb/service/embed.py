@@ -17,9 +17,9 @@ from ollama_nb.api.models import Model
 from ollama_nb.errors import BadRequest, ModelNotFound, from_code
 from ollama_nb.runner import wire
 from ollama_nb.runner.pool import Lease
-from ollama_nb.service.backend import Backend, acquire
+from ollama_nb.service.backend import Backend
 from ollama_nb.service.generation import options_in_force
-from ollama_nb.service.requests import LiveRequest
+from ollama_nb.service.requests import LiveRequest, acquire
 from ollama_nb.service.resolve import find, weights_header
 
 COSINE, RANK = "cosine", "rank"
@@ -140,4 +140,4 @@ async def acquire_for(backend: Backend, request: ModelRequest, model: Model, liv
     """Lease the model with the options of the request. Raises BadRequest for invalid options too."""
     gguf = await weights_header(backend, model, request.model)
     options, _ = options_in_force(model, request.options, request.ignored, strict=request.strict)
-    return await acquire(backend, model, gguf, options, request, live)
+    return await acquire(backend.pool, live, model, gguf, options, request.keep_alive)

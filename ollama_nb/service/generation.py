@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import re
-import secrets
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,7 +18,7 @@ from ollama_nb.api.chat import Format, Inference, PromptJob
 from ollama_nb.api.encode import go_json, go_quote
 from ollama_nb.api.messages import Message, Think, Tool
 from ollama_nb.api.models import GGUF, Model
-from ollama_nb.api.options import Options
+from ollama_nb.api.options import Options, draw_seed
 from ollama_nb.errors import BadRequest, ImagesUnsupported
 from ollama_nb.families.card import ParserSpec
 from ollama_nb.reply.generic import TemplateReplyParser
@@ -31,7 +30,6 @@ from ollama_nb.service.resolve import weights_header
 from ollama_nb.service.templates import ChatFormat, chat_format
 
 MAX_TOP_LOGPROBS = 20
-SEED_BITS = 0xFFFFFFFF  # mask: seeds are unsigned 32-bit numbers
 CONSTRAINTS = ("format", "grammar", "regex", "choices")  # fields of a request, of which one may be set
 _SPECIAL_TOKEN = re.compile(r"<[^<>]*>|\[[^\[\]]*\]")
 
@@ -194,8 +192,7 @@ def options_in_force(
 
 def seeded(options: Options) -> Options:
     """The same options with a definite seed: a random one is drawn here, so that the reply can report it."""
-    seed = secrets.randbelow(SEED_BITS) if options.seed == -1 else options.seed
-    return replace(options, seed=seed)
+    return replace(options, seed=draw_seed()) if options.seed == -1 else options
 
 
 def constraint_text(request: Inference) -> str:

@@ -20,8 +20,9 @@ from ollama_nb.api.models import Model
 from ollama_nb.api.names import DEFAULT_TAG, Digest, ModelName
 from ollama_nb.api.units import human_bytes
 from ollama_nb.errors import BadRequest, OllamaError, StoreError
+from ollama_nb.service.bundled import is_bundled
 from ollama_nb.service.models import modelfile_commands
-from ollama_nb.service.resolve import find_in, is_bundled, parse_name
+from ollama_nb.service.resolve import find_in, parse_name
 from ollama_nb.settings import Settings
 from ollama_nb.store import archive, check, wheelhouse
 from ollama_nb.store.blobs import digest_in_name

@@ -15,7 +15,8 @@ from ollama_nb.modelfile import quote
 from ollama_nb.service import capabilities as caps
 from ollama_nb.service import templates
 from ollama_nb.service.backend import Backend
-from ollama_nb.service.resolve import CLOUD_DETAILS, find, is_bundled, parse_name, parse_reference, register_bundled
+from ollama_nb.service.bundled import is_bundled, register_bundled
+from ollama_nb.service.resolve import CLOUD_DETAILS, find, parse_name, parse_reference
 
 _BARE_TEMPLATE = "{{ .Prompt }}"
 """What ``show`` reports for a model without a template; its Modelfile has no TEMPLATE line."""

@@ -18,11 +18,12 @@ from ollama_nb.api.models import Model
 from ollama_nb.errors import TemplateError
 from ollama_nb.runner.pool import Lease
 from ollama_nb.service.backend import Backend
+from ollama_nb.template.facts import THINK_TAGS
 
 PROBES = 8  # candidates of one round
 IMAGE_TOKENS = 768  # estimated tokens of one image, for models with a projector
 ROLES = ("system", "user", "assistant", "tool")
-_THINK_BLOCK = re.compile(r"<think>.*?</think>\n*", re.DOTALL)
+_THINK_BLOCK = re.compile(r"{}.*?{}\n*".format(*THINK_TAGS), re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,15 +18,16 @@ import msgspec
 from ollama_nb.api.chat import ChatRequest, GenerateRequest
 from ollama_nb.api.encode import shortest
 from ollama_nb.api.events import Delta, Done, Event, Rendered, Stats, TokenLogprob, ToolCalls
+from ollama_nb.api.options import SEED_MASK
 from ollama_nb.errors import Cancelled, OllamaError
 from ollama_nb.reply.regions import RegionParser
 from ollama_nb.runner import wire
 from ollama_nb.runner.pool import Lease
 from ollama_nb.runner.process import Runner
-from ollama_nb.service.backend import Backend, acquire
-from ollama_nb.service.generation import SEED_BITS, Generation, ReplyFormat
+from ollama_nb.service.backend import Backend
+from ollama_nb.service.generation import Generation, ReplyFormat
 from ollama_nb.service.prompt import Prompt
-from ollama_nb.service.requests import PROMPT, LiveRequest, Metering
+from ollama_nb.service.requests import PROMPT, LiveRequest, Metering, acquire
 
 Prepare = Callable[[], Awaitable[Generation | None]]
 """Checks a request; None: it only unloads the model, which is done. Raises OllamaError."""
@@ -52,7 +53,9 @@ async def stream_reply(
             return
         load_seconds = 0.0
         try:
-            lease = await acquire(backend, generation.model, generation.gguf, generation.options, request, live)
+            lease = await acquire(
+                backend.pool, live, generation.model, generation.gguf, generation.options, request.keep_alive
+            )
             if request.is_empty:
                 async with lease:  # it only had to be loaded
                     pass
@@ -342,7 +345,7 @@ def run_record(generation: Generation, build: str) -> dict[str, Any]:
         "template_hash": _hash(generation.chat_format.template),
         "prompt_hash": _hash(completion.prompt),
         "options": shown,
-        "seed": completion.options.seed & SEED_BITS,
+        "seed": completion.options.seed & SEED_MASK,
         "engine_build": build,
     }
 

@@ -1,4 +1,4 @@
-"""The live requests: their state, their cancellation, what is measured of them, and blocking work in a thread.
+"""The live requests: state, cancellation, measurements, the wait for a model, and blocking work in a thread.
 
 A cancelled request ends with ``Cancelled`` where it awaits something. One that awaits nothing at that moment, because
 its client reads slowly, ends at its next await. Prompt text is never stored here.
@@ -19,7 +19,10 @@ from types import TracebackType
 from typing import Protocol, TypeVar
 
 from ollama_nb.api.events import Delta, Done, Event, Progress, Report, Stats, ToolCalls
+from ollama_nb.api.models import GGUF, Model
+from ollama_nb.api.options import Options
 from ollama_nb.errors import Cancelled
+from ollama_nb.runner.pool import Lease, Pool
 
 QUEUED, LOADING, PROMPT, GENERATING = "queued", "loading", "prompt", "generating"
 STATES = (QUEUED, LOADING, PROMPT, GENERATING)
@@ -134,6 +137,18 @@ class Requests:
         """The waiting and running requests, oldest first."""
         places = itertools.count(1)
         return [live.entry(next(places) if live.state == QUEUED else 0) for live in self._live.values()]
+
+
+async def acquire(
+    pool: Pool, live: LiveRequest, model: Model, gguf: GGUF, options: Options, keep_alive: float | None
+) -> Lease:
+    """Wait until ``model`` is loaded and lease it. Raises Busy, LoadError, and Cancelled when ``live`` is cancelled."""
+    if all(running.model.digest != model.digest for running in pool.running()):
+        live.state = LOADING
+    with live.interruptible():
+        lease = await pool.acquire(model, gguf, options, keep_alive)
+    live.state = PROMPT
+    return lease
 
 
 class Meter(Protocol):

@@ -1,4 +1,4 @@
-"""From a model name in a request to a local model, with Ollama's error messages; and the bundled model.
+"""From a model name in a request to a local model, with Ollama's error messages.
 
 Source suffixes are removed first: ``…:local`` requires a local model; ``…:cloud`` and tags ending in ``-cloud`` mean a
 remote one, which this program does not run.
@@ -8,23 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import re
-import threading
 from dataclasses import dataclass
 
-from ollama_nb import modelfile, sprout
-from ollama_nb.api.chat import CreateRequest
-from ollama_nb.api.events import Progress
 from ollama_nb.api.models import GGUF, Model
 from ollama_nb.api.names import ModelName
-from ollama_nb.errors import BadRequest, Forbidden, InvalidName, ModelNotFound, OllamaError, Unsupported
+from ollama_nb.errors import BadRequest, Forbidden, InvalidName, ModelNotFound, Unsupported
 from ollama_nb.service.backend import Backend
-from ollama_nb.store.assemble import assemble
+from ollama_nb.service.bundled import is_bundled, register_bundled
 from ollama_nb.store.store import Store
 
-SPROUT = ModelName("sprout")
 CLOUD_MODEL = "ollama cloud is disabled: remote model is unavailable"
 CLOUD_DETAILS = "ollama cloud is disabled: remote model details are unavailable"
-_registering = threading.Lock()
 _PIN = re.compile(r"sha256:[0-9a-f]{64}")
 
 
@@ -111,39 +105,3 @@ def parse_name(text: str, error: str = "") -> ModelName:
     if error and (why := ModelName.fault(text)):
         raise InvalidName(f"{error} ({why})" if text else error)
     return ModelName.parse(text)
-
-
-def is_bundled(name: ModelName) -> bool:
-    return name.key == SPROUT.key
-
-
-def register_bundled(store: Store) -> None:
-    """Put the bundled model into the store, with its Modelfile applied. Blocking.
-
-    A model of that name that has all its files is left as it is; missing files are restored.
-    """
-    with _registering:
-        if _is_complete(store):
-            return
-        parts = modelfile.parse(sprout.MODELFILE.read_bytes()).request_parts()
-        weights = store.blobs.add_file(sprout.GGUF)
-        request = CreateRequest(
-            model=SPROUT.short,
-            template=parts.template,
-            system=parts.system,
-            parameters=parts.parameters,
-            licenses=parts.licenses,
-        )
-        assemble(store, request, base=None, files={sprout.GGUF.name: weights}, report=_ignore_progress)
-
-
-def _is_complete(store: Store) -> bool:
-    try:
-        model = store.resolve(SPROUT)
-    except OllamaError:
-        return False
-    return model.weights is None or model.weights.is_file()
-
-
-def _ignore_progress(progress: Progress) -> None:
-    """Registration takes a moment only and reports nothing."""

@@ -9,9 +9,7 @@ from ollama_nb.api.chat import GO, JINJA, RENDERER, TemplateKind
 from ollama_nb.api.models import GGUF, Model
 from ollama_nb.errors import TemplateError
 from ollama_nb.families.card import ParserSpec
-from ollama_nb.template.facts import facts, jinja_facts, jinja_preferred
-
-THINK_TAGS = ("<think>", "</think>")
+from ollama_nb.template.facts import THINK_TAGS, facts, jinja_facts, jinja_preferred
 
 _BARE = "{{ .Prompt }}"
 """Used for a model without a template that names a renderer or a parser."""

@@ -14,8 +14,9 @@ from ollama_nb.api.events import Progress, Report
 from ollama_nb.api.names import ModelName
 from ollama_nb.errors import BadRequest, Forbidden, InvalidName, OllamaError
 from ollama_nb.service.backend import Backend
+from ollama_nb.service.bundled import SPROUT, is_bundled, register_bundled
 from ollama_nb.service.requests import Work, run_in_thread
-from ollama_nb.service.resolve import CLOUD_MODEL, SPROUT, is_bundled, parse_name, parse_reference, register_bundled
+from ollama_nb.service.resolve import CLOUD_MODEL, parse_name, parse_reference
 from ollama_nb.service.templates import check_names, check_template
 from ollama_nb.store.assemble import assemble
 from ollama_nb.store.packages import PackageContent, PackageRef, fetch, is_package

@@ -11,6 +11,7 @@ from ollama_nb.template.formatting import go_value
 
 START = "<|im_start|>"
 END = "<|im_end|>\n"
+STOPS = (START, END.rstrip())  # stop strings of a model without any
 
 CALL_FORMAT = """\
 If you choose to call a function ONLY reply in the following format with NO suffix:

@@ -28,6 +28,8 @@ from ollama_nb.template.parser import (
     parse,
 )
 
+THINK_TAGS = ("<think>", "</think>")  # the usual tags around thinking
+
 
 @dataclass(frozen=True, slots=True)
 class Facts:
@@ -80,7 +82,7 @@ def facts(text: str) -> Facts:
 def jinja_facts(text: str) -> JinjaFacts:
     """Inspect a Jinja chat template by searching its text, as Ollama does."""
     tools = "tools" in text or "tool_call" in text
-    tagged = "<think>" in text and "</think>" in text
+    tagged = all(tag in text for tag in THINK_TAGS)
     splits = bool(_JINJA_SPLIT.search(text)) and "reasoning_content" not in text and "<SPECIAL_12>" not in text
     calls = "tool_calls" in text or "assistant_tool_call" in text
     marker = next((mark for mark in _JINJA_MARKERS if mark in text), "{") if tools else None

@@ -20,7 +20,7 @@ from ollama_nb.api.chat import PullRequest
 from ollama_nb.api.names import ModelName
 from ollama_nb.api.units import byte_size
 from ollama_nb.errors import BadRequest
-from ollama_nb.service.resolve import register_bundled
+from ollama_nb.service.bundled import register_bundled
 from ollama_nb.store.store import Store
 
 

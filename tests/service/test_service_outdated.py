@@ -13,8 +13,8 @@ from support.service_harness import ServiceHarness
 
 from ollama_nb.api.names import ModelName
 from ollama_nb.errors import ModelNotFound
+from ollama_nb.service.bundled import register_bundled
 from ollama_nb.service.local import CURRENT, LOCAL, OUTDATED, UNKNOWN, VersionCheck, outdated
-from ollama_nb.service.resolve import register_bundled
 
 
 def take(harness: ServiceHarness, registry: ChaosRegistry, name: str) -> str:
