@@ -5,7 +5,7 @@ a batch (``scheduler``), add drafts and padding (``speculation``), decode, sampl
 text. Whatever cannot be done is undone, so that the next step can try again.
 
 One thread calls all methods except ``cancel``, ``abort`` and ``flush``, which any thread may call. ``submit`` and
-``cancel`` take effect in the next step. Every request ends with exactly one FinishOut or FailOut.
+``cancel`` take effect in the next step. Every request ends with exactly one Finished or Failed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy as np
 from ollama_nb.engine import loading
 from ollama_nb.engine.embedder import Embedder
 from ollama_nb.engine.llama import Context, DecodeStatus, Floats
-from ollama_nb.engine.messages import Adapters, Counters, EngineConfig, FailOut, FinishOut, Output, Request
+from ollama_nb.engine.messages import Adapters, CompletionRequest, Counters, EngineConfig, Failed, Finished, Output
 from ollama_nb.engine.prefix_cache import PrefixCounts
 from ollama_nb.engine.scheduler import Batch
 from ollama_nb.engine.sequence import SequenceState
@@ -56,7 +56,7 @@ class Engine:
         outputs = context.n_outputs if context else 1
         self._speculator = Speculator(outputs, cuttable=not model.recurrent, draft_model=draft_model)
         self._inputs = InputProcessor(model, shape.n_ctx)
-        self._inbox: deque[ReplyStream | FailOut | int] = deque()
+        self._inbox: deque[ReplyStream | Failed | int] = deque()
         self._streams: dict[int, ReplyStream] = {}
         self._prefilling: frozenset[int] = frozenset()
         """Requests whose prompts are in the current decode."""
@@ -85,14 +85,14 @@ class Engine:
 
     # Requests
 
-    def submit(self, request: Request) -> None:
-        """Queue a request. An invalid request ends with FailOut in the next step."""
+    def submit(self, request: CompletionRequest) -> None:
+        """Queue a request. An invalid request ends with Failed in the next step."""
         try:
             if self._context is None:
                 raise BadRequest("this model was loaded for embeddings or tokenization only and cannot generate text")
             self._inbox.append(self._inputs.process(request))
         except OllamaError as error:
-            self._inbox.append(FailOut.of(request.id, error))
+            self._inbox.append(Failed.of(request.id, error))
 
     def cancel(self, id: int) -> None:
         """End a request in the next step; if its prompt is being decoded now, stop that. Unknown ids are ignored.
@@ -215,7 +215,7 @@ class Engine:
                 self._streams[item.id] = item
                 self._speculator.add(item)
                 self._scheduler.add(item.seq)
-            elif isinstance(item, FailOut):
+            elif isinstance(item, Failed):
                 out.append(item)
             elif (stream := self._streams.get(item)) is not None:
                 text = stream.cancel()
@@ -271,7 +271,7 @@ class Engine:
             try:
                 self._advance(stream, logits[row:], draft, out)
             except OllamaError as error:
-                self._end(stream, FailOut.of(stream.id, error), out)
+                self._end(stream, Failed.of(stream.id, error), out)
                 continue
             finally:
                 row += 1 + len(draft)
@@ -299,11 +299,11 @@ class Engine:
                 if accepted < len(draft):
                     self._apply([Cut(seq.slot, seq.n_past)])
 
-    def _end(self, stream: ReplyStream, last: FinishOut | FailOut, out: list[Output]) -> None:
+    def _end(self, stream: ReplyStream, last: Finished | Failed, out: list[Output]) -> None:
         self._counts.output_tokens += stream.seq.n_new
         self._speculator.remove(stream)
         if self._prefix_cache is not None:
-            self._prefix_cache.remove(stream.seq, intact=isinstance(last, FinishOut))
+            self._prefix_cache.remove(stream.seq, intact=isinstance(last, Finished))
         self._apply(self._scheduler.remove(stream.seq))
         del self._streams[stream.id]
         stream.close()
@@ -330,7 +330,7 @@ class Engine:
         else:
             for chunk in batch.chunks:
                 message = "the engine failed to compute this batch; the next request may work"
-                self._end(self._streams[chunk.seq.id], FailOut(chunk.seq.id, message), out)
+                self._end(self._streams[chunk.seq.id], Failed(chunk.seq.id, message), out)
             self._clear_memory()
 
     def _free_cells(self, batch: Batch, out: list[Output]) -> None:
@@ -341,7 +341,7 @@ class Engine:
             return
         youngest = max(batch.chunks, key=lambda chunk: chunk.seq.id).seq
         full = Busy("the model's context memory is full")
-        self._end(self._streams[youngest.id], FailOut.of(youngest.id, full), out)
+        self._end(self._streams[youngest.id], Failed.of(youngest.id, full), out)
 
     def _clear_memory(self) -> None:
         assert self._context is not None

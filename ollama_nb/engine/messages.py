@@ -79,7 +79,7 @@ class Adapter(msgspec.Struct, frozen=True, array_like=True):
 Adapters = tuple[Adapter, ...]
 
 
-class Request(msgspec.Struct, frozen=True, tag="complete", kw_only=True):
+class CompletionRequest(msgspec.Struct, frozen=True, tag="complete", kw_only=True):
     """Generate a reply to ``prompt`` (special tokens are parsed) or to ``tokens``. The sender sets ``id``.
 
     ``num_ctx``: limit of this request, at most the loaded context (0: the loaded context). ``shift``: drop old tokens
@@ -116,7 +116,7 @@ class TokenProb(msgspec.Struct, frozen=True, array_like=True):
     top: tuple[TopToken, ...] = ()
 
 
-class TextOut(msgspec.Struct, frozen=True, tag="text", omit_defaults=True):
+class TextOutput(msgspec.Struct, frozen=True, tag="text", omit_defaults=True):
     """New text of a request. It may be empty while the bytes of a character are incomplete.
 
     ``prompt_tokens``, ``cached_tokens`` and ``prompt_tokens_dropped`` are set in the first text only; ``drafted`` and
@@ -133,12 +133,12 @@ class TextOut(msgspec.Struct, frozen=True, tag="text", omit_defaults=True):
     accepted: int = 0
 
 
-class FinishOut(msgspec.Struct, frozen=True, tag="finished", kw_only=True):
+class Finished(msgspec.Struct, frozen=True, tag="finished", kw_only=True):
     """The end of a reply. ``reason``: ``stop``, ``length`` or ``cancelled``; times in seconds.
 
     ``prompt_tokens`` includes the cached ones, ``prompt_seconds`` does not. ``output_tokens`` includes the token that
     ended the reply. ``drafted``: draft tokens, of which ``accepted`` were accepted. ``tokens`` (with
-    ``Request.return_tokens``): prompt and reply without the BOS that the tokenizer added.
+    ``CompletionRequest.return_tokens``): prompt and reply without the BOS that the tokenizer added.
     """
 
     id: int
@@ -154,7 +154,7 @@ class FinishOut(msgspec.Struct, frozen=True, tag="finished", kw_only=True):
     tokens: tuple[int, ...] = ()
 
 
-class FailOut(msgspec.Struct, frozen=True, tag="failed"):
+class Failed(msgspec.Struct, frozen=True, tag="failed"):
     """The error that ended a request: its message, HTTP status and code (see ``errors.from_code``)."""
 
     id: int
@@ -163,11 +163,11 @@ class FailOut(msgspec.Struct, frozen=True, tag="failed"):
     code: str = OllamaError.code
 
     @classmethod
-    def of(cls, id: int, error: OllamaError) -> FailOut:
+    def of(cls, id: int, error: OllamaError) -> Failed:
         return cls(id, error.message, error.status, error.code)
 
 
-Output = TextOut | FinishOut | FailOut
+Output = TextOutput | Finished | Failed
 
 
 @dataclass(slots=True)

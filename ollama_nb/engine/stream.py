@@ -14,7 +14,7 @@ import numpy as np
 from ollama_nb.engine.constraint import Constraint, ConstraintCompiler
 from ollama_nb.engine.drafts import DraftModelSource, DraftSource, GrammarSource, PromptLookup
 from ollama_nb.engine.llama import Floats, LlamaModel
-from ollama_nb.engine.messages import MIN_CONTEXT, FinishOut, Request, TextOut, TokenProb, TopToken
+from ollama_nb.engine.messages import MIN_CONTEXT, CompletionRequest, Finished, TextOutput, TokenProb, TopToken
 from ollama_nb.engine.sampler import LogitBias, Sampler, SamplingParameters
 from ollama_nb.engine.sequence import Sequence, fit_prompt, max_reply_tokens, protected_tokens
 from ollama_nb.engine.text import RepetitionDetector, TextStream
@@ -30,7 +30,7 @@ class ReplyStream:
     def __init__(
         self,
         model: LlamaModel,
-        request: Request,
+        request: CompletionRequest,
         seq: Sequence,
         *,
         sampler: Sampler,
@@ -59,7 +59,7 @@ class ReplyStream:
         self._is_first_output = True
         self.started = self._first_token = time.perf_counter()
 
-    def advance(self, row: Floats) -> TextOut | None:
+    def advance(self, row: Floats) -> TextOutput | None:
         """Sample a token from its logits, which may be changed; return the new text, if there is any."""
         seq = self.seq
         if not seq.n_new:
@@ -105,19 +105,19 @@ class ReplyStream:
                 best, probabilities = source, offered
         return best, probabilities
 
-    def cancel(self) -> TextOut | None:
+    def cancel(self) -> TextOutput | None:
         """End the reply as cancelled; return text that was held back, if there is any."""
         self.reason = "cancelled"
         return self._output(self._text.end(), ())
 
-    def finish(self) -> FinishOut:
+    def finish(self) -> Finished:
         """Return the last output; called once, after ``reason`` is set."""
         now, seq = time.perf_counter(), self.seq
         answered = self._first_token > self.started
         tokens = self._all_tokens or []
         if tokens and self._model.add_bos and tokens[0] == self._model.bos:
             tokens = tokens[1:]
-        return FinishOut(
+        return Finished(
             id=self.id,
             reason=self.reason,
             prompt_tokens=seq.n_prompt,
@@ -148,13 +148,13 @@ class ReplyStream:
         elif seq.n_new >= seq.max_new or (text and self._repetition.detect(text)) or (seq.full and not seq.shift):
             self.reason = "length"
 
-    def _output(self, text: str, logprobs: tuple[TokenProb, ...]) -> TextOut | None:
+    def _output(self, text: str, logprobs: tuple[TokenProb, ...]) -> TextOutput | None:
         if not text and not logprobs:
             return None
         if not self._is_first_output:
-            return TextOut(self.id, text, logprobs, drafted=self.drafted, accepted=self.accepted)
+            return TextOutput(self.id, text, logprobs, drafted=self.drafted, accepted=self.accepted)
         self._is_first_output, seq = False, self.seq
-        return TextOut(
+        return TextOutput(
             self.id, text, logprobs, seq.n_prompt, seq.cached, seq.dropped, self.drafted, self.accepted
         )  # fmt: skip
 
@@ -187,7 +187,7 @@ class InputProcessor:
         self._model, self._n_ctx = model, n_ctx
         self._compiler = ConstraintCompiler(model)
 
-    def process(self, request: Request) -> ReplyStream:
+    def process(self, request: CompletionRequest) -> ReplyStream:
         """Raises BadRequest or ContextOverflow for a request that cannot run."""
         model, options = self._model, request.options
         limit = max(MIN_CONTEXT, min(request.num_ctx or self._n_ctx, self._n_ctx))
@@ -222,7 +222,7 @@ class InputProcessor:
             return 0
         return MAX_DRAFT if wanted is None else max(0, min(wanted, MAX_DRAFT))
 
-    def _prompt_tokens(self, request: Request) -> list[int]:
+    def _prompt_tokens(self, request: CompletionRequest) -> list[int]:
         model = self._model
         if request.tokens:
             if not all(0 <= token < model.n_vocab for token in request.tokens):

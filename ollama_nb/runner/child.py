@@ -28,7 +28,7 @@ LAST_WRITE = 2.0  # seconds that the end of this process waits for a prefix that
 
 
 class RunnerProcess:
-    """Reads Load, then serves requests until the socket closes."""
+    """Reads an EngineConfig, then serves requests until the socket closes."""
 
     def __init__(self, channel: socket.socket) -> None:
         self._channel = channel
@@ -68,7 +68,7 @@ class RunnerProcess:
         items = engine.step()
         self._step_began = None
         if items:  # the engine's outputs have the wire's tags and fields
-            self._send(wire.Step(cast("tuple[wire.Text | wire.Finished | wire.Failed, ...]", tuple(items))))
+            self._send(wire.Step(cast("tuple[wire.TextOutput | wire.Finished | wire.Failed, ...]", tuple(items))))
 
     def _handle(self, engine: Engine, message: Any) -> None:
         """Handle one message. An error ends only that request."""
@@ -86,7 +86,7 @@ class RunnerProcess:
 
     def _reply(self, engine: Engine, message: Any) -> msgspec.Struct | None:
         match message:
-            case wire.Complete():
+            case wire.CompletionRequest():
                 engine.submit(message)
                 return None
             case wire.Cancel(id=id):

@@ -1,6 +1,6 @@
 """How a model is loaded: context, sequences, batch, layers on a GPU; and the memory of this machine.
 
-``place`` is pure: header, options and memory in, a Load message out. A value that the user set is only limited to what
+``place`` is pure: header, options and memory in, an EngineConfig out. A value that the user set is only limited to what
 the model supports; free memory decides only about values that the user left open.
 """
 
@@ -44,7 +44,7 @@ class MachineMemory:
 class Placement:
     """How to load a model, and an estimate of the bytes that it takes."""
 
-    load: wire.Load
+    load: wire.EngineConfig
     bytes_needed: int
 
 
@@ -59,7 +59,7 @@ def place(model: Model, gguf: GGUF, options: Options, settings: Settings, machin
     cell += cell * _draft_bytes(model) // max(1, weights - _draft_bytes(model))
     work = _work_bytes(gguf, n_batch)
     n_seq = 1 if is_embedding(gguf) else sequences(settings, machine.free_memory - weights - work, n_ctx * cell)
-    load = wire.Load(
+    load = wire.EngineConfig(
         path=str(model.weights),
         draft="" if model.draft is None or options.draft_num_predict == 0 else str(model.draft),
         n_ctx=n_ctx,
@@ -77,7 +77,7 @@ def place(model: Model, gguf: GGUF, options: Options, settings: Settings, machin
     return Placement(load, weights + work + n_seq * n_ctx * cell)
 
 
-def serves(loaded: wire.Load, wanted: wire.Load, options: Options) -> bool:
+def serves(loaded: wire.EngineConfig, wanted: wire.EngineConfig, options: Options) -> bool:
     """Whether a runner loaded as ``loaded`` can serve a request for which alone ``wanted`` would be loaded.
 
     A larger context serves a smaller one, and any value serves an option that the request leaves open. Adapters do not

@@ -62,7 +62,7 @@ class Lease:
         self.num_ctx = num_ctx
 
     @property
-    def loaded(self) -> wire.Loaded:
+    def loaded(self) -> wire.EngineFacts:
         return self.runner.loaded
 
     @property

@@ -47,18 +47,20 @@ class _PendingRequest:
 class Runner:
     """One loaded model in a process of its own. Get one from ``start``; end it with ``stop``."""
 
-    loaded: wire.Loaded
+    loaded: wire.EngineFacts
 
     def __init__(self) -> None:
         self._ids = itertools.count(1)
         self._pending: dict[int, _PendingRequest] = {}
-        self._loading: asyncio.Future[wire.Loaded | wire.LoadFailed] = asyncio.get_running_loop().create_future()
+        self._loading: asyncio.Future[wire.EngineFacts | wire.LoadFailed] = asyncio.get_running_loop().create_future()
         self._message_seen = False
         self._watcher: asyncio.Task[None] | None = None
         self._link: ChildLink
 
     @classmethod
-    async def start(cls, load: wire.Load, timeout: float = 300.0, *, command: Sequence[str] = COMMAND) -> Runner:
+    async def start(
+        cls, load: wire.EngineConfig, timeout: float = 300.0, *, command: Sequence[str] = COMMAND
+    ) -> Runner:
         """Start a process and load a model into it.
 
         ``timeout`` is the number of seconds without any log output after which a load has failed. Raises LoadError when
@@ -103,14 +105,14 @@ class Runner:
         """End the process; open requests fail. Returns when it is reaped."""
         await self._link.close(grace)
 
-    async def complete(self, request: wire.Complete) -> AsyncGenerator[wire.Text | wire.Finished, None]:
+    async def complete(self, request: wire.CompletionRequest) -> AsyncGenerator[wire.TextOutput | wire.Finished, None]:
         """Stream a completion, Finished last; closing the generator cancels it. ``request.id`` is set here.
 
         Raises OllamaError.
         """
         message = msgspec.structs.replace(request, id=next(self._ids))
         pending = self._begin(message)
-        item: wire.Text | wire.Finished | None = None
+        item: wire.TextOutput | wire.Finished | None = None
         try:
             while not isinstance(item, wire.Finished):
                 item = await self._next(pending)
@@ -212,7 +214,7 @@ class Runner:
         if isinstance(message, wire.Step):
             for item in message.items:
                 self._deliver(item)
-        elif isinstance(message, wire.Loaded | wire.LoadFailed):
+        elif isinstance(message, wire.EngineFacts | wire.LoadFailed):
             if not self._loading.done():
                 self._loading.set_result(message)
         elif isinstance(message, wire.Pong):
@@ -223,7 +225,7 @@ class Runner:
 
     def _deliver(self, item: Any) -> None:
         if request := self._pending.get(item.id):
-            request.ended = not isinstance(item, wire.Text)
+            request.ended = not isinstance(item, wire.TextOutput)
             request.replies.put_nowait(item)
 
     def _died(self, ended: asyncio.Future[ProcessEnd]) -> None:
@@ -233,7 +235,7 @@ class Runner:
             request.ended = True
             request.replies.put_nowait(None)
 
-    async def _load(self, load: wire.Load, timeout: float) -> None:
+    async def _load(self, load: wire.EngineConfig, timeout: float) -> None:
         self._link.send(load)
         ended = self._link.ended
         signs: list[asyncio.Future[Any]] = [self._loading, ended]
@@ -267,5 +269,5 @@ class Runner:
                 return
 
 
-Launch = Callable[[wire.Load, float], Awaitable[Runner]]
-"""``Runner.start`` or a substitute: takes the Load message and the timeout in seconds, returns the runner."""
+Launch = Callable[[wire.EngineConfig, float], Awaitable[Runner]]
+"""``Runner.start`` or a substitute: takes the EngineConfig and the timeout in seconds, returns the runner."""

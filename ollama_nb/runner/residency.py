@@ -85,7 +85,7 @@ class Ticket:
     """
 
     model: Model
-    wanted: wire.Load
+    wanted: wire.EngineConfig
     options: Options
     bytes_needed: int = 0
     keep_alive: float | None = None
@@ -117,7 +117,7 @@ class Resident:
     """
 
     model: Model
-    load: wire.Load
+    load: wire.EngineConfig
     default_keep_alive: float
     state: ResidentState = ResidentState.LOADING
     uses: dict[tuple[Path, ...], ModelUse] = field(default_factory=dict)

@@ -93,7 +93,7 @@ class Vocabularies:
             self._end(weights)
             entry = None
         if entry is None:
-            load = wire.Load(path=str(weights), n_ctx=4, n_threads=1, n_gpu_layers=0, vocab_only=True)
+            load = wire.EngineConfig(path=str(weights), n_ctx=4, n_threads=1, n_gpu_layers=0, vocab_only=True)
             entry = self._entries[weights] = _Entry(asyncio.ensure_future(self._launch(load, self._timeout)))
         self._entries.move_to_end(weights)
         return entry

@@ -14,23 +14,36 @@ from typing import Any
 import msgspec
 
 from ollama_nb.api.chat import PromptJob
-from ollama_nb.engine import messages
+from ollama_nb.engine.messages import (
+    Adapter,
+    Adapters,
+    CompletionRequest,
+    EngineConfig,
+    EngineFacts,
+    Failed,
+    Finished,
+    TextOutput,
+    TokenProb,
+    TopToken,
+)
 from ollama_nb.errors import BadRequest, LoadError, OllamaError, RunnerCrashed, TemplateError
+
+# The structs of the engine, which are sent as they are.
+__all__ = [
+    "Adapter",
+    "Adapters",
+    "CompletionRequest",
+    "EngineConfig",
+    "EngineFacts",
+    "Failed",
+    "Finished",
+    "TextOutput",
+    "TokenProb",
+    "TopToken",
+]
 
 MAX_FRAME = 256 << 20  # bytes
 _LENGTH = struct.Struct("<I")
-
-# The engine's own structs are sent as they are.
-Adapter = messages.Adapter
-Adapters = messages.Adapters
-Load = messages.EngineConfig
-Complete = messages.Request
-Loaded = messages.EngineFacts
-TopToken = messages.TopToken
-TokenProb = messages.TokenProb
-Text = messages.TextOut
-Finished = messages.FinishOut
-Failed = messages.FailOut
 
 
 class Embed(msgspec.Struct, frozen=True, tag="embed", kw_only=True):
@@ -80,7 +93,7 @@ class Ping(msgspec.Struct, frozen=True, tag="ping"):
     """Check that the runner responds. It sends Pong at once, even while a step runs."""
 
 
-ToRunner = Load | Complete | Embed | Rank | Tokenize | Detokenize | Cancel | GetStats | Ping
+ToRunner = EngineConfig | CompletionRequest | Embed | Rank | Tokenize | Detokenize | Cancel | GetStats | Ping
 
 
 class LoadFailed(msgspec.Struct, frozen=True, tag="load_failed"):
@@ -132,7 +145,7 @@ class StatsReply(msgspec.Struct, frozen=True, tag="stats_reply"):
 class Step(msgspec.Struct, frozen=True, tag="step"):
     """Everything that one engine step produced, for all streams, in one message."""
 
-    items: tuple[Text | Finished | Failed, ...]
+    items: tuple[TextOutput | Finished | Failed, ...]
 
 
 class Pong(msgspec.Struct, frozen=True, tag="pong"):
@@ -142,7 +155,18 @@ class Pong(msgspec.Struct, frozen=True, tag="pong"):
 
 
 FromRunner = (
-    Loaded | LoadFailed | Text | Finished | Failed | Embedded | Ranked | Tokens | Detokenized | StatsReply | Step | Pong
+    EngineFacts
+    | LoadFailed
+    | TextOutput
+    | Finished
+    | Failed
+    | Embedded
+    | Ranked
+    | Tokens
+    | Detokenized
+    | StatsReply
+    | Step
+    | Pong
 )
 
 

@@ -77,7 +77,7 @@ async def _fitted_prompt(backend: Backend, request: ChatRequest, generation: Gen
     return prompt
 
 
-def chat_job(request: ChatRequest, generation: Generation, loaded: wire.Loaded) -> PromptJob:
+def chat_job(request: ChatRequest, generation: Generation, loaded: wire.EngineFacts) -> PromptJob:
     """The job that renders the whole conversation."""
     parser = generation.chat_format.parser
     tools = parser.offered(request.tools) if parser is not None else request.tools

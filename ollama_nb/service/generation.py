@@ -94,7 +94,7 @@ class Generation:
     model: Model
     gguf: GGUF
     chat_format: ChatFormat
-    completion: wire.Complete
+    completion: wire.CompletionRequest
     reply: ReplyFormat = ReplyFormat()
     warnings: tuple[str, ...] = ()
 
@@ -106,7 +106,7 @@ class Generation:
         """A copy whose ``completion`` has the given fields."""
         return replace(self, completion=msgspec.structs.replace(self.completion, **changes))
 
-    def prompt_job(self, messages: tuple[Message, ...], loaded: wire.Loaded) -> PromptJob:
+    def prompt_job(self, messages: tuple[Message, ...], loaded: wire.EngineFacts) -> PromptJob:
         """The job that renders the prompt of ``messages``."""
         return PromptJob(
             kind=self.chat_format.kind,
@@ -153,7 +153,7 @@ async def new_generation(
         model=model,
         gguf=gguf,
         chat_format=chosen,
-        completion=wire.Complete(
+        completion=wire.CompletionRequest(
             options=seeded(options),
             shift=request.shift if request.shift is not None else families.can_shift(model.config.model_family),
             truncate=request.truncate is True,
@@ -196,7 +196,7 @@ def seeded(options: Options) -> Options:
 
 
 def constraint_text(request: Inference) -> str:
-    """The constraint of the request as ``wire.Complete.format`` takes it; empty without a constraint.
+    """The constraint of the request as ``wire.CompletionRequest.format`` takes it; empty without a constraint.
 
     Raises BadRequest for more than one constraint and for an invalid ``format``.
     """

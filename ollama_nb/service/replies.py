@@ -214,7 +214,7 @@ class ModelRun:
         self._items = runner.complete(completion)
         self._ended = False
         self._pieces: list[str] = []
-        self._first_item = wire.Text(0, "")
+        self._first_item = wire.TextOutput(0, "")
         self._drafts = (0, 0)
         self._began = self._first = self._last = time.perf_counter()
         live.state = PROMPT
@@ -273,7 +273,7 @@ class ModelRun:
             output_seconds=self._last - self._first,
         )
 
-    async def _next(self) -> wire.Text | None:
+    async def _next(self) -> wire.TextOutput | None:
         """The next text; None when the run has ended, normally or by cancellation."""
         try:
             with self._live.interruptible():
@@ -287,7 +287,7 @@ class ModelRun:
         self._count_text(item)
         return item
 
-    def _count_text(self, item: wire.Text) -> None:
+    def _count_text(self, item: wire.TextOutput) -> None:
         self._last = time.perf_counter()
         if not self._pieces:
             self._first, self._first_item = self._last, item

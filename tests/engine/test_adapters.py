@@ -16,7 +16,7 @@ from support.models import random_lora
 
 from ollama_nb.engine.engine import Engine
 from ollama_nb.engine.llama.model import MAX_UNUSED_ADAPTERS
-from ollama_nb.engine.messages import Adapter, Adapters, EngineConfig, Request
+from ollama_nb.engine.messages import Adapter, Adapters, CompletionRequest, EngineConfig
 from ollama_nb.engine.scheduler import Scheduler
 from ollama_nb.engine.sequence import Sequence, SequenceState
 from ollama_nb.errors import BadRequest
@@ -43,7 +43,7 @@ def expected(path: str, adapter_sets: tuple[Adapters, ...]) -> Iterator[dict[tup
     yield found
 
 
-def ask(prompt: str, adapters: Adapters = (), **options: Any) -> Request:
+def ask(prompt: str, adapters: Adapters = (), **options: Any) -> CompletionRequest:
     return engines.ask(prompt, adapters=adapters, **{"num_predict": 40, "draft_num_predict": 0, **options})
 
 

@@ -15,13 +15,13 @@ from ollama_nb.api.options import Options
 from ollama_nb.engine.constraint import ConstraintCompiler
 from ollama_nb.engine.engine import Engine
 from ollama_nb.engine.llama import LlamaModel
-from ollama_nb.engine.messages import FailOut, FinishOut
+from ollama_nb.engine.messages import Failed, Finished
 from ollama_nb.engine.sampler import Sampler, SamplingParameters
 
 
-def reply(engine: Engine, format: str, **options: Any) -> tuple[str, FinishOut | FailOut]:
+def reply(engine: Engine, format: str, **options: Any) -> tuple[str, Finished | Failed]:
     (found,) = run(engine, ask(options=Options(**options), format=format))
-    assert isinstance(found.last, FinishOut | FailOut)
+    assert isinstance(found.last, Finished | Failed)
     return found.text, found.last
 
 
@@ -45,7 +45,7 @@ def test_unsupported_schemas_are_refused_with_the_reason(
     q8_engine: Engine, schema: dict[str, Any], reason: str
 ) -> None:
     text, last = reply(q8_engine, json.dumps(schema))
-    assert isinstance(last, FailOut) and last.status == 400 and not text
+    assert isinstance(last, Failed) and last.status == 400 and not text
     assert last.message.startswith("invalid format: ") and reason in last.message
 
 
@@ -65,7 +65,7 @@ PERSON = {
 def test_a_reply_matches_its_schema(q8_engine: Engine, options: dict[str, Any]) -> None:
     text, last = reply(q8_engine, json.dumps(PERSON), **options)
     value = json.loads(text)
-    assert isinstance(last, FinishOut) and last.reason == "stop"
+    assert isinstance(last, Finished) and last.reason == "stop"
     assert set(value) == {"name", "age", "colours"} and 0 <= value["age"] <= 120
     assert 1 <= len(value["colours"]) <= 3 and set(value["colours"]) <= {"red", "blue"}
 
@@ -73,14 +73,14 @@ def test_a_reply_matches_its_schema(q8_engine: Engine, options: dict[str, Any]) 
 def test_json_mode_writes_one_object(q8_engine: Engine) -> None:
     text, last = reply(q8_engine, "json", temperature=0.0, num_predict=200)
     assert text.startswith("{")
-    assert isinstance(last, FinishOut)
+    assert isinstance(last, Finished)
     if last.reason == "stop":
         assert isinstance(json.loads(text), dict)
 
 
 def test_num_predict_limits_a_constrained_reply(q8_engine: Engine) -> None:
     text, last = reply(q8_engine, json.dumps(PERSON), temperature=0.0, num_predict=3)
-    assert isinstance(last, FinishOut) and (last.reason, last.output_tokens) == ("length", 3)
+    assert isinstance(last, Finished) and (last.reason, last.output_tokens) == ("length", 3)
     assert text.startswith("{")
 
 
@@ -112,7 +112,7 @@ def test_an_object_ends_after_its_listed_properties(models: Path, more: dict[str
 def test_the_whole_reply_matches_the_pattern(q8_engine: Engine, pattern: str, temperature: float) -> None:
     for seed in range(4):
         text, last = reply(q8_engine, "regex:" + pattern, temperature=temperature, seed=seed, num_predict=64)
-        assert isinstance(last, FinishOut) and last.reason == "stop"
+        assert isinstance(last, Finished) and last.reason == "stop"
         assert re.fullmatch(pattern, text), text
 
 
@@ -126,7 +126,7 @@ def test_a_determined_ending_needs_no_decodes(q8_engine: Engine, format: str) ->
     before = q8_engine.counters["decodes"]
     text, last = reply(q8_engine, format, temperature=0.0)
     decodes = q8_engine.counters["decodes"] - before
-    assert isinstance(last, FinishOut) and last.reason == "stop"
+    assert isinstance(last, Finished) and last.reason == "stop"
     assert text.strip('"') in ("sunny afternoon", "rainy morning", "sunny day", "rainy day")
     assert decodes <= 3 and last.output_tokens > decodes + 2
 
@@ -136,14 +136,14 @@ def test_a_determined_ending_respects_num_predict(q8_engine: Engine, num_predict
     choices = ["sunny afternoon", "rainy morning"]
     whole, _ = reply(q8_engine, "choices:" + json.dumps(choices), temperature=0.0)
     text, last = reply(q8_engine, "choices:" + json.dumps(choices), temperature=0.0, num_predict=num_predict)
-    assert isinstance(last, FinishOut) and last.output_tokens <= num_predict
+    assert isinstance(last, Finished) and last.output_tokens <= num_predict
     assert whole.startswith(text) and (last.reason == "stop") == (text == whole)
 
 
 def test_stop_strings_and_logprobs_work_in_a_determined_ending(q8_engine: Engine) -> None:
     format = "choices:" + json.dumps(["sunny afternoon", "rainy morning"])
     text, last = reply(q8_engine, format, temperature=0.0, stop=("y ",))
-    assert text in ("sunn", "rain") and isinstance(last, FinishOut) and last.reason == "stop"
+    assert text in ("sunn", "rain") and isinstance(last, Finished) and last.reason == "stop"
     (shown,) = run(q8_engine, ask(format=format, temperature=0.0, logprobs=1))
     assert len(shown.logprobs) == shown.done.output_tokens > 1
 
@@ -179,10 +179,10 @@ def test_the_reply_is_one_of_the_choices(q8_engine: Engine) -> None:
 )
 def test_invalid_patterns_and_choices_are_refused(q8_engine: Engine, format: str, reason: str) -> None:
     text, last = reply(q8_engine, format)
-    assert isinstance(last, FailOut) and last.status == 400 and not text
+    assert isinstance(last, Failed) and last.status == 400 and not text
     assert reason in last.message and len(last.message) < 200
 
 
 def test_a_reply_that_no_token_can_continue_fails(q8_engine: Engine) -> None:
     text, last = reply(q8_engine, 'grammar:root ::= "a" dead\ndead ::= dead "b"')
-    assert isinstance(last, FailOut) and "no token of this model can follow" in last.message and text in ("", "a")
+    assert isinstance(last, Failed) and "no token of this model can follow" in last.message and text in ("", "a")

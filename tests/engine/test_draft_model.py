@@ -14,7 +14,7 @@ from support.engines import EXACT, STORY, Flat, ask, ids, reply_of, run
 
 from ollama_nb.engine.engine import Engine
 from ollama_nb.engine.llama import DecodeStatus
-from ollama_nb.engine.messages import EngineConfig, Request
+from ollama_nb.engine.messages import CompletionRequest, EngineConfig
 from ollama_nb.engine.speculation import DraftModel
 from ollama_nb.errors import LoadError
 from ollama_nb.sprout import GGUF
@@ -55,7 +55,7 @@ def check_memory(draft_model: DraftModel) -> None:
         assert draft_model.context.extent(slot) == ((0, len(held) - 1) if held else (-1, -1))
 
 
-def alone(plain: Engine, request: Request) -> tuple[str, str, tuple[int, ...]]:
+def alone(plain: Engine, request: CompletionRequest) -> tuple[str, str, tuple[int, ...]]:
     without = msgspec.structs.replace(request, options=replace(request.options, draft_num_predict=0))
     return run(plain, without)[0].result
 

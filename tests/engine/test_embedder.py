@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from ollama_nb.engine.embedder import groups
 from ollama_nb.engine.engine import Engine
-from ollama_nb.engine.messages import EngineConfig, FailOut, Request
+from ollama_nb.engine.messages import CompletionRequest, EngineConfig, Failed
 from ollama_nb.errors import ContextOverflow
 
 
@@ -63,9 +63,9 @@ def test_raw_vectors_are_not_of_unit_length(minilm: Engine) -> None:
 
 
 def test_an_embedding_model_refuses_to_generate(minilm: Engine) -> None:
-    minilm.submit(Request(id=5, prompt="hello"))
+    minilm.submit(CompletionRequest(id=5, prompt="hello"))
     (last,) = minilm.step()
-    assert isinstance(last, FailOut) and last.status == 400 and not minilm.busy
+    assert isinstance(last, Failed) and last.status == 400 and not minilm.busy
 
 
 def test_a_language_model_gives_mean_vectors(models: Path) -> None:

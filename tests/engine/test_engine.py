@@ -13,7 +13,7 @@ from support.engines import Reply, ask, collect, ids, run
 
 from ollama_nb.api.options import Options
 from ollama_nb.engine.engine import Engine
-from ollama_nb.engine.messages import EngineConfig, FinishOut, Request
+from ollama_nb.engine.messages import CompletionRequest, EngineConfig, Finished
 
 # Exactness
 
@@ -36,7 +36,7 @@ def test_eight_concurrent_requests_give_the_same_text_as_alone(path: str, refere
     for n, request in enumerate(requests):
         assert Reply([out for out in outs if out.id == request.id]).text == greedy[n % 3]["text"]
     first_of_last = next(at for at, out in enumerate(outs) if out.id == requests[-1].id)
-    last_of_first = next(at for at, out in enumerate(outs) if out.id == requests[0].id and isinstance(out, FinishOut))
+    last_of_first = next(at for at, out in enumerate(outs) if out.id == requests[0].id and isinstance(out, Finished))
     assert first_of_last < last_of_first
     assert engine.counters["rows"]["8"] >= 50 and engine.counters["max_rows"] == 8
     engine.close()
@@ -200,16 +200,16 @@ def test_a_prompt_can_be_given_as_tokens(engine: Engine, reference: dict[str, An
 @pytest.mark.parametrize(
     "request_",
     [
-        Request(id=1, tokens=(1, 512)),
-        Request(id=1, tokens=(-1,)),
-        Request(id=1, prompt="x", options=Options(temperature=math.nan)),
-        Request(id=1, prompt="x", options=Options(repeat_penalty=-1.0)),
-        Request(id=1, prompt="x", options=Options(stop=("x",) * 1000)),
-        Request(id=1, prompt="x", format="{"),
+        CompletionRequest(id=1, tokens=(1, 512)),
+        CompletionRequest(id=1, tokens=(-1,)),
+        CompletionRequest(id=1, prompt="x", options=Options(temperature=math.nan)),
+        CompletionRequest(id=1, prompt="x", options=Options(repeat_penalty=-1.0)),
+        CompletionRequest(id=1, prompt="x", options=Options(stop=("x",) * 1000)),
+        CompletionRequest(id=1, prompt="x", format="{"),
     ],
     ids=["unknown token", "negative token", "NaN", "negative penalty", "too many stops", "bad format"],
 )
-def test_invalid_requests_are_refused(engine: Engine, request_: Request) -> None:
+def test_invalid_requests_are_refused(engine: Engine, request_: CompletionRequest) -> None:
     (reply,) = run(engine, msgspec.structs.replace(request_, id=next(ids)))
     assert reply.failure.status == 400
 

@@ -12,7 +12,7 @@ from support.engines import STORY, Reply, ask, collect, run
 
 from ollama_nb.engine.engine import Engine
 from ollama_nb.engine.llama import DecodeStatus
-from ollama_nb.engine.messages import EngineConfig, FailOut, FinishOut, Output
+from ollama_nb.engine.messages import EngineConfig, Failed, Finished, Output
 
 LONG = STORY * 30
 
@@ -39,7 +39,7 @@ def test_a_waiting_request_can_be_cancelled(engine: Engine) -> None:
     engine.cancel(requests[8].id)
     engine.cancel(12345678)
     outs = engine.step()
-    assert [out.reason for out in outs if isinstance(out, FinishOut)] == ["cancelled"]
+    assert [out.reason for out in outs if isinstance(out, Finished)] == ["cancelled"]
     collect(engine)
 
 
@@ -47,7 +47,7 @@ def test_a_request_can_be_cancelled_before_the_first_step(engine: Engine) -> Non
     request = ask()
     engine.submit(request)
     engine.cancel(request.id)
-    assert [type(out) for out in engine.step()] == [FinishOut]
+    assert [type(out) for out in engine.step()] == [Finished]
 
 
 def test_cancelling_aborts_the_decode_of_a_prompt(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,7 +129,7 @@ def test_a_failed_decode_fails_its_batch_and_the_next_request_works(
     engine.submit(ask())
     engine.step()
     monkeypatch.setattr(context, "decode", lambda count: DecodeStatus.FAILED)
-    assert [type(out) for out in engine.step()] == [FailOut]
+    assert [type(out) for out in engine.step()] == [Failed]
     monkeypatch.undo()
     (reply,) = run(engine, ask(num_predict=10))
     assert reply.text.startswith(", there was")
@@ -148,6 +148,6 @@ def test_a_full_cache_evicts_prefixes_first(path: str, monkeypatch: pytest.Monke
         assert engine.step() == [], "the prefix of the first request is evicted"
         assert context.extent(0) == (-1, -1) or context.extent(1) == (-1, -1)
         engine.submit(second)
-        failures = [out for _ in range(3) for out in engine.step() if isinstance(out, FailOut)]
+        failures = [out for _ in range(3) for out in engine.step() if isinstance(out, Failed)]
     assert failures[0].id == second.id and failures[0].status == 503
     engine.close()

@@ -18,7 +18,7 @@ from support.engines import EXACT, STORY, Flat, collect, ids, reply_of
 
 from ollama_nb.api.options import Options
 from ollama_nb.engine.engine import Engine
-from ollama_nb.engine.messages import Adapters, EngineConfig, Output, Request, TokenProb
+from ollama_nb.engine.messages import Adapters, CompletionRequest, EngineConfig, Output, TokenProb
 from ollama_nb.engine.speculation import DraftModel
 
 PROMPTS = STORY * 3 + "Lily", STORY * 3 + "Tom had a dog. The dog", "Once upon a time"
@@ -39,15 +39,15 @@ Answer = tuple[str, str, tuple[int, ...], list[TokenProb]]
 
 
 @pytest.fixture(scope="module")
-def alone(path: str) -> Callable[[Request], Answer]:
+def alone(path: str) -> Callable[[CompletionRequest], Answer]:
     @functools.cache
-    def answer(request: Request) -> Answer:
+    def answer(request: CompletionRequest) -> Answer:
         engine = Engine(EngineConfig(path=str(path), n_seq=1, **EXACT))
         outs = collect(engine, request)
         engine.close()
         return answered(outs, 1)
 
-    def answer_without_drafts(request: Request) -> Answer:
+    def answer_without_drafts(request: CompletionRequest) -> Answer:
         return answer(msgspec.structs.replace(request, id=1, options=replace(request.options, draft_num_predict=0)))
 
     return answer_without_drafts
@@ -93,9 +93,9 @@ def alike(mine: list[TokenProb], expected: list[TokenProb]) -> bool:
     )
 
 
-def ask(dice: random.Random, adapter_sets: tuple[Adapters, ...]) -> Request:
+def ask(dice: random.Random, adapter_sets: tuple[Adapters, ...]) -> CompletionRequest:
     options, fields = dice.choice(WAYS)
-    return Request(
+    return CompletionRequest(
         id=next(ids),
         prompt=dice.choice(PROMPTS),
         adapters=dice.choice(adapter_sets),
@@ -106,12 +106,12 @@ def ask(dice: random.Random, adapter_sets: tuple[Adapters, ...]) -> Request:
 
 
 def test_concurrent_requests_give_the_same_text_as_alone(
-    load: Callable[[], Engine], alone: Callable[[Request], Answer], adapter_sets: tuple[Adapters, ...]
+    load: Callable[[], Engine], alone: Callable[[CompletionRequest], Answer], adapter_sets: tuple[Adapters, ...]
 ) -> None:
     """A cancelled reply is a prefix of the full one. The second engine finds the prefixes of the first."""
     for seed in range(2):
         engine, dice = load(), random.Random(seed)
-        asked: dict[int, Request] = {}
+        asked: dict[int, CompletionRequest] = {}
         outs: list[Output] = []
         while len(asked) < 12 or engine.busy:
             if len(asked) < 12 and dice.random() < 0.2:

@@ -15,7 +15,7 @@ from support.models import long_stories, tiny_mamba
 
 from ollama_nb.api.options import Options
 from ollama_nb.engine.engine import Engine
-from ollama_nb.engine.messages import EngineConfig, FinishOut, Output, Request
+from ollama_nb.engine.messages import CompletionRequest, EngineConfig, Finished, Output
 from ollama_nb.engine.prefix_store import Prefix, PrefixStore
 
 PROMPT = tuple(3 + n * n % 300 for n in range(1000))
@@ -40,18 +40,18 @@ def engine(path: Path, folder: Path | None, **config: Any) -> Iterator[Engine]:
         engine.close()
 
 
-def ask(tokens: tuple[int, ...] = PROMPT, num_predict: int = 12, **fields: Any) -> Request:
+def ask(tokens: tuple[int, ...] = PROMPT, num_predict: int = 12, **fields: Any) -> CompletionRequest:
     options = Options(temperature=0.0, num_predict=num_predict)
-    return Request(id=next(ids), tokens=tokens, options=options, return_tokens=True, **fields)
+    return CompletionRequest(id=next(ids), tokens=tokens, options=options, return_tokens=True, **fields)
 
 
-def run(engine: Engine, *requests: Request) -> list[FinishOut]:
+def run(engine: Engine, *requests: CompletionRequest) -> list[Finished]:
     for request in requests:
         engine.submit(request)
     outs: list[Output] = []
     while engine.busy:
         outs += engine.step()
-    ends = {out.id: out for out in outs if isinstance(out, FinishOut)}
+    ends = {out.id: out for out in outs if isinstance(out, Finished)}
     return [ends[request.id] for request in requests]
 
 
@@ -128,13 +128,13 @@ def test_other_requests_run_while_the_disk_is_slow(
         quick = ask((5, 6, 7), 30)
         second.submit(quick)
         outs: list[Output] = []
-        while not any(isinstance(out, FinishOut) for out in outs):
+        while not any(isinstance(out, Finished) for out in outs):
             outs += second.step()
         assert outs[-1].id == quick.id
         gate.opened.set()
         while second.busy:
             outs += second.step()
-        assert isinstance(outs[-1], FinishOut) and outs[-1].cached_tokens == 999
+        assert isinstance(outs[-1], Finished) and outs[-1].cached_tokens == 999
 
 
 def test_a_prompt_beside_replies_is_stored_too(long_path: Path, tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def test_a_request_can_be_cancelled_while_its_prefix_loads(
         assert gate.reached.wait(60)
         second.cancel(request.id)
         (end,) = second.step()
-        assert isinstance(end, FinishOut) and end.reason == "cancelled" and not second.busy
+        assert isinstance(end, Finished) and end.reason == "cancelled" and not second.busy
         gate.opened.set()
         assert run(second, ask())[0].cached_tokens == 999
 
@@ -274,7 +274,7 @@ def test_any_schedule_gives_the_text_of_a_request_alone(long_path: Path, tmp_pat
                 if asked and dice.random() < 0.03:
                     crowd.cancel(dice.choice(list(asked)))
                 outs += crowd.step()
-            ends = [out for out in outs if isinstance(out, FinishOut)]
+            ends = [out for out in outs if isinstance(out, Finished)]
             assert sorted(end.id for end in ends) == sorted(asked)
             for end in ends:
                 whole = expected[asked[end.id]]

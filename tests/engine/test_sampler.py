@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from ollama_nb.api.options import Options
 from ollama_nb.engine.engine import Engine
 from ollama_nb.engine.llama import SamplerChain
-from ollama_nb.engine.messages import FailOut, FinishOut, Request, TextOut
+from ollama_nb.engine.messages import CompletionRequest, Failed, Finished, TextOutput
 from ollama_nb.engine.sampler import Sampler, SamplingParameters
 from ollama_nb.errors import BadRequest, OllamaError
 
@@ -141,12 +141,12 @@ def test_draws_from_the_tokens_that_a_constraint_allows(options: dict[str, float
 
 def reply(engine: Engine, bias: dict[str, Any], **fields: Any) -> str:
     options, _ = Options.layered({"logit_bias": bias, "temperature": 0, "num_predict": 12, **fields})
-    engine.submit(Request(id=1, prompt="Once upon a time", options=options))
+    engine.submit(CompletionRequest(id=1, prompt="Once upon a time", options=options))
     outs = [out for _ in range(100) if engine.busy for out in engine.step()]
-    if isinstance(outs[-1], FailOut):
+    if isinstance(outs[-1], Failed):
         raise BadRequest(outs[-1].message, status=outs[-1].status)
-    assert isinstance(outs[-1], FinishOut)
-    return "".join(out.text for out in outs if isinstance(out, TextOut))
+    assert isinstance(outs[-1], Finished)
+    return "".join(out.text for out in outs if isinstance(out, TextOutput))
 
 
 def test_logit_bias_forbids_and_forces_tokens(engine: Engine) -> None:

@@ -19,7 +19,7 @@ from ollama_nb.api.options import Options
 from ollama_nb.engine.drafts import StepTimes
 from ollama_nb.engine.engine import Engine
 from ollama_nb.engine.llama import Context
-from ollama_nb.engine.messages import EngineConfig, FailOut, FinishOut, Output, Request, TextOut
+from ollama_nb.engine.messages import CompletionRequest, EngineConfig, Failed, Finished, Output, TextOutput
 from ollama_nb.engine.sequence import SequenceState
 
 REQUESTS = 10
@@ -42,7 +42,7 @@ WAYS: tuple[dict[str, Any], ...] = (
 """The fourth one shifts its window repeatedly, the fifth one ends when its window is full."""
 
 
-Expected = Callable[[str, int], tuple[str, FinishOut]]
+Expected = Callable[[str, int], tuple[str, Finished]]
 
 
 def load(path: str, times: Callable[[int], StepTimes] = StepTimes, **config: Any) -> Engine:
@@ -78,7 +78,7 @@ def alone(path: str) -> Expected:
     """The result of a request in an engine that never served another one."""
 
     @functools.cache
-    def answer(prompt: str, way: int) -> tuple[str, FinishOut]:
+    def answer(prompt: str, way: int) -> tuple[str, Finished]:
         engine = load(path, no_extra_rows, n_seq=1)
         request = ask(prompt, way, draft_num_predict=0)
         outs = collect(engine, request)
@@ -106,13 +106,14 @@ def context_of(engine: Engine) -> Context:
     return engine._context
 
 
-def ask(prompt: str, way: int, **options: Any) -> Request:
+def ask(prompt: str, way: int, **options: Any) -> CompletionRequest:
     fields = {**WAYS[way], **options}
     extra = {name: fields.pop(name) for name in ("num_ctx", "shift") if name in fields}
-    return Request(id=next(ids), prompt=prompt, options=Options(temperature=0.0, **fields), return_tokens=True, **extra)
+    greedy = Options(temperature=0.0, **fields)
+    return CompletionRequest(id=next(ids), prompt=prompt, options=greedy, return_tokens=True, **extra)
 
 
-def result(outs: list[Output]) -> tuple[str, FinishOut]:
+def result(outs: list[Output]) -> tuple[str, Finished]:
     reply = Reply(outs)
     return reply.text, reply.done
 
@@ -165,15 +166,15 @@ def test_any_schedule_gives_the_text_of_a_request_alone(
     crowd: Engine, alone: Expected, seed: int, request: pytest.FixtureRequest
 ) -> None:
     asked, outs = run_schedule(crowd, random.Random(request.node.name))
-    assert Counter(out.id for out in outs if not isinstance(out, TextOut)) == Counter(list(asked)), (
+    assert Counter(out.id for out in outs if not isinstance(out, TextOutput)) == Counter(list(asked)), (
         "each ends exactly once"
     )
     for id, (prompt, way) in asked.items():
         mine = [out for out in outs if out.id == id]
         whole, end = alone(prompt, way)
-        if isinstance(mine[-1], FailOut):
+        if isinstance(mine[-1], Failed):
             assert mine[-1].status == 503 and "memory is full" in mine[-1].message
-            assert whole.startswith("".join(out.text for out in mine if isinstance(out, TextOut)))
+            assert whole.startswith("".join(out.text for out in mine if isinstance(out, TextOutput)))
             continue
         text, last = result(mine)
         if last.reason == "cancelled":

@@ -18,7 +18,7 @@ from ollama_nb.api.options import Options
 from ollama_nb.engine.constraint import ConstraintCompiler
 from ollama_nb.engine.engine import Engine
 from ollama_nb.engine.llama import LlamaModel
-from ollama_nb.engine.messages import FailOut, FinishOut, Request, TextOut
+from ollama_nb.engine.messages import CompletionRequest, Failed, Finished, TextOutput
 from ollama_nb.engine.sampler import Sampler, SamplingParameters
 
 SAMPLINGS: dict[str, dict[str, Any]] = {
@@ -34,29 +34,28 @@ FINISHING_MODELS = 0.7
 
 def replies(
     engine: Engine, schemas: Mapping[str, Schema | str], options: Mapping[str, Any]
-) -> dict[str, tuple[str, FinishOut | FailOut]]:
+) -> dict[str, tuple[str, Finished | Failed]]:
     """Run one request per schema together; return the text and the last output of each."""
     texts: defaultdict[int, str] = defaultdict(str)
-    last: dict[int, FinishOut | FailOut] = {}
+    last: dict[int, Finished | Failed] = {}
     for id, schema in enumerate(schemas.values()):
         format = schema if isinstance(schema, str) else json.dumps(schema)
-        engine.submit(Request(id=id, prompt="A", format=format, options=Options(num_predict=LIMIT, **options)))
+        limited = Options(num_predict=LIMIT, **options)
+        engine.submit(CompletionRequest(id=id, prompt="A", format=format, options=limited))
     while engine.busy:
         for out in engine.step():
-            if isinstance(out, TextOut):
+            if isinstance(out, TextOutput):
                 texts[out.id] += out.text
             else:
                 last[out.id] = out
     return {name: (texts[id], last[id]) for id, name in enumerate(schemas)}
 
 
-def finished(found: Mapping[str, tuple[str, FinishOut | FailOut]], least: float) -> dict[str, Any]:
+def finished(found: Mapping[str, tuple[str, Finished | Failed]], least: float) -> dict[str, Any]:
     """Return the values of the replies that ended by themselves, at least the share ``least``; none may fail."""
-    failed = {name: last.message for name, (_, last) in found.items() if isinstance(last, FailOut)}
+    failed = {name: last.message for name, (_, last) in found.items() if isinstance(last, Failed)}
     assert not failed
-    ended = {
-        name: text for name, (text, last) in found.items() if isinstance(last, FinishOut) and last.reason == "stop"
-    }
+    ended = {name: text for name, (text, last) in found.items() if isinstance(last, Finished) and last.reason == "stop"}
     cut = {name: text[-60:] for name, (text, _) in found.items() if name not in ended}
     assert len(ended) >= least * len(found), cut
     return {name: json.loads(text) for name, text in ended.items()}
@@ -107,7 +106,7 @@ def test_a_property_name_cannot_be_disguised_by_escapes(models: Path) -> None:
 )
 def test_unsupported_schemas_are_refused_with_their_keyword(q8_engine: Engine, schema: Schema, keyword: str) -> None:
     text, last = replies(q8_engine, {"": schema}, {})[""]
-    assert isinstance(last, FailOut) and (last.status, text) == (400, "")
+    assert isinstance(last, Failed) and (last.status, text) == (400, "")
     assert last.message.startswith("invalid format: ") and keyword in last.message
 
 
@@ -164,13 +163,13 @@ HEAVY: dict[str, Schema] = {
 def test_oversized_schemas_are_refused_and_the_engine_continues(q8_engine: Engine) -> None:
     found = replies(q8_engine, BOMBS | {"": {"const": "alive"}}, {})
     text, last = found.pop("")
-    assert isinstance(last, FinishOut) and text == '"alive"'
+    assert isinstance(last, Finished) and text == '"alive"'
     accepted = {
-        name: text for name, (text, last) in found.items() if not isinstance(last, FailOut) or last.status != 400
+        name: text for name, (text, last) in found.items() if not isinstance(last, Failed) or last.status != 400
     }
     assert not accepted
 
 
 def test_large_schemas_within_the_limits_work(q8_engine: Engine) -> None:
     found = replies(q8_engine, HEAVY, {"temperature": 0.0})
-    assert all(isinstance(last, FinishOut) for _, last in found.values()), found
+    assert all(isinstance(last, Finished) for _, last in found.values()), found

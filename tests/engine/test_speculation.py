@@ -14,7 +14,7 @@ from support.engines import EXACT, STORY, Blocks, ask, ids, reply_of, run
 
 from ollama_nb.engine.engine import Engine
 from ollama_nb.engine.llama import DecodeStatus
-from ollama_nb.engine.messages import EngineConfig, Request
+from ollama_nb.engine.messages import CompletionRequest, EngineConfig
 
 STORIES = STORY * 3
 PROMPTS = STORIES + "Lily saw", STORIES + "Lily", "Tom had a dog. The dog was happy. " * 4 + "Tom", "Once upon a time"
@@ -34,7 +34,7 @@ def eager(path: str) -> Iterator[Engine]:
     engine.close()
 
 
-def without_drafts(request: Request) -> Request:
+def without_drafts(request: CompletionRequest) -> CompletionRequest:
     return msgspec.structs.replace(request, options=replace(request.options, draft_num_predict=0))
 
 

@@ -40,7 +40,7 @@ def slow_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @contextlib.asynccontextmanager
 async def running(path: Path, **load: Any) -> AsyncIterator[Runner]:
     """A runner that is checked for leaks at the end: slots, requests and descriptors, on both sides."""
-    runner = await Runner.start(wire.Load(path=str(path), n_threads=1, **load))
+    runner = await Runner.start(wire.EngineConfig(path=str(path), n_threads=1, **load))
     try:
         await ask(runner)  # descriptors of the first request are open now
         before = descriptors(runner.pid), descriptors()
@@ -59,8 +59,8 @@ def descriptors(pid: int | str = "self") -> int:
 
 
 async def ask(runner: Runner) -> str:
-    items = [item async for item in runner.complete(wire.Complete(tokens=PROMPT, options=GREEDY))]
-    return "".join(item.text for item in items if isinstance(item, wire.Text))
+    items = [item async for item in runner.complete(wire.CompletionRequest(tokens=PROMPT, options=GREEDY))]
+    return "".join(item.text for item in items if isinstance(item, wire.TextOutput))
 
 
 async def until(runner: Runner, met: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
@@ -97,13 +97,13 @@ async def test_while_decoding(slow_model: Path, count: int) -> None:
     """Another reply continues meanwhile."""
 
     async def one(dice: random.Random) -> None:
-        stream = runner.complete(wire.Complete(tokens=PROMPT, options=ENDLESS))
+        stream = runner.complete(wire.CompletionRequest(tokens=PROMPT, options=ENDLESS))
         for _ in range(dice.randrange(1, 6)):
             await anext(stream)
         await stream.aclose()
 
     async with running(slow_model, n_ctx=4096, n_seq=4) as runner:
-        bystander = runner.complete(wire.Complete(tokens=PROMPT, options=ENDLESS))
+        bystander = runner.complete(wire.CompletionRequest(tokens=PROMPT, options=ENDLESS))
         await anext(bystander)
         waits = await abort_all(runner, count, one, lambda stats: stats["busy_slots"] == 1)
         assert runner.busy == 1, "nobody else's reply has ended"
@@ -139,7 +139,7 @@ async def test_in_prefill(slow_model: Path, count: int) -> None:
 
 
 async def drain(runner: Runner, tokens: tuple[int, ...]) -> None:
-    async for _ in runner.complete(wire.Complete(tokens=tokens, options=GREEDY)):
+    async for _ in runner.complete(wire.CompletionRequest(tokens=tokens, options=GREEDY)):
         pass
 
 
@@ -157,7 +157,7 @@ async def test_while_queued(slow_model: Path, count: int) -> None:
         assert all(task.cancelled() for task in waiting)
 
     async with running(slow_model, n_ctx=4096, n_seq=2) as runner:
-        streams = [runner.complete(wire.Complete(tokens=PROMPT, options=ENDLESS)) for _ in range(2)]
+        streams = [runner.complete(wire.CompletionRequest(tokens=PROMPT, options=ENDLESS)) for _ in range(2)]
         for stream in streams:
             await anext(stream)
         waits = await abort_all(runner, count, one, lambda stats: stats["waiting"] == 0)

@@ -25,7 +25,7 @@ GREEDY = Options(temperature=0.0, num_predict=24)
 
 @contextlib.asynccontextmanager
 async def running(path: Path, **load: Any) -> AsyncIterator[Runner]:
-    runner = await Runner.start(wire.Load(path=str(path), n_threads=1, **{"n_ctx": 512, "n_seq": 8, **load}))
+    runner = await Runner.start(wire.EngineConfig(path=str(path), n_threads=1, **{"n_ctx": 512, "n_seq": 8, **load}))
     try:
         yield runner
     finally:
@@ -34,7 +34,7 @@ async def running(path: Path, **load: Any) -> AsyncIterator[Runner]:
 
 async def text_of(runner: Runner, prompt: str, options: Options = GREEDY) -> tuple[str, wire.Finished]:
     out = ""
-    async for item in runner.complete(wire.Complete(prompt=prompt, options=options)):
+    async for item in runner.complete(wire.CompletionRequest(prompt=prompt, options=options)):
         if isinstance(item, wire.Finished):
             return out, item
         out += item.text
@@ -56,7 +56,7 @@ async def test_streams_eight_at_once_in_one_batch(models: Path, reference: dict[
 async def test_cancel_frees_the_slot(models: Path) -> None:
     async with running(models / "stories260K-f32.gguf") as runner:
         stream = runner.complete(
-            wire.Complete(prompt="Once upon a time", options=Options(num_predict=5000, temperature=0.0))
+            wire.CompletionRequest(prompt="Once upon a time", options=Options(num_predict=5000, temperature=0.0))
         )
         for _ in range(3):
             await anext(stream)
@@ -93,15 +93,16 @@ async def test_embeds(models: Path) -> None:
 async def test_an_error_of_the_engine_keeps_its_class(models: Path) -> None:
     async with running(models / "stories260K-f32.gguf") as runner:
         with pytest.raises(ContextOverflow) as found:
-            async for _ in runner.complete(wire.Complete(prompt="cat " * 2000, options=Options(), truncate=False)):
+            too_long = wire.CompletionRequest(prompt="cat " * 2000, options=Options(), truncate=False)
+            async for _ in runner.complete(too_long):
                 pass
         assert (found.value.status, found.value.code) == (400, "context_overflow")
 
 
 @in_loop
 async def test_a_kill_fails_the_stream_and_a_new_runner_works(models: Path) -> None:
-    runner = await Runner.start(wire.Load(path=str(models / "stories260K-f32.gguf"), n_ctx=512, n_threads=1))
-    stream = runner.complete(wire.Complete(prompt="Once upon a time", options=Options(num_predict=5000)))
+    runner = await Runner.start(wire.EngineConfig(path=str(models / "stories260K-f32.gguf"), n_ctx=512, n_threads=1))
+    stream = runner.complete(wire.CompletionRequest(prompt="Once upon a time", options=Options(num_predict=5000)))
     await anext(stream)
     os.kill(runner.pid, signal.SIGKILL)
     with pytest.raises(RunnerCrashed, match="an error was encountered while running the model: killed by SIGKILL"):
@@ -115,9 +116,9 @@ async def test_an_invalid_model_file(tmp_path: Path) -> None:
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(b"GGUF" + bytes(60))
     with pytest.raises(LoadError):
-        await Runner.start(wire.Load(path=str(broken), n_ctx=512))
+        await Runner.start(wire.EngineConfig(path=str(broken), n_ctx=512))
     with pytest.raises(LoadError):
-        await Runner.start(wire.Load(path=str(tmp_path / "missing.gguf"), n_ctx=512))
+        await Runner.start(wire.EngineConfig(path=str(tmp_path / "missing.gguf"), n_ctx=512))
 
 
 @in_loop

@@ -81,7 +81,7 @@ def test_a_child_outlives_the_thread_that_requested_it() -> None:
     with child.channel as channel:
         channel.setblocking(True)
         channel.settimeout(60)
-        channel.sendall(wire.frame(wire.Load(path="ok", n_ctx=1)))
+        channel.sendall(wire.frame(wire.EngineConfig(path="ok", n_ctx=1)))
         assert channel.recv(4096)
         for _ in range(20):
             channel.sendall(wire.frame(wire.Ping()))

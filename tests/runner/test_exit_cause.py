@@ -43,6 +43,6 @@ async def test_the_cause_of_an_exit_that_is_noticed_late(monkeypatch: pytest.Mon
     monkeypatch.setattr(children.Child, "kill", lambda child: killed.set())
     monkeypatch.setattr(children.Child, "_wait", lambda child, drain: killed.wait(60) and wait(child, drain))
     link = await ChildLink.open(FAKE, wire.FromRunner, lambda message: None)
-    link.send(wire.Load(path="exit:3:last words", n_ctx=1))
+    link.send(wire.EngineConfig(path="exit:3:last words", n_ctx=1))
     end = await link.ended
     assert (end.cause, end.killed) == ("exited with status 3: last words", False)

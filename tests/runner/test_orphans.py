@@ -19,7 +19,7 @@ from ollama_nb.runner.process import Runner
 
 async def main():
     fake = (sys.executable, "-P", sys.argv[1])
-    runner = await Runner.start(wire.Load(path="ok", n_ctx=128), command=fake)
+    runner = await Runner.start(wire.EngineConfig(path="ok", n_ctx=128), command=fake)
     print(runner.pid, flush=True)
     await runner.wait()
 

@@ -29,7 +29,7 @@ def placed(
     vram: int = 0,
     env: dict[str, Any] | None = None,
     **facts: Any,
-) -> wire.Load:
+) -> wire.EngineConfig:
     machine = MachineMemory(free_memory=free, vram=vram)
     return place(a_model(size=100 * MIB), a_gguf(**facts), options or Options(), Settings(**(env or {})), machine).load
 
@@ -100,7 +100,7 @@ def test_options_of_the_user_are_kept() -> None:
     assert (placed().n_gpu_layers, placed().main_gpu, placed().use_mmap, placed().n_threads) == (-1, None, True, 0)
 
 
-LOADED = wire.Load(path="/m", draft="/d", n_ctx=4096, n_batch=512, n_gpu_layers=-1)
+LOADED = wire.EngineConfig(path="/m", draft="/d", n_ctx=4096, n_batch=512, n_gpu_layers=-1)
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ LOADED = wire.Load(path="/m", draft="/d", n_ctx=4096, n_batch=512, n_gpu_layers=
     ],
 )
 def test_serves(wanted: dict[str, Any], options: dict[str, Any], expected: bool) -> None:
-    load = wire.Load(**{name: getattr(LOADED, name) for name in LOADED.__struct_fields__} | wanted)
+    load = wire.EngineConfig(**{name: getattr(LOADED, name) for name in LOADED.__struct_fields__} | wanted)
     assert serves(LOADED, load, Options(**options)) is expected
 
 

@@ -43,11 +43,9 @@ async def get(pool: Pool, path: str | Path, **options: int) -> Lease:
 
 
 async def text_of(lease: Lease, prompt: str, options: Options) -> str:
-    pieces = [
-        item
-        async for item in lease.runner.complete(wire.Complete(prompt=prompt, options=options, num_ctx=lease.num_ctx))
-    ]
-    return "".join(item.text for item in pieces if isinstance(item, wire.Text))
+    request = wire.CompletionRequest(prompt=prompt, options=options, num_ctx=lease.num_ctx)
+    pieces = [item async for item in lease.runner.complete(request)]
+    return "".join(item.text for item in pieces if isinstance(item, wire.TextOutput))
 
 
 @in_loop
@@ -55,7 +53,7 @@ async def test_kill_in_mid_stream_then_the_next_request_works() -> None:
     async with a_pool() as pool:
         for _ in range(5):  # kills from outside do not count as crashes
             async with await get(pool, "ok") as lease:
-                stream = lease.runner.complete(wire.Complete(prompt="word !wait", options=Options()))
+                stream = lease.runner.complete(wire.CompletionRequest(prompt="word !wait", options=Options()))
                 await anext(stream)
                 os.kill(lease.runner.pid, signal.SIGKILL)
                 with pytest.raises(RunnerCrashed, match="an error was encountered while running the model"):

@@ -31,7 +31,7 @@ def before() -> set[int]:
 
 
 async def start(script: str = "ok", timeout: float = 30.0) -> Runner:
-    return await Runner.start(wire.Load(path=script, n_ctx=128, n_seq=4), timeout, command=FAKE)
+    return await Runner.start(wire.EngineConfig(path=script, n_ctx=128, n_seq=4), timeout, command=FAKE)
 
 
 @contextlib.asynccontextmanager
@@ -54,8 +54,8 @@ def exists(pid: int) -> bool:
 
 async def text_of(runner: Runner, prompt: str) -> tuple[str, str]:
     out, reason = "", ""
-    async for item in runner.complete(wire.Complete(prompt=prompt, options=Options())):
-        if isinstance(item, wire.Text):
+    async for item in runner.complete(wire.CompletionRequest(prompt=prompt, options=Options())):
+        if isinstance(item, wire.TextOutput):
             out += item.text
         else:
             reason = item.reason
@@ -98,8 +98,8 @@ async def test_the_environment_is_an_allow_list(monkeypatch: pytest.MonkeyPatch)
 @in_loop
 async def test_closing_a_stream_cancels_it_at_once() -> None:
     async with running() as runner:
-        stream = runner.complete(wire.Complete(prompt="one !wait", options=Options()))
-        assert isinstance(await anext(stream), wire.Text)
+        stream = runner.complete(wire.CompletionRequest(prompt="one !wait", options=Options()))
+        assert isinstance(await anext(stream), wire.TextOutput)
         assert (await runner.stats())["busy"] == 1
         await stream.aclose()
         stats = await runner.stats()
@@ -152,9 +152,9 @@ async def test_a_request_that_cannot_be_encoded_is_refused() -> None:
 @in_loop
 async def test_a_crash_fails_every_stream_with_its_cause(command: str, cause: str) -> None:
     runner = await start()
-    before_answer = runner.complete(wire.Complete(prompt="!wait", options=Options()))
+    before_answer = runner.complete(wire.CompletionRequest(prompt="!wait", options=Options()))
     waiting = asyncio.ensure_future(anext(before_answer))
-    midway = runner.complete(wire.Complete(prompt=f"some text {command}", options=Options()))
+    midway = runner.complete(wire.CompletionRequest(prompt=f"some text {command}", options=Options()))
     assert [(await anext(midway)).text for _ in range(2)] == ["some ", "text "]  # type: ignore[union-attr]
     with pytest.raises(RunnerCrashed) as middle:
         await anext(midway)
@@ -176,7 +176,7 @@ async def test_a_crash_fails_every_stream_with_its_cause(command: str, cause: st
 @in_loop
 async def test_messages_before_a_crash_are_read_even_when_a_write_fails_first() -> None:
     runner = await start()
-    last_words = runner.complete(wire.Complete(prompt="last words !close", options=Options()))
+    last_words = runner.complete(wire.CompletionRequest(prompt="last words !close", options=Options()))
     first = asyncio.ensure_future(anext(last_words))
     await asyncio.sleep(0)
     hung_up = select.poll()
@@ -194,7 +194,7 @@ async def test_messages_before_a_crash_are_read_even_when_a_write_fails_first() 
 async def test_kill_from_outside_is_noticed_as_it_happens(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ollama_nb.runner.process.TICK", 3600.0)  # no check for silence
     runner = await start()
-    stream = runner.complete(wire.Complete(prompt="word !wait", options=Options()))
+    stream = runner.complete(wire.CompletionRequest(prompt="word !wait", options=Options()))
     await anext(stream)
     os.kill(runner.pid, signal.SIGKILL)
     with pytest.raises(RunnerCrashed, match="killed by SIGKILL"):
@@ -218,7 +218,7 @@ async def test_a_silent_runner_that_answers_pings_is_kept(monkeypatch: pytest.Mo
     async with running() as runner:
         send = runner._link.send
         monkeypatch.setattr(runner._link, "send", lambda message: (pings.append(message), send(message)))
-        stream = runner.complete(wire.Complete(prompt="a !wait", options=Options()))
+        stream = runner.complete(wire.CompletionRequest(prompt="a !wait", options=Options()))
         await anext(stream)
         silence = asyncio.ensure_future(anext(stream))
         while len(pings) < 4:
@@ -275,7 +275,7 @@ async def test_a_load_that_still_logs_does_not_time_out_and_can_be_cancelled(bef
 @in_loop
 async def test_a_missing_command() -> None:
     with pytest.raises(LoadError, match="cannot be started: No such file"):
-        await Runner.start(wire.Load(path="ok", n_ctx=1), command=("/nonexistent/python",))
+        await Runner.start(wire.EngineConfig(path="ok", n_ctx=1), command=("/nonexistent/python",))
 
 
 @in_loop

@@ -39,7 +39,7 @@ def ticket(
     bytes_needed: int = MIB,
     options: Options | None = None,
 ) -> Ticket:
-    wanted = wire.Load(path=f"/models/{name}", n_ctx=n_ctx)
+    wanted = wire.EngineConfig(path=f"/models/{name}", n_ctx=n_ctx)
     return Ticket(a_model(name), wanted, options or Options(), bytes_needed, keep_alive)
 
 

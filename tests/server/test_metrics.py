@@ -87,7 +87,7 @@ async def test_all_metrics(tmp_path: Path) -> None:
 
 @in_loop
 async def test_draft_tokens_are_counted(tmp_path: Path) -> None:
-    pieces = (wire.Text(1, "Once", (), 5), wire.Text(1, " upon", drafted=4, accepted=3))
+    pieces = (wire.TextOutput(1, "Once", (), 5), wire.TextOutput(1, " upon", drafted=4, accepted=3))
     harness = ServiceHarness(tmp_path, lambda prompt, format: pieces)
     harness.make("tales", template=PLAIN)
     async with served(harness) as client:

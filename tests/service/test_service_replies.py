@@ -53,10 +53,11 @@ def test_the_format_constrains_the_answer_only(
 
 def test_thinking_that_is_interrupted_keeps_its_figures(tmp_path: Path) -> None:
     """The prompt was truncated, and the first run is cancelled before its Finished arrives."""
-    first = wire.Text(1, "why", (), 2, 1, 3)
+    first = wire.TextOutput(1, "why", (), 2, 1, 3)
 
     def script(prompt: str, format: str) -> Any:
-        return ('{"a"', ": 1}") if format else (first, wire.Text(1, "</think>so", drafted=5, accepted=4), " and more")
+        second = wire.TextOutput(1, "</think>so", drafted=5, accepted=4)
+        return ('{"a"', ": 1}") if format else (first, second, " and more")
 
     harness = ServiceHarness(tmp_path, script)
     harness.make("m", template=THINKS)

@@ -14,7 +14,7 @@ from ollama_nb.api.options import Options
 from ollama_nb.engine.drafts import StepTimes
 from ollama_nb.engine.engine import Engine
 from ollama_nb.engine.llama import Context, DecodeStatus, LlamaModel
-from ollama_nb.engine.messages import Adapter, FailOut, FinishOut, Output, Request, TextOut
+from ollama_nb.engine.messages import Adapter, CompletionRequest, Failed, Finished, Output, TextOutput
 
 EXACT: dict[str, Any] = {"n_ctx": 512, "n_threads": 1, "kv_cache_type": "f32", "flash_attention": False}
 """Full precision: in half precision, logits differ by thousandths with the batch's shape, and near ties flip."""
@@ -51,20 +51,20 @@ class Reply:
     """The outputs of one request."""
 
     def __init__(self, outs: list[Output]) -> None:
-        self.texts = [out for out in outs if isinstance(out, TextOut)]
+        self.texts = [out for out in outs if isinstance(out, TextOutput)]
         self.text = "".join(out.text for out in self.texts)
         self.logprobs = [prob for out in self.texts for prob in out.logprobs]
         self.last = outs[-1]
-        assert [out for out in outs if not isinstance(out, TextOut)] == [self.last], "one end, at the end"
+        assert [out for out in outs if not isinstance(out, TextOutput)] == [self.last], "one end, at the end"
 
     @property
-    def done(self) -> FinishOut:
-        assert isinstance(self.last, FinishOut), self.last
+    def done(self) -> Finished:
+        assert isinstance(self.last, Finished), self.last
         return self.last
 
     @property
-    def failure(self) -> FailOut:
-        assert isinstance(self.last, FailOut), self.last
+    def failure(self) -> Failed:
+        assert isinstance(self.last, Failed), self.last
         return self.last
 
     @property
@@ -73,13 +73,13 @@ class Reply:
         return self.text, self.done.reason, self.done.tokens
 
 
-def ask(prompt: str = "Once upon a time", *, options: Options = GREEDY, **fields: Any) -> Request:
+def ask(prompt: str = "Once upon a time", *, options: Options = GREEDY, **fields: Any) -> CompletionRequest:
     """A request; ``fields`` are fields of the request or of its options."""
     chosen = {name: fields.pop(name) for name in list(fields) if name in _OPTIONS}
-    return Request(id=next(ids), prompt=prompt, options=replace(options, **chosen), **fields)
+    return CompletionRequest(id=next(ids), prompt=prompt, options=replace(options, **chosen), **fields)
 
 
-def collect(engine: Engine, *requests: Request) -> list[Output]:
+def collect(engine: Engine, *requests: CompletionRequest) -> list[Output]:
     """Submit the requests, step until the engine is idle, and return all outputs."""
     for request in requests:
         engine.submit(request)
@@ -89,7 +89,7 @@ def collect(engine: Engine, *requests: Request) -> list[Output]:
     return outs
 
 
-def run(engine: Engine, *requests: Request) -> list[Reply]:
+def run(engine: Engine, *requests: CompletionRequest) -> list[Reply]:
     """Run the requests together and return the reply of each."""
     outs = collect(engine, *requests)
     return [reply_of(outs, request.id) for request in requests]

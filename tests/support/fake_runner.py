@@ -1,6 +1,6 @@
 """A scripted child process that speaks the runner's wire protocol and fails on command.
 
-Started as ``python fake_runner.py FD PARENT_PID``. ``Load.path`` selects what it does at first:
+Started as ``python fake_runner.py FD PARENT_PID``. ``EngineConfig.path`` selects what it does at first:
 ``ok`` · ``fail:TEXT`` · ``die:SIGNAL`` · ``hang`` · ``chatter`` (log forever, never load) · ``flood:MEGABYTES`` (of
 output, then load) · ``garbage`` · ``exit:STATUS:LAST WORDS``. Anything else loads.
 
@@ -56,7 +56,7 @@ class FakeRunner:
                 self.answer(self.inbox.pop(0))
             self.step()
 
-    def load(self, load: wire.Load) -> None:
+    def load(self, load: wire.EngineConfig) -> None:
         self.loaded = load
         word, _, rest = load.path.partition(":")
         if word == "fail":
@@ -76,7 +76,7 @@ class FakeRunner:
         else:
             self.command(0, word, rest)
         self.send(
-            wire.Loaded(
+            wire.EngineFacts(
                 n_ctx=load.n_ctx, n_ctx_train=512, n_seq=load.n_seq, n_vocab=512, n_embd=4, size=1000, size_vram=0,
                 add_bos=True, add_eos=False, bos="<s>", eos="</s>", pooling="none", load_seconds=0.01, build="fake",
             )
@@ -84,7 +84,7 @@ class FakeRunner:
 
     def answer(self, message: Any) -> None:
         match message:
-            case wire.Complete():
+            case wire.CompletionRequest():
                 self.streams[message.id] = message.prompt.split()
                 self.counts[message.id] = 0
             case wire.Cancel(id=id):
@@ -106,7 +106,7 @@ class FakeRunner:
                 self.send(wire.Pong())
 
     def step(self) -> None:
-        items: list[wire.Text | wire.Finished | wire.Failed] = []
+        items: list[wire.TextOutput | wire.Finished | wire.Failed] = []
         for id, words in list(self.streams.items()):
             if id in self.waiting:
                 continue
@@ -118,7 +118,7 @@ class FakeRunner:
                 self.command(id, *word[1:].partition(":")[::2])
             else:
                 self.counts[id] += 1
-                items.append(wire.Text(id, word + " "))
+                items.append(wire.TextOutput(id, word + " "))
         if items:
             self.send(wire.Step(tuple(items)))
 

@@ -75,12 +75,12 @@ class _Timer:
 class ScriptedRunner:
     """A loaded runner process; it ends on ``die``."""
 
-    def __init__(self, load: wire.Load, pid: int) -> None:
+    def __init__(self, load: wire.EngineConfig, pid: int) -> None:
         self.load = load
         self.pid = pid
         self.ended: asyncio.Future[ProcessEnd] = asyncio.get_running_loop().create_future()
         self.stopped = False
-        self.loaded = wire.Loaded(
+        self.loaded = wire.EngineFacts(
             n_ctx=load.n_ctx, n_ctx_train=0, n_seq=load.n_seq, n_vocab=1, n_embd=1, size=100 + pid, size_vram=0,
             add_bos=False, add_eos=False, bos="", eos="", pooling="none", load_seconds=0.0, build="scripted",
         )  # fmt: skip
@@ -120,7 +120,7 @@ class Launcher:
     def loading(self) -> int:
         return sum(not held.done() for held in self._held)
 
-    async def __call__(self, load: wire.Load, timeout: float) -> ScriptedRunner:
+    async def __call__(self, load: wire.EngineConfig, timeout: float) -> ScriptedRunner:
         self.loads.append(Path(load.path).name)
         held: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._held.append(held)

@@ -2,7 +2,7 @@
 
 Covers every path of the service without a model or a child process. One word is one token.
 ``pool.script(prompt, format)`` returns the pieces of a reply; the last one may be an exception to raise or an
-``asyncio.Event`` to wait for, and a ``wire.Text`` is sent as it is. Prompts are rendered by the real templates.
+``asyncio.Event`` to wait for, and a ``wire.TextOutput`` is sent as it is. Prompts are rendered by the real templates.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from ollama_nb.settings import Settings
 from ollama_nb.store.assemble import assemble
 from ollama_nb.template import prompt as templates
 
-Piece = str | tuple[str, tuple[wire.TokenProb, ...]] | wire.Text | asyncio.Event | Exception
+Piece = str | tuple[str, tuple[wire.TokenProb, ...]] | wire.TextOutput | asyncio.Event | Exception
 Script = Callable[[str, str], Sequence[Piece]]
 
 
@@ -53,12 +53,12 @@ class FakeRunner:
         self.tokenized: tuple[tuple[str, ...], bool, bool] | None = None
         self.cancelled = 0
         self.waiting = asyncio.Event()
-        self.loaded = wire.Loaded(
+        self.loaded = wire.EngineFacts(
             n_ctx=4096, n_ctx_train=4096, n_seq=1, n_vocab=100, n_embd=4, size=10, size_vram=0, add_bos=True,
             add_eos=False, bos="<s>", eos="</s>", pooling="mean", load_seconds=0.5, build="fake",
         )  # fmt: skip
 
-    async def complete(self, request: wire.Complete) -> AsyncIterator[wire.Text | wire.Finished]:
+    async def complete(self, request: wire.CompletionRequest) -> AsyncIterator[wire.TextOutput | wire.Finished]:
         ask = msgspec.structs.asdict(request)
         self.asks.append(ask)
         reason, count, finished = "stop", 0, False
@@ -72,7 +72,7 @@ class FakeRunner:
                     self.waiting.set()
                     await piece.wait()
                     continue
-                if isinstance(piece, wire.Text):
+                if isinstance(piece, wire.TextOutput):
                     count, drafts = count + 1, (piece.drafted, piece.accepted)
                     yield piece
                     continue
@@ -82,7 +82,7 @@ class FakeRunner:
                     break
                 count += 1
                 await asyncio.sleep(0)
-                yield wire.Text(1, text, probs, prompt_tokens if count == 1 else 0)
+                yield wire.TextOutput(1, text, probs, prompt_tokens if count == 1 else 0)
             finished = True
             yield wire.Finished(
                 id=1, reason=reason, prompt_tokens=prompt_tokens, cached_tokens=1, prompt_seconds=0.25,
