@@ -300,6 +300,8 @@ class OllamaHandler(web.RequestHandler):
                 await route.run(self)
         except OllamaError as error:
             await self._fail(error)
+        except web.HTTPError as error:  # a query argument that is missing or not valid UTF-8
+            await self._fail(_from_tornado(error))
         except (StreamClosedError, SlowClient):
             self._connection.close()
         except asyncio.CancelledError:
@@ -349,7 +351,8 @@ def _is_single(event: Event) -> bool:
 
 
 def _from_tornado(error: web.HTTPError) -> OllamaError:
-    message = error.log_message or error.reason or _reason(error.status_code)
+    logged = error.log_message and error.log_message % error.args  # a percent sign is doubled in it
+    message = logged or error.reason or _reason(error.status_code)
     return from_code("", message.lower(), error.status_code)
 
 

@@ -5,10 +5,31 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 from support.aio import in_loop
 from test_handler import serve
 
 from ollama_nb.api.events import Done, Stats
+from ollama_nb.server.handler import OllamaHandler, Route
+from ollama_nb.server.routes import ROUTES
+
+
+@in_loop
+async def test_a_missing_or_invalid_query_argument_is_a_bad_request(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def echo(call: OllamaHandler) -> None:
+        await call.send(call.get_query_argument("text").encode())
+
+    monkeypatch.setitem(ROUTES, "/api/echo", {"GET": Route(echo)})
+    async with serve(tmp_path) as h:
+        assert (await h.client.get("/api/echo?text=天")).text == "天"
+        missing = await h.client.get("/api/echo")
+        assert (missing.status_code, missing.json()["code"]) == (400, "bad_request")
+        assert missing.json()["error"] == "missing argument text"
+        invalid = await h.client.get("/api/echo?text=%ff%25")
+        assert (invalid.status_code, invalid.json()["code"]) == (400, "bad_request")
+        assert "%%" not in invalid.json()["error"]
 
 
 @in_loop
