@@ -21,7 +21,7 @@ _PART = {
     "tag": re.compile(r"[A-Za-z0-9_][A-Za-z0-9_\-.]{0,79}"),
 }
 _MARKS = {"host": '"_", "-", "." and ":"', "namespace": '"_" and "-"'}
-"""The characters that a part may contain beside letters and digits; model and tag: ``_``, ``-`` and ``.``."""
+"""The characters that a part may contain besides letters and digits; model and tag: ``_``, ``-`` and ``.``."""
 _MAX_SHOWN = 100  # characters of an invalid name in error messages
 _LOGIN = re.compile(r"(?<=://)[^/@]*@")
 """A user name and a password in an address; they must not appear in error messages."""

@@ -202,7 +202,7 @@ def _check_min_properties(schema: Schema, required: set[str]) -> None:
     least = schema.get("minProperties")
     closed = schema.get("additionalProperties") is False and not schema.get("patternProperties")
     if isinstance(least, int) and least > len(required) + 1 and not closed:
-        raise _refused("minProperties", "more than one property beside the required ones cannot be kept apart")
+        raise _refused("minProperties", "more than one property besides the required ones cannot be kept apart")
 
 
 def _narrow(schema: Schema) -> None:

@@ -127,7 +127,7 @@ def test_a_unix_socket_and_a_folder_with_a_chinese_name_and_a_space(tmp_path: Pa
 
 def test_an_interrupted_server_removes_its_runtime_file(tmp_path: Path) -> None:
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
-        pytest.skip("interrupts are ignored here, and by whatever is started from here")
+        pytest.skip("SIGINT is ignored in this process and its children")
     with jupyter(tmp_path) as server:
         assert list((tmp_path / "jupyter_runtime_dir").glob("ollama-nb-*.json"))
         server.process.send_signal(signal.SIGINT)

@@ -328,7 +328,7 @@ def test_folders_without_permissions(store: Store) -> None:
     for folder in (*store.root.parents[:3], store.root):
         folder.chmod(0o755)
     if not all(folder.stat().st_mode & stat.S_IXOTH for folder in store.root.parents):
-        pytest.skip("a folder above those of the tests is closed to others")
+        pytest.skip("other users cannot enter a parent of the test folder")
     before = snapshot(store.root)
     listed, deleted, added = as_unprivileged_user(store.root)
     assert "'m'" in listed
