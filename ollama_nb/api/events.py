@@ -19,18 +19,46 @@ class TokenLogprob:
 
 
 @dataclass(frozen=True, slots=True)
+class PromptRead:
+    """The prompt has been read; yielded before the first text, if the request asks for ``detailed`` events."""
+
+    prompt_tokens: int
+    cached_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Delta:
-    """A piece of content or thinking. ``tool_error``: why content that looks like a tool call is not a valid one."""
+    """A piece of content or thinking. ``tool_error``: why content that looks like a tool call is not a valid one.
+
+    ``choice`` is the index of the reply among those that the request asks for (see ``Inference.n``).
+    """
 
     content: str = ""
     thinking: str = ""
     logprobs: tuple[TokenLogprob, ...] = ()
     tool_error: str = ""
+    choice: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallDelta:
+    """The next piece of the JSON text of a call's arguments, yielded if the request asks for ``detailed`` events.
+
+    ``index`` is that of the call in its reply; the first piece of a call has its ``name`` and ``id``. A ToolCalls event
+    with the complete call follows, unless the text turns out not to be a valid call.
+    """
+
+    index: int
+    arguments: str = ""
+    name: str = ""
+    id: str = ""
+    choice: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class ToolCalls:
     calls: tuple[ToolCall, ...]
+    choice: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +67,8 @@ class Stats:
 
     ``prompt_tokens`` includes ``cached_tokens``, which were found in the prefix cache; ``prompt_seconds`` is the time
     for the other ones. ``drafted_tokens`` were proposed by speculative decoding, ``accepted_tokens`` of them verified.
+    ``reasoning_tokens`` of the ``output_tokens`` are thinking. With several choices, the prompt counts once and the
+    output of all choices together.
     """
 
     prompt_tokens: int = 0
@@ -53,14 +83,16 @@ class Stats:
     prompt_tokens_dropped: int = 0
     drafted_tokens: int = 0
     accepted_tokens: int = 0
+    reasoning_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
     """The end of a reply. ``reason``: ``stop``, ``length``, ``load``, ``unload`` or ``cancelled``.
 
-    ``stats`` is None for load and unload replies. ``run`` holds what is needed to repeat the reply, if the request asks
-    for it.
+    Every choice has one; the last one to be yielded has the ``stats`` and ``warnings`` of all choices together, the
+    others have none. ``stats`` is None for load and unload replies. ``run`` holds what is needed to repeat the reply,
+    if the request asks for it. ``stop_sequence`` is the stop string that ended the reply, if one did.
     """
 
     reason: str
@@ -68,6 +100,8 @@ class Done:
     context: tuple[int, ...] | None = None
     warnings: tuple[str, ...] = ()
     run: Mapping[str, Any] | None = None
+    choice: int = 0
+    stop_sequence: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +112,7 @@ class Rendered:
     image_count: int = 0
 
 
-Event = Delta | ToolCalls | Done | Rendered
+Event = PromptRead | Delta | ToolCallDelta | ToolCalls | Done | Rendered
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,20 @@ Think = bool | Literal["low", "medium", "high", "max"] | None
 
 
 @dataclass(frozen=True, slots=True)
+class ToolChoice:
+    """Whether the model may call tools (``auto``), must (``required``), or must not (``none``).
+
+    ``names``: the only tools that may be called; empty: all tools of the request.
+    """
+
+    mode: Literal["auto", "required", "none"] = "auto"
+    names: tuple[str, ...] = ()
+
+
+ANY_TOOL_OR_NONE = ToolChoice()
+
+
+@dataclass(frozen=True, slots=True)
 class ToolCall:
     """A tool call of a model; ``arguments`` is always a JSON object."""
 

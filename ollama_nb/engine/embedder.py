@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from ollama_nb.engine.llama import Context, DecodeStatus, Floats, LlamaModel
+from ollama_nb.engine.messages import EmbedInput
 from ollama_nb.errors import BadRequest, Cancelled, ContextOverflow, OllamaError
 
 MAX_BATCH = 2048  # tokens
@@ -39,13 +40,13 @@ class Embedder:
 
     def embed(
         self,
-        inputs: Sequence[str],
+        inputs: Sequence[EmbedInput],
         *,
         truncate: bool = True,
         num_ctx: int = 0,
         normalise: bool = True,
     ) -> tuple[Floats, int]:
-        """Return vectors [inputs, n_embd] in order, and the number of tokens.
+        """Return vectors [inputs, n_embd] in order, and the number of tokens. Token ids are read as they are.
 
         Raises ContextOverflow for an input that is too long, unless ``truncate`` (then its beginning is used),
         BadRequest for an input without tokens, Cancelled after an abort.
@@ -53,7 +54,10 @@ class Embedder:
         if self._model.pooling == "rank":
             raise BadRequest("this model ranks documents and cannot make embeddings: use /api/rerank")
         limit = self._limit(num_ctx)
-        prompts = [self._tokens(text, limit, truncate) for text in inputs]
+        prompts = [
+            self._tokens(text, limit, truncate) if isinstance(text, str) else self._checked(text, limit, truncate)
+            for text in inputs
+        ]
         vectors = self._pool(prompts)
         return (_unit(vectors) if normalise else vectors), sum(map(len, prompts))
 
@@ -123,6 +127,15 @@ class Embedder:
         before = 1 if tokens[: len(body)] != body else 0
         after = tokens[before + len(body) :]
         return (tokens[: max(1, limit - len(after))] + after)[:limit]
+
+    def _checked(self, tokens: Sequence[int], limit: int, truncate: bool) -> list[int]:
+        """Return token ids from a client, cut to the limit."""
+        if not tokens:
+            raise BadRequest("an input has no tokens")
+        self._model.check_tokens(tokens)
+        if len(tokens) > limit and not truncate:
+            raise ContextOverflow(TOO_LONG)
+        return list(tokens[:limit])
 
     def _decode(self, prompts: Sequence[list[int]]) -> None:
         context, at = self.context, 0

@@ -21,7 +21,16 @@ import numpy as np
 from ollama_nb.engine import loading
 from ollama_nb.engine.embedder import Embedder
 from ollama_nb.engine.llama import Context, DecodeStatus, Floats
-from ollama_nb.engine.messages import Adapters, CompletionRequest, Counters, EngineConfig, Failed, Finished, Output
+from ollama_nb.engine.messages import (
+    Adapters,
+    CompletionRequest,
+    Counters,
+    EmbedInput,
+    EngineConfig,
+    Failed,
+    Finished,
+    Output,
+)
 from ollama_nb.engine.prefix_cache import PrefixCounts
 from ollama_nb.engine.scheduler import Batch
 from ollama_nb.engine.sequence import SequenceState
@@ -353,7 +362,7 @@ class Engine:
 
     def embed(
         self,
-        inputs: GenericSequence[str],
+        inputs: GenericSequence[EmbedInput],
         *,
         truncate: bool = True,
         num_ctx: int = 0,

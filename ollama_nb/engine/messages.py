@@ -79,6 +79,10 @@ class Adapter(msgspec.Struct, frozen=True, array_like=True):
 Adapters = tuple[Adapter, ...]
 
 
+EmbedInput = str | tuple[int, ...]
+"""What is embedded: a text or its token ids."""
+
+
 class CompletionRequest(msgspec.Struct, frozen=True, tag="complete", kw_only=True):
     """Generate a reply to ``prompt`` (special tokens are parsed) or to ``tokens``. The sender sets ``id``.
 

@@ -225,8 +225,7 @@ class InputProcessor:
     def _prompt_tokens(self, request: CompletionRequest) -> list[int]:
         model = self._model
         if request.tokens:
-            if not all(0 <= token < model.n_vocab for token in request.tokens):
-                raise BadRequest(f"a prompt token is outside this model's vocabulary of {model.n_vocab} tokens")
+            model.check_tokens(request.tokens)
             return list(request.tokens)
         tokens = model.tokenize(request.prompt)
         if not tokens and model.bos >= 0:

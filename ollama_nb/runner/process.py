@@ -121,7 +121,12 @@ class Runner:
             self._end(message.id, pending)
 
     async def embed(
-        self, inputs: Sequence[str], *, truncate: bool = True, num_ctx: int = 0, adapters: wire.Adapters = ()
+        self,
+        inputs: Sequence[wire.EmbedInput],
+        *,
+        truncate: bool = True,
+        num_ctx: int = 0,
+        adapters: wire.Adapters = (),
     ) -> wire.Embedded:
         """Return one vector per input; see ``wire.Embedded``. Raises ContextOverflow if nothing may be truncated."""
         id = next(self._ids)

@@ -13,7 +13,7 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
-from ollama_nb.api.chat import PromptJob
+from ollama_nb.api.requests import PromptJob
 from ollama_nb.errors import RunnerCrashed, TemplateError, from_code
 from ollama_nb.runner import children, wire
 from ollama_nb.runner.children import ChildLink

@@ -13,11 +13,12 @@ from typing import Any
 
 import msgspec
 
-from ollama_nb.api.chat import PromptJob
+from ollama_nb.api.requests import PromptJob
 from ollama_nb.engine.messages import (
     Adapter,
     Adapters,
     CompletionRequest,
+    EmbedInput,
     EngineConfig,
     EngineFacts,
     Failed,
@@ -33,6 +34,7 @@ __all__ = [
     "Adapter",
     "Adapters",
     "CompletionRequest",
+    "EmbedInput",
     "EngineConfig",
     "EngineFacts",
     "Failed",
@@ -50,7 +52,7 @@ class Embed(msgspec.Struct, frozen=True, tag="embed", kw_only=True):
     """Compute embeddings. With ``truncate`` false, an input that is too long fails with ContextOverflow."""
 
     id: int
-    inputs: tuple[str, ...]
+    inputs: tuple[EmbedInput, ...]
     truncate: bool = True
     num_ctx: int = 0
     adapters: Adapters = ()

@@ -16,8 +16,8 @@ from ollama_nb import runtime
 from ollama_nb.errors import BadRequest, StoreError
 from ollama_nb.net import is_loopback_socket
 from ollama_nb.server.access import Keys
+from ollama_nb.server.dialects.native.routes import OLLAMA_API_VERSION
 from ollama_nb.server.keys import KeyFile, KeyRing
-from ollama_nb.server.routes import OLLAMA_API_VERSION
 from ollama_nb.server.standalone import addresses, bind, listen
 from ollama_nb.server.state import ServerState
 from ollama_nb.service.service import Service

@@ -1,12 +1,13 @@
 """The Tornado handler of every route, for both hosts: request ids, bodies, errors, streams, clients that disconnect.
 
-The functions of the routes are in :mod:`ollama_nb.server.routes`. The host's subclass decides in ``admit`` who may use
-them, before the body is read, so that clients without access cannot fill the memory.
+The functions of the routes are in the packages of :mod:`ollama_nb.server.dialects`. The host's subclass decides in
+``admit`` who may use them, before the body is read, so that clients without access cannot fill the memory.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import re
 import secrets
@@ -21,8 +22,10 @@ from tornado.iostream import StreamClosedError
 
 from ollama_nb.api.events import Done, Event, Progress, Rendered
 from ollama_nb.errors import OllamaError, ShuttingDown, from_code
-from ollama_nb.server.dialects import gojson, native_reply
+from ollama_nb.server.dialects import gojson
+from ollama_nb.server.dialects.encoder import ErrorFormat, ReplyEncoder
 from ollama_nb.server.dialects.gojson import Fields
+from ollama_nb.server.dialects.native import replies
 from ollama_nb.server.keys import ADMIN
 from ollama_nb.server.state import ServerState
 from ollama_nb.server.streams import MIB, BodySink, DiscardedBody, MemoryBody, ReplyWriter, SlowClient
@@ -30,6 +33,7 @@ from ollama_nb.service.service import Service
 
 SETTING = "ollama_nb_state"  # key of the ServerState in the application's settings
 PARSE_IN_THREAD = MIB  # bytes; larger JSON bodies are parsed in a worker thread, so that other streams do not stall
+KEEP_ALIVE = 15.0  # seconds without output after which a stream of server-sent events gets a keep-alive
 _UNLIMITED = 1 << 42  # bytes; the body sinks limit bodies, not Tornado
 _MAX_DISCARDED = MIB  # bytes of a refused body that are read, so that the client reads the reply before it closes
 _TEXT = "text/plain"
@@ -55,7 +59,7 @@ class Route:
 
     ``run`` writes the reply. ``scope`` is the scope that an API key needs (empty: any valid key). ``max_body`` is in
     bytes. ``relay`` is tried first and returns True if another server has answered. ``open_body`` chooses where the
-    body goes (default: into memory). ``error`` writes error bodies (default: in the format of the native API).
+    body goes (default: into memory). ``errors`` is the format of error bodies.
     """
 
     run: Callable[[OllamaHandler], Awaitable[None]]
@@ -63,7 +67,7 @@ class Route:
     max_body: int = 32 * MIB
     relay: Callable[[OllamaHandler], Awaitable[bool]] | None = None
     open_body: Callable[[OllamaHandler], BodySink] | None = None
-    error: Callable[[OllamaError], bytes] = native_reply.error
+    errors: ErrorFormat = replies.ERRORS
 
 
 @web.stream_request_body
@@ -76,6 +80,9 @@ class OllamaHandler(web.RequestHandler):
     _client_gone = False
     _refusal: Exception | None = None
     _stream: ReplyWriter | None = None
+    _fail_stream: Callable[[OllamaError], bytes]
+    _keeping_alive: asyncio.Task[None] | None = None
+    _last_piece = 0.0
     _task: asyncio.Task[None] | None = None
     _request_id = ""
     _model = ""
@@ -125,7 +132,7 @@ class OllamaHandler(web.RequestHandler):
         """Whether the header ``X-Ollama-<what>`` is set to true."""
         return self.request.headers.get(f"X-Ollama-{what}", "").strip().lower() in ("1", "true", "yes", "on")
 
-    async def send(self, body: bytes = b"", content_type: str = native_reply.JSON, status: int = 200) -> None:
+    async def send(self, body: bytes = b"", content_type: str = replies.JSON, status: int = 200) -> None:
         """Send a complete reply."""
         self.set_status(status, _reason(status))
         if status == 503:
@@ -135,21 +142,26 @@ class OllamaHandler(web.RequestHandler):
             self.write(body)
         await self.finish()
 
-    async def send_events(self, source: AsyncIterator[Event], reply: native_reply.NativeReply, *, stream: bool) -> None:
-        """Send a model's reply, as a stream or as one object. Load, unload and render replies are always one object."""
+    async def send_events(self, source: AsyncIterator[Event], encoder: ReplyEncoder, *, stream: bool) -> None:
+        """Send a model's reply, as a stream or at once."""
+        gathered: list[Event] = []
+        if stream and encoder.keep_alive:
+            self._keeping_alive = asyncio.ensure_future(self._keep_alive(encoder))
         async with closing(source) as events:
-            gathered: list[Event] = []
             async for event in events:
-                if stream and (gathered or not _is_single(event)):
+                if stream and (self._stream is not None or not encoder.is_whole(event)):
                     gathered = [event]
-                    await self.send_line(reply.chunk(event))
+                    if self._stream is None:
+                        self._begin(encoder)
+                    await self.send_piece(encoder.chunk(event))
                 else:
                     gathered.append(event)
         if not gathered or not isinstance(gathered[-1], Done | Rendered):
             raise OllamaError("the model's reply ended prematurely")
         if self._stream is None:
-            await self.send(reply.whole(gathered))
+            await self.send(encoder.whole(gathered), encoder.whole_type)
         else:
+            await self.send_piece(encoder.end())
             await self.end()
 
     async def send_progress(self, source: AsyncIterator[Progress], *, stream: bool) -> None:
@@ -158,25 +170,32 @@ class OllamaHandler(web.RequestHandler):
         async with closing(source) as lines:
             async for last in lines:
                 if stream:
-                    await self.send_line(native_reply.progress(last))
-        if stream and self._stream is not None:
+                    self.start_stream(replies.NDJSON, lambda error: replies.error(error) + b"\n")
+                    await self.send_piece(replies.progress(last) + b"\n")
+        if self._stream is not None:
             await self.end()
         else:
-            await self.send(native_reply.progress(last), native_reply.WHOLE_PROGRESS)
+            await self.send(replies.progress(last), replies.WHOLE_PROGRESS)
 
-    async def send_line(self, line: bytes) -> None:
-        """Send one object of a stream; the first one starts the response."""
+    def start_stream(self, content_type: str, fail: Callable[[OllamaError], bytes]) -> None:
+        """Begin a streamed response, if it has not begun yet. ``fail`` writes the piece that reports an error in it."""
         if self._stream is None:
-            self.set_header("Content-Type", native_reply.NDJSON)
+            self.set_header("Content-Type", content_type)
             self.set_header("Cache-Control", "no-cache")
             self.set_header("X-Accel-Buffering", "no")
-            self._stream = ReplyWriter(self)
+            self._stream, self._fail_stream = ReplyWriter(self), fail
             # Without this, each small piece waits until the client has acknowledged the one before it.
             self._connection.stream.set_nodelay(True)
-        await self._stream.write(line + b"\n")
+
+    async def send_piece(self, piece: bytes) -> None:
+        """Send a piece of a stream that has begun."""
+        if self._stream is not None and piece:
+            self._last_piece = asyncio.get_running_loop().time()
+            await self._stream.write(piece)
 
     async def end(self) -> None:
         """End a stream."""
+        self._stop_keep_alive()
         if self._stream is not None:
             await self._stream.close()
         await self.finish()
@@ -192,9 +211,10 @@ class OllamaHandler(web.RequestHandler):
         """Return if the client may send this request; else raise OllamaError, PlainResponse or web.HTTPError."""
         raise NotImplementedError
 
-    def error_body(self, error: OllamaError) -> bytes:
-        """The body of an error reply, in the format of the route."""
-        return self.route.error(error) if self.route else native_reply.error(error)
+    @property
+    def errors(self) -> ErrorFormat:
+        """The format of error bodies of this route."""
+        return self.route.errors if self.route else replies.ERRORS
 
     # Tornado's hooks
 
@@ -263,10 +283,34 @@ class OllamaHandler(web.RequestHandler):
         error = kwargs.get("exc_info", (None, None, None))[1]
         if not isinstance(error, web.HTTPError):
             error = web.HTTPError(status_code)
-        self.set_header("Content-Type", native_reply.JSON)
-        self.finish(self.error_body(_from_tornado(error)))
+        self.set_header("Content-Type", self.errors.content_type)
+        self.finish(self.errors.encode(_from_tornado(error)))
 
     # Internal
+
+    def _begin(self, encoder: ReplyEncoder) -> None:
+        self.start_stream(encoder.stream_type, encoder.fail)
+        assert self._stream is not None
+        self._stream.queue(encoder.start())
+
+    async def _keep_alive(self, encoder: ReplyEncoder) -> None:
+        """Send something at least every ``KEEP_ALIVE`` seconds, so that proxies and clients do not close a stream.
+
+        Errors that follow are then reported in the stream, because its status has been sent.
+        """
+        loop = asyncio.get_running_loop()
+        self._last_piece = loop.time()
+        with contextlib.suppress(StreamClosedError, SlowClient):  # the task that writes the reply reports them
+            while True:
+                await asyncio.sleep(max(self._last_piece + KEEP_ALIVE - loop.time(), 0.01))
+                if loop.time() >= self._last_piece + KEEP_ALIVE:
+                    if self._stream is None:
+                        self._begin(encoder)
+                    await self.send_piece(encoder.keep_alive)
+
+    def _stop_keep_alive(self) -> None:
+        if self._keeping_alive is not None:
+            self._keeping_alive.cancel()
 
     @property
     def _connection(self) -> Any:
@@ -311,18 +355,19 @@ class OllamaHandler(web.RequestHandler):
             _log.exception("request %s failed: %s %s", self.id, self.request.method, self.request.path)
             await self._fail(OllamaError(f"internal error, see the server's log for request {self.id}"))
         finally:
+            self._stop_keep_alive()
             await self.sink.close()
 
     async def _fail(self, error: OllamaError) -> None:
         """Send an error: with its status before the first object, as the stream's last line after it."""
         if self._client_gone or self._finished:
             return
-        body = self.error_body(error)
         try:
             if self._stream is None:
-                await self.send(body, native_reply.JSON, error.status)
+                self._stop_keep_alive()
+                await self.send(self.errors.encode(error), self.errors.content_type, error.status)
             else:
-                await self.send_line(body)
+                await self.send_piece(self._fail_stream(error))
                 await self.end()
         except (StreamClosedError, SlowClient):
             self._connection.close()
@@ -344,10 +389,6 @@ class OllamaHandler(web.RequestHandler):
 def closing(source: AsyncIterator[T]) -> aclosing[AsyncGenerator[T, None]]:
     """Close one of the service's generators at the end of the block, which cancels its work."""
     return aclosing(cast(AsyncGenerator[T, None], source))
-
-
-def _is_single(event: Event) -> bool:
-    return isinstance(event, Rendered) or (isinstance(event, Done) and event.reason in ("load", "unload"))
 
 
 def _from_tornado(error: web.HTTPError) -> OllamaError:

@@ -14,7 +14,8 @@ from typing import cast
 
 from ollama_nb.errors import BadRequest, Cancelled, RelayBroken
 from ollama_nb.runtime import RuntimeInfo
-from ollama_nb.server.dialects import native, native_reply
+from ollama_nb.server.dialects.encoder import SSE
+from ollama_nb.server.dialects.native import replies, requests
 from ollama_nb.server.handler import OllamaHandler
 from ollama_nb.server.neighbours import ConnectionBroken, ResponseHead, ask
 from ollama_nb.service.requests import PROMPT, LiveRequest
@@ -41,7 +42,7 @@ async def _neighbour_for(call: OllamaHandler) -> tuple[RuntimeInfo | None, str]:
     if call.state.neighbours is None or FORWARDED in call.request.headers:
         return None, ""
     try:
-        model, unloads = native.model_and_unload(await call.fields(""))
+        model, unloads = requests.model_and_unload(await call.fields(""))
     except BadRequest:
         return None, ""  # the route itself reports what is wrong
     if not model or unloads:
@@ -51,7 +52,7 @@ async def _neighbour_for(call: OllamaHandler) -> tuple[RuntimeInfo | None, str]:
 
 async def _relay(call: OllamaHandler, neighbour: RuntimeInfo, model: str, kind: str) -> bool:
     headers = {name: value for name, value in call.request.headers.get_all() if name.startswith(_PREFIX)}
-    headers |= {"Content-Type": native_reply.JSON, "X-Request-Id": call.id, FORWARDED: "1"}
+    headers |= {"Content-Type": replies.JSON, "X-Request-Id": call.id, FORWARDED: "1"}
     with call.service.requests.enter(call.id, model, kind) as live:
         live.state = PROMPT
         watching = asyncio.ensure_future(_relay_cancellation(live, neighbour, call.id))
@@ -70,8 +71,8 @@ async def _send(call: OllamaHandler, pieces: Pieces, live: LiveRequest, neighbou
         assert isinstance(head, ResponseHead)
         if head.status in _RETRY_HERE or head.status >= 500:
             return False
-        if head.content_type.startswith(native_reply.NDJSON):
-            return await _stream(call, pieces, live, neighbour)
+        if head.content_type.startswith((replies.NDJSON, SSE)):
+            return await _stream(call, head, pieces, live, neighbour)
         body = b"".join([piece async for piece in pieces if isinstance(piece, bytes)])
     except ConnectionBroken:
         return False
@@ -79,15 +80,20 @@ async def _send(call: OllamaHandler, pieces: Pieces, live: LiveRequest, neighbou
     return True
 
 
-async def _stream(call: OllamaHandler, pieces: Pieces, live: LiveRequest, neighbour: RuntimeInfo) -> bool:
-    """Send whole lines, so that an error can follow as a line of its own."""
+async def _stream(
+    call: OllamaHandler, head: ResponseHead, pieces: Pieces, live: LiveRequest, neighbour: RuntimeInfo
+) -> bool:
+    """Send whole lines or server-sent events, so that an error can follow as one of its own."""
+    is_sse = head.content_type.startswith(SSE)
+    separator, write_error = b"\n\n" if is_sse else b"\n", call.errors.encode
     rest, sent = b"", False
     try:
         async for piece in pieces:
-            *lines, rest = (rest + cast(bytes, piece)).split(b"\n")
-            for line in lines:
+            *parts, rest = (rest + cast(bytes, piece)).split(separator)
+            for part in parts:
                 live.count_token()
-                await call.send_line(line)
+                call.start_stream(head.content_type, lambda error: _in_stream(write_error(error), is_sse=is_sse))
+                await call.send_piece(part + separator)
                 sent = True
     except ConnectionBroken:
         if not sent:
@@ -97,6 +103,11 @@ async def _stream(call: OllamaHandler, pieces: Pieces, live: LiveRequest, neighb
         ) from None
     await call.end()
     return True
+
+
+def _in_stream(error: bytes, *, is_sse: bool) -> bytes:
+    """The body of an error reply as a line or an event of a stream."""
+    return b"event: error\ndata: %b\n\n" % error.strip() if is_sse else error.strip() + b"\n"
 
 
 async def _relay_cancellation(live: LiveRequest, neighbour: RuntimeInfo, request_id: str) -> None:

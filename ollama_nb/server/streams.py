@@ -120,6 +120,10 @@ class ReplyWriter:
         self._flush: asyncio.Future[None] | None = None
         self._closed_by_client = False
 
+    def queue(self, data: bytes) -> None:
+        """Queue bytes, to be sent with those of the next ``write``."""
+        self._pending += data
+
     async def write(self, data: bytes) -> None:
         """Queue bytes; waits while too many are queued. Raises StreamClosedError, SlowClient."""
         self._pending += data

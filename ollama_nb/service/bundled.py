@@ -5,9 +5,9 @@ from __future__ import annotations
 import threading
 
 from ollama_nb import modelfile, sprout
-from ollama_nb.api.chat import CreateRequest
 from ollama_nb.api.events import Progress
 from ollama_nb.api.names import ModelName
+from ollama_nb.api.requests import CreateRequest
 from ollama_nb.errors import OllamaError
 from ollama_nb.store.assemble import assemble
 from ollama_nb.store.store import Store

@@ -6,8 +6,8 @@ from collections.abc import AsyncGenerator
 from dataclasses import replace
 from functools import partial
 
-from ollama_nb.api.chat import JINJA, ChatRequest, PromptJob
 from ollama_nb.api.events import Event
+from ollama_nb.api.requests import JINJA, ChatRequest, PromptJob
 from ollama_nb.errors import BadRequest, ContextOverflow
 from ollama_nb.runner import wire
 from ollama_nb.runner.pool import Lease

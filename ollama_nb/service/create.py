@@ -7,10 +7,10 @@ import threading
 from collections.abc import AsyncGenerator
 from dataclasses import replace
 
-from ollama_nb.api.chat import CreateRequest
 from ollama_nb.api.events import Progress, Report
 from ollama_nb.api.models import Model
 from ollama_nb.api.options import Options
+from ollama_nb.api.requests import CreateRequest
 from ollama_nb.errors import BadRequest, ModelNotFound
 from ollama_nb.service.backend import Backend
 from ollama_nb.service.requests import Work, run_in_thread

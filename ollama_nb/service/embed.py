@@ -11,9 +11,9 @@ import asyncio
 import numpy as np
 import numpy.typing as npt
 
-from ollama_nb.api.chat import EmbedRequest, ModelRequest, RerankRequest
 from ollama_nb.api.events import Embeddings, Ranking, Stats
 from ollama_nb.api.models import Model
+from ollama_nb.api.requests import EmbedRequest, ModelRequest, RerankRequest
 from ollama_nb.errors import BadRequest, ModelNotFound, from_code
 from ollama_nb.runner import wire
 from ollama_nb.runner.pool import Lease

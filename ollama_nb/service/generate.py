@@ -6,8 +6,8 @@ from collections.abc import AsyncGenerator
 from dataclasses import replace
 from functools import partial
 
-from ollama_nb.api.chat import GO, GenerateRequest, PromptJob
 from ollama_nb.api.events import Event
+from ollama_nb.api.requests import GO, GenerateRequest, PromptJob
 from ollama_nb.errors import BadRequest, ModelNotFound, Unsupported
 from ollama_nb.runner.pool import Lease
 from ollama_nb.service.backend import Backend

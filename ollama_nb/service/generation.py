@@ -14,11 +14,11 @@ from typing import Any
 import msgspec
 
 from ollama_nb import families
-from ollama_nb.api.chat import Format, Inference, PromptJob
 from ollama_nb.api.encode import go_json, go_quote
 from ollama_nb.api.messages import Message, Think, Tool
 from ollama_nb.api.models import GGUF, Model
 from ollama_nb.api.options import Options, draw_seed
+from ollama_nb.api.requests import Format, Inference, PromptJob
 from ollama_nb.errors import BadRequest, ImagesUnsupported
 from ollama_nb.families.card import ParserSpec
 from ollama_nb.reply.generic import TemplateReplyParser

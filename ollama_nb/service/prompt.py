@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ollama_nb import families
-from ollama_nb.api.chat import GenerateRequest, PromptJob
 from ollama_nb.api.messages import Message
 from ollama_nb.api.models import Model
+from ollama_nb.api.requests import GenerateRequest, PromptJob
 from ollama_nb.errors import TemplateError
 from ollama_nb.runner.pool import Lease
 from ollama_nb.service.backend import Backend

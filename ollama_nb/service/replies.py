@@ -15,10 +15,10 @@ from typing import Any
 
 import msgspec
 
-from ollama_nb.api.chat import ChatRequest, GenerateRequest
 from ollama_nb.api.encode import shortest
 from ollama_nb.api.events import Delta, Done, Event, Rendered, Stats, TokenLogprob, ToolCalls
 from ollama_nb.api.options import SEED_MASK
+from ollama_nb.api.requests import ChatRequest, GenerateRequest
 from ollama_nb.errors import Cancelled, OllamaError
 from ollama_nb.reply.regions import RegionParser
 from ollama_nb.runner import wire

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ollama_nb import families
-from ollama_nb.api.chat import GO, JINJA, RENDERER, TemplateKind
 from ollama_nb.api.models import GGUF, Model
+from ollama_nb.api.requests import GO, JINJA, RENDERER, TemplateKind
 from ollama_nb.errors import TemplateError
 from ollama_nb.families.card import ParserSpec
 from ollama_nb.template.facts import THINK_TAGS, facts, jinja_facts, jinja_preferred

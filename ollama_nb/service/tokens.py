@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
-from ollama_nb.api.chat import ChatRequest, TokenizeRequest
 from ollama_nb.api.models import Model
+from ollama_nb.api.requests import ChatRequest, TokenizeRequest
 from ollama_nb.errors import BadRequest, RunnerCrashed
 from ollama_nb.runner.process import Runner
 from ollama_nb.service.backend import Backend

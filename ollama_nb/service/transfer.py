@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ollama_nb import modelfile
-from ollama_nb.api.chat import CreateRequest, PullRequest, PushRequest
 from ollama_nb.api.events import Progress, Report
 from ollama_nb.api.names import ModelName
+from ollama_nb.api.requests import CreateRequest, PullRequest, PushRequest
 from ollama_nb.errors import BadRequest, Forbidden, InvalidName, OllamaError
 from ollama_nb.service.backend import Backend
 from ollama_nb.service.bundled import SPROUT, is_bundled, register_bundled

@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any
 
-from ollama_nb.api.chat import CreateRequest
 from ollama_nb.api.events import Progress, Report
 from ollama_nb.api.models import GGUF, Layer, Model, ModelConfig, TokenizerVocabulary, draft_mismatch
 from ollama_nb.api.names import Digest, ModelName
+from ollama_nb.api.requests import CreateRequest
 from ollama_nb.api.units import human_number
 from ollama_nb.errors import BadRequest
 from ollama_nb.store import manifest

@@ -16,8 +16,8 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
-from ollama_nb.api.chat import PromptJob
 from ollama_nb.api.messages import Message, Tool, ToolCall
+from ollama_nb.api.requests import PromptJob
 from ollama_nb.errors import TemplateError
 from ollama_nb.template import jinja
 

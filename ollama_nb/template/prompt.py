@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache
 
-from ollama_nb.api.chat import JINJA, RENDERER, PromptJob
 from ollama_nb.api.messages import Message, Think, Tool
+from ollama_nb.api.requests import JINJA, RENDERER, PromptJob
 from ollama_nb.errors import TemplateError
 from ollama_nb.template import chat_template
 from ollama_nb.template.data import message_views, think_keys, tool_views

@@ -16,8 +16,8 @@ from support.servers import RunningServer, free_port, started, until_answers
 from support.service_harness import MODELS, ServiceHarness, collect
 from support.stores import check_sound, create, tiny
 
-from ollama_nb.api.chat import PullRequest
 from ollama_nb.api.names import ModelName
+from ollama_nb.api.requests import PullRequest
 from ollama_nb.api.units import byte_size
 from ollama_nb.errors import BadRequest
 from ollama_nb.service.bundled import register_bundled

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from ollama_nb import families
-from ollama_nb.api.chat import PromptJob
 from ollama_nb.api.messages import Message
+from ollama_nb.api.requests import PromptJob
 from ollama_nb.errors import TemplateError
 from ollama_nb.template.prompt import render
 

@@ -10,9 +10,9 @@ import pytest
 from support.aio import in_loop
 from support.service_harness import MODELS, collect, content
 
-from ollama_nb.api.chat import CreateRequest, GenerateRequest
 from ollama_nb.api.events import Delta, Done
 from ollama_nb.api.names import ModelName
+from ollama_nb.api.requests import CreateRequest, GenerateRequest
 from ollama_nb.errors import ModelNotFound
 from ollama_nb.service.service import Service
 from ollama_nb.settings import Settings

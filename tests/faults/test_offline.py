@@ -12,7 +12,7 @@ import pytest
 from support.service_harness import PLAIN, ServiceHarness, collect, content
 from support.stores import check_sound
 
-from ollama_nb.api.chat import CreateRequest, GenerateRequest
+from ollama_nb.api.requests import CreateRequest, GenerateRequest
 from ollama_nb.service import local
 
 

@@ -26,8 +26,8 @@ if __name__ == "__main__":
 
 from fuzz.budget import for_seconds
 
-from ollama_nb.api.chat import PromptJob
 from ollama_nb.api.messages import Message, ToolCall
+from ollama_nb.api.requests import PromptJob
 from ollama_nb.errors import TemplateError
 from ollama_nb.template import jinja, prompt
 from ollama_nb.template.builtin import NAMES, builtin

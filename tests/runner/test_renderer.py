@@ -13,8 +13,8 @@ from collections.abc import AsyncIterator
 import pytest
 from support.aio import in_loop
 
-from ollama_nb.api.chat import PromptJob
 from ollama_nb.api.messages import Message
+from ollama_nb.api.requests import PromptJob
 from ollama_nb.errors import BadRequest, RunnerCrashed, TemplateError
 from ollama_nb.runner.renderer import Renderer
 

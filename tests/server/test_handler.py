@@ -20,12 +20,13 @@ from support.aio import in_loop
 from support.fake_service import FakeService
 from tornado import netutil
 
-from ollama_nb.api.chat import PushRequest
 from ollama_nb.api.events import Delta, Done, Progress, Rendered, Stats
+from ollama_nb.api.requests import PushRequest
 from ollama_nb.errors import BadRequest, Cancelled, ModelNotFound, RunnerCrashed
 from ollama_nb.server import handler, streams
 from ollama_nb.server.access import Keys
-from ollama_nb.server.dialects import gojson, native
+from ollama_nb.server.dialects import gojson
+from ollama_nb.server.dialects.native import requests
 from ollama_nb.server.routes import ROUTES
 from ollama_nb.server.standalone import listen
 from ollama_nb.server.state import ServerState
@@ -211,14 +212,14 @@ async def test_each_delta_is_sent_at_once(tmp_path: Path) -> None:
 @in_loop
 async def test_large_bodies_are_parsed_in_a_worker_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     threads: list[bool] = []
-    decode, read_chat = gojson.decode, native.read_chat
+    decode, read_chat = gojson.decode, requests.read_chat
 
     def noted(function: Callable[[Any], Any], argument: Any) -> Any:
         threads.append(threading.current_thread() is threading.main_thread())
         return function(argument)
 
     monkeypatch.setattr(gojson, "decode", functools.partial(noted, decode))
-    monkeypatch.setattr(native, "read_chat", functools.partial(noted, read_chat))
+    monkeypatch.setattr(requests, "read_chat", functools.partial(noted, read_chat))
     async with serve(tmp_path) as h:
         h.service.script = [Done("stop", Stats())]
         for size, in_main_thread in ((handler.PARSE_IN_THREAD // 2, True), (handler.PARSE_IN_THREAD, False)):

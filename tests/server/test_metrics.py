@@ -149,14 +149,14 @@ async def test_the_number_of_labels_is_bounded(tmp_path: Path) -> None:
 async def test_a_store_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     harness = ServiceHarness(tmp_path)
     never = asyncio.Event()
-    monkeypatch.setattr("ollama_nb.server.routes._READY_SECONDS", 0.01)
+    monkeypatch.setattr("ollama_nb.server.dialects.native.routes._READY_SECONDS", 0.01)
 
     async def stuck(*_: object) -> None:
         await never.wait()
 
     async with served(harness) as client:
         with monkeypatch.context() as patch:
-            patch.setattr("ollama_nb.server.routes.asyncio.to_thread", stuck)
+            patch.setattr("ollama_nb.server.dialects.native.routes.asyncio.to_thread", stuck)
             late = await client.get("/readyz")
         assert (late.status_code, late.text) == (503, "the disk of the model store does not answer")
         assert (await client.get("/livez")).text == "ok"

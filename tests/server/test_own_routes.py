@@ -88,6 +88,11 @@ async def test_rerank_in_both_formats(tmp_path: Path) -> None:
         assert (await h.client.post("/api/rerank", json=wrong)).json() == {"error": "no", "code": "bad_request"}
         reply = await h.client.post("/v1/rerank", json=wrong)
         assert (reply.status_code, reply.json()["error"]["type"]) == (400, "invalid_request_error")
-        assert reply.json()["error"] == {"message": "no", "type": "invalid_request_error", "param": None, "code": None}
+        assert reply.json()["error"] == {
+            "message": "no",
+            "type": "invalid_request_error",
+            "param": None,
+            "code": "bad_request",
+        }
         reply = await h.client.post("/v1/rerank", json={**body, "documents": [{"text": "a"}]})
         assert reply.status_code == 400 and "RerankRequest.documents" in reply.json()["error"]["message"]

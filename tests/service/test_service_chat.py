@@ -23,10 +23,10 @@ from support.service_harness import (
     thinking,
 )
 
-from ollama_nb.api.chat import ChatRequest
 from ollama_nb.api.events import Delta, Done, Event, Rendered
 from ollama_nb.api.messages import Message
 from ollama_nb.api.models import GGUF
+from ollama_nb.api.requests import ChatRequest
 from ollama_nb.errors import BadRequest, Busy, ContextOverflow, OllamaError, RunnerCrashed
 from ollama_nb.runner.wire import TokenProb, TopToken
 

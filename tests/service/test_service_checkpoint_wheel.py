@@ -14,9 +14,9 @@ from support.service_harness import ServiceHarness, collect
 from support.stores import check_sound
 from support.wheels import make_wheel
 
-from ollama_nb.api.chat import CreateRequest, EmbedRequest, PullRequest
 from ollama_nb.api.events import Progress
 from ollama_nb.api.names import ModelName
+from ollama_nb.api.requests import CreateRequest, EmbedRequest, PullRequest
 from ollama_nb.errors import BadRequest
 from ollama_nb.service.service import Service
 from ollama_nb.settings import Settings

@@ -18,10 +18,10 @@ from support.engines import logits_of
 from support.service_harness import MODELS, PLAIN, ServiceHarness, collect
 from support.stores import check_sound, snapshot
 
-from ollama_nb.api.chat import CreateRequest
 from ollama_nb.api.events import Progress
 from ollama_nb.api.models import Model
 from ollama_nb.api.names import ModelName
+from ollama_nb.api.requests import CreateRequest
 from ollama_nb.errors import OllamaError, RunnerCrashed
 from ollama_nb.store import quantization
 

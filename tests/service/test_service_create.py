@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from support.service_harness import MODELS, PLAIN, ServiceHarness, collect
 
-from ollama_nb.api.chat import CreateRequest
 from ollama_nb.api.events import Progress
+from ollama_nb.api.requests import CreateRequest
 from ollama_nb.errors import OllamaError
 
 ZERO = "sha256:" + "0" * 64

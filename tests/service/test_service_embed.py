@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from support.service_harness import BAD_NAME, ServiceHarness
 
-from ollama_nb.api.chat import EmbedRequest
 from ollama_nb.api.events import Embeddings
+from ollama_nb.api.requests import EmbedRequest
 from ollama_nb.errors import OllamaError, RunnerCrashed
 from ollama_nb.service.embed import THREAD_SIZE, cut, shortest
 

@@ -10,9 +10,9 @@ import pytest
 from support.service_harness import PLAIN, THINKS, WEATHER, ServiceHarness, calls, collect, content, done, thinking
 
 from ollama_nb import families
-from ollama_nb.api.chat import ChatRequest, CreateRequest, GenerateRequest
 from ollama_nb.api.events import Delta, Event, ToolCalls
 from ollama_nb.api.messages import Message
+from ollama_nb.api.requests import ChatRequest, CreateRequest, GenerateRequest
 from ollama_nb.errors import BadRequest
 
 HI = (Message("user", "hi"),)

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.service_harness import FakeLease, ServiceHarness
 
-from ollama_nb.api.chat import PromptJob, TemplateKind
 from ollama_nb.api.messages import Message
+from ollama_nb.api.requests import PromptJob, TemplateKind
 from ollama_nb.errors import TemplateError
 from ollama_nb.service.prompt import PROBES, Prompt, dropped_count, fit, possible_drops, spread
 

@@ -10,9 +10,9 @@ import msgspec
 import pytest
 from support.service_harness import INSERTS, PLAIN, THINKS, ServiceHarness, collect, content, done, thinking
 
-from ollama_nb.api.chat import GenerateRequest
 from ollama_nb.api.events import Done, Event
 from ollama_nb.api.messages import Message
+from ollama_nb.api.requests import GenerateRequest
 from ollama_nb.errors import BadRequest, OllamaError
 
 

@@ -16,9 +16,9 @@ import pytest
 from support.aio import in_loop
 from support.service_harness import MODELS, WEATHER, calls, collect, content, done, thinking
 
-from ollama_nb.api.chat import ChatRequest, CreateRequest, EmbedRequest, GenerateRequest
 from ollama_nb.api.events import Done, Event
 from ollama_nb.api.messages import Message, ToolCall
+from ollama_nb.api.requests import ChatRequest, CreateRequest, EmbedRequest, GenerateRequest
 from ollama_nb.errors import BadRequest, RunnerCrashed
 from ollama_nb.service.service import Service
 from ollama_nb.settings import Settings

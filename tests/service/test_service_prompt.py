@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from ollama_nb.api.chat import GenerateRequest
 from ollama_nb.api.messages import Message, ToolCall
 from ollama_nb.api.models import Layer, Manifest, Model, ModelConfig
 from ollama_nb.api.names import Digest, ModelName
+from ollama_nb.api.requests import GenerateRequest
 from ollama_nb.service.prompt import chat_messages, dropped_count, generate_messages, possible_drops
 
 MODEL = Model(

@@ -14,10 +14,10 @@ from support.ggufs import STRING, TINY, gguf
 from support.service_harness import MODELS, PLAIN, ServiceHarness, collect
 
 from ollama_nb import modelfile
-from ollama_nb.api.chat import CreateRequest
 from ollama_nb.api.messages import Message
 from ollama_nb.api.models import Model
 from ollama_nb.api.names import Digest, ModelName
+from ollama_nb.api.requests import CreateRequest
 from ollama_nb.template.builtin import recognise
 
 # What a Modelfile can contain: printable text and line ends; no line that ends in three quotes.

@@ -11,8 +11,8 @@ import pytest
 from support.aio import in_loop
 from support.service_harness import MODELS, PLAIN, ServiceHarness, collect, content, done
 
-from ollama_nb.api.chat import ChatRequest, CreateRequest, EmbedRequest, GenerateRequest
 from ollama_nb.api.messages import Message
+from ollama_nb.api.requests import ChatRequest, CreateRequest, EmbedRequest, GenerateRequest
 from ollama_nb.errors import BadRequest
 from ollama_nb.service.service import Service
 from ollama_nb.settings import Settings

@@ -10,8 +10,8 @@ import pytest
 from support.aio import in_loop
 from support.service_harness import THINKS, WEATHER, ServiceHarness, calls, collect, content, done, thinking
 
-from ollama_nb.api.chat import ChatRequest, GenerateRequest
 from ollama_nb.api.messages import Message
+from ollama_nb.api.requests import ChatRequest, GenerateRequest
 from ollama_nb.runner import wire
 
 HI = (Message("user", "hi"),)

@@ -13,8 +13,8 @@ from support.aio import in_loop
 from support.models import TinyRanker
 from support.service_harness import MODELS, ServiceHarness, collect
 
-from ollama_nb.api.chat import CreateRequest, EmbedRequest, RerankRequest
 from ollama_nb.api.events import Ranking
+from ollama_nb.api.requests import CreateRequest, EmbedRequest, RerankRequest
 from ollama_nb.errors import BadRequest, OllamaError
 from ollama_nb.service.service import Service
 from ollama_nb.settings import Settings

@@ -10,8 +10,8 @@ import pytest
 from support.aio import in_loop
 from support.service_harness import BAD_NAME, MODELS, TOOLS, WEATHER, ServiceHarness, collect
 
-from ollama_nb.api.chat import CreateRequest, EmbedRequest, GenerateRequest, TokenizeRequest
 from ollama_nb.api.messages import Message
+from ollama_nb.api.requests import CreateRequest, EmbedRequest, GenerateRequest, TokenizeRequest
 from ollama_nb.errors import OllamaError
 from ollama_nb.service.service import Service
 from ollama_nb.settings import Settings

@@ -17,8 +17,8 @@ from support.aio import in_loop
 from support.chaos_registry import chaos_registry, held
 from support.service_harness import BAD_NAME, MODELS, PLAIN, ServiceHarness, collect
 
-from ollama_nb.api.chat import CreateRequest, PullRequest, PushRequest
 from ollama_nb.api.events import Progress, Report
+from ollama_nb.api.requests import CreateRequest, PullRequest, PushRequest
 from ollama_nb.errors import Cancelled, OllamaError, SourceError
 from ollama_nb.service import transfer
 from ollama_nb.service.requests import Requests, Work, run_in_thread

@@ -9,9 +9,9 @@ import pytest
 from support.ggufs import ARRAY, I32, STRING, TINY, U32, gguf
 from support.stores import check_sound, create, digest_of, snapshot, tiny
 
-from ollama_nb.api.chat import CreateRequest
 from ollama_nb.api.messages import Message
 from ollama_nb.api.names import Digest, ModelName
+from ollama_nb.api.requests import CreateRequest
 from ollama_nb.errors import BadRequest, CorruptModel, NotFound, OllamaError
 from ollama_nb.store.assemble import assemble
 from ollama_nb.store.store import Store

@@ -12,7 +12,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-from ollama_nb.api.chat import (
+from ollama_nb.api.events import Done, Embeddings, Ranking, Stats
+from ollama_nb.api.requests import (
     ChatRequest,
     CreateRequest,
     EmbedRequest,
@@ -22,7 +23,6 @@ from ollama_nb.api.chat import (
     RerankRequest,
     TokenizeRequest,
 )
-from ollama_nb.api.events import Done, Embeddings, Ranking, Stats
 from ollama_nb.errors import BadRequest, Cancelled, ModelNotFound
 from ollama_nb.service.requests import Requests
 from ollama_nb.store.store import Store

@@ -17,10 +17,10 @@ import msgspec
 import numpy as np
 
 from ollama_nb import families
-from ollama_nb.api.chat import CreateRequest, PromptJob
 from ollama_nb.api.events import Delta, Done, Event, ToolCalls
 from ollama_nb.api.models import GGUF, Model, Running
 from ollama_nb.api.options import Options
+from ollama_nb.api.requests import CreateRequest, PromptJob
 from ollama_nb.errors import BadRequest
 from ollama_nb.runner import wire
 from ollama_nb.service.service import Service

@@ -29,8 +29,8 @@ from support.stores import check_sound, digest_of
 from support.transfers import noise
 from support.transfers import pull as pulled
 
-from ollama_nb.api.chat import CreateRequest, GenerateRequest
 from ollama_nb.api.events import Progress
+from ollama_nb.api.requests import CreateRequest, GenerateRequest
 from ollama_nb.client.files import SharedStore, file_digest
 from ollama_nb.errors import OllamaError
 from ollama_nb.server.keys import KeyFile

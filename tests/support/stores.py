@@ -10,9 +10,9 @@ from typing import Any
 from support.ggufs import gguf
 
 from ollama_nb import families
-from ollama_nb.api.chat import CreateRequest
 from ollama_nb.api.models import Model
 from ollama_nb.api.names import Digest, ModelName
+from ollama_nb.api.requests import CreateRequest
 from ollama_nb.store.assemble import assemble
 from ollama_nb.store.blobs import digest_in_name
 from ollama_nb.store.manifest import parse_config, parse_manifest

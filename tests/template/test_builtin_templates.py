@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ollama_nb.api.chat import PromptJob
 from ollama_nb.api.messages import Message
+from ollama_nb.api.requests import PromptJob
 from ollama_nb.template.builtin import NAMES, builtin, recognise
 from ollama_nb.template.prompt import render
 

@@ -6,8 +6,8 @@ import datetime
 
 import pytest
 
-from ollama_nb.api.chat import PromptJob
 from ollama_nb.api.messages import Message, Think, ToolCall
+from ollama_nb.api.requests import PromptJob
 from ollama_nb.errors import TemplateError
 from ollama_nb.template.chat_template import CHATML, accepted_input
 from ollama_nb.template.prompt import render

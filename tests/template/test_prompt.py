@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from ollama_nb.api.chat import PromptJob
 from ollama_nb.api.messages import Message, Think, ToolCall
+from ollama_nb.api.requests import PromptJob
 from ollama_nb.template.parser import parse
 from ollama_nb.template.prompt import collate, cut_at_response, keep_messages, render
 

@@ -9,8 +9,8 @@ import gguf
 import pytest
 
 import ollama_nb.sprout
-from ollama_nb.api.chat import PromptJob, TemplateKind
 from ollama_nb.api.messages import Message, Think, ToolCall
+from ollama_nb.api.requests import PromptJob, TemplateKind
 from ollama_nb.template.facts import facts, jinja_facts, jinja_preferred
 from ollama_nb.template.prompt import render
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from ollama_nb.api.chat import PromptJob
 from ollama_nb.api.messages import Message, ToolCall
+from ollama_nb.api.requests import PromptJob
 from ollama_nb.template.chat_template import one_call_each, with_ids
 from ollama_nb.template.prompt import render
 

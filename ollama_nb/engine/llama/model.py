@@ -130,6 +130,14 @@ class LlamaModel:
         text = L.llama_model_chat_template(self.handle, b"rerank")
         return text.decode("utf-8", "replace") if text else ""
 
+    def check_tokens(self, tokens: Sequence[int]) -> None:
+        """Raise BadRequest for a token id that this model does not have."""
+        wrong = next((token for token in tokens if not 0 <= token < self.n_vocab), None)
+        if wrong is not None:
+            raise BadRequest(
+                f"{wrong} is not a token of this model: its vocabulary has the tokens 0 to {self.n_vocab - 1}"
+            )
+
     def tokenize(self, text: str, *, add_special: bool = True, parse_special: bool = True) -> list[int]:
         """Return the tokens of a text. ``add_special`` adds the model's special tokens (BOS, EOS, CLS, SEP).
 

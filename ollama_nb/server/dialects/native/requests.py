@@ -1,4 +1,4 @@
-"""Requests of the native API: JSON bodies of ``/api/*`` → the requests of :mod:`ollama_nb.api.chat`.
+"""Requests of the native API: JSON bodies of ``/api/*`` → the requests of :mod:`ollama_nb.api.requests`.
 
 These functions raise BadRequest for values of the wrong type or form. Whether the model exists and has the needed
 capabilities is checked by the service. The caller adds the request's id and what the HTTP headers ask for.
@@ -9,7 +9,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from ollama_nb.api.chat import (
+from ollama_nb.api.encode import go_quote
+from ollama_nb.api.messages import Message, Think, Tool, ToolCall
+from ollama_nb.api.requests import (
     ChatRequest,
     CreateRequest,
     EmbedRequest,
@@ -21,8 +23,6 @@ from ollama_nb.api.chat import (
     TokenizeRequest,
     Truncate,
 )
-from ollama_nb.api.encode import go_quote
-from ollama_nb.api.messages import Message, Think, Tool, ToolCall
 from ollama_nb.errors import BadRequest, InvalidThink
 from ollama_nb.server.dialects.gojson import Fields
 from ollama_nb.settings import FOREVER, MAX_DURATION, parse_duration

@@ -9,10 +9,8 @@ import dataclasses
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from ollama_nb.api.chat import RerankRequest
 from ollama_nb.api.encode import (
     call_object,
     escaped,
@@ -33,11 +31,12 @@ from ollama_nb.api.events import (
     Rendered,
     Stats,
     TokenLogprob,
-    ToolCalls,
 )
-from ollama_nb.api.messages import Message, ToolCall
+from ollama_nb.api.messages import Message
 from ollama_nb.api.models import GGUF, Listed, Model, Running, Shown
+from ollama_nb.api.requests import RerankRequest
 from ollama_nb.errors import OllamaError
+from ollama_nb.server.dialects.encoder import ErrorFormat, GatheredReply
 from ollama_nb.server.dialects.gojson import local, nanoseconds, utc_now
 from ollama_nb.service.requests import QueueEntry
 
@@ -57,54 +56,50 @@ def error(failure: OllamaError) -> bytes:
     return encode({"error": failure.message, "code": failure.code})
 
 
-@dataclass(frozen=True, slots=True)
-class _Gathered:
-    """Events of one reply in one value: the joined texts, log probabilities and calls, and the last event."""
-
-    text: Delta
-    calls: tuple[ToolCall, ...]
-    done: Done | None
-    rendered: Rendered | None
-
-    @classmethod
-    def of(cls, events: Sequence[Event]) -> _Gathered:
-        deltas = [event for event in events if isinstance(event, Delta)]
-        last = events[-1] if events else None
-        return cls(
-            text=Delta(
-                "".join(delta.content for delta in deltas),
-                "".join(delta.thinking for delta in deltas),
-                tuple(entry for delta in deltas for entry in delta.logprobs),
-                "\n".join(delta.tool_error for delta in deltas if delta.tool_error),
-            ),
-            calls=tuple(call for event in events if isinstance(event, ToolCalls) for call in event.calls),
-            done=last if isinstance(last, Done) else None,
-            rendered=last if isinstance(last, Rendered) else None,
-        )
+ERRORS = ErrorFormat(error, JSON)
 
 
 class NativeReply:
-    """Writes the objects of one reply: ``chunk`` the object of one event, ``whole`` one object of all events."""
+    """Writes the objects of one reply: ``chunk`` the line of one event, ``whole`` one object of all events.
+
+    The replies to load, unload and render requests are one object also where a stream was requested.
+    """
+
+    whole_type = JSON
+    stream_type = NDJSON
+    keep_alive = b""
 
     def __init__(self, model: str, request_id: str = "") -> None:
         self._model, self._id = model, request_id
         self._head = f'{{"model":{go_string(model)},"created_at":"'
 
+    def is_whole(self, event: Event) -> bool:
+        return isinstance(event, Rendered) or (isinstance(event, Done) and event.reason in ("load", "unload"))
+
+    def start(self) -> bytes:
+        return b""
+
     def chunk(self, event: Event) -> bytes:
         if isinstance(event, Delta) and not event.logprobs and not event.tool_error:  # the common case
-            return f'{self._head}{utc_now()}",{self._text(event)},"done":false}}'.encode()
-        return self.whole([event])
+            return f'{self._head}{utc_now()}",{self._text(event)},"done":false}}\n'.encode()
+        return self.whole([event]) + b"\n"
+
+    def end(self) -> bytes:
+        return b""
+
+    def fail(self, failure: OllamaError) -> bytes:
+        return error(failure) + b"\n"
 
     def whole(self, events: Sequence[Event]) -> bytes:
-        return encode({"model": self._model, "created_at": utc_now(), **self._body(_Gathered.of(events))})
+        return encode({"model": self._model, "created_at": utc_now(), **self._body(GatheredReply.of(events))})
 
     def _text(self, delta: Delta) -> str:
         raise NotImplementedError
 
-    def _body(self, gathered: _Gathered) -> dict[str, Any]:
+    def _body(self, gathered: GatheredReply) -> dict[str, Any]:
         raise NotImplementedError
 
-    def _ours(self, gathered: _Gathered) -> dict[str, Any]:
+    def _ours(self, gathered: GatheredReply) -> dict[str, Any]:
         """Our additional keys. Load and unload replies have warnings only."""
         found = filled({"tool_error": gathered.text.tool_error})
         if gathered.done is None:
@@ -119,7 +114,7 @@ class ChatReply(NativeReply):
         thought = f',"thinking":{go_string(delta.thinking)}' if delta.thinking else ""
         return f'"message":{{"role":"assistant","content":{go_string(delta.content)}{thought}}}'
 
-    def _body(self, gathered: _Gathered) -> dict[str, Any]:
+    def _body(self, gathered: GatheredReply) -> dict[str, Any]:
         answer = Message("assistant", gathered.text.content, gathered.text.thinking, tool_calls=gathered.calls)
         return {
             "message": message_object(answer),
@@ -137,7 +132,7 @@ class GenerateReply(NativeReply):
         thought = f',"thinking":{go_string(delta.thinking)}' if delta.thinking else ""
         return f'"response":{go_string(delta.content)}{thought}'
 
-    def _body(self, gathered: _Gathered) -> dict[str, Any]:
+    def _body(self, gathered: GatheredReply) -> dict[str, Any]:
         return {
             "response": gathered.text.content,
             **filled({"thinking": gathered.text.thinking}),
@@ -190,12 +185,6 @@ def ranking(request: RerankRequest, ranking: Ranking) -> bytes:
             "usage": {"prompt_tokens": ranking.prompt_tokens, "total_tokens": ranking.prompt_tokens},
         }
     )
-
-
-def openai_error(failure: OllamaError) -> bytes:
-    """The body of an error reply in the format of OpenAI's API, for the routes below ``/v1``."""
-    kind = {400: "invalid_request_error", 404: "not_found_error"}.get(failure.status, "api_error")
-    return encode({"error": {"message": failure.message, "type": kind, "param": None, "code": None}})
 
 
 def _vector(vector: tuple[float, ...]) -> bytes:

@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 from ollama_nb.api.events import Progress
 from ollama_nb.api.messages import Message, ToolCall
 from ollama_nb.errors import BadRequest
-from ollama_nb.server.dialects import gojson, native, native_reply
+from ollama_nb.server.dialects import gojson
 from ollama_nb.server.dialects.gojson import Fields
+from ollama_nb.server.dialects.native import replies, requests
 
 
 def chat(**body: Any) -> Any:
-    return native.read_chat(Fields(body, "ChatRequest"))
+    return requests.read_chat(Fields(body, "ChatRequest"))
 
 
 def test_a_chat_request() -> None:
@@ -66,7 +67,7 @@ def test_defaults() -> None:
     assert (request.model, request.messages, request.tools, request.options) == ("", (), (), {})
     assert (request.format, request.keep_alive, request.think, request.shift) == (None, None, None, None)
     assert request.truncate is True and not request.logprobs and not request.render_only
-    assert native.wants_stream(Fields({}, "S")) and not native.wants_stream(Fields({"stream": False}, "S"))
+    assert requests.wants_stream(Fields({}, "S")) and not requests.wants_stream(Fields({"stream": False}, "S"))
 
 
 def test_a_chat_may_drop_whole_messages_only() -> None:
@@ -74,7 +75,7 @@ def test_a_chat_may_drop_whole_messages_only() -> None:
     with pytest.raises(BadRequest):
         chat(truncate="tokens")
     with pytest.raises(BadRequest):
-        native.read_generate(Fields({"truncate": "messages"}, "S"))
+        requests.read_generate(Fields({"truncate": "messages"}, "S"))
 
 
 @pytest.mark.parametrize(
@@ -143,11 +144,11 @@ def test_think_levels() -> None:
 
 def test_a_generate_request() -> None:
     body = {"model": "m", "prompt": "p", "suffix": "s", "system": "y", "template": "t", "raw": True, "context": [1, 2]}
-    request = native.read_generate(Fields(body, "GenerateRequest"))
+    request = requests.read_generate(Fields(body, "GenerateRequest"))
     assert (request.prompt, request.suffix, request.system, request.template) == ("p", "s", "y", "t")
     assert request.raw and request.context == (1, 2)
-    assert native.read_generate(Fields({"context": []}, "GenerateRequest")).context == ()
-    assert native.read_generate(Fields({}, "GenerateRequest")).context is None
+    assert requests.read_generate(Fields({"context": []}, "GenerateRequest")).context == ()
+    assert requests.read_generate(Fields({}, "GenerateRequest")).context is None
 
 
 @pytest.mark.parametrize(
@@ -155,26 +156,26 @@ def test_a_generate_request() -> None:
     [(None, None), ("", None), ([], None), ("a", ("a",)), (["a", ""], ("a", "")), ([""], ("",))],
 )
 def test_embed_inputs(value: Any, inputs: Any) -> None:
-    assert native.read_embed(Fields({"input": value}, "EmbedRequest")).inputs == inputs
+    assert requests.read_embed(Fields({"input": value}, "EmbedRequest")).inputs == inputs
 
 
 @pytest.mark.parametrize("value", [1, {"a": 1}, [1], ["a", None], True])
 def test_invalid_embed_inputs(value: Any) -> None:
     with pytest.raises(BadRequest, match="invalid input type"):
-        native.read_embed(Fields({"input": value}, "EmbedRequest"))
+        requests.read_embed(Fields({"input": value}, "EmbedRequest"))
 
 
 def test_create_and_pull() -> None:
-    request = native.read_create(
+    request = requests.read_create(
         Fields({"name": "m", "from": "b", "license": "MIT", "quantization": "q8_0", "files": {"a": "b"}}, "C")
     )
     assert (request.model, request.from_, request.licenses, request.quantize) == ("m", "b", ("MIT",), "q8_0")
     assert request.files == {"a": "b"}
-    assert native.read_create(Fields({"license": ["a", "", "b"]}, "C")).licenses == ("a", "b")
-    assert native.read_create(Fields({"draft_files": {"a": "b"}}, "C")).draft_files == {"a": "b"}
+    assert requests.read_create(Fields({"license": ["a", "", "b"]}, "C")).licenses == ("a", "b")
+    assert requests.read_create(Fields({"draft_files": {"a": "b"}}, "C")).draft_files == {"a": "b"}
     with pytest.raises(BadRequest, match="--draft-quantize requires a DRAFT model"):
-        native.read_create(Fields({"draft_quantize": "q8_0"}, "C"))
-    pull = native.read_pull(Fields({"name": "pip://x", "model": "", "as": "y", "insecure": True}, "P"))
+        requests.read_create(Fields({"draft_quantize": "q8_0"}, "C"))
+    pull = requests.read_pull(Fields({"name": "pip://x", "model": "", "as": "y", "insecure": True}, "P"))
     assert (pull.model, pull.as_, pull.insecure) == ("pip://x", "y", True)
 
 
@@ -228,14 +229,14 @@ ANY_JSON = st.recursive(
     max_leaves=15,
 )
 READERS = [
-    native.read_chat,
-    native.read_generate,
-    native.read_embed,
-    native.read_embeddings,
-    native.read_pull,
-    native.read_create,
-    native.read_show,
-    native.wants_stream,
+    requests.read_chat,
+    requests.read_generate,
+    requests.read_embed,
+    requests.read_embeddings,
+    requests.read_pull,
+    requests.read_create,
+    requests.read_show,
+    requests.wants_stream,
 ]
 
 
@@ -264,26 +265,26 @@ def test_fields_without_effect_give_warnings() -> None:
         'ignored field "x"',
     )
     for name in ("prompt", "images", "raw", "context", "suffix", "system", "template"):
-        assert chat(**{name: 1}).ignored and not native.read_generate(Fields({name: None}, "G")).ignored
+        assert chat(**{name: 1}).ignored and not requests.read_generate(Fields({name: None}, "G")).ignored
     known = {"model": "m", "prompt": "", "suffix": "", "stream": False, "raw": True, "context": [], "images": []}
-    assert native.read_generate(Fields(known, "GenerateRequest")).ignored == ()
-    embed = native.read_embed(Fields({"model": "m", "inputs": "x"}, "EmbedRequest"))
+    assert requests.read_generate(Fields(known, "GenerateRequest")).ignored == ()
+    embed = requests.read_embed(Fields({"model": "m", "inputs": "x"}, "EmbedRequest"))
     assert embed.ignored == ('ignored field "inputs", did you mean "input"?',)
     assert len(chat(**{f"x{n}": n for n in range(10_000)}).ignored) == 16
 
 
 def test_a_tokenize_request() -> None:
     body = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "tools": [{"function": {"name": "f"}}]}
-    request = native.read_tokenize(Fields({**body, "think": "low", "add_special": False, "parse_special": True}, "T"))
+    request = requests.read_tokenize(Fields({**body, "think": "low", "add_special": False, "parse_special": True}, "T"))
     assert request.messages == (Message("user", "hi"),) and request.tools == ({"function": {"name": "f"}},)
     assert (request.prompt, request.think, request.add_special, request.parse_special) == (None, "low", False, True)
-    request = native.read_tokenize(Fields({"model": "m", "prompt": ""}, "T"))
+    request = requests.read_tokenize(Fields({"model": "m", "prompt": ""}, "T"))
     assert (request.prompt, request.add_special, request.parse_special) == ("", True, False)
 
 
 def test_fields_without_effect_in_a_create_request() -> None:
-    request = native.read_create(Fields({"model": "m", "from": "b", "stream": False, "sistem": "x"}, "T"))
+    request = requests.read_create(Fields({"model": "m", "from": "b", "stream": False, "sistem": "x"}, "T"))
     assert request.ignored == ('ignored field "sistem", did you mean "system"?',)
     line = Progress("success", warnings=request.ignored)
-    assert json.loads(native_reply.progress(line)) == {"status": "success", "warnings": [*request.ignored]}
-    assert native_reply.progress(Progress("success")) == b'{"status":"success"}'
+    assert json.loads(replies.progress(line)) == {"status": "success", "warnings": [*request.ignored]}
+    assert replies.progress(Progress("success")) == b'{"status":"success"}'

@@ -16,8 +16,8 @@ from ollama_nb.api.events import Delta, Done, Embeddings, Progress, Rendered, St
 from ollama_nb.api.messages import Message, ToolCall
 from ollama_nb.api.models import GGUF, Layer, Listed, Manifest, Model, ModelConfig, Running, Shown, TensorInfo
 from ollama_nb.api.names import Digest, ModelName
-from ollama_nb.server.dialects import native_reply
-from ollama_nb.server.dialects.native_reply import ChatReply, GenerateReply
+from ollama_nb.server.dialects.native import replies
+from ollama_nb.server.dialects.native.replies import ChatReply, GenerateReply
 from ollama_nb.service.requests import QueueEntry
 
 MOMENT = re.compile(r'"created_at":"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{0,8}[1-9])?Z"')
@@ -34,7 +34,7 @@ BAD = Delta("<tool_call>{bad}</tool_call>", tool_error="the tool call is not val
 
 
 def timeless(line: bytes) -> str:
-    text, count = MOMENT.subn('"created_at":"T"', line.decode())
+    text, count = MOMENT.subn('"created_at":"T"', line.decode().removesuffix("\n"))
     assert count == 1
     return text
 
@@ -117,7 +117,7 @@ def test_a_whole_reply_joins_its_events() -> None:
 def test_a_stream_is_one_object_per_line(pieces: list[tuple[str, str]], model: str) -> None:
     for reply in (ChatReply(model), GenerateReply(model)):
         events = [*(Delta(*piece) for piece in pieces), Done("stop", Stats())]
-        lines = b"".join(reply.chunk(event) + b"\n" for event in events).split(b"\n")
+        lines = b"".join(map(reply.chunk, events)).split(b"\n")
         assert lines.pop() == b""
         found = [json.loads(line) for line in lines]
         assert [chunk["done"] for chunk in found] == [False] * len(pieces) + [True]
@@ -126,21 +126,21 @@ def test_a_stream_is_one_object_per_line(pieces: list[tuple[str, str]], model: s
 
 
 def test_progress() -> None:
-    assert native_reply.progress(Progress("success")) == b'{"status":"success"}'
-    assert native_reply.progress(Progress("pulling abc", "sha256:abc", 10)) == (
+    assert replies.progress(Progress("success")) == b'{"status":"success"}'
+    assert replies.progress(Progress("pulling abc", "sha256:abc", 10)) == (
         b'{"status":"pulling abc","digest":"sha256:abc","total":10}'
     )
 
 
 def test_embeddings() -> None:
     result = Embeddings(((0.1, -2.5e-07), (1.0, 0.0)), Stats(prompt_tokens=3, total_seconds=0.5, load_seconds=0.25))
-    assert native_reply.embed("m", result) == (
+    assert replies.embed("m", result) == (
         b'{"model":"m","embeddings":[[0.1,-2.5e-07],[1.0,0.0]],'
         b'"total_duration":500000000,"load_duration":250000000,"prompt_eval_count":3}'
     )
-    assert native_reply.embed("m", Embeddings(())) == b'{"model":"m","embeddings":[]}'
-    assert native_reply.embeddings(Embeddings(((0.5,),))) == b'{"embedding":[0.5]}'
-    assert native_reply.embeddings(Embeddings(())) == b'{"embedding":[]}'
+    assert replies.embed("m", Embeddings(())) == b'{"model":"m","embeddings":[]}'
+    assert replies.embeddings(Embeddings(((0.5,),))) == b'{"embedding":[0.5]}'
+    assert replies.embeddings(Embeddings(())) == b'{"embedding":[]}'
 
 
 def test_an_invalid_tool_call_in_a_stream() -> None:
@@ -173,23 +173,23 @@ def shown(gguf: GGUF | None, basename: str = "", **more: Any) -> Any:
         "model": model(messages=(Message("user", "hi", thinking="hm"),)), "capabilities": ("completion",), "parent": "",
         "modelfile": "FROM x", "parameters": "", "template": "", "system": "", "license": "", "gguf": gguf,
     }  # fmt: skip
-    return json.loads(native_reply.show(Shown(**{**parts, **more}), basename))
+    return json.loads(replies.show(Shown(**{**parts, **more}), basename))
 
 
 def test_tags() -> None:
-    (entry,) = json.loads(native_reply.tags([Listed(model(), ("completion",), "base", 512)]))["models"]
+    (entry,) = json.loads(replies.tags([Listed(model(), ("completion",), "base", 512)]))["models"]
     assert list(entry) == ["name", "model", "modified_at", "size", "digest", "details", "capabilities"]
     assert entry["details"] == {
         "parent_model": "base", "format": "gguf", "family": "llama", "families": None, "parameter_size": "260K",
         "quantization_level": "F32", "context_length": 512,
     }  # fmt: skip
     assert (entry["name"], entry["size"], entry["digest"]) == ("m:latest", 42, HEX)
-    assert native_reply.tags([]) == b'{"models":[]}'
+    assert replies.tags([]) == b'{"models":[]}'
 
 
 def test_ps_shows_the_latest_expiry_first() -> None:
     listed = [Running(model(), 10, 0, moment, 256, slots=8) for moment in (100.0, math.inf, 200.0)]
-    found = json.loads(native_reply.ps(listed))["models"]
+    found = json.loads(replies.ps(listed))["models"]
     assert [int(entry["expires_at"][:4]) > 2300 for entry in found] == [True, False, False]
     assert found[1]["expires_at"] > found[2]["expires_at"]
     assert list(found[0]) == [
@@ -228,7 +228,7 @@ def test_show_with_another_base_name() -> None:
 def test_a_vocabulary() -> None:
     tokens = [f"<{n}>&\u2028" for n in range(1000)]
     scores = [0.1 if n % 2 else -3.5 for n in range(1000)]
-    body = native_reply.show(
+    body = replies.show(
         Shown(model(), (), "", "", "", "", "", "", GGUF(3, {"tokens": tokens, "scores": scores, "types": [1] * 99}, ()))
     )
     assert b"<" not in body and b"\\u003c999\\u003e\\u0026\\u2028" in body
@@ -243,18 +243,18 @@ def test_a_vocabulary() -> None:
 )  # fmt: skip
 def test_float32_metadata_has_few_digits(value: float, text: str) -> None:
     metadata = {"x": value}
-    body = native_reply.show(Shown(model(), (), "", "", "", "", "", "", GGUF(3, metadata, ())))
+    body = replies.show(Shown(model(), (), "", "", "", "", "", "", GGUF(3, metadata, ())))
     assert f'"x":{text}}}'.encode() in body
 
 
 def test_queue() -> None:
     entry = QueueEntry("r", "m", "chat", "generating", 0, 1.5, 3, 4, 5.25)
-    (found,) = json.loads(native_reply.queue([entry]))["requests"]
+    (found,) = json.loads(replies.queue([entry]))["requests"]
     assert list(found) == [
         "id", "model", "kind", "state", "position", "created_at", "prompt_tokens", "output_tokens",
         "tokens_per_second",
     ]  # fmt: skip
     assert found["created_at"].startswith("19") and found["tokens_per_second"] == 5.25
     entry = QueueEntry("r", "m", "chat", "generating", 0, 1.5, 3, 4, 5.25, 6, 0)
-    (found,) = json.loads(native_reply.queue([entry]))["requests"]
+    (found,) = json.loads(replies.queue([entry]))["requests"]
     assert (found["drafted_tokens"], found["accepted_tokens"]) == (6, 0)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from ollama_nb.api.messages import Message, Think, Tool
+from ollama_nb.api.messages import ANY_TOOL_OR_NONE, Message, Think, Tool, ToolChoice
 
 Truncate = bool | Literal["messages"]
 """What may be left out of a prompt that does not fit into the context.
@@ -49,7 +49,11 @@ class Inference(ModelRequest):
 
     At most one of ``format``, ``grammar`` (GBNF), ``regex`` (matches the whole reply) and ``choices`` (the reply is one
     of them) is set. ``top_logprobs`` has no effect without ``logprobs``. With ``run_record`` the reply holds what is
-    needed to repeat it.
+    needed to repeat it, and the name of the ``user`` on whose behalf the client asks.
+
+    ``n`` replies (choices) to one prompt, which is read once; choice ``i`` uses the seed plus ``i``. ``think_budget``:
+    most tokens of thinking, after which the answer is forced to begin (0: no thinking, None: no limit). ``background``
+    requests only run while no other request does. ``detailed``: also yield PromptRead and ToolCallDelta events.
     """
 
     format: Format = None
@@ -63,12 +67,21 @@ class Inference(ModelRequest):
     shift: bool | None = None
     render_only: bool = False
     run_record: bool = False
+    n: int = 1
+    think_budget: int | None = None
+    user: str = ""
+    background: bool = False
+    detailed: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChatRequest(Inference):
+    """``parallel_tool_calls`` False: the reply ends after its first tool call."""
+
     messages: tuple[Message, ...] = ()
     tools: tuple[Tool, ...] = ()
+    tool_choice: ToolChoice = ANY_TOOL_OR_NONE
+    parallel_tool_calls: bool = True
 
     @property
     def is_empty(self) -> bool:
@@ -83,9 +96,13 @@ class ChatRequest(Inference):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerateRequest(Inference):
-    """``context`` is None if the client did not send it, and empty if it sent ``[]``."""
+    """``context`` is None if the client did not send it, and empty if it sent ``[]``.
+
+    ``tokens``: the prompt as token ids, read as they are; ``prompt`` is empty then.
+    """
 
     prompt: str = ""
+    tokens: tuple[int, ...] = ()
     suffix: str = ""
     system: str = ""
     template: str = ""
@@ -96,7 +113,7 @@ class GenerateRequest(Inference):
     @property
     def is_empty(self) -> bool:
         """Whether the request only loads or unloads the model and asks for no reply."""
-        return not self.prompt
+        return not self.prompt and not self.tokens
 
     @property
     def unloads(self) -> bool:
@@ -106,9 +123,9 @@ class GenerateRequest(Inference):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmbedRequest(ModelRequest):
-    """``inputs`` None only loads the model. ``dimensions`` 0 keeps the model's number of dimensions."""
+    """``inputs`` are texts or token ids; None only loads the model. ``dimensions`` 0 keeps the model's number."""
 
-    inputs: tuple[str, ...] | None = None
+    inputs: tuple[str | tuple[int, ...], ...] | None = None
     truncate: bool = True
     dimensions: int = 0
 

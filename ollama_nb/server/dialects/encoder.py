@@ -1,0 +1,90 @@
+"""What every dialect provides: a writer for the replies of models, as JSON or as a stream, and an error format."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from ollama_nb.api.events import Delta, Done, Event, Rendered, ToolCalls
+from ollama_nb.api.messages import ToolCall
+from ollama_nb.errors import OllamaError
+
+JSON = "application/json"
+SSE = "text/event-stream"
+SSE_COMMENT = b": keep-alive\n\n"  # clients skip comments
+
+
+class ReplyEncoder(Protocol):
+    """Writes one reply in one dialect: as a stream with ``start``, ``chunk`` …, ``end``, or at once with ``whole``.
+
+    Every method returns bytes for the client, which may be empty.
+    """
+
+    whole_type: str
+    """Content type of a reply that is sent at once."""
+    stream_type: str
+    """Content type of a stream."""
+    keep_alive: bytes
+    """Sent while a stream waits for its next event. Empty: nothing is sent, and the stream begins with an event."""
+
+    def is_whole(self, event: Event) -> bool:
+        """Whether a stream that would begin with this event is sent at once instead."""
+
+    def start(self) -> bytes:
+        """Begin a stream."""
+
+    def chunk(self, event: Event) -> bytes:
+        """Write the next event of a stream."""
+
+    def end(self) -> bytes:
+        """End a stream after its last event."""
+
+    def fail(self, error: OllamaError) -> bytes:
+        """End a stream with an error."""
+
+    def whole(self, events: Sequence[Event]) -> bytes:
+        """Write a reply of which all events are known."""
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorFormat:
+    """How a dialect writes the body of an error reply, and its content type."""
+
+    encode: Callable[[OllamaError], bytes]
+    content_type: str = JSON
+
+
+@dataclass(frozen=True, slots=True)
+class GatheredReply:
+    """The events of one choice in one value: the joined texts, log probabilities and calls, and the last event."""
+
+    text: Delta
+    calls: tuple[ToolCall, ...]
+    done: Done | None
+    rendered: Rendered | None
+
+    @classmethod
+    def of(cls, events: Sequence[Event]) -> GatheredReply:
+        """Gather the events of a reply with one choice."""
+        deltas = [event for event in events if isinstance(event, Delta)]
+        last = events[-1] if events else None
+        return cls(
+            text=Delta(
+                "".join(delta.content for delta in deltas),
+                "".join(delta.thinking for delta in deltas),
+                tuple(entry for delta in deltas for entry in delta.logprobs),
+                "\n".join(delta.tool_error for delta in deltas if delta.tool_error),
+            ),
+            calls=tuple(call for event in events if isinstance(event, ToolCalls) for call in event.calls),
+            done=last if isinstance(last, Done) else None,
+            rendered=last if isinstance(last, Rendered) else None,
+        )
+
+    @classmethod
+    def by_choice(cls, events: Sequence[Event]) -> list[GatheredReply]:
+        """Gather the events of a reply with any number of choices, in the order of their indices."""
+        choices: dict[int, list[Event]] = {}
+        for event in events:
+            choices.setdefault(event.choice if isinstance(event, Delta | ToolCalls | Done) else 0, []).append(event)
+        return [cls.of(choices[index]) for index in sorted(choices)]

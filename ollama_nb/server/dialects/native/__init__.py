@@ -1,0 +1,1 @@
+"""The native API: Ollama's own dialect, ``/api/*``, with our additions."""
