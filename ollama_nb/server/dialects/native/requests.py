@@ -25,6 +25,7 @@ from ollama_nb.api.requests import (
 )
 from ollama_nb.errors import BadRequest, InvalidThink
 from ollama_nb.server.dialects.gojson import Fields
+from ollama_nb.server.dialects.tool_choice import read_parallel_tool_calls, read_tool_choice
 from ollama_nb.settings import FOREVER, MAX_DURATION, parse_duration
 
 _READ_LATER = frozenset({"stream"})  # fields that other functions read, not to be reported as ignored
@@ -37,6 +38,8 @@ def read_chat(body: Fields) -> ChatRequest:
         truncate=_truncate(body),
         messages=tuple(_message(m) for m in body.structs("messages", "api.Message")),
         tools=tuple(_tool(body, tool) for tool in body.items("tools", "api.Tools")),
+        tool_choice=read_tool_choice(body),
+        parallel_tool_calls=read_parallel_tool_calls(body),
     )
     return replace(request, ignored=body.ignored(_READ_LATER))
 
