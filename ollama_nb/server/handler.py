@@ -59,7 +59,8 @@ class Route:
 
     ``run`` writes the reply. ``scope`` is the scope that an API key needs (empty: any valid key). ``max_body`` is in
     bytes. ``relay`` is tried first and returns True if another server has answered. ``open_body`` chooses where the
-    body goes (default: into memory). ``errors`` is the format of error bodies.
+    body goes (default: into memory). ``errors`` is the format of error bodies. ``by_header`` has the routes that take
+    the place of this one for requests with a header of that name, where two dialects share a path.
     """
 
     run: Callable[[OllamaHandler], Awaitable[None]]
@@ -68,6 +69,7 @@ class Route:
     relay: Callable[[OllamaHandler], Awaitable[bool]] | None = None
     open_body: Callable[[OllamaHandler], BodySink] | None = None
     errors: ErrorFormat = replies.ERRORS
+    by_header: Mapping[str, Route] = field(default_factory=dict)
 
 
 @web.stream_request_body
@@ -203,7 +205,9 @@ class OllamaHandler(web.RequestHandler):
     @property
     def route(self) -> Route | None:
         """The route of this request; None for a method that the path does not have."""
-        return self.methods.get(self.request.method or "")
+        route = self.methods.get(self.request.method or "")
+        variants = route.by_header.items() if route else ()
+        return next((variant for header, variant in variants if header in self.request.headers), route)
 
     # For the hosts
 
@@ -215,6 +219,10 @@ class OllamaHandler(web.RequestHandler):
     def errors(self) -> ErrorFormat:
         """The format of error bodies of this route."""
         return self.route.errors if self.route else replies.ERRORS
+
+    def error_body(self, error: OllamaError) -> bytes:
+        """The body of an error reply."""
+        return self.errors.encode(error, self.id)
 
     # Tornado's hooks
 
@@ -229,6 +237,8 @@ class OllamaHandler(web.RequestHandler):
 
     async def prepare(self) -> None:
         self._connection.set_max_body_size(_UNLIMITED)
+        if self.errors.id_header:
+            self.set_header(self.errors.id_header, self.id)
         try:
             await self.admit()
             self.sink = self._open_sink()
@@ -284,7 +294,7 @@ class OllamaHandler(web.RequestHandler):
         if not isinstance(error, web.HTTPError):
             error = web.HTTPError(status_code)
         self.set_header("Content-Type", self.errors.content_type)
-        self.finish(self.errors.encode(_from_tornado(error)))
+        self.finish(self.error_body(_from_tornado(error)))
 
     # Internal
 
@@ -339,7 +349,8 @@ class OllamaHandler(web.RequestHandler):
     async def _run(self) -> None:
         """Run the route and turn every exception into a reply."""
         try:
-            route = self.methods[self.request.method or ""]
+            route = self.route
+            assert route is not None
             if route.relay is None or not await route.relay(self):
                 await route.run(self)
         except OllamaError as error:
@@ -365,7 +376,7 @@ class OllamaHandler(web.RequestHandler):
         try:
             if self._stream is None:
                 self._stop_keep_alive()
-                await self.send(self.errors.encode(error), self.errors.content_type, error.status)
+                await self.send(self.error_body(error), self.errors.content_type, error.status)
             else:
                 await self.send_piece(self._fail_stream(error))
                 await self.end()

@@ -85,14 +85,14 @@ async def _stream(
 ) -> bool:
     """Send whole lines or server-sent events, so that an error can follow as one of its own."""
     is_sse = head.content_type.startswith(SSE)
-    separator, write_error = b"\n\n" if is_sse else b"\n", call.errors.encode
+    separator = b"\n\n" if is_sse else b"\n"
     rest, sent = b"", False
     try:
         async for piece in pieces:
             *parts, rest = (rest + cast(bytes, piece)).split(separator)
             for part in parts:
                 live.count_token()
-                call.start_stream(head.content_type, lambda error: _in_stream(write_error(error), is_sse=is_sse))
+                call.start_stream(head.content_type, lambda error: _in_stream(call.error_body(error), is_sse=is_sse))
                 await call.send_piece(part + separator)
                 sent = True
     except ConnectionBroken:

@@ -49,10 +49,14 @@ class ReplyEncoder(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ErrorFormat:
-    """How a dialect writes the body of an error reply, and its content type."""
+    """How a dialect writes the body of an error reply: ``encode`` gets the error and the id of the request.
 
-    encode: Callable[[OllamaError], bytes]
+    ``id_header``: the dialect's own header for the id, sent besides ``X-Request-Id``; empty if it has none.
+    """
+
+    encode: Callable[[OllamaError, str], bytes]
     content_type: str = JSON
+    id_header: str = ""
 
 
 @dataclass(frozen=True, slots=True)

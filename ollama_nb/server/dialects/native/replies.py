@@ -56,7 +56,7 @@ def error(failure: OllamaError) -> bytes:
     return encode({"error": failure.message, "code": failure.code})
 
 
-ERRORS = ErrorFormat(error, JSON)
+ERRORS = ErrorFormat(lambda failure, _id: error(failure), JSON)
 
 
 class NativeReply:

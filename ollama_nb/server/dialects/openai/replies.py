@@ -19,4 +19,4 @@ def error(failure: OllamaError) -> bytes:
     return encode({"error": {"message": failure.message, "type": kind, "param": None, "code": failure.code}})
 
 
-ERRORS = ErrorFormat(error)
+ERRORS = ErrorFormat(lambda failure, _id: error(failure))
