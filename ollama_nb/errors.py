@@ -49,15 +49,19 @@ from typing import Self
 class OllamaError(Exception):
     """Base class. ``message`` is written for the user, ``status`` is the HTTP status, ``code`` names the kind of error.
 
-    Catch it to handle every failure of a request; catch a subclass to handle one kind.
+    ``field`` is the path of the request's field that is wrong, where it is known. Catch this class to handle every
+    failure of a request; catch a subclass to handle one kind.
     """
 
     status = 500
     code = "internal_error"
+    field = ""
 
-    def __init__(self, message: str, *, status: int | None = None, code: str | None = None) -> None:
+    def __init__(self, message: str, *, status: int | None = None, code: str | None = None, field: str = "") -> None:
         super().__init__(message)
         self.message = message
+        if field:
+            self.field = field
         if status is not None:
             self.status = status
         if code is not None:

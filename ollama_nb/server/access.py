@@ -48,7 +48,7 @@ _HEADERS = (
     *(f"x-stainless-{name}" for name in _STAINLESS),
     # Not in Ollama's list: headers of Anthropic's browser clients and of our additions.
     "x-api-key", "anthropic-version", "anthropic-beta", "anthropic-dangerous-direct-browser-access", "X-Request-Id",
-    "X-Ollama-Strict", "X-Ollama-Run-Record",
+    "X-Ollama-Strict", "X-Ollama-Run-Record", "X-Timings",
 )  # fmt: skip
 _PRIVATE = tuple(ipaddress.ip_network(text) for text in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"))
 _HOST_NAME = re.compile(r"[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?")

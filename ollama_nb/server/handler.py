@@ -21,7 +21,7 @@ from tornado import web
 from tornado.iostream import StreamClosedError
 
 from ollama_nb.api.events import Done, Event, Progress, Rendered
-from ollama_nb.errors import OllamaError, ShuttingDown, from_code
+from ollama_nb.errors import BadRequest, OllamaError, ShuttingDown, from_code
 from ollama_nb.server.dialects import gojson
 from ollama_nb.server.dialects.encoder import ErrorFormat, ReplyEncoder
 from ollama_nb.server.dialects.gojson import Fields
@@ -33,6 +33,7 @@ from ollama_nb.service.service import Service
 
 SETTING = "ollama_nb_state"  # key of the ServerState in the application's settings
 PARSE_IN_THREAD = MIB  # bytes; larger JSON bodies are parsed in a worker thread, so that other streams do not stall
+MAX_DECOMPRESSED = 20 * MIB  # bytes of a body that was sent compressed
 KEEP_ALIVE = 15.0  # seconds without output after which a stream of server-sent events gets a keep-alive
 _UNLIMITED = 1 << 42  # bytes; the body sinks limit bodies, not Tornado
 _MAX_DISCARDED = MIB  # bytes of a refused body that are read, so that the client reads the reply before it closes
@@ -58,9 +59,10 @@ class Route:
     """What one method of one path does.
 
     ``run`` writes the reply. ``scope`` is the scope that an API key needs (empty: any valid key). ``max_body`` is in
-    bytes. ``relay`` is tried first and returns True if another server has answered. ``open_body`` chooses where the
-    body goes (default: into memory). ``errors`` is the format of error bodies. ``by_header`` has the routes that take
-    the place of this one for requests with a header of that name, where two dialects share a path.
+    bytes; with ``zstd``, the body may be compressed. ``relay`` is tried first and returns True if another server has
+    answered. ``open_body`` chooses where the body goes (default: into memory). ``errors`` is the format of errors.
+    ``by_header`` has the routes that take the place of this one for requests with a header of that name, where two
+    dialects share a path.
     """
 
     run: Callable[[OllamaHandler], Awaitable[None]]
@@ -69,6 +71,7 @@ class Route:
     relay: Callable[[OllamaHandler], Awaitable[bool]] | None = None
     open_body: Callable[[OllamaHandler], BodySink] | None = None
     errors: ErrorFormat = replies.ERRORS
+    zstd: bool = False
     by_header: Mapping[str, Route] = field(default_factory=dict)
 
 
@@ -115,6 +118,8 @@ class OllamaHandler(web.RequestHandler):
     async def fields(self, struct: str) -> Fields:
         """The JSON body as the Go struct ``struct``. Raises BadRequest."""
         if self._json is None:
+            if not self.body() or self.body().isspace():
+                raise BadRequest(self.errors.empty_body)
             self._json = await self._parse(gojson.decode, self.body())
         fields = Fields(self._json, struct)
         model = fields.raw("model")
@@ -172,7 +177,7 @@ class OllamaHandler(web.RequestHandler):
         async with closing(source) as lines:
             async for last in lines:
                 if stream:
-                    self.start_stream(replies.NDJSON, lambda error: replies.error(error) + b"\n")
+                    self.start_stream(replies.NDJSON, replies.error_line)
                     await self.send_piece(replies.progress(last) + b"\n")
         if self._stream is not None:
             await self.end()
@@ -346,11 +351,21 @@ class OllamaHandler(web.RequestHandler):
             return parse(*args)
         return await asyncio.to_thread(parse, *args)
 
+    async def _decompress_body(self) -> None:
+        """Raises BadRequest for an encoding other than zstd, and for a body that is invalid or too large."""
+        encoding = self.request.headers.get("Content-Encoding", "identity").strip().lower()
+        if encoding == "zstd":
+            await asyncio.to_thread(cast(MemoryBody, self.sink).decompress, MAX_DECOMPRESSED)
+        elif encoding not in ("", "identity"):
+            raise BadRequest(f"Content-Encoding {encoding[:20]} is not supported: use zstd, or do not compress")
+
     async def _run(self) -> None:
         """Run the route and turn every exception into a reply."""
         try:
             route = self.route
             assert route is not None
+            if route.zstd:
+                await self._decompress_body()
             if route.relay is None or not await route.relay(self):
                 await route.run(self)
         except OllamaError as error:

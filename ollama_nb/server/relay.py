@@ -21,7 +21,7 @@ from ollama_nb.server.neighbours import ConnectionBroken, ResponseHead, ask
 from ollama_nb.service.requests import PROMPT, LiveRequest
 
 FORWARDED = "X-Ollama-Forwarded"  # marks a request that came from a neighbour
-_PREFIX = "X-Ollama-"
+_PASSED_ON = ("X-Ollama-", "X-Timings", "Anthropic-")  # beginnings of headers that change the reply
 _RETRY_HERE = {401, 403, 404, 429}  # like all from 500: stale key, model removed there, too many requests there
 
 Pieces = AsyncGenerator[ResponseHead | bytes, None]
@@ -51,7 +51,7 @@ async def _neighbour_for(call: OllamaHandler) -> tuple[RuntimeInfo | None, str]:
 
 
 async def _relay(call: OllamaHandler, neighbour: RuntimeInfo, model: str, kind: str) -> bool:
-    headers = {name: value for name, value in call.request.headers.get_all() if name.startswith(_PREFIX)}
+    headers = {name: value for name, value in call.request.headers.get_all() if name.startswith(_PASSED_ON)}
     headers |= {"Content-Type": replies.JSON, "X-Request-Id": call.id, FORWARDED: "1"}
     with call.service.requests.enter(call.id, model, kind) as live:
         live.state = PROMPT
@@ -84,15 +84,14 @@ async def _stream(
     call: OllamaHandler, head: ResponseHead, pieces: Pieces, live: LiveRequest, neighbour: RuntimeInfo
 ) -> bool:
     """Send whole lines or server-sent events, so that an error can follow as one of its own."""
-    is_sse = head.content_type.startswith(SSE)
-    separator = b"\n\n" if is_sse else b"\n"
+    separator = b"\n\n" if head.content_type.startswith(SSE) else b"\n"
     rest, sent = b"", False
     try:
         async for piece in pieces:
             *parts, rest = (rest + cast(bytes, piece)).split(separator)
             for part in parts:
                 live.count_token()
-                call.start_stream(head.content_type, lambda error: _in_stream(call.error_body(error), is_sse=is_sse))
+                call.start_stream(head.content_type, lambda error: call.errors.in_stream(error, call.id))
                 await call.send_piece(part + separator)
                 sent = True
     except ConnectionBroken:
@@ -103,11 +102,6 @@ async def _stream(
         ) from None
     await call.end()
     return True
-
-
-def _in_stream(error: bytes, *, is_sse: bool) -> bytes:
-    """The body of an error reply as a line or an event of a stream."""
-    return b"event: error\ndata: %b\n\n" % error.strip() if is_sse else error.strip() + b"\n"
 
 
 async def _relay_cancellation(live: LiveRequest, neighbour: RuntimeInfo, request_id: str) -> None:

@@ -16,12 +16,13 @@ from tornado import web
 from tornado.iostream import StreamClosedError
 
 from ollama_nb.api.names import Digest
-from ollama_nb.errors import RequestTooLarge
+from ollama_nb.errors import BadRequest, RequestTooLarge
 from ollama_nb.store.blobs import BlobWriter
 
 MIB = 1 << 20
 MAX_PENDING = MIB  # bytes of a reply that wait to be flushed; above it the producer waits
 PIECE = 64 << 10  # bytes of a reply in one flush
+_ZSTD_WINDOW = 8 * MIB  # bytes of memory that decompressing a body may need
 _BLOB_PIECE = 4 * MIB  # bytes of an upload in one write to the disk
 
 
@@ -45,6 +46,20 @@ class MemoryBody:
         if self._size > self._max_bytes:
             raise RequestTooLarge(f"request body too large: more than {self._max_bytes // MIB} MiB")
         self._chunks.append(chunk)
+
+    def decompress(self, max_bytes: int) -> None:
+        """Replace a body that is compressed with zstd. Raises BadRequest if it has more than ``max_bytes`` then."""
+        # Few requests are compressed, and the others do not wait for this import.
+        import zstandard
+
+        decompressor = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW)
+        try:
+            content = decompressor.stream_reader(self.content(), read_across_frames=True).read(max_bytes + 1)
+        except zstandard.ZstdError as error:
+            raise BadRequest(f"the zstd request body cannot be decompressed: {error}") from None
+        if len(content) > max_bytes:
+            raise BadRequest(f"http: request body too large: more than {max_bytes // MIB} MiB decompressed")
+        self._chunks = [content]
 
     def content(self) -> bytes:
         if len(self._chunks) > 1:

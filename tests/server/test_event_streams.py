@@ -49,7 +49,7 @@ async def route(call: OllamaHandler) -> None:
 
 @pytest.fixture(autouse=True)
 def _plain_route(monkeypatch: pytest.MonkeyPatch) -> None:
-    errors = ErrorFormat(lambda error, _id: f"whole {error.code}".encode(), "text/x-error")
+    errors = ErrorFormat(lambda error, _id: f"whole {error.code}".encode(), lambda error, _id: b"", "text/x-error")
     monkeypatch.setitem(ROUTES, "/plain", {"POST": Route(route, errors=errors)})
 
 

@@ -49,13 +49,17 @@ class ReplyEncoder(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ErrorFormat:
-    """How a dialect writes the body of an error reply: ``encode`` gets the error and the id of the request.
+    """How a dialect writes errors, from the error and the id of the request.
 
-    ``id_header``: the dialect's own header for the id, sent besides ``X-Request-Id``; empty if it has none.
+    ``encode`` writes the body of an error reply, ``in_stream`` the end of a stream that has begun. ``empty_body`` is
+    the message for a request without a body. ``id_header``: the dialect's own header for the id, sent besides
+    ``X-Request-Id``; empty if it has none.
     """
 
     encode: Callable[[OllamaError, str], bytes]
+    in_stream: Callable[[OllamaError, str], bytes]
     content_type: str = JSON
+    empty_body: str = "missing request body"
     id_header: str = ""
 
 

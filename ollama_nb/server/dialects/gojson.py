@@ -191,17 +191,19 @@ def _quoted_char(character: str) -> str:
 class Fields:
     """A JSON object read as the Go struct ``struct``; ``path`` leads to it from the outermost object.
 
-    Each method reads one field. A missing field gives an empty value, or None where the caller must see the
-    difference; a field of the wrong type raises BadRequest.
+    The struct's package is ``api`` if ``struct`` does not name it. Each method reads one field. A missing field gives
+    an empty value, or None where the caller must see the difference; a field of the wrong type raises BadRequest.
     """
 
     def __init__(self, value: Any, struct: str, path: str = "", go_type: str = "") -> None:
-        self._struct, self._path = struct, path
+        package, _, self._struct = struct.rpartition(".")
+        self._path = path
         if value is None:
             value = {}
         if not isinstance(value, dict):
-            into = f"Go struct field {struct}.{path}" if path else "Go value"
-            raise BadRequest(f"json: cannot unmarshal {_kind(value)} into {into} of type {go_type or 'api.' + struct}")
+            into = f"Go struct field {self._struct}.{path}" if path else "Go value"
+            go_type = go_type or f"{package or 'api'}.{self._struct}"
+            raise BadRequest(f"json: cannot unmarshal {_kind(value)} into {into} of type {go_type}", field=path)
         self._values = {key.casefold(): item for key, item in value.items() if item is not None}
         self._written = {key.casefold(): key for key in value}
         self._known: set[str] = set()
@@ -278,7 +280,7 @@ class Fields:
         for item in items:
             if not isinstance(item, str):
                 self.refuse(name, item, go_type.removeprefix("[]"))
-        return tuple(_from_base64(item) for item in items)
+        return tuple(from_base64(item) for item in items)
 
     def _typed(self, name: str, kind: type, go_type: str) -> Any:
         value = self.raw(name)
@@ -296,8 +298,9 @@ class Fields:
         kind = _kind(value)
         if kind == "number" and go_type == "int":
             kind = f"number {value}"[:40]
-        field = f"{self._struct}.{self._join(name)}"
-        raise BadRequest(f"json: cannot unmarshal {kind} into Go struct field {field} of type {go_type}")
+        path = self._join(name)
+        text = f"json: cannot unmarshal {kind} into Go struct field {self._struct}.{path} of type {go_type}"
+        raise BadRequest(text, field=path)
 
     def _join(self, name: str) -> str:
         return f"{self._path}.{name}" if self._path else name
@@ -319,8 +322,8 @@ def _kind(value: Any) -> str:
             return "number"
 
 
-def _from_base64(text: str) -> bytes:
-    """Decode RFC 4648 base64 with padding; line breaks are allowed."""
+def from_base64(text: str) -> bytes:
+    """Decode RFC 4648 base64 with padding; line breaks are allowed. Raises BadRequest."""
     data = text.encode("utf-8")
     if b"\n" in data or b"\r" in data:
         data = data.replace(b"\r", b"").replace(b"\n", b"")

@@ -52,11 +52,16 @@ def encode(value: Any) -> bytes:
 
 
 def error(failure: OllamaError) -> bytes:
-    """The body of an error reply, and the last line of a stream that fails."""
+    """The body of an error reply."""
     return encode({"error": failure.message, "code": failure.code})
 
 
-ERRORS = ErrorFormat(lambda failure, _id: error(failure), JSON)
+def error_line(failure: OllamaError) -> bytes:
+    """The last line of a stream that fails."""
+    return error(failure) + b"\n"
+
+
+ERRORS = ErrorFormat(lambda failure, _id: error(failure), lambda failure, _id: error_line(failure), JSON)
 
 
 class NativeReply:
@@ -88,7 +93,7 @@ class NativeReply:
         return b""
 
     def fail(self, failure: OllamaError) -> bytes:
-        return error(failure) + b"\n"
+        return error_line(failure)
 
     def whole(self, events: Sequence[Event]) -> bytes:
         return encode({"model": self._model, "created_at": utc_now(), **self._body(GatheredReply.of(events))})

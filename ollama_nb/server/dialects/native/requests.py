@@ -9,8 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from ollama_nb.api.encode import go_quote
-from ollama_nb.api.messages import Message, Think, Tool, ToolCall
+from ollama_nb.api.messages import Message, ToolCall
 from ollama_nb.api.requests import (
     ChatRequest,
     CreateRequest,
@@ -23,13 +22,12 @@ from ollama_nb.api.requests import (
     TokenizeRequest,
     Truncate,
 )
-from ollama_nb.errors import BadRequest, InvalidThink
+from ollama_nb.errors import BadRequest
 from ollama_nb.server.dialects.gojson import Fields
 from ollama_nb.server.dialects.tool_choice import read_parallel_tool_calls, read_tool_choice
-from ollama_nb.settings import FOREVER, MAX_DURATION, parse_duration
+from ollama_nb.server.dialects.values import read_keep_alive, read_think, read_tool
 
 _READ_LATER = frozenset({"stream"})  # fields that other functions read, not to be reported as ignored
-_THINK = '(must be "high", "medium", "low", "max", true, or false)'
 
 
 def read_chat(body: Fields) -> ChatRequest:
@@ -37,7 +35,7 @@ def read_chat(body: Fields) -> ChatRequest:
         **_inference(body),
         truncate=_truncate(body),
         messages=tuple(_message(m) for m in body.structs("messages", "api.Message")),
-        tools=tuple(_tool(body, tool) for tool in body.items("tools", "api.Tools")),
+        tools=tuple(read_tool(body, tool) for tool in body.items("tools", "api.Tools")),
         tool_choice=read_tool_choice(body),
         parallel_tool_calls=read_parallel_tool_calls(body),
     )
@@ -66,7 +64,7 @@ def read_embed(body: Fields) -> EmbedRequest:
         truncate=body.flag("truncate") is not False,
         dimensions=body.whole("dimensions"),
         options=body.object("options"),
-        keep_alive=_keep_alive(body),
+        keep_alive=read_keep_alive(body),
     )
     return replace(request, ignored=body.ignored())
 
@@ -79,7 +77,7 @@ def read_embeddings(body: Fields) -> EmbedRequest:
         inputs=(prompt,) if prompt else None,
         truncate=False,
         options=body.object("options"),
-        keep_alive=_keep_alive(body),
+        keep_alive=read_keep_alive(body),
     )
 
 
@@ -91,7 +89,7 @@ def read_rerank(body: Fields) -> RerankRequest:
         top_n=body.whole("top_n") if "top_n" in body else None,
         return_documents=body.flag("return_documents") or False,
         options=body.object("options"),
-        keep_alive=_keep_alive(body),
+        keep_alive=read_keep_alive(body),
     )
     return replace(request, ignored=body.ignored())
 
@@ -101,8 +99,8 @@ def read_tokenize(body: Fields) -> TokenizeRequest:
         model=body.text("model"),
         prompt=body.text("prompt") if "prompt" in body else None,
         messages=tuple(_message(m) for m in body.structs("messages", "api.Message")),
-        tools=tuple(_tool(body, tool) for tool in body.items("tools", "api.Tools")),
-        think=_think(body.raw("think")),
+        tools=tuple(read_tool(body, tool) for tool in body.items("tools", "api.Tools")),
+        think=read_think(body.raw("think")),
         add_special=body.flag("add_special") is not False,
         parse_special=body.flag("parse_special") or False,
     )
@@ -169,7 +167,7 @@ def wants_stream(body: Fields) -> bool:
 def model_and_unload(body: Fields) -> tuple[str, bool]:
     """The model of an inference request, and whether the request does nothing but unload it."""
     has_input = any(body.raw(name) for name in ("messages", "prompt", "input", "query"))
-    return body.text("model"), not has_input and _keep_alive(body) == 0
+    return body.text("model"), not has_input and read_keep_alive(body) == 0
 
 
 def _inference(body: Fields) -> dict[str, Any]:
@@ -177,12 +175,12 @@ def _inference(body: Fields) -> dict[str, Any]:
     return {
         "model": body.text("model"),
         "options": body.object("options"),
-        "keep_alive": _keep_alive(body),
+        "keep_alive": read_keep_alive(body),
         "format": body.raw("format"),
         "grammar": body.text("grammar"),
         "regex": body.text("regex"),
         "choices": body.texts("choices") if "choices" in body else None,
-        "think": _think(body.raw("think")),
+        "think": read_think(body.raw("think")),
         "logprobs": body.flag("logprobs") or False,
         "top_logprobs": body.whole("top_logprobs"),
         "shift": body.flag("shift"),
@@ -193,32 +191,6 @@ def _inference(body: Fields) -> dict[str, Any]:
 def _truncate(body: Fields) -> Truncate:
     """A boolean, or in a chat also ``"messages"``; the default is True."""
     return "messages" if body.raw("truncate") == "messages" else body.flag("truncate") is not False
-
-
-def _keep_alive(body: Fields) -> float | None:
-    """Seconds; infinity for forever, None for no change. A number is in seconds, a text is a Go duration."""
-    value = body.raw("keep_alive")
-    if value is None:
-        return None
-    if isinstance(value, str):
-        seconds = parse_duration(value)
-    elif isinstance(value, int | float) and not isinstance(value, bool):
-        seconds = FOREVER if value < 0 or value >= MAX_DURATION else float(value)
-    else:
-        kind = {bool: "bool", list: "[]interface {}"}.get(type(value), "map[string]interface {}")
-        raise BadRequest(f"Unsupported type: '{kind}'")
-    return FOREVER if seconds < 0 or seconds >= MAX_DURATION else seconds
-
-
-def _think(value: Any) -> Think:
-    if value is None or isinstance(value, bool):
-        return value
-    if not isinstance(value, str):
-        raise InvalidThink('think must be a boolean or string ("high", "medium", "low", "max", true, or false)')
-    match value:
-        case "low" | "medium" | "high" | "max":
-            return value
-    raise InvalidThink(f"invalid think value: {go_quote(value)} {_THINK}")
 
 
 def _inputs(value: Any) -> tuple[str, ...] | None:
@@ -259,23 +231,3 @@ def _tool_call(call: Fields) -> ToolCall:
         id=call.text("id"),
         index=function.whole("index"),
     )
-
-
-def _check_type(schema: Fields) -> None:
-    """Check that a property's type is a text or a list of texts."""
-    if not isinstance(schema.raw("type"), str):
-        schema.texts("type")
-
-
-def _tool(body: Fields, value: Any) -> Tool:
-    """A tool, unchanged because templates show its JSON to the model; only the types of outer fields are checked."""
-    tool = body.below("tools", value, "api.Tool")
-    tool.text("type")
-    function = tool.struct("function", "api.ToolFunction")
-    function.text("name")
-    function.text("description")
-    parameters = function.struct("parameters", "api.ToolFunctionParameters")
-    for schema in parameters.object("properties", "map[string]api.ToolProperty").values():
-        _check_type(parameters.below("properties", schema, "api.ToolProperty"))
-    parameters.texts("required")
-    return dict(value or {})
