@@ -14,6 +14,8 @@ from typing import Any
 from ollama_nb import __version__
 from ollama_nb.api.names import Digest
 from ollama_nb.errors import Forbidden, NotFound, OllamaError, Unauthorized
+from ollama_nb.server import description
+from ollama_nb.server.access import offered_key
 from ollama_nb.server.dialects.native import replies, requests
 from ollama_nb.server.handler import OllamaHandler, Route
 from ollama_nb.server.keys import INFER, READ, WRITE
@@ -200,6 +202,20 @@ async def metrics(call: OllamaHandler) -> None:
     await call.send(text, CONTENT_TYPE)
 
 
+async def openapi(call: OllamaHandler) -> None:
+    prefix = call.request.path.removesuffix("/openapi.json")
+    await call.send(await asyncio.to_thread(description.as_json, prefix))
+
+
+async def docs(call: OllamaHandler) -> None:
+    prefix = call.request.path.removesuffix("/docs")
+    address = f"{call.request.protocol}://{call.request.host}{prefix}"
+    with_key = bool(prefix or offered_key(call.request.headers))  # Jupyter always needs a key
+    call.set_header("Content-Security-Policy", description.POLICY)
+    page = await asyncio.to_thread(description.page, address, with_key=with_key)
+    await call.send(page, "text/html; charset=utf-8")
+
+
 async def recommendations(call: OllamaHandler) -> None:
     await call.send(b'{"recommendations":[]}')
 
@@ -268,5 +284,7 @@ ROUTES: dict[str, Mapping[str, Route]] = {
     "/livez": get(livez),
     "/readyz": get(readyz),
     "/metrics": get(metrics),
+    "/openapi.json": get(openapi),
+    "/docs": get(docs),
 }
 """Path pattern below the prefix → HTTP method → route."""
