@@ -320,7 +320,8 @@ figure { margin: .75rem 0 } figcaption { font-size: .875rem; color: var(--dim) }
 table { border-collapse: collapse; width: 100%; font-size: .875rem } caption { text-align: left; padding: .25rem 0 }
 th, td { text-align: left; vertical-align: top; padding: .3rem .5rem; border: 1px solid var(--line) }
 th { background: var(--panel) } td span { color: var(--dim); font-size: .8125rem }
-td:first-child code { white-space: nowrap } td:nth-child(2) { min-width: 9rem; max-width: 16rem } td:nth-child(3) { min-width: 14rem }
+td:first-child code { white-space: nowrap } td:nth-child(2) { min-width: 9rem; max-width: 16rem }
+td:nth-child(3) { min-width: 14rem }
 @media (max-width: 50rem) { body { display: block } nav { position: static; height: auto; max-height: 40vh;
   border-right: 0; border-bottom: 1px solid var(--line) } main { padding: 1rem } }
 """
