@@ -103,6 +103,10 @@ def _find_command(name: str) -> Callable[..., int | None]:
             from ollama_nb.cli import store
 
             return store.COMMANDS[name]
+        case "launch":
+            from ollama_nb.cli.launch import launch
+
+            return launch
         case "keys":
             from ollama_nb.cli.keys import manage_keys
 

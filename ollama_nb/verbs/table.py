@@ -148,6 +148,17 @@ VERBS = (
     Verb("ps", "List running models", (PREFIX,), (SERVER_JSON, QUIET)),
     Verb("cp", "Copy a model", (Word("source", "SOURCE"), Word("destination", "DESTINATION"))),
     Verb("rm", "Remove a model", (MODELS,)),
+    Verb(
+        "launch",
+        "Start an agent program with a model of this server",
+        (Word("words", "[PROGRAM] [-- ARGUMENTS]", required=False, many=True),),
+        (
+            Flag("--model", help="Model to use"),
+            Flag("--config", kind="bool", help="Write the program's own configuration without starting it"),
+            Flag("--restore", kind="bool", help="Put back the program's own configuration"),
+            Flag("--yes", "-y", "bool", "Answer questions with yes"),
+        ),
+    ),
     # Ours; Ollama has none of these.
     Verb(
         "wheel",

@@ -129,6 +129,7 @@ def test_root_help_lists_the_commands_in_order(ollama: RunCommand, line: list[st
     listed = result.out.split("Available Commands:\n")[1].split("\n\n")[0]
     assert [row.split()[0] for row in listed.splitlines()] == [
         *("serve", "create", "show", "run", "stop", "pull", "push", "signin", "signout", "list", "ps", "cp", "rm"),
+        "launch",
         *("wheel", "export", "import", "fsck", "prune", "df", "discover", "outdated", "keys"),
         "help",
     ]
