@@ -11,13 +11,14 @@ from typing import Any
 
 from tornado import web
 
+from ollama_nb.server.dialects.anthropic import routes as anthropic
 from ollama_nb.server.dialects.native import routes as native
 from ollama_nb.server.dialects.openai import routes as openai
 from ollama_nb.server.handler import OllamaHandler, PlainResponse, Route
 from ollama_nb.server.keys import ANY_KEY
 from ollama_nb.server.streams import BodySink
 
-ROUTES: dict[str, Mapping[str, Route]] = {**native.ROUTES, **openai.ROUTES}
+ROUTES: dict[str, Mapping[str, Route]] = {**native.ROUTES, **openai.ROUTES, **anthropic.ROUTES}
 """Path pattern below the prefix → HTTP method → route."""
 
 

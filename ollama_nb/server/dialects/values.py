@@ -74,11 +74,15 @@ def read_tool(body: Fields, value: Any) -> Tool:
     function = tool.struct("function", "api.ToolFunction")
     function.text("name")
     function.text("description")
-    parameters = function.struct("parameters", "api.ToolFunctionParameters")
+    check_schema(function.struct("parameters", "api.ToolFunctionParameters"))
+    return dict(value or {})
+
+
+def check_schema(parameters: Fields) -> None:
+    """Check the types of the outer fields of a tool's JSON Schema."""
     for schema in parameters.object("properties", "map[string]api.ToolProperty").values():
         _check_type(parameters.below("properties", schema, "api.ToolProperty"))
     parameters.texts("required")
-    return dict(value or {})
 
 
 def _check_type(schema: Fields) -> None:
