@@ -52,6 +52,15 @@ class Operation:
         """The bodies of the examples."""
         return [example["value"] for example in self.body.get(JSON, {}).get("examples", {}).values()]
 
+    def reply_fields(self) -> dict[str, Any]:
+        """Every field of the successful replies and of their streams, by its path; ``[]`` is an item of a list."""
+        found: dict[str, Any] = {}
+        for status, response in self.value["responses"].items():
+            if status.startswith("2"):
+                for media in description.resolve(DOCUMENT, response).get("content", {}).values():
+                    _collect(media.get("schema", {}), "", found)
+        return found
+
     def reply_schema(self, status: int, content_type: str) -> Any:
         """The schema of a reply; raises AssertionError if the status or the content type is not described."""
         responses = self.value["responses"]
@@ -60,6 +69,22 @@ class Operation:
         kind = content_type.partition(";")[0]
         assert kind in content, f"{self.id}: {status} with {kind or 'no body'} is not described"
         return content[kind].get("schema", {})
+
+
+def _collect(schema: Any, path: str, found: dict[str, Any]) -> None:
+    schema = description.resolve(DOCUMENT, schema)
+    if schema is description.resolve(DOCUMENT, {"$ref": "#/components/schemas/Error"}):
+        return
+    for word in ("anyOf", "oneOf"):
+        for option in schema.get(word, ()):
+            _collect(option, path, found)
+    if "items" in schema:
+        _collect(schema["items"], f"{path}[]", found)
+    for name, inner in schema.get("properties", {}).items():
+        below = f"{path}.{name}" if path else name
+        if below not in found:
+            found[below] = inner
+            _collect(inner, below, found)
 
 
 OPERATIONS = [Operation(*found) for found in description.operations(DOCUMENT)]
