@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
 from ollama_nb.api.encode import go_json, go_quote
 from ollama_nb.api.messages import ANY_TOOL_OR_NONE, ToolChoice
@@ -31,7 +31,7 @@ def read_tool_choice(body: Fields) -> ToolChoice:
             return ToolChoice("required", (_name(value),))
         case {"type": "allowed_tools"}:
             return _allowed(value)
-    _refuse(f"invalid tool_choice {_shown(value)}: expected {_FORMS}")
+    raise BadRequest(f"invalid tool_choice {_shown(value)}: expected {_FORMS}")
 
 
 def read_parallel_tool_calls(body: Fields) -> bool:
@@ -45,7 +45,7 @@ def _allowed(value: dict[str, Any]) -> ToolChoice:
     match inner:
         case {"mode": "auto" | "required" as mode, "tools": [_, *_] as tools}:
             return ToolChoice(mode, tuple(dict.fromkeys(map(_name, tools))))
-    _refuse('invalid tool_choice: allowed_tools needs a "mode", "auto" or "required", and a list of "tools"')
+    raise BadRequest('invalid tool_choice: allowed_tools needs a "mode", "auto" or "required", and a list of "tools"')
 
 
 def _name(value: Any) -> str:
@@ -53,12 +53,8 @@ def _name(value: Any) -> str:
     match value:
         case {"function": {"name": str(name)}} | {"name": str(name)} if name:
             return name
-    _refuse(f"invalid tool_choice: {_shown(value)} does not name a function")
+    raise BadRequest(f"invalid tool_choice: {_shown(value)} does not name a function")
 
 
 def _shown(value: Any) -> str:
     return go_quote(value[:64]) if isinstance(value, str) else go_json(value)[:200]
-
-
-def _refuse(message: str) -> NoReturn:
-    raise BadRequest(message)
