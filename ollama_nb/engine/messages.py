@@ -90,7 +90,8 @@ class CompletionRequest(msgspec.Struct, frozen=True, tag="complete", kw_only=Tru
     when the context is full. ``truncate``: drop tokens of a prompt that is too long, if ``shift`` is set too.
     ``logprobs``: number of most likely tokens to report, -1: no log probabilities. ``format``: see
     ``constraint.ConstraintCompiler.compile``; empty: no constraint. ``preserve``: special tokens that remain visible in
-    the text. ``return_tokens``: return all tokens with the last output.
+    the text. ``return_tokens``: return all tokens with the last output. Requests of one ``group`` (0: none) have the
+    same prompt, which is read once: the other ones wait for the first one.
     """
 
     id: int = 0
@@ -105,6 +106,7 @@ class CompletionRequest(msgspec.Struct, frozen=True, tag="complete", kw_only=Tru
     return_tokens: bool = False
     preserve: tuple[str, ...] = ()
     adapters: Adapters = ()
+    group: int = 0
 
 
 class TopToken(msgspec.Struct, frozen=True, array_like=True):
@@ -121,10 +123,10 @@ class TokenProb(msgspec.Struct, frozen=True, array_like=True):
 
 
 class TextOutput(msgspec.Struct, frozen=True, tag="text", omit_defaults=True):
-    """New text of a request. It may be empty while the bytes of a character are incomplete.
+    """New text of a request. The first one is sent with the first token, even if no text is complete then.
 
-    ``prompt_tokens``, ``cached_tokens`` and ``prompt_tokens_dropped`` are set in the first text only; ``drafted`` and
-    ``accepted`` count up to now. They serve progress displays and replies that are interrupted.
+    ``prompt_tokens``, ``cached_tokens`` and ``prompt_tokens_dropped`` are set in the first text only; ``drafted``,
+    ``accepted`` and ``output_tokens`` count up to now. They serve progress displays and replies that are interrupted.
     """
 
     id: int
@@ -135,6 +137,7 @@ class TextOutput(msgspec.Struct, frozen=True, tag="text", omit_defaults=True):
     prompt_tokens_dropped: int = 0
     drafted: int = 0
     accepted: int = 0
+    output_tokens: int = 0
 
 
 class Finished(msgspec.Struct, frozen=True, tag="finished", kw_only=True):
@@ -142,7 +145,8 @@ class Finished(msgspec.Struct, frozen=True, tag="finished", kw_only=True):
 
     ``prompt_tokens`` includes the cached ones, ``prompt_seconds`` does not. ``output_tokens`` includes the token that
     ended the reply. ``drafted``: draft tokens, of which ``accepted`` were accepted. ``tokens`` (with
-    ``CompletionRequest.return_tokens``): prompt and reply without the BOS that the tokenizer added.
+    ``CompletionRequest.return_tokens``): prompt and reply without the BOS that the tokenizer added. ``stop_sequence``:
+    the stop string that ended the reply, if one did.
     """
 
     id: int
@@ -156,6 +160,7 @@ class Finished(msgspec.Struct, frozen=True, tag="finished", kw_only=True):
     drafted: int = 0
     accepted: int = 0
     tokens: tuple[int, ...] = ()
+    stop_sequence: str = ""
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed"):

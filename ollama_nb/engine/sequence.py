@@ -32,8 +32,8 @@ class Sequence:
     """
 
     __slots__ = (
-        "adapters", "cached", "dropped", "exact", "id", "keep", "leader", "leader_at", "limit", "loading", "max_new",
-        "n_new", "n_past", "n_prompt", "shift", "slot", "state", "tokens",
+        "adapters", "cached", "dropped", "exact", "group", "id", "keep", "leader", "leader_at", "limit", "loading",
+        "max_new", "n_new", "n_past", "n_prompt", "shift", "slot", "state", "tokens",
     )  # fmt: skip
 
     def __init__(
@@ -46,10 +46,13 @@ class Sequence:
         shift: bool = True,
         max_new: int = 1 << 30,
         adapters: Adapters = (),
+        group: int = 0,
     ) -> None:
         self.id = id
         self.tokens = tokens
         self.adapters = adapters
+        self.group = group
+        """Sequences of one group (0: none) have the same prompt, which the first one reads for all."""
         self.limit = limit
         """Most tokens of the window."""
         self.keep = keep

@@ -16,7 +16,7 @@ engine calls ``Scheduler.recompute`` and the sequence reads its tokens again.
 
 1. No slot is idle: the sequence waits.
 2. A running sequence is reading a longer part of this prompt than any slot holds now: the sequence waits for it
-   (``leader``), so that a prefix shared by many requests is computed once.
+   (``leader``), so that a prefix shared by many requests is computed once. Within a ``group`` one token is enough.
 3. The best match is in an idle slot, and is most of its tokens or this is the only idle slot: the sequence takes over
    that slot.
 4. Otherwise it gets the idle slot that was used longest ago, and shares the cells of the best match.
@@ -134,7 +134,7 @@ class SlotTable:
         if target is source:
             return self._assign(target, seq, count, [Cut(target.index, count)])
         ops: list[MemoryOp] = [Cut(target.index, 0)]
-        if count < MIN_TAKEN:
+        if count < (1 if seq.group else MIN_TAKEN):
             return self._assign(target, seq, 0, ops)
         return self._assign(target, seq, count, [*ops, Share(source.index, target.index, count)])
 
@@ -161,9 +161,9 @@ class SlotTable:
             return False
         prompt, adapters = seq.tokens[:-1], seq.adapters
         ready = max(slot.matching(prompt, adapters) for slot in self.slots)
-        leading = max(self.slots, key=lambda slot: slot.upcoming(prompt, adapters))
+        leading = max(self.slots, key=lambda slot: (slot.upcoming(prompt, adapters), _same_group(slot.owner, seq)))
         at = leading.upcoming(prompt, adapters)
-        if at - ready < MIN_SHARED:
+        if at - ready < (1 if _same_group(leading.owner, seq) else MIN_SHARED):
             return False
         seq.leader, seq.leader_at = leading.owner, at
         return True
@@ -185,6 +185,10 @@ class SlotTable:
     def _tick(self) -> int:
         self._clock += 1
         return self._clock
+
+
+def _same_group(one: Sequence | None, other: Sequence) -> bool:
+    return one is not None and other.group != 0 and one.group == other.group
 
 
 def _eviction_order(slot: Slot) -> tuple[bool, int]:

@@ -129,6 +129,7 @@ class ReplyStream:
             drafted=self.drafted,
             accepted=self.accepted,
             tokens=tuple(tokens),
+            stop_sequence=self._text.stop_sequence,
         )
 
     def close(self) -> None:
@@ -149,14 +150,22 @@ class ReplyStream:
             self.reason = "length"
 
     def _output(self, text: str, logprobs: tuple[TokenProb, ...]) -> TextOutput | None:
-        if not text and not logprobs:
+        seq = self.seq
+        first = self._is_first_output and seq.n_new > 0
+        if not text and not logprobs and not first:
             return None
-        if not self._is_first_output:
-            return TextOutput(self.id, text, logprobs, drafted=self.drafted, accepted=self.accepted)
-        self._is_first_output, seq = False, self.seq
+        self._is_first_output = False
         return TextOutput(
-            self.id, text, logprobs, seq.n_prompt, seq.cached, seq.dropped, self.drafted, self.accepted
-        )  # fmt: skip
+            self.id,
+            text,
+            logprobs,
+            prompt_tokens=seq.n_prompt if first else 0,
+            cached_tokens=seq.cached if first else 0,
+            prompt_tokens_dropped=seq.dropped if first else 0,
+            drafted=self.drafted,
+            accepted=self.accepted,
+            output_tokens=seq.n_new,
+        )
 
     def _probability(self, row: Floats, token: int) -> TokenProb:
         """Return log probabilities of the model's own distribution, before penalties, temperature and constraint."""
@@ -204,6 +213,7 @@ class InputProcessor:
             shift=request.shift,
             max_new=max_reply_tokens(options.num_predict, limit),
             adapters=request.adapters,
+            group=request.group,
         )
         seq.dropped = len(prompt) - len(tokens)
         bias = LogitBias(model, options.logit_bias) if options.logit_bias else None

@@ -22,8 +22,13 @@ class TextStream:
             raise BadRequest(f"at most {MAX_STOPS} stop strings of {MAX_STOP_LENGTH} characters each can be used")
         self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
         self._matcher = MarkerMatcher(stops) if stops else None
-        self.stopped = False
-        """Whether a stop string was found; no text follows it."""
+        self.stop_sequence = ""
+        """The stop string that was found; no text follows it."""
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop string was found."""
+        return bool(self.stop_sequence)
 
     def feed(self, piece: bytes) -> str:
         """Add bytes; return the text that is complete now, possibly empty."""
@@ -33,7 +38,7 @@ class TextStream:
         if self.stopped:
             return ""
         text, found, _ = self._matcher.feed(text)
-        self.stopped = found is not None
+        self.stop_sequence = found or ""
         return text
 
     def end(self) -> str:
@@ -47,7 +52,7 @@ class TextStream:
         if found is None:
             more, found, _ = self._matcher.end()
             text += more
-        self.stopped = found is not None
+        self.stop_sequence = found or ""
         return text
 
 

@@ -26,6 +26,7 @@ def test_greedy_text_equals_the_reference(engine: Engine, reference: dict[str, A
         assert (reply.done.reason, reply.done.prompt_tokens) == ("length", len(expected["prompt_tokens"]))
         counts = [text.prompt_tokens for text in reply.texts]
         assert counts == [len(expected["prompt_tokens"])] + [0] * (len(counts) - 1)
+        assert [text.output_tokens for text in reply.texts] == list(range(1, 65)), "the number of tokens until then"
 
 
 def test_eight_concurrent_requests_give_the_same_text_as_alone(path: str, reference: dict[str, Any]) -> None:
@@ -103,6 +104,18 @@ def test_a_common_prefix_of_eight_requests_is_read_once(path: str) -> None:
     engine.close()
 
 
+@pytest.mark.parametrize(("prompt", "slots"), [("Once upon a time", 8), ("Hi", 8), ("Once upon a time", 2)])
+def test_a_group_reads_its_prompt_once(path: str, prompt: str, slots: int) -> None:
+    """The prompts are shorter than the prefixes that other requests share."""
+    engine = Engine(EngineConfig(path=path, n_ctx=512, n_seq=slots, n_threads=1))
+    replies = run(engine, *(ask(prompt, num_predict=8, group=7) for _ in range(4)))
+    size = replies[0].done.prompt_tokens
+    assert [reply.done.cached_tokens for reply in replies] == [0] + [size - 1] * 3
+    assert engine.counters["prompt_tokens"] == size + 3
+    assert len({reply.text for reply in replies}) == 1
+    engine.close()
+
+
 # Finish reasons
 
 
@@ -117,6 +130,7 @@ def test_the_text_ends_before_a_stop_string(engine: Engine) -> None:
     (reply,) = run(engine, ask(num_predict=64, stop=("the park", "nowhere")))
     assert reply.done.reason == "stop"
     assert reply.text == plain.text[: plain.text.index("the park")]
+    assert (reply.done.stop_sequence, plain.done.stop_sequence) == ("the park", "")
 
 
 @pytest.mark.parametrize(("num_predict", "tokens"), [(0, 0), (1, 1), (7, 7)])

@@ -204,6 +204,22 @@ def test_concurrent_requests_read_a_common_prefix_once() -> None:
     assert [seq.cached for seq in everyone] == [0] + [200] * 7
 
 
+@pytest.mark.parametrize("length", [1, 2, 5, 20, 200])
+@pytest.mark.parametrize("n_slots", [1, 2, 3, 8])
+def test_a_group_reads_its_prompt_once(length: int, n_slots: int) -> None:
+    """However short the prompt is and however few slots there are, and although others come before and behind."""
+    simulation = Simulation(n_slots=n_slots, n_batch=64, chunk=16)
+    others = [simulation.arrive(1, text(700, 30), max_new=3)]
+    group = [simulation.arrive(10 + at, text(0, length), max_new=4 + at, group=1) for at in range(4)]
+    others.append(simulation.arrive(2, text(800, 30), max_new=3))
+    read = 0
+    while any(seq.state is not SequenceState.FINISHED for seq in (*group, *others)):
+        batch = simulation.step()
+        read += sum(chunk.size for chunk in batch.chunks[batch.replies :] if chunk.seq.group)
+    assert read == length + 3
+    assert [seq.cached for seq in group] == [0] + [length - 1] * 3
+
+
 def test_waiting_for_a_leader_does_not_block_others() -> None:
     simulation = Simulation(n_slots=3, n_batch=64)
     simulation.arrive(1, text(0, 500))
