@@ -129,7 +129,10 @@ def _create_parser(context: ReplyContext) -> RegionParser:
     ends = {_END_TEXT: end, _END_RESPONSE: end, _END_TURN: end}
     regions: dict[str, Region] = {
         "thinking": TextRegion(
-            THINKING if thinks else HIDDEN, {_END_THINK: end._replace(before=True)}, _END_THINK + _TEXT
+            THINKING if thinks else HIDDEN,
+            {_END_THINK: end._replace(before=True)},
+            _END_THINK + _TEXT,
+            thinking_end=_END_THINK,
         ),
         "between": ForkRegion({**starts, _END_TURN: end}, "stray", "dropped", _TEXT),
         "stray": TextRegion(CONTENT, starts | ends),

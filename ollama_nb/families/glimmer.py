@@ -189,7 +189,12 @@ def _create_parser(context: ReplyContext) -> RegionParser:
     called = {_END_CALLS: Exit("tail")}
     regions: dict[str, Region] = {
         "header": HeaderRegion(_MESSAGE, partial(_route, schemas), _plausible, "content", " to=user" + _MESSAGE),
-        "thinking": TextRegion(THINKING if thinks else HIDDEN, ends, f"{_END}{_ASSISTANT} to=user{_MESSAGE}"),
+        "thinking": TextRegion(
+            THINKING if thinks else HIDDEN,
+            ends,
+            f"{_END}{_ASSISTANT} to=user{_MESSAGE}",
+            thinking_end=_END + _ASSISTANT,
+        ),
         "message": ForkRegion({_CALLS: Exit("call")}, "content") if context.tools else TextRegion(CONTENT, ends),
         "content": TextRegion(CONTENT, ends),
         "tool": ForkRegion({_CALLS: Exit("call")}, "odd"),

@@ -95,7 +95,9 @@ def _create_parser(context: ReplyContext) -> RegionParser:
         "first": HeaderRegion(MESSAGE, partial(_route, call, "assistant"), _plausible, "content", _FINAL),
         "header": HeaderRegion(MESSAGE, partial(_route, call, ""), _anything, "content", "assistant" + _FINAL),
         "between": TextRegion(CONTENT, {START: Exit("header", after=False)}, f"{START}assistant{_FINAL}"),
-        "thinking": TextRegion(THINKING, {END: end}, f"{END}{START}assistant{_FINAL}"),
+        "thinking": TextRegion(
+            THINKING, {END: end}, f"{END}{START}assistant{_FINAL}", thinking_end=f"{END}{START}assistant"
+        ),
         "content": TextRegion(CONTENT, {END: end}),
         "call": call,
     }

@@ -36,6 +36,11 @@ class TemplateReplyParser:
         self._tools = ToolCallParser(tools, tool_marker) if tools and tool_marker else None
         self._out = Output()
 
+    @property
+    def thinking_end(self) -> str:
+        """The text to append to the reply so far to end its thinking; empty if it is not thinking now."""
+        return f"\n{self._thinking.closing}\n\n" if self._thinking and self._thinking.inside else ""
+
     def feed(self, text: str) -> list[Delta | ToolCalls]:
         """Parse the next piece and return the events that are now certain."""
         thinking, content = self._thinking.feed(text) if self._thinking else ("", text)
@@ -66,11 +71,17 @@ class ReasoningParser:
 
     def __init__(self, opening: str, closing: str, *, inside: bool = False) -> None:
         self._opening = opening
-        self._closing = MarkerMatcher([closing])
+        self.closing = closing
+        self._matcher = MarkerMatcher([closing])
         self._space: list[str] = []  # at the very beginning
         self._tag = ""  # what may be the beginning of the opening tag
         self._state = _THINKING if inside else _START
         self._eats_space = inside
+
+    @property
+    def inside(self) -> bool:
+        """Whether the next text is thinking."""
+        return self._state is _THINKING
 
     def feed(self, text: str) -> tuple[str, str]:
         """Parse the next piece and return the thinking and the content that are now certain."""
@@ -80,7 +91,7 @@ class ReasoningParser:
                 return "", ""
         if self._state is _CONTENT:
             return "", self._without_space(text)
-        thinking, marker, rest = self._closing.feed(self._without_space(text))
+        thinking, marker, rest = self._matcher.feed(self._without_space(text))
         if marker is None:
             return thinking, ""
         self._state, self._eats_space = _CONTENT, True
@@ -91,7 +102,7 @@ class ReasoningParser:
         if self._state is _START:
             self._state = _CONTENT
             return "", "".join(self._space) + self._tag
-        return self._closing.end()[0], ""
+        return self._matcher.end()[0], ""
 
     def _begin(self, text: str) -> str:
         """Look for the opening tag. Return the text after it, or all text once the tag cannot follow any more."""

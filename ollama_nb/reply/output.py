@@ -16,6 +16,10 @@ _ID_ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789"
 class ReplyParser(Protocol):
     """Parses one reply incrementally. The events do not depend on how the text is split into pieces."""
 
+    @property
+    def thinking_end(self) -> str:
+        """The text to append to the reply so far to end its thinking; empty if it is not thinking now."""
+
     def feed(self, text: str) -> list[Delta | ToolCalls]:
         """Parse the next piece of output text and return the events that are now certain."""
 

@@ -88,6 +88,11 @@ class RegionParser:
         """The text to append to the reply so far for an answer to begin there."""
         return self._region.answer_prefix
 
+    @property
+    def thinking_end(self) -> str:
+        """The text to append to the reply so far to end its thinking; empty if it is not thinking now."""
+        return self._region.thinking_end if isinstance(self._region, TextRegion) else ""
+
     def feed(self, text: str) -> list[Delta | ToolCalls]:
         """Parse the next piece and return the events that are now certain."""
         self._run(self._rest + text, final=False)
@@ -118,11 +123,15 @@ class RegionParser:
 class TextRegion:
     """Running text up to the first marker of ``exits``. ``kind`` is THINKING, CONTENT or HIDDEN (dropped).
 
-    Trailing white space is held back until it is known whether a marker follows that drops it.
+    A region of thinking, hidden or not, has an ``answer_prefix``, and a ``thinking_end`` of its own if no tool call can
+    follow that. Trailing white space is held back until it is known whether a marker follows that drops it.
     """
 
-    def __init__(self, kind: str, exits: Mapping[str, Exit], answer_prefix: str = "") -> None:
+    def __init__(
+        self, kind: str, exits: Mapping[str, Exit], answer_prefix: str = "", *, thinking_end: str = ""
+    ) -> None:
         self._kind, self._exits, self.answer_prefix = kind, exits, answer_prefix
+        self.thinking_end = (thinking_end or answer_prefix) if kind != CONTENT else ""
         self._markers = Markers(exits)
         self._holds = any(exit.before for exit in exits.values())
         self._space: list[str] = []

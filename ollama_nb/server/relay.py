@@ -90,7 +90,7 @@ async def _stream(
         async for piece in pieces:
             *parts, rest = (rest + cast(bytes, piece)).split(separator)
             for part in parts:
-                live.count_token()
+                live.count_output()
                 call.start_stream(head.content_type, lambda error: call.errors.in_stream(error, call.id))
                 await call.send_piece(part + separator)
                 sent = True

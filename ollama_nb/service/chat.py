@@ -12,7 +12,7 @@ from ollama_nb.errors import BadRequest, ContextOverflow
 from ollama_nb.runner import wire
 from ollama_nb.runner.pool import Lease
 from ollama_nb.service.backend import Backend
-from ollama_nb.service.generation import Generation, check_logprobs, new_generation
+from ollama_nb.service.generation import Generation, check_numbers, new_generation
 from ollama_nb.service.prompt import IMAGE_TOKENS, Prompt, chat_messages, fit, omitted_roles
 from ollama_nb.service.replies import stream_reply
 from ollama_nb.service.resolve import find
@@ -26,7 +26,7 @@ def run_chat(backend: Backend, request: ChatRequest) -> AsyncGenerator[Event, No
 
 
 async def _prepare(backend: Backend, request: ChatRequest) -> Generation | None:
-    check_logprobs(request)
+    check_numbers(request)
     if not request.model:
         raise BadRequest("model is required")
     model = await find(backend, request.model)

@@ -11,11 +11,11 @@ from ollama_nb.api.requests import GO, GenerateRequest, PromptJob
 from ollama_nb.errors import BadRequest, ModelNotFound, Unsupported
 from ollama_nb.runner.pool import Lease
 from ollama_nb.service.backend import Backend
-from ollama_nb.service.generation import Generation, ReplyFormat, check_logprobs, new_generation
+from ollama_nb.service.generation import Generation, ReplyFormat, check_numbers, new_generation
 from ollama_nb.service.prompt import Prompt, fit, generate_messages
 from ollama_nb.service.replies import stream_reply
 from ollama_nb.service.resolve import find
-from ollama_nb.service.tokens import text_of
+from ollama_nb.service.tokens import check_ids, text_of
 
 
 def run_generate(backend: Backend, request: GenerateRequest) -> AsyncGenerator[Event, None]:
@@ -25,7 +25,7 @@ def run_generate(backend: Backend, request: GenerateRequest) -> AsyncGenerator[E
 
 
 async def _prepare(backend: Backend, request: GenerateRequest) -> Generation | None:
-    check_logprobs(request)
+    check_numbers(request)
     if not request.model:
         raise ModelNotFound("model '' not found")
     model = await find(backend, request.model)
@@ -36,15 +36,30 @@ async def _prepare(backend: Backend, request: GenerateRequest) -> Generation | N
         raise Unsupported("image generation models are not currently supported")
     if request.raw and (request.template or request.system or request.context):
         raise BadRequest("raw mode does not support template, system, or context")
+    if request.tokens:
+        _check_alone(request)
     needs = ("insert",) if request.suffix else ()
     generation = await new_generation(backend, request, model, "generate", needs=needs, images=bool(request.images))
     if request.raw:
         return replace(generation, reply=ReplyFormat())
+    if request.tokens:
+        generation = replace(generation, reply=ReplyFormat())
     return generation.asking(return_tokens=True)
+
+
+def _check_alone(request: GenerateRequest) -> None:
+    """Raise BadRequest if token ids come with fields that change a prompt of text."""
+    given = {name: getattr(request, name) for name in ("prompt", "suffix", "system", "template", "context", "images")}
+    if others := [name for name, value in given.items() if value]:
+        raise BadRequest(f"tokens is the whole prompt and cannot be combined with {', '.join(others)}")
 
 
 async def _make_prompt(backend: Backend, request: GenerateRequest, generation: Generation, lease: Lease) -> Prompt:
     """The rendered prompt; as sent if it is raw or there is no template. The text of a context comes before it."""
+    if request.tokens:
+        check_ids(lease.runner, request.tokens, request.model)
+        shown = await lease.runner.detokenize(request.tokens) if request.render_only else ""
+        return Prompt(shown, len(request.tokens), ids=request.tokens)
     if request.raw:
         return Prompt(request.prompt)
     job = _job(request, generation, lease)

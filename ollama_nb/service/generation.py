@@ -17,7 +17,7 @@ from ollama_nb import families
 from ollama_nb.api.encode import go_json, go_quote
 from ollama_nb.api.messages import Message, Think, Tool
 from ollama_nb.api.models import GGUF, Model
-from ollama_nb.api.options import Options, draw_seed
+from ollama_nb.api.options import MAX_SEED, SEED_MASK, Options, draw_seed
 from ollama_nb.api.requests import Format, Inference, PromptJob
 from ollama_nb.errors import BadRequest, ImagesUnsupported
 from ollama_nb.families.card import ParserSpec
@@ -30,6 +30,7 @@ from ollama_nb.service.resolve import weights_header
 from ollama_nb.service.templates import ChatFormat, chat_format
 
 MAX_TOP_LOGPROBS = 20
+MAX_CHOICES = 16  # replies to one prompt
 CONSTRAINTS = ("format", "grammar", "regex", "choices")  # fields of a request, of which one may be set
 _SPECIAL_TOKEN = re.compile(r"<[^<>]*>|\[[^\[\]]*\]")
 
@@ -40,7 +41,7 @@ class ReplyFormat:
 
     The ``parser`` of a family gets ``tools``, ``think`` and the ``last`` message of the request. Without one,
     ``thinking`` holds the tags around thinking (None: the reply has no thinking) and ``tool_marker`` the text that
-    begins a tool call.
+    begins a tool call. ``think_budget``: most tokens of thinking, None for no limit.
     """
 
     thinking: tuple[str, str] | None = None
@@ -49,6 +50,7 @@ class ReplyFormat:
     parser: ParserSpec | None = None
     think: Think = None
     last: Message | None = None
+    think_budget: int | None = None
 
     @property
     def preserve(self) -> tuple[str, ...]:
@@ -106,6 +108,13 @@ class Generation:
         """A copy whose ``completion`` has the given fields."""
         return replace(self, completion=msgspec.structs.replace(self.completion, **changes))
 
+    def for_choice(self, index: int) -> Generation:
+        """The generation of one of several choices: each has a seed of its own."""
+        if not index:
+            return self
+        seed = ((self.options.seed & SEED_MASK) + index) % (MAX_SEED + 1)
+        return self.asking(options=replace(self.options, seed=seed))
+
     def prompt_job(self, messages: tuple[Message, ...], loaded: wire.EngineFacts) -> PromptJob:
         """The job that renders the prompt of ``messages``."""
         return PromptJob(
@@ -120,10 +129,14 @@ class Generation:
         )
 
 
-def check_logprobs(request: Inference) -> None:
-    """Raise BadRequest for an invalid ``top_logprobs``. This check comes first, even before the model's name."""
+def check_numbers(request: Inference) -> None:
+    """Raise BadRequest for a number out of its range. This check comes first, even before the model's name."""
     if not 0 <= request.top_logprobs <= MAX_TOP_LOGPROBS:
         raise BadRequest(f"top_logprobs must be between 0 and {MAX_TOP_LOGPROBS}")
+    if not 1 <= request.n <= MAX_CHOICES:
+        raise BadRequest(f"n must be between 1 and {MAX_CHOICES}")
+    if request.think_budget is not None and request.think_budget < 0:
+        raise BadRequest("think_budget must be 0 or more; leave it out for no limit")
 
 
 async def new_generation(
@@ -137,7 +150,7 @@ async def new_generation(
     gguf = await weights_header(backend, model, request.model)
     go_template = backend.settings.go_template
     has = caps.capabilities(model, gguf, go_template)
-    think = request.think
+    think = False if request.think_budget == 0 else request.think
     if think:
         caps.check_thinking(model, request.model, has)
     elif think is None and "thinking" in has:
@@ -145,7 +158,10 @@ async def new_generation(
     caps.check(model, request.model, has, use, needs)
     if images:
         _refuse_images(request.model, has)
-    options, warnings = options_in_force(model, request.options, request.ignored, strict=request.strict)
+    ignored = request.ignored
+    if request.think_budget is not None and "thinking" not in has:
+        ignored = (*ignored, "think_budget has no effect: this model does not think")
+    options, warnings = options_in_force(model, request.options, ignored, strict=request.strict)
     chosen = chat_format(model, gguf, go_template)
     if chosen.parser is not None:
         think = chosen.parser.think_levels.get(think, think)
@@ -165,6 +181,7 @@ async def new_generation(
             tool_marker=chosen.tool_marker,
             parser=chosen.parser,
             think=think,
+            think_budget=request.think_budget,
         ),
         warnings=warnings,
     )

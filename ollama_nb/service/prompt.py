@@ -30,7 +30,7 @@ _THINK_BLOCK = re.compile(r"{}.*?{}\n*".format(*THINK_TAGS), re.DOTALL)
 class Prompt:
     """A rendered prompt and what was dropped from it. ``tokens`` is None where they were not counted.
 
-    ``warnings`` name messages that the template omits.
+    ``ids``: the prompt as token ids; ``text`` is empty then. ``warnings`` name messages that the template omits.
     """
 
     text: str
@@ -39,6 +39,7 @@ class Prompt:
     tokens_dropped: int = 0
     image_count: int = 0
     warnings: tuple[str, ...] = ()
+    ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

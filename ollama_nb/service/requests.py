@@ -48,8 +48,9 @@ class QueueEntry:
 class LiveRequest:
     """The state of one request, from its arrival to its end."""
 
-    def __init__(self, id: str, model: str, kind: str) -> None:
-        self.id, self.model, self.kind = id, model, kind
+    def __init__(self, id: str, model: str, kind: str, number: int = 0) -> None:
+        """``number``: unique among the requests of this server."""
+        self.id, self.model, self.kind, self.number = id, model, kind, number
         self.created_at = time.time()
         self.arrived = time.perf_counter()
         self.state = QUEUED
@@ -58,46 +59,49 @@ class LiveRequest:
         self._drafted = self._accepted = 0
         self._first_token: float | None = None
         self.cancelled = False
-        self._waiter: asyncio.Task[object] | None = None
+        self._waiters: set[asyncio.Task[object]] = set()
 
     @property
     def seconds(self) -> float:
         """Seconds since the request arrived."""
         return time.perf_counter() - self.arrived
 
-    def count_token(self, drafted: int = 0, accepted: int = 0) -> None:
-        """Count one generated token, and the tokens drafted and accepted since the previous call."""
+    def count_output(self, tokens: int = 1, drafted: int = 0, accepted: int = 0) -> None:
+        """Count the tokens that were generated, drafted and accepted since the previous call."""
         if self._first_token is None:
             self._first_token = time.perf_counter()
         self.state = GENERATING
-        self.output_tokens += 1
+        self.output_tokens += tokens
         self._drafted += drafted
         self._accepted += accepted
 
     def cancel(self) -> None:
         self.cancelled = True
-        if self._waiter is not None:
-            self._waiter.cancel()
+        for waiter in self._waiters:
+            waiter.cancel()
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:
         """Inside this context, ``cancel`` makes the current await raise Cancelled; an earlier cancel does so on entry.
 
+        Several tasks may be in it at once, one for each choice of a reply.
         The task is interrupted in the way of ``asyncio.timeout``, so that no extra task per token is needed. A
         cancellation from outside (the client went away) remains a CancelledError.
         """
         if self.cancelled:
             raise Cancelled
-        task = self._waiter = asyncio.current_task()
-        before = task.cancelling() if task is not None else 0
+        task = asyncio.current_task()
+        assert task is not None
+        before = task.cancelling()
+        self._waiters.add(task)
         try:
             yield
         except asyncio.CancelledError:
-            if self.cancelled and task is not None and task.uncancel() <= before:
+            if self.cancelled and task.uncancel() <= before:
                 raise Cancelled from None
             raise
         finally:
-            self._waiter = None
+            self._waiters.discard(task)
 
     def entry(self, position: int) -> QueueEntry:
         elapsed = time.perf_counter() - self._first_token if self._first_token is not None else 0.0
@@ -113,18 +117,17 @@ class Requests:
 
     def __init__(self) -> None:
         self._live: dict[int, LiveRequest] = {}
-        self._serial = itertools.count()
+        self._serial = itertools.count(1)
 
     @contextmanager
     def enter(self, request_id: str, model: str, kind: str) -> Iterator[LiveRequest]:
         """List a request while the context is open; an empty id is replaced by a random one."""
-        live = LiveRequest(request_id or secrets.token_hex(8), model, kind)
-        number = next(self._serial)
-        self._live[number] = live
+        live = LiveRequest(request_id or secrets.token_hex(8), model, kind, next(self._serial))
+        self._live[live.number] = live
         try:
             yield live
         finally:
-            del self._live[number]
+            del self._live[live.number]
 
     def cancel(self, request_id: str) -> bool:
         """Cancel every live request with that id. Return whether there was one."""

@@ -51,11 +51,16 @@ async def detokenize(backend: Backend, model_text: str, tokens: Sequence[int]) -
 
 async def text_of(runner: Runner, tokens: Sequence[int], model_text: str) -> str:
     """Return the text of tokens from a client. Raises BadRequest for an invalid token."""
+    check_ids(runner, tokens, model_text)
+    return await runner.detokenize(tokens)
+
+
+def check_ids(runner: Runner, tokens: Sequence[int], model_text: str) -> None:
+    """Raise BadRequest for an id that is not a token of the model."""
     count = runner.loaded.n_vocab
     for token in tokens:
         if not 0 <= token < count:
             raise BadRequest(f'{token} is not a token of "{model_text}": its tokens are 0 to {count - 1}')
-    return await runner.detokenize(tokens)
 
 
 async def _tokens(runner: Runner, text: str, add_special: bool, parse_special: bool) -> tuple[int, ...]:

@@ -8,6 +8,7 @@ import os
 import signal
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,10 @@ import pytest
 from support.aio import in_loop
 from support.service_harness import MODELS, WEATHER, calls, collect, content, done, thinking
 
-from ollama_nb.api.events import Done, Event
+from ollama_nb.api.events import Delta, Done, Event, PromptRead
 from ollama_nb.api.messages import Message, ToolCall
 from ollama_nb.api.requests import ChatRequest, CreateRequest, EmbedRequest, GenerateRequest
-from ollama_nb.errors import BadRequest, RunnerCrashed
+from ollama_nb.errors import BadRequest, ContextOverflow, RunnerCrashed
 from ollama_nb.service.service import Service
 from ollama_nb.settings import Settings
 
@@ -89,6 +90,111 @@ async def test_a_bound_answer_with_thinking(tmp_path: Path) -> None:
             assert json.loads(content(events)).keys() == {"capital"}
             assert bool(thinking(events)) is think
         assert isinstance(json.loads(content(await say(service, "Answer in JSON.", format="json", think=False))), dict)
+
+
+async def prompt_tokens(service: Service, model: str) -> int:
+    """The prompt tokens that a loaded model has computed."""
+    return int(dict(await service.runner_stats())[f"{model}:latest"]["prompt_tokens"])
+
+
+@in_loop
+async def test_choices_are_read_once_and_equal_single_requests(tmp_path: Path) -> None:
+    async with opened(tmp_path) as service:
+        await add(service, "stories", "stories260K-f32.gguf")
+        for model, prompt in (("stories", "Once upon a time"), ("sprout", "你好，法国的首都是什么？")):
+            options = {"seed": 5, "temperature": 0.8, "num_predict": 24}
+            fields: dict[str, Any] = {"model": model, "prompt": prompt, "raw": model == "stories", "think": None}
+            await collect(service.generate(GenerateRequest(model=model)))
+            before = await prompt_tokens(service, model)
+            request = GenerateRequest(**fields, options=options, n=4, detailed=True)
+            events = await collect(service.generate(request))
+            stats = events[-1].stats if isinstance(events[-1], Done) else None
+            assert stats is not None and isinstance(events[0], PromptRead)
+            read = await prompt_tokens(service, model) - before
+            assert (events[0].prompt_tokens, events[0].cached_tokens) == (stats.prompt_tokens, 0)
+            assert read == stats.prompt_tokens + 3, "the others read only the last token of the prompt"
+            assert sorted(event.choice for event in events if isinstance(event, Done)) == [0, 1, 2, 3]
+            total = 0
+            for choice in range(4):
+                single = GenerateRequest(**fields, options=options | {"seed": 5 + choice})
+                alone = await collect(service.generate(single))
+                ours = [event for event in events if isinstance(event, Delta) and event.choice == choice]
+                assert "".join(event.thinking + event.content for event in ours) == thinking(alone) + content(alone)
+                end = done(alone).stats
+                assert end is not None
+                total += end.output_tokens
+            assert stats.output_tokens == total
+
+
+@in_loop
+async def test_closing_frees_the_slots_of_all_choices(tmp_path: Path) -> None:
+    async with opened(tmp_path) as service:
+        await add(service, "stories", "stories260K-f32.gguf")
+        options = {"num_predict": -1, "temperature": 1.0, "stop": []}
+        stream = service.generate(GenerateRequest(model="stories", prompt="Once", raw=True, n=4, options=options))
+        seen: set[int] = set()
+        async with aclosing(stream) as events:
+            async for event in events:
+                seen |= {event.choice} if isinstance(event, Delta) else set()
+                if len(seen) == 4:
+                    break
+        for _ in range(50):
+            counters = dict(await service.runner_stats())["stories:latest"]
+            if not counters["busy_slots"]:
+                break
+            await asyncio.sleep(0.01)
+        assert (counters["busy_slots"], counters["waiting"]) == (0, 0)
+
+
+@in_loop
+async def test_thinking_ends_at_its_budget(tmp_path: Path) -> None:
+    question = "What is the capital of France?"
+    async with opened(tmp_path) as service:
+        free = done(await say(service, question)).stats
+        assert free is not None and free.reasoning_tokens > 6
+        events = await say(service, question, think_budget=6)
+        stats = done(events).stats
+        assert stats is not None and stats.reasoning_tokens == 6
+        assert len(thinking(events).split()) <= 6 and content(events)
+        assert done(events).reason == "stop"
+        events = await say(service, question, think_budget=0)
+        assert not thinking(events) and "Paris" in content(events)
+        events = await say(service, "What is the weather in Oslo?", think_budget=4, tools=(WEATHER,), n=2)
+        assert [event.choice for event in events if isinstance(event, Done)] == [0, 1]
+        schema = {"type": "object", "properties": {"capital": {"type": "string"}}, "required": ["capital"]}
+        events = await say(service, question, think_budget=4, format=schema, n=2)
+        for choice in range(2):
+            texts = [event.content for event in events if isinstance(event, Delta) and event.choice == choice]
+            assert json.loads("".join(texts)).keys() == {"capital"}
+
+
+@in_loop
+async def test_a_prompt_of_token_ids(tmp_path: Path, reference: dict[str, Any]) -> None:
+    greedy = reference["stories260K"]["greedy"][0]
+    options = {"temperature": 0, "num_predict": 64}
+    async with opened(tmp_path) as service:
+        await add(service, "stories", "stories260K-f32.gguf")
+        request = GenerateRequest(model="stories", tokens=tuple(greedy["prompt_tokens"]), options=options)
+        events = await collect(service.generate(request))
+        assert content(events) == greedy["text"]
+        assert done(events).context == tuple(greedy["prompt_tokens"][1:] + greedy["tokens"])
+        with pytest.raises(BadRequest, match='512 is not a token of "stories": its tokens are 0 to 511'):
+            await collect(service.generate(GenerateRequest(model="stories", tokens=(512,))))
+        long = GenerateRequest(model="stories", tokens=(1, 2) * 400, options={"num_ctx": 64, "num_predict": 1})
+        stats = done(await collect(service.generate(long))).stats
+        assert stats is not None and stats.prompt_tokens_dropped == 800 - stats.prompt_tokens
+        with pytest.raises(ContextOverflow):
+            await collect(service.generate(replace(long, truncate=False)))
+
+
+@in_loop
+async def test_the_stop_string_is_reported(tmp_path: Path) -> None:
+    async with opened(tmp_path) as service:
+        await add(service, "stories", "stories260K-f32.gguf")
+        options = {"temperature": 0, "num_predict": 64, "stop": ["nowhere", " park"]}
+        request = GenerateRequest(model="stories", prompt="Once upon a time", raw=True, options=options)
+        end = done(await collect(service.generate(request)))
+        assert (end.reason, end.stop_sequence) == ("stop", " park")
 
 
 @in_loop

@@ -70,9 +70,9 @@ async def test_a_cancelled_task_stays_cancelled() -> None:
 async def test_queue_shows_places_and_counts_but_no_text() -> None:
     requests = Requests()
     with requests.enter("a", "m", "chat") as first, requests.enter("b", "m", "chat"), requests.enter("", "m", "embed"):
-        first.count_token()
-        first.count_token(3, 2)
-        first.count_token(1)
+        first.count_output()
+        first.count_output(1, 3, 2)
+        first.count_output(1, 1)
         first.prompt_tokens = 5
         a, b, c = requests.queue()
     assert (a.id, a.state, a.position, a.output_tokens, a.prompt_tokens) == ("a", GENERATING, 0, 3, 5)

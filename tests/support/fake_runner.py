@@ -118,7 +118,7 @@ class FakeRunner:
                 self.command(id, *word[1:].partition(":")[::2])
             else:
                 self.counts[id] += 1
-                items.append(wire.TextOutput(id, word + " "))
+                items.append(wire.TextOutput(id, word + " ", output_tokens=self.counts[id]))
         if items:
             self.send(wire.Step(tuple(items)))
 

@@ -2,7 +2,8 @@
 
 Covers every path of the service without a model or a child process. One word is one token.
 ``pool.script(prompt, format)`` returns the pieces of a reply; the last one may be an exception to raise or an
-``asyncio.Event`` to wait for, and a ``wire.TextOutput`` is sent as it is. Prompts are rendered by the real templates.
+``asyncio.Event`` to wait for. A ``wire.TextOutput`` is sent as it is, with the number of tokens until then. Prompts are
+rendered by the real templates.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ class FakeRunner:
         self.asks.append(ask)
         reason, count, finished = "stop", 0, False
         drafts = (0, 0)
-        prompt_tokens = len(ask["prompt"].split())
+        prompt_tokens = len(ask["tokens"]) or len(ask["prompt"].split())
         try:
             for piece in self.script(ask["prompt"], ask["format"]):
                 if isinstance(piece, Exception):
@@ -74,7 +75,7 @@ class FakeRunner:
                     continue
                 if isinstance(piece, wire.TextOutput):
                     count, drafts = count + 1, (piece.drafted, piece.accepted)
-                    yield piece
+                    yield msgspec.structs.replace(piece, output_tokens=count)
                     continue
                 text, probs = piece if isinstance(piece, tuple) else (piece, ())
                 if text == "<length>":
@@ -82,7 +83,7 @@ class FakeRunner:
                     break
                 count += 1
                 await asyncio.sleep(0)
-                yield wire.TextOutput(1, text, probs, prompt_tokens if count == 1 else 0)
+                yield wire.TextOutput(1, text, probs, prompt_tokens if count == 1 else 0, output_tokens=count)
             finished = True
             yield wire.Finished(
                 id=1, reason=reason, prompt_tokens=prompt_tokens, cached_tokens=1, prompt_seconds=0.25,
