@@ -1,0 +1,357 @@
+"""Real replies of every operation, in both hosts: they follow the description, and both hosts answer identically.
+
+Small real models run in real runners. Each case is one request, sent to a standalone server and to a Jupyter server
+with the extension, both in the same state. The cases are in the order in which they depend on each other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+from support.models import TinyRanker
+from support.openapi import BY_ID, JSON, NDJSON, OPERATIONS, SSE, check_reply
+from support.servers import jupyter, runtime_info, standalone
+from support.wheels import make_wheel
+
+pytestmark = pytest.mark.model
+
+INVENTORY = yaml.safe_load((Path(__file__).parents[1] / "server" / "inventory.yaml").read_text("utf-8"))
+STORIES = Path(__file__).parents[1] / "models" / "stories260K-f32.gguf"
+MINILM = STORIES.with_name("all-MiniLM-L6-v2-q8_0.gguf")
+GREEDY = {"temperature": 0, "num_predict": 8, "num_thread": 1, "draft_num_predict": 0, "seed": 7}
+ONCE = {"model": "stories", "prompt": "Once upon a time", "options": GREEDY}
+QUESTION = [{"role": "user", "content": "法国的首都是哪里？"}]
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "Get the current weather in a city",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+    },
+}
+WEATHER = [{"role": "user", "content": "What is the weather in Paris?"}]
+LONG = [{"role": "user", "content": "one two three four five six seven eight nine ten " * 12}, *QUESTION]
+WHOLE = {"stream": False}
+EMBED = {"model": "minilm", "input": ["The owl hunts at night.", "猫头鹰在夜里捕猎。"]}
+RANK = {"model": "ranker", "query": "why is the sky blue", "documents": ["the cat sat on the mat", "the sky is blue"]}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A request to an operation. ``during``: another request that runs meanwhile."""
+
+    name: str
+    operation: str
+    body: Any = None
+    status: int = 200
+    headers: Mapping[str, str] = field(default_factory=dict)
+    path: Mapping[str, str] = field(default_factory=dict)
+    content: bytes | None = None
+    during: Any = None
+
+
+def digest(data: bytes) -> str:
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+def uploads(name: str, data: bytes, **more: Any) -> list[Case]:
+    """An upload and a create."""
+    files = {"files": {f"{name}.gguf": digest(data)}}
+    return [
+        Case(f"upload {name}", "uploadBlob", path={"digest": digest(data)}, content=data, status=201),
+        Case(f"create {name}", "createModel", {"model": name, **files, **more}),
+    ]
+
+
+RECORD = {"X-Ollama-Run-Record": "true", "X-Request-Id": "recorded"}
+LICENSED = {"license": "许可", "system": "You tell stories.", "parameters": {"top_k": 30}, "requires": "0.9.0"}
+WELCOME = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "你好"}]}
+SETUP = [
+    *uploads("stories", STORIES.read_bytes()),
+    *uploads("minilm", MINILM.read_bytes()),
+    Case("upload again", "uploadBlob", path={"digest": digest(STORIES.read_bytes())}, content=STORIES.read_bytes()),
+    Case("blob exists", "hasBlob", path={"digest": digest(STORIES.read_bytes())}),
+    Case("no blob", "hasBlob", path={"digest": "sha256:" + "0" * 64}, status=404),
+    Case("damaged upload", "uploadBlob", path={"digest": "sha256:" + "0" * 64}, content=b"x", status=400),
+    Case("pull the bundled model", "pullModel", {"model": "sprout"}),
+    Case("pull from a package index", "pullModel", {"model": "pip://tiny-model", "as": "tiny"}),
+    Case("pull nothing", "pullModel", {"model": "pip://no-such-package"}),
+    Case("push to no registry", "pushModel", {"model": "127.0.0.1:9/me/stories", "insecure": True}),
+    Case("create whole", "createModel", {"model": "teller", "from": "stories", **LICENSED, **WELCOME, **WHOLE}),
+    Case("create quantized", "createModel", {"model": "small", "from": "stories", "quantize": "q8_0", "bogus": 1}),
+    Case("create from nothing", "createModel", {"model": "none", **WHOLE}, status=400),
+]
+NATIVE = [
+    Case("generate", "generate", ONCE),
+    Case("generate whole", "generate", {**ONCE, **WHOLE, "logprobs": True, "top_logprobs": 2}),
+    Case("generate, recorded", "generate", {**ONCE, **WHOLE, "promt": 1}, headers=RECORD),
+    Case("generate, strict", "generate", {**ONCE, "promt": 1}, headers={"X-Ollama-Strict": "true"}, status=400),
+    Case(
+        "generate thoughts",
+        "generate",
+        {"model": "sprout", "prompt": "法国的首都是哪里？", "think": True, "options": GREEDY},
+    ),
+    Case(
+        "generate, cut",
+        "generate",
+        {"model": "stories", "prompt": "a b " * 200, "raw": True, "options": {**GREEDY, "num_ctx": 64}},
+    ),
+    Case("load", "generate", {"model": "stories"}),
+    Case("render only", "generate", {**ONCE, "_debug_render_only": True}),
+    Case("generate without a model", "generate", {"model": "no"}, status=404),
+    Case("chat", "chat", {"model": "sprout", "messages": QUESTION, "options": GREEDY}),
+    Case(
+        "chat whole",
+        "chat",
+        {"model": "sprout", "messages": QUESTION, "options": {**GREEDY, "num_predict": 60}, **WHOLE},
+    ),
+    Case(
+        "chat with tools",
+        "chat",
+        {"model": "sprout", "messages": WEATHER, "tools": [TOOL], "options": {**GREEDY, "num_predict": 60}},
+    ),
+    Case(
+        "chat with probabilities",
+        "chat",
+        {"model": "stories", "messages": QUESTION, "options": GREEDY, "logprobs": True, "top_logprobs": 1},
+    ),
+    Case(
+        "chat, cut",
+        "chat",
+        {"model": "stories", "messages": LONG, "options": {**GREEDY, "num_ctx": 64}, "bogus": 1},
+        headers=RECORD,
+    ),
+    Case(
+        "chat, no room",
+        "chat",
+        {"model": "stories", "messages": LONG, "options": {"num_ctx": 64}, "truncate": False},
+        status=400,
+    ),
+    Case("render a chat", "chat", {"model": "sprout", "messages": QUESTION, "_debug_render_only": True}),
+    Case("chat without a name", "chat", {"messages": QUESTION}, status=400),
+    Case("malformed", "chat", content=b'{"model": "m"', status=400),
+    Case("tokenize", "tokenize", {"model": "sprout", "prompt": "春眠不觉晓"}),
+    Case("tokenize a chat", "tokenize", {"model": "sprout", "messages": QUESTION}),
+    Case("detokenize", "detokenize", {"model": "stories", "tokens": [403, 407, 261]}),
+    Case("embed", "embed", EMBED),
+    Case("embed nothing", "embed", {"model": "minilm", "input": ""}),
+    Case("embed wrongly", "embed", {"model": "minilm", "input": 5}, status=400),
+    Case("embeddings", "embeddings", {"model": "minilm", "prompt": "The owl hunts at night."}),
+    Case("rerank", "rerank", {**RANK, "return_documents": True}),
+    Case("rerank by vectors", "rerank", {**RANK, "model": "minilm", "top_n": 1}),
+    Case("tags", "listModels"),
+    Case("head tags", "headModels"),
+    Case("show", "showModel", {"model": "teller", "verbose": True}),
+    Case("show the bundled one", "showModel", {"model": "sprout"}),
+    Case("show nothing", "showModel", {"model": "no"}, status=404),
+    Case("ps", "listLoadedModels"),
+    Case("queue", "queue", during={**ONCE, "options": {**GREEDY, "num_predict": 4000, "num_ctx": 8192}}),
+    Case(
+        "cancel", "cancelRequest", path={"id": "running"}, during={**ONCE, "options": {**GREEDY, "num_predict": 4000}}
+    ),
+    Case("cancel nothing", "cancelRequest", path={"id": "nothing"}, status=404),
+    Case("copy", "copyModel", {"source": "tiny", "destination": "copied"}),
+    Case("delete", "deleteModel", {"model": "copied"}),
+    Case("delete nothing", "deleteModel", {"model": "copied"}, status=404),
+]
+OPENAI = [
+    Case("openai rerank", "openaiRerank", {**RANK, "return_documents": True}),
+    Case("openai rerank without a model", "openaiRerank", {**RANK, "model": "no"}, status=404),
+]
+SERVER = [
+    Case("root", "root"),
+    Case("head root", "headRoot"),
+    Case("version", "version"),
+    Case("head version", "headVersion"),
+    Case("livez", "livez"),
+    Case("readyz", "readyz"),
+    Case("metrics", "metrics"),
+    Case("description", "description"),
+    Case("page", "documentation"),
+    Case("cloud status", "cloudStatus"),
+    Case("account", "account", status=401),
+    Case("sign out", "signOut", status=401),
+    Case("delete a key", "deleteAccountKey", path={"key": "x"}, status=401),
+    Case("search", "webSearch", {"query": "x"}, status=403),
+    Case("fetch", "webFetch", {"url": "x"}, status=403),
+    Case("recommendations", "modelRecommendations"),
+]
+CASES = [*SETUP, *NATIVE, *OPENAI, *SERVER]
+
+UNSEEN = {
+    "remote_model": "there are no cloud models",
+    "remote_host": "there are no cloud models",
+    "projector_info": "no test model reads images",
+    "image_count": "no test model reads images",
+    "tool_error": "depends on a wrong call of a model: tests/service/test_service_chat.py",
+    "drafted_tokens": "drafts depend on the machine's speed: tests/server/test_drafts_over_http.py",
+    "accepted_tokens": "drafts depend on the machine's speed: tests/server/test_drafts_over_http.py",
+    "generate tool_calls": "needs a model that calls tools unasked: tests/server/test_native_replies.py",
+    "generate messages_dropped": "old messages of a model are not dropped in a generate that fits",
+    "pushModel digest": "needs a registry: tests/compat/test_push_and_pull.py",
+    "pushModel total": "needs a registry: tests/compat/test_push_and_pull.py",
+    "pushModel completed": "needs a registry: tests/compat/test_push_and_pull.py",
+}
+"""Described fields that no case can show, of any operation or of one, and why."""
+
+Answers = dict[str, dict[str, httpx.Response]]
+
+
+@contextlib.contextmanager
+def host(name: str, home: Path) -> Iterator[httpx.Client]:
+    """A client of a new server."""
+    make_wheel(home / "wheels", {"tiny/stories.gguf": STORIES.with_name("stories260K-q4_0.gguf").read_bytes()})
+    env = {"PIP_FIND_LINKS": (home / "wheels").as_uri(), "PIP_NO_INDEX": "1"}
+    starting = standalone(home, env=env) if name == "standalone" else jupyter(home, env=env, base_url="/hub/")
+    with starting as server:
+        if name == "jupyter":
+            server.headers = {"Authorization": f"Bearer {runtime_info(server)['key']}"}
+        with httpx.Client(base_url=server.url, headers=server.headers, timeout=120, trust_env=False) as client:
+            yield client
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory: pytest.TempPathFactory) -> Answers:
+    """Host → case → reply."""
+    found: Answers = defaultdict(dict)
+    for name in ("standalone", "jupyter"):
+        home = tmp_path_factory.mktemp(name)
+        ranker = TinyRanker().write(home / "ranker.gguf").read_bytes()
+        with host(name, home) as client:
+            for case in [*uploads("ranker", ranker), *CASES]:
+                found[name][case.name] = send(client, case)
+    return found
+
+
+def send(client: httpx.Client, case: Case) -> httpx.Response:
+    operation = BY_ID[case.operation]
+    path = operation.path
+    for name, value in case.path.items():
+        path = path.replace(f"{{{name}}}", value)
+
+    def run() -> httpx.Response:
+        return client.request(operation.method, path, json=case.body, content=case.content, headers=dict(case.headers))
+
+    if case.during is None:
+        return run()
+    with client.stream("POST", "/api/generate", json=case.during, headers={"X-Request-Id": "running"}) as running:
+        lines = running.iter_lines()
+        next(lines)
+        return run()
+
+
+@pytest.mark.parametrize("name", ["standalone", "jupyter"])
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_a_reply_follows_its_schema(answers: Answers, case: Case, name: str) -> None:
+    reply = answers[name][case.name]
+    assert reply.status_code == case.status, reply.text
+    check_reply(BY_ID[case.operation], reply.status_code, reply.headers.get("content-type", ""), reply.content)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_both_hosts_answer_identically(answers: Answers, case: Case) -> None:
+    one, other = answers["standalone"][case.name], answers["jupyter"][case.name]
+    assert one.status_code == other.status_code
+    assert one.headers.get("content-type") == other.headers.get("content-type")
+    assert comparable(one) == comparable(other)
+
+
+def test_every_operation_has_a_case() -> None:
+    assert {case.operation for case in CASES} == set(BY_ID)
+
+
+def test_every_field_of_replies_is_seen(answers: Answers) -> None:
+    """A described field that no reply has is either a mistake in the description or lacks a case."""
+    seen: defaultdict[str, set[str]] = defaultdict(set)
+    for case in CASES:
+        reply = answers["standalone"][case.name]
+        if reply.is_success and reply.content:
+            for part in check_reply(
+                BY_ID[case.operation], reply.status_code, reply.headers["content-type"], reply.content
+            ):
+                seen[case.operation] |= set(leaves(part))
+    missing = {
+        operation.id: left
+        for operation in OPERATIONS
+        if (left := [path for path in operation.reply_fields() if not is_seen(operation.id, path, seen[operation.id])])
+    }
+    assert missing == {}
+
+
+def is_seen(operation: str, path: str, seen: set[str]) -> bool:
+    parts = re.split(r"(?:\[\])*(?:\.|$)", path)
+    return path in seen or any({part, f"{operation} {part}"} & UNSEEN.keys() for part in parts)
+
+
+def leaves(value: Any, path: str = "") -> Iterator[str]:
+    """The paths of all fields of a JSON value, as in the inventory."""
+    if isinstance(value, list):
+        for item in value:
+            yield from leaves(item, f"{path}[]")
+    elif isinstance(value, dict):
+        for name, inner in value.items():
+            below = f"{path}.{name}" if path else name
+            yield below
+            yield from leaves(inner, below)
+
+
+VOLATILE = re.compile(
+    r"(^|[._])(created(_at)?|modified_at|expires_at|completed_at|\w*duration|id|request_id|tokens_per_second|"
+    r"cached_tokens|output_tokens|completed|prompt_hash|timings)$|_ms$|_second$"
+)
+"""Fields whose values differ from one run to the next."""
+
+
+def comparable(reply: httpx.Response) -> Any:
+    """What both hosts must agree on: all texts joined over the parts of a stream, and the last of other values."""
+    kind = reply.headers.get("content-type", "").partition(";")[0]
+    text = (
+        re.sub(r"FROM /\S+?(?=sha256)", "FROM ", reply.text)
+        .replace(str(reply.request.url).rpartition("/")[0], "")
+        .replace("/hub/ollama", "")
+    )
+    if kind not in (JSON, NDJSON, SSE):
+        return (
+            sorted(set(re.findall(r"^# HELP (\w+)", text, re.MULTILINE)))
+            if "# HELP" in text
+            else text.replace(KEYED, "")
+        )
+    if "openapi" in text[:20]:
+        return {**json.loads(text), "servers": None}
+    found: dict[str, Any] = {}
+    lines = text.splitlines() if kind != JSON else [text]
+    for line in lines:
+        data = line.removeprefix("data: ")
+        if data.startswith(("{", "[")):
+            for path, value in flat(json.loads(data)):
+                found[path] = found.get(path, "") + value if isinstance(value, str) else value
+    return found
+
+
+KEYED = " -H &quot;Authorization: Bearer $OLLAMA_API_KEY&quot;"
+
+
+def flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Every leaf of a JSON value with its path; volatile ones without their values."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            below = f"{path}.{name}" if path else name
+            yield from [(below, True)] if VOLATILE.search(below) else flat(inner, below)
+    elif isinstance(value, list):
+        # Models are listed in the order of their creation, in which those of one second have no order.
+        named = all(isinstance(item, dict) and "modified_at" in item for item in value)
+        for index, inner in enumerate(sorted(value, key=lambda item: item["name"]) if named else value):
+            yield from flat(inner, f"{path}[{index}]")
+    else:
+        yield path, round(value, 3) if isinstance(value, float) else value
