@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -99,6 +99,45 @@ def _split_host_port(address: str) -> tuple[str, str | None]:
         return address, None
     host, colon, port = address.partition(":")
     return host, port if colon else None
+
+
+NO_KEY = "ollama"
+"""Sent to servers that need no key: most clients of OpenAI's and Anthropic's APIs refuse to start without one."""
+
+
+def openai_variables(url: str, key: str) -> dict[str, str]:
+    """The variables that OpenAI's clients read, for a server of ours."""
+    return {"OPENAI_BASE_URL": f"{url}/v1", "OPENAI_API_KEY": key or NO_KEY}
+
+
+def anthropic_variables(url: str, key: str) -> dict[str, str]:
+    """The variables that Anthropic's clients read, for a server of ours."""
+    return {"ANTHROPIC_BASE_URL": url, "ANTHROPIC_API_KEY": key or NO_KEY}
+
+
+class EnvironmentChanges:
+    """Changes to an environment that can be undone."""
+
+    def __init__(self, env: MutableMapping[str, str]) -> None:
+        self._env = env
+        self._before: dict[str, str | None] = {}
+
+    def set(self, values: Mapping[str, str]) -> None:
+        """Set variables; the values from before the first change are kept."""
+        for name, value in values.items():
+            self._before.setdefault(name, self._env.get(name))
+            self._env[name] = value
+
+    def undo(self) -> list[str]:
+        """Put all variables back, and return their names."""
+        names = list(self._before)
+        for name, value in self._before.items():
+            if value is None:
+                self._env.pop(name, None)
+            else:
+                self._env[name] = value
+        self._before.clear()
+        return names
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from ollama_nb.errors import BadRequest
+from ollama_nb.settings import NO_KEY, openai_variables
 
-NO_KEY = "ollama"  # sent to servers that need no key: most clients refuse to start without one
 PROVIDER = "ollama"  # the name of our entry among a program's providers
 CODEX_PROFILE = "ollama-launch"
 _KEY_VARIABLE = "OLLAMA_LAUNCH_KEY"
@@ -233,7 +233,7 @@ _QWEN_DEFAULTS: Document = {"privacy": {"usageStatisticsEnabled": False}, "gener
 
 
 def _qwen_env(server: AgentServer, model: AgentModel) -> dict[str, str]:
-    return {"OPENAI_BASE_URL": server.openai_url, "OPENAI_API_KEY": server.sent_key, "OPENAI_MODEL": model.name}
+    return {**openai_variables(server.url, server.key), "OPENAI_MODEL": model.name}
 
 
 def _set_up_qwen(server: AgentServer, model: AgentModel, folder: Path) -> Setup:

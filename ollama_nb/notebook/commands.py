@@ -17,6 +17,7 @@ from ollama_nb.notebook.inputs import MODEL_OPTIONS, model_options
 from ollama_nb.notebook.line import Line, Option, shared_options
 from ollama_nb.notebook.session import MagicsSession
 from ollama_nb.notebook.tables import ModelDetails, PlainText
+from ollama_nb.settings import anthropic_variables, openai_variables
 from ollama_nb.verbs import actions
 from ollama_nb.verbs.table import SHOW_PARTS, VERBS
 
@@ -134,22 +135,46 @@ def remove(session: MagicsSession, line: Line, cell: str | None) -> None:
 
 
 def environment(session: MagicsSession, line: Line, cell: str | None) -> None:
-    """Print the variables that other programs need to use the same server, or set them in this kernel."""
+    """Print the variables that other programs need to use the same server, or set them in this kernel.
+
+    The variables of OpenAI's and Anthropic's clients are set by their options, and by nothing else: who has set a key
+    of their own expects that it reaches its provider.
+    """
+    if line.has("--undo"):
+        names = session.environment.undo()
+        print(f"Put back: {', '.join(names)}" if names else "Nothing to undo: no variable was set here.")
+        return
     client = session.connect()
-    wanted = {"OLLAMA_HOST": client.url} | ({"OLLAMA_API_KEY": client.key} if client.key else {})
+    others = _client_variables(line, client.url, client.key)
+    wanted = others or {"OLLAMA_HOST": client.url} | ({"OLLAMA_API_KEY": client.key} if client.key else {})
     exceptions = net.no_proxy_for(net.LOOPBACK_HOSTS, os.environ)
-    if exceptions is not None:  # curl would send requests to local addresses to the proxy
+    if exceptions is not None:  # clients would send requests to local addresses to the proxy
         wanted["NO_PROXY"] = exceptions
-    if line.has("--set"):
-        os.environ.update(wanted)
-    lines = [f"{name}={value}" for name, value in wanted.items() if name != "OLLAMA_API_KEY"]
-    header = ""
-    if client.key:
-        lines.append(f"OLLAMA_API_KEY={client.key if line.has('--show-key') else '…'}")
-        header = ' -H "Authorization: Bearer $OLLAMA_API_KEY"'
-    if client.key and not line.has("--show-key"):
-        lines.append("# `%ollama env --show-key` shows the key, `%ollama env --set` sets it here.")
-    print("\n".join([*lines, f'# curl{header} "$OLLAMA_HOST/api/tags"']))
+    if others or line.has("--set"):
+        replaced = [name for name in others if os.environ.get(name, wanted[name]) != wanted[name]]
+        session.environment.set(wanted)
+        if replaced:
+            print(f"# Replaced in this kernel: {', '.join(replaced)}. `%ollama env --undo` puts them back.")
+    shown = {
+        name: "…" if value == client.key and not line.has("--show-key") else value for name, value in wanted.items()
+    }
+    lines = [f"{name}={value}" for name, value in shown.items()]
+    if "…" in shown.values():
+        set_them = "" if others else ", `%ollama env --set` sets it here"
+        lines.append(f"# `%ollama env {' '.join([*line.options, '--show-key'])}` shows the key{set_them}.")
+    if not others:
+        header = ' -H "Authorization: Bearer $OLLAMA_API_KEY"' if client.key else ""
+        lines.append(f'# curl{header} "$OLLAMA_HOST/api/tags"')
+    print("\n".join(lines))
+
+
+def _client_variables(line: Line, url: str, key: str) -> dict[str, str]:
+    values: dict[str, str] = {}
+    if line.has("--openai"):
+        values |= openai_variables(url, key)
+    if line.has("--anthropic"):
+        values |= anthropic_variables(url, key)
+    return values
 
 
 def serve(session: MagicsSession, line: Line, cell: str | None) -> None:
@@ -200,7 +225,13 @@ _EMBED = (
     *MODEL_OPTIONS,
 )
 _PUSH, _SHOW, _LIST = shared_options("push"), shared_options("show"), shared_options("list")
-_ENV = (Option("--show-key", help="show the API key"), Option("--set", help="set the variables in this kernel"))
+_ENV = (
+    Option("--show-key", help="show the API key"),
+    Option("--set", help="set the variables in this kernel"),
+    Option("--openai", help="set OPENAI_BASE_URL and OPENAI_API_KEY in this kernel"),
+    Option("--anthropic", help="set ANTHROPIC_BASE_URL and ANTHROPIC_API_KEY in this kernel"),
+    Option("--undo", help="put back what was set in this kernel"),
+)
 
 
 def _text_command(

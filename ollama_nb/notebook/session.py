@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from ollama_nb.api.names import ModelName
 from ollama_nb.client.conversation import Conversation
 from ollama_nb.errors import InvalidName
 from ollama_nb.notebook.display import Screen, screen_for
+from ollama_nb.settings import EnvironmentChanges
 
 if TYPE_CHECKING:
     from ollama_nb.client.client import Client
@@ -36,6 +38,7 @@ class MagicsSession:
         self.shell, self.connect = shell, connect
         self.defaults = Defaults()
         self.last_model = ""
+        self.environment = EnvironmentChanges(os.environ)
         self.asked: tuple[str, ...] = ()
         """The models that the running command names; a similar name is suggested for one that does not exist."""
         self._chats: dict[tuple[str, str], Conversation] = {}

@@ -8,8 +8,11 @@ from urllib.parse import urlsplit
 from jupyter_server.serverapp import ServerApp
 
 from ollama_nb import net
+from ollama_nb.settings import EnvironmentChanges, openai_variables
 
 HOST, KEY, MARK = "OLLAMA_HOST", "OLLAMA_API_KEY", "OLLAMA_NB_EXPORTED"
+OPENAI_MARK = "OLLAMA_NB_EXPORTED_OPENAI"
+"""The marks say that the values are a Jupyter server's, which another one started below it may replace."""
 
 
 def own_address(serverapp: ServerApp, prefix: str) -> str | None:
@@ -24,33 +27,34 @@ def own_address(serverapp: ServerApp, prefix: str) -> str | None:
 
 
 class Exports:
-    """Changes to an environment that can be undone. An OLLAMA_HOST that the user has set is never changed."""
+    """Changes to an environment that can be undone. Values that the user has set are never changed."""
 
     def __init__(self, env: MutableMapping[str, str]) -> None:
         self._env = env
-        self._before: dict[str, str | None] = {}
+        self._changes = EnvironmentChanges(env)
 
     def apply(self, url: str, key: str) -> bool:
         """Export the address and the key; return False, and change nothing, if the user has set an address."""
         if self._env.get(HOST, "").strip() and not self._env.get(MARK):
             return False
-        self._set(HOST, url)
-        self._set(KEY, key)
-        self._set(MARK, "1")
-        exceptions = net.no_proxy_for((*net.LOOPBACK_HOSTS, urlsplit(url).hostname or ""), self._env)
-        if exceptions is not None:
-            for name in ("no_proxy", "NO_PROXY"):
-                self._set(name, exceptions)
+        self._changes.set({HOST: url, KEY: key, MARK: "1"})
+        self._bypass_proxy(url)
+        return True
+
+    def apply_openai(self, url: str, key: str) -> bool:
+        """Export the variables of OpenAI's clients; return False if the user has set one: neither is changed then."""
+        values = openai_variables(url, key)
+        if any(self._env.get(name, "").strip() for name in values) and not self._env.get(OPENAI_MARK):
+            return False
+        self._changes.set({**values, OPENAI_MARK: "1"})
+        self._bypass_proxy(url)
         return True
 
     def undo(self) -> None:
-        for name, value in self._before.items():
-            if value is None:
-                self._env.pop(name, None)
-            else:
-                self._env[name] = value
-        self._before.clear()
+        """Put all variables back."""
+        self._changes.undo()
 
-    def _set(self, name: str, value: str) -> None:
-        self._before.setdefault(name, self._env.get(name))
-        self._env[name] = value
+    def _bypass_proxy(self, url: str) -> None:
+        exceptions = net.no_proxy_for((*net.LOOPBACK_HOSTS, urlsplit(url).hostname or ""), self._env)
+        if exceptions is not None:
+            self._changes.set({"no_proxy": exceptions, "NO_PROXY": exceptions})

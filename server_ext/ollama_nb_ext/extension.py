@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 from jupyter_server.extension.application import ExtensionApp
 from jupyter_server.serverapp import ServerApp
 from tornado.httpserver import HTTPServer
-from traitlets import Int
+from traitlets import Bool, Int
 
 from ollama_nb import runtime
 from ollama_nb.errors import OllamaError
@@ -43,6 +43,12 @@ class OllamaExtension(ExtensionApp):
         0,
         help="""A loopback port on which the API is also served without a key, for tools that do not support keys;
         11434 is their default. Every user of this machine can use it. 0: no such port.""",
+    ).tag(config=True)
+
+    export_openai = Bool(
+        False,
+        help="""Whether kernels and terminals get OPENAI_BASE_URL and OPENAI_API_KEY for this server. Off by default:
+        people who set their own key in a notebook expect that it reaches OpenAI. Values that are set already stay.""",
     ).tag(config=True)
 
     make_service: ClassVar[Any] = Service
@@ -78,6 +84,8 @@ class OllamaExtension(ExtensionApp):
             self.log.info(
                 "ollama-nb: OLLAMA_HOST=%s is set already, kernels use that server", os.environ["OLLAMA_HOST"]
             )
+        if self.export_openai and not self._exports.apply_openai(url, self.key):
+            self.log.warning("ollama-nb: export_openai: OPENAI_BASE_URL or OPENAI_API_KEY is set already and stays")
 
     async def stop_extension(self) -> None:
         """End all child processes; remove the runtime file and the exports."""

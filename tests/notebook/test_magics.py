@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -368,6 +369,35 @@ def test_env_hides_the_key(
     assert "secret" not in output
     run(shell, "%ollama env --show-key")
     assert "OLLAMA_API_KEY=secret-key" in capsys.readouterr().out
+
+
+def test_env_for_other_clients_is_set_on_request_and_undone(
+    shell: InteractiveShell, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(shell)
+    names = ("OPENAI_BASE_URL", "OPENAI_API_KEY", "ANTHROPIC_BASE_URL", "ANTHROPIC_API_KEY")
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-mine")
+    run(shell, "%ollama env --set")
+    assert os.environ["OPENAI_API_KEY"] == "sk-mine"
+    capsys.readouterr()
+    run(shell, "%ollama env --openai")
+    output = capsys.readouterr().out
+    assert "OPENAI_BASE_URL=http://127.0.0.1:4242/base/ollama/v1\nOPENAI_API_KEY=…\n" in output
+    assert "secret" not in output
+    assert "Replaced in this kernel: OPENAI_API_KEY." in output
+    assert [os.environ.get(name) for name in names] == [
+        "http://127.0.0.1:4242/base/ollama/v1", "secret-key", None, None
+    ]  # fmt: skip
+    run(shell, "%ollama env --anthropic --show-key")
+    assert "ANTHROPIC_API_KEY=secret-key" in capsys.readouterr().out
+    assert os.environ["ANTHROPIC_BASE_URL"] == "http://127.0.0.1:4242/base/ollama"
+    run(shell, "%ollama env --undo")
+    assert [os.environ.get(name) for name in names] == [None, "sk-mine", None, None]
+    assert "Put back: OLLAMA_HOST" in capsys.readouterr().out
+    run(shell, "%ollama env --undo")
+    assert "Nothing to undo" in capsys.readouterr().out
 
 
 def test_help(shell: InteractiveShell, capsys: pytest.CaptureFixture[str]) -> None:

@@ -77,3 +77,25 @@ def test_loopback_addresses_bypass_a_proxy(env: dict[str, str], no_proxy: str) -
     assert env["no_proxy"] == no_proxy and env.get("NO_PROXY", no_proxy) == no_proxy
     exports.undo()
     assert env == before
+
+
+def test_the_variables_of_openai_clients_are_exported_on_request_and_undone() -> None:
+    env = {"PATH": "/bin", "https_proxy": "http://proxy"}
+    exports = Exports(env)
+    assert exports.apply_openai(URL, "k")
+    assert (env["OPENAI_BASE_URL"], env["OPENAI_API_KEY"]) == (f"{URL}/v1", "k")
+    assert env["NO_PROXY"] == "127.0.0.1,localhost,::1"
+    nested = Exports(env)  # another Jupyter server, started in a terminal of the first
+    assert nested.apply_openai("http://127.0.0.1:9999/ollama", "other")
+    assert env["OPENAI_API_KEY"] == "other"
+    nested.undo()
+    exports.undo()
+    assert env == {"PATH": "/bin", "https_proxy": "http://proxy"}
+
+
+@pytest.mark.parametrize("name", ["OPENAI_API_KEY", "OPENAI_BASE_URL"])
+def test_values_of_the_user_for_openai_stay(name: str) -> None:
+    env = {name: "mine"}
+    exports = Exports(env)
+    assert not exports.apply_openai(URL, "k")
+    assert env == {name: "mine"}

@@ -125,6 +125,30 @@ def test_a_unix_socket_and_a_folder_with_a_chinese_name_and_a_space(tmp_path: Pa
             assert client.get("/ollama/api/tags").json()["models"][0]["name"] == "sprout:latest"
 
 
+OPENAI = """
+import json, os, urllib.request
+found = {name: os.environ.get(name) for name in ("OPENAI_BASE_URL", "OPENAI_API_KEY")}
+if found["OPENAI_BASE_URL"]:
+    key = {"Authorization": "Bearer " + found["OPENAI_API_KEY"]}
+    address = found["OPENAI_BASE_URL"].removesuffix("/v1") + "/api/tags"
+    found["status"] = urllib.request.urlopen(urllib.request.Request(address, headers=key)).status
+print(json.dumps(found))
+"""
+
+
+def test_the_variables_of_openai_clients_are_exported_only_on_request(tmp_path: Path) -> None:
+    with jupyter(tmp_path / "off") as server:
+        assert run_in_kernel(server, OPENAI) == {"OPENAI_BASE_URL": None, "OPENAI_API_KEY": None}
+    with jupyter(tmp_path / "on", args=("--OllamaExtension.export_openai=True",)) as server:
+        found = run_in_kernel(server, OPENAI)
+        assert found["OPENAI_BASE_URL"] == f"{server.url}/v1"
+        assert found["status"] == 200
+    env = {"OPENAI_API_KEY": "sk-mine"}
+    with jupyter(tmp_path / "user", args=("--OllamaExtension.export_openai=True",), env=env) as server:
+        assert run_in_kernel(server, OPENAI) == {"OPENAI_BASE_URL": None, "OPENAI_API_KEY": "sk-mine"}
+        assert "is set already and stays" in server.output()
+
+
 def test_an_interrupted_server_removes_its_runtime_file(tmp_path: Path) -> None:
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         pytest.skip("SIGINT is ignored in this process and its children")
