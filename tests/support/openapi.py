@@ -82,9 +82,8 @@ def _collect(schema: Any, path: str, found: dict[str, Any]) -> None:
         _collect(schema["items"], f"{path}[]", found)
     for name, inner in schema.get("properties", {}).items():
         below = f"{path}.{name}" if path else name
-        if below not in found:
-            found[below] = inner
-            _collect(inner, below, found)
+        found.setdefault(below, inner)
+        _collect(inner, below, found)  # events of different types share names
 
 
 OPERATIONS = [Operation(*found) for found in description.operations(DOCUMENT)]
