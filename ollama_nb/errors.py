@@ -185,6 +185,12 @@ class ModelNotFound(NotFound):
     code = "model_not_found"
 
 
+class ResponseNotFound(NotFound):
+    """The named response was not stored, was deleted or has expired. Send the whole conversation instead."""
+
+    code = "response_not_found"
+
+
 class Cancelled(OllamaError):
     """The client disconnected or cancelled the request. Release its resources; there is nothing else to do."""
 

@@ -10,6 +10,7 @@ import contextlib
 import logging
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from ollama_nb.api.models import Running
@@ -96,6 +97,11 @@ class Service:
     @property
     def store(self) -> Store:
         return self._backend.store
+
+    @property
+    def home(self) -> Path:
+        """The folder for our own state."""
+        return self._backend.settings.home
 
     async def digest(self, model: str) -> str:
         """Return the digest of the local model named ``model``. Raises InvalidName, Forbidden and ModelNotFound."""
