@@ -27,7 +27,7 @@ def read_tool_choice(body: Fields) -> ToolChoice:
             return ANY_TOOL_OR_NONE
         case "auto" | "none" | "required":
             return ToolChoice(value)
-        case {"type": "function"}:
+        case {"type": "function" | "custom"}:
             return ToolChoice("required", (_name(value),))
         case {"type": "allowed_tools"}:
             return _allowed(value)
