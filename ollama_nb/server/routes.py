@@ -14,11 +14,17 @@ from tornado import web
 from ollama_nb.server.dialects.anthropic import routes as anthropic
 from ollama_nb.server.dialects.native import routes as native
 from ollama_nb.server.dialects.openai import routes as openai
+from ollama_nb.server.dialects.responses import routes as responses
 from ollama_nb.server.handler import OllamaHandler, PlainResponse, Route
 from ollama_nb.server.keys import ANY_KEY
 from ollama_nb.server.streams import BodySink
 
-ROUTES: dict[str, Mapping[str, Route]] = {**native.ROUTES, **openai.ROUTES, **anthropic.ROUTES}
+ROUTES: dict[str, Mapping[str, Route]] = {
+    **native.ROUTES,
+    **openai.ROUTES,
+    **responses.ROUTES,
+    **anthropic.ROUTES,
+}
 """Path pattern below the prefix → HTTP method → route."""
 
 

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable
 
+from ollama_nb.server.dialects.responses.background import Responses
 from ollama_nb.server.metrics import Metrics
 from ollama_nb.server.neighbours import Neighbours
 from ollama_nb.service.service import Service
@@ -17,6 +18,7 @@ class ServerState:
     def __init__(self, service: Service) -> None:
         self.service = service
         self.metrics = service.meter = Metrics()
+        self.responses = Responses(service.home)
         self.neighbours: Neighbours | None = None
         self.draining = False
         self.on_work: Callable[[], None] = lambda: None
@@ -64,6 +66,7 @@ class ServerState:
         self.cancel_all()
         if self._live:
             await asyncio.wait(self._live)
+        await self.responses.close()
         await self.metrics.close()
 
     def cancel_all(self) -> None:

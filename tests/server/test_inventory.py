@@ -31,7 +31,7 @@ from ollama_nb.server.state import ServerState
 INVENTORY: dict[str, Any] = yaml.safe_load(Path(__file__).with_name("inventory.yaml").read_text("utf-8"))
 BY_ROUTE = {f"{operation.method} {operation.path}": operation for operation in OPERATIONS}
 FIELDS = [(route, field) for route, entry in INVENTORY.items() for field in entry.get("fields", ())]
-VOLATILE = re.compile(r'"(?:created_at|modified_at|request_id|\w+_duration|id|created)":[^,}]*')
+VOLATILE = re.compile(r'"(?:created_at|completed_at|modified_at|request_id|\w+_duration|id|created)":[^,}]*')
 
 
 def test_the_routes_are_those_of_the_description() -> None:

@@ -31,6 +31,7 @@ from ollama_nb.store.store import Store
 class FakeService:
     def __init__(self, root: Path) -> None:
         self.store = Store(root)
+        self.home = root.parent / "state"
         self.requests = Requests()
         self.script: list[Any] = []
         self.asked: list[Any] = []
@@ -91,6 +92,11 @@ class FakeService:
 
     async def copy(self, source: str, destination: str) -> None:
         self.asked.append((source, destination))
+
+    async def digest(self, model: str) -> str:
+        if model == "no":
+            raise ModelNotFound(f"model '{model}' not found")
+        return "d" * 64
 
     async def delete(self, model: str) -> None:
         self.asked.append(model)

@@ -145,7 +145,7 @@ def _part(part: Fields, where: str) -> dict[str, Any]:
 
 
 def _text_part(kind: str, text: str) -> dict[str, Any]:
-    more = {"annotations": [], "logprobs": []} if kind == "output_text" else {}
+    more: dict[str, Any] = {"annotations": [], "logprobs": []} if kind == "output_text" else {}
     return {"type": kind, "text": text, **more}
 
 

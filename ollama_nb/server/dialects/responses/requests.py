@@ -116,9 +116,7 @@ def _refuse_unsupported(body: Fields, *, background: bool, store: bool) -> None:
         raise BadRequest("background requires store: true, because the response is fetched later", field="background")
 
 
-def _chat(
-    body: Fields, tools: tuple[Tool, ...], offered: Mapping[str, OfferedTool], *, logprobs: bool
-) -> ChatRequest:
+def _chat(body: Fields, tools: tuple[Tool, ...], offered: Mapping[str, OfferedTool], *, logprobs: bool) -> ChatRequest:
     top_logprobs = body.whole("top_logprobs")
     truncation = body.text("truncation")
     if truncation not in ("", "auto", "disabled"):
