@@ -27,7 +27,7 @@ class BackgroundResponse:
     def __init__(self, reply: ResponseReply, items: Sequence[Item], responses: Responses) -> None:
         self.reply = reply
         self._items, self._responses = tuple(items), responses
-        self._cancelled = self._replaced = False
+        self._cancelled = self._replaced = self._ended = False
         self._visible = 0  # frames that clients may see
         self._changed = asyncio.Event()
 
@@ -53,15 +53,13 @@ class BackgroundResponse:
 
     async def frames(self, after: int) -> AsyncGenerator[str, None]:
         """The frames whose sequence numbers are above ``after``, until the response has ended."""
-        sent = after + 1
-        while True:
-            for place in range(sent, self._visible):
+        place = after + 1
+        while not self._ended or place < self._visible:
+            if place < self._visible:
                 yield self.reply.frames[place]
-            sent = max(sent, self._visible)
-            if self.task.done() and sent >= self._visible:
-                return
-            self._changed.clear()
-            if sent >= self._visible:
+                place += 1
+            else:
+                self._changed.clear()
                 await self._changed.wait()
 
     async def _run(self, events: AsyncIterator[Event]) -> None:
@@ -107,6 +105,7 @@ class BackgroundResponse:
             _log.warning("response %s is in memory only: %s", self.reply.id, error.message)
         else:
             del self._responses.running[self.reply.id]
+        self._ended = True
         self._show()
 
     async def _watch(self, task: asyncio.Task[None]) -> None:
