@@ -26,7 +26,7 @@ OllamaError                  500     internal_error          no narrower class a
   Forbidden                  403     forbidden               the API key is valid but does not allow the action
   NotFound                   404     not_found               the named thing does not exist
     ModelNotFound            404     model_not_found         the named model is not in the store
-    ResponseNotFound         404     response_not_found      the named response was not stored, was deleted or has expired
+    ResponseNotFound         404     response_not_found      the named response was never stored, or is gone
   Cancelled                  499     cancelled               the client disconnected or cancelled the request
   Busy                       503     busy                    the request queue is full
     ShuttingDown             503     shutting_down           the server is shutting down
