@@ -67,7 +67,6 @@ def last_frame(response: Mapping[str, Any], sequence_number: int) -> str:
 
 def failure_object(failure: OllamaError) -> dict[str, Any]:
     """The field ``error`` of a response that failed: one of OpenAI's codes, and ours as ``reason``."""
-    failure = _with_code(failure)
     code = "server_error"
     if isinstance(failure, Busy):
         code = "rate_limit_exceeded"
