@@ -3,7 +3,7 @@
 Theory of operation. A finished response is written once and never changes. One that is generated in the background is
 written when it begins, by the server that generates it (its owner), and again when it ends. Readers and writers need
 no lock, because each file is complete when it gets its name. Two things need the lock of the folder: to replace a
-record only if nobody else has changed it meanwhile, and to decide whether an owner is alive.
+record only if no other process has changed it meanwhile, and to decide whether an owner is alive.
 
 - An owner holds a lock on a file of its own. The system releases it when the process ends, however it ends. A response
   whose owner is gone is reported, and stored, as failed.
