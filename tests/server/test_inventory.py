@@ -134,7 +134,7 @@ def test_every_field_of_a_request(route: str, tmp_path: Path) -> None:
             failures = [
                 line for field, row, base in rows(route) async for line in _check(h, operation, field, row, base)
             ]
-        assert failures == []
+        assert not failures, "\n".join(failures)
 
     check()
 

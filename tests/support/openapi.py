@@ -17,6 +17,7 @@ from ollama_nb.server import description
 
 DOCUMENT = description.load()
 JSON = "application/json"
+_ERRORS = [schema for name, schema in DOCUMENT["components"]["schemas"].items() if name.endswith("Error")]
 NDJSON = "application/x-ndjson"
 SSE = "text/event-stream"
 
@@ -36,7 +37,7 @@ class Operation:
 
     @property
     def body(self) -> Mapping[str, Any]:
-        """Content type → media type of the request body; empty if there is none."""
+        """Content type → media type of the request body; empty without a body."""
         found: Mapping[str, Any] = self.value.get("requestBody", {}).get("content", {})
         return found
 
@@ -71,19 +72,21 @@ class Operation:
         return content[kind].get("schema", {})
 
 
-def _collect(schema: Any, path: str, found: dict[str, Any]) -> None:
+def _collect(schema: Any, path: str, found: dict[str, Any], above: tuple[int, ...] = ()) -> None:
+    """Add the fields below ``path``; a schema that is within itself is entered once."""
     schema = description.resolve(DOCUMENT, schema)
-    if schema is description.resolve(DOCUMENT, {"$ref": "#/components/schemas/Error"}):
+    if any(schema is error for error in _ERRORS) or id(schema) in above:
         return
+    above = (*above, id(schema))
     for word in ("anyOf", "oneOf"):
         for option in schema.get(word, ()):
-            _collect(option, path, found)
+            _collect(option, path, found, above)
     if "items" in schema:
-        _collect(schema["items"], f"{path}[]", found)
+        _collect(schema["items"], f"{path}[]", found, above)
     for name, inner in schema.get("properties", {}).items():
         below = f"{path}.{name}" if path else name
         found.setdefault(below, inner)
-        _collect(inner, below, found)  # events of different types share names
+        _collect(inner, below, found, above)
 
 
 OPERATIONS = [Operation(*found) for found in description.operations(DOCUMENT)]
