@@ -21,7 +21,7 @@ from tornado import web
 from tornado.iostream import StreamClosedError
 
 from ollama_nb.api.events import Done, Event, Progress, Rendered
-from ollama_nb.errors import BadRequest, OllamaError, ShuttingDown, from_code
+from ollama_nb.errors import BadRequest, OllamaError, ShuttingDown, Unauthorized, from_code
 from ollama_nb.server.dialects import gojson
 from ollama_nb.server.dialects.encoder import ErrorFormat, ReplyEncoder
 from ollama_nb.server.dialects.gojson import Fields
@@ -399,6 +399,8 @@ class OllamaHandler(web.RequestHandler):
             self._connection.close()
 
     async def _send_refusal(self, error: Exception) -> None:
+        if isinstance(error, Unauthorized):
+            self.set_header("WWW-Authenticate", "Bearer")
         try:
             if isinstance(error, PlainResponse):
                 for name, value in error.headers.items():

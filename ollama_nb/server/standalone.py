@@ -14,7 +14,7 @@ from typing import Any
 
 from tornado import httpserver, web
 
-from ollama_nb.errors import OllamaError, Unauthorized
+from ollama_nb.errors import OllamaError
 from ollama_nb.net import is_loopback_socket
 from ollama_nb.server import access
 from ollama_nb.server.access import HostKind, Keys, Origins
@@ -57,11 +57,7 @@ class StandaloneHandler(OllamaHandler):
         self._check_origin(rules.origins)
         if rules.loopback:
             self._check_host()
-        try:
-            rules.keys.check(self.request.headers, self.route.scope if self.route else ANY_KEY)
-        except Unauthorized:
-            self.set_header("WWW-Authenticate", "Bearer")
-            raise
+        rules.keys.check(self.request.headers, self.route.scope if self.route else ANY_KEY)
 
     def _check_origin(self, origins: Origins) -> None:
         origin, host = self.request.headers.get("Origin"), self.request.headers.get("Host", "")

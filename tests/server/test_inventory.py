@@ -19,7 +19,7 @@ import httpx
 import pytest
 import yaml
 from support.aio import in_loop
-from support.openapi import OPERATIONS, Operation, check_reply
+from support.openapi import BY_ROUTE, Operation, check_reply, code_of
 from support.service_harness import INSERTS, PLAIN, THINKS, TOOLS, ServiceHarness
 from tornado import netutil
 
@@ -29,7 +29,6 @@ from ollama_nb.server.standalone import listen
 from ollama_nb.server.state import ServerState
 
 INVENTORY: dict[str, Any] = yaml.safe_load(Path(__file__).with_name("inventory.yaml").read_text("utf-8"))
-BY_ROUTE = {f"{operation.method} {operation.path}": operation for operation in OPERATIONS}
 FIELDS = [(route, field) for route, entry in INVENTORY.items() for field in entry.get("fields", ())]
 VOLATILE = re.compile(r'"(?:created_at|completed_at|modified_at|request_id|\w+_duration|id|created)":[^,}]*')
 
@@ -153,7 +152,8 @@ async def _check(h: Bench, operation: Operation, field: str, row: dict[str, Any]
         if refused.status_code != 400:
             yield f"{field}: {row['wrong']!r} gives {refused.status_code} {refused.text[:300]}"
         else:
-            check_reply(operation, 400, refused.headers["content-type"], refused.content)
+            (error,) = check_reply(operation, 400, refused.headers["content-type"], refused.content)
+            assert code_of(error)
 
 
 def test_a_field_without_a_test_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -34,6 +35,11 @@ class Operation:
     def id(self) -> str:
         found: str = self.value["operationId"]
         return found
+
+    @property
+    def pattern(self) -> str:
+        """The path with ``{}`` for each parameter."""
+        return re.sub(r"\{\w+\}", "{}", self.path)
 
     @property
     def body(self) -> Mapping[str, Any]:
@@ -90,7 +96,19 @@ def _collect(schema: Any, path: str, found: dict[str, Any], above: tuple[int, ..
 
 
 OPERATIONS = [Operation(*found) for found in description.operations(DOCUMENT)]
+BY_ROUTE = {f"{operation.method} {operation.path}": operation for operation in OPERATIONS}
 BY_ID = {operation.id: operation for operation in OPERATIONS}
+
+
+def anonymous(pattern: str) -> str:
+    """The pattern of one of the server's paths with ``{}`` for each parameter."""
+    return re.sub(r"\((?:\[[^\]]*\]|[^)])*\)", "{}", pattern)
+
+
+def code_of(error: Any) -> str:
+    """The code in an error object of any dialect."""
+    found: str = error["code"] if "code" in error else error["error"]["code"]
+    return found
 
 
 def _closed(value: Any) -> Any:
