@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ollama_nb.api.models import Running
+from ollama_nb.api.models import Model, Running
 from ollama_nb.errors import OllamaError
 from ollama_nb.runner.pool import Pool
 from ollama_nb.runner.renderer import Renderer
@@ -103,9 +103,13 @@ class Service:
         """The folder for our own state."""
         return self._backend.settings.home
 
-    async def digest(self, model: str) -> str:
-        """Return the digest of the local model named ``model``. Raises InvalidName, Forbidden and ModelNotFound."""
-        return (await find(self._backend, model)).digest
+    async def model(self, name: str) -> Model:
+        """Return the local model named ``name``. Raises InvalidName, Forbidden and ModelNotFound."""
+        return await find(self._backend, name)
+
+    async def digest(self, name: str) -> str:
+        """Return the digest of the local model named ``name``. Raises as ``model`` does."""
+        return (await self.model(name)).digest
 
     def running(self) -> Sequence[Running]:
         return self._backend.pool.running()

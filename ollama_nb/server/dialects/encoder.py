@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from ollama_nb.api.events import Delta, Done, Event, Rendered, ToolCalls
+from ollama_nb.api.events import Delta, Done, Event, Rendered, Stats, ToolCalls
 from ollama_nb.api.messages import ToolCall
 from ollama_nb.errors import OllamaError
 
@@ -96,3 +96,30 @@ class GatheredReply:
         for event in events:
             choices.setdefault(event.choice if isinstance(event, Delta | ToolCalls | Done) else 0, []).append(event)
         return [cls.of(choices[index]) for index in sorted(choices)]
+
+
+def warnings_of(done: Done) -> list[str]:
+    """The warnings of a reply for dialects that have no other place for what was dropped from the prompt."""
+    stats = done.stats or Stats()
+    dropped = {"messages": stats.messages_dropped, "tokens of the prompt": stats.prompt_tokens_dropped}
+    what = " and ".join(f"{count} {name}" for name, count in dropped.items() if count)
+    more = [f"{what} dropped, to fit into the context of {stats.context_length} tokens"] if what else []
+    return [*done.warnings, *more]
+
+
+def timings(stats: Stats) -> dict[str, float]:
+    """The figures of a reply as llama-server reports them: counts, milliseconds, and tokens per second."""
+    found: dict[str, float] = {"cache_n": stats.cached_tokens}
+    read = max(stats.prompt_tokens - stats.cached_tokens, 0)
+    for name, count, seconds in (
+        ("prompt", read, stats.prompt_seconds),
+        ("predicted", stats.output_tokens, stats.output_seconds),
+    ):
+        found |= {
+            f"{name}_n": count,
+            f"{name}_ms": round(seconds * 1e3, 3),
+            f"{name}_per_token_ms": round(seconds * 1e3 / count, 3) if count else 0,
+            f"{name}_per_second": round(count / seconds, 3) if seconds else 0,
+        }
+    drafts = {"draft_n": stats.drafted_tokens, "draft_n_accepted": stats.accepted_tokens}
+    return found | (drafts if stats.drafted_tokens else {})

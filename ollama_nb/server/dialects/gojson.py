@@ -234,6 +234,12 @@ class Fields:
         value: bool | None = self._typed(name, bool, "bool")
         return value
 
+    def number(self, name: str) -> float | None:
+        value = self.raw(name)
+        if value is not None and type(value) not in (int, float):
+            self.refuse(name, value, "float64")
+        return None if value is None else float(value)
+
     def whole(self, name: str) -> int:
         return self._whole(name, self.raw(name)) or 0
 

@@ -2,15 +2,76 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
-from ollama_nb.server.dialects.native.routes import rerank
+from ollama_nb.server.dialects.native.routes import MAX_IMAGES, from_headers, rerank
+from ollama_nb.server.dialects.openai import answers, replies, requests
+from ollama_nb.server.dialects.openai.answers import CHAT, COMPLETIONS, EMBEDDINGS, MAX_RUNNING, STRUCTS
 from ollama_nb.server.dialects.openai.replies import ERRORS
-from ollama_nb.server.handler import Route
-from ollama_nb.server.keys import INFER
+from ollama_nb.server.handler import OllamaHandler, Route
+from ollama_nb.server.keys import INFER, READ
 from ollama_nb.server.relay import to_neighbour
 
+TIMINGS = "X-Timings"  # header by which a client asks for llama-server's figures
+
+
+async def chat_completions(call: OllamaHandler) -> None:
+    body, _ = await call.read(STRUCTS[CHAT], requests.read_chat)
+    found = answers.answer_chat(call.service, body.asking(**_from_headers(call)), timed=_is_timed(call))
+    await call.send_events(found.events, found.encoder, stream=found.stream)
+
+
+async def completions(call: OllamaHandler) -> None:
+    body, _ = await call.read(STRUCTS[COMPLETIONS], requests.read_completion)
+    body = body.asking(**_from_headers(call))
+    found = await answers.answer_completion(call.service, body, timed=_is_timed(call))
+    await call.send_events(found.events, found.encoder, stream=found.stream)
+
+
+async def embeddings(call: OllamaHandler) -> None:
+    body, _ = await call.read(STRUCTS[EMBEDDINGS], requests.read_embeddings)
+    await call.send(await answers.answer_embeddings(call.service, body.asking(**from_headers(call))))
+
+
+async def score(call: OllamaHandler) -> None:
+    bodies, _ = await call.read("openai.ScoreRequest", requests.read_score)
+    places = asyncio.Semaphore(MAX_RUNNING)
+
+    async def rank(at: int) -> Any:
+        async with places:
+            return await call.service.rerank(replace(bodies[at], **from_headers(call)))
+
+    rankings = await asyncio.gather(*map(rank, range(len(bodies))))
+    await call.send(replies.scores(bodies[0].model, rankings, bodies[0].ignored))
+
+
+async def models(call: OllamaHandler) -> None:
+    await call.send(replies.models([entry.model for entry in await call.service.list()]))
+
+
+async def model(call: OllamaHandler) -> None:
+    name = call.path_args[0]
+    await call.send(replies.model(await call.service.model(name), name))
+
+
+def _from_headers(call: OllamaHandler) -> dict[str, Any]:
+    return {**from_headers(call), "run_record": call.wants("Run-Record")}
+
+
+def _is_timed(call: OllamaHandler) -> bool:
+    return call.request.headers.get(TIMINGS, "").strip().lower() in ("1", "true", "yes", "on")
+
+
 ROUTES: dict[str, Mapping[str, Route]] = {
+    CHAT: {"POST": Route(chat_completions, INFER, MAX_IMAGES, relay=to_neighbour("chat"), errors=ERRORS, zstd=True)},
+    COMPLETIONS: {"POST": Route(completions, INFER, relay=to_neighbour("generate"), errors=ERRORS, zstd=True)},
+    EMBEDDINGS: {"POST": Route(embeddings, INFER, relay=to_neighbour("embed"), errors=ERRORS, zstd=True)},
+    "/v1/models": {"GET": Route(models, READ, errors=ERRORS)},
+    "/v1/models/([^/].*)": {"GET": Route(model, READ, errors=ERRORS)},
     "/v1/rerank": {"POST": Route(rerank, INFER, relay=to_neighbour("rerank"), errors=ERRORS)},
+    "/v1/score": {"POST": Route(score, INFER, relay=to_neighbour("rerank"), errors=ERRORS)},
 }
 """Path pattern below the prefix → HTTP method → route."""
