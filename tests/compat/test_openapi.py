@@ -165,7 +165,37 @@ NATIVE = [
     Case("delete", "deleteModel", {"model": "copied"}),
     Case("delete nothing", "deleteModel", {"model": "copied"}, status=404),
 ]
+GREEDILY = {"temperature": 0, "seed": 7, "num_thread": 1, "draft_num_predict": 0}
+ASK = {"model": "sprout", "messages": QUESTION, "max_tokens": 60, **GREEDILY}
+CONTINUE = {"model": "stories", "prompt": "Once upon a time", "raw": True, "max_tokens": 8, **GREEDILY}
+USAGE = {"stream": True, "stream_options": {"include_usage": True}}
+TIMED = {**RECORD, "X-Timings": "true"}
+PROBABLE = {"logprobs": True, "top_logprobs": 2}
 OPENAI = [
+    Case("openai chat", "openaiChat", {**ASK, **PROBABLE, "bogus": 1}, headers=TIMED),
+    Case("openai chat streamed", "openaiChat", {**ASK, **PROBABLE, **USAGE, "bogus": 1}, headers=TIMED),
+    Case("openai chat with tools", "openaiChat", {**ASK, "messages": WEATHER, "tools": [TOOL]}),
+    Case("openai chat with tools, streamed", "openaiChat", {**ASK, "messages": WEATHER, "tools": [TOOL], **USAGE}),
+    Case("openai chats", "openaiChat", {**ASK, "n": 2}),
+    Case("openai chat rendered", "openaiChat", {**ASK, "_debug_render_only": True}),
+    Case("openai chat, no room", "openaiChat", {**ASK, "messages": LONG, "num_ctx": 64, "truncate": False}, status=400),
+    Case("openai chat without a model", "openaiChat", {**ASK, "model": "no"}, status=404),
+    Case("openai malformed", "openaiChat", content=b'{"model": "m"', status=400),
+    Case("openai completion", "openaiCompletion", {**CONTINUE, "logprobs": 2, "bogus": 1}, headers=TIMED),
+    Case("openai completion streamed", "openaiCompletion", {**CONTINUE, **USAGE, "logprobs": 2}, headers=TIMED),
+    Case("openai completions", "openaiCompletion", {**CONTINUE, "prompt": ["Once upon", "从前"], "n": 2, "echo": True}),
+    Case("openai completion of tokens", "openaiCompletion", {**CONTINUE, "prompt": [1, 403, 407, 261]}),
+    Case("openai completion of wrong tokens", "openaiCompletion", {**CONTINUE, "prompt": [99999]}, status=400),
+    Case("openai completion with thoughts", "openaiCompletion", {**CONTINUE, "model": "sprout", "raw": False}),
+    Case("openai completion rendered", "openaiCompletion", {**CONTINUE, "raw": False, "_debug_render_only": True}),
+    Case("openai embeddings", "openaiEmbeddings", {**EMBED, "dimensions": 8, "bogus": 1}),
+    Case("openai embeddings in base64", "openaiEmbeddings", {**EMBED, "encoding_format": "base64"}),
+    Case("openai embeddings of nothing", "openaiEmbeddings", {"model": "minilm", "input": []}, status=400),
+    Case("openai models", "openaiModels"),
+    Case("openai model", "openaiModel", path={"model": "stories"}),
+    Case("openai model with a slash", "openaiModel", path={"model": "no/such%2Fmodel"}, status=404),
+    Case("openai scores", "openaiScore", {"model": "minilm", "text_1": "who", "text_2": ["one", "猫"], "bogus": 1}),
+    Case("openai scores of a ranker", "openaiScore", {"model": "ranker", "text_1": ["a", "b"], "text_2": ["a", "b"]}),
     Case("openai rerank", "openaiRerank", {**RANK, "return_documents": True}),
     Case("openai rerank without a model", "openaiRerank", {**RANK, "model": "no"}, status=404),
 ]
@@ -195,6 +225,8 @@ UNSEEN = {
     "projector_info": "no test model reads images",
     "image_count": "no test model reads images",
     "tool_error": "depends on a wrong call of a model: tests/service/test_service_chat.py",
+    "draft_n": "drafts depend on the machine's speed: tests/server/test_drafts_over_http.py",
+    "draft_n_accepted": "drafts depend on the machine's speed: tests/server/test_drafts_over_http.py",
     "drafted_tokens": "drafts depend on the machine's speed: tests/server/test_drafts_over_http.py",
     "accepted_tokens": "drafts depend on the machine's speed: tests/server/test_drafts_over_http.py",
     "generate tool_calls": "needs a model that calls tools unasked: tests/server/test_native_replies.py",
@@ -335,7 +367,7 @@ def comparable(reply: httpx.Response) -> Any:
         data = line.removeprefix("data: ")
         if data.startswith(("{", "[")):
             for path, value in flat(json.loads(data)):
-                found[path] = found.get(path, "") + value if isinstance(value, str) else value
+                found[path] = (found.get(path) or "") + value if isinstance(value, str) else value
     return found
 
 

@@ -109,7 +109,7 @@ async def test_unknown_paths_methods_and_slashes(tmp_path: Path) -> None:
         assert (wrong.status_code, wrong.text, wrong.headers["allow"]) == (405, "405 method not allowed", "HEAD, GET")
         assert (await h.client.head("/api/ps")).status_code == 405
         assert (await h.client.request("BREW", "/api/ps")).status_code == 405
-        for path in ("/v1/models", "/api/blobs/a/b", "/API/tags", "/...", "/api/web_search/"):
+        for path in ("/v1/nothing", "/api/blobs/a/b", "/API/tags", "/...", "/api/web_search/"):
             assert (await h.client.get(f"http://127.0.0.1:{h.port}{path}")).status_code == 404, path
 
 
