@@ -365,7 +365,7 @@ def comparable(reply: httpx.Response) -> Any:
     lines = text.splitlines() if kind != JSON else [text]
     for line in lines:
         data = line.removeprefix("data: ")
-        if data.startswith(("{", "[")):
+        if data.startswith(("{", "[")) and data != "[DONE]":
             for path, value in flat(json.loads(data)):
                 found[path] = (found.get(path) or "") + value if isinstance(value, str) else value
     return found
