@@ -20,7 +20,7 @@ import httpx
 import pytest
 import yaml
 from support.models import TinyRanker
-from support.openapi import BY_ID, JSON, NDJSON, OPERATIONS, SSE, check_reply
+from support.openapi import BY_ID, BY_ROUTE, JSON, NDJSON, OPERATIONS, SSE, Property, check_reply, parts
 from support.servers import jupyter, runtime_info, standalone
 from support.wheels import make_wheel
 
@@ -199,6 +199,105 @@ OPENAI = [
     Case("openai rerank", "openaiRerank", {**RANK, "return_documents": True}),
     Case("openai rerank without a model", "openaiRerank", {**RANK, "model": "no"}, status=404),
 ]
+CLAUDE = {"max_tokens": 60, "temperature": 0}
+CLAUDE_TOOL = {
+    "name": "get_weather",
+    "description": TOOL["function"]["description"],
+    "input_schema": TOOL["function"]["parameters"],
+}
+ANTHROPIC = [
+    Case("message", "anthropicMessages", {"model": "sprout", "messages": QUESTION, **CLAUDE, "bogus": 1}),
+    Case(
+        "message streamed",
+        "anthropicMessages",
+        {"model": "sprout", "messages": QUESTION, **CLAUDE, "stream": True, "bogus": 1},
+    ),
+    Case(
+        "message with a tool",
+        "anthropicMessages",
+        {"model": "sprout", "messages": WEATHER, "tools": [CLAUDE_TOOL], **CLAUDE},
+    ),
+    Case(
+        "message with a tool, streamed",
+        "anthropicMessages",
+        {"model": "sprout", "messages": WEATHER, "tools": [CLAUDE_TOOL], **CLAUDE, "stream": True},
+    ),
+    Case(
+        "message with thinking",
+        "anthropicMessages",
+        {"model": "sprout", "messages": QUESTION, **CLAUDE, "thinking": {"type": "adaptive"}},
+    ),
+    Case(
+        "message with thinking, streamed",
+        "anthropicMessages",
+        {"model": "sprout", "messages": QUESTION, **CLAUDE, "thinking": {"type": "adaptive"}, "stream": True},
+    ),
+    Case(
+        "message, stopped",
+        "anthropicMessages",
+        {
+            "model": "stories",
+            "messages": QUESTION,
+            "max_tokens": 60,
+            "temperature": 0,
+            "stop_sequences": ["a"],
+            "stream": True,
+        },
+    ),
+    Case("message without a limit", "anthropicMessages", {"model": "sprout", "messages": QUESTION}, status=400),
+    Case("message, no model", "anthropicMessages", {"model": "no", "messages": QUESTION, **CLAUDE}, status=404),
+    Case("count tokens", "anthropicCountTokens", {"model": "sprout", "messages": QUESTION, "bogus": 1}),
+]
+RESPOND = {"model": "sprout", "input": "法国的首都是哪里？", "temperature": 0, "max_output_tokens": 80}
+FUNCTION = {"type": "function", **TOOL["function"]}
+CALLS = [
+    *WEATHER,
+    {"type": "reasoning", "summary": [{"type": "summary_text", "text": "hm"}], "encrypted_content": "hm"},
+    {"type": "function_call", "name": "get_weather", "namespace": "weather", "call_id": "c1", "arguments": "{}"},
+    {"type": "function_call_output", "call_id": "c1", "output": [{"type": "input_text", "text": "3 °C"}]},
+    {"type": "custom_tool_call", "name": "shell", "call_id": "c2", "input": "ls"},
+    {"type": "custom_tool_call_output", "call_id": "c2", "output": "文件"},
+]
+RESPONSES = [
+    Case("respond", "createResponse", {**RESPOND, "metadata": {"purpose": "测试"}, "bogus": 1}),
+    Case("respond, streamed", "createResponse", {**RESPOND, "stream": True}),
+    Case("respond, cut", "createResponse", {**RESPOND, "max_output_tokens": 2, "reasoning": {"effort": "none"}}),
+    Case("respond with a tool", "createResponse", {**RESPOND, "input": WEATHER, "tools": [FUNCTION]}),
+    Case(
+        "respond with a tool, streamed",
+        "createResponse",
+        {**RESPOND, "input": WEATHER, "tools": [FUNCTION], "stream": True},
+    ),
+    Case(
+        "respond with thinking",
+        "createResponse",
+        {**RESPOND, "reasoning": {"effort": "low"}, "include": ["reasoning.encrypted_content"]},
+    ),
+    Case(
+        "respond with thinking, streamed", "createResponse", {**RESPOND, "reasoning": {"effort": "low"}, "stream": True}
+    ),
+    Case(
+        "respond with probabilities",
+        "createResponse",
+        {**RESPOND, "model": "stories", "include": ["message.output_text.logprobs"], "top_logprobs": 2},
+    ),
+    Case(
+        "respond with probabilities, streamed",
+        "createResponse",
+        {**RESPOND, "model": "stories", "include": ["message.output_text.logprobs"], "stream": True},
+    ),
+    Case("respond wrongly", "createResponse", {**RESPOND, "input": [{"type": "unknown"}]}, status=400),
+    Case("respond without a model", "createResponse", {**RESPOND, "model": "no"}, status=404),
+    Case("continue", "createResponse", {**RESPOND, "input": "那德国呢？", "previous_response_id": "id of respond"}),
+    Case("respond to calls", "createResponse", {**RESPOND, "input": CALLS}),
+    Case("input items of calls", "listInputItems", path={"id": "id of respond to calls"}),
+    Case("fetch a response", "getResponse", path={"id": "id of continue"}),
+    Case("input items", "listInputItems", path={"id": "id of continue"}),
+    Case("in the background", "createResponse", {**RESPOND, "background": True}),
+    Case("cancel a response", "cancelResponse", path={"id": "id of in the background"}),
+    Case("delete a response", "deleteResponse", path={"id": "id of respond"}),
+    Case("fetch no response", "getResponse", path={"id": "id of respond"}, status=404),
+]
 SERVER = [
     Case("root", "root"),
     Case("head root", "headRoot"),
@@ -217,7 +316,7 @@ SERVER = [
     Case("fetch", "webFetch", {"url": "x"}, status=403),
     Case("recommendations", "modelRecommendations"),
 ]
-CASES = [*SETUP, *NATIVE, *OPENAI, *SERVER]
+CASES = [*SETUP, *NATIVE, *OPENAI, *RESPONSES, *ANTHROPIC, *SERVER]
 
 UNSEEN = {
     "remote_model": "there are no cloud models",
@@ -230,12 +329,26 @@ UNSEEN = {
     "drafted_tokens": "drafts depend on the machine's speed: tests/server/test_drafts_over_http.py",
     "accepted_tokens": "drafts depend on the machine's speed: tests/server/test_drafts_over_http.py",
     "generate tool_calls": "needs a model that calls tools unasked: tests/server/test_native_replies.py",
-    "generate messages_dropped": "old messages of a model are not dropped in a generate that fits",
+    "generate truncated.messages_dropped": "old messages of a model are not dropped in a generate that fits",
+    "image_url": "no test model reads images",
+    "detail": "no test model reads images",
+    **dict.fromkeys(
+        (
+            "createResponse error.code",
+            "createResponse error.message",
+            "createResponse error.reason",
+            "createResponse code",
+            "createResponse message",
+            "createResponse param",
+        ),
+        "a response fails when its runner does: tests/server/test_responses_replies.py",
+    ),
+    "createResponse input": "no test model calls custom tools: tests/server/test_responses_replies.py",
     "pushModel digest": "needs a registry: tests/compat/test_push_and_pull.py",
     "pushModel total": "needs a registry: tests/compat/test_push_and_pull.py",
     "pushModel completed": "needs a registry: tests/compat/test_push_and_pull.py",
 }
-"""Described fields that no case can show, of any operation or of one, and why."""
+"""Fields that no case can show, as a name or as an operation and a path, and why."""
 
 Answers = dict[str, dict[str, httpx.Response]]
 
@@ -262,18 +375,19 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> Answers:
         ranker = TinyRanker().write(home / "ranker.gguf").read_bytes()
         with host(name, home) as client:
             for case in [*uploads("ranker", ranker), *CASES]:
-                found[name][case.name] = send(client, case)
+                found[name][case.name] = send(client, case, found[name])
     return found
 
 
-def send(client: httpx.Client, case: Case) -> httpx.Response:
+def send(client: httpx.Client, case: Case, earlier: Mapping[str, httpx.Response]) -> httpx.Response:
+    """Send a case; ``id of NAME`` in it stands for the id in the reply of an earlier case."""
     operation = BY_ID[case.operation]
-    path = operation.path
+    path, body = operation.path, with_ids(case.body, earlier)
     for name, value in case.path.items():
-        path = path.replace(f"{{{name}}}", value)
+        path = path.replace(f"{{{name}}}", with_ids(value, earlier))
 
     def run() -> httpx.Response:
-        return client.request(operation.method, path, json=case.body, content=case.content, headers=dict(case.headers))
+        return client.request(operation.method, path, json=body, content=case.content, headers=dict(case.headers))
 
     if case.during is None:
         return run()
@@ -281,6 +395,14 @@ def send(client: httpx.Client, case: Case) -> httpx.Response:
         lines = running.iter_lines()
         next(lines)
         return run()
+
+
+def with_ids(value: Any, earlier: Mapping[str, httpx.Response]) -> Any:
+    if isinstance(value, Mapping):
+        return {key: with_ids(inner, earlier) for key, inner in value.items()}
+    if isinstance(value, str) and value.startswith("id of "):
+        return earlier[value.removeprefix("id of ")].json()["id"]
+    return value
 
 
 @pytest.mark.parametrize("name", ["standalone", "jupyter"])
@@ -300,11 +422,35 @@ def test_both_hosts_answer_identically(answers: Answers, case: Case) -> None:
 
 
 def test_every_operation_has_a_case() -> None:
+    assert len({case.name for case in CASES}) == len(CASES)
     assert {case.operation for case in CASES} == set(BY_ID)
 
 
-def test_every_field_of_replies_is_seen(answers: Answers) -> None:
-    """A described field that no reply has is either a mistake in the description or lacks a case."""
+def test_every_field_of_the_contract_is_seen(answers: Answers) -> None:
+    seen = fields_seen(answers)
+    missing = {
+        route: left
+        for route, entry in INVENTORY.items()
+        if (left := [path for path in entry.get("replies", ()) if not is_seen(BY_ROUTE[route].id, path, seen)])
+    }
+    assert missing == {}
+
+
+def test_every_described_field_of_replies_is_seen(answers: Answers) -> None:
+    """A property of a schema that no reply of any operation has is a mistake in the description, or lacks a case."""
+    seen = fields_seen(answers)
+    found: set[Property] = set()
+    example: dict[Property, str] = {}
+    for operation in OPERATIONS:
+        for path, properties in operation.reply_fields().items():
+            example |= dict.fromkeys(properties, f"{operation.id}: {path}")
+            if is_seen(operation.id, path, seen):
+                found |= properties
+    assert [path for described, path in example.items() if described not in found] == []
+
+
+def fields_seen(answers: Answers) -> Mapping[str, set[str]]:
+    """Operation → the paths of the fields of its replies."""
     seen: defaultdict[str, set[str]] = defaultdict(set)
     for case in CASES:
         reply = answers["standalone"][case.name]
@@ -313,17 +459,12 @@ def test_every_field_of_replies_is_seen(answers: Answers) -> None:
                 BY_ID[case.operation], reply.status_code, reply.headers["content-type"], reply.content
             ):
                 seen[case.operation] |= set(leaves(part))
-    missing = {
-        operation.id: left
-        for operation in OPERATIONS
-        if (left := [path for path in operation.reply_fields() if not is_seen(operation.id, path, seen[operation.id])])
-    }
-    assert missing == {}
+    return seen
 
 
-def is_seen(operation: str, path: str, seen: set[str]) -> bool:
-    parts = re.split(r"(?:\[\])*(?:\.|$)", path)
-    return path in seen or any({part, f"{operation} {part}"} & UNSEEN.keys() for part in parts)
+def is_seen(operation: str, path: str, seen: Mapping[str, set[str]]) -> bool:
+    names = set(re.split(r"(?:\[\])*(?:\.|$)", path))
+    return path in seen[operation] or f"{operation} {path}" in UNSEEN or not names.isdisjoint(UNSEEN)
 
 
 def leaves(value: Any, path: str = "") -> Iterator[str]:
@@ -340,38 +481,33 @@ def leaves(value: Any, path: str = "") -> Iterator[str]:
 
 VOLATILE = re.compile(
     r"(^|[._])(created(_at)?|modified_at|expires_at|completed_at|\w*duration|id|request_id|tokens_per_second|"
-    r"cached_tokens|output_tokens|completed|prompt_hash|timings)$|_ms$|_second$"
+    r"cached_tokens|cache_read_input_tokens|input_tokens|output_tokens|\w+_id|sequence_number|completed|prompt_hash|timings)$|_ms$|_second$"
 )
 """Fields whose values differ from one run to the next."""
 
 
 def comparable(reply: httpx.Response) -> Any:
     """What both hosts must agree on: all texts joined over the parts of a stream, and the last of other values."""
-    kind = reply.headers.get("content-type", "").partition(";")[0]
-    text = (
-        re.sub(r"FROM /\S+?(?=sha256)", "FROM ", reply.text)
-        .replace(str(reply.request.url).rpartition("/")[0], "")
-        .replace("/hub/ollama", "")
-    )
-    if kind not in (JSON, NDJSON, SSE):
-        return (
-            sorted(set(re.findall(r"^# HELP (\w+)", text, re.MULTILINE)))
-            if "# HELP" in text
-            else text.replace(KEYED, "")
-        )
-    if "openapi" in text[:20]:
+    kind, text = reply.headers.get("content-type", ""), unlocated(reply)
+    if "# HELP" in text:
+        return set(re.findall(r"^# HELP (\w+)", text, re.MULTILINE))
+    if not text or not kind.startswith((JSON, NDJSON, SSE)):
+        return text
+    if '"openapi"' in text[:20]:
         return {**json.loads(text), "servers": None}
     found: dict[str, Any] = {}
-    lines = text.splitlines() if kind != JSON else [text]
-    for line in lines:
-        data = line.removeprefix("data: ")
-        if data.startswith(("{", "[")) and data != "[DONE]":
-            for path, value in flat(json.loads(data)):
-                found[path] = (found.get(path) or "") + value if isinstance(value, str) else value
+    for part in parts(kind, text.encode()):
+        for path, value in flat(part):
+            found[path] = (found.get(path) or "") + value if isinstance(value, str) else value
     return found
 
 
-KEYED = " -H &quot;Authorization: Bearer $OLLAMA_API_KEY&quot;"
+def unlocated(reply: httpx.Response) -> str:
+    """The text of a reply without the server's address, its folders and random ids."""
+    address = str(reply.request.url).removesuffix(reply.request.url.path)
+    key = " -H &quot;Authorization: Bearer $OLLAMA_API_KEY&quot;"
+    text = reply.text.replace(address, "").replace("/hub/ollama", "").replace(key, "")
+    return re.sub(r"(?<=_)[0-9a-f]{16,}|(?<=FROM )/\S+?(?=sha256)", "", text)
 
 
 def flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:

@@ -19,6 +19,9 @@ from ollama_nb.server import description
 DOCUMENT = description.load()
 JSON = "application/json"
 _ERRORS = [schema for name, schema in DOCUMENT["components"]["schemas"].items() if name.endswith("Error")]
+Property = tuple[int, str]
+"""The identity of a schema and the name of one of its properties."""
+
 NDJSON = "application/x-ndjson"
 SSE = "text/event-stream"
 
@@ -59,9 +62,12 @@ class Operation:
         """The bodies of the examples."""
         return [example["value"] for example in self.body.get(JSON, {}).get("examples", {}).values()]
 
-    def reply_fields(self) -> dict[str, Any]:
-        """Every field of the successful replies and of their streams, by its path; ``[]`` is an item of a list."""
-        found: dict[str, Any] = {}
+    def reply_fields(self) -> dict[str, set[Property]]:
+        """Every field of the successful replies and of their streams, by its path; ``[]`` is an item of a list.
+
+        The values are the properties of schemas that can be at this path.
+        """
+        found: dict[str, set[Property]] = {}
         for status, response in self.value["responses"].items():
             if status.startswith("2"):
                 for media in description.resolve(DOCUMENT, response).get("content", {}).values():
@@ -78,7 +84,7 @@ class Operation:
         return content[kind].get("schema", {})
 
 
-def _collect(schema: Any, path: str, found: dict[str, Any], above: tuple[int, ...] = ()) -> None:
+def _collect(schema: Any, path: str, found: dict[str, set[Property]], above: tuple[int, ...] = ()) -> None:
     """Add the fields below ``path``; a schema that is within itself is entered once."""
     schema = description.resolve(DOCUMENT, schema)
     if any(schema is error for error in _ERRORS) or id(schema) in above:
@@ -91,7 +97,7 @@ def _collect(schema: Any, path: str, found: dict[str, Any], above: tuple[int, ..
         _collect(schema["items"], f"{path}[]", found, above)
     for name, inner in schema.get("properties", {}).items():
         below = f"{path}.{name}" if path else name
-        found.setdefault(below, inner)
+        found.setdefault(below, set()).add((id(schema), name))
         _collect(inner, below, found, above)
 
 
