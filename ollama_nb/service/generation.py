@@ -132,11 +132,11 @@ class Generation:
 def check_numbers(request: Inference) -> None:
     """Raise BadRequest for a number out of its range. This check comes first, even before the model's name."""
     if not 0 <= request.top_logprobs <= MAX_TOP_LOGPROBS:
-        raise BadRequest(f"top_logprobs must be between 0 and {MAX_TOP_LOGPROBS}")
+        raise BadRequest(f"top_logprobs must be between 0 and {MAX_TOP_LOGPROBS}", field="top_logprobs")
     if not 1 <= request.n <= MAX_CHOICES:
-        raise BadRequest(f"n must be between 1 and {MAX_CHOICES}")
+        raise BadRequest(f"n must be between 1 and {MAX_CHOICES}", field="n")
     if request.think_budget is not None and request.think_budget < 0:
-        raise BadRequest("think_budget must be 0 or more; leave it out for no limit")
+        raise BadRequest("think_budget must be 0 or more; leave it out for no limit", field="think_budget")
 
 
 async def new_generation(

@@ -9,6 +9,7 @@ from ollama_nb.api.messages import ANY_TOOL_OR_NONE, ToolChoice
 from ollama_nb.errors import BadRequest
 from ollama_nb.server.dialects.gojson import Fields
 
+_FIELD = "tool_choice"
 _FORMS = (
     '"auto", "none", "required", {"type":"function","function":{"name":…}} or '
     '{"type":"allowed_tools","allowed_tools":{"mode":…,"tools":[…]}}'
@@ -21,7 +22,7 @@ def read_tool_choice(body: Fields) -> ToolChoice:
     Both forms of OpenAI are read: that of chat completions (``{"type": "function", "function": {"name": "f"}}``) and
     the flat one of responses (``{"type": "function", "name": "f"}``), for ``allowed_tools`` as well. Raises BadRequest.
     """
-    value = body.raw("tool_choice")
+    value = body.raw(_FIELD)
     match value:
         case None:
             return ANY_TOOL_OR_NONE
@@ -31,7 +32,7 @@ def read_tool_choice(body: Fields) -> ToolChoice:
             return ToolChoice("required", (_name(value),))
         case {"type": "allowed_tools"}:
             return _allowed(value)
-    raise BadRequest(f"invalid tool_choice {_shown(value)}: expected {_FORMS}")
+    raise BadRequest(f"invalid tool_choice {_shown(value)}: expected {_FORMS}", field=_FIELD)
 
 
 def read_parallel_tool_calls(body: Fields) -> bool:
@@ -45,7 +46,8 @@ def _allowed(value: dict[str, Any]) -> ToolChoice:
     match inner:
         case {"mode": "auto" | "required" as mode, "tools": [_, *_] as tools}:
             return ToolChoice(mode, tuple(dict.fromkeys(map(_name, tools))))
-    raise BadRequest('invalid tool_choice: allowed_tools needs a "mode", "auto" or "required", and a list of "tools"')
+    message = 'invalid tool_choice: allowed_tools needs a "mode", "auto" or "required", and a list of "tools"'
+    raise BadRequest(message, field=_FIELD)
 
 
 def _name(value: Any) -> str:
@@ -53,7 +55,7 @@ def _name(value: Any) -> str:
     match value:
         case {"function": {"name": str(name)}} | {"name": str(name)} if name:
             return name
-    raise BadRequest(f"invalid tool_choice: {_shown(value)} does not name a function")
+    raise BadRequest(f"invalid tool_choice: {_shown(value)} does not name a function", field=_FIELD)
 
 
 def _shown(value: Any) -> str:

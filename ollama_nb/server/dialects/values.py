@@ -62,9 +62,12 @@ def read_image(url: str, field: str) -> bytes:
         text = "image URLs are not currently supported, please use base64 encoded data instead"
         raise BadRequest(text, field=field)
     start = _DATA_URL.match(url)
-    if start is None:
-        raise BadRequest("invalid image input", field=field)
-    return from_base64(url[start.end() :])
+    try:
+        if start is not None:
+            return from_base64(url[start.end() :])
+    except BadRequest:
+        pass
+    raise BadRequest("invalid image input", field=field)
 
 
 def read_tool(body: Fields, value: Any) -> Tool:

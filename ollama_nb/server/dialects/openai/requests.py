@@ -19,8 +19,8 @@ from ollama_nb.server.dialects import gojson
 from ollama_nb.server.dialects.gojson import Fields
 from ollama_nb.server.dialects.tool_choice import read_parallel_tool_calls, read_tool_choice
 from ollama_nb.server.dialects.values import read_effort, read_image, read_keep_alive, read_think, read_tool
+from ollama_nb.service.generation import MAX_CHOICES, MAX_TOP_LOGPROBS
 
-MAX_CHOICES = 16  # replies to one prompt
 MAX_PROMPTS = 1024  # prompts in one request
 MAX_LOGIT_BIAS = 100
 ReasoningFormat = Literal["auto", "deepseek", "deepseek-legacy", "none"]
@@ -101,7 +101,7 @@ def read_chat(body: Fields) -> ChatCompletion:
         truncate="messages" if body.raw("truncate") == "messages" else body.flag("truncate") is not False,
         logprobs=body.flag("logprobs") or False,
         top_logprobs=body.whole("top_logprobs"),
-        n=_count(body, "n"),
+        n=_within(body, "n", 1, MAX_CHOICES),
         detailed=form.stream,
     )
     return ChatCompletion(request=replace(request, ignored=_ignored(body)), form=form)
@@ -109,8 +109,8 @@ def read_chat(body: Fields) -> ChatCompletion:
 
 def read_completion(body: Fields) -> Completion:
     form = _form(body)
-    n = _count(body, "n")
-    best_of = _count(body, "best_of") if "best_of" in body else n
+    n = _within(body, "n", 1, MAX_CHOICES)
+    best_of = _within(body, "best_of", 1, MAX_CHOICES) if "best_of" in body else n
     if best_of < n:
         raise BadRequest(f"best_of must be at least n, which is {n}", field="best_of")
     if best_of > n and form.stream:
@@ -125,7 +125,7 @@ def read_completion(body: Fields) -> Completion:
         raw=body.flag("raw") or False,
         truncate=body.flag("truncate") is not False,
         logprobs="logprobs" in body or best_of > n,
-        top_logprobs=body.whole("logprobs"),
+        top_logprobs=_within(body, "logprobs", 0, MAX_TOP_LOGPROBS),
         n=best_of,
     )
     prompts = _prompts(body.raw("prompt"))
@@ -159,13 +159,13 @@ def read_embeddings(body: Fields) -> EmbeddingsBody:
 
 def read_score(body: Fields) -> tuple[RerankRequest, ...]:
     """The body of ``/v1/score``: requests whose documents, one after the other, are the pairs to be scored."""
+    request = RerankRequest(model=body.text("model"), options=_loading_options(body), keep_alive=read_keep_alive(body))
     first, second = _texts(body, "text_1"), _texts(body, "text_2")
     if len(first) not in (1, len(second)):
         raise BadRequest(
             f"text_1 has {len(first)} texts and text_2 has {len(second)}: give one text_1, or one for each text_2",
             field="text_1",
         )
-    request = RerankRequest(model=body.text("model"), options=_loading_options(body), keep_alive=read_keep_alive(body))
     request = replace(request, ignored=body.ignored(_WITHOUT_EFFECT | {"user"}))
     if len(first) == 1:
         return (replace(request, query=first[0], documents=second),)
@@ -308,7 +308,12 @@ def _response_format(body: Fields) -> Any:
 def _schema(body: Fields, name: str) -> Any:
     """A JSON Schema as an object or as JSON text."""
     value = body.raw(name)
-    return gojson.decode(value.encode()) if isinstance(value, str) and value else value
+    if not isinstance(value, str) or not value:
+        return value
+    try:
+        return gojson.decode(value.encode())
+    except BadRequest as error:
+        raise BadRequest(f"{name} is not valid JSON: {error.message}", field=name) from None
 
 
 def _choices(body: Fields, name: str) -> tuple[str, ...] | None:
@@ -321,11 +326,12 @@ def _ignored(body: Fields) -> tuple[str, ...]:
     return (*body.ignored(_WITHOUT_EFFECT), *inner[0], *inner[1])
 
 
-def _count(body: Fields, name: str) -> int:
-    count = body.whole(name) if name in body else 1
-    if not 1 <= count <= MAX_CHOICES:
-        raise BadRequest(f"{name} must be between 1 and {MAX_CHOICES}", field=name)
-    return count
+def _within(body: Fields, name: str, least: int, most: int) -> int:
+    """A number from ``least``, which is the default, to ``most``."""
+    number = body.whole(name) if name in body else least
+    if not least <= number <= most:
+        raise BadRequest(f"{name} must be between {least} and {most}", field=name)
+    return number
 
 
 def _messages(body: Fields) -> tuple[Message, ...]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from ollama_nb.server.dialects.encoder import JSON
 from ollama_nb.server.dialects.native.routes import MAX_IMAGES, from_headers, rerank
 from ollama_nb.server.dialects.openai import answers, replies, requests
 from ollama_nb.server.dialects.openai.answers import CHAT, COMPLETIONS, EMBEDDINGS, MAX_RUNNING, STRUCTS
@@ -33,7 +34,7 @@ async def completions(call: OllamaHandler) -> None:
 
 async def embeddings(call: OllamaHandler) -> None:
     body, _ = await call.read(STRUCTS[EMBEDDINGS], requests.read_embeddings)
-    await call.send(await answers.answer_embeddings(call.service, body.asking(**from_headers(call))))
+    await call.send(await answers.answer_embeddings(call.service, body.asking(**from_headers(call))), JSON)
 
 
 async def score(call: OllamaHandler) -> None:
@@ -45,16 +46,16 @@ async def score(call: OllamaHandler) -> None:
             return await call.service.rerank(replace(bodies[at], **from_headers(call)))
 
     rankings = await asyncio.gather(*map(rank, range(len(bodies))))
-    await call.send(replies.scores(bodies[0].model, rankings, bodies[0].ignored))
+    await call.send(replies.scores(bodies[0].model, rankings, bodies[0].ignored), JSON)
 
 
 async def models(call: OllamaHandler) -> None:
-    await call.send(replies.models([entry.model for entry in await call.service.list()]))
+    await call.send(replies.models([entry.model for entry in await call.service.list()]), JSON)
 
 
 async def model(call: OllamaHandler) -> None:
     name = call.path_args[0]
-    await call.send(replies.model(await call.service.model(name), name))
+    await call.send(replies.model(await call.service.model(name), name), JSON)
 
 
 def _from_headers(call: OllamaHandler) -> dict[str, Any]:
