@@ -143,10 +143,14 @@ def move_out(tree: Tree, path: Path, target: Path) -> None:
 
 
 class Tree:
-    """A folder and its contents. The path to the root may contain symbolic links; paths below the root may not."""
+    """A folder and its contents. The path to the root may contain symbolic links; paths below the root may not.
 
-    def __init__(self, root: Path) -> None:
+    ``folder_mode``: permissions of the folders that are created.
+    """
+
+    def __init__(self, root: Path, *, folder_mode: int = 0o755) -> None:
         self.root = root
+        self._folder_mode = folder_mode
 
     def make(self) -> None:
         """Create the root and its missing parents."""
@@ -159,7 +163,7 @@ class Tree:
             for folder in reversed(missing):
                 announce("mkdir", folder.name)
                 with contextlib.suppress(FileExistsError):
-                    folder.mkdir(0o755)
+                    folder.mkdir(self._folder_mode)
                 _sync_folder(folder.parent)
 
     def temp(self, *, prefix: str = TEMP_PREFIX, mode: int = 0o644) -> TempFile:
@@ -256,7 +260,7 @@ class Tree:
             return None
         for part in parts:
             try:
-                below = _open_subfolder(here, part, create)
+                below = _open_subfolder(here, part, self._folder_mode if create else None)
             finally:
                 os.close(here)
             if below is None:
@@ -354,15 +358,15 @@ def regular_size(path: Path) -> int | None:
     return status.st_size if stat.S_ISREG(status.st_mode) else None
 
 
-def _open_subfolder(above: int, name: str, create: bool) -> int | None:
-    """Open the folder ``name`` in ``above`` without following links."""
+def _open_subfolder(above: int, name: str, mode: int | None) -> int | None:
+    """Open the folder ``name`` in ``above`` without following links; with a ``mode``, create it if it is missing."""
     with contextlib.suppress(FileNotFoundError):
         return os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=above)
-    if not create:
+    if mode is None:
         return None
     announce("mkdir", name)
     with contextlib.suppress(FileExistsError):
-        os.mkdir(name, 0o755, dir_fd=above)
+        os.mkdir(name, mode, dir_fd=above)
     fsync(above, name)
     return os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=above)
 
@@ -388,19 +392,19 @@ def announce(call: str, subject: str) -> None:
 
 
 class InPlaceFile:
-    """An unfinished file that is written in any order, over several runs of the program.
+    """A file that is written in any order, over several runs of the program, before it is complete.
 
     Several threads may read and write; one of them closes it.
     """
 
-    def __init__(self, tree: Tree, path: Path) -> None:
+    def __init__(self, tree: Tree, path: Path, mode: int = 0o644) -> None:
         """Open the file, or create it. A symbolic link of that name is refused."""
         self._tree = tree
         self.path = path
         with store_errors("write", path), tree.folder_of(path, create=True) as folder:
             announce("create", path.name)
             flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-            self._file = os.open(path.name, flags, 0o644, dir_fd=folder)
+            self._file = os.open(path.name, flags, mode, dir_fd=folder)
 
     @property
     def size(self) -> int:
@@ -432,10 +436,14 @@ class InPlaceFile:
         with store_errors("read", self.path, reading=True):
             return os.pread(self._file, size, offset)
 
+    def sync(self) -> None:
+        """Flush the file to disk."""
+        with store_errors("write", self.path):
+            fsync(self._file, self.path.name)
+
     def commit(self, path: Path) -> None:
         """Sync the file, then rename it to ``path`` in the same folder."""
-        with store_errors("write", path):
-            fsync(self._file, self.path.name)
+        self.sync()
         self._tree.rename(self.path, path.name)
 
     def close(self) -> None:

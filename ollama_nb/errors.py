@@ -21,6 +21,8 @@ OllamaError                  500     internal_error          no narrower class a
     ContextOverflow          400     context_overflow        the prompt does not fit into the context
     CorruptModel             400     corrupt_model           a model file is damaged or is not what it claims to be
     TemplateError            400     template_error          a prompt template does not parse or does not run
+    InvalidBatchFile         400     invalid_batch_file      the input file of a batch cannot be used
+    InvalidBatchLine         400     invalid_batch_line      a line in the input file of a batch cannot run
     RequestTooLarge          413     request_too_large       the request body is larger than the route accepts
   Unauthorized               401     unauthorized            the API key is missing or not valid
   Forbidden                  403     forbidden               the API key is valid but does not allow the action
@@ -150,6 +152,18 @@ class TemplateError(BadRequest):
     """A prompt template does not parse or does not run. Correct the template of the model."""
 
     code = "template_error"
+
+
+class InvalidBatchFile(BadRequest):
+    """The input file of a batch has no requests, too many, or none that can run. Correct it and upload it again."""
+
+    code = "invalid_batch_file"
+
+
+class InvalidBatchLine(BadRequest):
+    """A line in the input file of a batch cannot run; the other lines do. Correct it and send it in another batch."""
+
+    code = "invalid_batch_line"
 
 
 class RequestTooLarge(BadRequest):

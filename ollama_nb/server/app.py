@@ -17,6 +17,7 @@ from ollama_nb.errors import BadRequest, StoreError
 from ollama_nb.net import is_loopback_socket
 from ollama_nb.server.access import Keys
 from ollama_nb.server.dialects.native.routes import OLLAMA_API_VERSION
+from ollama_nb.server.dialects.openai.batches import OpenAIBatches
 from ollama_nb.server.keys import KeyFile, KeyRing
 from ollama_nb.server.standalone import addresses, bind, listen
 from ollama_nb.server.state import ServerState
@@ -58,6 +59,7 @@ async def run(
     side = asyncio.ensure_future(meanwhile(state, stop.event)) if meanwhile else None
     try:
         await service.start()
+        service.batches.start(OpenAIBatches(service))
         for address in addresses(sockets):
             _log.info("Listening on %s (version %s)", address, OLLAMA_API_VERSION)
         await stop.event.wait()

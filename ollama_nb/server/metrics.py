@@ -20,6 +20,7 @@ from ollama_nb.api.events import Stats
 from ollama_nb.api.models import Running
 from ollama_nb.api.names import ModelName
 from ollama_nb.errors import OllamaError
+from ollama_nb.service.batch_store import BatchStore
 from ollama_nb.service.requests import QUEUED, STATES, QueueEntry
 from ollama_nb.store.store import Store
 from ollama_nb.store.usage import Usage, usage
@@ -68,6 +69,7 @@ class Metrics:
         )
         self._queue = self._gauge("queue_depth", "Requests by state", "state")
         self._oldest = self._gauge("queue_oldest_seconds", "Age of the oldest waiting request")
+        self._batches = self._gauge("batches_unfinished", "Batches that have not ended")
         self._in_flight = self._gauge("requests_in_flight", "Requests in flight")
         self._loaded = self._gauge("models_loaded", "Loaded models")
         self._memory = self._gauge("model_bytes", "Memory of a loaded model", "model", "device")
@@ -119,6 +121,7 @@ class Metrics:
         running: Sequence[Running],
         engines: Sequence[tuple[str, Mapping[str, Any]]],
         store: Store,
+        batches: BatchStore,
     ) -> bytes:
         """The present values in Prometheus' text format. ``engines`` are the counters of each loaded model."""
         self._watch_lag()
@@ -135,7 +138,7 @@ class Metrics:
             for figure, number in counters.items():
                 if figure != "pid" and isinstance(number, int | float):
                     self._engine.labels(self._bounded(model), figure).set(number)
-        await asyncio.to_thread(self._measure, store)
+        await asyncio.to_thread(self._measure, store, batches)
         return generate_latest(self._registry)
 
     async def close(self) -> None:
@@ -149,7 +152,9 @@ class Metrics:
         waiting = [entry.created_at for entry in queue if entry.state == QUEUED]
         self._oldest.set(time.time() - min(waiting) if waiting else 0)
 
-    def _measure(self, store: Store) -> None:
+    def _measure(self, store: Store, batches: BatchStore) -> None:
+        with contextlib.suppress(OllamaError):
+            self._batches.set(len(batches.unfinished()))
         now = time.monotonic()
         if now - self._looked > STORE_SECONDS or not self._looked:
             self._looked = now

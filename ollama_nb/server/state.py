@@ -49,12 +49,12 @@ class ServerState:
 
     @property
     def working(self) -> int:
-        """The number of requests in flight that do work."""
-        return len(self._working)
+        """The number of requests in flight that do work, and of unfinished batches of this server."""
+        return len(self._working) + self.service.batches.active
 
     def idle_seconds(self) -> float:
-        """Seconds since the last request ended or a model was last loaded."""
-        if self._live or self.service.running():
+        """Seconds since the last request ended, a model was last loaded or a batch was last unfinished."""
+        if self._live or self.service.running() or self.service.batches.active:
             self._last_end = time.monotonic()
         return time.monotonic() - self._last_end
 

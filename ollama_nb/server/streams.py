@@ -17,6 +17,7 @@ from tornado.iostream import StreamClosedError
 
 from ollama_nb.api.names import Digest
 from ollama_nb.errors import BadRequest, RequestTooLarge
+from ollama_nb.service.requests import finish_in_thread
 from ollama_nb.store.blobs import BlobWriter
 
 MIB = 1 << 20
@@ -112,12 +113,7 @@ class UploadedBlob:
 
     async def _in_thread(self, work: Callable[..., object], *args: object) -> None:
         async with self._lock:
-            thread = asyncio.ensure_future(asyncio.to_thread(work, *args))
-            try:
-                await asyncio.shield(thread)
-            except asyncio.CancelledError:
-                await asyncio.wait({thread})
-                raise
+            await finish_in_thread(work, *args)
 
 
 class SlowClient(Exception):

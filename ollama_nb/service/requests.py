@@ -16,7 +16,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Protocol, TypeVar
+from typing import ParamSpec, Protocol, TypeVar
 
 from ollama_nb.api.events import Delta, Done, Event, Progress, Report, Stats, ToolCalls
 from ollama_nb.api.models import GGUF, Model
@@ -176,6 +176,8 @@ class NoMeter:
 
 
 _E = TypeVar("_E", bound=Event)
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class Metering:
@@ -243,6 +245,18 @@ async def run_in_thread(
             cancelled.set()
             await _wait(ended)
         ended.result()
+
+
+async def finish_in_thread(work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    """Run blocking work in a thread. A cancelled caller waits until the work has ended, so that nothing overlaps it."""
+    thread = asyncio.ensure_future(asyncio.to_thread(work, *args, **kwargs))
+    try:
+        return await asyncio.shield(thread)
+    except asyncio.CancelledError:
+        await asyncio.wait({thread})
+        if not thread.cancelled():
+            thread.exception()  # mark it as retrieved
+        raise
 
 
 def _start(work: Work, lines: asyncio.Queue[Progress | None], cancelled: threading.Event) -> asyncio.Future[None]:

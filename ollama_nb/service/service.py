@@ -19,13 +19,14 @@ from ollama_nb.runner.pool import Pool
 from ollama_nb.runner.renderer import Renderer
 from ollama_nb.runner.vocabularies import Vocabularies
 from ollama_nb.service.backend import Backend
+from ollama_nb.service.batch_worker import BatchWorker
 from ollama_nb.service.chat import run_chat
 from ollama_nb.service.create import run_create
 from ollama_nb.service.embed import embed, embeddings, rerank
 from ollama_nb.service.generate import run_generate
 from ollama_nb.service.models import copy, delete, list_models, show
 from ollama_nb.service.requests import Meter, Requests
-from ollama_nb.service.resolve import find
+from ollama_nb.service.resolve import find, parse_name
 from ollama_nb.service.tokens import detokenize, tokenize
 from ollama_nb.service.transfer import pull_model, push_model
 from ollama_nb.settings import Settings
@@ -37,7 +38,7 @@ _log = logging.getLogger("ollama_nb.service")
 
 
 class Service:
-    """The use cases, bound to one backend. It belongs to one event loop.
+    """The use cases, bound to one backend, and the batches. It belongs to one event loop.
 
     Closing a generator that one of them returns cancels the work behind it.
     """
@@ -66,6 +67,7 @@ class Service:
         self.create = partial(run_create, backend)
         self.pull = partial(pull_model, backend)
         self.push = partial(push_model, backend)
+        self.batches = BatchWorker(settings.home, self._slots)
 
     async def start(self) -> None:
         """Tidy the store. If that fails, the error is logged; requests that need the store report it."""
@@ -77,7 +79,8 @@ class Service:
             _log.warning("the model store was not tidied: %s", error.message)
 
     async def close(self) -> None:
-        """End every child process."""
+        """Stop working on batches and end every child process."""
+        await self.batches.stop()
         backend = self._backend
         await asyncio.gather(backend.pool.close(), backend.renderer.close(), backend.vocabularies.close())
 
@@ -113,6 +116,14 @@ class Service:
 
     def running(self) -> Sequence[Running]:
         return self._backend.pool.running()
+
+    def _slots(self, model: str) -> int:
+        """How many requests the model named ``model`` handles at a time; 0 if it is not loaded."""
+        try:
+            name = parse_name(model)
+        except OllamaError:
+            return 0
+        return next((running.slots for running in self.running() if running.model.name == name), 0)
 
     async def runner_stats(self) -> Sequence[tuple[str, dict[str, Any]]]:
         """Return the engine's counters of every loaded model, by short name."""

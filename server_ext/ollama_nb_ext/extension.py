@@ -19,6 +19,7 @@ from traitlets import Bool, Int
 from ollama_nb import runtime
 from ollama_nb.errors import OllamaError
 from ollama_nb.server.access import Keys
+from ollama_nb.server.dialects.openai.batches import OpenAIBatches
 from ollama_nb.server.handler import SETTING
 from ollama_nb.server.neighbours import Neighbours
 from ollama_nb.server.routes import url_specs
@@ -71,6 +72,7 @@ class OllamaExtension(ExtensionApp):
         """Start the service. Port, address and certificate of the Jupyter server are final now."""
         self._activity.start()
         await self.state.service.start()
+        self.state.service.batches.start(OpenAIBatches(self.state.service))
         if self._config.neighbours:
             self.state.neighbours = Neighbours(self._config.home, Path(serverapp.runtime_dir))
         url = own_address(serverapp, PREFIX) or self._listen(Host(host="127.0.0.1", port=0), Keys(self.key))

@@ -89,6 +89,8 @@ async def bench(folder: Path) -> AsyncIterator[Bench]:
     for name, template in (("m", PLAIN), ("thinks", THINKS), ("tools", TOOLS), ("inserts", INSERTS)):
         harness.make(name, template=template)
     harness.make("embedder", "all-MiniLM-L6-v2-q8_0.gguf")
+    for digit in "01":
+        harness.service.batches.store.upload().commit("input", "batch", id=f"file-{digit * 24}")
     state = ServerState(harness.service)
     sockets = netutil.bind_sockets(0, "127.0.0.1")
     server = listen(state, sockets, keys=Keys())

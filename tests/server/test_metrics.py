@@ -117,9 +117,11 @@ async def test_cancelled_replies_are_counted_by_phase(tmp_path: Path) -> None:
         await asyncio.wait({task})
     with pytest.raises(BadRequest), Metering(metrics, "m"):
         raise BadRequest("no")
-    harness = ServiceHarness(tmp_path)
+    service = ServiceHarness(tmp_path).service
     engines = [("tales", {"slots": 4, "pid": 7, "rows": {}})]
-    text = await metrics.text(busy=0, queue=(), running=(), engines=engines, store=harness.service.store)
+    text = await metrics.text(
+        busy=0, queue=(), running=(), engines=engines, store=service.store, batches=service.batches.store
+    )
     await metrics.close()
     found = figures(text.decode())
     assert value(found, "ollama_nb_cancelled_total", phase="waiting") == 1
@@ -134,8 +136,9 @@ async def test_the_number_of_labels_is_bounded(tmp_path: Path) -> None:
     metrics = Metrics()
     for number in range(MAX_MODELS + 30):
         metrics.done(f"model{number}", "stop", Stats(output_tokens=1, prompt_tokens_dropped=number % 2))
+    service = ServiceHarness(tmp_path).service
     text = (
-        await metrics.text(busy=0, queue=(), running=(), engines=(), store=ServiceHarness(tmp_path).service.store)
+        await metrics.text(busy=0, queue=(), running=(), engines=(), store=service.store, batches=service.batches.store)
     ).decode()
     await metrics.close()
     found = figures(text)

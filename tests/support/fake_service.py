@@ -24,6 +24,7 @@ from ollama_nb.api.requests import (
     TokenizeRequest,
 )
 from ollama_nb.errors import BadRequest, Cancelled, ModelNotFound
+from ollama_nb.service.batch_worker import BatchWorker
 from ollama_nb.service.requests import Requests
 from ollama_nb.store.store import Store
 
@@ -33,6 +34,7 @@ class FakeService:
         self.store = Store(root)
         self.home = root.parent / "state"
         self.requests = Requests()
+        self.batches = BatchWorker(root.parent / "nb", lambda model: 1)
         self.script: list[Any] = []
         self.asked: list[Any] = []
         self.embeddings_result = Embeddings(())

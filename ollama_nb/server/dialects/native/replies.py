@@ -38,6 +38,7 @@ from ollama_nb.api.requests import RerankRequest
 from ollama_nb.errors import OllamaError
 from ollama_nb.server.dialects.encoder import ErrorFormat, GatheredReply
 from ollama_nb.server.dialects.gojson import local, nanoseconds, utc_now
+from ollama_nb.service.batches import BatchJob
 from ollama_nb.service.requests import QueueEntry
 
 JSON = "application/json; charset=utf-8"
@@ -282,8 +283,8 @@ def show(shown: Shown, basename: str = "") -> bytes:
     return ("{" + ",".join(f'"{key}":{value}' for key, value in parts.items()) + "}").encode()
 
 
-def queue(entries: Iterable[QueueEntry]) -> bytes:
-    """The body of ``/api/queue``: counters of waiting and running requests, without any text of prompts."""
+def queue(entries: Iterable[QueueEntry], unfinished: Sequence[BatchJob] = ()) -> bytes:
+    """The body of ``/api/queue``: waiting and running requests and unfinished batches, without any text of prompts."""
 
     def described(entry: QueueEntry) -> dict[str, Any]:
         found = {**dataclasses.asdict(entry), "created_at": local(entry.created_at)}
@@ -291,7 +292,21 @@ def queue(entries: Iterable[QueueEntry]) -> bytes:
             del found["drafted_tokens"], found["accepted_tokens"]
         return found
 
-    return encode({"requests": [described(entry) for entry in entries]})
+    batches = {"batches": [_batch(job) for job in unfinished]} if unfinished else {}
+    return encode({"requests": [described(entry) for entry in entries], **batches})
+
+
+def _batch(job: BatchJob) -> dict[str, Any]:
+    return {
+        "id": job.id,
+        "model": ", ".join(job.models),
+        "endpoint": job.endpoint,
+        "status": job.status,
+        "total": job.total,
+        "completed": job.completed,
+        "failed": job.failed,
+        "created_at": local(job.created_at),
+    }
 
 
 def _listed(entry: Listed) -> dict[str, Any]:

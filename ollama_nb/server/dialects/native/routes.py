@@ -166,7 +166,8 @@ async def cancel(call: OllamaHandler) -> None:
 
 
 async def queue(call: OllamaHandler) -> None:
-    await call.send(replies.queue(call.service.requests.queue()))
+    unfinished = await asyncio.to_thread(call.service.batches.store.unfinished)
+    await call.send(replies.queue(call.service.requests.queue(), unfinished))
 
 
 async def livez(call: OllamaHandler) -> None:
@@ -198,6 +199,7 @@ async def metrics(call: OllamaHandler) -> None:
         running=service.running(),
         engines=engines,
         store=service.store,
+        batches=service.batches.store,
     )
     await call.send(text, CONTENT_TYPE)
 

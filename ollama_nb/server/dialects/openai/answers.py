@@ -11,7 +11,7 @@ from statistics import fmean
 
 from ollama_nb.api.events import Delta, Done, Event, Rendered, Stats, ToolCallDelta, ToolCalls
 from ollama_nb.api.requests import GenerateRequest
-from ollama_nb.errors import NotFound, OllamaError
+from ollama_nb.errors import OllamaError
 from ollama_nb.server.dialects import gojson
 from ollama_nb.server.dialects.encoder import ReplyEncoder
 from ollama_nb.server.dialects.gojson import Fields
@@ -67,34 +67,26 @@ async def answer_embeddings(service: Service, body: EmbeddingsBody) -> bytes:
     return await asyncio.to_thread(write, request.model, result, request.ignored, as_base64=body.base64)
 
 
-async def answer(
-    service: Service, url: str, body: bytes, request_id: str, background: bool = True
-) -> tuple[int, bytes]:
-    """Serve one request to one of ``STRUCTS`` without HTTP; return the status and the body of the reply.
+async def answer(service: Service, url: str, body: bytes, request_id: str) -> bytes:
+    """Serve one request to one of ``STRUCTS`` without HTTP, after those of other clients; return the reply's body.
 
-    ``stream`` has no effect. With ``background``, other requests come first. A task that is cancelled meanwhile frees
-    everything, as does ``Requests.cancel`` with the request's id.
+    ``stream`` has no effect. A task that is cancelled meanwhile frees everything. Raises OllamaError.
     """
-    try:
-        if url not in STRUCTS:
-            raise NotFound(f"{url} is not one of {', '.join(STRUCTS)}", field="url")
-        parsed = Fields(await asyncio.to_thread(gojson.decode, body), STRUCTS[url])
-        if url == EMBEDDINGS:
-            embeddings = requests.read_embeddings(parsed).asking(request_id=request_id)
-            return 200, await answer_embeddings(service, embeddings)
-        if url == CHAT:
-            chat = requests.read_chat(parsed).asking(request_id=request_id, background=background)
-            found = answer_chat(service, chat)
-        else:
-            completion = requests.read_completion(parsed).asking(request_id=request_id, background=background)
-            found = await answer_completion(service, completion)
-        async with aclosing(found.events) as events:
-            gathered = [event async for event in events]
-        if not gathered or not isinstance(gathered[-1], Done | Rendered):
-            raise OllamaError("the model's reply ended prematurely")
-        return 200, found.encoder.whole(gathered)
-    except OllamaError as error:
-        return error.status, replies.error(error)
+    parsed = Fields(await asyncio.to_thread(gojson.decode, body), STRUCTS[url])
+    if url == EMBEDDINGS:
+        embeddings = requests.read_embeddings(parsed).asking(request_id=request_id)
+        return await answer_embeddings(service, embeddings)
+    if url == CHAT:
+        chat = requests.read_chat(parsed).asking(request_id=request_id, background=True)
+        found = answer_chat(service, chat)
+    else:
+        completion = requests.read_completion(parsed).asking(request_id=request_id, background=True)
+        found = await answer_completion(service, completion)
+    async with aclosing(found.events) as events:
+        gathered = [event async for event in events]
+    if not gathered or not isinstance(gathered[-1], Done | Rendered):
+        raise OllamaError("the model's reply ended prematurely")
+    return found.encoder.whole(gathered)
 
 
 async def _best(service: Service, request: GenerateRequest, body: Completion) -> Events:

@@ -9,7 +9,7 @@ from typing import Any
 
 from ollama_nb.server.dialects.encoder import JSON
 from ollama_nb.server.dialects.native.routes import MAX_IMAGES, from_headers, rerank
-from ollama_nb.server.dialects.openai import answers, replies, requests
+from ollama_nb.server.dialects.openai import answers, batches, replies, requests
 from ollama_nb.server.dialects.openai.answers import CHAT, COMPLETIONS, EMBEDDINGS, MAX_RUNNING, STRUCTS
 from ollama_nb.server.dialects.openai.replies import ERRORS
 from ollama_nb.server.handler import OllamaHandler, Route
@@ -74,5 +74,6 @@ ROUTES: dict[str, Mapping[str, Route]] = {
     "/v1/models/([^/].*)": {"GET": Route(model, READ, errors=ERRORS)},
     "/v1/rerank": {"POST": Route(rerank, INFER, relay=to_neighbour("rerank"), errors=ERRORS)},
     "/v1/score": {"POST": Route(score, INFER, relay=to_neighbour("rerank"), errors=ERRORS)},
+    **batches.ROUTES,
 }
 """Path pattern below the prefix → HTTP method → route."""
