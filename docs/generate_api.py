@@ -20,14 +20,16 @@ from IPython.core.interactiveshell import InteractiveShell
 from traitlets.config import Config
 
 import ollama_nb
+import ollama_nb.store.registry.errors  # defines error classes
 from ollama_nb.cli.main import main as ollama
+from ollama_nb.errors import OllamaError, family
 
 TARGET = Path(__file__).with_name("api.md")
 HEAD = """\
 # API
 
 Generated from docstrings and help texts by `make docs`; a test compares this page with the code. The REST API is
-[Ollama's](https://github.com/ollama/ollama/blob/main/docs/api.md).
+described in [openapi.yaml](openapi.yaml), which a running server displays at `/docs`.
 """
 WIDTH = 116  # columns of a signature in a code block
 INTERNAL_BASES = {"Panel"}
@@ -39,7 +41,21 @@ def page() -> str:
     parts += [entry(name, getattr(ollama_nb, name)) for name in ollama_nb.__all__ if not name.startswith("_")]
     parts += ["## Tables\n", entry("df.ollama", type(pd.DataFrame().ollama))]
     parts += ["## Magics\n", *magics_help(), "## Command line\n", *command_line_help()]
+    parts += ["## Error codes\n", error_codes()]
     return "\n".join(parts)
+
+
+def error_codes() -> str:
+    """A table of all errors that users and clients can see: their codes, HTTP statuses and docstrings."""
+    rows = [
+        f"| `{error.code}` | {error.status} | `{error.__name__}` | {' '.join(text_of(error).split())} |"
+        for error in dict.fromkeys(family(OllamaError))
+    ]
+    head = (
+        "Every error body and every error in a stream has its code in `code`. In Python it is `error.code`, and the class is\n"
+        "the same in server and client.\n\n| Code | Status | Class | Meaning |\n|---|---|---|---|"
+    )
+    return "\n".join([head, *rows, ""])
 
 
 def entry(name: str, value: Any) -> str:

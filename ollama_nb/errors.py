@@ -309,11 +309,12 @@ _BY_STATUS: dict[int, type[OllamaError]] = {
 
 
 def _by_code() -> dict[str, type[OllamaError]]:
-    """All classes that are imported so far, by code; other packages define classes of their own."""
-    return {error.code: error for error in _family(OllamaError)}
+    """All classes that are imported so far, by code."""
+    return {error.code: error for error in family(OllamaError)}
 
 
-def _family(error: type[OllamaError]) -> Iterator[type[OllamaError]]:
+def family(error: type[OllamaError]) -> Iterator[type[OllamaError]]:
+    """The class and all its subclasses that are imported so far; other packages define classes of their own."""
     yield error
     for narrower in error.__subclasses__():
-        yield from _family(narrower)
+        yield from family(narrower)
