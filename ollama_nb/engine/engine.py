@@ -4,8 +4,8 @@
 a batch (``scheduler``), add drafts and padding (``speculation``), decode, sample a token for each reply and report its
 text. Whatever cannot be done is undone, so that the next step can try again.
 
-One thread calls all methods except ``cancel``, ``abort`` and ``flush``, which any thread may call. ``submit`` and
-``cancel`` take effect in the next step. Every request ends with exactly one Finished or Failed.
+One thread calls all methods; ``cancel``, ``hurry``, ``abort`` and ``flush`` may also be called by any other thread.
+``submit`` and ``cancel`` take effect in the next step. Every request ends with exactly one Finished or Failed.
 """
 
 from __future__ import annotations
@@ -69,6 +69,8 @@ class Engine:
         self._streams: dict[int, ReplyStream] = {}
         self._prefilling: frozenset[int] = frozenset()
         """Requests whose prompts are in the current decode."""
+        self._reads_background = False
+        """The current decode reads prompts of background requests."""
         self._counts = Counters()
         if context is not None:
             loading.warm_up(context, self._tuner, self._watchdog)
@@ -112,6 +114,11 @@ class Engine:
         if id in self._prefilling and self._context is not None:
             self._context.abort()
 
+    def hurry(self) -> None:
+        """Stop the current decode if it reads prompts of background requests, because another one came. Any thread."""
+        if self._reads_background and self._context is not None:
+            self._context.abort()
+
     def abort(self) -> None:
         """Stop the current native call. Nothing is lost: the next step repeats its work. Any thread."""
         if self._context is not None:
@@ -152,6 +159,7 @@ class Engine:
             "padded": counts.padded,
             "shifts": counts.shifts,
             "aborts": counts.aborts,
+            "preemptions": self._scheduler.preemptions,
             "decode_seconds": counts.seconds,
             "threads": self._tuner.threads,
             "slots": len(slots.slots),
@@ -200,6 +208,7 @@ class Engine:
         """Decode the batch and measure it for thread tuning and drafts; return the status and the seconds."""
         if len(batch.chunks) > batch.replies:
             self._prefilling = frozenset(chunk.seq.id for chunk in batch.chunks[batch.replies :])
+            self._reads_background = batch.chunks[0].seq.background
         changed = context.set_adapters(batch.adapters)
         limit = self._tuner.time_limit(rows)
         self._watchdog.arm(limit)
@@ -207,7 +216,7 @@ class Engine:
         status = context.decode(rows)
         ended = time.perf_counter()
         self._watchdog.disarm()
-        self._prefilling = frozenset()
+        self._prefilling, self._reads_background = frozenset(), False
         seconds = ended - started
         if status is DecodeStatus.DONE and batch.replies == len(batch.chunks) and not changed:
             self._speculator.times.record(rows, seconds)
@@ -242,8 +251,9 @@ class Engine:
             if seq.state is SequenceState.PREFILL:
                 if cache is not None:
                     cache.restore(seq)
-                self._streams[seq.id].started = now
-                self._counts.cached_tokens += seq.cached
+                if not seq.preempted:
+                    self._streams[seq.id].started = now
+                    self._counts.cached_tokens += seq.cached
 
     def _apply(self, ops: Iterable[MemoryOp]) -> None:
         """Carry out memory operations; where one fails, the sequence is read again from its start."""

@@ -91,7 +91,8 @@ class CompletionRequest(msgspec.Struct, frozen=True, tag="complete", kw_only=Tru
     ``logprobs``: number of most likely tokens to report, -1: no log probabilities. ``format``: see
     ``constraint.ConstraintCompiler.compile``; empty: no constraint. ``preserve``: special tokens that remain visible in
     the text. ``return_tokens``: return all tokens with the last output. Requests of one ``group`` (0: none) have the
-    same prompt, which is read once: the other ones wait for the first one.
+    same prompt, which is read once: the other ones wait for the first one. ``background`` requests run only while no
+    other one does.
     """
 
     id: int = 0
@@ -107,6 +108,7 @@ class CompletionRequest(msgspec.Struct, frozen=True, tag="complete", kw_only=Tru
     preserve: tuple[str, ...] = ()
     adapters: Adapters = ()
     group: int = 0
+    background: bool = False
 
 
 class TopToken(msgspec.Struct, frozen=True, array_like=True):

@@ -127,7 +127,7 @@ class PrefixCache:
         slots = self._scheduler.slots
         free = len(slots.slots) - slots.busy
         for seq in self._scheduler.waiting:
-            if not free:
+            if not free or (seq.background and not self._scheduler.admits_background):
                 break
             free -= 1
             if seq.id not in self._seen:
@@ -200,7 +200,7 @@ class PrefixCache:
         if store is None or not known:
             return
         slots = self._scheduler.slots.slots
-        held = max(max(slot.matching(prompt, adapters), slot.upcoming(prompt, adapters)) for slot in slots)
+        held = max(max(slot.matching(prompt, adapters), slot.upcoming(prompt, seq)) for slot in slots)
         found = choose_prefix(
             known, prompt, held, cuttable=self._cuttable, limit=self._limit, rate=self._read_rate
         )  # fmt: skip

@@ -17,6 +17,10 @@ sequence is computing it (``leader``) or it is being loaded from disk (``loading
   longer ones. So short prompts are read first, and long ones cannot hold them up.
 - A decode has one set of LoRA adapters. If running sequences have several sets, these take turns.
 
+Background sequences are admitted and read only while no other sequence runs. When another sequence needs a slot, a
+background one is preempted. It keeps its tokens, and its cells remain as an idle prefix: those that are still there
+when it is admitted again are not computed again.
+
 ``commit`` records that the batch was read. If decoding failed, the engine does not call it, and the next ``plan``
 returns the same tokens again.
 
@@ -31,7 +35,7 @@ States of a sequence::
               shift: memory can move cells                   DECODE, with half of the window
               shift: memory cannot                           PREFILL, of the remaining window
     PREFILL,  recompute: memory lost the sequence            PREFILL, from the first token
-    DECODE
+    DECODE    preempt: another sequence needs the slot       WAITING, with all its tokens
     any       remove: finished, failed or cancelled          FINISHED
 """
 
@@ -88,10 +92,11 @@ class Scheduler:
         self._chunk = chunk
         self._can_shift = can_shift
         self._turns: dict[Adapters, int] = {}
+        self.preemptions = 0
 
     def add(self, seq: Sequence) -> None:
-        """Queue a sequence."""
-        self.waiting.append(seq)
+        """Queue a sequence; background ones wait behind all others."""
+        self.waiting.insert(len(self.waiting) if seq.background else self._first_background(), seq)
 
     def remove(self, seq: Sequence) -> list[MemoryOp]:
         """Remove a finished, failed or cancelled sequence in any state; its slot is free at once."""
@@ -108,12 +113,16 @@ class Scheduler:
         """Give slots to waiting sequences; return the memory operations that this needs."""
         ops: list[MemoryOp] = []
         for seq in list(self.waiting):
+            if seq.background and not self.admits_background:
+                break
             leader = seq.leader
             if leader is not None and leader.state is SequenceState.PREFILL and leader.n_past < seq.leader_at:
                 continue
             if seq.loading:
                 continue
             seq.leader = None
+            if not seq.background and self.slots.busy == len(self.slots.slots):
+                ops += self._preempt()
             placed = self.slots.place(seq)
             if placed is not None:
                 ops += placed
@@ -126,13 +135,15 @@ class Scheduler:
 
     def plan(self) -> Batch:
         """Return the next batch; empty if nothing runs."""
-        adapters = self._next_adapters()
-        served = [seq for seq in self.running if seq.adapters == adapters]
+        active = self._active()
+        adapters = self._next_adapters(active)
+        served = [seq for seq in active if seq.adapters == adapters]
         chunks = [BatchChunk(seq, seq.n_past, 1, True) for seq in served if seq.state is SequenceState.DECODE]
         replies = len(chunks)
         if replies < len(served):
             prompts = [seq for seq in served if seq.state is SequenceState.PREFILL]
-            for seq, count in fair_shares(prompts, self._prompt_budget(replies)):
+            budget = self._prompt_budget(replies, any(seq.state is SequenceState.DECODE for seq in active))
+            for seq, count in fair_shares(prompts, budget):
                 chunks.append(BatchChunk(seq, seq.n_past, count, count == seq.pending))
         return Batch(chunks, replies, adapters)
 
@@ -159,9 +170,33 @@ class Scheduler:
         if seq is not None:
             seq.n_past, seq.cached, seq.exact, seq.state = 0, 0, None, SequenceState.PREFILL
 
-    def _next_adapters(self) -> Adapters:
-        """Return the set of adapters of running sequences that was served longest ago."""
-        sets = dict.fromkeys(seq.adapters for seq in self.running)
+    @property
+    def admits_background(self) -> bool:
+        """Whether background sequences may get a slot: no other sequence runs."""
+        return all(seq.background for seq in self.running)
+
+    def _active(self) -> list[Sequence]:
+        """Return the running sequences that the next step serves."""
+        return [seq for seq in self.running if not seq.background] or self.running
+
+    def _first_background(self) -> int:
+        return sum(not seq.background for seq in self.waiting)
+
+    def _preempt(self) -> list[MemoryOp]:
+        """Take the slot of the background sequence with the fewest tokens in memory, if there is one."""
+        seq = min((seq for seq in self.running if seq.background), key=lambda seq: seq.n_past, default=None)
+        if seq is None:
+            return []
+        self.preemptions += 1
+        self.running.remove(seq)
+        ops = self.slots.release(seq)
+        seq.state, seq.n_past, seq.exact, seq.preempted = SequenceState.WAITING, 0, None, True
+        self.waiting.insert(self._first_background(), seq)
+        return ops
+
+    def _next_adapters(self, active: list[Sequence]) -> Adapters:
+        """Return the set of adapters of the active sequences that was served longest ago."""
+        sets = dict.fromkeys(seq.adapters for seq in active)
         if len(sets) < 2:
             return next(iter(sets), ())
         chosen = min(sets, key=lambda adapters: self._turns.get(adapters, 0))
@@ -170,9 +205,9 @@ class Scheduler:
         self._turns[chosen] = newest + 1
         return chosen
 
-    def _prompt_budget(self, replies: int) -> int:
+    def _prompt_budget(self, replies: int, beside_replies: bool) -> int:
         """Return the prompt tokens of this step."""
-        if not any(seq.state is SequenceState.DECODE for seq in self.running):
+        if not beside_replies:
             return self._n_batch
         return min(self._n_batch, (replies + self._chunk) // ROW_BLOCK * ROW_BLOCK or ROW_BLOCK) - replies
 

@@ -32,8 +32,8 @@ class Sequence:
     """
 
     __slots__ = (
-        "adapters", "cached", "dropped", "exact", "group", "id", "keep", "leader", "leader_at", "limit", "loading",
-        "max_new", "n_new", "n_past", "n_prompt", "shift", "slot", "state", "tokens",
+        "adapters", "background", "cached", "dropped", "exact", "group", "id", "keep", "leader", "leader_at", "limit",
+        "loading", "max_new", "n_new", "n_past", "n_prompt", "preempted", "shift", "slot", "state", "tokens",
     )  # fmt: skip
 
     def __init__(
@@ -47,12 +47,15 @@ class Sequence:
         max_new: int = 1 << 30,
         adapters: Adapters = (),
         group: int = 0,
+        background: bool = False,
     ) -> None:
         self.id = id
         self.tokens = tokens
         self.adapters = adapters
         self.group = group
         """Sequences of one group (0: none) have the same prompt, which the first one reads for all."""
+        self.background = background
+        """It only runs while no other sequence does."""
         self.limit = limit
         """Most tokens of the window."""
         self.keep = keep
@@ -75,6 +78,8 @@ class Sequence:
         self.leader_at = 0
         self.loading = False
         """While waiting: a prefix is being loaded from disk."""
+        self.preempted = False
+        """It has lost its slot at least once; ``cached`` and times are those of its first one."""
 
     @property
     def pending(self) -> int:

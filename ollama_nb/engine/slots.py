@@ -95,12 +95,17 @@ class Slot:
             return common_prefix(self.cached, prompt)
         return min(common_prefix(self.owner.tokens, prompt), self.owner.reusable)
 
-    def upcoming(self, prompt: list[int], adapters: Adapters) -> int:
-        """Return how many tokens of ``prompt`` can be reused once the owner's prefill is done."""
+    def upcoming(self, prompt: list[int], seq: Sequence) -> int:
+        """Return how many tokens of ``prompt``, which is that of ``seq``, can be reused after the owner's prefill.
+
+        Only background sequences wait for a background one.
+        """
         owner = self.owner
         if owner is None or owner.state is not SequenceState.PREFILL or owner.exact is not None:
             return 0
-        return common_prefix(owner.tokens, prompt) if self.adapters == adapters else 0
+        if self.adapters != seq.adapters or (owner.background and not seq.background):
+            return 0
+        return common_prefix(owner.tokens, prompt)
 
 
 class SlotTable:
@@ -159,10 +164,10 @@ class SlotTable:
     def _wait_for_leader(self, seq: Sequence) -> bool:
         if not self.cuttable:
             return False
-        prompt, adapters = seq.tokens[:-1], seq.adapters
-        ready = max(slot.matching(prompt, adapters) for slot in self.slots)
-        leading = max(self.slots, key=lambda slot: (slot.upcoming(prompt, adapters), _same_group(slot.owner, seq)))
-        at = leading.upcoming(prompt, adapters)
+        prompt = seq.tokens[:-1]
+        ready = max(slot.matching(prompt, seq.adapters) for slot in self.slots)
+        leading = max(self.slots, key=lambda slot: (slot.upcoming(prompt, seq), _same_group(slot.owner, seq)))
+        at = leading.upcoming(prompt, seq)
         if at - ready < (1 if _same_group(leading.owner, seq) else MIN_SHARED):
             return False
         seq.leader, seq.leader_at = leading.owner, at
@@ -179,7 +184,9 @@ class SlotTable:
 
     def _assign(self, slot: Slot, seq: Sequence, count: int, ops: list[MemoryOp]) -> list[MemoryOp]:
         slot.owner, slot.cached, slot.used, slot.adapters = seq, [], self._tick(), seq.adapters
-        seq.slot, seq.n_past, seq.cached, seq.leader = slot.index, count, count, None
+        seq.slot, seq.n_past, seq.leader = slot.index, count, None
+        if not seq.preempted:
+            seq.cached = count
         return ops
 
     def _tick(self) -> int:

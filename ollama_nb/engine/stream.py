@@ -214,6 +214,7 @@ class InputProcessor:
             max_new=max_reply_tokens(options.num_predict, limit),
             adapters=request.adapters,
             group=request.group,
+            background=request.background,
         )
         seq.dropped = len(prompt) - len(tokens)
         bias = LogitBias(model, options.logit_bias) if options.logit_bias else None

@@ -176,6 +176,8 @@ class RunnerProcess:
             self._send(wire.Pong(0.0 if began is None else time.monotonic() - began))
             return
         self._inbox.put(message)
+        if isinstance(message, wire.CompletionRequest) and not message.background and (engine := self._engine):
+            engine.hurry()
         if isinstance(message, wire.Cancel) and (engine := self._engine):
             engine.cancel(message.id)  # also from this thread: it aborts the prefill of that request
             if self._embedding == message.id:

@@ -78,6 +78,37 @@ def test_cancelling_aborts_the_decode_of_a_prompt(path: str, monkeypatch: pytest
     engine.close()
 
 
+@pytest.mark.parametrize("background", [True, False])
+def test_a_new_request_stops_the_decode_of_background_prompts(
+    path: str, monkeypatch: pytest.MonkeyPatch, background: bool
+) -> None:
+    """Nothing is lost: the prompt is read after the other request."""
+    engine = Engine(EngineConfig(path=path, n_ctx=512, n_seq=2, n_threads=1))
+    (alone,) = run(engine, ask(LONG, num_ctx=512, num_predict=4))
+    engine._scheduler.slots.evict()
+    engine._clear_memory()
+    slow, other = ask(LONG, num_ctx=512, num_predict=4, background=background), ask(num_predict=4)
+    context = engine._context
+    assert context is not None
+    decode = context.decode
+
+    def decode_while_hurried(count: int) -> Any:
+        engine.hurry()
+        return decode(count)
+
+    engine.submit(slow)
+    monkeypatch.setattr(context, "decode", decode_while_hurried)
+    outs: list[Output] = engine.step()
+    monkeypatch.setattr(context, "decode", decode)
+    assert engine.counters["aborts"] == background
+    engine.submit(other)
+    while engine.busy:
+        outs += engine.step()
+    assert Reply([out for out in outs if out.id == slow.id]).text == alone.text
+    assert (outs[-1].id == slow.id) is background
+    engine.close()
+
+
 def test_an_aborted_step_is_repeated(
     engine: Engine, reference: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

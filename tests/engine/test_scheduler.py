@@ -77,6 +77,8 @@ class Simulation:
             assert self.memory[seq.slot] == seq.tokens[: seq.n_past], "memory holds the tokens that the sequence tracks"
             assert len(seq.tokens) <= seq.limit
             assert seq.pending >= 1
+        if any(not seq.background for seq in scheduler.running):
+            assert not any(chunk.seq.background for chunk in batch.chunks), "background requests use what others leave"
         for seq in scheduler.waiting:
             assert seq.state is SequenceState.WAITING and seq.slot == -1
 
@@ -239,6 +241,77 @@ def test_followers_continue_when_their_leader_is_cancelled() -> None:
     assert (follower.state, follower.cached) == (SequenceState.PREFILL, 64)
 
 
+# Background sequences
+
+
+def test_others_are_served_before_background_sequences() -> None:
+    simulation = Simulation(n_slots=4, n_batch=64)
+    background = [simulation.arrive(at, text(1000 * at, 100), background=True) for at in range(1, 9)]
+    simulation.step()
+    first = simulation.arrive(20, text(0, 30), max_new=3)
+    second = simulation.arrive(21, text(500, 10), max_new=3)
+    assert {chunk.seq for chunk in simulation.step().chunks} == {first, second}
+    assert (first.n_new, second.n_new) == (1, 1), "their first token comes as if they were alone"
+    while SequenceState.FINISHED not in (first.state, second.state):
+        assert all(not chunk.seq.background for chunk in simulation.step().chunks)
+    for _ in range(2):
+        simulation.step()
+    assert all(chunk.seq.background for chunk in simulation.step().chunks)
+    assert sum(seq.state is SequenceState.WAITING for seq in background) == 4
+
+
+def test_a_preempted_sequence_resumes_with_its_tokens_and_cells() -> None:
+    simulation = Simulation(n_slots=2, n_batch=64)
+    small = simulation.arrive(1, text(1000, 20), background=True)
+    large = simulation.arrive(2, text(2000, 30), background=True)
+    for _ in range(5):
+        simulation.step()
+    written = list(small.tokens)
+    other = simulation.arrive(3, text(0, 10), max_new=2)
+    simulation.step()
+    assert (small.state, large.state) == (SequenceState.WAITING, SequenceState.DECODE), "the one with fewer tokens"
+    assert (small.slot, small.tokens, simulation.scheduler.preemptions) == (-1, written, 1)
+    assert (other.slot, simulation.memory[other.slot]) == (0, text(0, 10))
+    simulation.leave(other)
+    while small.n_new == 4:
+        simulation.step()
+    assert small.tokens[: len(written)] == written
+    assert small.cached == 0, "the figures are those of the first slot"
+
+
+def test_preempted_sequences_come_before_later_ones() -> None:
+    simulation = Simulation(n_slots=2, n_batch=64)
+    one = simulation.arrive(1, text(1000, 20), background=True)
+    two = simulation.arrive(2, text(2000, 30), background=True)
+    late = simulation.arrive(3, text(3000, 15), background=True)
+    simulation.step()
+    others = [simulation.arrive(at, text(100 * at, 5), max_new=1) for at in (4, 5)]
+    simulation.step()
+    assert [seq.state for seq in (one, two, *others)] == [SequenceState.WAITING] * 2 + [SequenceState.FINISHED] * 2
+    simulation.step()
+    assert (one.n_new, two.n_new, late.state) == (2, 2, SequenceState.WAITING)
+
+
+def test_cells_that_are_still_there_are_not_read_again() -> None:
+    simulation = Simulation(n_slots=1, n_batch=64)
+    seq = simulation.arrive(1, text(0, 50), background=True)
+    simulation.step()
+    simulation.arrive(2, [*text(0, 40), 900, 901], max_new=1)
+    assert [chunk.size for chunk in simulation.step().chunks] == [2]
+    (chunk,) = simulation.step().chunks
+    assert (chunk.seq, chunk.start, chunk.size) == (seq, 40, 11), "10 of the prompt, and the first token of the reply"
+
+
+def test_nothing_waits_for_a_background_prompt() -> None:
+    """It would be read only when no other sequence runs."""
+    simulation = Simulation(n_slots=3, n_batch=64)
+    simulation.arrive(1, text(0, 500), background=True)
+    simulation.step()
+    follower = simulation.arrive(2, text(0, 500))
+    simulation.step()
+    assert (follower.state, follower.cached, follower.n_past) == (SequenceState.PREFILL, 64, 128)
+
+
 def test_the_least_recently_used_slot_is_evicted() -> None:
     simulation = Simulation(n_slots=2)
     for id in (1, 2):
@@ -330,7 +403,12 @@ def test_every_request_ends_once(seed: int, n_slots: int, cuttable: bool, can_sh
             limit = len(tokens) + dice.randrange(2, 20)
             active.append(
                 simulation.arrive(
-                    arrivals, tokens, limit=limit, keep=dice.randrange(0, 3), max_new=dice.randrange(1, 60)
+                    arrivals,
+                    tokens,
+                    limit=limit,
+                    keep=dice.randrange(0, 3),
+                    max_new=dice.randrange(1, 60),
+                    background=dice.random() < 0.4,
                 )
             )
             arrivals += 1
