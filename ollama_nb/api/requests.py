@@ -123,11 +123,15 @@ class GenerateRequest(Inference):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmbedRequest(ModelRequest):
-    """``inputs`` are texts or token ids; None only loads the model. ``dimensions`` 0 keeps the model's number."""
+    """``inputs`` are texts or token ids; None only loads the model. ``dimensions`` 0 keeps the model's number.
+
+    ``background`` requests are computed in small pieces, each once no other request runs.
+    """
 
     inputs: tuple[str | tuple[int, ...], ...] | None = None
     truncate: bool = True
     dimensions: int = 0
+    background: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,7 @@ the cosine of their embeddings. The reply names the method, because the two have
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,7 @@ from ollama_nb.service.requests import LiveRequest, acquire
 from ollama_nb.service.resolve import find, weights_header
 
 COSINE, RANK = "cosine", "rank"
+PIECE = 2048  # characters or token ids that a background request embeds at once
 THREAD_SIZE = 4096  # numbers; converting more takes over 4 ms and is done in a worker thread
 
 Matrix = npt.NDArray[np.float32]
@@ -46,7 +48,7 @@ async def embeddings(backend: Backend, request: EmbedRequest) -> Embeddings:
 
 
 async def _embed(backend: Backend, request: EmbedRequest, *, failed_status: int | None = None) -> Embeddings:
-    with backend.requests.enter(request.request_id, request.model, "embed") as live:
+    with backend.requests.enter(request.request_id, request.model, "embed", request.background) as live:
         try:
             model = await find(backend, request.model)
         except ModelNotFound:
@@ -57,19 +59,39 @@ async def _embed(backend: Backend, request: EmbedRequest, *, failed_status: int 
             load_seconds = live.seconds
             try:
                 with live.interruptible():
-                    reply = await lease.runner.embed(
-                        request.inputs, truncate=request.truncate, num_ctx=lease.num_ctx, adapters=lease.adapters
-                    )
+                    replies = [reply async for reply in _computed(backend, lease, request, request.inputs)]
             except BadRequest as error:
                 raise from_code(error.code, error.message, failed_status or error.status) from error
-            vectors = await _vectors(reply, request.dimensions)
+            vectors = [vector for reply in replies for vector in await _vectors(reply, request.dimensions)]
             stats = Stats(
-                prompt_tokens=reply.prompt_tokens,
-                prompt_seconds=reply.prompt_seconds,
+                prompt_tokens=sum(reply.prompt_tokens for reply in replies),
+                prompt_seconds=sum(reply.prompt_seconds for reply in replies),
                 load_seconds=load_seconds,
                 total_seconds=live.seconds,
             )
-            return Embeddings(vectors, stats)
+            return Embeddings(tuple(vectors), stats)
+
+
+async def _computed(
+    backend: Backend, lease: Lease, request: EmbedRequest, inputs: Sequence[wire.EmbedInput]
+) -> AsyncIterator[wire.Embedded]:
+    """The vectors of all inputs. A background request lets the others go first, and does a piece at a time."""
+    for piece in pieces(inputs) if request.background else [inputs]:
+        if request.background:
+            await backend.requests.wait_for_others()
+        yield await lease.runner.embed(piece, truncate=request.truncate, num_ctx=lease.num_ctx, adapters=lease.adapters)
+
+
+def pieces(inputs: Sequence[wire.EmbedInput]) -> Iterator[Sequence[wire.EmbedInput]]:
+    """Split inputs into pieces of one input, or of several with at most PIECE characters or token ids together."""
+    start = size = 0
+    for at, item in enumerate(inputs):
+        size += len(item)
+        if size > PIECE and at > start:
+            yield inputs[start:at]
+            start, size = at, len(item)
+    if start < len(inputs):
+        yield inputs[start:]
 
 
 async def _vectors(reply: wire.Embedded, dimensions: int) -> tuple[tuple[float, ...], ...]:

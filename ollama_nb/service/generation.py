@@ -175,6 +175,7 @@ async def new_generation(
             truncate=request.truncate is True,
             logprobs=request.top_logprobs if request.logprobs else -1,
             format=constraint_text(request),
+            background=request.background,
         ),
         reply=ReplyFormat(
             thinking=chosen.thinking if think else None,

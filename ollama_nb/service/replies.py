@@ -49,7 +49,7 @@ async def stream_reply(
     behind it; ``Requests.cancel`` does too and ends each choice with a Done of reason ``cancelled``.
     """
     async with AsyncExitStack() as stack:
-        live = stack.enter_context(backend.requests.enter(request.request_id, request.model, kind))
+        live = stack.enter_context(backend.requests.enter(request.request_id, request.model, kind, request.background))
         metering = stack.enter_context(Metering(backend.meter, request.model))
         generation = await prepare()
         if generation is None:

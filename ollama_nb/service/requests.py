@@ -43,14 +43,15 @@ class QueueEntry:
     tokens_per_second: float
     drafted_tokens: int = 0
     accepted_tokens: int = 0
+    background: bool = False
 
 
 class LiveRequest:
     """The state of one request, from its arrival to its end."""
 
-    def __init__(self, id: str, model: str, kind: str, number: int = 0) -> None:
+    def __init__(self, id: str, model: str, kind: str, number: int = 0, *, background: bool = False) -> None:
         """``number``: unique among the requests of this server."""
-        self.id, self.model, self.kind, self.number = id, model, kind, number
+        self.id, self.model, self.kind, self.number, self.background = id, model, kind, number, background
         self.created_at = time.time()
         self.arrived = time.perf_counter()
         self.state = QUEUED
@@ -108,7 +109,7 @@ class LiveRequest:
         rate = round(self.output_tokens / elapsed, 2) if elapsed > 0 else 0.0
         return QueueEntry(
             self.id, self.model, self.kind, self.state, position, self.created_at, self.prompt_tokens,
-            self.output_tokens, rate, self._drafted, self._accepted,
+            self.output_tokens, rate, self._drafted, self._accepted, self.background,
         )  # fmt: skip
 
 
@@ -117,17 +118,26 @@ class Requests:
 
     def __init__(self) -> None:
         self._live: dict[int, LiveRequest] = {}
+        self._one_left = asyncio.Event()
         self._serial = itertools.count(1)
 
     @contextmanager
-    def enter(self, request_id: str, model: str, kind: str) -> Iterator[LiveRequest]:
+    def enter(self, request_id: str, model: str, kind: str, background: bool = False) -> Iterator[LiveRequest]:
         """List a request while the context is open; an empty id is replaced by a random one."""
-        live = LiveRequest(request_id or secrets.token_hex(8), model, kind, next(self._serial))
+        id = request_id or secrets.token_hex(8)
+        live = LiveRequest(id, model, kind, next(self._serial), background=background)
         self._live[live.number] = live
         try:
             yield live
         finally:
             del self._live[live.number]
+            self._one_left.set()
+
+    async def wait_for_others(self) -> None:
+        """Wait until all models compute for background requests only."""
+        while any(live.state in (PROMPT, GENERATING) and not live.background for live in self._live.values()):
+            self._one_left.clear()
+            await self._one_left.wait()
 
     def cancel(self, request_id: str) -> bool:
         """Cancel every live request with that id. Return whether there was one."""

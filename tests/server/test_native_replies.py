@@ -258,3 +258,5 @@ def test_queue() -> None:
     entry = QueueEntry("r", "m", "chat", "generating", 0, 1.5, 3, 4, 5.25, 6, 0)
     (found,) = json.loads(replies.queue([entry]))["requests"]
     assert (found["drafted_tokens"], found["accepted_tokens"]) == (6, 0)
+    (found,) = json.loads(replies.queue([replace(entry, background=True)]))["requests"]
+    assert found["priority"] == "low"

@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.aio import in_loop
 from support.service_harness import BAD_NAME, ServiceHarness
 
 from ollama_nb.api.events import Embeddings
 from ollama_nb.api.requests import EmbedRequest
 from ollama_nb.errors import OllamaError, RunnerCrashed
-from ollama_nb.service.embed import THREAD_SIZE, cut, shortest
+from ollama_nb.service.embed import THREAD_SIZE, cut, pieces, shortest
+from ollama_nb.service.requests import GENERATING
 
 
 def ask(harness: ServiceHarness, *inputs: str, old: bool = False, model: str = "m", **fields: Any) -> Embeddings:
@@ -34,6 +36,28 @@ def test_vectors_in_order(harness: ServiceHarness) -> None:
     assert found.stats is not None
     assert found.stats.prompt_tokens == 3
     assert found.stats.total_seconds >= found.stats.load_seconds > 0
+
+
+def test_background_requests_are_computed_in_pieces() -> None:
+    whole = ("a" * 3000, "b" * 1000, "c" * 1000, "d" * 100, tuple(range(2000)), "e")
+    assert [[len(item) for item in piece] for piece in pieces(whole)] == [[3000], [1000, 1000], [100], [2000, 1]]
+    assert list(pieces(())) == []
+
+
+@in_loop
+async def test_background_requests_let_others_go_first(harness: ServiceHarness) -> None:
+    texts = ("a" * 3000, "b b", "c" * 3000)
+    plain = await harness.service.embed(EmbedRequest(model="m", inputs=texts))
+    with harness.service.requests.enter("", "other", "chat") as other:
+        other.state = GENERATING
+        task = asyncio.ensure_future(harness.service.embed(EmbedRequest(model="m", inputs=texts, background=True)))
+        urgent = await harness.service.embed(EmbedRequest(model="m", inputs=("x",)))
+        assert urgent.vectors and not task.done()
+    found = await task
+    assert found.vectors == plain.vectors
+    assert found.stats is not None and plain.stats is not None
+    assert found.stats.prompt_tokens == plain.stats.prompt_tokens == 4
+    assert harness.pool.leases == 0
 
 
 def test_dimensions_cut_and_scale_again(harness: ServiceHarness) -> None:

@@ -169,6 +169,35 @@ async def test_thinking_ends_at_its_budget(tmp_path: Path) -> None:
 
 
 @in_loop
+async def test_background_requests_use_what_others_leave(tmp_path: Path) -> None:
+    async with opened(tmp_path) as service:
+        await add(service, "stories", "stories260K-f32.gguf")
+        options = {"num_predict": 60, "temperature": 0, "num_ctx": 512, "draft_num_predict": 0}
+        common: dict[str, Any] = {"model": "stories", "raw": True, "options": options}
+        begun = asyncio.Event()
+
+        async def work(index: int) -> str:
+            text = ""
+            async for event in service.generate(GenerateRequest(**common, prompt=f"{index} dogs", background=True)):
+                if isinstance(event, Delta):
+                    begun.set()
+                    text += event.content
+            return text
+
+        tasks = [asyncio.ensure_future(work(index)) for index in range(8)]
+        await begun.wait()
+        assert [entry.background for entry in service.requests.queue()] == [True] * 8
+        before = dict(await service.runner_stats())["stories:latest"]["rows"]
+        request = GenerateRequest(**common, prompt="Once upon a time")
+        interactive = await collect(service.generate(request))
+        after = dict(await service.runner_stats())["stories:latest"]["rows"]
+        assert not any(task.done() for task in tasks)
+        assert after.get("1", 0) - before.get("1", 0) >= 58, "its steps served no other request"
+        assert len(content(interactive)) > 60
+        assert all(map(len, await asyncio.gather(*tasks)))
+
+
+@in_loop
 async def test_a_prompt_of_token_ids(tmp_path: Path, reference: dict[str, Any]) -> None:
     greedy = reference["stories260K"]["greedy"][0]
     options = {"temperature": 0, "num_predict": 64}

@@ -290,7 +290,7 @@ def queue(entries: Iterable[QueueEntry], unfinished: Sequence[BatchJob] = ()) ->
         found = {**dataclasses.asdict(entry), "created_at": local(entry.created_at)}
         if not entry.drafted_tokens:
             del found["drafted_tokens"], found["accepted_tokens"]
-        return found
+        return found | ({"priority": "low"} if found.pop("background") else {})
 
     batches = {"batches": [_batch(job) for job in unfinished]} if unfinished else {}
     return encode({"requests": [described(entry) for entry in entries], **batches})
