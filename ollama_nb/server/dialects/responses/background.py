@@ -13,7 +13,7 @@ from typing import cast
 from ollama_nb.api.events import Event
 from ollama_nb.errors import OllamaError, ShuttingDown, StoreError
 from ollama_nb.server.dialects.responses.replies import RUNNING, ResponseReply
-from ollama_nb.server.dialects.responses.store import Item, ResponseStore, StoredResponse
+from ollama_nb.server.dialects.responses.store import TTL, Item, ResponseStore, StoredResponse
 
 POLL_SECONDS = 0.5  # between two looks at the file of a running response, which other servers may change
 _log = logging.getLogger("ollama_nb.server")
@@ -40,7 +40,7 @@ class BackgroundResponse:
 
     async def start(self, events: AsyncIterator[Event]) -> None:
         """Store the response as queued and begin to generate it. Raises StoreError if it cannot be stored."""
-        await asyncio.to_thread(self._responses.store.put, self.record)
+        await self._responses.put(self.record)
         self._responses.running[self.reply.id] = self
         self._show()
         self.task = asyncio.ensure_future(self._run(events))
@@ -128,6 +128,17 @@ class Responses:
     def __init__(self, home: Path) -> None:
         self.store = ResponseStore(home / "responses")
         self.running: dict[str, BackgroundResponse] = {}
+        self._tidying: asyncio.TimerHandle | None = None
+
+    async def put(self, record: StoredResponse) -> None:
+        """Store a new response, and remove it when it has expired. Raises StoreError."""
+        await asyncio.to_thread(self.store.put, record)
+        if self._tidying is not None:
+            self._tidying.cancel()
+        loop = asyncio.get_running_loop()
+        self._tidying = loop.call_later(TTL + POLL_SECONDS, loop.run_in_executor, None, self.store.tidy)
 
     async def close(self) -> None:
+        if self._tidying is not None:
+            self._tidying.cancel()
         await asyncio.to_thread(self.store.close)

@@ -191,7 +191,7 @@ def conversation(instructions: str, items: Iterable[Item]) -> tuple[Message, ...
 
 
 def _say(messages: list[Message], more: Message) -> None:
-    """Add something that the assistant said, called or thought."""
+    """Add text, calls or thinking of the assistant."""
     last = messages[-1] if messages else None
     if last is None or last.role != "assistant":
         messages.append(more)

@@ -226,7 +226,7 @@ class ResponseReply:
 
     def _end(self, status: str) -> None:
         self._close_text("completed" if status == "completed" else "incomplete")
-        for call in self._calls.values():  # text that began like a call and is none
+        for call in self._calls.values():  # text that began like a call and is not a valid one
             call.close("incomplete")
         self._calls.clear()
         self.status = status

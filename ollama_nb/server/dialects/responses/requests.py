@@ -49,7 +49,7 @@ class OfferedTool:
 
     @property
     def offered_name(self) -> str:
-        """The name by which the model knows it."""
+        """The name in the prompt."""
         return f"{self.namespace}.{self.name}" if self.namespace else self.name
 
 
@@ -58,7 +58,7 @@ class ResponsesRequest:
     """One request for a response.
 
     ``chat`` is complete apart from its messages. ``input`` are the request's own items. ``previous`` is the id of the
-    response to continue, or empty. ``tools`` are found by the names by which the model knows them. ``echo`` has the
+    response to continue, or empty. ``tools`` are found by their names in the prompt. ``echo`` has the
     fields of the response that only repeat the request.
     """
 

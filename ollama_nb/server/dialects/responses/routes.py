@@ -13,6 +13,7 @@ from contextlib import aclosing
 from dataclasses import replace
 
 from ollama_nb.api.events import Done, Event
+from ollama_nb.api.requests import ChatRequest
 from ollama_nb.errors import BadRequest, OllamaError, ResponseNotFound, ShuttingDown, StoreError
 from ollama_nb.server.dialects.encoder import SSE, SSE_COMMENT
 from ollama_nb.server.dialects.native.routes import MAX_IMAGES, from_headers
@@ -31,8 +32,8 @@ _LISTED = 20  # items in a list whose length the request does not give
 
 async def create(call: OllamaHandler) -> None:
     request, _ = await call.read("ResponsesRequest", read_responses)
-    items = await asyncio.to_thread(_all_items, call.state.responses.store, request)
-    chat = replace(request.chat_about(items), **from_headers(call))
+    items, chat = await asyncio.to_thread(_conversation, call.state.responses.store, request)
+    chat = replace(chat, **from_headers(call))
     reply = ResponseReply(request)
     if request.background:
         if not chat.model:
@@ -106,8 +107,11 @@ def _page(items: Sequence[Item], after: str, limit: int) -> tuple[Sequence[Item]
     return items[start : start + limit], start + limit < len(items)
 
 
-def _all_items(store: ResponseStore, request: ResponsesRequest) -> tuple[Item, ...]:
-    """The items of the conversation up to now. Raises BadRequest, ResponseNotFound and NotFound."""
+def _conversation(store: ResponseStore, request: ResponsesRequest) -> tuple[tuple[Item, ...], ChatRequest]:
+    """The items of the whole conversation, and the request for its next message.
+
+    Raises BadRequest, ResponseNotFound and NotFound.
+    """
     history: tuple[Item, ...] = ()
     if request.previous:
         try:
@@ -118,7 +122,8 @@ def _all_items(store: ResponseStore, request: ResponsesRequest) -> tuple[Item, .
             text = f'response "{previous.id}" is still being generated: wait for its end, or cancel it'
             raise BadRequest(text, field="previous_response_id")
         history = previous.items
-    return (*history, *_resolved(store, request.input))
+    items = (*history, *_resolved(store, request.input))
+    return items, request.chat_about(items)
 
 
 def _resolved(store: ResponseStore, items: Iterable[Item]) -> Iterable[Item]:
@@ -165,16 +170,18 @@ async def _store(call: OllamaHandler, reply: ResponseReply, items: Sequence[Item
     if not reply.stored:
         return
     try:
-        await asyncio.to_thread(call.state.responses.store.put, StoredResponse(reply.object, tuple(items)))
+        await call.state.responses.put(StoredResponse(reply.object, tuple(items)))
     except StoreError as error:
         reply.not_stored(error)
 
 
 async def _find(call: OllamaHandler, response_id: str) -> Mapping[str, object]:
     """The response as it is now. Raises ResponseNotFound."""
-    running = call.state.responses.running.get(response_id)
-    if running is not None:
-        return running.reply.object
+    running = call.state.responses.running
+    if response_id in running and running[response_id].reply.status not in RUNNING:
+        await asyncio.wait({running[response_id].task})  # its end is visible when it is stored
+    if response_id in running:
+        return running[response_id].reply.object
     return (await asyncio.to_thread(call.state.responses.store.get, response_id)).response
 
 
