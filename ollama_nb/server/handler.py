@@ -195,9 +195,10 @@ class OllamaHandler(web.RequestHandler):
             self._connection.stream.set_nodelay(True)
 
     async def send_piece(self, piece: bytes) -> None:
-        """Send a piece of a stream that has begun."""
-        if self._stream is not None and piece:
-            self._last_piece = asyncio.get_running_loop().time()
+        """Send a piece of a stream that has begun, and what its encoder has written before it."""
+        if self._stream is not None:
+            if piece:
+                self._last_piece = asyncio.get_running_loop().time()
             await self._stream.write(piece)
 
     async def end(self) -> None:

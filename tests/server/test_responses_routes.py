@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,19 @@ from ollama_nb.server.routes import ROUTES
 
 DONE = Done("stop", Stats(prompt_tokens=5, output_tokens=2))
 ASK = {"model": "m", "input": "你好"}
+
+
+class Gate:
+    """A step of a script that lasts until it is opened."""
+
+    def __init__(self) -> None:
+        self._opened = asyncio.Event()
+
+    def open(self) -> None:
+        self._opened.set()
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        return self._opened.wait().__await__()
 
 
 @pytest.fixture(autouse=True)
@@ -159,7 +173,7 @@ async def test_an_error_in_a_stream_is_stored(tmp_path: Path) -> None:
 @in_loop
 async def test_a_client_that_disconnects_leaves_what_it_has_seen(tmp_path: Path) -> None:
     async with serve(tmp_path) as h:
-        h.service.script = [Delta("好"), asyncio.Event().wait()]
+        h.service.script = [Delta("好"), Gate()]
         async with h.raw(_request("/v1/responses", {**ASK, "stream": True})) as (reader, _):
             await reader.readuntil(b"output_text.delta")
         await h.service.closed.wait()
@@ -169,7 +183,7 @@ async def test_a_client_that_disconnects_leaves_what_it_has_seen(tmp_path: Path)
         assert (response["status"], response["output"][0]["status"]) == ("cancelled", "incomplete")
         await ask(h, previous_response_id=response["id"], input="继续")
         assert h.service.asked[-1].messages[1] == Message("assistant", "好")
-        h.service.script = [Delta("好"), asyncio.Event().wait()]
+        h.service.script = [Delta("好"), Gate()]
         async with h.raw(_request("/v1/responses", ASK)):
             await until(lambda: h.service.yielded == 4)
         await until(lambda: h.state.busy == 0)
@@ -195,14 +209,14 @@ async def test_keep_alives_while_the_prompt_is_read(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(routes, "KEEP_ALIVE", 0.02)
     async with serve(tmp_path) as h:
         for more in ({}, {"background": True}):
-            gate = asyncio.Event()
-            h.service.script = [gate.wait(), Delta("好"), DONE]
+            gate = Gate()
+            h.service.script = [gate, Delta("好"), DONE]
             async with h.client.stream("POST", "/v1/responses", json={**ASK, "stream": True, **more}) as reply:
                 body = b""
                 async for piece in reply.aiter_raw():
                     body += piece
                     if b": keep-alive" in body:
-                        gate.set()
+                        gate.open()
             assert b"response.created" in body.partition(b": keep-alive")[0]
             assert payloads(body)[-1]["type"] == "response.completed"
 
@@ -210,15 +224,15 @@ async def test_keep_alives_while_the_prompt_is_read(tmp_path: Path, monkeypatch:
 @in_loop
 async def test_a_response_in_the_background(tmp_path: Path) -> None:
     async with serve(tmp_path) as h:
-        gate = asyncio.Event()
-        response = await ask(h, PromptRead(5), gate.wait(), Delta("好"), DONE, background=True)
+        gate = Gate()
+        response = await ask(h, PromptRead(5), gate, Delta("好"), DONE, background=True)
         assert (response["status"], response["background"], response["output"]) == ("queued", True, [])
         assert (await when(h, response["id"], "in_progress"))["usage"] is None
         early = await h.client.post("/v1/responses", json={**ASK, "previous_response_id": response["id"]})
         assert early.status_code == 400 and "still being generated" in early.json()["error"]["message"]
         assert h.state.working == 1  # Jupyter does not cull the server meanwhile
         assert h.service.asked[0].request_id == response["id"]  # as which /api/queue shows it
-        gate.set()
+        gate.open()
         ended = await when(h, response["id"], "completed")
         assert ended["output"][0]["content"][0]["text"] == "好"
         assert (await ask(h, previous_response_id=response["id"]))["status"] == "completed"
@@ -242,7 +256,7 @@ async def test_errors_in_the_background(tmp_path: Path) -> None:
 @in_loop
 async def test_cancel(tmp_path: Path) -> None:
     async with serve(tmp_path) as h:
-        response = await ask(h, Delta("好"), asyncio.Event().wait(), background=True)
+        response = await ask(h, Delta("好"), Gate(), background=True)
         await when(h, response["id"], "in_progress")
         path = f"/v1/responses/{response['id']}/cancel"
         cancelled = (await h.client.post(path)).json()
@@ -258,7 +272,7 @@ async def test_cancel(tmp_path: Path) -> None:
 @in_loop
 async def test_delete(tmp_path: Path) -> None:
     async with serve(tmp_path) as h:
-        kept, running = await ask(h), await ask(h, asyncio.Event().wait(), background=True)
+        kept, running = await ask(h), await ask(h, Gate(), background=True)
         for response in (kept, running):
             reply = await h.client.delete(f"/v1/responses/{response['id']}")
             assert reply.json() == {"id": response["id"], "object": "response", "deleted": True}
@@ -270,15 +284,15 @@ async def test_delete(tmp_path: Path) -> None:
 @in_loop
 async def test_a_background_stream_is_resumed(tmp_path: Path) -> None:
     async with serve(tmp_path) as h:
-        gate = asyncio.Event()
-        h.service.script = [Delta("好"), gate.wait(), Delta("的"), DONE]
+        gate = Gate()
+        h.service.script = [Delta("好"), gate, Delta("的"), DONE]
         async with h.raw(_request("/v1/responses", {**ASK, "stream": True, "background": True})) as (reader, _):
             await reader.readuntil(b"output_text.delta")
         (file,) = stored(h)
         path = f"/v1/responses/{file.stem}"
         assert (await read(h, file.stem))["status"] == "in_progress"  # the client is gone, the response is not
         async with h.client.stream("GET", path, params={"stream": "true", "starting_after": 4}) as reply:
-            gate.set()
+            gate.open()
             rest = payloads(await reply.aread())
         assert [payload["sequence_number"] for payload in rest] == list(range(5, 11))
         whole = payloads((await h.client.get(path, params={"stream": "true"})).content)
@@ -293,9 +307,9 @@ async def test_a_background_stream_is_resumed(tmp_path: Path) -> None:
 @in_loop
 async def test_two_servers_of_one_user(tmp_path: Path) -> None:
     async with serve(tmp_path) as one, serve(tmp_path) as two:
-        never = asyncio.Event()
-        cancelled, deleted = [await ask(one, Delta("好"), never.wait(), background=True, stream=False) for _ in "12"]
-        one.service.script = [Delta("好"), never.wait()]
+        never = Gate()
+        cancelled, deleted = [await ask(one, Delta("好"), never, background=True, stream=False) for _ in "12"]
+        one.service.script = [Delta("好"), never]
         async with one.raw(_request("/v1/responses", {**ASK, "stream": True, "background": True})) as (reader, _):
             head = await reader.readuntil(b"output_text.delta")
         streamed = head.partition(b'"id":"')[2][:37].decode()
@@ -315,7 +329,7 @@ async def test_two_servers_of_one_user(tmp_path: Path) -> None:
 @in_loop
 async def test_a_server_that_ends_says_so_in_its_responses(tmp_path: Path) -> None:
     async with serve(tmp_path) as one:
-        response = await ask(one, asyncio.Event().wait(), background=True)
+        response = await ask(one, Gate(), background=True)
     async with serve(tmp_path) as two:
         failed = await read(two, response["id"])
         assert (failed["status"], failed["error"]["reason"]) == ("failed", "shutting_down")

@@ -205,12 +205,13 @@ async def _stored_frames(call: OllamaHandler, response_id: str, after: int) -> A
 
 
 async def _send_frames(call: OllamaHandler, frames: AsyncGenerator[str, None]) -> None:
-    """Send frames, and comments while none comes, so that proxies and clients do not close the stream."""
+    """Send frames, and comments while none comes, so that clients see the headers and keep the connection."""
     async with aclosing(frames):
-        coming = asyncio.ensure_future(anext(frames, None))
+        coming, patience = asyncio.ensure_future(anext(frames, None)), POLL_SECONDS
         try:
             while True:
-                await asyncio.wait({coming}, timeout=KEEP_ALIVE)
+                await asyncio.wait({coming}, timeout=patience)
+                patience = KEEP_ALIVE
                 frame = coming.result() if coming.done() else SSE_COMMENT.decode()
                 if frame is None:
                     break

@@ -100,6 +100,7 @@ class ResponseStore:
         """Identifies this object as the owner of running responses."""
         self._lock_file = -1
         self._written: dict[str, _Signature] = {}
+        self._write_lock = threading.RLock()  # held from a write of this server until it is in ``_written``
         self._cache: OrderedDict[str, tuple[_Signature, StoredResponse]] = OrderedDict()
         self._cache_lock = threading.Lock()
 
@@ -144,12 +145,14 @@ class ResponseStore:
 
     def is_current(self, response_id: str) -> bool:
         """Whether the file is the one that this server wrote last."""
-        path, written = self._path(response_id), self._written.get(response_id)
-        if written is None or _signature(path) != written:
-            return False
-        if self._clock() - written[1] / 1e9 > TOUCH_AFTER and disk.Tree(self.root).touch(path):
-            self._written[response_id] = _signature(path) or written
-        return True
+        path = self._path(response_id)
+        with self._write_lock:
+            written = self._written.get(response_id)
+            if written is None or _signature(path) != written:
+                return False
+            if self._clock() - written[1] / 1e9 > TOUCH_AFTER and disk.Tree(self.root).touch(path):
+                self._written[response_id] = _signature(path) or written
+            return True
 
     def cancel(self, response_id: str) -> StoredResponse:
         """Mark a running response as cancelled; its owner then stops. Raises ResponseNotFound."""
@@ -206,12 +209,13 @@ class ResponseStore:
 
     def _write(self, record: StoredResponse) -> None:
         path = self._path(record.id)
-        disk.write(path, _encode(record), mode=0o600)
-        signature = _signature(path)
+        with self._write_lock:
+            disk.write(path, _encode(record), mode=0o600)
+            signature = _signature(path)
+            if signature is not None and record.owner == self.name:
+                self._written[record.id] = signature
         if signature is not None:
             self._remember(signature, record)
-            if record.owner == self.name:
-                self._written[record.id] = signature
 
     def _remember(self, signature: _Signature, record: StoredResponse) -> None:
         with self._cache_lock:
