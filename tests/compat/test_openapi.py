@@ -10,8 +10,9 @@ import contextlib
 import hashlib
 import json
 import re
+import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,10 @@ RANK = {"model": "ranker", "query": "why is the sky blue", "documents": ["the ca
 
 @dataclass(frozen=True)
 class Case:
-    """A request to an operation. ``during``: another request that runs meanwhile."""
+    """A request to an operation.
+
+    ``during``: another request that runs meanwhile. ``until``: the request is repeated until its reply is as wanted.
+    """
 
     name: str
     operation: str
@@ -59,6 +63,7 @@ class Case:
     path: Mapping[str, str] = field(default_factory=dict)
     content: bytes | None = None
     during: Any = None
+    until: Callable[[Any], bool] | None = None
 
 
 def digest(data: bytes) -> str:
@@ -298,6 +303,41 @@ RESPONSES = [
     Case("delete a response", "deleteResponse", path={"id": "id of respond"}),
     Case("fetch no response", "getResponse", path={"id": "id of respond"}, status=404),
 ]
+LINE = {"method": "POST", "url": "/v1/completions", "body": {**CONTINUE, "max_tokens": 3000, "num_ctx": 4096}}
+GOOD_AND_BROKEN = "\n".join(json.dumps({"custom_id": name, **LINE}) for name in ("一", "二")) + "\n{"
+FORM = {"Content-Type": "multipart/form-data; boundary=b"}
+
+
+def form(content: str) -> bytes:
+    """A form with a file."""
+    head = '--b\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nbatch\r\n'
+    file = f'--b\r\nContent-Disposition: form-data; name="file"; filename="请求.jsonl"\r\n\r\n{content}\r\n--b--\r\n'
+    return (head + file).encode()
+
+
+COMPLETIONS = {"endpoint": "/v1/completions", "completion_window": "48h", "metadata": {"用途": "测试"}}
+BATCHES = [
+    Case("upload", "uploadFile", content=form(GOOD_AND_BROKEN), headers=FORM),
+    Case("upload wrongly", "uploadFile", {"purpose": "batch"}, status=400),
+    Case("batch", "createBatch", {"input_file_id": "id of upload", **COMPLETIONS, "bogus": 1}),
+    Case("queue with a batch", "queue", until=lambda reply: reply["batches"][0]["status"] == "in_progress"),
+    Case("delete its input", "deleteFile", path={"id": "id of upload"}, status=400),
+    Case("cancel the batch", "cancelBatch", path={"id": "id of batch"}),
+    Case("cancelled batch", "getBatch", path={"id": "id of batch"}, until=lambda reply: reply["status"] == "cancelled"),
+    Case("cancel it again", "cancelBatch", path={"id": "id of batch"}, status=400),
+    Case("upload broken lines", "uploadFile", content=form("{\n[]"), headers=FORM),
+    Case("broken batch", "createBatch", {"input_file_id": "id of upload broken lines", **COMPLETIONS}),
+    Case(
+        "failed batch", "getBatch", path={"id": "id of broken batch"}, until=lambda reply: reply["status"] == "failed"
+    ),
+    Case("batches", "listBatches"),
+    Case("batch of nothing", "createBatch", {"input_file_id": "file-1", **COMPLETIONS}, status=404),
+    Case("files", "listFiles"),
+    Case("file", "getFile", path={"id": "id of upload"}),
+    Case("download", "downloadFile", path={"id": "id of upload"}),
+    Case("delete a file", "deleteFile", path={"id": "id of upload"}),
+    Case("download nothing", "downloadFile", path={"id": "id of upload"}, status=404),
+]
 SERVER = [
     Case("root", "root"),
     Case("head root", "headRoot"),
@@ -316,7 +356,7 @@ SERVER = [
     Case("fetch", "webFetch", {"url": "x"}, status=403),
     Case("recommendations", "modelRecommendations"),
 ]
-CASES = [*SETUP, *NATIVE, *OPENAI, *RESPONSES, *ANTHROPIC, *SERVER]
+CASES = [*SETUP, *NATIVE, *OPENAI, *RESPONSES, *BATCHES, *ANTHROPIC, *SERVER]
 
 UNSEEN = {
     "remote_model": "there are no cloud models",
@@ -390,6 +430,8 @@ def send(client: httpx.Client, case: Case, earlier: Mapping[str, httpx.Response]
         return client.request(operation.method, path, json=body, content=case.content, headers=dict(case.headers))
 
     if case.during is None:
+        while case.until and not case.until(run().json()):
+            time.sleep(0.05)
         return run()
     with client.stream("POST", "/api/generate", json=case.during, headers={"X-Request-Id": "running"}) as running:
         lines = running.iter_lines()
@@ -480,7 +522,7 @@ def leaves(value: Any, path: str = "") -> Iterator[str]:
 
 
 VOLATILE = re.compile(
-    r"(^|[._])(created(_at)?|modified_at|expires_at|completed_at|\w*duration|id|request_id|tokens_per_second|"
+    r"(^|[._])(created|\w+_at|failed|\w*duration|id|request_id|tokens_per_second|"
     r"cached_tokens|cache_read_input_tokens|input_tokens|output_tokens|\w+_id|sequence_number|completed|prompt_hash|timings)$|_ms$|_second$"
 )
 """Fields whose values differ from one run to the next."""
@@ -507,7 +549,7 @@ def unlocated(reply: httpx.Response) -> str:
     address = str(reply.request.url).removesuffix(reply.request.url.path)
     key = " -H &quot;Authorization: Bearer $OLLAMA_API_KEY&quot;"
     text = reply.text.replace(address, "").replace("/hub/ollama", "").replace(key, "")
-    return re.sub(r"(?<=_)[0-9a-f]{16,}|(?<=FROM )/\S+?(?=sha256)", "", text)
+    return re.sub(r"(?<=[_-])[0-9a-f]{16,}|(?<=FROM )/\S+?(?=sha256)", "", text)
 
 
 def flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
