@@ -13,7 +13,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
+import zstandard
 from support.servers import RunningServer, clean_env, standalone, started, until
 from support.service_harness import MODELS
 
@@ -41,6 +43,12 @@ def background(home: Path, **env: str) -> Iterator[tuple[RunningServer, Client]]
         until(server, file.exists)
         found = json.loads(file.read_bytes())
         yield server, Client(found["url"], found["key"])
+
+
+def http_of(client: Client) -> httpx.Client:
+    """Plain HTTP to the server of a client."""
+    headers = {"Authorization": f"Bearer {client.key}"}
+    return httpx.Client(base_url=client.url, headers=headers, timeout=120, trust_env=False)
 
 
 def make_tiny(client: Client) -> None:
@@ -124,6 +132,34 @@ def test_a_killed_neighbour_is_an_error_and_then_not_used(tmp_path: Path, first:
             list(stream)
         answer = two.generate("tiny", "Once", stream=False, options={"num_predict": 2})
         assert answer["done"] and loaded(two) == ["tiny:latest"]
+
+
+def test_requests_of_openai_are_relayed(tmp_path: Path, first: tuple[RunningServer, Client]) -> None:
+    server, one = first
+    greedy = {"model": "tiny", "temperature": 0, "max_tokens": 8}
+    with background(tmp_path) as (_, two), http_of(two) as http:
+        chat = {**greedy, "messages": [{"role": "user", "content": "Once upon"}]}
+        text = {**greedy, "prompt": ["Once upon", "The"], "raw": True}
+        headers = {"X-Timings": "true", "Content-Encoding": "zstd"}
+        for path, body in (("chat/completions", chat), ("completions", text), ("embeddings", {**greedy, "input": "a"})):
+            relayed = http.post(f"/v1/{path}", content=zstandard.compress(json.dumps(body).encode()), headers=headers)
+            direct = httpx.post(f"{server.url}/v1/{path}", json=body, trust_env=False)
+            key = "data" if path == "embeddings" else "choices"
+            assert relayed.json()[key] == direct.json()[key]
+            assert ("timings" in relayed.json()) is (path != "embeddings")
+            refused = http.post(f"/v1/{path}", json={**body, "options": {"num_ctx": "many"}})
+            assert refused.json()["error"]["code"] == "bad_request"
+        assert (loaded(one), loaded(two)) == (["tiny:latest"], [])
+        streamed = http.post("/v1/completions", json={**text, "stream": True})
+        assert streamed.headers["content-type"] == "text/event-stream"
+        assert streamed.text.endswith("\n\ndata: [DONE]\n\n")
+        endless = {"model": "tiny", "prompt": "Once", "raw": True, "stream": True, "options": ENDLESS}
+        with http.stream("POST", "/v1/completions", json=endless) as reply:
+            lines = reply.iter_lines()
+            next(lines)
+            os.kill(server.pid, signal.SIGKILL)
+            *_, last, done = [line for line in lines if line]
+        assert json.loads(last.removeprefix("data: "))["error"]["code"] == "relay_broken" and done == "data: [DONE]"
 
 
 def test_relaying_can_be_disabled(tmp_path: Path, first: tuple[RunningServer, Client]) -> None:

@@ -214,7 +214,7 @@ class Fields:
         return self._values.get(name)
 
     def __contains__(self, name: str) -> bool:
-        return name in self._values
+        return self.raw(name) is not None
 
     def ignored(self, more: Set[str] = frozenset()) -> tuple[str, ...]:
         """A warning for each field that has not been read so far and is not in ``more``."""
