@@ -52,8 +52,8 @@ def error_codes() -> str:
         for error in dict.fromkeys(family(OllamaError))
     ]
     head = (
-        "Every error body and every error in a stream has its code in `code`. In Python it is `error.code`, and the class is\n"
-        "the same in server and client.\n\n| Code | Status | Class | Meaning |\n|---|---|---|---|"
+        "Every error body and every error in a stream has its code in `code`. In Python it is `error.code`, and the\n"
+        "class is the same in server and client.\n\n| Code | Status | Class | Meaning |\n|---|---|---|---|"
     )
     return "\n".join([head, *rows, ""])
 

@@ -28,7 +28,7 @@ EXPECTED = {
     "registry_unreachable",
     "access_denied",
     "busy",
-}  # codes of 5xx replies that are no fault of the server
+}  # codes of 5xx replies that the server is not to blame for
 MODELS = ("stories", "sprout", "minilm")
 LIMITS = {"max_tokens", "max_completion_tokens", "max_output_tokens", "n_predict", "num_predict", "n", "best_of"}
 MOST = 4  # value of the fields in LIMITS, so that a reply takes milliseconds
