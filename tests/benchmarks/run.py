@@ -33,6 +33,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import lines_decode
 import lines_frame
 import lines_prompt
+import lines_server
 import table
 from line import Line, Round
 from models import SHAPES, model_file, words
@@ -43,7 +44,9 @@ from support.servers import clean_env
 
 from ollama_nb.engine.threads import default_threads
 
-LINES = {line.name: line for line in (*lines_decode.LINES, *lines_prompt.LINES, *lines_frame.LINES)}
+LINES = {
+    line.name: line for line in (*lines_decode.LINES, *lines_prompt.LINES, *lines_frame.LINES, *lines_server.LINES)
+}
 RESULTS = Path("bench") / "last.json"
 Start = Callable[[Stage], contextlib.AbstractContextManager[Server]]
 

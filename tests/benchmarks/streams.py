@@ -154,7 +154,7 @@ def read(flight: Flight) -> Answer:
 def read_part(flight: Flight) -> Answer:
     """Like ``read``, for a closed connection: there may be no text."""
     moments, texts, tokens, last = [], [], 0, {}
-    for moment, line in _lines(flight) if flight.pieces else ():
+    for moment, line in lines(flight) if flight.pieces else ():
         value = line.removeprefix(b"data: ").strip()
         if not value.startswith(b"{"):
             continue  # blank lines between events, and [DONE]
@@ -167,7 +167,7 @@ def read_part(flight: Flight) -> Answer:
     return Answer(flight.sent, tuple(moments), "".join(texts), tokens or len(moments), last)
 
 
-def _lines(flight: Flight) -> Iterator[tuple[float, bytes]]:
+def lines(flight: Flight) -> Iterator[tuple[float, bytes]]:
     """The lines of the body, each with the arrival time of its last byte."""
     raw = b"".join(flight.pieces)
     head, _, _ = raw.partition(b"\r\n\r\n")
