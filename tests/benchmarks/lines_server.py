@@ -20,7 +20,7 @@ from models import words
 from peers import NAME, Server
 from streams import Ask, Flight, Load, lines
 
-STREAMS, TOKENS = 64, 200
+STREAMS, TOKENS = 64, 1000
 LIMIT = 100.0  # milliseconds
 PROBE = Path(__file__).with_name("probe.py")
 
@@ -84,7 +84,7 @@ LINES = (
         (Row("delay", "event-loop delay p99, 64 event streams", "ms", "less", 1.0),),
         3,
         slots=STREAMS,
-        context=512,
+        context=1536,
         pairs=_streams,
         beside="limit of 100 ms",
     ),
