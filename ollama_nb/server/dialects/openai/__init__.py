@@ -1,1 +1,1 @@
-"""OpenAI's API as OpenAI, Ollama, vLLM and llama-server speak it: ``/v1/*``."""
+"""OpenAI's API with the extensions of Ollama, vLLM and llama-server: ``/v1/*``."""

@@ -35,7 +35,7 @@ _NESTED = {
     "chat_template_kwargs": {"enable_thinking"},
     "structured_outputs": {"json", "json_object", "grammar", "regex", "choice"},
 }
-"""Fields with fields of their own, and those that have an effect."""
+"""Object fields of the body, and the names in them that have an effect."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
