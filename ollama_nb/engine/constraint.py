@@ -1,4 +1,4 @@
-"""Constrained decoding: JSON mode, JSON Schemas, GBNF grammars, regular expressions and choices, by llguidance.
+"""Constrained decoding: JSON, JSON Schemas, GBNF grammars, regular expressions, choices and tool calls, by llguidance.
 
 A reply matches its format, or the request is refused with the reason; no keyword is ignored. The sampler draws freely
 and the drawn token is checked; only if it is not allowed, a mask over the vocabulary is computed and a second token
@@ -18,11 +18,15 @@ import numpy as np
 import numpy.typing as npt
 from llguidance import LLMatcher, LLTokenizer
 
+from ollama_nb.engine import call_constraint
+from ollama_nb.engine.call_constraint import QuoteWatch
 from ollama_nb.engine.grammars import check_regex, choices_to_regex, gbnf_to_lark
 from ollama_nb.engine.json_schema import find_keyword, parse_schema
 from ollama_nb.engine.llama import Floats, LlamaModel
 from ollama_nb.engine.sampler import Sampler
 from ollama_nb.errors import BadRequest, OllamaError
+from ollama_nb.reply import call_grammar
+from ollama_nb.reply.call_grammar import CallGrammar
 
 CACHE_SIZE = 16  # compiled formats per model
 _COMPILER_STACK = 256 << 20  # bytes of address space; memory is only used as far as the compiler recurses
@@ -39,9 +43,16 @@ _JSON_STYLE: Any = {
 class Constraint:
     """The state of one reply in its grammar."""
 
-    def __init__(self, matcher: LLMatcher, model: LlamaModel, escapes: EscapeTable | None = None) -> None:
+    def __init__(
+        self,
+        matcher: LLMatcher,
+        model: LlamaModel,
+        escapes: EscapeTable | None = None,
+        watch: QuoteWatch | None = None,
+    ) -> None:
         self._matcher = matcher
         self._escapes, self._after_backslash = escapes, 0
+        self._watch = watch
         self._n_vocab, self._eog = model.n_vocab, model.eog
         self._bits = np.zeros((model.n_vocab + 31) // 32, np.int32)
 
@@ -55,13 +66,20 @@ class Constraint:
             raise OllamaError("the format constraint failed: no token of this model can follow")
         if not self._matcher.consume_token(token):
             raise OllamaError(f"the format constraint failed: {_error_line(self._matcher.get_error())}")
+        self._follow(token)
+        return token
+
+    def _follow(self, token: int) -> None:
         if self._escapes is not None:
             self._after_backslash = int(self._escapes.ends_in_backslash[self._after_backslash, token])
-        return token
+        if self._watch is not None:
+            self._watch.consume(token)
 
     def allows(self, token: int) -> bool:
         """Return whether a token may come next; also False for some escapes that ``allowed`` includes if it must."""
         if self._escapes is not None and self._escapes.has_unicode[self._after_backslash, token]:
+            return False
+        if self._watch is not None and self._watch.forbids(token):
             return False
         return bool(self._matcher.validate_tokens([token]) == 1)
 
@@ -69,6 +87,9 @@ class Constraint:
         """Return all tokens that may come next, in ascending order."""
         self._matcher.unsafe_compute_mask_ptr(self._bits.ctypes.data, self._bits.nbytes)
         found = np.flatnonzero(np.unpackbits(self._bits.view(np.uint8), count=self._n_vocab, bitorder="little"))
+        if self._watch is not None:
+            critical = found[self._watch.closing[found]]
+            found = np.setdiff1d(found, [token for token in critical if self._watch.forbids(token)])
         if self._escapes is None:
             return found
         plain = found[~self._escapes.has_unicode[self._after_backslash, found]]
@@ -90,6 +111,8 @@ class Constraint:
             return []
         consumed = self._matcher.try_consume_tokens(forced)
         if consumed == len(forced) and self.complete:
+            for token in forced:
+                self._follow(token)
             return forced
         self._matcher.rollback(consumed)
         return []
@@ -109,6 +132,7 @@ class ConstraintCompiler:
     def __init__(self, model: LlamaModel) -> None:
         self._model = model
         self._tokenizer: LLTokenizer | None = None
+        self._pieces: list[bytes] = []
         self._escapes: EscapeTable | None = None
         self._cache: OrderedDict[str, LLMatcher] = OrderedDict()
         self._lock = threading.Lock()
@@ -116,8 +140,8 @@ class ConstraintCompiler:
     def compile(self, format: str) -> Constraint:
         """Return a constraint at its start. Raises BadRequest with the reason.
 
-        ``format``: ``json``, the text of a JSON Schema, or a grammar, a regular expression or a JSON list of choices
-        after the prefix ``grammar:``, ``regex:`` or ``choices:``.
+        ``format``: ``json``, the text of a JSON Schema, or a grammar, a regular expression, a JSON list of choices or
+        a grammar of tool calls after the prefix ``grammar:``, ``regex:``, ``choices:`` or ``call:``.
         """
         with self._lock:
             matcher = self._cache.get(format)
@@ -126,23 +150,59 @@ class ConstraintCompiler:
                 if len(self._cache) > CACHE_SIZE:
                     self._cache.popitem(last=False)
             self._cache.move_to_end(format)
+            matcher = matcher.deep_copy()
+            if format.startswith(call_grammar.PREFIX):
+                return self._of_calls(matcher, call_grammar.decode(format.removeprefix(call_grammar.PREFIX)))
             is_json = not format.startswith(("grammar:", "regex:", "choices:"))
-            return Constraint(matcher.deep_copy(), self._model, self._escapes if is_json else None)
+            return Constraint(matcher, self._model, self._escapes if is_json else None)
+
+    def _of_calls(self, matcher: LLMatcher, grammar: CallGrammar) -> Constraint:
+        if not grammar.quoted:
+            return Constraint(matcher, self._model)
+        watch = QuoteWatch(grammar.unquotable, self._pieces) if grammar.unquotable else None
+        return Constraint(matcher, self._model, self._escapes, watch)
 
     def _compile(self, format: str) -> LLMatcher:
-        kind, grammar = translate_format(format)
+        is_call = format.startswith(call_grammar.PREFIX)
+        kind, grammar = ("tools", self._translate_calls(format)) if is_call else translate_format(format)
         if self._tokenizer is None:
-            pieces = self._model.pieces()
-            self._escapes = EscapeTable(pieces)
-            self._tokenizer = _make_tokenizer(self._model, pieces)
+            self._pieces = self._model.pieces()
+            self._escapes = EscapeTable(self._pieces)
+            self._tokenizer = _make_tokenizer(self._model, list(self._pieces))
         matcher = _make_matcher(self._tokenizer, grammar)
         if matcher.is_error():
             text = matcher.get_error()
+            if is_call:
+                self._find_schema_error(format)
             reason = _schema_error(text, format) if kind == "format" else _error_line(text)
             raise BadRequest(f"invalid {kind}: {reason}")
         if not self._can_start(matcher):
             raise BadRequest(f"invalid {kind}: it is too large, or nothing that this model can write matches it")
         return matcher
+
+    def _translate_calls(self, format: str) -> str:
+        grammar = call_grammar.decode(format.removeprefix(call_grammar.PREFIX))
+        return LLMatcher.grammar_from_lark(call_constraint.to_lark(grammar, self._split_markup, _JSON_STYLE))
+
+    def _split_markup(self, text: str) -> list[str | int]:
+        """Special tokens of the model, and the text between them."""
+        found: list[str | int] = []
+        for token in self._model.tokenize(text, add_special=False):
+            name = self._model.raw_piece(token).decode("utf-8", "replace")
+            if self._model.is_markup(token) and name in text:
+                before, _, text = text.partition(name)
+                found += [before, token] if before else [token]
+        return [*found, text] if text else found
+
+    def _find_schema_error(self, format: str) -> None:
+        """Raise BadRequest for the first schema of a call grammar that does not compile by itself."""
+        assert self._tokenizer is not None
+        grammar = call_grammar.decode(format.removeprefix(call_grammar.PREFIX))
+        for value in call_constraint.json_values(grammar.body):
+            schema = json.dumps(call_constraint.prepared(value), ensure_ascii=False)
+            matcher = _make_matcher(self._tokenizer, LLMatcher.grammar_from_json_schema(schema, overrides=_JSON_STYLE))
+            if matcher.is_error():
+                raise BadRequest(f'tool "{value.tool}": {_schema_error(matcher.get_error(), schema, value.path)}')
 
     def _can_start(self, matcher: LLMatcher) -> bool:
         """Return whether any token can come first. This is also what makes llguidance report an oversized pattern."""
@@ -232,12 +292,15 @@ _SCHEMA_ERRORS = (
 """llguidance reports errors as text only; these patterns find the keyword at fault."""
 
 
-def _schema_error(text: str, format: str) -> str:
-    """Reduce an error of llguidance to one line that names the keyword, and the path of an unsupported one."""
+def _schema_error(text: str, format: str, place: str = "$") -> str:
+    """Reduce an error of llguidance to one line that names the keyword, and the path of an unsupported one.
+
+    ``place`` is the path of the schema ``format`` itself.
+    """
     line = _error_line(text)
     if (found := re.match(r'Unimplemented keys: \["(.*?)"', line)) is not None:
         key = found[1]
-        return f'unsupported schema keyword "{key}" at {find_keyword(key, json.loads(format))}'
+        return f'unsupported schema keyword "{key}" at {place}{find_keyword(key, json.loads(format))[1:]}'
     return next((message.format(line) for pattern, message in _SCHEMA_ERRORS if pattern.search(text)), line)
 
 

@@ -13,6 +13,7 @@ from ollama_nb.api.messages import Message, Think, Tool
 from ollama_nb.api.models import Model
 
 if TYPE_CHECKING:  # the render process imports no parsers until it needs a family
+    from ollama_nb.reply.call_grammar import CallGrammar
     from ollama_nb.reply.output import ReplyContext
     from ollama_nb.reply.regions import RegionParser
 
@@ -36,6 +37,10 @@ class ParserSpec:
     model. ``preserve`` are the special tokens that the engine must keep in the output text, because the parser looks
     for them. ``offered`` maps the request's tools to those that the prompt names. ``think_levels`` replaces levels
     that the family does not know.
+
+    ``call_grammar`` is the grammar of a reply that calls one of the context's tools, or several if its second argument
+    is True; it begins where an answer would. ``answer_marker`` is what the family writes there before an answer in
+    text, the end of the ``answer_prefix`` of its regions.
     """
 
     create: Callable[[ReplyContext], RegionParser]
@@ -44,6 +49,8 @@ class ParserSpec:
     preserve: tuple[str, ...] = ()
     offered: Callable[[Sequence[Tool]], tuple[Tool, ...]] = unchanged_tools
     think_levels: Mapping[Think, Think] = field(default_factory=dict)
+    call_grammar: Callable[[ReplyContext, bool], CallGrammar] | None = None
+    answer_marker: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

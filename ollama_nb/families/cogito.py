@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from ollama_nb.api.messages import Message, Think, Tool, ToolCall
 from ollama_nb.families.card import Family, ParserSpec
-from ollama_nb.families.deepseek import CALLS, SEPARATOR, TAGS, call_regions, parsed_call
+from ollama_nb.families.deepseek import CALLS, SEPARATOR, TAGS, call_grammar, call_regions, parsed_call
+from ollama_nb.reply.call_grammar import CallGrammar
 from ollama_nb.reply.output import MalformedCall, ParsedCall, ReplyContext
 from ollama_nb.reply.regions import CONTENT, HIDDEN, Exit, RegionParser, TextRegion
 from ollama_nb.template.formatting import ArgumentDict, compact, indented, tool_json
@@ -84,8 +85,21 @@ def _fenced_call(body: str, closed: bool) -> Sequence[ParsedCall | MalformedCall
     return parsed_call(body, named[: match.start()], match[1])
 
 
+def _call_grammar(context: ReplyContext, parallel: bool) -> CallGrammar:
+    return call_grammar(
+        context, parallel, before=f"function{SEPARATOR}", after="\n```json\n", end="\n```", separator="\n"
+    )
+
+
 FAMILY = Family(
     renderers={"cogito": render},
     bos=_BOS,
-    parsers={"cogito": ParserSpec(create=_create_parser, thinking=True, preserve=(*TAGS, _OUTPUTS, _END_OUTPUTS))},
+    parsers={
+        "cogito": ParserSpec(
+            create=_create_parser,
+            thinking=True,
+            preserve=(*TAGS, _OUTPUTS, _END_OUTPUTS),
+            call_grammar=_call_grammar,
+        )
+    },
 )

@@ -8,6 +8,7 @@ from typing import Any
 from ollama_nb.api.messages import Message, Think, Tool
 from ollama_nb.families.card import Family, ParserSpec
 from ollama_nb.reply.arguments import as_object, objects_in, parse_json, parse_object
+from ollama_nb.reply.call_grammar import CallGrammar, JsonValue, Verbatim, calls, json_call, series
 from ollama_nb.reply.output import MalformedCall, ParsedCall, ReplyContext
 from ollama_nb.reply.regions import (
     CONTENT,
@@ -162,6 +163,23 @@ def _action(value: Any, text: str) -> ParsedCall | MalformedCall:
     return ParsedCall(name, arguments)
 
 
+def _call_grammar(context: ReplyContext, parallel: bool) -> CallGrammar:
+    number = JsonValue('{"type": "string", "pattern": "^[0-9]{1,2}$"}', "")
+    some = calls(
+        context.tools,
+        lambda tool: series(
+            Verbatim('\n\n    {"tool_call_id": '),
+            number,
+            Verbatim(", "),
+            json_call(tool, "tool_name", "parameters", ""),
+        ),
+        parallel=parallel,
+        separator=",",
+    )
+    grammar = series(f"{_ACTION}[", some, f"\n\n]{_END_ACTION}")
+    return CallGrammar(grammar, quoted=True, unquotable=(_ACTION, _END_ACTION))
+
+
 FAMILY = Family(
     renderers={"cohere": render},
     parsers={
@@ -169,6 +187,8 @@ FAMILY = Family(
             create=_create_parser,
             thinking=True,
             preserve=(_THINK, _END_THINK, _TEXT, _END_TEXT, _ACTION, _END_ACTION, _RESPONSE, _END_RESPONSE),
+            call_grammar=_call_grammar,
+            answer_marker=_TEXT,
         )
     },
 )

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from ollama_nb.api.messages import Message, Think, Tool, ToolCall
 from ollama_nb.families.card import Family, ParserSpec
-from ollama_nb.reply.arguments import parse_object
+from ollama_nb.reply.arguments import parse_object, tool_name
+from ollama_nb.reply.call_grammar import CallGrammar, Part, calls, json_arguments, plain_name, series
 from ollama_nb.reply.output import MalformedCall, ParsedCall, ReplyContext
 from ollama_nb.reply.regions import CONTENT, THINKING, CallParser, CallRegion, Exit, Region, RegionParser, TextRegion
 from ollama_nb.template.formatting import ArgumentDict, compact, function_of
@@ -119,11 +120,29 @@ def parsed_call(body: str, name: str, arguments: str) -> Sequence[ParsedCall | M
     ]
 
 
+def call_grammar(
+    context: ReplyContext, parallel: bool, *, before: str = "", after: str = "", end: str = "", separator: str = ""
+) -> CallGrammar:
+    """The texts around the name and the arguments differ between the families."""
+
+    def call(tool: Tool) -> Part:
+        name = plain_name(tool_name(tool))
+        return series(_CALL + before, name, after, json_arguments(tool), end + _END_CALL)
+
+    some = calls(context.tools, call, parallel=parallel, separator=separator)
+    unquotable = (_CALL, _END_CALL, _END_CALLS)
+    return CallGrammar(series(CALLS, some, _END_CALLS), quoted=True, unquotable=unquotable)
+
+
+def _call_grammar(context: ReplyContext, parallel: bool) -> CallGrammar:
+    return call_grammar(context, parallel, after=SEPARATOR)
+
+
 TAGS = (_END_THINK, CALLS, _END_CALLS, _CALL, _END_CALL, SEPARATOR, _OUTPUT, _END_OUTPUT)
 FAMILY = Family(
     renderers={"deepseek3.1": render},
     bos=_BOS,
-    parsers={"deepseek3": ParserSpec(create=_create_parser, thinking=True, preserve=TAGS)},
+    parsers={"deepseek3": ParserSpec(create=_create_parser, thinking=True, preserve=TAGS, call_grammar=_call_grammar)},
     model_names=frozenset({"deepseek-r1"}),
     strip_old_thinking=True,
     hint_to_pull=True,

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from ollama_nb.api.messages import Message, Think, Tool, ToolCall
 from ollama_nb.families.card import Family, ParserSpec
+from ollama_nb.reply.call_grammar import CallGrammar, brace_call, calls, series
 from ollama_nb.reply.notations import BraceObjectParser, NotationError
 from ollama_nb.reply.output import MalformedCall, ParsedCall, ReplyContext
 from ollama_nb.reply.regions import CONTENT, CallRegion, Exit, Region, RegionParser, TextRegion
@@ -92,7 +93,7 @@ def _called(talk: Sequence[Message]) -> list[str]:
 
 _CALL, _END_CALL = "<start_function_call>", "<end_function_call>"
 _MARK = "<escape>"
-_WORDS = {"true": True, "false": False}
+_WORDS = {"true": True, "false": False, "null": None}
 
 
 def _create_parser(context: ReplyContext) -> RegionParser:
@@ -116,8 +117,20 @@ def _parse_call(body: str, closed: bool) -> Sequence[ParsedCall | MalformedCall]
         return [MalformedCall(body, f"the arguments for {name} cannot be parsed: {error}")]
 
 
+def _call_grammar(context: ReplyContext, parallel: bool) -> CallGrammar:
+    return CallGrammar(
+        calls(
+            context.tools,
+            lambda tool: series(_CALL, brace_call(tool, _MARK, (_CALL, _END_CALL)), _END_CALL),
+            parallel=parallel,
+        )
+    )
+
+
 FAMILY = Family(
     renderers={"functiongemma": render},
     bos=_BOS,
-    parsers={"functiongemma": ParserSpec(create=_create_parser, preserve=(_CALL, _END_CALL))},
+    parsers={
+        "functiongemma": ParserSpec(create=_create_parser, preserve=(_CALL, _END_CALL), call_grammar=_call_grammar)
+    },
 )

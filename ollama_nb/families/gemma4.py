@@ -14,6 +14,7 @@ from ollama_nb.api.messages import Message, Think, Tool
 from ollama_nb.api.models import Model
 from ollama_nb.families.card import CreateDefaults, Family, ParserSpec
 from ollama_nb.reply.arguments import Schemas
+from ollama_nb.reply.call_grammar import CallGrammar, brace_call, calls, series
 from ollama_nb.reply.notations import BraceObjectParser, NotationError
 from ollama_nb.reply.output import MalformedCall, ParsedCall, ReplyContext
 from ollama_nb.reply.regions import (
@@ -260,6 +261,16 @@ def _parse_call(schemas: Schemas, body: str, closed: bool) -> Sequence[ParsedCal
         return [MalformedCall(body, f"the arguments for {name} cannot be parsed: {error}")]
 
 
+def _call_grammar(context: ReplyContext, parallel: bool) -> CallGrammar:
+    return CallGrammar(
+        calls(
+            context.tools,
+            lambda tool: series(_CALL, brace_call(tool, _MARK, (_CALL, _END_CALL)), _END_CALL),
+            parallel=parallel,
+        )
+    )
+
+
 _TAGS = (_CHANNEL, _END_CHANNEL, _CALL, _END_CALL, _RESPONSE, _MARK)
 
 
@@ -300,8 +311,12 @@ FAMILY = Family(
     bos=_BOS,
     variant=_variant,
     parsers={
-        "gemma4": ParserSpec(create=partial(_create_parser, can_think=True), thinking=True, preserve=_TAGS),
-        "gemma4-no-thinking": ParserSpec(create=partial(_create_parser, can_think=False), preserve=_TAGS),
+        "gemma4": ParserSpec(
+            create=partial(_create_parser, can_think=True), thinking=True, preserve=_TAGS, call_grammar=_call_grammar
+        ),
+        "gemma4-no-thinking": ParserSpec(
+            create=partial(_create_parser, can_think=False), preserve=_TAGS, call_grammar=_call_grammar
+        ),
     },
     create_defaults={"gemma4": CreateDefaults(renderer="gemma4", parser="gemma4", parameters={"stop": ["<turn|>"]})},
 )

@@ -13,7 +13,8 @@ from typing import Any
 
 from ollama_nb.api.messages import Message, Think, Tool, ToolCall
 from ollama_nb.families.card import Family, ParserSpec
-from ollama_nb.reply.arguments import Schemas, typed
+from ollama_nb.reply.arguments import Schemas, tool_name, typed
+from ollama_nb.reply.call_grammar import CallGrammar, JsonValue, Part, calls, members, plain_name, series, tagged_value
 from ollama_nb.reply.output import MalformedCall, ParsedCall, ReplyContext
 from ollama_nb.reply.regions import (
     CONTENT,
@@ -280,8 +281,34 @@ def _arguments(schemas: Schemas, tool: str, text: str) -> Mapping[str, object]:
     return found
 
 
+def _call_grammar(context: ReplyContext, parallel: bool) -> CallGrammar:
+    """The prompt ends inside a header; each further call is a message of its own."""
+    header = f"{_END}{_ASSISTANT}" if context.continues else ""
+    some = calls(context.tools, _call_message, parallel=parallel, separator=f"{_END}{_ASSISTANT}")
+    return CallGrammar(series(header, some))
+
+
+def _call_message(tool: Tool) -> Part:
+    name = plain_name(tool_name(tool), pattern=r'(?!self$|user$)[^\s<>"]+')
+    invoked = series(_INVOKE, name, '">\n', members(tool, _parameter), _END_INVOKE)
+    return series(" to=", name, f"{_MESSAGE}{_CALLS}\n", invoked, f"\n{_END_CALLS}")
+
+
+def _parameter(name: str, value: JsonValue) -> Part:
+    text = tagged_value(value, _END_PARAMETER, (_END_PARAMETER, _END_CALLS, _MESSAGE))
+    return series(_PARAMETER, plain_name(name, "argument"), '">', text, "\n")
+
+
 FAMILY = Family(
     renderers={"glimmer": render},
     bos=_BOS,
-    parsers={"glimmer": ParserSpec(create=_create_parser, thinking=True, preserve=(_START, _MESSAGE, _END, _END_TURN))},
+    parsers={
+        "glimmer": ParserSpec(
+            create=_create_parser,
+            thinking=True,
+            preserve=(_START, _MESSAGE, _END, _END_TURN),
+            call_grammar=_call_grammar,
+            answer_marker=f" to=user{_MESSAGE}",
+        )
+    },
 )

@@ -8,6 +8,7 @@ from functools import partial
 from ollama_nb.api.messages import Message, Think, Tool, ToolCall
 from ollama_nb.families.card import Family, ParserSpec
 from ollama_nb.reply.arguments import Schemas
+from ollama_nb.reply.call_grammar import CallGrammar, calls, tagged_call
 from ollama_nb.reply.notations import END_KEY, END_VALUE, KEY, VALUE, NotationError, parse_tagged_call
 from ollama_nb.reply.output import MalformedCall, ParsedCall, ReplyContext
 from ollama_nb.reply.regions import CONTENT, THINKING, CallRegion, Exit, ForkRegion, Region, RegionParser, TextRegion
@@ -116,6 +117,11 @@ def _parse_call(schemas: Schemas, body: str, closed: bool) -> Sequence[ParsedCal
     return [ParsedCall(name, {key: schemas.typed(name, key, value) for key, value in pairs})]
 
 
+def _call_grammar(context: ReplyContext, parallel: bool) -> CallGrammar:
+    call = partial(tagged_call, opening=_TOOL, closing=_END_TOOL)
+    return CallGrammar(calls(context.tools, call, parallel=parallel))
+
+
 def _glm(context: ReplyContext) -> RegionParser:
     return _create_parser(context, starts_thinking=context.thinks(by_default=True))
 
@@ -124,7 +130,9 @@ _TAGS = (_THINK, _END_THINK, _TOOL, _END_TOOL, KEY, END_KEY, VALUE, END_VALUE)
 FAMILY = Family(
     renderers={"glm-4.7": render, "glm-ocr": render_ocr},
     parsers={
-        "glm-4.7": ParserSpec(create=_glm, thinking=True, preserve=_TAGS),
-        "glm-ocr": ParserSpec(create=partial(_create_parser, starts_thinking=False), preserve=_TAGS),
+        "glm-4.7": ParserSpec(create=_glm, thinking=True, preserve=_TAGS, call_grammar=_call_grammar),
+        "glm-ocr": ParserSpec(
+            create=partial(_create_parser, starts_thinking=False), preserve=_TAGS, call_grammar=_call_grammar
+        ),
     },
 )

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from ollama_nb.api.messages import Tool
 from ollama_nb.families.card import Family, ParserSpec
 from ollama_nb.reply.arguments import parse_object, tool_name
+from ollama_nb.reply.call_grammar import CallGrammar, Part, Verbatim, calls, json_arguments, series
 from ollama_nb.reply.output import MalformedCall, ParsedCall, ReplyContext
 from ollama_nb.reply.regions import CONTENT, THINKING, CallRegion, Exit, HeaderRegion, Region, RegionParser, TextRegion
 
@@ -139,6 +140,20 @@ def _route(call: _CallRegion, role: str, header: str) -> tuple[str, str]:
     return ("thinking" if heading.channel == "analysis" else "content"), ""
 
 
+def _call_grammar(context: ReplyContext, parallel: bool) -> CallGrammar:
+    """The prompt ends inside a header; each further call is a message of its own."""
+    names = ToolNames(context.tools)
+
+    def call(tool: Tool) -> Part:
+        name = Verbatim(names.in_prompt(tool_name(tool)))
+        header = series(f"{CHANNEL}commentary to=functions.", name, f" {CONSTRAIN}json{MESSAGE}")
+        return series(header, json_arguments(tool))
+
+    before = f"{END}{START}assistant" if context.continues else ""
+    some = calls(context.tools, call, parallel=parallel, separator=f"{END}{START}assistant")
+    return CallGrammar(series(before, some), quoted=True, unquotable=(END, _CALL))
+
+
 FAMILY = Family(
     parsers={
         "harmony": ParserSpec(
@@ -147,6 +162,8 @@ FAMILY = Family(
             preserve=(START, END, MESSAGE, CHANNEL, CONSTRAIN),
             offered=renamed,
             think_levels={"max": "high"},
+            call_grammar=_call_grammar,
+            answer_marker=_FINAL,
         )
     },
     model_families=frozenset({"gptoss", "gpt-oss"}),

@@ -12,6 +12,7 @@ from typing import Any
 from ollama_nb.api.messages import Message, Think, Tool, ToolCall
 from ollama_nb.families.card import CreateDefaults, Family, ParserSpec
 from ollama_nb.reply.arguments import Schemas, as_object, parse_object
+from ollama_nb.reply.call_grammar import CallGrammar, calls, tagged_call
 from ollama_nb.reply.notations import END_KEY, END_VALUE, KEY, VALUE, NotationError, parse_tagged_call
 from ollama_nb.reply.output import MalformedCall, Output, ParsedCall, ReplyContext
 from ollama_nb.reply.regions import (
@@ -259,13 +260,29 @@ def _declared(schemas: Schemas, name: str) -> str:
     return other if name not in schemas and other is not None and other in schemas else name
 
 
+def _call_grammar(context: ReplyContext, parallel: bool, *, line: str) -> CallGrammar:
+    """``line`` is the text between the elements of a call."""
+    call = partial(tagged_call, opening=_TOOL, closing=_END_TOOL, line=line)
+    return CallGrammar(calls(context.tools, call, parallel=parallel, separator=line))
+
+
 _TAGS = (_THINK, _END_THINK, _TOOL, _END_TOOL, _USER, _END_USER, KEY, END_KEY, VALUE, END_VALUE)
 FAMILY = Family(
     renderers={"laguna": render, "poolside-v1": render_v1},
     bos=_BOS,
     parsers={
-        "laguna": ParserSpec(create=partial(_create_parser, continues=True), thinking=True, preserve=_TAGS),
-        "poolside-v1": ParserSpec(create=partial(_create_parser, continues=False), thinking=True, preserve=_TAGS),
+        "laguna": ParserSpec(
+            create=partial(_create_parser, continues=True),
+            thinking=True,
+            preserve=_TAGS,
+            call_grammar=partial(_call_grammar, line="\n"),
+        ),
+        "poolside-v1": ParserSpec(
+            create=partial(_create_parser, continues=False),
+            thinking=True,
+            preserve=_TAGS,
+            call_grammar=partial(_call_grammar, line=""),
+        ),
     },
     create_defaults={"laguna": CreateDefaults(renderer="laguna", parser="laguna")},
 )

@@ -8,6 +8,7 @@ from functools import partial
 from ollama_nb.api.messages import Message, Think, Tool, ToolCall
 from ollama_nb.families.card import Family, ParserSpec
 from ollama_nb.reply.arguments import Schemas
+from ollama_nb.reply.call_grammar import CallGrammar, calls, python_call, series
 from ollama_nb.reply.notations import python_calls
 from ollama_nb.reply.output import MalformedCall, ParsedCall, ReplyContext
 from ollama_nb.reply.regions import CONTENT, THINKING, CallRegion, Exit, ForkRegion, Region, RegionParser, TextRegion
@@ -99,12 +100,19 @@ def _bare_calls(names: Sequence[str], body: str, closed: bool) -> Sequence[Parse
     return [MalformedCall(body)]
 
 
+def _call_grammar(context: ReplyContext, parallel: bool) -> CallGrammar:
+    some = calls(context.tools, partial(python_call, separator=","), parallel=parallel, separator=",")
+    return CallGrammar(series(f"{_CALLS}[", some, f"]{_END_CALLS}"), quoted=True, unquotable=(_CALLS, _END_CALLS))
+
+
 _TAGS = (_THINK, _END_THINK, _CALLS, _END_CALLS)
 FAMILY = Family(
     renderers={"lfm2": partial(render, thinks=False), "lfm2-thinking": partial(render, thinks=True)},
     bos=_BOS,
     parsers={
-        "lfm2": ParserSpec(create=partial(_create_parser, can_think=False), preserve=_TAGS),
-        "lfm2-thinking": ParserSpec(create=partial(_create_parser, can_think=True), thinking=True, preserve=_TAGS),
+        "lfm2": ParserSpec(create=partial(_create_parser, can_think=False), preserve=_TAGS, call_grammar=_call_grammar),
+        "lfm2-thinking": ParserSpec(
+            create=partial(_create_parser, can_think=True), thinking=True, preserve=_TAGS, call_grammar=_call_grammar
+        ),
     },
 )

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from functools import partial
 
 from ollama_nb.families.card import Family, ParserSpec
-from ollama_nb.reply.arguments import Schemas, parse_object
+from ollama_nb.reply.arguments import Schemas, parse_object, tool_name
+from ollama_nb.reply.call_grammar import CallGrammar, calls, json_arguments, plain_name, series
 from ollama_nb.reply.output import MalformedCall, ParsedCall, ReplyContext
 from ollama_nb.reply.regions import CONTENT, THINKING, CallRegion, Exit, Region, RegionParser, TextRegion
 
@@ -39,6 +40,21 @@ def _call(schemas: Schemas, body: str, closed: bool) -> Sequence[ParsedCall | Ma
     ]
 
 
+def _call_grammar(context: ReplyContext, parallel: bool) -> CallGrammar:
+    some = calls(
+        context.tools,
+        lambda tool: series(_CALLS, plain_name(tool_name(tool)), _ARGUMENTS, json_arguments(tool)),
+        parallel=parallel,
+    )
+    return CallGrammar(some, quoted=True)
+
+
 FAMILY = Family(
-    parsers={"ministral": ParserSpec(create=_create_parser, preserve=(_CALLS, _THINK, _END_THINK, _ARGUMENTS))}
+    parsers={
+        "ministral": ParserSpec(
+            create=_create_parser,
+            preserve=(_CALLS, _THINK, _END_THINK, _ARGUMENTS),
+            call_grammar=_call_grammar,
+        )
+    }
 )

@@ -7,6 +7,7 @@ from functools import partial
 
 from ollama_nb.api.messages import Message, Think, Tool, ToolCall
 from ollama_nb.families.card import Family, ParserSpec
+from ollama_nb.reply.call_grammar import CallGrammar, calls, python_call, series
 from ollama_nb.reply.notations import python_calls
 from ollama_nb.reply.output import ReplyContext
 from ollama_nb.reply.regions import CONTENT, THINKING, CallRegion, Exit, Region, RegionParser, TextRegion
@@ -91,6 +92,11 @@ def _olmo3_think(context: ReplyContext) -> RegionParser:
     return RegionParser(regions, "content" if context.continues else "thinking")
 
 
+def _call_grammar(context: ReplyContext, parallel: bool) -> CallGrammar:
+    some = calls(context.tools, partial(python_call, separator=", "), parallel=parallel, separator="\n")
+    return CallGrammar(series(_CALLS, some, _END_CALLS), quoted=True, unquotable=(_CALLS, _END_CALLS))
+
+
 FAMILY = Family(
     renderers={
         "olmo3": partial(render, system="You are a helpful function-calling AI assistant."),
@@ -99,7 +105,7 @@ FAMILY = Family(
         "olmo3-32b-think": partial(render_thinking, system="You are a helpful AI assistant."),
     },
     parsers={
-        "olmo3": ParserSpec(create=_olmo3, preserve=(_CALLS, _END_CALLS)),
+        "olmo3": ParserSpec(create=_olmo3, preserve=(_CALLS, _END_CALLS), call_grammar=_call_grammar),
         "olmo3-think": ParserSpec(create=_olmo3_think, tools=False, thinking=True, preserve=(_END_THINK,)),
     },
 )

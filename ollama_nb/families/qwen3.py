@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from ollama_nb.families.card import Family, ParserSpec
 from ollama_nb.reply.arguments import as_object, parse_object
+from ollama_nb.reply.call_grammar import CallGrammar, calls, json_call, series
 from ollama_nb.reply.output import MalformedCall, ParsedCall, ReplyContext
 from ollama_nb.reply.regions import (
     CONTENT,
@@ -52,6 +53,16 @@ def parse_json_call(body: str, closed: bool) -> Sequence[ParsedCall | MalformedC
     return [ParsedCall(name, arguments)]
 
 
+def json_call_grammar(context: ReplyContext, parallel: bool) -> CallGrammar:
+    call = calls(
+        context.tools,
+        lambda tool: series(f"{TOOL}\n", json_call(tool), f"\n{END_TOOL}"),
+        parallel=parallel,
+        separator="\n",
+    )
+    return CallGrammar(call, quoted=True, unquotable=(TOOL, END_TOOL))
+
+
 def _qwen3(context: ReplyContext) -> RegionParser:
     return qwen_parser(parse_json_call, thinking=False)
 
@@ -62,8 +73,10 @@ def _qwen3_thinking(context: ReplyContext) -> RegionParser:
 
 FAMILY = Family(
     parsers={
-        "qwen3": ParserSpec(create=_qwen3, preserve=TAGS),
-        "qwen3-thinking": ParserSpec(create=_qwen3_thinking, thinking=True, preserve=TAGS),
+        "qwen3": ParserSpec(create=_qwen3, preserve=TAGS, call_grammar=json_call_grammar),
+        "qwen3-thinking": ParserSpec(
+            create=_qwen3_thinking, thinking=True, preserve=TAGS, call_grammar=json_call_grammar
+        ),
     },
     model_families=frozenset({"qwen3"}),
     strip_old_thinking=True,

@@ -10,7 +10,7 @@ from ollama_nb.api.messages import Message, Think, Tool
 from ollama_nb.errors import TemplateError
 from ollama_nb.families.card import Family, ParserSpec
 from ollama_nb.families.qwen3 import TAGS, qwen_parser
-from ollama_nb.families.qwen3_coder import xml_call_parser
+from ollama_nb.families.qwen3_coder import xml_call_grammar, xml_call_parser
 from ollama_nb.reply.output import ReplyContext
 from ollama_nb.reply.regions import RegionParser
 from ollama_nb.template.chatml import (
@@ -132,7 +132,7 @@ def _create_parser(context: ReplyContext) -> RegionParser:
     return qwen_parser(xml_call_parser(context), thinking=context.thinks(by_default=True) and not context.continues)
 
 
-PARSER = ParserSpec(create=_create_parser, thinking=True, preserve=TAGS)
+PARSER = ParserSpec(create=_create_parser, thinking=True, preserve=TAGS, call_grammar=xml_call_grammar)
 FAMILY = Family(
     renderers={
         "qwen3.5": partial(render, variant=_Variant()),

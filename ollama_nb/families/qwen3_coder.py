@@ -9,7 +9,8 @@ from ollama_nb.api.encode import go_json
 from ollama_nb.api.messages import Message, Think, Tool
 from ollama_nb.families.card import Family, ParserSpec
 from ollama_nb.families.qwen3 import END_TOOL, TOOL, qwen_parser
-from ollama_nb.reply.arguments import Schemas
+from ollama_nb.reply.arguments import Schemas, tool_name
+from ollama_nb.reply.call_grammar import CallGrammar, JsonValue, Part, calls, members, plain_name, series, tagged_value
 from ollama_nb.reply.output import MalformedCall, ParsedCall, ReplyContext
 from ollama_nb.reply.regions import CallParser, RegionParser
 from ollama_nb.template.chatml import CALL_FORMAT, END, START, continues, tool_results, turn, xml_call
@@ -141,7 +142,26 @@ def _parse_parameters(text: str) -> Iterator[tuple[str, str]]:
         raise ValueError("text between the parameters of the tool call")
 
 
+_ENDS = (_PARAMETER, _END_PARAMETER, _END_FUNCTION, TOOL, END_TOOL)
+
+
+def xml_call_grammar(context: ReplyContext, parallel: bool) -> CallGrammar:
+    return CallGrammar(calls(context.tools, _xml_call, parallel=parallel, separator="\n"))
+
+
+def _xml_call(tool: Tool) -> Part:
+    name = plain_name(tool_name(tool))
+    return series(f"{TOOL}\n{_FUNCTION}", name, ">\n", members(tool, _xml_parameter), f"{_END_FUNCTION}\n{END_TOOL}")
+
+
+def _xml_parameter(name: str, value: JsonValue) -> Part:
+    text = tagged_value(value, f"\n{_END_PARAMETER}", _ENDS)
+    return series(_PARAMETER, plain_name(name, "argument"), ">\n", text, "\n")
+
+
 FAMILY = Family(
     renderers={"qwen3-coder": render},
-    parsers={"qwen3-coder": ParserSpec(create=_create_parser, preserve=(TOOL, END_TOOL))},
+    parsers={
+        "qwen3-coder": ParserSpec(create=_create_parser, preserve=(TOOL, END_TOOL), call_grammar=xml_call_grammar)
+    },
 )

@@ -7,7 +7,7 @@ from functools import partial
 
 from ollama_nb.api.messages import Message, Think, Tool, ToolCall
 from ollama_nb.families.card import Family, ParserSpec
-from ollama_nb.families.qwen3 import END_THINK, END_TOOL, TOOL, parse_json_call, qwen_parser
+from ollama_nb.families.qwen3 import END_THINK, END_TOOL, TOOL, json_call_grammar, parse_json_call, qwen_parser
 from ollama_nb.reply.output import ReplyContext
 from ollama_nb.reply.regions import RegionParser
 from ollama_nb.template.chatml import END, START, continues, last_question, tool_results, turn
@@ -93,7 +93,9 @@ FAMILY = Family(
         "qwen3-vl-thinking": partial(render, thinks=True),
     },
     parsers={
-        "qwen3-vl-instruct": ParserSpec(create=_instruct_parser, preserve=_TAGS),
-        "qwen3-vl-thinking": ParserSpec(create=_thinking_parser, thinking=True, preserve=_TAGS),
+        "qwen3-vl-instruct": ParserSpec(create=_instruct_parser, preserve=_TAGS, call_grammar=json_call_grammar),
+        "qwen3-vl-thinking": ParserSpec(
+            create=_thinking_parser, thinking=True, preserve=_TAGS, call_grammar=json_call_grammar
+        ),
     },
 )

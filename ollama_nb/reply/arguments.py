@@ -134,14 +134,9 @@ class Schemas:
 
     def types(self, tool: str, argument: str) -> tuple[str, ...]:
         """Return the JSON types that an argument may have; empty if its schema does not tell."""
-        properties = self._parameters.get(tool, {}).get("properties")
-        found = properties.get(argument) if isinstance(properties, Mapping) else None
-        if not isinstance(found, Mapping):
-            return ()
-        options = found.get("anyOf")
-        if isinstance(options, Sequence) and options:
-            return tuple(word for option in options if isinstance(option, Mapping) for word in _types(option))
-        return _types(found)
+        parameters = self._parameters.get(tool, {})
+        properties = parameters.get("properties")
+        return property_types(properties.get(argument) if isinstance(properties, Mapping) else None, parameters)
 
     def typed(self, tool: str, argument: str, text: str) -> Any:
         """Convert an argument that was written between tags; one line break next to each tag is dropped."""
@@ -170,8 +165,58 @@ def _function(tool: Tool) -> Mapping[str, Any]:
     return function if isinstance(function, Mapping) else {}
 
 
+def property_types(schema: Any, root: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the JSON types that a schema allows; empty if it does not tell. ``root`` has the definitions."""
+    return tuple(dict.fromkeys(word for branch in branches(schema, root) for word in _types(branch)))
+
+
+def branches(schema: Any, root: Mapping[str, Any], depth: int = 0) -> list[Mapping[str, Any]]:
+    """Return the schemas of which a value matches one: the parts of ``anyOf``, with references resolved."""
+    if not isinstance(schema, Mapping) or depth > _MAX_REFERENCES:
+        return []
+    shared = {key: root[key] for key in _DEFINITIONS if key in root}
+    if "$ref" in schema:
+        return branches(_resolve(schema["$ref"], root), root, depth + 1)
+    for key in ("anyOf", "oneOf"):
+        if isinstance(options := schema.get(key), Sequence) and options:
+            return [branch for option in options for branch in branches(option, root, depth + 1)]
+    parts = schema.get("allOf")
+    if isinstance(parts, Sequence) and len(parts) == 1 and "type" not in schema:
+        return branches(parts[0], root, depth + 1)
+    return [{**shared, **schema}]
+
+
+_DEFINITIONS = ("$defs", "definitions")
+_MAX_REFERENCES = 16  # that follow one another
+
+
+def _resolve(reference: Any, root: Any) -> Any:
+    """Return the place in ``root`` that a reference such as ``#/$defs/name`` names; None if there is none."""
+    for step in str(reference).split("/")[1:]:
+        root = root.get(step.replace("~1", "/").replace("~0", "~")) if isinstance(root, Mapping) else None
+    return root
+
+
 def _types(schema: Mapping[str, Any]) -> tuple[str, ...]:
     word = schema.get("type")
     if isinstance(word, str):
         return (word,)
-    return tuple(map(str, word)) if isinstance(word, Sequence) else ()
+    if isinstance(word, Sequence):
+        return tuple(map(str, word))
+    options = schema.get("enum", [schema["const"]] if "const" in schema else ())
+    return tuple(_type_of(option) for option in options) if isinstance(options, Sequence) else ()
+
+
+def _type_of(value: Any) -> str:
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return "boolean"
+        case int():
+            return "integer"
+        case float():
+            return "number"
+        case str():
+            return "string"
+    return "array" if isinstance(value, Sequence) else "object"
