@@ -17,6 +17,7 @@ OllamaError                  500     internal_error          no narrower class a
       ImagesUnsupported      400     images_unsupported      a message has images and they cannot be read
       InsertUnsupported      400     insert_unsupported      the request has a suffix and the model cannot fill a gap
       CompletionUnsupported  400     completion_unsupported  the model makes embeddings and cannot write text
+    UnknownTool              400     unknown_tool            ``tool_choice`` names a tool that the request lacks
     InvalidDuration          400     invalid_duration        a text is not a duration such as ``10m``
     ContextOverflow          400     context_overflow        the prompt does not fit into the context
     CorruptModel             400     corrupt_model           a model file is damaged or is not what it claims to be
@@ -128,6 +129,12 @@ class CompletionUnsupported(Unsupported):
     """The model makes embeddings and cannot write text. Use it with ``embed``."""
 
     code = "completion_unsupported"
+
+
+class UnknownTool(BadRequest):
+    """The field ``tool_choice`` names a tool that is not among the tools of the request. Correct the name."""
+
+    code = "unknown_tool"
 
 
 class InvalidDuration(BadRequest):

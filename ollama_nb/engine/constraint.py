@@ -40,6 +40,10 @@ _JSON_STYLE: Any = {
 }
 
 
+_CALL_STYLE: Any = {**_JSON_STYLE, "item_separator": ", ?", "key_separator": ": ?"}
+"""In tool calls, with or without a space after commas and colons: models were trained with one of both."""
+
+
 class Constraint:
     """The state of one reply in its grammar."""
 
@@ -182,7 +186,7 @@ class ConstraintCompiler:
 
     def _translate_calls(self, format: str) -> str:
         grammar = call_grammar.decode(format.removeprefix(call_grammar.PREFIX))
-        return LLMatcher.grammar_from_lark(call_constraint.to_lark(grammar, self._split_markup, _JSON_STYLE))
+        return LLMatcher.grammar_from_lark(call_constraint.to_lark(grammar, self._split_markup, _CALL_STYLE))
 
     def _split_markup(self, text: str) -> list[str | int]:
         """Special tokens of the model, and the text between them."""
@@ -200,7 +204,7 @@ class ConstraintCompiler:
         grammar = call_grammar.decode(format.removeprefix(call_grammar.PREFIX))
         for value in call_constraint.json_values(grammar.body):
             schema = json.dumps(call_constraint.prepared(value), ensure_ascii=False)
-            matcher = _make_matcher(self._tokenizer, LLMatcher.grammar_from_json_schema(schema, overrides=_JSON_STYLE))
+            matcher = _make_matcher(self._tokenizer, LLMatcher.grammar_from_json_schema(schema, overrides=_CALL_STYLE))
             if matcher.is_error():
                 raise BadRequest(f'tool "{value.tool}": {_schema_error(matcher.get_error(), schema, value.path)}')
 

@@ -170,6 +170,7 @@ def _argument(value: Any) -> str:
 
 _START, _MESSAGE, _END = "<|start|>", "<|message|>", "<|eom|>"
 _ASSISTANT = _START + "assistant"
+_TO_USER = f" to=user{_MESSAGE}"
 _CALLS, _END_CALLS = "<atem:function_calls>", "</atem:function_calls>"
 _INVOKE, _END_INVOKE = '<atem:invoke name="', "</atem:invoke>"
 _PARAMETER, _END_PARAMETER = '<atem:parameter name="', "</atem:parameter>"
@@ -181,7 +182,7 @@ def _create_parser(context: ReplyContext) -> RegionParser:
     schemas = Schemas(context.tools)
     thinks = context.thinks(by_default=True)
     recipients = ("self", "user", *schemas.names())
-    verbatim = Exit("header", before=False, after=False)
+    verbatim = Exit("next header", before=False, after=False)
     ends = {_END: verbatim, _END_TURN: verbatim} | {
         header + _MESSAGE: verbatim._replace(to=region, closes=False)
         for header, region in _headers(recipients, schemas)
@@ -189,11 +190,12 @@ def _create_parser(context: ReplyContext) -> RegionParser:
     tail = {marker: exit._replace(before=True) for marker, exit in ends.items()}
     called = {_END_CALLS: Exit("tail")}
     regions: dict[str, Region] = {
-        "header": HeaderRegion(_MESSAGE, partial(_route, schemas), _plausible, "content", " to=user" + _MESSAGE),
+        "header": HeaderRegion(_MESSAGE, partial(_route, schemas), _plausible, "content", _TO_USER),
+        "next header": HeaderRegion(_MESSAGE, partial(_route, schemas), _plausible, "content", _ASSISTANT + _TO_USER),
         "thinking": TextRegion(
             THINKING if thinks else HIDDEN,
             ends,
-            f"{_END}{_ASSISTANT} to=user{_MESSAGE}",
+            _END + _ASSISTANT + _TO_USER,
             thinking_end=_END + _ASSISTANT,
         ),
         "message": ForkRegion({_CALLS: Exit("call")}, "content") if context.tools else TextRegion(CONTENT, ends),
@@ -308,7 +310,7 @@ FAMILY = Family(
             thinking=True,
             preserve=(_START, _MESSAGE, _END, _END_TURN),
             call_grammar=_call_grammar,
-            answer_marker=f" to=user{_MESSAGE}",
+            answer_marker=_TO_USER,
         )
     },
 )

@@ -80,8 +80,12 @@ class RegionParser:
         self._out = Output()
         self._rest = ""
         self._entered = self._consumed = 0
+        self._unit = (0, self._region.answer_prefix)
         self.answer_start: int | None = None
         """The offset in the reply at which the answer's region begins, None while there is no answer."""
+        self.call_start: tuple[int, str] | None = None
+        """Where a call may stand instead of the answer or call that has begun: the offset in the reply, and the
+        ``answer_prefix`` there. None while neither has begun. Headers of messages come after this place."""
 
     @property
     def answer_prefix(self) -> str:
@@ -109,15 +113,27 @@ class RegionParser:
             step = self._region.consume(text, at, final, self._out)
             if self.answer_start is None and self._out.has_content:
                 self.answer_start = self._entered
+                self.call_start = self.call_start or self._unit
             self._consumed += step.at - at - len(step.unread)
             if step.to is None:
                 break
             text, at = (step.unread + text[step.at :], 0) if step.unread else (text, step.at)
-            self._region, self._entered = self._regions[step.to], self._consumed
+            before, self._region, self._entered = self._region, self._regions[step.to], self._consumed
+            self._note_unit(before, step)
             if isinstance(self._region, CallRegion):  # an unparsable call is an answer, marker included
                 self._entered -= len(step.space) + len(step.marker)
             self._region.enter(step)
         self._rest = text[step.at :]
+
+    def _note_unit(self, before: Region, step: RegionStep) -> None:
+        """Keep the place before the markers and headers that lead to the current region."""
+        leads = isinstance(before, ForkRegion | HeaderRegion)
+        if isinstance(self._region, CallRegion):
+            if not leads:
+                self._unit = (self._consumed - len(step.marker), before.answer_prefix)
+            self.call_start = self.call_start or self._unit
+        elif not leads or isinstance(self._region, ForkRegion | HeaderRegion):
+            self._unit = (self._consumed, self._region.answer_prefix)
 
 
 class TextRegion:

@@ -12,6 +12,8 @@ from ollama_nb.errors import BadRequest, ContextOverflow
 from ollama_nb.runner import wire
 from ollama_nb.runner.pool import Lease
 from ollama_nb.service.backend import Backend
+from ollama_nb.service.calls import offered_tools, with_forced_call, with_tools_described
+from ollama_nb.service.capabilities import capabilities
 from ollama_nb.service.generation import Generation, check_numbers, new_generation
 from ollama_nb.service.prompt import IMAGE_TOKENS, Prompt, chat_messages, fit, omitted_roles
 from ollama_nb.service.replies import stream_reply
@@ -34,11 +36,16 @@ async def _prepare(backend: Backend, request: ChatRequest) -> Generation | None:
         await backend.pool.unload(model)
         return None
     images = any(message.images for message in request.messages)
-    generation = await new_generation(
-        backend, request, model, "chat", needs=("tools",) if request.tools else (), images=images
-    )
+    tools = offered_tools(request)
+    forced = request.tool_choice.mode == "required" and not request.is_empty
+    needs = ("tools",) if tools and not forced else ()
+    generation = await new_generation(backend, request, model, "chat", needs=needs, images=images)
     last = request.messages[-1] if request.messages else None
-    generation = replace(generation, reply=replace(generation.reply, tools=request.tools, last=last))
+    one_call = not request.parallel_tool_calls
+    generation = replace(generation, reply=replace(generation.reply, tools=tools, last=last, one_call=one_call))
+    if forced:
+        renders_tools = "tools" in capabilities(model, generation.gguf, backend.settings.go_template)
+        generation = await with_forced_call(backend, generation, renders_tools=renders_tools, parallel=not one_call)
     if not generation.chat_format.template and not generation.options.stop:
         # The renderer uses ChatML where the model has no template: stop at the end of its turns.
         generation = generation.asking(options=replace(generation.options, stop=chatml.STOPS))
@@ -63,7 +70,7 @@ async def _fitted_prompt(backend: Backend, request: ChatRequest, generation: Gen
 
     Raises ContextOverflow when only whole messages may be dropped and the last one alone does not fit.
     """
-    job = chat_job(request, generation, lease.loaded)
+    job = chat_job(replace(request, tools=generation.reply.tools), generation, lease.loaded)
     if not request.truncate:
         return Prompt((await backend.renderer.render(job))[0])
     image_tokens = IMAGE_TOKENS if generation.model.projectors else 0
@@ -81,4 +88,7 @@ def chat_job(request: ChatRequest, generation: Generation, loaded: wire.EngineFa
     """The job that renders the whole conversation."""
     parser = generation.chat_format.parser
     tools = parser.offered(request.tools) if parser is not None else request.tools
-    return replace(generation.prompt_job(chat_messages(generation.model, request.messages), loaded), tools=tools)
+    messages = chat_messages(generation.model, request.messages)
+    if generation.reply.describes_tools:
+        messages, tools = with_tools_described(messages, tools), ()
+    return replace(generation.prompt_job(messages, loaded), tools=tools)

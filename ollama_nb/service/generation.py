@@ -42,6 +42,10 @@ class ReplyFormat:
     The ``parser`` of a family gets ``tools``, ``think`` and the ``last`` message of the request. Without one,
     ``thinking`` holds the tags around thinking (None: the reply has no thinking) and ``tool_marker`` the text that
     begins a tool call. ``think_budget``: most tokens of thinking, None for no limit.
+
+    ``forced``: the reply is constrained to tool calls after its thinking, and then parsed like this.
+    ``describes_tools``: the prompt has the tools in a system message. ``one_call``: the reply ends after its first tool
+    call.
     """
 
     thinking: tuple[str, str] | None = None
@@ -51,6 +55,9 @@ class ReplyFormat:
     think: Think = None
     last: Message | None = None
     think_budget: int | None = None
+    forced: ReplyFormat | None = None
+    describes_tools: bool = False
+    one_call: bool = False
 
     @property
     def preserve(self) -> tuple[str, ...]:
@@ -68,6 +75,12 @@ class ReplyFormat:
     @property
     def context(self) -> ReplyContext:
         return ReplyContext(self.tools, self.think, self.last)
+
+    def call_prefix(self, answer_prefix: str) -> str:
+        """What the model has to write before a forced call can begin, where ``answer_prefix`` is that for an answer."""
+        if self.forced is None or self.parser is None:
+            return answer_prefix
+        return answer_prefix.removesuffix(self.parser.answer_marker)
 
     def begins_in_thinking(self, prompt: str) -> bool:
         """The prompt ends with the opening tag of the thinking."""

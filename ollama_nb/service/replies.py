@@ -254,7 +254,7 @@ class ChoiceRuns:
             generation = answer_after(whole, run, run.text_before_answer())
             generation = generation and replace(
                 generation.asking(format=whole.completion.format),
-                reply=replace(whole.reply, thinking=None, parser=None),
+                reply=whole.reply.forced or replace(whole.reply, thinking=None, parser=None),
             )
             parser: ReplyParser | None = None
         elif run.ending is Ending.BUDGET:
@@ -289,11 +289,15 @@ def first_run(generation: Generation) -> Generation:
     if not completion.format:
         return generation
     if reply.thinks:
-        return generation.asking(format="")
-    if reply.parser is None:
-        return generation
-    prompt = completion.prompt + reply.parser.create(reply.context).answer_prefix
-    return replace(generation.asking(prompt=prompt), reply=replace(reply, parser=None, tools=()))
+        # Before a forced call, everything but thinking ends the run: without tools, a template's parser looks for none.
+        without_tools = reply.forced is not None and reply.parser is None
+        return replace(generation.asking(format=""), reply=replace(reply, tools=()) if without_tools else reply)
+    if reply.parser is not None:
+        prefix = reply.parser.create(reply.context).answer_prefix
+        generation = generation.asking(prompt=completion.prompt + reply.call_prefix(prefix))
+    if reply.forced is not None:
+        return replace(generation, reply=reply.forced)
+    return replace(generation, reply=replace(reply, parser=None, tools=())) if reply.parser is not None else generation
 
 
 def answer_after(generation: Generation, run: ModelRun, text: str) -> Generation | None:
@@ -313,6 +317,8 @@ class Ending(enum.Enum):
 
     ANSWER = "answer"
     """The answer has begun, which needs a run of its own."""
+    CALL = "call"
+    """A tool call is complete, and only one may be made."""
     BUDGET = "budget"
     """The budget of thinking is used up."""
 
@@ -365,6 +371,8 @@ class ModelRun:
             await self._items.aclose()
             return self._checked(self.parser.end())
         events = self._checked(with_logprobs(self.parser.feed(item.text), item.logprobs))
+        if self.before_answer and self.generation.reply.forced is not None and _has_begun(self.parser):
+            self.ending, self._ended = Ending.ANSWER, True
         if self.parser.thinking_end:
             if was_thinking or any(isinstance(event, Delta) and event.thinking for event in events):
                 self.reasoning_tokens += self.output_tokens - tokens
@@ -380,7 +388,9 @@ class ModelRun:
     @property
     def needs_answer(self) -> bool:
         """A run before the answer ended before one, and not for a tool call, its limit or a cancellation."""
-        return self.ending is not None or (self.reason == "stop" and not self._called)
+        if self.ending is not None:
+            return self.ending is not Ending.CALL
+        return self.reason == "stop" and not self._called
 
     @property
     def output_tokens(self) -> int:
@@ -397,14 +407,17 @@ class ModelRun:
 
     def text_before_answer(self) -> str:
         """The output up to the beginning of the answer, completed by what the answer needs in order to begin."""
-        raw = "".join(self._pieces)
+        raw, reply = "".join(self._pieces), self.generation.reply
         if not isinstance(self.parser, RegionParser):
-            return _thinking_text(self.generation.reply, self.generation.completion.prompt, raw)
-        at = self.parser.answer_start
+            return _thinking_text(reply, self.generation.completion.prompt, raw)
+        at, prefix = self.parser.answer_start, ""
+        if reply.forced is not None and self.parser.call_start is not None:
+            at, prefix = self.parser.call_start
+            prefix = reply.call_prefix(prefix)
         if at is None:
-            return _completed(raw, self.parser.answer_prefix)
+            return _completed(raw, reply.call_prefix(self.parser.answer_prefix))
         after = raw[at:]
-        return raw[:at] + after[: len(after) - len(after.lstrip())]
+        return _completed(raw[:at], prefix) if prefix else raw[:at] + after[: len(after) - len(after.lstrip())]
 
     def end_thinking(self, *, may_call: bool) -> str:
         """End the thinking, in the parser too, and return the output up to its end.
@@ -437,12 +450,16 @@ class ModelRun:
 
     def _checked(self, events: list[Delta | ToolCalls]) -> list[Delta | ToolCalls]:
         """The events, up to the answer if that needs a run of its own."""
-        if not self.before_answer:
-            return events
+        reply = self.generation.reply
         for at, event in enumerate(events):
-            if isinstance(event, Delta) and event.content:
+            if self.before_answer and isinstance(event, Delta) and event.content:
                 self.ending, self._ended = Ending.ANSWER, True
                 return events[:at] + ([Delta(thinking=event.thinking)] if event.thinking else [])
+            if self.before_answer and reply.forced is not None and isinstance(event, ToolCalls):
+                return events[:at]
+            if isinstance(event, ToolCalls) and reply.one_call:
+                self.ending, self._ended = Ending.CALL, True
+                return [*events[:at], replace(event, calls=event.calls[:1])]
             self._called = self._called or isinstance(event, ToolCalls)
         return events
 
@@ -479,6 +496,11 @@ class ModelRun:
             return min(count, completion.num_ctx or count)
         except OllamaError:
             return 0  # the runner is gone; the reply still ends normally
+
+
+def _has_begun(parser: ReplyParser) -> bool:
+    """Whether an answer or a tool call has begun."""
+    return isinstance(parser, RegionParser) and parser.call_start is not None
 
 
 def _thinking_text(reply: ReplyFormat, prompt: str, raw: str) -> str:
