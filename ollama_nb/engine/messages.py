@@ -89,10 +89,11 @@ class CompletionRequest(msgspec.Struct, frozen=True, tag="complete", kw_only=Tru
     ``num_ctx``: limit of this request, at most the loaded context (0: the loaded context). ``shift``: drop old tokens
     when the context is full. ``truncate``: drop tokens of a prompt that is too long, if ``shift`` is set too.
     ``logprobs``: number of most likely tokens to report, -1: no log probabilities. ``format``: see
-    ``constraint.ConstraintCompiler.compile``; empty: no constraint. ``preserve``: special tokens that remain visible in
-    the text. ``return_tokens``: return all tokens with the last output. Requests of one ``group`` (0: none) have the
-    same prompt, which is read once: the other ones wait for the first one. ``background`` requests run only while no
-    other one does.
+    ``constraint.ConstraintCompiler.compile``; empty: no constraint. ``later_format``: the constraint of a request that
+    will continue this one; it is compiled now, so that its errors come first. ``preserve``: special tokens that remain
+    visible in the text. ``return_tokens``: return all tokens with the last output. Requests of one ``group`` (0: none)
+    have the same prompt, which is read once: the other ones wait for the first one. ``background`` requests run only
+    while no other one does.
     """
 
     id: int = 0
@@ -104,6 +105,7 @@ class CompletionRequest(msgspec.Struct, frozen=True, tag="complete", kw_only=Tru
     truncate: bool = True
     logprobs: int = -1
     format: str = ""
+    later_format: str = ""
     return_tokens: bool = False
     preserve: tuple[str, ...] = ()
     adapters: Adapters = ()

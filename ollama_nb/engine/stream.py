@@ -217,6 +217,8 @@ class InputProcessor:
             background=request.background,
         )
         seq.dropped = len(prompt) - len(tokens)
+        if request.later_format:
+            self._compiler.compile(request.later_format)
         bias = LogitBias(model, options.logit_bias) if options.logit_bias else None
         return ReplyStream(
             model,

@@ -40,7 +40,7 @@ class ParserSpec:
 
     ``call_grammar`` is the grammar of a reply that calls one of the context's tools, or several if its second argument
     is True; it begins where an answer would. ``answer_marker`` is what the family writes there before an answer in
-    text, the end of the ``answer_prefix`` of its regions.
+    text (the end of the ``answer_prefix`` of its regions) or before the first of several calls.
     """
 
     create: Callable[[ReplyContext], RegionParser]

@@ -100,6 +100,7 @@ FAMILY = Family(
             thinking=True,
             preserve=(*TAGS, _OUTPUTS, _END_OUTPUTS),
             call_grammar=_call_grammar,
+            answer_marker=CALLS,
         )
     },
 )

@@ -142,7 +142,11 @@ TAGS = (_END_THINK, CALLS, _END_CALLS, _CALL, _END_CALL, SEPARATOR, _OUTPUT, _EN
 FAMILY = Family(
     renderers={"deepseek3.1": render},
     bos=_BOS,
-    parsers={"deepseek3": ParserSpec(create=_create_parser, thinking=True, preserve=TAGS, call_grammar=_call_grammar)},
+    parsers={
+        "deepseek3": ParserSpec(
+            create=_create_parser, thinking=True, preserve=TAGS, call_grammar=_call_grammar, answer_marker=CALLS
+        )
+    },
     model_names=frozenset({"deepseek-r1"}),
     strip_old_thinking=True,
     hint_to_pull=True,

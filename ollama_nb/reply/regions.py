@@ -127,12 +127,12 @@ class RegionParser:
 
     def _note_unit(self, before: Region, step: RegionStep) -> None:
         """Keep the place before the markers and headers that lead to the current region."""
-        leads = isinstance(before, ForkRegion | HeaderRegion)
+        is_header = isinstance(before, HeaderRegion)
         if isinstance(self._region, CallRegion):
-            if not leads:
+            if not is_header and not isinstance(before, ForkRegion):
                 self._unit = (self._consumed - len(step.marker), before.answer_prefix)
             self.call_start = self.call_start or self._unit
-        elif not leads or isinstance(self._region, ForkRegion | HeaderRegion):
+        elif not is_header and not (isinstance(before, ForkRegion) and isinstance(self._region, TextRegion)):
             self._unit = (self._consumed, self._region.answer_prefix)
 
 

@@ -76,11 +76,11 @@ class ReplyFormat:
     def context(self) -> ReplyContext:
         return ReplyContext(self.tools, self.think, self.last)
 
-    def call_prefix(self, answer_prefix: str) -> str:
-        """What the model has to write before a forced call can begin, where ``answer_prefix`` is that for an answer."""
+    def before_call(self, before_answer: str) -> str:
+        """The output before a forced call, where ``before_answer`` is that before an answer. No change without one."""
         if self.forced is None or self.parser is None:
-            return answer_prefix
-        return answer_prefix.removesuffix(self.parser.answer_marker)
+            return before_answer
+        return before_answer.removesuffix(self.parser.answer_marker)
 
     def begins_in_thinking(self, prompt: str) -> bool:
         """The prompt ends with the opening tag of the thinking."""

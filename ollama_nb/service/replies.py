@@ -253,7 +253,7 @@ class ChoiceRuns:
         if run.before_answer and run.needs_answer:
             generation = answer_after(whole, run, run.text_before_answer())
             generation = generation and replace(
-                generation.asking(format=whole.completion.format),
+                generation.asking(format=whole.completion.format, later_format=""),
                 reply=whole.reply.forced or replace(whole.reply, thinking=None, parser=None),
             )
             parser: ReplyParser | None = None
@@ -291,10 +291,11 @@ def first_run(generation: Generation) -> Generation:
     if reply.thinks:
         # Before a forced call, everything but thinking ends the run: without tools, a template's parser looks for none.
         without_tools = reply.forced is not None and reply.parser is None
-        return replace(generation.asking(format=""), reply=replace(reply, tools=()) if without_tools else reply)
+        generation = generation.asking(format="", later_format=completion.format)
+        return replace(generation, reply=replace(reply, tools=()) if without_tools else reply)
     if reply.parser is not None:
-        prefix = reply.parser.create(reply.context).answer_prefix
-        generation = generation.asking(prompt=completion.prompt + reply.call_prefix(prefix))
+        prefix = reply.before_call(reply.parser.create(reply.context).answer_prefix)
+        generation = generation.asking(prompt=completion.prompt + prefix)
     if reply.forced is not None:
         return replace(generation, reply=reply.forced)
     return replace(generation, reply=replace(reply, parser=None, tools=())) if reply.parser is not None else generation
@@ -411,13 +412,13 @@ class ModelRun:
         if not isinstance(self.parser, RegionParser):
             return _thinking_text(reply, self.generation.completion.prompt, raw)
         at, prefix = self.parser.answer_start, ""
-        if reply.forced is not None and self.parser.call_start is not None:
-            at, prefix = self.parser.call_start
-            prefix = reply.call_prefix(prefix)
+        if reply.forced is not None:
+            at, prefix = self.parser.call_start or (None, "")
         if at is None:
-            return _completed(raw, reply.call_prefix(self.parser.answer_prefix))
+            return reply.before_call(_completed(raw, self.parser.answer_prefix))
         after = raw[at:]
-        return _completed(raw[:at], prefix) if prefix else raw[:at] + after[: len(after) - len(after.lstrip())]
+        text = _completed(raw[:at], prefix) if prefix else raw[:at] + after[: len(after) - len(after.lstrip())]
+        return reply.before_call(text)
 
     def end_thinking(self, *, may_call: bool) -> str:
         """End the thinking, in the parser too, and return the output up to its end.
