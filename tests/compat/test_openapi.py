@@ -44,6 +44,11 @@ TOOL = {
 WEATHER = [{"role": "user", "content": "What is the weather in Paris?"}]
 LONG = [{"role": "user", "content": "one two three four five six seven eight nine ten " * 12}, *QUESTION]
 WHOLE = {"stream": False}
+FRANCE = [{"role": "user", "content": "What is the capital of France?"}]
+STOPPED = {
+    "model": "sprout", "n": 2, "user": "小明", **WHOLE,
+    "options": {**GREEDY, "num_predict": 60, "stop": ["Paris.", "巴黎。"]},
+}  # fmt: skip
 EMBED = {"model": "minilm", "input": ["The owl hunts at night.", "猫头鹰在夜里捕猎。"]}
 RANK = {"model": "ranker", "query": "why is the sky blue", "documents": ["the cat sat on the mat", "the sky is blue"]}
 
@@ -112,6 +117,18 @@ NATIVE = [
         "generate",
         {"model": "stories", "prompt": "a b " * 200, "raw": True, "options": {**GREEDY, "num_ctx": 64}},
     ),
+    Case("generate choices", "generate", {**ONCE, "n": 2}),
+    Case(
+        "generate probable choices",
+        "generate",
+        {**ONCE, **WHOLE, "n": 2, "logprobs": True, "top_logprobs": 1, "options": {**GREEDY, "num_predict": 1}},
+    ),
+    Case(
+        "generate choices, whole", "generate", {**STOPPED, "prompt": "What is the capital of France?"}, headers=RECORD
+    ),
+    Case("generate from tokens", "generate", {"model": "stories", "tokens": [1, 403, 407], "options": GREEDY}),
+    Case("generate from wrong tokens", "generate", {"model": "stories", "tokens": [512]}, status=400),
+    Case("too many choices", "generate", {**ONCE, "n": 99}, status=400),
     Case("load", "generate", {"model": "stories"}),
     Case("render only", "generate", {**ONCE, "_debug_render_only": True}),
     Case("generate without a model", "generate", {"model": "no"}, status=404),
@@ -125,6 +142,13 @@ NATIVE = [
         "chat with tools",
         "chat",
         {"model": "sprout", "messages": WEATHER, "tools": [TOOL], "options": {**GREEDY, "num_predict": 60}},
+    ),
+    Case("chat choices", "chat", {**STOPPED, "messages": FRANCE}, headers=RECORD),
+    Case("chat choices, streamed", "chat", {"model": "sprout", "messages": QUESTION, "options": GREEDY, "n": 2}),
+    Case(
+        "chat choices with tools",
+        "chat",
+        {**STOPPED, "messages": WEATHER, "tools": [TOOL], "options": {**GREEDY, "num_predict": 60}},
     ),
     Case(
         "chat with probabilities",
@@ -368,6 +392,8 @@ UNSEEN = {
     "draft_n_accepted": "drafts depend on the machine's speed: tests/server/test_drafts_over_http.py",
     "drafted_tokens": "drafts depend on the machine's speed: tests/server/test_drafts_over_http.py",
     "accepted_tokens": "drafts depend on the machine's speed: tests/server/test_drafts_over_http.py",
+    "priority": "a request in the background: tests/server/test_native_replies.py",
+    "generate choices[].tool_calls": "needs a model that calls tools unasked: tests/server/test_native_replies.py",
     "generate tool_calls": "needs a model that calls tools unasked: tests/server/test_native_replies.py",
     "generate truncated.messages_dropped": "old messages of a model are not dropped in a generate that fits",
     "image_url": "no test model reads images",
@@ -539,8 +565,12 @@ def comparable(reply: httpx.Response) -> Any:
         return {**json.loads(text), "servers": None}
     found: dict[str, Any] = {}
     for part in parts(kind, text.encode()):
+        choice = part.pop("index", "") if isinstance(part, dict) else ""  # choices come in any order
         for path, value in flat(part):
-            found[path] = (found.get(path) or "") + value if isinstance(value, str) else value
+            if isinstance(value, str):
+                found[f"{choice}{path}"] = (found.get(f"{choice}{path}") or "") + value
+            else:
+                found[path] = value
     return found
 
 

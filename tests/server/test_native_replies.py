@@ -81,6 +81,50 @@ def test_generate_chunks() -> None:
     )
 
 
+def test_the_end_of_a_reply_names_its_stop_string_and_counts_the_thinking() -> None:
+    done = Done("stop", replace(STATS, reasoning_tokens=1), stop_sequence="。")
+    ours = ADDITIONS.replace('"cached_tokens":4', '"cached_tokens":4,"reasoning_tokens":1')
+    assert timeless(ChatReply("m", "r").chunk(done)).endswith(f',{ours},"stop_sequence":"。"}}')
+
+
+def test_chunks_of_choices_have_their_index() -> None:
+    reply, head = ChatReply("m", "r", n=2), '{"model":"m","created_at":"T",'
+    assert timeless(reply.chunk(Delta("Hi", choice=1))) == (
+        head + '"index":1,"message":{"role":"assistant","content":"Hi"},"done":false}'
+    )
+    call = ToolCalls((ToolCall("f", {}, "c"),), choice=1)
+    assert timeless(reply.chunk(call)).startswith(head + '"index":1,"message":{"role":"assistant","content":"",')
+    assert timeless(reply.chunk(Done("stop", choice=0, stop_sequence="!"))) == (
+        head + '"index":0,"message":{"role":"assistant","content":""},"done":false,"done_reason":"stop",'
+        '"stop_sequence":"!"}'
+    )
+    assert timeless(reply.chunk(Done("length", STATS, choice=1))) == (
+        head + '"index":1,"message":{"role":"assistant","content":""},"done":true,"done_reason":"length",'
+        f"{COUNTERS},{ADDITIONS}}}"
+    )
+    assert '"index"' not in timeless(reply.chunk(Done("load")))
+
+
+def test_a_whole_reply_lists_its_choices() -> None:
+    events = [
+        Delta("b", choice=1),
+        Delta("a"),
+        ToolCalls((ToolCall("f", {}, "c"),), choice=1),
+        Done("length", context=(1, 2), choice=0),
+        Done("stop", STATS, (1, 3), ("w",), choice=1, stop_sequence="x"),
+    ]
+    found = json.loads(GenerateReply("m", "r", n=2).whole(events))
+    assert (found["response"], found["done_reason"], found["context"], found["done"]) == ("a", "length", [1, 2], True)
+    assert (found["eval_count"], found["warnings"]) == (2, ["w"])
+    first, second = found["choices"]
+    assert first == {"index": 0, "response": "a", "context": [1, 2], "done_reason": "length"}
+    assert (second["index"], second["response"], second["done_reason"]) == (1, "b", "stop")
+    assert (second["tool_calls"][0]["function"]["name"], second["stop_sequence"]) == ("f", "x")
+    (message, other) = (choice["message"] for choice in json.loads(ChatReply("m", n=2).whole(events))["choices"])
+    assert (message["content"], other["content"]) == ("a", "b")
+    assert "choices" not in json.loads(GenerateReply("m", n=2).whole([Done("load")]))
+
+
 def test_logprobs_have_the_bytes_of_the_token() -> None:
     entry = TokenLogprob(b"\xe4\xbd", -0.5, ((b"\xe4\xbd", -0.5), (b"a", -math.inf)))
     line = json.loads(ChatReply("m").chunk(Delta("", "", (entry,))))

@@ -70,6 +70,16 @@ def test_defaults() -> None:
     assert requests.wants_stream(Fields({}, "S")) and not requests.wants_stream(Fields({"stream": False}, "S"))
 
 
+def test_choices_budget_user_and_token_ids() -> None:
+    request = chat(n=3, think_budget=0, user="小明")
+    assert (request.n, request.think_budget, request.user, request.ignored) == (3, 0, "小明", ())
+    assert (chat(n=None, think_budget=None).n, chat().think_budget, chat().user) == (1, None, "")
+    assert chat(n=0).n == 0, "the service refuses it"
+    request = requests.read_generate(Fields({"tokens": [1, 5]}, "GenerateRequest"))
+    assert (request.tokens, request.is_empty, request.ignored) == ((1, 5), False, ())
+    assert requests.model_and_unload(Fields({"model": "m", "tokens": [1], "keep_alive": 0}, "S")) == ("m", False)
+
+
 def test_a_chat_may_drop_whole_messages_only() -> None:
     assert chat(truncate="messages").truncate == "messages"
     with pytest.raises(BadRequest):

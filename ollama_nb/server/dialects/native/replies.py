@@ -9,6 +9,7 @@ import dataclasses
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ollama_nb.api.encode import (
@@ -31,6 +32,7 @@ from ollama_nb.api.events import (
     Rendered,
     Stats,
     TokenLogprob,
+    ToolCalls,
 )
 from ollama_nb.api.messages import Message
 from ollama_nb.api.models import GGUF, Listed, Model, Running, Shown
@@ -69,14 +71,18 @@ class NativeReply:
     """Writes the objects of one reply: ``chunk`` the line of one event, ``whole`` one object of all events.
 
     The replies to load, unload and render requests are one object also where a stream was requested.
+
+    With ``n`` choices, the objects of a stream have the ``index`` of their choice, and only the very last one is
+    ``done``; the ends of the others are the objects that have a ``done_reason``. One object of all events is that of
+    the first choice and has a list of all ``choices``.
     """
 
     whole_type = JSON
     stream_type = NDJSON
     keep_alive = b""
 
-    def __init__(self, model: str, request_id: str = "") -> None:
-        self._model, self._id = model, request_id
+    def __init__(self, model: str, request_id: str = "", *, n: int = 1) -> None:
+        self._model, self._id, self._n = model, request_id, n
         self._head = f'{{"model":{go_string(model)},"created_at":"'
 
     def is_whole(self, event: Event) -> bool:
@@ -87,8 +93,14 @@ class NativeReply:
 
     def chunk(self, event: Event) -> bytes:
         if isinstance(event, Delta) and not event.logprobs and not event.tool_error:  # the common case
-            return f'{self._head}{utc_now()}",{self._text(event)},"done":false}}\n'.encode()
-        return self.whole([event]) + b"\n"
+            index = f'"index":{event.choice},' if self._n > 1 else ""
+            return f'{self._head}{utc_now()}",{index}{self._text(event)},"done":false}}\n'.encode()
+        if self._n == 1 or not isinstance(event, Delta | ToolCalls | Done) or self.is_whole(event):
+            return self.whole([event]) + b"\n"
+        body = {"index": event.choice, **self._body(GatheredReply.of([event]))}
+        if isinstance(event, Done) and event.stats is None:
+            body["done"] = False
+        return self._object(body) + b"\n"
 
     def end(self) -> bytes:
         return b""
@@ -97,7 +109,30 @@ class NativeReply:
         return error_line(failure)
 
     def whole(self, events: Sequence[Event]) -> bytes:
-        return encode({"model": self._model, "created_at": utc_now(), **self._body(GatheredReply.of(events))})
+        if self._n == 1 or not isinstance(last := events[-1], Done) or self.is_whole(last):
+            return self._object(self._body(GatheredReply.of(events)))
+        choices = GatheredReply.by_choice(events)
+        done = choices[0].done or last
+        first = replace(choices[0], done=replace(done, stats=last.stats, warnings=last.warnings, run=last.run))
+        listed = [{"index": index, **self._choice(choice)} for index, choice in enumerate(choices)]
+        return self._object({**self._body(first), "choices": listed})
+
+    def _object(self, body: Mapping[str, Any]) -> bytes:
+        return encode({"model": self._model, "created_at": utc_now(), **body})
+
+    def _choice(self, gathered: GatheredReply) -> dict[str, Any]:
+        """The entry of one choice in the list of all."""
+        done = gathered.done
+        return {
+            **self._answer(gathered),
+            "done_reason": done.reason if done else "",
+            **_logprobs(gathered.text),
+            **filled({"stop_sequence": done.stop_sequence if done else ""}),
+        }
+
+    def _answer(self, gathered: GatheredReply) -> dict[str, Any]:
+        """What the model wrote."""
+        raise NotImplementedError
 
     def _text(self, delta: Delta) -> str:
         raise NotImplementedError
@@ -112,7 +147,8 @@ class NativeReply:
             return found
         if gathered.done.stats is not None:
             found |= _additions(gathered.done.stats) | filled({"request_id": self._id})
-        return found | filled({"warnings": gathered.done.warnings, "run": gathered.done.run})
+        done = gathered.done
+        return found | filled({"stop_sequence": done.stop_sequence, "warnings": done.warnings, "run": done.run})
 
 
 class ChatReply(NativeReply):
@@ -120,10 +156,13 @@ class ChatReply(NativeReply):
         thought = f',"thinking":{go_string(delta.thinking)}' if delta.thinking else ""
         return f'"message":{{"role":"assistant","content":{go_string(delta.content)}{thought}}}'
 
-    def _body(self, gathered: GatheredReply) -> dict[str, Any]:
+    def _answer(self, gathered: GatheredReply) -> dict[str, Any]:
         answer = Message("assistant", gathered.text.content, gathered.text.thinking, tool_calls=gathered.calls)
+        return {"message": message_object(answer)}
+
+    def _body(self, gathered: GatheredReply) -> dict[str, Any]:
         return {
-            "message": message_object(answer),
+            **self._answer(gathered),
             "done": gathered.done is not None,
             **filled({"done_reason": gathered.done.reason if gathered.done else ""}),
             **_debug(gathered.rendered),
@@ -137,6 +176,14 @@ class GenerateReply(NativeReply):
     def _text(self, delta: Delta) -> str:
         thought = f',"thinking":{go_string(delta.thinking)}' if delta.thinking else ""
         return f'"response":{go_string(delta.content)}{thought}'
+
+    def _answer(self, gathered: GatheredReply) -> dict[str, Any]:
+        done = gathered.done
+        return {
+            "response": gathered.text.content,
+            **filled({"thinking": gathered.text.thinking, "context": done.context if done else None}),
+            **filled({"tool_calls": [call_object(call) for call in gathered.calls]}),
+        }
 
     def _body(self, gathered: GatheredReply) -> dict[str, Any]:
         return {
@@ -219,6 +266,7 @@ def _additions(stats: Stats) -> dict[str, Any]:
     return {
         **filled({"truncated": dropped, "context_length": stats.context_length}),
         "cached_tokens": stats.cached_tokens,
+        **filled({"reasoning_tokens": stats.reasoning_tokens}),
         **(drafts if stats.drafted_tokens else {}),
     }
 

@@ -47,6 +47,7 @@ def read_generate(body: Fields) -> GenerateRequest:
         **_inference(body),
         truncate=body.flag("truncate") is not False,
         prompt=body.text("prompt"),
+        tokens=body.wholes("tokens") or (),
         suffix=body.text("suffix"),
         system=body.text("system"),
         template=body.text("template"),
@@ -166,7 +167,7 @@ def wants_stream(body: Fields) -> bool:
 
 def model_and_unload(body: Fields) -> tuple[str, bool]:
     """The model of an inference request, and whether the request does nothing but unload it."""
-    has_input = any(body.raw(name) for name in ("messages", "prompt", "input", "query"))
+    has_input = any(body.raw(name) for name in ("messages", "prompt", "tokens", "input", "query"))
     return body.text("model"), not has_input and read_keep_alive(body) == 0
 
 
@@ -184,6 +185,9 @@ def _inference(body: Fields) -> dict[str, Any]:
         "logprobs": body.flag("logprobs") or False,
         "top_logprobs": body.whole("top_logprobs"),
         "shift": body.flag("shift"),
+        "n": 1 if body.raw("n") is None else body.whole("n"),
+        "think_budget": None if body.raw("think_budget") is None else body.whole("think_budget"),
+        "user": body.text("user"),
         "render_only": body.flag("_debug_render_only") or False,
     }
 

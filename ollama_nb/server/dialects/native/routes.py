@@ -46,14 +46,14 @@ async def status(call: OllamaHandler) -> None:
 async def chat(call: OllamaHandler) -> None:
     request, body = await call.read("ChatRequest", requests.read_chat)
     request = replace(request, **from_headers(call), run_record=call.wants("Run-Record"))
-    reply = replies.ChatReply(request.model, call.id)
+    reply = replies.ChatReply(request.model, call.id, n=request.n)
     await call.send_events(call.service.chat(request), reply, stream=requests.wants_stream(body))
 
 
 async def generate(call: OllamaHandler) -> None:
     request, body = await call.read("GenerateRequest", requests.read_generate)
     request = replace(request, **from_headers(call), run_record=call.wants("Run-Record"))
-    reply = replies.GenerateReply(request.model, call.id)
+    reply = replies.GenerateReply(request.model, call.id, n=request.n)
     await call.send_events(call.service.generate(request), reply, stream=requests.wants_stream(body))
 
 
