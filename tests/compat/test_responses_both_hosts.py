@@ -101,6 +101,14 @@ def test_a_tool_call_and_its_output(api: Responses, stream: bool) -> None:
     assert text(api.create(input=whole, tools=[WEATHER], store=False)) == text(answered)
 
 
+def test_a_forced_call(api: Responses) -> None:
+    choice = {"type": "function", "name": "get_weather"}
+    (call,) = api.create(input=FRANCE, tools=[WEATHER], tool_choice=choice)["output"]
+    assert call["type"] == "function_call" and json.loads(call["arguments"]).keys() == {"city"}
+    assert not [item for item in api.create(input="What is the weather in Paris?", tools=[WEATHER], tool_choice="none")
+                ["output"] if item["type"] == "function_call"]  # fmt: skip
+
+
 def test_thinking_and_a_schema(api: Responses) -> None:
     format = {"type": "json_schema", "name": "capital", "schema": CAPITAL}
     response = api.create(input=f"{FRANCE} Answer in JSON.", text={"format": format}, reasoning={})

@@ -140,7 +140,7 @@ def test_logprobs() -> None:
     first, second = (payload["logprobs"] for payload in payloads if payload["type"].endswith("output_text.delta"))
     assert [entry["bytes"] for entry in first] == [list(sky[:2]), list(sky[2:])] and len(second) == 1
     assert first[1] == {
-        "token": "\ufffd", "bytes": [sky[2]], "logprob": -1e9,
+        "token": "\ufffd", "bytes": [sky[2]], "logprob": -9999.0,
         "top_logprobs": [{"token": "x", "bytes": [120], "logprob": -1.5}],
     }  # fmt: skip
     (message,) = payloads[-1]["response"]["output"]
@@ -216,8 +216,11 @@ def test_a_reply_at_once_is_the_response_of_the_stream() -> None:
     assert whole == other
 
 
-def test_warnings() -> None:
+def test_warnings_and_the_run_record() -> None:
     reply = new_reply()
     reply.not_stored(OllamaError("no space"))
-    response = streamed(reply, Done("stop", STATS, warnings=("w",)))[-1]["response"]
+    run = {"model": "m", "model_digest": "", "template_hash": "", "prompt_hash": "", "options": {}, "seed": 7,
+           "engine_build": ""}  # fmt: skip
+    response = streamed(reply, Done("stop", STATS, warnings=("w",), run=run))[-1]["response"]
+    assert response["run"] == run
     assert response["warnings"] == ["the response was not stored: no space", "w"] and response["store"] is False

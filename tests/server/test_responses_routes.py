@@ -341,11 +341,15 @@ async def test_strict_requests_and_compressed_bodies(tmp_path: Path) -> None:
     zstandard = pytest.importorskip("zstandard")
     async with serve(tmp_path) as h:
         body = zstandard.compress(json.dumps({**ASK, "tools": [{"type": "web_search"}]}).encode())
-        headers = {"Content-Encoding": "zstd", "X-Ollama-Strict": "true"}
+        headers = {"Content-Encoding": "zstd", "X-Ollama-Strict": "true", "X-Ollama-Run-Record": "true"}
         h.service.script = [DONE]
         assert (await h.client.post("/v1/responses", content=body, headers=headers)).status_code == 200
         request = h.service.asked[0]
-        assert request.strict and request.ignored == ('ignored tool "web_search": this server does not provide it',)
+        assert (
+            request.strict
+            and request.run_record
+            and request.ignored == ('ignored tool "web_search": this server does not provide it',)
+        )
         assert request.tool_choice == ToolChoice()
 
 

@@ -220,7 +220,7 @@ class ChatCompletionReply(CompletionReply):
         }
 
     def _logprobs(self, delta: Delta, index: int) -> dict[str, Any]:
-        return {"logprobs": {"content": [_entry(entry) for entry in delta.logprobs]}} if delta.logprobs else {}
+        return {"logprobs": {"content": [logprob_object(entry) for entry in delta.logprobs]}} if delta.logprobs else {}
 
 
 class TextPosition:
@@ -288,7 +288,8 @@ def _by_token(entry: TokenLogprob) -> dict[str, float]:
     return {token_text(token): finite(logprob) for token, logprob in (*entry.top, (entry.token, entry.logprob))}
 
 
-def _entry(entry: TokenLogprob) -> dict[str, Any]:
+def logprob_object(entry: TokenLogprob) -> dict[str, Any]:
+    """A token, its log probability and the most probable tokens."""
     top = [_token(token, logprob) for token, logprob in entry.top]
     return {**_token(entry.token, entry.logprob), "top_logprobs": top}
 

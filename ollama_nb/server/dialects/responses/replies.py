@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ollama_nb.api.encode import go_json
+from ollama_nb.api.encode import filled, go_json
 from ollama_nb.api.events import Delta, Done, Event, PromptRead, Stats, TokenLogprob, ToolCallDelta, ToolCalls
 from ollama_nb.api.messages import ToolCall
 from ollama_nb.errors import BadRequest, Busy, ContextOverflow, OllamaError
@@ -26,7 +26,6 @@ _STATUSES = {"stop": "completed", "length": "incomplete", "cancelled": "cancelle
 """Reasons of Done → statuses."""
 _LAST_EVENTS = {"completed": "response.completed", "failed": "response.failed"}
 """Statuses → types of the last event; for all others it is ``response.incomplete``."""
-_LOWEST_LOGPROB = -1e9  # JSON has no infinities
 
 
 def _with_code(failure: OllamaError) -> OllamaError:
@@ -97,6 +96,7 @@ class ResponseReply:
         self._incomplete: str | None = None
         self._completed_at: int | None = None
         self._warnings: list[str] = []
+        self._run: Mapping[str, Any] | None = None
         self._unattached: tuple[TokenLogprob, ...] = ()
         self._report("response.created")
         self._report(f"response.{self.status}")
@@ -116,7 +116,7 @@ class ResponseReply:
             "store": self.stored,
             "output": [item.object for item in self._output],
             "usage": None if self._stats is None else _usage(self._stats),
-            **({"warnings": self._warnings} if self._warnings else {}),
+            **filled({"warnings": self._warnings, "run": self._run}),
         }
 
     def add(self, event: Event) -> None:
@@ -220,6 +220,7 @@ class ResponseReply:
     def _add_done(self, done: Done) -> None:
         self._stats = done.stats
         self._warnings += done.warnings
+        self._run = done.run
         if done.reason == "length":
             self._incomplete = "max_output_tokens"
         self._end(_STATUSES.get(done.reason, "completed"))
@@ -287,7 +288,7 @@ class _MessageItem(_TextItem):
 
     def add(self, text: str, logprobs: Sequence[TokenLogprob]) -> None:
         self._pieces.append(text)
-        described = [_logprob(entry) for entry in logprobs]
+        described = [openai.logprob_object(entry) for entry in logprobs]
         self._logprobs += described
         self._write("response.output_text.delta", delta=text, logprobs=described)
 
@@ -385,16 +386,6 @@ class _CustomCallItem(_CallItem):
 
 def _summary(text: str) -> dict[str, Any]:
     return {"type": "summary_text", "text": text}
-
-
-def _logprob(entry: TokenLogprob) -> dict[str, Any]:
-    top = [_token(token, value) for token, value in entry.top]
-    return {**_token(entry.token, entry.logprob), "top_logprobs": top}
-
-
-def _token(token: bytes, logprob: float) -> dict[str, Any]:
-    text = token.decode("utf-8", "replace")
-    return {"token": text, "bytes": list(token), "logprob": max(logprob, _LOWEST_LOGPROB)}
 
 
 def _usage(stats: Stats) -> dict[str, Any]:

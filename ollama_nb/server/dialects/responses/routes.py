@@ -33,7 +33,7 @@ _LISTED = 20  # items in a list whose length the request does not give
 async def create(call: OllamaHandler) -> None:
     request, _ = await call.read("ResponsesRequest", read_responses)
     items, chat = await asyncio.to_thread(_conversation, call.state.responses.store, request)
-    chat = replace(chat, **from_headers(call))
+    chat = replace(chat, **from_headers(call), run_record=call.wants("Run-Record"))
     reply = ResponseReply(request)
     if request.background:
         if not chat.model:

@@ -168,7 +168,11 @@ class ResponseStore:
         path = self._path(response_id)
         with self._cache_lock:
             self._cache.pop(response_id, None)
-        if self._age(path) > self._ttl or not disk.Tree(self.root).remove(path):
+        if self._age(path) > self._ttl:
+            raise _not_found(response_id)
+        with self._locked():
+            removed = disk.Tree(self.root).remove(path)
+        if not removed:
             raise _not_found(response_id)
 
     def tidy(self) -> None:
