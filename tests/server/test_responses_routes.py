@@ -163,11 +163,17 @@ async def test_only_what_should_be_stored_is_stored(tmp_path: Path) -> None:
 @in_loop
 async def test_an_error_in_a_stream_is_stored(tmp_path: Path) -> None:
     async with serve(tmp_path) as h:
-        h.service.script = [Delta("好"), RunnerCrashed("gone")]
-        reply = await h.client.post("/v1/responses", json={**ASK, "stream": True})
-        assert reply.status_code == 200 and reply.headers["content-type"] == "text/event-stream"
-        last = payloads(reply.content)[-1]
-        assert last["type"] == "response.failed" and last["response"] == await read(h, last["response"]["id"])
+        for failure, reason in (
+            ([RunnerCrashed("gone")], "runner_crashed"),
+            ([ValueError()], "internal_error"),
+            ([], "internal_error"),
+        ):
+            h.service.script = [Delta("好"), *failure]
+            reply = await h.client.post("/v1/responses", json={**ASK, "stream": True})
+            assert reply.status_code == 200 and reply.headers["content-type"] == "text/event-stream"
+            last = payloads(reply.content)[-1]
+            assert (last["type"], last["response"]["error"]["reason"]) == ("response.failed", reason)
+            assert last["response"] == await read(h, last["response"]["id"])
 
 
 @in_loop

@@ -7,6 +7,7 @@ change also becomes a frame of the stream. A reply that is sent at once is made 
 from __future__ import annotations
 
 import json
+import secrets
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -98,6 +99,7 @@ class ResponseReply:
         self._warnings: list[str] = []
         self._run: Mapping[str, Any] | None = None
         self._unattached: tuple[TokenLogprob, ...] = ()
+        self.concluded = False
         self._report("response.created")
         self._report(f"response.{self.status}")
 
@@ -157,6 +159,7 @@ class ResponseReply:
         if self._failure is not None:
             self.write("error", **_error_fields(self._failure))
         self.write(_LAST_EVENTS.get(self.status, "response.incomplete"), response=self.object)
+        self.concluded = True
 
     def write(self, kind: str, **fields: Any) -> None:
         """Write an event of the stream, if there is one."""
@@ -187,10 +190,7 @@ class ResponseReply:
     def _add_call_delta(self, delta: ToolCallDelta) -> None:
         call = self._calls.get(delta.index)
         if call is None:
-            tool = self._tool(delta.name)
-            if tool.custom:
-                return  # its input is known when the arguments are complete
-            call = self._open_call(tool, delta.index, delta.id)
+            call = self._open_call(self._tool(delta.name), delta.index, delta.id)
         call.add(delta.arguments)
 
     def _add_call(self, call: ToolCall) -> None:
@@ -202,7 +202,7 @@ class ResponseReply:
 
     def _open_call(self, tool: OfferedTool, index: int | None, call_id: str) -> _CallItem:
         self._close_text("completed")
-        item = (_CustomCallItem if tool.custom else _CallItem)(self, self._request, tool, call_id)
+        item = (_CustomCallItem if tool.custom else _FunctionCallItem)(self, self._request, tool, call_id)
         if index is not None:
             self._calls[index] = item
         self._open(item)
@@ -333,22 +333,33 @@ class _ReasoningItem(_TextItem):
 
 
 class _CallItem(_OutputItem):
-    """A call of a function."""
-
-    kind = "function_call"
+    """A call of a tool."""
 
     def __init__(self, reply: ResponseReply, request: ResponsesRequest, tool: OfferedTool, call_id: str) -> None:
         super().__init__(reply, request)
-        self._tool, self._call_id = tool, call_id
+        self._tool, self._call_id = tool, call_id or f"call_{secrets.token_hex(4)}"
 
     def add(self, arguments: str) -> None:
-        """The next piece of the arguments."""
+        """The next piece of the arguments as JSON text."""
+
+    def finish(self, call: ToolCall) -> None:
+        """The call is complete and valid."""
+        raise NotImplementedError
+
+    def _first(self) -> dict[str, Any]:
+        namespace = {"namespace": self._tool.namespace} if self._tool.namespace else {}
+        return {"status": "in_progress", "call_id": self._call_id, "name": self._tool.name, **namespace}
+
+
+class _FunctionCallItem(_CallItem):
+    kind = "function_call"
+
+    def add(self, arguments: str) -> None:
         if arguments:
             self.object["arguments"] += arguments
             self._write("response.function_call_arguments.delta", delta=arguments)
 
     def finish(self, call: ToolCall) -> None:
-        """The call is complete and valid."""
         if not self.object["arguments"]:
             self.add(json.dumps(call.arguments, ensure_ascii=False, separators=(",", ":")))
         self.close("completed")
@@ -360,16 +371,11 @@ class _CallItem(_OutputItem):
         super().close(status)
 
     def _first(self) -> dict[str, Any]:
-        return {**self._names(), "arguments": ""}
-
-    def _names(self) -> dict[str, Any]:
-        namespace = {"namespace": self._tool.namespace} if self._tool.namespace else {}
-        call_id = self._call_id or new_item_id("function_call", self._request.id, "o", 0).replace("fc_", "call_")
-        return {"status": "in_progress", "call_id": call_id, "name": self._tool.name, **namespace}
+        return {**super()._first(), "arguments": ""}
 
 
 class _CustomCallItem(_CallItem):
-    """A call of a custom tool, whose input is a text."""
+    """Its input is a text, which is known when the arguments are complete."""
 
     kind = "custom_tool_call"
 
@@ -378,10 +384,10 @@ class _CustomCallItem(_CallItem):
         self.object["input"] = text if isinstance(text, str) else json.dumps(text, ensure_ascii=False)
         self._write("response.custom_tool_call_input.delta", delta=self.object["input"])
         self._write("response.custom_tool_call_input.done", input=self.object["input"])
-        _OutputItem.close(self, "completed")
+        self.close("completed")
 
     def _first(self) -> dict[str, Any]:
-        return {**self._names(), "input": ""}
+        return {**super()._first(), "input": ""}
 
 
 def _summary(text: str) -> dict[str, Any]:
@@ -424,6 +430,9 @@ class ResponseEncoder:
         return b""
 
     def fail(self, error: OllamaError) -> bytes:
+        if not self.reply.concluded:
+            self.reply.fail(error)
+            self.reply.conclude()
         return self._take()
 
     def whole(self, events: Sequence[Event]) -> bytes:

@@ -58,8 +58,8 @@ class ResponsesRequest:
     """One request for a response.
 
     ``chat`` is complete apart from its messages. ``input`` are the request's own items. ``previous`` is the id of the
-    response to continue, or empty. ``tools`` are found by their names in the prompt. ``echo`` has the
-    fields of the response that only repeat the request.
+    response to continue, or empty. ``tools`` are found by their names in the prompt. ``echo`` has the fields of the
+    response that only repeat the request. With ``encrypted``, reasoning items have ``encrypted_content``.
     """
 
     id: str

@@ -28,6 +28,7 @@ from ollama_nb.server.relay import to_neighbour
 
 _MAX_LISTED = 100  # items in one list
 _LISTED = 20  # items in a list whose length the request does not give
+_MAX_DIGITS = 18  # of a query argument that is a number
 
 
 async def create(call: OllamaHandler) -> None:
@@ -144,8 +145,11 @@ async def _recorded(
                     await _store(call, reply, items)
                     reply.conclude()
                 yield event
-    except OllamaError as error:
-        await _store_broken(call, encoder, items, error)
+        if reply.status in RUNNING:
+            raise OllamaError("the model's reply ended prematurely")
+    except Exception as error:  # the handler reports it, and logs what is not an OllamaError
+        failure = error if isinstance(error, OllamaError) else OllamaError("internal error, see the server's log")
+        await _store_broken(call, encoder, items, failure)
         raise
     except (GeneratorExit, asyncio.CancelledError):
         if reply.status in RUNNING:
@@ -229,9 +233,9 @@ def _whole_argument(call: OllamaHandler, name: str, default: int) -> int:
     text = call.get_query_argument(name, "")
     if not text:
         return default
-    if not text.isascii() or not text.isdecimal():
-        raise BadRequest(f"{name} must be a whole number")
-    return int(text[:18])
+    if not text.isascii() or not text.isdecimal() or len(text) > _MAX_DIGITS:
+        raise BadRequest(f"{name} must be a whole number", field=name)
+    return int(text)
 
 
 ROUTES: dict[str, Mapping[str, Route]] = {
