@@ -288,7 +288,12 @@ CALLS = [
     {"type": "custom_tool_call_output", "call_id": "c2", "output": "文件"},
 ]
 RESPONSES = [
-    Case("respond", "createResponse", {**RESPOND, "metadata": {"purpose": "测试"}, "bogus": 1}, headers=RECORD),
+    Case(
+        "respond",
+        "createResponse",
+        {**RESPOND, "metadata": {"purpose": "测试"}, "bogus": 1, "options": {"seed": 7}},
+        headers=RECORD,
+    ),
     Case("respond, streamed", "createResponse", {**RESPOND, "stream": True}),
     Case("respond, cut", "createResponse", {**RESPOND, "max_output_tokens": 2, "reasoning": {"effort": "none"}}),
     Case("respond with a tool", "createResponse", {**RESPOND, "input": WEATHER, "tools": [FUNCTION]}),
