@@ -25,7 +25,7 @@ _EMBED_USAGE = 'embedding models require input text. Usage: ollama run {} "your 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions:
-    """The words and flags of the command line; ``think`` and ``truncate`` are None when they were not given."""
+    """The words and flags of the command line; those whose default is None may be missing."""
 
     model: str
     prompt: Sequence[str] = ()
@@ -35,6 +35,7 @@ class RunOptions:
     nowordwrap: bool = False
     format: str = ""
     think: str | None = None
+    think_budget: int | None = None
     hidethinking: bool = False
     truncate: bool | None = None
     dimensions: int = 0
@@ -64,10 +65,12 @@ def run_model(**arguments: Any) -> None:
 
 
 def request_fields(options: RunOptions) -> dict[str, Any]:
-    """The request fields ``think``, ``keep_alive`` and ``format``, as far as they were given."""
+    """The request fields ``think``, ``think_budget``, ``keep_alive`` and ``format``, as far as they were given."""
     fields: dict[str, Any] = {}
     if options.think is not None:
         fields["think"] = think_value(options.think)
+    if options.think_budget is not None:
+        fields["think_budget"] = options.think_budget
     if options.keepalive:
         parse_duration(options.keepalive)
         fields["keep_alive"] = options.keepalive
@@ -141,6 +144,7 @@ def _make_session(
         format=fields.get("format"),
         think=fields.get("think"),
         think_chosen=options.think is not None,
+        think_budget=options.think_budget,
         keep_alive=options.keepalive,
         verbose=options.verbose,
         wordwrap=not options.nowordwrap,

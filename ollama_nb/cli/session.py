@@ -41,6 +41,7 @@ class ReplSession:
     format: Any = None
     think: bool | str | None = None
     think_chosen: bool = False
+    think_budget: int | None = None
     keep_alive: str = ""
     verbose: bool = False
     wordwrap: bool = True
@@ -130,8 +131,8 @@ class ReplSession:
         return type(error) is BadRequest and self.think is not None
 
     def _common_fields(self) -> dict[str, Any]:
-        fields: dict[str, Any] = {} if self.think is None else {"think": self.think}
-        return {**fields, **({"keep_alive": self.keep_alive} if self.keep_alive else {})}
+        fields = {"think": self.think, "think_budget": self.think_budget, "keep_alive": self.keep_alive or None}
+        return {name: value for name, value in fields.items() if value is not None}
 
 
 def _is_model_name(text: str) -> bool:

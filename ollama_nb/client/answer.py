@@ -25,7 +25,10 @@ class Answer(str):
 
     ``reason`` is ``stop``, ``length`` (cut off), ``interrupted`` or another word of the server. ``stats`` is None for
     an interrupted answer. ``warnings`` are the server's: what it ignored or left out. ``calls`` are the functions that
-    ran for the answer, with their results.
+    ran for the answer, with their results. ``stop_sequence`` is the text of ``stop`` that ended it, if one did.
+
+    With ``n`` in the question there are several answers: this one is the first of its ``choices``, and the figures are
+    those of all of them together.
     """
 
     model: str
@@ -34,6 +37,8 @@ class Answer(str):
     stats: Stats | None
     warnings: tuple[str, ...]
     calls: tuple[Invocation, ...]
+    stop_sequence: str
+    _others: tuple[Answer, ...]
 
     def __new__(
         cls,
@@ -45,11 +50,18 @@ class Answer(str):
         stats: Stats | None = None,
         warnings: tuple[str, ...] = (),
         calls: tuple[Invocation, ...] = (),
+        stop_sequence: str = "",
+        others: tuple[Answer, ...] = (),
     ) -> Answer:
         self = super().__new__(cls, text)
         self.model, self.thinking, self.reason, self.calls = model, thinking, reason, calls
-        self.stats, self.warnings = stats, warnings
+        self.stats, self.warnings, self.stop_sequence, self._others = stats, warnings, stop_sequence, others
         return self
+
+    @property
+    def choices(self) -> tuple[Answer, ...]:
+        """All answers to the question, this one first."""
+        return self, *self._others
 
     @property
     def text(self) -> str:
@@ -124,6 +136,22 @@ def make_answer(model: str, reply: PartialReply) -> Answer:
         stats=done.stats if done else None,
         warnings=done.warnings if done else (),
         calls=reply.invocations,
+        stop_sequence=reply.stop_sequence,
+        others=other_answers(model, reply),
+    )
+
+
+def other_answers(model: str, reply: PartialReply) -> tuple[Answer, ...]:
+    """The further choices of a reply, in the order of their indices."""
+    return tuple(
+        Answer(
+            choice.text,
+            model=model,
+            thinking=choice.thinking,
+            reason=choice.reason or INTERRUPTED,
+            stop_sequence=choice.stop_sequence,
+        )
+        for _, choice in sorted(reply.others.items())
     )
 
 

@@ -7,7 +7,7 @@ adds the calls that it runs. :class:`PartialReply` collects them.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from ollama_nb.api.events import Stats
@@ -71,7 +71,18 @@ class DoneChunk:
     final: Mapping[str, Any] = field(default_factory=dict)
 
 
-ReplyChunk = TextChunk | ThinkingChunk | ToolCallsChunk | InvocationChunk | DoneChunk
+@dataclass(frozen=True, slots=True)
+class ChoiceChunk:
+    """A piece of one of several choices: of any but the first one (``index`` 0), or the end of any but the last."""
+
+    index: int
+    text: str = ""
+    thinking: str = ""
+    reason: str = ""
+    stop_sequence: str = ""
+
+
+ReplyChunk = TextChunk | ThinkingChunk | ToolCallsChunk | InvocationChunk | ChoiceChunk | DoneChunk
 
 
 class JsonStream(Protocol):
@@ -115,17 +126,37 @@ class ToolStep:
 
 
 @dataclass(slots=True)
+class PartialChoice:
+    """One of several choices, as far as it has arrived. ``reason`` is empty until it is complete."""
+
+    text: str = ""
+    thinking: str = ""
+    reason: str = ""
+    stop_sequence: str = ""
+
+    def feed(self, chunk: ChoiceChunk) -> None:
+        """Take the next chunk of this choice."""
+        self.text += chunk.text
+        self.thinking += chunk.thinking
+        self.reason = chunk.reason or self.reason
+        self.stop_sequence = chunk.stop_sequence or self.stop_sequence
+
+
+@dataclass(slots=True)
 class PartialReply:
     """A reply, as far as it has arrived.
 
     ``steps`` are the calls of functions, each with what the model wrote before it; ``text`` and ``thinking`` are what
-    it wrote since. ``done`` is None until the reply is complete.
+    it wrote since. ``done`` is None until the reply is complete. ``others`` are the further choices by their index;
+    the end of the first one is in ``first_end`` if it is not that of the whole reply.
     """
 
     text: str = ""
     thinking: str = ""
     steps: list[ToolStep] = field(default_factory=list)
     done: DoneChunk | None = None
+    others: dict[int, PartialChoice] = field(default_factory=dict)
+    first_end: PartialChoice = field(default_factory=PartialChoice)
 
     def feed(self, chunk: ReplyChunk) -> None:
         """Take the next chunk."""
@@ -136,8 +167,17 @@ class PartialReply:
                 self.thinking += text
             case InvocationChunk(invocation):
                 self._feed_invocation(invocation)
+            case ChoiceChunk(index):
+                choice = self.others.setdefault(index, PartialChoice()) if index else self.first_end
+                choice.feed(chunk)
             case DoneChunk():
-                self.done = chunk
+                self.done = replace(chunk, reason=self.first_end.reason or chunk.reason)
+
+    @property
+    def stop_sequence(self) -> str:
+        """The stop string that ended the reply, or the first one of several choices."""
+        final: Mapping[str, Any] = self.done.final if self.done else {}
+        return self.first_end.stop_sequence or ("" if final.get("index") else str(final.get("stop_sequence") or ""))
 
     def _feed_invocation(self, invocation: Invocation) -> None:
         if invocation.content is None:
@@ -158,7 +198,12 @@ def parse_chunks(found: Mapping[str, Any]) -> Iterator[ReplyChunk]:
     >>> [*parse_chunks({"message": {"content": "Hi"}, "done": False})]
     [TextChunk(text='Hi')]
     """
-    message = found.get("message") or found
+    if index := found.get("index"):
+        yield _choice_chunk(index, found)
+    elif found.get("done_reason") and not found.get("done"):
+        yield ChoiceChunk(0, reason=found["done_reason"], stop_sequence=found.get("stop_sequence") or "")
+    yield from (_choice_chunk(choice["index"], choice) for choice in found.get("choices") or () if choice["index"])
+    message = {} if index else found.get("message") or found
     if thinking := message.get("thinking"):
         yield ThinkingChunk(thinking)
     if text := message.get("content") or message.get("response"):
@@ -168,6 +213,12 @@ def parse_chunks(found: Mapping[str, Any]) -> Iterator[ReplyChunk]:
     if found.get("done"):
         warnings = tuple(map(str, found.get("warnings") or ()))
         yield DoneChunk(found.get("done_reason") or "stop", parse_stats(found), warnings, found)
+
+
+def _choice_chunk(index: int, found: Mapping[str, Any]) -> ChoiceChunk:
+    message = found.get("message") or found
+    text, thinking = message.get("content") or message.get("response") or "", message.get("thinking") or ""
+    return ChoiceChunk(index, text, thinking, found.get("done_reason") or "", found.get("stop_sequence") or "")
 
 
 def collect(chunks: Iterable[ReplyChunk]) -> PartialReply:
@@ -198,4 +249,5 @@ def parse_stats(final: Mapping[str, Any]) -> Stats:
         prompt_tokens_dropped=truncated.get("prompt_tokens_dropped") or 0,
         drafted_tokens=final.get("drafted_tokens") or 0,
         accepted_tokens=final.get("accepted_tokens") or 0,
+        reasoning_tokens=final.get("reasoning_tokens") or 0,
     )

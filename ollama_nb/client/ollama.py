@@ -22,7 +22,7 @@ from ollama_nb.client.chat import ChatSession
 from ollama_nb.client.chunks import ParsedStream
 from ollama_nb.client.client import Client
 from ollama_nb.client.connect import connect as find_server
-from ollama_nb.client.question import Image, Overflow
+from ollama_nb.client.question import Image, Overflow, Prompt
 from ollama_nb.client.shape import add_field_list, bind_format, parse_value
 from ollama_nb.client.tools import Functions
 
@@ -83,7 +83,7 @@ class Ollama:
         self,
         /,
         model: str,
-        prompt: str,
+        prompt: Prompt,
         *,
         returns: None = None,
         system: str | None = None,
@@ -96,7 +96,7 @@ class Ollama:
         self,
         /,
         model: str,
-        prompt: str,
+        prompt: Prompt,
         *,
         returns: type[T],
         system: str | None = None,
@@ -109,7 +109,7 @@ class Ollama:
         self,
         /,
         model: str,
-        prompt: str,
+        prompt: Prompt,
         *,
         returns: Any,
         system: str | None = None,
@@ -121,7 +121,7 @@ class Ollama:
         self,
         /,
         model: str,
-        prompt: str,
+        prompt: Prompt,
         *,
         returns: Any = None,
         system: str | None = None,
@@ -133,7 +133,8 @@ class Ollama:
 
         ``returns`` is a Pydantic model, dataclass, TypedDict, Enum, ``Literal``, ``list[int]``, … or a dict of fields;
         the answer is then a value of that type, and the system message lists its fields. A prompt that does not fit
-        into the context raises ContextOverflow, unless ``on_overflow="truncate"``.
+        into the context raises ContextOverflow, unless ``on_overflow="truncate"``. A prompt of token ids is read as it
+        is. With ``n`` answers, the first one is returned and has all ``choices``.
         """
         shape, extras = bind_format(returns, extras)
         body = self._body(prompt, add_field_list(system, shape), images, on_overflow, extras)
@@ -144,7 +145,7 @@ class Ollama:
         self,
         /,
         model: str,
-        prompt: str,
+        prompt: Prompt,
         *,
         system: str | None = None,
         images: Iterable[Image] = (),
@@ -212,10 +213,10 @@ class Ollama:
         ]
 
     def _body(
-        self, prompt: str, system: str | None, images: Iterable[Image], on_overflow: Overflow, extras: dict[str, Any]
+        self, prompt: Prompt, system: str | None, images: Iterable[Image], on_overflow: Overflow, extras: dict[str, Any]
     ) -> dict[str, Any]:
-        question.check_text(prompt, "prompt")
-        body = {"prompt": prompt, "truncate": question.may_truncate(on_overflow), **question.request_fields(extras)}
+        body = question.prompt_fields(prompt)
+        body |= {"truncate": question.may_truncate(on_overflow), **question.request_fields(extras)}
         if system is not None:
             body["system"] = system
         if encoded := question.encode_images(images):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
@@ -15,6 +15,9 @@ Overflow = Literal["error", "truncate"]
 Image = str | bytes | Path
 """A path, or the bytes of an image file."""
 
+Prompt = str | Sequence[int]
+"""A text, or token ids."""
+
 STRICT = {"X-Ollama-Strict": "true"}
 """With this header our server refuses what it would otherwise ignore."""
 
@@ -25,7 +28,8 @@ class Extras(TypedDict, total=False):
     """Fields of a question, as Ollama names them; every other keyword is a model option such as ``temperature``.
 
     At most one of ``format`` (``"json"`` or a JSON Schema), ``choices`` (the answer is one of them), ``regex`` and
-    ``grammar`` (GBNF). ``keep_alive``: how long the model stays loaded, such as ``"10m"``.
+    ``grammar`` (GBNF). ``keep_alive``: how long the model stays loaded, such as ``"10m"``. ``n``: number of answers
+    (see ``Answer.choices``). ``think_budget``: most tokens of thinking. ``user`` is for the run record.
     """
 
     think: Think
@@ -35,6 +39,9 @@ class Extras(TypedDict, total=False):
     grammar: str
     keep_alive: str | float
     options: Mapping[str, Any]
+    n: int
+    think_budget: int
+    user: str
 
 
 KEYWORDS = frozenset({*Extras.__annotations__, *KINDS, "logit_bias", *DEPRECATED})
@@ -47,6 +54,16 @@ def check_text(given: object, name: str) -> None:
         raise BadRequest(f"the {name} must be a string, not {given!r} of type {type(given).__name__}")
     if not given:
         raise BadRequest(f"no {name}: there is nothing to ask")
+
+
+def prompt_fields(prompt: Prompt) -> dict[str, Any]:
+    """The request's field for a prompt. Raises BadRequest for an empty one."""
+    if isinstance(prompt, str) or not isinstance(prompt, Sequence):
+        check_text(prompt, "prompt")
+        return {"prompt": prompt}
+    if not prompt or not all(isinstance(token, int) for token in prompt):
+        raise BadRequest("a prompt of tokens must be a list of at least one token id")
+    return {"tokens": [*prompt]}
 
 
 def request_fields(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -71,6 +71,8 @@ def bind_format(returns: Any, extras: dict[str, Any]) -> tuple[AnswerShape[Any] 
         return None, extras
     if extras.get("format") is not None:
         raise BadRequest("give `returns` or `format`, not both")
+    if (extras.get("n") or 1) != 1:
+        raise BadRequest("`returns` gives one value: leave out `n`, or use `format` and read the answer's `choices`")
     shape = shape_of(returns)
     return shape, {**extras, "format": shape.schema}
 

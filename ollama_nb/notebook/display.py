@@ -17,7 +17,7 @@ from IPython.core.getipython import get_ipython
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.display import publish_display_data
 
-from ollama_nb.client.answer import Answer
+from ollama_nb.client.answer import Answer, other_answers
 from ollama_nb.client.chunks import InvocationChunk
 from ollama_nb.errors import OllamaError
 from ollama_nb.notebook import render
@@ -94,6 +94,8 @@ class CellAnswer(Answer):
                 stats=reply.stats,
                 warnings=tuple(reply.notes),
                 calls=tuple(step.invocation for step in reply.steps if step.invocation.content is not None),
+                stop_sequence=reply.stop_sequence,
+                others=other_answers(reply.model, reply),
             ),
         )
         self._reply = reply
@@ -102,13 +104,15 @@ class CellAnswer(Answer):
 
     @property
     def usage(self) -> dict[str, int | float]:
-        """Prompt tokens, output tokens, tokens per second and seconds in total; empty for an incomplete answer."""
+        """Counts of tokens, tokens per second and seconds in total; empty for an incomplete answer."""
         if (stats := self.stats) is None:
             return {}
         speed = stats.output_tokens / stats.output_seconds if stats.output_seconds > 0 else 0.0
         return {
             "prompt_tokens": stats.prompt_tokens,
+            "cached_tokens": stats.cached_tokens,
             "output_tokens": stats.output_tokens,
+            "reasoning_tokens": stats.reasoning_tokens,
             "tokens_per_second": round(speed, 1),
             "seconds": round(stats.total_seconds, 3),
         }

@@ -188,6 +188,14 @@ def tools(names: Iterable[str], variables: Mapping[str, Any]) -> Tools | None:
     return Tools({name: variables[name] for name in named})
 
 
+def _bias(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        example = "`--option 'logit_bias={\"42\": -100}'`"
+        raise BadRequest(f"--option logit_bias needs a JSON object of token ids, such as {example}") from None
+
+
 def model_options(line: Line, defaults: Mapping[str, Any]) -> dict[str, Any]:
     """The model options of a line (``--temperature 0``, ``--option NAME=VALUE``) with their types, over ``defaults``.
 
@@ -202,6 +210,9 @@ def model_options(line: Line, defaults: Mapping[str, Any]) -> dict[str, Any]:
         given.append((f"--option {name}", name, value))
     options: dict[str, Any] = {}
     for flag, name, value in given:
+        if name == "logit_bias":
+            options[name] = _bias(value)
+            continue
         if name not in KINDS:
             raise BadRequest(Options.layered({name: value})[1][0])
         try:

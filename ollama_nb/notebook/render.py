@@ -71,7 +71,11 @@ def reply_html(reply: ReplyState) -> str:
     for step in reply.steps:
         parts += [*_written_html(step.thinking if reply.show_thinking else "", step.text), call_html(step.invocation)]
     busy = not reply.text and not reply.reason
-    parts += _written_html(reply.thinking if reply.show_thinking else "", reply.text, busy=busy)
+    written = _written_html(reply.thinking if reply.show_thinking else "", reply.text, busy=busy)
+    parts += [_index_html(0), *written] if reply.n > 1 else written
+    for index, choice in sorted(reply.others.items()):
+        thinking = choice.thinking if reply.show_thinking else ""
+        parts += [_index_html(index), *_written_html(thinking, choice.text, busy=not (choice.text or reply.reason))]
     notes = [*reply.notes, REPEATING] if reply.is_repeating else reply.notes
     parts += [f'<div style="{_NOTE}">{note_html(note)}</div>' for note in notes]
     if line := footer(reply):
@@ -90,6 +94,10 @@ def _written_html(thinking: str, text: str, *, busy: bool = False) -> list[str]:
             f'<div style="{_THINKING}">{markdown_html(thinking)}</div></details>'
         )
     return [*parts, markdown_html(text)] if text else parts
+
+
+def _index_html(index: int) -> str:
+    return f'<div style="{_SMALL}">[{index}]</div>'
 
 
 def note_html(note: str) -> str:
@@ -130,7 +138,14 @@ def _last_plain(reply: ReplyState) -> str:
     notes = [f"[{note}]" for note in reply.notes]
     if reply.reason == INTERRUPTED or (reply.reason == BROKEN and reply.text):
         notes.append(f"[{reply.reason}]")
-    return "\n\n".join([reply.text, *notes]) if notes else reply.text
+    text = reply.text if reply.n == 1 else _choices_plain(reply)
+    return "\n\n".join([text, *notes]) if notes else text
+
+
+def _choices_plain(reply: ReplyState) -> str:
+    """The texts of all choices; those after the first one once the reply has ended, as they arrive together."""
+    others = sorted(reply.others.items()) if reply.reason else []
+    return "\n\n".join([f"[0] {reply.text}", *(f"[{index}] {choice.text}" for index, choice in others)])
 
 
 def reply_log(reply: ReplyState) -> str:

@@ -26,12 +26,12 @@ class ReplyState(PartialReply):
     """The reply to one request, filled chunk by chunk.
 
     ``reason`` is empty while the reply streams. Afterwards it is the server's ``done_reason``, ``interrupted`` or
-    ``broken``.
+    ``broken``. ``n`` is the number of choices.
     """
 
-    def __init__(self, model: str, *, show_thinking: bool = True, verbose: bool = False) -> None:
+    def __init__(self, model: str, *, show_thinking: bool = True, verbose: bool = False, n: int = 1) -> None:
         super().__init__()
-        self.model, self.show_thinking, self.verbose = model, show_thinking, verbose
+        self.model, self.show_thinking, self.verbose, self.n = model, show_thinking, verbose, n
         self.reason = ""
         self.stats: Stats | None = None
         self.notes: list[str] = []
@@ -41,8 +41,9 @@ class ReplyState(PartialReply):
         for part in parse_chunks(chunk) if isinstance(chunk, Mapping) else (chunk,):
             super().feed(part)
             if isinstance(part, DoneChunk):
-                self.reason, self.stats = part.reason, part.stats
-                self.notes += notes_of(part)
+                assert self.done is not None
+                self.reason, self.stats = self.done.reason, part.stats
+                self.notes += notes_of(self.done)
 
     @property
     def is_repeating(self) -> bool:

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 OUTPUT = (Option("--output", "NAME", "also store the answer in this variable", short="-o"),)
 REQUEST = (
     Option("--system", "TEXT", "system message"),
-    *shared_options("run", "--think", "--hidethinking", "--keepalive", "--verbose"),
+    *shared_options("run", "--think", "--think-budget", "--hidethinking", "--keepalive", "--verbose"),
+    Option("--n", "N", "number of answers, from 1 to 16"),
     Option("--option", "NAME=VALUE", "any model option; may be repeated"),
 )
 RUN = (
@@ -129,7 +130,12 @@ def stream_answer(
     """
     output = output_variable(line)
     session.last_model = question.model
-    reply = ReplyState(question.model, show_thinking=not line.has("--hidethinking"), verbose=line.has("--verbose"))
+    reply = ReplyState(
+        question.model,
+        show_thinking=not line.has("--hidethinking"),
+        verbose=line.has("--verbose"),
+        n=question.fields.get("n", 1),
+    )
 
     def keep() -> CellAnswer:
         answer = CellAnswer(reply)
@@ -187,6 +193,9 @@ def parse_question(session: MagicsSession, line: Line) -> Question:
         if think not in _THINK and think not in _THINK_LEVELS:
             raise BadRequest(f'invalid value for --think: "{think}" (must be true, false, low, medium, high, or max)')
         fields["think"] = _THINK.get(think, think)
+    for flag, name in (("--n", "n"), ("--think-budget", "think_budget")):
+        if (number := line.get(flag)) is not None:
+            fields[name] = _whole(flag, number)
     shape = None
     if (wanted := line.get("--format")) is not None:
         fields["format"], shape = inputs.answer_format(wanted, session.variables)
@@ -197,8 +206,17 @@ def parse_question(session: MagicsSession, line: Line) -> Question:
         fields["keep_alive"] = keep_alive
     given = line.get("--system")
     system = (defaults.system or None) if given is None else given
+    if shape is not None and fields.get("n", 1) != 1:
+        raise BadRequest("a type as `--format` gives one value: leave out `--n`")
     images = inputs.images(line.options.get("--image", ()), session.variables)
     return Question(line.words[0], fields, system, images, shape, tools)
+
+
+def _whole(flag: str, text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise BadRequest(f'invalid value for {flag}: "{text}" is not an integer') from None
 
 
 def open_chat(session: MagicsSession, line: Line) -> Any:
@@ -207,7 +225,8 @@ def open_chat(session: MagicsSession, line: Line) -> Any:
     if not is_notebook(session.shell):
         raise BadRequest(f"no prompt: `%ollama run {model} your question` (the chat widget needs a notebook)")
     options = inputs.model_options(line, {})
-    if other := [name for name in options if name not in _WIDGET_OPTIONS]:
+    other = [name for name in options if name not in _WIDGET_OPTIONS]
+    if other := other + [flag[2:] for flag in ("--n", "--think-budget") if line.has(flag)]:
         raise BadRequest(f"the chat widget has no setting for `--{other[0].replace('_', '-')}`")
     defaults = session.defaults
     think = line.get("--think")

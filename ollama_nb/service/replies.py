@@ -251,7 +251,7 @@ class ChoiceRuns:
         """The run that continues the reply; None: it is complete."""
         whole = self._generation
         if run.before_answer and run.needs_answer:
-            generation = answer_after(whole, run, run.text_before_answer())
+            generation = answer_after(run, run.text_before_answer())
             generation = generation and replace(
                 generation.asking(format=whole.completion.format, later_format=""),
                 reply=whole.reply.forced or replace(whole.reply, thinking=None, parser=None),
@@ -260,7 +260,7 @@ class ChoiceRuns:
         elif run.ending is Ending.BUDGET:
             # The second time, and where no call may follow, the answer itself has to begin.
             text = run.end_thinking(may_call=bool(whole.reply.tools) and len(self._runs) == 1)
-            generation, parser = answer_after(whole, run, text), run.parser
+            generation, parser = answer_after(run, text), run.parser
         else:
             return None
         if generation is None:
@@ -301,7 +301,7 @@ def first_run(generation: Generation) -> Generation:
     return replace(generation, reply=replace(reply, parser=None, tools=())) if reply.parser is not None else generation
 
 
-def answer_after(generation: Generation, run: ModelRun, text: str) -> Generation | None:
+def answer_after(run: ModelRun, text: str) -> Generation | None:
     """The generation that continues a run after its output ``text``; None: no more tokens are allowed."""
     options = run.generation.options
     if options.num_predict > 0:

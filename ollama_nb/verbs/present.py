@@ -290,6 +290,8 @@ def stat_rows(stats: Stats) -> list[tuple[str, str]]:
     if drafted := stats.drafted_tokens:
         accepted = stats.accepted_tokens
         rows.append(("draft accept rate:", f"{accepted / drafted:.0%} ({accepted} of {drafted} tokens)"))
+    rows.append(("cached tokens:", _tokens_cell(stats.cached_tokens)))
+    rows.append(("thinking tokens:", _tokens_cell(stats.reasoning_tokens)))
     return [(label, value) for label, value in rows if value]
 
 

@@ -80,6 +80,7 @@ QUIET = Flag("--quiet", "-q", "bool", "Print only the names")
 THINK = Flag(
     "--think", help="Thinking: true, false, high, medium, low or max (--think=low)", value="LEVEL", bare="true"
 )
+THINK_BUDGET = Flag("--think-budget", kind="int", help="Maximum tokens of thinking; 0: no thinking", value="N")
 HIDE_THINKING = Flag("--hidethinking", kind="bool", help="Hide thinking output (if provided)")
 KEEP_ALIVE = Flag("--keepalive", help="Duration to keep a model loaded (e.g. 5m)", value="TIME")
 FORMAT = Flag("--format", help="Response format (e.g. json)", value="FORMAT")
@@ -134,6 +135,7 @@ VERBS = (
             Flag("--nowordwrap", kind="bool", help="Don't wrap words to the next line"),
             FORMAT,
             THINK,
+            THINK_BUDGET,
             HIDE_THINKING,
             Flag("--truncate", kind="bool", help="For embedding models: cut inputs that are too long (default true)"),
             Flag("--dimensions", kind="int", help="For embedding models: length of the vectors", value="N"),

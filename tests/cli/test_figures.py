@@ -57,5 +57,11 @@ def test_drafted_tokens_are_shown_if_there_are_any() -> None:
     assert stat_text(parse_stats({"drafted_tokens": 0, "accepted_tokens": 0})) == ""
 
 
+def test_cached_tokens_and_thinking_are_shown_if_there_are_any() -> None:
+    assert stat_text(parse_stats({"cached_tokens": 9, "reasoning_tokens": 4})) == (
+        "cached tokens:        9 token(s)\nthinking tokens:      4 token(s)\n"
+    )
+
+
 def test_figures_that_are_zero_are_left_out() -> None:
     assert stat_text(parse_stats({"load_duration": 0, "eval_count": 3})) == "eval count:           3 token(s)\n"

@@ -62,6 +62,7 @@ def test_an_empty_prompt_only_loads(talker: ScriptedServer, ollama: RunCommand, 
         (["--think"], {"think": True}),
         (["--think=false"], {"think": False}),
         (["--think=max"], {"think": "max"}),
+        (["--think-budget", "200"], {"think_budget": 200}),
     ],
 )
 def test_flags_become_fields(

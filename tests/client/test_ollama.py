@@ -50,6 +50,51 @@ def test_an_answer_survives_pickling(server: ScriptedServer, ollama: Ollama) -> 
     assert (again, again.model, again.stats) == (answer, "m", answer.stats)
 
 
+def test_several_answers(server: ScriptedServer, ollama: Ollama) -> None:
+    listed = [
+        {"index": 0, "response": "蓝", "done_reason": "length"},
+        {"index": 1, "response": "Red.", "thinking": "hm", "done_reason": "stop", "stop_sequence": "!"},
+    ]
+    final = {"done_reason": "length", "choices": listed, "reasoning_tokens": 2}
+    server.routes["POST /api/generate"] = generate_reply("蓝", **final)
+    answer = ollama.ask("m", "Sky?", n=2, think_budget=7, logit_bias={"5": -100}, user="ann")
+    assert answer.choices == ("蓝", "Red.") and answer.choices[0] is answer
+    other = answer.choices[1]
+    assert (answer.reason, other.reason, other.thinking, other.stop_sequence) == ("length", "stop", "hm", "!")
+    assert answer.stats is not None and answer.stats.reasoning_tokens == 2
+    (asked,) = server.asked("POST /api/generate")
+    assert (asked["n"], asked["think_budget"], asked["user"]) == (2, 7, "ann")
+    assert asked["options"] == {"logit_bias": {"5": -100}}
+    assert pickle.loads(pickle.dumps(answer)).choices == answer.choices
+    with pytest.raises(BadRequest, match="leave out `n`"):
+        ollama.ask("m", "Sky?", n=2, returns=list[int])
+
+
+def test_several_answers_in_a_stream(server: ScriptedServer, ollama: Ollama) -> None:
+    server.routes["POST /api/generate"] = ndjson(
+        {"index": 1, "response": "R", "done": False},
+        {"index": 0, "response": "蓝", "done": False},
+        {"index": 0, "response": "", "done": False, "done_reason": "length", "stop_sequence": "x"},
+        {"index": 1, "response": "ed.", "done": False},
+        {"index": 1, "response": "", "done": True, "done_reason": "stop", "stop_sequence": "!", **FIGURES},
+    )
+    pieces = ollama.stream("m", "Sky?", n=2)
+    assert [*pieces] == ["蓝"], "the pieces are those of the first one"
+    assert pieces.answer.choices == ("蓝", "Red.")
+    assert [(one.reason, one.stop_sequence) for one in pieces.answer.choices] == [("length", "x"), ("stop", "!")]
+
+
+def test_a_prompt_of_token_ids(server: ScriptedServer, ollama: Ollama) -> None:
+    server.routes["POST /api/generate"] = generate_reply("Blue.", stop_sequence="。")
+    answer = ollama.ask("m", [1, 5])
+    assert (answer, answer.stop_sequence, answer.choices) == ("Blue.", "。", ("Blue.",))
+    (asked,) = server.asked("POST /api/generate")
+    assert (asked["tokens"], asked["prompt"]) == ([1, 5], "")
+    for wrong in ([], ["a"]):
+        with pytest.raises(BadRequest, match="at least one token id"):
+            ollama.ask("m", wrong)  # type: ignore[arg-type]
+
+
 def test_misspelt_keywords_are_refused_with_the_nearest_name(server: ScriptedServer, ollama: Ollama) -> None:
     with pytest.raises(BadRequest, match='unknown option "temprature", did you mean "temperature"'):
         ollama.ask("m", "Sky?", temprature=0)

@@ -51,6 +51,40 @@ def test_thinking_on_off_and_absent(magic: Any, flags: str, thinks: bool) -> Non
     assert ("It is Paris." in answer.thinking) is thinks
 
 
+def test_several_answers_one_below_the_other(magic: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    answer = magic(f"%ollama run sprout --n 3 --think=false --temperature 0 {FRANCE}")
+    assert answer.choices == ("The capital of France is Paris.",) * 3 and answer == answer.choices[0]
+    assert [choice.reason for choice in answer.choices] == ["stop"] * 3
+    shown = capsys.readouterr().out
+    assert "\n\n".join(f"[{index}] {choice}" for index, choice in enumerate(answer.choices)) in shown
+    with pytest.raises(UsageError, match="n must be between 1 and 16"):
+        magic(f"%ollama run sprout --n 0 {FRANCE}")
+    with pytest.raises(UsageError, match='invalid value for --n: "few" is not an integer'):
+        magic(f"%ollama run sprout --n few {FRANCE}")
+
+
+def test_a_conversation_continues_with_the_first_of_several_answers(magic: Any) -> None:
+    answer = magic(f"%%ollama chat sprout --name several --n 2 --think=false --temperature 0\n{FRANCE}")
+    assert len(answer.choices) == 2
+    magic("%%ollama chat sprout --name several --think=false --num-predict 2\n你好")
+
+
+def test_a_budget_of_thinking(magic: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    answer = magic(f"%ollama run sprout --think-budget 5 --verbose {FRANCE}")
+    assert answer.usage["reasoning_tokens"] == 5 and answer.thinking and answer
+    assert "thinking tokens:      5 token(s)" in capsys.readouterr().out
+    assert not magic(f"%ollama run sprout --think-budget 0 {FRANCE}").thinking
+
+
+def test_tokens_can_be_forbidden(magic: Any) -> None:
+    paris = magic(f"%ollama run sprout --think=false --temperature 0 {FRANCE}")
+    options = """--temperature 0 --option 'logit_bias={" Paris": -100, "P": -100, " P": -100}'"""
+    answer = magic(f"%ollama run sprout --think=false {options} {FRANCE}")
+    assert "Paris" in paris and "Paris" not in answer
+    with pytest.raises(UsageError, match="needs a JSON object"):
+        magic(f"%ollama run sprout --option logit_bias=Paris {FRANCE}")
+
+
 def test_an_answer_constrained_to_json(magic: Any) -> None:
     answer = magic(f"%ollama run sprout --format json --think=false {FRANCE} Answer in JSON.")
     assert isinstance(json.loads(answer), dict)
@@ -145,7 +179,9 @@ def test_a_value_of_a_type(magic: Any, shell: InteractiveShell) -> None:
     shell.user_ns["Capital"] = Capital
     magic(f"r = %ollama run sprout --format Capital --think=false --num-predict 60 {FRANCE}")
     assert isinstance(shell.user_ns["r"], Capital)
-    assert set(shell.user_ns["_ollama"].usage) == {"prompt_tokens", "output_tokens", "tokens_per_second", "seconds"}
+    assert set(shell.user_ns["_ollama"].usage) == {
+        "prompt_tokens", "cached_tokens", "output_tokens", "reasoning_tokens", "tokens_per_second", "seconds",
+    }  # fmt: skip
 
 
 def test_a_text_as_a_vector(magic: Any, shell: InteractiveShell, pair: tuple[str, str]) -> None:

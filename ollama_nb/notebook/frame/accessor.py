@@ -295,6 +295,8 @@ def _parsed(keywords: Mapping[str, Any], *own: str) -> tuple[FrameOptions, dict[
     options = FrameOptions(**{name: given for name, given in keywords.items() if name in _FRAME_OPTIONS})
     overflow: Overflow = keywords.get("on_overflow", "error")
     rest = {name: given for name, given in keywords.items() if name not in _FRAME_OPTIONS and name != "on_overflow"}
+    if (rest.get("n") or 1) != 1:
+        raise BadRequest("a row has one answer: leave out `n`")
     return options, {**question.request_fields(rest), "truncate": question.may_truncate(overflow)}
 
 
