@@ -112,7 +112,10 @@ class Rendered:
     image_count: int = 0
 
 
-Event = PromptRead | Delta | ToolCallDelta | ToolCalls | Done | Rendered
+ParsedEvent = Delta | ToolCallDelta | ToolCalls
+"""What the text of a reply is parsed into."""
+
+Event = PromptRead | ParsedEvent | Done | Rendered
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,7 +68,7 @@ _FENCED = re.compile(r"\n```json\n(.*?)\n```", re.DOTALL)
 
 def _create_parser(context: ReplyContext) -> RegionParser:
     """Thinking is off when tools are offered. Tool outputs that the model makes up are dropped."""
-    regions = call_regions(_fenced_call) | {
+    regions = call_regions(_fenced_call, rf"[^<]*{SEPARATOR}(?P<name>[^\n]*)\n```json\n(?=\{{)") | {
         "content": TextRegion(CONTENT, {CALLS: Exit("calls"), _OUTPUTS: Exit("outputs")}),
         "outputs": TextRegion(HIDDEN, {_END_OUTPUTS: Exit("content")}),
     }

@@ -7,6 +7,7 @@ from typing import Any
 
 from ollama_nb.api.messages import Message, Think, Tool
 from ollama_nb.families.card import Family, ParserSpec
+from ollama_nb.reply.argument_stream import json_head
 from ollama_nb.reply.arguments import as_object, objects_in, parse_json, parse_object
 from ollama_nb.reply.call_grammar import CallGrammar, JsonValue, Verbatim, calls, json_call, series
 from ollama_nb.reply.output import MalformedCall, ParsedCall, ReplyContext
@@ -118,6 +119,7 @@ _THINK, _END_THINK = "<|START_THINKING|>", "<|END_THINKING|>"
 _TEXT, _END_TEXT = "<|START_TEXT|>", "<|END_TEXT|>"
 _RESPONSE, _END_RESPONSE = "<|START_RESPONSE|>", "<|END_RESPONSE|>"
 _ACTION, _END_ACTION = "<|START_ACTION|>", "<|END_ACTION|>"
+_HEAD = json_head("tool_name", "parameters", r'[\s,\[\]}]*\{\s*(?:"tool_call_id"\s*:\s*"[^"\\]*"\s*,\s*)?')
 _END_TURN = "<|END_OF_TURN_TOKEN|>"
 
 
@@ -138,7 +140,7 @@ def _create_parser(context: ReplyContext) -> RegionParser:
         "between": ForkRegion({**starts, _END_TURN: end}, "stray", "dropped", _TEXT),
         "stray": TextRegion(CONTENT, starts | ends),
         "text": TextRegion(CONTENT, {**ends, _ACTION: Exit("action")}),
-        "action": CallRegion(_actions, {_END_ACTION: end, _ACTION: Exit("action", closes=False)}),
+        "action": CallRegion(_actions, {_END_ACTION: end, _ACTION: Exit("action", closes=False)}, head=_HEAD),
     }
     start = "text" if context.continues else "thinking" if thinks else "between"
     return RegionParser(regions, start)

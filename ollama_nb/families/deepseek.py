@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from ollama_nb.api.messages import Message, Think, Tool, ToolCall
 from ollama_nb.families.card import Family, ParserSpec
+from ollama_nb.reply.argument_stream import plain_name as plain_name_of
 from ollama_nb.reply.arguments import parse_object, tool_name
 from ollama_nb.reply.call_grammar import CallGrammar, Part, calls, json_arguments, plain_name, series
 from ollama_nb.reply.output import MalformedCall, ParsedCall, ReplyContext
@@ -81,13 +83,16 @@ SEPARATOR = "<｜tool▁sep｜>"
 _OUTPUT, _END_OUTPUT = "<｜tool▁output▁begin｜>", "<｜tool▁output▁end｜>"
 
 
-def call_regions(parse_call: CallParser) -> dict[str, Region]:
-    """Return the regions that Cogito shares. Text between the calls is content."""
+def call_regions(parse_call: CallParser, head: str) -> dict[str, Region]:
+    """Return the regions that Cogito shares. Text between the calls is content. ``head``: see ``CallRegion``."""
     return {
         "thinking": TextRegion(THINKING, {_END_THINK: Exit("content")}, _END_THINK),
         "calls": TextRegion(CONTENT, {_CALL: Exit("call"), _END_CALLS: Exit("content")}),
         "call": CallRegion(
-            parse_call, {_END_CALL: Exit("calls"), _CALL: Exit("call", closes=False), _END_CALLS: Exit("content")}
+            parse_call,
+            {_END_CALL: Exit("calls"), _CALL: Exit("call", closes=False), _END_CALLS: Exit("content")},
+            head=re.compile(head),
+            name_of=plain_name_of,
         ),
     }
 
@@ -95,7 +100,7 @@ def call_regions(parse_call: CallParser) -> dict[str, Region]:
 def _create_parser(context: ReplyContext) -> RegionParser:
     """Tool outputs that the model makes up are content, without their tags."""
     verbatim = Exit("output", before=False, after=False)
-    regions = call_regions(_plain_call) | {
+    regions = call_regions(_plain_call, rf"(?P<name>[^<\n]*?){SEPARATOR}\s*(?=\{{)") | {
         "content": TextRegion(CONTENT, {CALLS: Exit("calls"), _OUTPUT: verbatim}),
         "output": TextRegion(CONTENT, {_END_OUTPUT: verbatim._replace(to="content")}),
     }

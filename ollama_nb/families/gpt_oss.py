@@ -5,6 +5,7 @@ Prompts come from templates. A tool's name goes into the prompt as a TypeScript 
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
@@ -107,11 +108,14 @@ def _create_parser(context: ReplyContext) -> RegionParser:
     return RegionParser(regions, "content" if context.continues else inside)
 
 
+_HEAD = re.compile(r"\s*(?=\{)")
+
+
 class _CallRegion(CallRegion):
     """A message to a tool: its text is the arguments."""
 
     def __init__(self, names: ToolNames, exits: Mapping[str, Exit]) -> None:
-        super().__init__(self._arguments, exits)
+        super().__init__(self._arguments, exits, head=_HEAD, name_of=lambda match: names.own(self.recipient))
         self._names = names
         self.recipient = ""
 

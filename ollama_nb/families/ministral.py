@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import partial
 
 from ollama_nb.families.card import Family, ParserSpec
+from ollama_nb.reply.argument_stream import plain_name as plain_name_of
 from ollama_nb.reply.arguments import Schemas, parse_object, tool_name
 from ollama_nb.reply.call_grammar import CallGrammar, calls, json_arguments, plain_name, series
 from ollama_nb.reply.output import MalformedCall, ParsedCall, ReplyContext
@@ -14,12 +16,19 @@ from ollama_nb.reply.regions import CONTENT, THINKING, CallRegion, Exit, Region,
 _CALLS, _ARGUMENTS, _THINK, _END_THINK = "[TOOL_CALLS]", "[ARGS]", "[THINK]", "[/THINK]"
 
 
+_HEAD = re.compile(r"(?P<name>[^\[{]*)\[ARGS\]\s*(?=\{)")
+
+
 def _create_parser(context: ReplyContext) -> RegionParser:
     regions: dict[str, Region] = {
         "content": TextRegion(CONTENT, {_CALLS: Exit("call"), _THINK: Exit("thinking", after=False)}),
         "thinking": TextRegion(THINKING, {_END_THINK: Exit("content", before=False)}, _END_THINK),
         "call": CallRegion(
-            partial(_call, Schemas(context.tools)), {_CALLS: Exit("call", closes=False)}, by_object="content"
+            partial(_call, Schemas(context.tools)),
+            {_CALLS: Exit("call", closes=False)},
+            by_object="content",
+            head=_HEAD,
+            name_of=plain_name_of,
         ),
     }
     return RegionParser(regions, "content")

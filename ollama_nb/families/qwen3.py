@@ -5,9 +5,11 @@ The other Qwen families build on this parser.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from ollama_nb.families.card import Family, ParserSpec
+from ollama_nb.reply.argument_stream import json_head
 from ollama_nb.reply.arguments import as_object, parse_object
 from ollama_nb.reply.call_grammar import CallGrammar, calls, json_call, series
 from ollama_nb.reply.output import MalformedCall, ParsedCall, ReplyContext
@@ -25,16 +27,22 @@ from ollama_nb.reply.regions import (
 
 THINK, END_THINK = "<think>", "</think>"
 TOOL, END_TOOL = "<tool_call>", "</tool_call>"
+JSON_HEAD = json_head("name", "arguments")
 TAGS = (THINK, END_THINK, TOOL, END_TOOL)
 
 
-def qwen_parser(parse_call: CallParser, *, thinking: bool, echo: bool = True) -> RegionParser:
-    """``echo``: drop one opening tag, because some models repeat the one that the prompt ends with."""
+def qwen_parser(
+    parse_call: CallParser, *, thinking: bool, echo: bool = True, head: re.Pattern[str] | None = None
+) -> RegionParser:
+    """``echo``: drop one opening tag, because some models repeat the one that the prompt ends with.
+
+    ``head``: see ``CallRegion``.
+    """
     regions: dict[str, Region] = {
         "echo": ForkRegion({THINK: Exit("thinking")}, "thinking", answer_prefix="\n</think>\n\n"),
         "thinking": TextRegion(THINKING, {END_THINK: Exit("content"), TOOL: Exit("call")}, "\n</think>\n\n"),
         "content": TextRegion(CONTENT, {TOOL: Exit("call")}),
-        "call": CallRegion(parse_call, {END_TOOL: Exit("content"), TOOL: Exit("call", closes=False)}),
+        "call": CallRegion(parse_call, {END_TOOL: Exit("content"), TOOL: Exit("call", closes=False)}, head=head),
     }
     start = ("echo" if echo else "thinking") if thinking else "content"
     return RegionParser(regions, start)
@@ -64,11 +72,11 @@ def json_call_grammar(context: ReplyContext, parallel: bool) -> CallGrammar:
 
 
 def _qwen3(context: ReplyContext) -> RegionParser:
-    return qwen_parser(parse_json_call, thinking=False)
+    return qwen_parser(parse_json_call, thinking=False, head=JSON_HEAD)
 
 
 def _qwen3_thinking(context: ReplyContext) -> RegionParser:
-    return qwen_parser(parse_json_call, thinking=context.thinks(by_default=True))
+    return qwen_parser(parse_json_call, thinking=context.thinks(by_default=True), head=JSON_HEAD)
 
 
 FAMILY = Family(

@@ -7,7 +7,15 @@ from functools import partial
 
 from ollama_nb.api.messages import Message, Think, Tool, ToolCall
 from ollama_nb.families.card import Family, ParserSpec
-from ollama_nb.families.qwen3 import END_THINK, END_TOOL, TOOL, json_call_grammar, parse_json_call, qwen_parser
+from ollama_nb.families.qwen3 import (
+    END_THINK,
+    END_TOOL,
+    JSON_HEAD,
+    TOOL,
+    json_call_grammar,
+    parse_json_call,
+    qwen_parser,
+)
 from ollama_nb.reply.output import ReplyContext
 from ollama_nb.reply.regions import RegionParser
 from ollama_nb.template.chatml import END, START, continues, last_question, tool_results, turn
@@ -79,11 +87,11 @@ def _call(call: ToolCall) -> str:
 
 
 def _instruct_parser(context: ReplyContext) -> RegionParser:
-    return qwen_parser(parse_json_call, thinking=False)
+    return qwen_parser(parse_json_call, thinking=False, head=JSON_HEAD)
 
 
 def _thinking_parser(context: ReplyContext) -> RegionParser:
-    return qwen_parser(parse_json_call, thinking=not context.continues, echo=False)
+    return qwen_parser(parse_json_call, thinking=not context.continues, echo=False, head=JSON_HEAD)
 
 
 _TAGS = (END_THINK, TOOL, END_TOOL)

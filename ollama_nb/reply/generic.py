@@ -11,8 +11,9 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from ollama_nb.api.events import Delta, ToolCalls
+from ollama_nb.api.events import ParsedEvent
 from ollama_nb.api.messages import Tool
+from ollama_nb.reply.argument_stream import ArgumentStream, CallPiece, json_head, quoted_name
 from ollama_nb.reply.arguments import ObjectEnd, as_object, parse_object, tool_name
 from ollama_nb.reply.markers import MarkerMatcher
 from ollama_nb.reply.output import MalformedCall, Output, ParsedCall
@@ -36,22 +37,29 @@ class TemplateReplyParser:
         self._tools = ToolCallParser(tools, tool_marker) if tools and tool_marker else None
         self._out = Output()
 
+    def report_arguments(self) -> None:
+        """From now on, report the arguments of calls while they are written, as ToolCallDelta events."""
+        self._out.detailed = True
+        if self._tools is not None:
+            self._tools.reports_arguments = True
+
     @property
     def thinking_end(self) -> str:
         """The text to append to the reply so far to end its thinking; empty if it is not thinking now."""
         return f"\n{self._thinking.closing}\n\n" if self._thinking and self._thinking.inside else ""
 
-    def feed(self, text: str) -> list[Delta | ToolCalls]:
+    def feed(self, text: str) -> list[ParsedEvent]:
         """Parse the next piece and return the events that are now certain."""
         thinking, content = self._thinking.feed(text) if self._thinking else ("", text)
         self._add(thinking, content)
         return self._out.take()
 
-    def end(self) -> list[Delta | ToolCalls]:
+    def end(self) -> list[ParsedEvent]:
         """Return the events for all text that is still held back."""
         self._add(*(self._thinking.end() if self._thinking else ("", "")))
         for item in self._tools.end() if self._tools else ():
             self._out.add(item)
+        self._out.end_of_calls()
         return self._out.take()
 
     def _add(self, thinking: str, content: str) -> None:
@@ -132,6 +140,7 @@ _START, _THINKING, _CONTENT = "start", "thinking", "content"
 
 # Tool calls
 
+ParsedItem = str | CallPiece | ParsedCall | MalformedCall
 _NAME_KEYS = ("name", "function", "tool", "tool_name")
 _ARGUMENT_KEYS = ("arguments", "parameters")
 _MARKUP = r"</[^<>\s]{1,64}>|<[|｜][^<>]{1,64}[|｜]>|\[/?[A-Z_]+\]|```(?:json)?|[\s\]),;}]"
@@ -146,7 +155,10 @@ class ToolCallParser:
 
     def __init__(self, tools: Sequence[Tool], marker: str) -> None:
         names = sorted(filter(None, map(tool_name, tools)), key=len, reverse=True)
-        self._calls = _CallFinder(frozenset(names))
+        self.reports_arguments = False
+        self._known = frozenset(names)
+        self._stream: ArgumentStream | None = None
+        self._calls = _CallFinder(self._known)
         self._names = re.compile("|".join(map(_whole_word, names))) if names else None
         self._marker = marker
         self._bracket = marker in ("{", "[")
@@ -160,9 +172,9 @@ class ToolCallParser:
         self._inside: ObjectEnd | None = None
         self._brackets = 0
 
-    def feed(self, text: str) -> list[str | ParsedCall | MalformedCall]:
+    def feed(self, text: str) -> list[ParsedItem]:
         """Parse the next piece and return the text and calls that are now certain, in order."""
-        out: list[str | ParsedCall | MalformedCall] = []
+        out: list[ParsedItem] = []
         if self._state is _SEARCH:
             text = self._search(text, out)
         if self._state is _CALLS:
@@ -171,7 +183,7 @@ class ToolCallParser:
             out.append(text)
         return out
 
-    def end(self) -> list[str | ParsedCall | MalformedCall]:
+    def end(self) -> list[ParsedItem]:
         """Return the held-back text without markup.
 
         After a marker other than a bracket, it is a malformed call.
@@ -190,7 +202,7 @@ class ToolCallParser:
 
     # Looking for the marker
 
-    def _search(self, text: str, out: list[str | ParsedCall | MalformedCall]) -> str:
+    def _search(self, text: str, out: list[ParsedItem]) -> str:
         before, marker, rest = self._matcher.feed(text)
         if before:
             out.append(before)
@@ -204,11 +216,16 @@ class ToolCallParser:
 
     # Parsing the objects after the marker
 
-    def _scan(self, text: str, out: list[str | ParsedCall | MalformedCall]) -> str:
+    def _scan(self, text: str, out: list[ParsedItem]) -> str:
         """Consume text; return the rest once it is certain that the reply contains no calls."""
         at = 0
         while at < len(text):
-            end, complete = self._in_object(text, at) if self._inside else self._outside(text, at)
+            if self._inside:
+                end, complete = self._in_object(text, at)
+                out += self._stream.feed(text[at:end]) if self._stream else ()
+            else:
+                end, complete = self._outside(text, at)
+                out += self._stream.feed("{") if self._inside and self._stream else ()
             at = end
             if complete and not self._complete(out):
                 self._state = _OFF
@@ -224,6 +241,7 @@ class ToolCallParser:
                 self._head.append(text[at:place])
                 self._inside = ObjectEnd()
                 self._object = ["{"]
+                self._stream = ArgumentStream(_HEAD, quoted_name, self._known) if self.reports_arguments else None
                 return place + 1, False
             self._brackets += 1 if mark == "[" else -1
             if not self._brackets and not self._found:
@@ -242,7 +260,7 @@ class ToolCallParser:
         self._inside = None
         return end, True
 
-    def _complete(self, out: list[str | ParsedCall | MalformedCall]) -> bool:
+    def _complete(self, out: list[ParsedItem]) -> bool:
         """Handle the end of an object, or of a list without calls. Return False if the reply contains no calls."""
         body, head = "".join(self._object), "".join(self._head)
         lead, _, near = ("", "", head) if self._bracket else head.rpartition(self._marker)
@@ -278,6 +296,7 @@ class ToolCallParser:
         return text[match.end() :] if match else text
 
 
+_HEAD = json_head("name", "(?:arguments|parameters)")
 _SEARCH, _CALLS, _OFF = "search", "calls", "off"
 _LIST_OPENED = re.compile(r"\s*\[\s*$")
 _START_MARK = re.compile(r"\{")

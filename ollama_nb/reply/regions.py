@@ -19,7 +19,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
-from ollama_nb.api.events import Delta, ToolCalls
+from ollama_nb.api.events import ParsedEvent
+from ollama_nb.reply.argument_stream import ArgumentStream, NameOf, quoted_name
 from ollama_nb.reply.arguments import ObjectEnd
 from ollama_nb.reply.markers import Markers
 from ollama_nb.reply.output import MalformedCall, Output, ParsedCall
@@ -87,6 +88,10 @@ class RegionParser:
         """Where a call may stand instead of the answer or call that has begun: the offset in the reply, and the
         ``answer_prefix`` there. None while neither has begun. Headers of messages come after this place."""
 
+    def report_arguments(self) -> None:
+        """From now on, report the arguments of calls while they are written, as ToolCallDelta events."""
+        self._out.detailed = True
+
     @property
     def answer_prefix(self) -> str:
         """The text to append to the reply so far for an answer to begin there."""
@@ -97,12 +102,12 @@ class RegionParser:
         """The text to append to the reply so far to end its thinking; empty if it is not thinking now."""
         return self._region.thinking_end if isinstance(self._region, TextRegion) else ""
 
-    def feed(self, text: str) -> list[Delta | ToolCalls]:
+    def feed(self, text: str) -> list[ParsedEvent]:
         """Parse the next piece and return the events that are now certain."""
         self._run(self._rest + text, final=False)
         return self._out.take()
 
-    def end(self) -> list[Delta | ToolCalls]:
+    def end(self) -> list[ParsedEvent]:
         """Return the events for all text that is still held back."""
         self._run(self._rest, final=True)
         return self._out.take()
@@ -243,12 +248,22 @@ class CallRegion:
     """The text of calls up to one of the markers of ``exits``, parsed by ``parse_call`` once it is complete.
 
     ``whole``: the opening marker is part of the call's text. ``by_object``: the call also ends after its first JSON
-    object, and ``by_object`` is the region that follows it.
+    object, and ``by_object`` is the region that follows it. ``head`` matches the text of a call up to its arguments, if
+    they are a JSON object, and ``name_of`` gets the name of the tool from the match: for ToolCallDelta events.
     """
 
     def __init__(
-        self, parse_call: CallParser, exits: Mapping[str, Exit], *, whole: bool = False, by_object: str | None = None
+        self,
+        parse_call: CallParser,
+        exits: Mapping[str, Exit],
+        *,
+        whole: bool = False,
+        by_object: str | None = None,
+        head: re.Pattern[str] | None = None,
+        name_of: NameOf = quoted_name,
     ) -> None:
+        self._head, self._name_of = head, name_of
+        self._stream: ArgumentStream | None = None
         self._parse_call, self._exits, self._whole, self._by_object = parse_call, exits, whole, by_object
         self._markers = Markers({*exits, "{"} if by_object else exits)
         self._object: ObjectEnd | None = None
@@ -258,6 +273,7 @@ class CallRegion:
 
     def enter(self, step: RegionStep) -> None:
         self._opening, self._body, self._object = step.space + step.marker, [], None
+        self._stream = ArgumentStream(self._head, self._name_of) if self._head is not None else None
         if self._whole:
             self._opening, self._body = step.space, [step.marker]
             self._object = ObjectEnd() if self._by_object and step.marker == "{" else None
@@ -266,7 +282,7 @@ class CallRegion:
         if self._object is not None:
             return self._in_object(text, at, final, out)
         start, marker = self._markers.search(text, at)
-        self._body.append(text[at:start])
+        self._collect(text[at:start], out)
         if marker is None and not final:
             return RegionStep(start)
         if marker is None:
@@ -274,7 +290,7 @@ class CallRegion:
             return RegionStep(len(text))
         if marker not in self._exits:
             self._object = ObjectEnd()
-            self._body.append(marker)
+            self._collect(marker, out)
             return self._in_object(text, start + 1, final, out)
         exit = self._exits[marker]
         body = "".join(self._body)
@@ -282,10 +298,17 @@ class CallRegion:
         parsed = repeated or self._finish(body, marker if exit.closes else "", out)
         return RegionStep(start + len(marker), exit.to, exit.after and parsed, marker)
 
+    def _collect(self, text: str, out: Output) -> None:
+        """Add text to the body of the call."""
+        self._body.append(text)
+        if out.detailed and self._stream is not None:
+            for piece in self._stream.feed(text):
+                out.piece(piece)
+
     def _in_object(self, text: str, at: int, final: bool, out: Output) -> RegionStep:
         assert self._object is not None and self._by_object is not None
         end = self._object.find(text, at)
-        self._body.append(text[at:] if end < 0 else text[at:end])
+        self._collect(text[at:] if end < 0 else text[at:end], out)
         if end >= 0:
             self._finish("".join(self._body), "", out, closed=True)
             return RegionStep(end, self._by_object)
@@ -307,9 +330,11 @@ class CallRegion:
         if items and not any(isinstance(item, ParsedCall) for item in items):
             why = next((item.why for item in items if isinstance(item, MalformedCall)), "")
             out.malformed(self._opening + body + closing, why)
+            out.end_of_calls()
             return False
         for item in items:
             out.add(item)
+        out.end_of_calls()
         return True
 
 

@@ -42,7 +42,8 @@ async def _prepare(backend: Backend, request: ChatRequest) -> Generation | None:
     generation = await new_generation(backend, request, model, "chat", needs=needs, images=images)
     last = request.messages[-1] if request.messages else None
     one_call = not request.parallel_tool_calls
-    generation = replace(generation, reply=replace(generation.reply, tools=tools, last=last, one_call=one_call))
+    reply = replace(generation.reply, tools=tools, last=last, one_call=one_call, detailed=request.detailed)
+    generation = replace(generation, reply=reply)
     if forced:
         renders_tools = "tools" in capabilities(model, generation.gguf, backend.settings.go_template)
         generation = await with_forced_call(backend, generation, renders_tools=renders_tools, parallel=not one_call)

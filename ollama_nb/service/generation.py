@@ -45,7 +45,7 @@ class ReplyFormat:
 
     ``forced``: the reply is constrained to tool calls after its thinking, and then parsed like this.
     ``describes_tools``: the prompt has the tools in a system message. ``one_call``: the reply ends after its first tool
-    call.
+    call. ``detailed``: the arguments of calls are reported while they are written.
     """
 
     thinking: tuple[str, str] | None = None
@@ -58,6 +58,7 @@ class ReplyFormat:
     forced: ReplyFormat | None = None
     describes_tools: bool = False
     one_call: bool = False
+    detailed: bool = False
 
     @property
     def preserve(self) -> tuple[str, ...]:
@@ -88,8 +89,12 @@ class ReplyFormat:
 
     def new_parser(self, prompt: str) -> ReplyParser:
         """A parser for one reply to ``prompt``."""
-        if self.parser is not None:
-            return self.parser.create(self.context)
+        parser = self.parser.create(self.context) if self.parser is not None else self._new_template_parser(prompt)
+        if self.detailed:
+            parser.report_arguments()
+        return parser
+
+    def _new_template_parser(self, prompt: str) -> TemplateReplyParser:
         return TemplateReplyParser(
             thinking=self.thinking,
             inside_thinking=self.begins_in_thinking(prompt),

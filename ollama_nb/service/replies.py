@@ -19,7 +19,18 @@ from typing import Any
 import msgspec
 
 from ollama_nb.api.encode import filled, shortest
-from ollama_nb.api.events import Delta, Done, Event, PromptRead, Rendered, Stats, TokenLogprob, ToolCalls
+from ollama_nb.api.events import (
+    Delta,
+    Done,
+    Event,
+    ParsedEvent,
+    PromptRead,
+    Rendered,
+    Stats,
+    TokenLogprob,
+    ToolCallDelta,
+    ToolCalls,
+)
 from ollama_nb.api.options import SEED_MASK
 from ollama_nb.api.requests import ChatRequest, GenerateRequest, Inference
 from ollama_nb.errors import Cancelled, OllamaError
@@ -272,7 +283,7 @@ class ChoiceRuns:
         budget = self._generation.reply.think_budget
         return None if budget is None else max(0, budget - sum(run.reasoning_tokens for run in self._runs))
 
-    def _marked(self, event: Delta | ToolCalls) -> Delta | ToolCalls:
+    def _marked(self, event: ParsedEvent) -> ParsedEvent:
         """Set the index of the choice, and add a warning for text that was meant as a tool call."""
         if isinstance(event, Delta) and event.tool_error:
             self.warnings.append(f"a tool call could not be read and is shown as text: {event.tool_error}")
@@ -358,7 +369,7 @@ class ModelRun:
         self._began = self.first_text = self.last_text = time.perf_counter()
         live.state = PROMPT
 
-    async def read(self) -> list[Delta | ToolCalls] | None:
+    async def read(self) -> list[ParsedEvent] | None:
         """The events of the next piece of text; None when the run has ended.
 
         A cancelled run ends with the text that the parser held back, and ``reason`` is "cancelled".
@@ -449,14 +460,16 @@ class ModelRun:
             output_seconds=self.last_text - self.first_text,
         )
 
-    def _checked(self, events: list[Delta | ToolCalls]) -> list[Delta | ToolCalls]:
+    def _checked(self, events: list[ParsedEvent]) -> list[ParsedEvent]:
         """The events, up to the answer if that needs a run of its own."""
         reply = self.generation.reply
+        if reply.one_call:
+            events = [event for event in events if not isinstance(event, ToolCallDelta) or not event.index]
         for at, event in enumerate(events):
             if self.before_answer and isinstance(event, Delta) and event.content:
                 self.ending, self._ended = Ending.ANSWER, True
                 return events[:at] + ([Delta(thinking=event.thinking)] if event.thinking else [])
-            if self.before_answer and reply.forced is not None and isinstance(event, ToolCalls):
+            if self.before_answer and reply.forced is not None and isinstance(event, ToolCalls | ToolCallDelta):
                 return events[:at]
             if isinstance(event, ToolCalls) and reply.one_call:
                 self.ending, self._ended = Ending.CALL, True
@@ -526,7 +539,7 @@ def _completed(raw: str, ending: str) -> str:
     return raw + tag[begun:] if begun else body + ending
 
 
-def with_logprobs(events: Sequence[Delta | ToolCalls], probs: Sequence[wire.TokenProb]) -> list[Delta | ToolCalls]:
+def with_logprobs(events: Sequence[ParsedEvent], probs: Sequence[wire.TokenProb]) -> list[ParsedEvent]:
     """Attach a token's logprobs to its first text; a token without text yet gets a Delta of its own."""
     if not probs:
         return list(events)

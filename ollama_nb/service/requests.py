@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import ParamSpec, Protocol, TypeVar
 
-from ollama_nb.api.events import Delta, Done, Event, Progress, Report, Stats, ToolCalls
+from ollama_nb.api.events import Done, Event, ParsedEvent, Progress, Report, Stats
 from ollama_nb.api.models import GGUF, Model
 from ollama_nb.api.options import Options
 from ollama_nb.errors import Cancelled
@@ -203,7 +203,7 @@ class Metering:
 
     def counted(self, event: _E) -> _E:
         """Count an event that is about to be yielded."""
-        if not self._started and isinstance(event, Delta | ToolCalls):
+        if not self._started and isinstance(event, ParsedEvent):
             self._started = True
             self._meter.first_token(self._model, time.perf_counter() - self._began)
         elif isinstance(event, Done):
