@@ -162,6 +162,39 @@ def test_requests_of_openai_are_relayed(tmp_path: Path, first: tuple[RunningServ
         assert json.loads(last.removeprefix("data: "))["error"]["code"] == "relay_broken" and done == "data: [DONE]"
 
 
+def test_a_conversation_of_responses_moves_between_servers(tmp_path: Path, first: tuple[RunningServer, Client]) -> None:
+    server, one = first
+    greedy = {"model": "tiny", "temperature": 0, "max_output_tokens": 8}
+    endless = {"model": "tiny", "input": "Once", "options": ENDLESS, "truncation": "auto"}
+    with background(tmp_path) as (_, two), http_of(two) as http:
+
+        def status(response_id: str) -> str:
+            return str(http.get(f"/v1/responses/{response_id}").json()["status"])
+
+        begun = http.post("/v1/responses", json={**greedy, "input": "Once upon"}).json()
+        more = {**greedy, "input": "很久", "previous_response_id": begun["id"]}
+        replies = [
+            http.post("/v1/responses", json=more).json(),
+            httpx.post(f"{server.url}/v1/responses", json=more, trust_env=False).json(),
+        ]
+        assert replies[0]["output"][0]["content"] == replies[1]["output"][0]["content"]
+        assert (loaded(one), loaded(two)) == (["tiny:latest"], [])
+        cancelled, lost = (
+            http.post("/v1/responses", json={**endless, "background": True}).json()["id"] for _ in range(2)
+        )
+        waited(lambda: status(cancelled) == status(lost) == "in_progress")
+        assert http.post(f"/v1/responses/{cancelled}/cancel").json()["status"] == "cancelled"
+        waited(lambda: len(one.queue()["requests"]) == 1)  # the server that generates it has stopped
+        with http.stream("POST", "/v1/responses", json={**endless, "stream": True}) as reply:
+            lines = reply.iter_lines()
+            next(lines)
+            os.kill(server.pid, signal.SIGKILL)
+            last = [line for line in lines if line.startswith("data: ")][-1]
+        assert json.loads(last.removeprefix("data: "))["code"] == "relay_broken"
+        assert status(lost) == "failed"
+        assert http.post("/v1/responses", json=more).json()["output"] and loaded(two) == ["tiny:latest"]
+
+
 def test_relaying_can_be_disabled(tmp_path: Path, first: tuple[RunningServer, Client]) -> None:
     with background(tmp_path, OLLAMA_NB_NEIGHBOURS="0") as (_, two):
         two.generate("tiny", stream=False)
