@@ -332,8 +332,8 @@ RESPONSES = [
     Case("delete a response", "deleteResponse", path={"id": "id of respond"}),
     Case("fetch no response", "getResponse", path={"id": "id of respond"}, status=404),
 ]
-LINE = {"method": "POST", "url": "/v1/completions", "body": {**CONTINUE, "max_tokens": 3000, "num_ctx": 4096}}
-GOOD_AND_BROKEN = "\n".join(json.dumps({"custom_id": name, **LINE}) for name in ("一", "二")) + "\n{"
+LINE = {"method": "POST", "url": "/v1/completions", "body": {**CONTINUE, "max_tokens": 3000, "regex": "([a-z ]{2000}){2}"}}
+GOOD_AND_BROKEN = json.dumps({"custom_id": "一", **LINE}) + "\n{"
 FORM = {"Content-Type": "multipart/form-data; boundary=b"}
 
 
@@ -349,7 +349,9 @@ BATCHES = [
     Case("upload", "uploadFile", content=form(GOOD_AND_BROKEN), headers=FORM),
     Case("upload wrongly", "uploadFile", {"purpose": "batch"}, status=400),
     Case("batch", "createBatch", {"input_file_id": "id of upload", **COMPLETIONS, "bogus": 1}),
-    Case("queue with a batch", "queue", until=lambda reply: reply["batches"][0]["status"] == "in_progress"),
+    Case(
+        "queue with a batch", "queue", until=lambda reply: [one["state"] for one in reply["requests"]] == ["generating"]
+    ),
     Case("delete its input", "deleteFile", path={"id": "id of upload"}, status=400),
     Case("cancel the batch", "cancelBatch", path={"id": "id of batch"}),
     Case("cancelled batch", "getBatch", path={"id": "id of batch"}, until=lambda reply: reply["status"] == "cancelled"),
@@ -461,9 +463,12 @@ def send(client: httpx.Client, case: Case, earlier: Mapping[str, httpx.Response]
         return client.request(operation.method, path, json=body, content=case.content, headers=dict(case.headers))
 
     if case.during is None:
-        while case.until and not case.until(run().json()):
-            time.sleep(0.05)
-        return run()
+        reply, deadline = run(), time.monotonic() + 60
+        while case.until and not case.until(reply.json()):
+            assert time.monotonic() < deadline, f"{case.name}: {reply.text}"
+            time.sleep(0.02)
+            reply = run()
+        return reply
     with client.stream("POST", "/api/generate", json=case.during, headers={"X-Request-Id": "running"}) as running:
         lines = running.iter_lines()
         next(lines)
