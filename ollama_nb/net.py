@@ -17,7 +17,7 @@ LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "::1")
 
 _UNSPECIFIED = {"": "127.0.0.1", "*": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}
 _DEFAULT_PORTS = {"http": 80, "https": 443}
-_PROXY_VARIABLES = ("http_proxy", "https_proxy", "all_proxy")
+PROXY_VARIABLES = ("http_proxy", "https_proxy", "all_proxy")  # programs read these names in capitals, too
 _TCP_TABLES = ("/proc/net/tcp", "/proc/net/tcp6")
 _LISTEN = "0A"  # the state LISTEN in those tables
 
@@ -84,7 +84,7 @@ def no_proxy_for(hosts: Iterable[str], env: Mapping[str, str]) -> str | None:
 
     None when nothing has to change: no proxy is set, or every host is excepted already.
     """
-    if not any(_variable(env, name) for name in _PROXY_VARIABLES):
+    if not any(_variable(env, name) for name in PROXY_VARIABLES):
         return None
     values = ",".join(env.get(name, "") for name in ("no_proxy", "NO_PROXY"))
     listed = [part.strip() for part in values.split(",") if part.strip()]

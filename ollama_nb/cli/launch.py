@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 from ollama_nb import disk, net
 from ollama_nb.cli.backups import PRIVATE, ConfigBackups
 from ollama_nb.cli.output import waiting
-from ollama_nb.cli.programs import PROGRAMS, AgentModel, AgentServer, Program, find_program
+from ollama_nb.cli.programs import PROGRAMS, AgentModel, AgentServer, GeneratedFile, Program, Setup, find_program, merge
 from ollama_nb.cli.terminal import is_terminal
 from ollama_nb.cli.transfer import pull
 from ollama_nb.client.client import Client
@@ -93,21 +93,27 @@ class LaunchState:
         """The backups of the program's own files."""
         return ConfigBackups(self.folder / "backups", program)
 
-    def write_files(self, program: str, files: Mapping[str, Any]) -> None:
+    def write_files(self, program: str, files: Mapping[str, GeneratedFile]) -> None:
         """Write the program's generated files. They may hold a key."""
-        for name, document in files.items():
-            data = json.dumps(document, indent=2, ensure_ascii=False).encode()
+        for name, file in files.items():
+            present = _read_object(Path.home() / file.base) if file.base else {}
+            data = json.dumps(merge(present, file.change), indent=2, ensure_ascii=False).encode()
             disk.write(self.folder / program / name, data, PRIVATE)
 
     def _read(self) -> dict[str, Any]:
-        try:
-            found = json.loads(self._models.read_bytes())
-        except (OSError, ValueError):
-            return {}
-        return found if isinstance(found, dict) else {}
+        return _read_object(self._models)
 
     def _write(self, models: Mapping[str, str]) -> None:
         disk.write(self._models, json.dumps(models, ensure_ascii=False).encode(), PRIVATE)
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; an empty one if there is no valid file."""
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 # What is installed
@@ -287,18 +293,20 @@ def _start(
 ) -> int:
     setup = program.setup(server, model, state.folder / program.name)
     state.write_files(program.name, setup.files)
-    env = launch_environment(os.environ, setup.env, server.url)
+    env = launch_environment(os.environ, setup, server.url)
     with _kept_alive(client):
         return run_program([str(command), *setup.args, *args], env)
 
 
-def launch_environment(env: Mapping[str, str], added: Mapping[str, str], url: str) -> dict[str, str]:
-    """The program's environment. If a proxy is set, the server is excepted from it."""
-    found = {**env, **added}
+def launch_environment(env: Mapping[str, str], setup: Setup, url: str) -> dict[str, str]:
+    """The program's environment. A proxy is not for the server, and not at all for programs that know no exceptions."""
+    found = {**env, **setup.env}
     exceptions = net.no_proxy_for((*net.LOOPBACK_HOSTS, urlsplit(url).hostname or ""), found)
-    if exceptions is not None:
-        found["no_proxy"] = found["NO_PROXY"] = exceptions
-    return found
+    if exceptions is None:
+        return found
+    if setup.without_proxy:
+        return {name: value for name, value in found.items() if name.lower() not in net.PROXY_VARIABLES}
+    return {**found, "no_proxy": exceptions, "NO_PROXY": exceptions}
 
 
 def run_program(command: Sequence[str], env: Mapping[str, str]) -> int:

@@ -52,12 +52,25 @@ class AgentModel:
 
 
 @dataclass(frozen=True, slots=True)
+class GeneratedFile:
+    """A JSON file in our folder for the program: the user's file at ``base`` below the home folder, changed."""
+
+    change: Document
+    base: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Setup:
-    """What a launch passes to the program. ``files``: name in our folder for the program → contents."""
+    """What a launch passes to the program.
+
+    ``files``: their names → contents. ``without_proxy``: the program ignores NO_PROXY and would send the requests for
+    this machine to the proxy, too.
+    """
 
     env: Mapping[str, str] = field(default_factory=dict)
     args: tuple[str, ...] = ()
-    files: Mapping[str, Document] = field(default_factory=dict)
+    files: Mapping[str, GeneratedFile] = field(default_factory=dict)
+    without_proxy: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +252,8 @@ def _qwen_env(server: AgentServer, model: AgentModel) -> dict[str, str]:
 def _set_up_qwen(server: AgentServer, model: AgentModel, folder: Path) -> Setup:
     file = "system-defaults.json"
     env = {**_qwen_env(server, model), "QWEN_CODE_SYSTEM_DEFAULTS_PATH": str(folder / file)}
-    return Setup(env, ("--auth-type", "openai", "--model", model.name), {file: _QWEN_DEFAULTS})
+    files = {file: GeneratedFile(_QWEN_DEFAULTS)}
+    return Setup(env, ("--auth-type", "openai", "--model", model.name), files, without_proxy=True)
 
 
 def _qwen_files(server: AgentServer, model: AgentModel) -> tuple[OwnFile, ...]:
@@ -259,14 +273,27 @@ def _cline_providers(server: AgentServer, model: AgentModel) -> Document:
     return {"version": 1, "lastUsedProvider": provider, "modes": {}, "providers": {provider: entry}}
 
 
+_CLINE_SETTINGS = ".cline/data/settings"
+
+
 def _set_up_cline(server: AgentServer, model: AgentModel, folder: Path) -> Setup:
-    file = "providers.json"
-    env = {"CLINE_PROVIDER_SETTINGS_PATH": str(folder / file), "CLINE_NO_AUTO_UPDATE": "1"}
-    return Setup(env, files={file: _cline_providers(server, model)})
+    providers, settings = "providers.json", "global-settings.json"
+    env = {
+        "CLINE_PROVIDER_SETTINGS_PATH": str(folder / providers),
+        "CLINE_GLOBAL_SETTINGS_PATH": str(folder / settings),
+        "CLINE_NO_AUTO_UPDATE": "1",
+    }
+    return Setup(
+        env,
+        files={
+            providers: GeneratedFile(_cline_providers(server, model), f"{_CLINE_SETTINGS}/{providers}"),
+            settings: GeneratedFile({"telemetryOptOut": True}, f"{_CLINE_SETTINGS}/{settings}"),
+        },
+    )
 
 
 def _cline_files(server: AgentServer, model: AgentModel) -> tuple[OwnFile, ...]:
-    return (_json_file(".cline/data/settings/providers.json", _cline_providers(server, model), "CLINE_DIR"),)
+    return (_json_file(f"{_CLINE_SETTINGS}/providers.json", _cline_providers(server, model), "CLINE_DIR"),)
 
 
 # Copilot CLI: the Responses API

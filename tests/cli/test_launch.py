@@ -19,7 +19,7 @@ from support.fake_servers import ScriptedServer, error, ndjson, ok
 
 from ollama_nb.cli import launch as launching
 from ollama_nb.cli.launch import LaunchState, installed_version, launch_environment, run_program, warnings_for
-from ollama_nb.cli.programs import PROGRAMS, AgentModel, AgentServer, merge
+from ollama_nb.cli.programs import PROGRAMS, AgentModel, AgentServer, Setup, merge
 
 SERVER = AgentServer("http://127.0.0.1:8888/hub/ollama", "secret-key")
 MODEL = AgentModel("小模型:7b", 65_536, vision=True)
@@ -72,14 +72,15 @@ def report_of(path: Path) -> dict[str, Any]:
 def test_keys_are_never_arguments(name: str, tmp_path: Path) -> None:
     setup = PROGRAMS[name].setup(SERVER, MODEL, tmp_path)
     assert not any("secret-key" in arg for arg in setup.args)
-    passed = json.dumps([dict(setup.env), dict(setup.files)])
+    passed = json.dumps([dict(setup.env), [file.change for file in setup.files.values()]])
     assert "secret-key" in passed
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_every_program_learns_address_and_model(name: str, tmp_path: Path) -> None:
     setup = PROGRAMS[name].setup(SERVER, MODEL, tmp_path)
-    passed = json.dumps([dict(setup.env), setup.args, dict(setup.files)], ensure_ascii=False)
+    files = [file.change for file in setup.files.values()]
+    passed = json.dumps([dict(setup.env), setup.args, files], ensure_ascii=False)
     assert SERVER.url in passed
     assert MODEL.name in passed
 
@@ -118,10 +119,13 @@ def test_merging_keeps_what_it_does_not_change() -> None:
 
 
 def test_the_server_is_excepted_from_a_proxy() -> None:
-    env = launch_environment({"HTTP_PROXY": "http://proxy:3128", "A": "1"}, {"A": "2"}, "http://lab.example:11434")
+    before = {"HTTP_PROXY": "http://proxy:3128", "all_proxy": "socks5://proxy", "A": "1"}
+    env = launch_environment(before, Setup({"A": "2"}), "http://lab.example:11434")
     assert env["A"] == "2"
     assert env["NO_PROXY"] == env["no_proxy"] == "127.0.0.1,localhost,::1,lab.example"
-    assert launch_environment({}, {"A": "2"}, "http://127.0.0.1:1") == {"A": "2"}
+    assert launch_environment({}, Setup({"A": "2"}), "http://127.0.0.1:1") == {"A": "2"}
+    without = launch_environment(before, Setup(without_proxy=True), "http://127.0.0.1:1")
+    assert without == {"A": "1"}
 
 
 def test_warnings() -> None:
@@ -164,11 +168,20 @@ def test_the_key_reaches_the_program(
 
 
 def test_generated_files_are_private(
-    model_server: ScriptedServer, ollama: RunCommand, agent: Callable[[str], Path]
+    model_server: ScriptedServer, ollama: RunCommand, agent: Callable[[str], Path], home: Path
 ) -> None:
     report = agent("cline")
+    own = home / ".cline" / "data" / "settings" / "global-settings.json"
+    own.parent.mkdir(parents=True)
+    own.write_text('{"mine": "键", "telemetryOptOut": false}', "utf-8")
     assert ollama("launch", "cline", "--model", "m").code == 0
-    file = Path(report_of(report)["env"]["CLINE_PROVIDER_SETTINGS_PATH"])
+    env = report_of(report)["env"]
+    assert json.loads(Path(env["CLINE_GLOBAL_SETTINGS_PATH"]).read_text("utf-8")) == {
+        "mine": "键",
+        "telemetryOptOut": True,
+    }
+    assert own.read_text("utf-8") == '{"mine": "键", "telemetryOptOut": false}'
+    file = Path(env["CLINE_PROVIDER_SETTINGS_PATH"])
     assert file.stat().st_mode & 0o777 == 0o600
     settings = json.loads(file.read_text("utf-8"))["providers"]["openai-compatible"]["settings"]
     assert (settings["model"], settings["baseUrl"]) == ("m", f"{model_server.url}/v1")

@@ -1,0 +1,141 @@
+"""Real agent programs, started by ``ollama launch``: one turn with a tool call, in each of them.
+
+Their prompts have 5,000 to 40,000 tokens. The model is scripted (``support/scripted_model.py``): it calls the program's
+own shell tool, and after the result it writes a closing sentence. ``make test-agents`` installs the programs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import signal
+import socketserver
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from support.clients import Host
+from support.scripted_model import CONTEXT, scripted_model
+from support.servers import clean_env, jupyter, runtime_info, standalone
+
+pytestmark = [pytest.mark.slow, pytest.mark.model]
+PROGRAMS = Path(__file__).parents[2] / ".venv" / "agents" / "node_modules" / ".bin"
+WRITTEN = "written by a tool 工具"
+CLOSING = "The file is written. 文件已写好。"
+COMMAND = f"echo '{WRITTEN}' > made.txt && cat made.txt"
+CALLS = {
+    "Bash": {"command": COMMAND, "description": "Write a file"},  # Claude Code
+    "exec_command": {"cmd": COMMAND},  # Codex
+    "bash": {"command": COMMAND, "description": "Write a file"},  # OpenCode, Copilot
+    "run_shell_command": {"command": COMMAND, "is_background": False},  # Qwen Code
+    "run_commands": {"commands": [COMMAND]},  # Cline
+}
+QUESTION = "Write a file. 写一个文件。"
+LOOKUPS = {"opencode": {"registry.npmjs.org"}, "cline": {"data.cline.bot"}}
+"""Hosts that a program asks for its own parts (plugins, feature flags) without a switch to prevent it."""
+
+TURNS = {
+    "claude": ("-p", QUESTION, "--allowedTools", "Bash"),
+    "codex": (
+        "exec",
+        "-c",
+        "features.plugins=false",
+        "--skip-git-repo-check",
+        "--sandbox",
+        "danger-full-access",
+        QUESTION,
+    ),
+    "opencode": ("run", QUESTION),
+    "qwen": ("--yolo", QUESTION),
+    "cline": (QUESTION,),
+    "copilot": ("--allow-all-tools", "-p", QUESTION),
+}
+
+
+@pytest.fixture(scope="module", params=["standalone", "jupyter"])
+def agent_host(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    """A server with the scripted model in its full context."""
+    home = tmp_path_factory.mktemp(request.param)
+    data = scripted_model(home / "agent.gguf", calls=CALLS, closing=CLOSING, plain="A short title. 标题").read_bytes()
+    env = {"OLLAMA_CONTEXT_LENGTH": str(CONTEXT)}
+    start = standalone(home, env=env) if request.param == "standalone" else jupyter(home, env=env, base_url="/hub/")
+    with start as server:
+        key = runtime_info(server)["key"] if request.param == "jupyter" else ""
+        digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        with httpx.Client(base_url=server.url, headers=headers, timeout=60, trust_env=False) as http:
+            http.post(f"/api/blobs/{digest}", content=data).raise_for_status()
+            body = {"model": "agent", "files": {"agent.gguf": digest}, "stream": False}
+            http.post("/api/create", json=body).raise_for_status()
+        yield Host(server.url, key, server)
+
+
+class _Recorder(socketserver.ThreadingTCPServer):
+    """Stands for a proxy: it closes every connection, and keeps the first lines of the requests."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        recorder = self
+
+        class Handler(socketserver.StreamRequestHandler):
+            def handle(self) -> None:
+                recorder.asked.append(self.rfile.readline().decode("latin-1").strip())
+
+        super().__init__(("127.0.0.1", 0), Handler)
+
+
+@pytest.fixture
+def proxy() -> Iterator[_Recorder]:
+    with _Recorder() as recorder:
+        thread = threading.Thread(target=recorder.serve_forever, daemon=True)
+        thread.start()
+        yield recorder
+        recorder.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[Path]:
+    """The home folder of a program. Processes that it leaves behind (Cline has a daemon) are ended."""
+    folder = tmp_path / "home"
+    folder.mkdir()
+    yield folder
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if entry.name.isdigit() and f"HOME={folder}\0".encode() in (entry / "environ").read_bytes():
+                os.kill(int(entry.name), signal.SIGTERM)
+
+
+@pytest.mark.parametrize("name", TURNS)
+def test_a_turn_with_a_tool_call(agent_host: Host, name: str, home: Path, tmp_path: Path, proxy: _Recorder) -> None:
+    assert (PROGRAMS / name).exists(), "the program is missing: run `make test-agents`"
+    work = tmp_path / "工作 folder"
+    work.mkdir()
+    address = f"http://127.0.0.1:{proxy.server_address[1]}"
+    env = clean_env(
+        home,
+        PATH=f"{PROGRAMS}{os.pathsep}{os.environ['PATH']}",
+        OLLAMA_HOST=agent_host.url,
+        OLLAMA_API_KEY=agent_host.key,
+        PWD=str(work),
+        HTTP_PROXY=address,
+        HTTPS_PROXY=address,
+        NO_PROXY="",
+        TERM="dumb",
+        COPILOT_OFFLINE="true",
+    )
+    command = [sys.executable, "-m", "ollama_nb.cli.main", "launch", name, "--model", "agent", "--", *TURNS[name]]
+    done = subprocess.run(
+        command, env=env, cwd=work, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (work / "made.txt").read_text("utf-8") == f"{WRITTEN}\n"
+    assert CLOSING in done.stdout
+    assert {line.split()[1].partition(":")[0] for line in proxy.asked} <= LOOKUPS.get(name, set())
