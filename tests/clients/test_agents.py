@@ -7,7 +7,6 @@ own shell tool, and after the result it writes a closing sentence. ``make test-a
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import signal
 import socketserver
@@ -17,16 +16,14 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
-from support.clients import Host
-from support.scripted_model import CONTEXT, scripted_model
+from support.clients import Host, create_model
+from support.scripted_model import CLOSING, CONTEXT, scripted_model
 from support.servers import clean_env, jupyter, runtime_info, standalone
 
 pytestmark = [pytest.mark.slow, pytest.mark.model]
 PROGRAMS = Path(__file__).parents[2] / ".venv" / "agents" / "node_modules" / ".bin"
 WRITTEN = "written by a tool 工具"
-CLOSING = "The file is written. 文件已写好。"
 COMMAND = f"echo '{WRITTEN}' > made.txt && cat made.txt"
 CALLS = {
     "Bash": {"command": COMMAND, "description": "Write a file"},  # Claude Code
@@ -61,18 +58,15 @@ TURNS = {
 def agent_host(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
     """A server with the scripted model in its full context."""
     home = tmp_path_factory.mktemp(request.param)
-    data = scripted_model(home / "agent.gguf", calls=CALLS, closing=CLOSING, plain="A short title. 标题").read_bytes()
+    data = scripted_model(home / "agent.gguf", CALLS).read_bytes()
     env = {"OLLAMA_CONTEXT_LENGTH": str(CONTEXT)}
     start = standalone(home, env=env) if request.param == "standalone" else jupyter(home, env=env, base_url="/hub/")
     with start as server:
         key = runtime_info(server)["key"] if request.param == "jupyter" else ""
-        digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
-        with httpx.Client(base_url=server.url, headers=headers, timeout=60, trust_env=False) as http:
-            http.post(f"/api/blobs/{digest}", content=data).raise_for_status()
-            body = {"model": "agent", "files": {"agent.gguf": digest}, "stream": False}
-            http.post("/api/create", json=body).raise_for_status()
-        yield Host(server.url, key, server)
+        host = Host(server.url, key)
+        with host.http() as http:
+            create_model(http, "agent", data)
+        yield host
 
 
 class _Recorder(socketserver.ThreadingTCPServer):

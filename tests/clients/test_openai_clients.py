@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import json
+import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import instructor
@@ -22,6 +25,7 @@ from pydantic_ai import Agent
 from pydantic_ai.models.openai import OpenAIChatModel, OpenAIResponsesModel
 from pydantic_ai.providers.openai import OpenAIProvider
 from support.clients import CHINA, CITY, FRANCE, ONCE, PARIS, WEATHER, WEATHER_QUESTION, WEATHER_TOOL, Host
+from support.scripted_model import PLAIN
 
 pytestmark = pytest.mark.model
 SUNNY = "The weather in Paris is sunny, with 18 degrees."
@@ -290,16 +294,25 @@ def test_llama_index(host: Host) -> None:
     assert "".join(filter(None, (piece.delta for piece in model.stream_chat(question)))) == PARIS
 
 
-def test_jupyter_ai_magics(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its generic provider, with the variables that ``%ollama env --openai`` sets."""
-    shell = InteractiveShell()
+def test_jupyter_ai_magics(host: Host, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Its generic provider, beside our magics, which set the address and the key."""
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
+    monkeypatch.setenv("OLLAMA_HOST", host.url)
+    monkeypatch.setenv("OLLAMA_API_KEY", host.key)
+    shell = InteractiveShell.instance()
     try:
-        monkeypatch.setenv("OPENAI_API_KEY", host.key)
-        monkeypatch.setenv("OPENAI_BASE_URL", host.openai)
-        shell.run_cell("%load_ext jupyter_ai_magic_commands").raise_error()
-        shell.run_cell("%ai alias capitals openai/smollm2 --api-key-name OPENAI_API_KEY").raise_error()
-        done = shell.run_cell(f"%%ai capitals -f text\n{FRANCE}")
-        done.raise_error()
-        assert "Paris" in str(done.result)
+        for line in (
+            "%load_ext ollama_nb",
+            "%ollama env --openai",
+            "%load_ext jupyter_ai_magic_commands",
+            "%ai alias sky openai/scripted --api-key-name OPENAI_API_KEY",
+        ):
+            shell.run_cell(line).raise_error()
+        done = shell.run_cell("%%ai sky -f text\nWhy is the sky blue?")
+        assert str(done.result) == PLAIN
+        shell.run_cell("%ollama env --undo").raise_error()
+        assert "OPENAI_API_KEY" not in os.environ
     finally:
+        atexit.unregister(shell.atexit_operations)
         shell.atexit_operations()
+        InteractiveShell.clear_instance()

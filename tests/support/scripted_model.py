@@ -5,9 +5,9 @@ on nothing but the token. The embedding of a token is the code (a vector of ±1)
 output matrix has the codes of all tokens. A reply is therefore a chain of tokens, chosen by the first one, and the chat
 template ends every prompt with such a first token:
 
-- after a tool's result: the closing sentence;
+- after a tool's result: ``CLOSING``;
 - else, if a known tool is offered: a call of that tool, in JSON between ``<tool_call>`` tags;
-- else the plain sentence.
+- else ``PLAIN``.
 
 The vocabulary is Sprout's (bytes, and merges: a token is about three bytes of a prompt) and the tokens of the replies.
 Sampling at temperature 1 gives the same text: see ``MARGIN``.
@@ -18,6 +18,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import gguf
@@ -55,9 +56,13 @@ _TEMPLATE = """\
 """
 
 
-def scripted_model(path: Path, *, calls: Mapping[str, Mapping[str, Any]], closing: str, plain: str) -> Path:
-    """Write the model. ``calls``: tool name → arguments; ``closing`` and ``plain`` are the two sentences."""
-    texts = [_call_text(name, arguments) for name, arguments in calls.items()] + [closing, plain]
+CLOSING, PLAIN = "The work is done. 工作已完成。", "The sky is blue. 天空是蓝色的。"
+Calls = Mapping[str, Mapping[str, Any]]
+
+
+def scripted_model(path: Path, calls: Calls = MappingProxyType({})) -> Path:
+    """Write the model. ``calls``: tool name → arguments."""
+    texts = [*(_call_text(name, arguments) for name, arguments in calls.items()), CLOSING, PLAIN]
     firsts = [f"<|first_{number}|>" for number in range(len(texts))]
     tokens, types, merges = _vocabulary()
     chains = _Chains([*tokens, *firsts])

@@ -11,6 +11,7 @@ import hashlib
 import http.client
 import json
 import os
+import re
 import signal
 import socket
 import ssl
@@ -19,7 +20,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -275,3 +276,19 @@ def notebook_env(folder: Path) -> Iterator[dict[str, str]]:
     }
     with standalone(folder / "server", env=own) as server:
         yield clean_env(folder, OLLAMA_HOST=server.url, OLLAMA_NB_STREAM="0")
+
+
+CLIENT_BOOKS = frozenset({"09_openai_anthropic"})
+"""Notebooks that need the extra ``clients``."""
+
+
+def check_outputs(books: Iterable[Path], folder: Path) -> None:
+    """Run notebooks on a real server and compare their outputs with the saved ones."""
+    command = [sys.executable, "-m", "pytest", "--nbval", "--nbval-current-env", "--nbval-cell-timeout=600"]
+    command += ["--nbval-sanitize-with", str(ROOT / "tests" / "nbval_sanitize.cfg"), "-p", "no:cacheprovider"]
+    command += ["-c", str(folder / "pytest.ini"), *map(str, books)]
+    (folder / "pytest.ini").write_text("[pytest]\n")
+    with notebook_env(folder) as env:
+        done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"\b\d+ passed\b", done.stdout), done.stdout
