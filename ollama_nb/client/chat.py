@@ -13,7 +13,7 @@ from ollama_nb.client.client import Client
 from ollama_nb.client.conversation import Conversation, Message, describe_omission, user_message
 from ollama_nb.client.question import Image, Overflow
 from ollama_nb.client.shape import add_field_list, bind_format, parse_value
-from ollama_nb.client.tools import Functions, Tools
+from ollama_nb.client.tools import Functions, ToolChoiceWord, Tools
 from ollama_nb.errors import BadRequest, ContextOverflow
 
 T = TypeVar("T")
@@ -31,6 +31,9 @@ class ChatSession:
 
     ``tools`` are Python functions that the model may call; their docstrings and type hints describe them. They run in
     this process, with the model's arguments; results and exceptions go back to the model until it answers in words.
+
+    ``tool_choice``: ``"auto"``, ``"required"`` (the first reply to each question calls a function), ``"none"``, or the
+    name of the function that it calls. ``parallel_tool_calls`` False: one call at a time.
     """
 
     def __init__(
@@ -40,13 +43,17 @@ class ChatSession:
         *,
         system: str = "",
         tools: Functions = (),
+        tool_choice: ToolChoiceWord = "auto",
+        parallel_tool_calls: bool = True,
         on_overflow: Overflow = "error",
         **extras: Any,
     ) -> None:
         question.request_fields(extras)
         self._may_cut = question.may_truncate(on_overflow)
         self._conversation = Conversation(system, truncate=True if self._may_cut else "messages")
-        self._client, self._extras, self._tools, self.model = client, extras, Tools(tools), model
+        self._client, self._extras, self.model = client, extras, model
+        self._functions, self._tool_choice, self._parallel = tools, tool_choice, parallel_tool_calls
+        Tools(tools, tool_choice)  # raises for wrong ones now
 
     @property
     def system(self) -> str:
@@ -76,6 +83,7 @@ class ChatSession:
         returns: None = None,
         images: Iterable[Image] = (),
         tools: Functions | None = None,
+        tool_choice: ToolChoiceWord | None = None,
         **extras: Any,
     ) -> Answer: ...
     @overload
@@ -90,24 +98,32 @@ class ChatSession:
         returns: Any = None,
         images: Iterable[Image] = (),
         tools: Functions | None = None,
+        tool_choice: ToolChoiceWord | None = None,
         **extras: Any,
     ) -> Any:
         """Send ``text`` and wait for the answer; keywords are those of ``Ollama.ask`` and override the session's.
 
-        ``tools`` replace the session's tools for this question; a typed answer (``returns``) uses none.
+        ``tools`` and ``tool_choice`` replace the session's for this question; a typed answer (``returns``) uses none.
         """
         shape, extras = bind_format(returns, extras)
         system = add_field_list(self.system, shape)
-        with self._start(text, images, tools, extras, system) as pieces:
+        with self._start(text, images, self._select_tools(tools, tool_choice, extras), extras, system) as pieces:
             for _ in pieces:
                 pass
         return pieces.answer if shape is None else parse_value(shape, pieces.answer)
 
     def stream(
-        self, /, text: str, *, images: Iterable[Image] = (), tools: Functions | None = None, **extras: Any
+        self,
+        /,
+        text: str,
+        *,
+        images: Iterable[Image] = (),
+        tools: Functions | None = None,
+        tool_choice: ToolChoiceWord | None = None,
+        **extras: Any,
     ) -> AnswerStream:
         """Like ``ask``, but yield the answer piece by piece. It joins the conversation when the last piece arrives."""
-        return self._start(text, images, tools, extras, self.system)
+        return self._start(text, images, self._select_tools(tools, tool_choice, extras), extras, self.system)
 
     def twin(self) -> ChatSession:
         """The same conversation on a connection of its own; both share the messages."""
@@ -127,7 +143,7 @@ class ChatSession:
         self,
         text: str,
         images: Iterable[Image],
-        tools: Functions | None,
+        tools: Tools | None,
         extras: dict[str, Any],
         system: str | None,
     ) -> AnswerStream:
@@ -138,7 +154,7 @@ class ChatSession:
             user_message(text, question.encode_images(images)),
             fields=question.request_fields({**self._extras, **extras}),
             system=system,
-            tools=self._select_tools(tools, extras),
+            tools=tools,
         )
 
         def complete(answer: Answer) -> None:
@@ -147,13 +163,18 @@ class ChatSession:
 
         return AnswerStream(self.model, turn, complete)
 
-    def _select_tools(self, tools: Functions | None, extras: dict[str, Any]) -> Tools | None:
+    def _select_tools(
+        self, functions: Functions | None, choice: ToolChoiceWord | None, extras: dict[str, Any]
+    ) -> Tools | None:
         """The tools of a question; None for an answer with a format, which cannot contain calls."""
         has_format = extras.get("format") is not None
-        if has_format and tools:
+        if has_format and (functions or choice not in (None, "auto", "none")):
             raise BadRequest("an answer that has a type or a format calls no tools: ask in two questions")
-        selected = self._tools if tools is None else Tools(tools)
-        return selected if selected and not has_format else None
+        if has_format:
+            return None
+        choice = choice or (self._tool_choice if functions is None else "auto")
+        selected = Tools(self._functions if functions is None else functions, choice, parallel=self._parallel)
+        return selected or None
 
     def _check_overflow(self, answer: Answer) -> None:
         """Warn about dropped messages. Raises ContextOverflow when a server cut the message itself."""

@@ -129,7 +129,7 @@ class ChatTurn(Iterator[ReplyChunk]):
         self.reply = PartialReply()
         self._conversation, self._client, self._model, self._question = conversation, client, model, question
         self._messages = conversation.request(question, system)
-        self._fields, self._tools = {**fields, **({"tools": tools.wire} if tools else {})}, tools
+        self._fields, self._tools = fields, tools
         self._rounds: list[Message] = []
         self._closed = False
         self._stream = self._send()
@@ -152,7 +152,8 @@ class ChatTurn(Iterator[ReplyChunk]):
 
     def _send(self) -> ParsedStream:
         messages, truncate = [*self._messages, *self._rounds], self._conversation.truncate
-        fields = self._fields if truncate is None else {**self._fields, "truncate": truncate}
+        tools = self._tools.fields(first=not self._rounds) if self._tools else {}
+        fields = {**self._fields, **tools, **({} if truncate is None else {"truncate": truncate})}
         try:
             return ParsedStream(self._client.chat(self._model, messages, stream=True, **fields))
         except BadRequest as error:

@@ -24,7 +24,7 @@ from ollama_nb.client.client import Client
 from ollama_nb.client.connect import connect as find_server
 from ollama_nb.client.question import Image, Overflow, Prompt
 from ollama_nb.client.shape import add_field_list, bind_format, parse_value
-from ollama_nb.client.tools import Functions
+from ollama_nb.client.tools import Functions, ToolChoiceWord
 
 T = TypeVar("T")
 Vectors = npt.NDArray[np.float32]
@@ -162,11 +162,25 @@ class Ollama:
         *,
         system: str = "",
         tools: Functions = (),
+        tool_choice: ToolChoiceWord = "auto",
+        parallel_tool_calls: bool = True,
         on_overflow: Overflow = "error",
         **extras: Any,
     ) -> ChatSession:
-        """Start a conversation. The keywords apply to all of its questions; the model may call ``tools``."""
-        return ChatSession(self.client, model, system=system, tools=tools, on_overflow=on_overflow, **extras)
+        """Start a conversation. The keywords apply to all of its questions; the model may call ``tools``.
+
+        ``tool_choice`` and ``parallel_tool_calls``: see ``ChatSession``.
+        """
+        return ChatSession(
+            self.client,
+            model,
+            system=system,
+            tools=tools,
+            tool_choice=tool_choice,
+            parallel_tool_calls=parallel_tool_calls,
+            on_overflow=on_overflow,
+            **extras,
+        )
 
     def tokens(self, /, model: str, text: str, *, special: bool = True) -> list[int]:
         """The tokens of a text; ``special`` includes the ones that the tokenizer adds. No weights are loaded."""

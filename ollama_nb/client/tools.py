@@ -20,6 +20,9 @@ from ollama_nb.errors import BadRequest
 
 ToolFunction = Callable[..., Any]
 Functions = Iterable[ToolFunction] | Mapping[str, ToolFunction]
+ToolChoiceWord = str
+"""``auto``: the model decides; ``required``: it must call a function; ``none``: it must not; or the name of one that it
+must call."""
 
 _BY_NAME = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 _ANY: AnswerShape[Any] = AnswerShape({"type": "string"}, json.loads)
@@ -29,12 +32,21 @@ _ANY: AnswerShape[Any] = AnswerShape({"type": "string"}, json.loads)
 class Tools:
     """The functions that a model may call. A mapping gives their names; otherwise their own names are used.
 
-    Raises BadRequest for a function that cannot be described to a model.
+    ``choice`` applies to the first reply to a question: once the results of its calls are known, the model may answer.
+    With ``parallel`` False, a reply has at most one call.
+
+    Raises BadRequest for a function that cannot be described to a model, and for a choice that is not among them.
     """
 
-    def __init__(self, functions: Functions) -> None:
+    def __init__(self, functions: Functions, choice: ToolChoiceWord = "auto", *, parallel: bool = True) -> None:
         named = functions if isinstance(functions, Mapping) else _by_name(functions)
         self._tools = {name: _Tool(name, function) for name, function in named.items()}
+        if choice not in ("auto", "none", "required", *self._tools):
+            listed = ", ".join(self._tools) or "none"
+            raise BadRequest(f'tool_choice: "{choice}" is not auto, none, required or one of the tools: {listed}')
+        if choice == "required" and not self._tools:
+            raise BadRequest("tool_choice requires a tool call, but there are no tools")
+        self._choice, self._parallel = choice, parallel
 
     def __bool__(self) -> bool:
         return bool(self._tools)
@@ -43,6 +55,15 @@ class Tools:
     def wire(self) -> list[dict[str, Any]]:
         """The descriptions, as the field ``tools`` of a request carries them."""
         return [tool.wire for tool in self._tools.values()]
+
+    def fields(self, *, first: bool) -> dict[str, Any]:
+        """The fields of a request. ``first``: no reply to the question has called a function yet."""
+        fields: dict[str, Any] = {"tools": self.wire}
+        if self._choice in self._tools and first:
+            fields["tool_choice"] = {"type": "function", "function": {"name": self._choice}}
+        elif self._choice == "none" or (self._choice == "required" and first):
+            fields["tool_choice"] = self._choice
+        return fields if self._parallel else {**fields, "parallel_tool_calls": False}
 
     def invoke(self, call: Invocation) -> Invocation:
         """Run a call and return it with its result. An exception of the function is a result, too."""

@@ -20,7 +20,11 @@ from ollama_nb.notebook.session import MagicsSession
 
 _LINE = re.compile(r"^\s*(?:[\w.]+\s*=\s*)?%%?ollama\s+(.*)$", re.DOTALL)
 KEEP_SECONDS = 3.0  # how long the model list is cached
-_VALUES = {"--format": ("json",), "--think": ("true", "false", "low", "medium", "high", "max")}
+_VALUES = {
+    "--format": ("json",),
+    "--think": ("true", "false", "low", "medium", "high", "max"),
+    "--tool-choice": ("auto", "required", "none"),
+}
 _NAMES_VARIABLES = ("--format", "--image")
 
 
@@ -70,6 +74,8 @@ class Completions:
             before = fragment[: fragment.rfind(",") + 1]
             return [f"{before}{name}" for name in self._functions() if name not in before.split(",")]
         known = _VALUES.get(option, ())
+        if option == "--tool-choice":
+            return [*known, *self._functions()]
         return [*known, *self._variables()] if option in _NAMES_VARIABLES else [*known]
 
 

@@ -175,17 +175,19 @@ def _schema(text: str) -> Any:
     return found
 
 
-def tools(names: Iterable[str], variables: Mapping[str, Any]) -> Tools | None:
-    """The functions that ``--tools f,g`` names, or None. Raises BadRequest."""
+def tools(names: Iterable[str], choice: str | None, variables: Mapping[str, Any]) -> Tools | None:
+    """The functions that ``--tools f,g`` names, with the ``--tool-choice``, or None. Raises BadRequest."""
     named = [name.strip() for given in names for name in given.split(",") if name.strip()]
     for name in named:
         if name not in variables:
             raise BadRequest(f"--tools {name}: no such variable{nearest(name, map(str, variables))}")
     if not named:
+        if choice is not None:
+            raise BadRequest("--tool-choice needs functions to choose from: `--tools f,g`")
         return None
     from ollama_nb.client.tools import Tools  # with msgspec, which `%load_ext` need not load
 
-    return Tools({name: variables[name] for name in named})
+    return Tools({name: variables[name] for name in named}, choice or "auto")
 
 
 def _bias(text: str) -> Any:

@@ -37,6 +37,7 @@ CHAT = (
     Option("--name", "NAME", "name of the conversation; each name has its own history", short="-n"),
     Option("--reset", help="clear the conversation first"),
     Option("--tools", "NAMES", "Python functions that the model may call, such as `f,g`; they run without asking"),
+    Option("--tool-choice", "WORD", "`auto`, `required`, `none`, or the name of the function that the model must call"),
 )
 
 _THINK: dict[str, bool | str] = {"": True, "true": True, "false": False}
@@ -199,7 +200,7 @@ def parse_question(session: MagicsSession, line: Line) -> Question:
     shape = None
     if (wanted := line.get("--format")) is not None:
         fields["format"], shape = inputs.answer_format(wanted, session.variables)
-    tools = inputs.tools(line.options.get("--tools", ()), session.variables)
+    tools = inputs.tools(line.options.get("--tools", ()), line.get("--tool-choice"), session.variables)
     if tools and "format" in fields:
         raise BadRequest("an answer with a format cannot call tools: leave out `--format` or `--tools`")
     if keep_alive := line.get("--keepalive") or defaults.keep_alive:

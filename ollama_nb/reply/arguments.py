@@ -191,7 +191,7 @@ _MAX_REFERENCES = 16  # that follow one another
 
 
 def _resolve(reference: Any, root: Any) -> Any:
-    """Return the place in ``root`` that a reference such as ``#/$defs/name`` names; None if there is none."""
+    """Return the place in ``root`` that a reference such as ``#/$defs/name`` names; None if it does not exist."""
     for step in str(reference).split("/")[1:]:
         root = root.get(step.replace("~1", "/").replace("~0", "~")) if isinstance(root, Mapping) else None
     return root

@@ -24,7 +24,7 @@ from ollama_nb.reply.arguments import branches, property_types, tool_name, typed
 from ollama_nb.reply.notations import END_KEY, END_VALUE, KEY, VALUE
 
 PREFIX = "call:"  # of a grammar's text in the field ``format``
-MAX_CALLS = 16  # in one reply: a small model that may go on may never stop
+MAX_CALLS = 16  # in one reply; a small model might continue forever
 _MAX_NUMBER = 10**15  # limits of numbers without limits in their schema, so that every parser reads them exactly
 
 

@@ -283,6 +283,52 @@ def test_pieces_of_all_rounds_come_and_the_answer_is_the_last(server: ScriptedSe
     assert [message["role"] for message in chat.messages] == ["user", "assistant", "tool", "assistant"]
 
 
+@pytest.mark.parametrize(
+    ("choice", "first", "second"),
+    [
+        ("auto", None, None),
+        ("required", "required", None),
+        ("weather", {"type": "function", "function": {"name": "weather"}}, None),
+        ("none", "none", "none"),
+    ],
+)
+def test_a_choice_of_tools_is_for_the_first_reply(
+    server: ScriptedServer, ollama: Ollama, choice: str, first: Any, second: Any
+) -> None:
+    """Otherwise a model that must call a function could never answer."""
+    server.routes["POST /api/chat"] = [calls(("weather", {"city": "Oslo"})), says("4 degrees."), says("Hi.")]
+    chat = ollama.chat_session("m", tools=[weather], tool_choice=choice, parallel_tool_calls=False)
+    assert chat.ask("And the weather?") == "4 degrees."
+    asked = server.asked("POST /api/chat")
+    assert [request.get("tool_choice") for request in asked] == [first, second]
+    assert [request["parallel_tool_calls"] for request in asked] == [False, False]
+    chat.ask("Hello", tool_choice="none")
+    assert server.asked("POST /api/chat")[-1]["tool_choice"] == "none"
+
+
+def test_a_choice_of_tools_with_await(server: ScriptedServer, ollama: Ollama) -> None:
+    server.routes["POST /api/chat"] = [calls(("天气", {"city": "Oslo"})), says("4 degrees.")]
+    chat = AsyncOllama(ollama).chat_session("m", tools={"天气": weather})
+    assert asyncio.run(chat.ask("And the weather?", tool_choice="天气")) == "4 degrees."
+    choices = [request.get("tool_choice") for request in server.asked("POST /api/chat")]
+    assert choices == [{"type": "function", "function": {"name": "天气"}}, None]
+
+
+@pytest.mark.parametrize(
+    ("tools", "choice", "why"),
+    [
+        ([weather], "wether", '"wether" is not auto, none, required or one of the tools: weather'),
+        ([], "required", "tool_choice requires a tool call, but there are no tools"),
+        ([], "weather", "one of the tools: none"),
+    ],
+)
+def test_choices_that_are_refused_at_once(ollama: Ollama, tools: Any, choice: str, why: str) -> None:
+    with pytest.raises(BadRequest, match=why):
+        ollama.chat_session("m", tools=tools, tool_choice=choice)
+    with pytest.raises(BadRequest, match=why):
+        ollama.chat_session("m").ask("Hello", tools=tools, tool_choice=choice)
+
+
 def test_without_tools_a_call_runs_nothing(server: ScriptedServer, ollama: Ollama) -> None:
     ran: list[str] = []
     message = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "ran", "arguments": {}}}]}

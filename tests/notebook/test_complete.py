@@ -40,6 +40,7 @@ MODELS = ["smollm2", "sprout", "hf.co/a/b:Q4"]
         ("%%ollama chat m --tools ", "", ["area", "length"], "value"),
         ("%%ollama chat m --tools area,l", "area,l", ["area,length"], "value"),
         ("%%ollama chat m --tools=a", "--tools=a", ["--tools=area"], "value"),
+        ("%%ollama chat m --tools area --tool-choice ", "", ["auto", "required", "none", "area", "length"], "value"),
     ],
 )
 def test_offers(line: str, fragment: str, words: list[str], kind: str) -> None:

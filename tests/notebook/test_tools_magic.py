@@ -101,12 +101,21 @@ def test_only_named_functions_run(shell: InteractiveShell) -> None:
     assert client.asked[1]["messages"][-1]["content"] == "error: there is no tool `get_weather`; there are: area"
 
 
+def test_a_call_can_be_required(shell: InteractiveShell) -> None:
+    client = use(shell, wants("get_weather", city="Oslo"), chat_reply("Sunny."))
+    run(shell, "%%ollama chat m --tools get_weather,area --tool-choice get_weather\n你好")
+    choice = {"type": "function", "function": {"name": "get_weather"}}
+    assert [request.get("tool_choice") for request in client.asked] == [choice, None]
+
+
 @pytest.mark.parametrize(
     ("flags", "why"),
     [
         ("--tools get_wether", "--tools get_wether: no such variable, did you mean `get_weather`?"),
         ("--tools five", "tool `five`: 5 is not a function"),
         ("--tools area --format json", "leave out `--format` or `--tools`"),
+        ("--tools area --tool-choice all", '"all" is not auto, none, required or one of the tools: area'),
+        ("--tool-choice required", "--tool-choice needs functions to choose from: `--tools f,g`"),
     ],
 )
 def test_mistakes_are_reported_before_any_request(
