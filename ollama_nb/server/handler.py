@@ -137,7 +137,11 @@ class OllamaHandler(web.RequestHandler):
 
     def wants(self, what: str) -> bool:
         """Whether the header ``X-Ollama-<what>`` is set to true."""
-        return self.request.headers.get(f"X-Ollama-{what}", "").strip().lower() in ("1", "true", "yes", "on")
+        return self.is_set(f"X-Ollama-{what}")
+
+    def is_set(self, header: str) -> bool:
+        """Whether the header is set to true."""
+        return self.request.headers.get(header, "").strip().lower() in ("1", "true", "yes", "on")
 
     async def send(self, body: bytes = b"", content_type: str = replies.JSON, status: int = 200) -> None:
         """Send a complete reply."""

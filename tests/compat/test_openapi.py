@@ -401,6 +401,7 @@ UNSEEN = {
     "accepted_tokens": "drafts depend on the machine's speed: tests/server/test_drafts_over_http.py",
     "priority": "a request in the background: tests/server/test_native_replies.py",
     "generate choices[].tool_calls": "needs a model that calls tools unasked: tests/server/test_native_replies.py",
+    "openaiCompletion tool_calls": "needs a model that calls tools unasked: tests/server/test_openai_replies.py",
     "generate tool_calls": "needs a model that calls tools unasked: tests/server/test_native_replies.py",
     "generate truncated.messages_dropped": "old messages of a model are not dropped in a generate that fits",
     "image_url": "no test model reads images",

@@ -249,6 +249,25 @@ def test_a_streamed_completion() -> None:
     )
 
 
+def test_calls_that_a_model_makes_unasked_are_in_completions() -> None:
+    events = [Delta("a"), ToolCalls((CALL,)), Done("stop", STATS)]
+    assert stream(text(), *events)[1] == (
+        f'{{"choices":[{{"text":"","index":0,"tool_calls":[{CALL_JSON}],"finish_reason":null}}]}}'
+    )
+    assert f'"tool_calls":[{CALL_JSON}],"finish_reason":"stop"' in plain(text().whole(events))
+
+
+def test_a_whole_reply_to_a_streamed_request() -> None:
+    """Batches gather the events of a stream, in which those of several choices are mixed."""
+    call = ToolCall("f", {}, "call_a", 0)
+    events = [
+        PromptRead(1), Done("stop"), ToolCallDelta(0, "{}", "f", "call_a", 1), ToolCalls((call,), 1),
+        Done("stop", STATS, choice=1),
+    ]  # fmt: skip
+    choices = json.loads(chat().whole(events))["choices"]
+    assert [choice["finish_reason"] for choice in choices] == ["stop", "tool_calls"]
+
+
 def test_a_cancelled_reply_is_an_error() -> None:
     for encoder in (chat(), text()):
         with pytest.raises(Cancelled):
@@ -388,6 +407,29 @@ async def test_several_prompts_are_served_together_and_counted_together() -> Non
     assert ends[-1].stats == Stats(
         prompt_tokens=40, output_tokens=60, cached_tokens=20, output_seconds=10.0, total_seconds=1, context_length=64,
     )  # fmt: skip
+
+
+@in_loop
+async def test_an_empty_prompt_among_several_only_loads() -> None:
+    loads = [Done("load", warnings=("w",))]
+    service: Any = ScriptedPrompts({"": loads, "a": [Delta("a"), Done("stop", STATS)]})
+    requests = tuple(GenerateRequest(model="m", prompt=prompt) for prompt in ("", "a", ""))
+    found = await answers.answer_completion(service, Completion(requests=requests, form=ReplyForm()))
+    whole = json.loads(found.encoder.whole([event async for event in found.events]))
+    assert [(choice["index"], choice["finish_reason"]) for choice in whole["choices"]] == [
+        (0, "load"), (1, "stop"), (2, "load"),
+    ]  # fmt: skip
+    assert whole["usage"]["total_tokens"] == 16 and whole["warnings"] == ["w"]
+    events = await complete(ScriptedPrompts({"": loads, "b": loads}), "", "b", best_of=2)
+    assert [(event.choice, event.reason) for event in events if isinstance(event, Done)] == [(0, "load"), (1, "load")]
+    rendered = await complete(ScriptedPrompts({"a": [Rendered("<s>")]}), "a", best_of=2)
+    assert rendered == [Rendered("<s>")]
+
+
+@in_loop
+async def test_usage_is_sent_after_a_load_too() -> None:
+    encoder = text(usage=True)
+    assert '"usage":{"prompt_tokens":0' in stream(encoder, Done("load"))[-2]
 
 
 @in_loop

@@ -226,14 +226,15 @@ def test_a_completion() -> None:
     found = completion(
         prompt=["a"], suffix="z", echo=True, n=2, best_of=5, logprobs=0, raw=True, truncate=False,
         response_format={"type": "json_object"}, chat_template_kwargs={"enable_thinking": False, "tools": 1},
-        structured_outputs={"whitespace": "x"}, promt=1,
+        structured_outputs={"whitespace": "x"}, promt=1, reasoning={"summary": "auto"},
     )  # fmt: skip
     request = found.requests[0]
     assert (request.suffix, request.n, request.raw, request.truncate, request.format) == ("z", 5, True, False, "json")
-    assert (request.logprobs, request.top_logprobs, request.think) == (True, 0, False)
+    assert (request.logprobs, request.top_logprobs, request.think) == (True, 0, None)
     assert (found.n, found.echo, found.logprobs) == (2, True, True)
     assert request.ignored == (
         'ignored field "promt", did you mean "prompt"?',
+        'ignored field "summary"',
         'ignored field "tools"',
         'ignored field "whitespace"',
         "logprobs: the tokens of an echoed prompt have none",
@@ -396,7 +397,10 @@ def test_refused_embeddings(body: dict[str, Any], text: str) -> None:
     assert caught.value.message == text and caught.value.field
 
 
-@pytest.mark.parametrize(("first", "second"), [("a", []), (None, "a"), (["a", "b"], ["c"]), ("a", 5), ({"x": 1}, "a")])
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [("a", []), (None, "a"), (["a", "b"], ["c"]), ("a", 5), ({"x": 1}, "a"), ("", "a"), (["a", ""], ["b", "c"])],
+)
 def test_refused_scores(first: Any, second: Any) -> None:
     body = {"model": "m", "text_1": first, "text_2": second}
     with pytest.raises(BadRequest, match="text_"):

@@ -94,7 +94,7 @@ class GatheredReply:
         """Gather the events of a reply with any number of choices, in the order of their indices."""
         choices: dict[int, list[Event]] = {}
         for event in events:
-            choices.setdefault(event.choice if isinstance(event, Delta | ToolCalls | Done) else 0, []).append(event)
+            choices.setdefault(getattr(event, "choice", 0), []).append(event)
         return [cls.of(choices[index]) for index in sorted(choices)]
 
 

@@ -167,7 +167,7 @@ def wants_stream(body: Fields) -> bool:
 
 def model_and_unload(body: Fields) -> tuple[str, bool]:
     """The model of an inference request, and whether the request does nothing but unload it."""
-    has_input = any(body.raw(name) for name in ("messages", "prompt", "tokens", "input", "query"))
+    has_input = any(body.raw(name) for name in ("messages", "prompt", "tokens", "input", "query", "text_1"))
     return body.text("model"), not has_input and read_keep_alive(body) == 0
 
 

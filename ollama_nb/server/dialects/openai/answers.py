@@ -99,6 +99,8 @@ async def _best(service: Service, request: GenerateRequest, body: Completion) ->
         found = [event async for event in events]
     last = found[-1] if found else None
     if not isinstance(last, Done):
+        for event in found:
+            yield event
         return
     new_index = {choice: at for at, choice in enumerate(_best_choices(found)[: body.n])}
     kept = [event for event in found if isinstance(event, Delta | Done) and event.choice in new_index]
@@ -126,7 +128,7 @@ async def _merged(sources: Sequence[Events], n: int) -> Events:
 
     Choice ``i`` of prompt ``p`` becomes choice ``p * n + i``. The last event has the figures of all.
     """
-    queue: asyncio.Queue[Event | Exception] = asyncio.Queue(_MAX_QUEUED)
+    queue: asyncio.Queue[Event | Exception | None] = asyncio.Queue(_MAX_QUEUED)  # None: a reply has ended
     places = asyncio.Semaphore(MAX_RUNNING)
 
     async def serve(source: Events, first: int) -> None:
@@ -136,19 +138,27 @@ async def _merged(sources: Sequence[Events], n: int) -> Events:
                     await queue.put(_moved(event, first))
         except Exception as error:
             await queue.put(error)
+        else:
+            await queue.put(None)
 
     tasks = [asyncio.ensure_future(serve(source, at * n)) for at, source in enumerate(sources)]
-    ends: list[Done] = []
+    running = len(sources)
+    ends: list[Done] = []  # the last one waits for the next one, because only the last one of all has figures
     try:
-        while len(ends) < len(sources):
+        while running:
             event = await queue.get()
-            if isinstance(event, Exception):
+            if event is None:
+                running -= 1
+            elif isinstance(event, Exception):
                 raise event
-            if isinstance(event, Done) and event.stats is not None:
+            elif isinstance(event, Done):
+                if ends:
+                    yield _with_figures(ends[-1], Done(""))
                 ends.append(event)
-                figures = _total(ends) if len(ends) == len(sources) else Done("")
-                event = _with_figures(event, figures)
-            yield event
+            else:
+                yield event
+        if ends:
+            yield _with_figures(ends[-1], _total(ends))
     finally:
         for task in tasks:
             task.cancel()
@@ -169,9 +179,10 @@ def _total(ends: Sequence[Done]) -> Done:
     stats = [end.stats for end in ends if end.stats is not None]
     sums = {field.name: sum(getattr(entry, field.name) for entry in stats) for field in fields(Stats)}
     times = ("load_seconds", "total_seconds", "context_length")
-    longest = {name: max(getattr(entry, name) for entry in stats) for name in times}
+    longest = {name: max((getattr(entry, name) for entry in stats), default=0) for name in times}
     warnings = tuple(dict.fromkeys(warning for end in ends for warning in end.warnings))
-    return Done("", Stats(**(sums | longest)), warnings=warnings, run=ends[-1].run)
+    run = next((end.run for end in ends if end.run), None)
+    return Done("", Stats(**(sums | longest)), warnings=warnings, run=run)
 
 
 async def _in_form(events: Events, form: ReplyForm) -> Events:

@@ -92,7 +92,7 @@ class CompletionReply:
         self._end_of_choice = ',"usage":null}\n\n' if self._include_usage else "}\n\n"
         self._echoes = dict(enumerate(echoes))
         self._positions = {index: TextPosition(len(echo)) for index, echo in self._echoes.items()}
-        self._done: Done | None = None
+        self._done: Done | None = None  # the last one has the figures of all choices
 
     def is_whole(self, event: Event) -> bool:
         return isinstance(event, Rendered)
@@ -101,8 +101,7 @@ class CompletionReply:
         return b""
 
     def chunk(self, event: Event) -> bytes:
-        if isinstance(event, Done) and event.stats is not None:
-            self._done = event
+        self._done = event if isinstance(event, Done) else self._done
         return "".join(f"{self._start}{{{choice}}}]{self._end_of_choice}" for choice in self._choices(event)).encode()
 
     def end(self) -> bytes:
@@ -118,7 +117,7 @@ class CompletionReply:
     def whole(self, events: Sequence[Event]) -> bytes:
         choices = GatheredReply.by_choice(events)
         done = next((event for event in reversed(events) if isinstance(event, Done)), None)
-        body = {**self._head, "choices": [self._whole_choice(at, choice) for at, choice in enumerate(choices)]}
+        body = {**self._head, "choices": [self._whole_choice(choice) for choice in choices]}
         body["usage"] = usage(done.stats if done is not None else None)
         if (rendered := choices[0].rendered) is not None:
             images = filled({"image_count": rendered.image_count})
@@ -131,15 +130,20 @@ class CompletionReply:
             text = go_string(self._echoes.pop(event.choice, "") + event.content)
             more = go_json({**reasoning(event.thinking), "finish_reason": None, **self._logprobs(event, event.choice)})
             yield f'"text":{text},"index":{event.choice},{more[1:-1]}'
+        elif isinstance(event, ToolCalls):
+            calls = go_json([call_object(call) for call in event.calls])
+            yield f'"text":"","index":{event.choice},"tool_calls":{calls},"finish_reason":null'
         elif isinstance(event, Done):
             text = go_string(self._echoes.pop(event.choice, ""))
             yield f'"text":{text},"index":{event.choice},"finish_reason":{go_json(finish_reason(event))}'
 
-    def _whole_choice(self, index: int, choice: GatheredReply) -> dict[str, Any]:
+    def _whole_choice(self, choice: GatheredReply) -> dict[str, Any]:
+        index = choice.done.choice if choice.done is not None else 0
         return {
             "text": self._echoes.get(index, "") + choice.text.content,
             "index": index,
             **reasoning(choice.text.thinking),
+            **filled({"tool_calls": [call_object(call) for call in choice.calls]}),
             "finish_reason": finish_reason(choice.done),
             **self._logprobs(choice.text, index),
         }
@@ -205,7 +209,8 @@ class ChatCompletionReply(CompletionReply):
         more = go_json({"finish_reason": None, **(logprobs or {})})
         return f'"index":{index},"delta":{go_json(delta)},{more[1:-1]}'
 
-    def _whole_choice(self, index: int, choice: GatheredReply) -> dict[str, Any]:
+    def _whole_choice(self, choice: GatheredReply) -> dict[str, Any]:
+        index = choice.done.choice if choice.done is not None else 0
         message = {
             "role": "assistant",
             "content": choice.text.content,

@@ -32,6 +32,8 @@ _WITHOUT_EFFECT = frozenset(
 )
 """Fields that are accepted without a warning: they cannot change a reply."""
 _NESTED = {
+    "reasoning": {"effort"},
+    "stream_options": {"include_usage", "include_obfuscation"},
     "chat_template_kwargs": {"enable_thinking"},
     "structured_outputs": {"json", "json_object", "grammar", "regex", "choice"},
 }
@@ -161,6 +163,8 @@ def read_score(body: Fields) -> tuple[RerankRequest, ...]:
     """The body of ``/v1/score``: requests whose documents, one after the other, are the pairs to be scored."""
     request = RerankRequest(model=body.text("model"), options=_loading_options(body), keep_alive=read_keep_alive(body))
     first, second = _texts(body, "text_1"), _texts(body, "text_2")
+    if not all(first):
+        raise BadRequest("text_1 must not be empty", field="text_1")
     if len(first) not in (1, len(second)):
         raise BadRequest(
             f"text_1 has {len(first)} texts and text_2 has {len(second)}: give one text_1, or one for each text_2",
@@ -322,8 +326,10 @@ def _choices(body: Fields, name: str) -> tuple[str, ...] | None:
 
 def _ignored(body: Fields) -> tuple[str, ...]:
     """A warning for each field without effect, also in objects that change the reply. Call it last."""
-    inner = [body.struct(name, "map[string]interface {}").ignored(known) for name, known in _NESTED.items()]
-    return (*body.ignored(_WITHOUT_EFFECT), *inner[0], *inner[1])
+    found = body.ignored(_WITHOUT_EFFECT)
+    for name, known in _NESTED.items():
+        found += body.struct(name, "map[string]interface {}").ignored(known)
+    return found
 
 
 def _within(body: Fields, name: str, least: int, most: int) -> int:

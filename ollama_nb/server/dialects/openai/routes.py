@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from ollama_nb.api.events import Ranking
 from ollama_nb.server.dialects.encoder import JSON
 from ollama_nb.server.dialects.native.routes import MAX_IMAGES, from_headers, rerank
 from ollama_nb.server.dialects.openai import answers, batches, replies, requests
@@ -21,14 +22,14 @@ TIMINGS = "X-Timings"  # header by which a client asks for llama-server's figure
 
 async def chat_completions(call: OllamaHandler) -> None:
     body, _ = await call.read(STRUCTS[CHAT], requests.read_chat)
-    found = answers.answer_chat(call.service, body.asking(**_from_headers(call)), timed=_is_timed(call))
+    found = answers.answer_chat(call.service, body.asking(**_from_headers(call)), timed=call.is_set(TIMINGS))
     await call.send_events(found.events, found.encoder, stream=found.stream)
 
 
 async def completions(call: OllamaHandler) -> None:
     body, _ = await call.read(STRUCTS[COMPLETIONS], requests.read_completion)
     body = body.asking(**_from_headers(call))
-    found = await answers.answer_completion(call.service, body, timed=_is_timed(call))
+    found = await answers.answer_completion(call.service, body, timed=call.is_set(TIMINGS))
     await call.send_events(found.events, found.encoder, stream=found.stream)
 
 
@@ -41,11 +42,16 @@ async def score(call: OllamaHandler) -> None:
     bodies, _ = await call.read("openai.ScoreRequest", requests.read_score)
     places = asyncio.Semaphore(MAX_RUNNING)
 
-    async def rank(at: int) -> Any:
+    async def rank(at: int) -> Ranking:
         async with places:
             return await call.service.rerank(replace(bodies[at], **from_headers(call)))
 
-    rankings = await asyncio.gather(*map(rank, range(len(bodies))))
+    tasks = [asyncio.ensure_future(rank(at)) for at in range(len(bodies))]
+    try:
+        rankings = await asyncio.gather(*tasks)
+    finally:  # one that failed ends the others
+        for task in tasks:
+            task.cancel()
     await call.send(replies.scores(bodies[0].model, rankings, bodies[0].ignored), JSON)
 
 
@@ -60,10 +66,6 @@ async def model(call: OllamaHandler) -> None:
 
 def _from_headers(call: OllamaHandler) -> dict[str, Any]:
     return {**from_headers(call), "run_record": call.wants("Run-Record")}
-
-
-def _is_timed(call: OllamaHandler) -> bool:
-    return call.request.headers.get(TIMINGS, "").strip().lower() in ("1", "true", "yes", "on")
 
 
 ROUTES: dict[str, Mapping[str, Route]] = {
