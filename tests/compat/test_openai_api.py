@@ -181,6 +181,30 @@ def test_calls_and_their_results(http: httpx.Client, stream: bool) -> None:
     assert chat(http, [{"role": "user", "content": parts}], tools=[WEATHER], think=False)["message"]["tool_calls"]
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_forced_and_forbidden_calls(http: httpx.Client, stream: bool) -> None:
+    """Sprout would not call a tool in reply to a greeting, and would in reply to the question."""
+    time = {"type": "function", "function": {**WEATHER["function"], "name": "get_time"}}
+    hello = [{"role": "user", "content": "Hello"}]
+    named = {"type": "function", "function": {"name": "get_time"}}
+    allowed = {"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": [named]}}
+    for choice, names in (
+        ("required", {"get_weather", "get_time"}), (named, {"get_time"}), (allowed, {"get_time"}),
+    ):  # fmt: skip
+        for think in (False, True):
+            forced = chat(http, hello, tools=[WEATHER, time], tool_choice=choice, stream=stream, think=think)
+            assert forced["finish_reason"] == "tool_calls"
+            for call in forced["message"]["tool_calls"]:
+                assert call["function"]["name"] in names
+                assert isinstance(json.loads(call["function"]["arguments"])["city"], str)
+    for think in (False, True):
+        free = chat(http, ASK_WEATHER, tools=[WEATHER], tool_choice="none", stream=stream, think=think)
+        assert not free["message"].get("tool_calls") and free["finish_reason"] == "stop"
+    single = {"parallel_tool_calls": False, "tool_choice": "required", "temperature": 1}
+    one = chat(http, ASK_WEATHER, tools=[WEATHER], stream=stream, think=False, **single)
+    assert len(one["message"]["tool_calls"]) == 1
+
+
 @pytest.mark.parametrize(
     "fields",
     [
@@ -291,6 +315,12 @@ IMAGE = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url":
         ("chat/completions", {"messages": FRANCE, "think": False, "response_format":
          {"type": "json_schema", "json_schema": {"name": "x", "schema": {"not": {}}}}}, 400, "bad_request"),
         ("chat/completions", {"messages": FRANCE, "truncate": False, "num_ctx": 8}, 400, "context_overflow"),
+        ("chat/completions", {"messages": FRANCE, "tools": [WEATHER], "tool_choice":
+         {"type": "function", "function": {"name": "get_time"}}}, 400, "unknown_tool"),
+        ("chat/completions", {"messages": FRANCE, "tool_choice": "required"}, 400, "bad_request"),
+        ("chat/completions", {"messages": FRANCE, "tool_choice": "required", "tools":
+         [{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties":
+          {"a": {"not": {}}}}}}]}, 400, "bad_request"),
         ("completions", {"model": "stories", "prompt": [99999]}, 400, "bad_request"),
         ("completions", {"model": "stories", "prompt": [-1]}, 400, "bad_request"),
         ("completions", {"model": "stories", "prompt": [[1], [99999]], "echo": True}, 400, "bad_request"),
@@ -325,7 +355,8 @@ def test_a_client_that_disconnects_frees_the_slot(http: httpx.Client) -> None:
     endless = {"temperature": 2, "top_k": 100, "logit_bias": {"1": -100, "2": -100}, "num_predict": -1}
     body = {"model": "stories", "prompt": ["Once", "The"], "raw": True, "n": 2, "stream": True, "options": endless}
     with http.stream("POST", "/v1/completions", json=body) as reply:
-        next(reply.iter_lines())
+        lines = reply.iter_lines()  # the reply is closed when nothing refers to it
+        next(lines)
         assert http.get("/api/queue").json()["requests"]
     while http.get("/api/queue").json()["requests"]:
         pass

@@ -523,10 +523,9 @@ async def test_thinking_in_the_content_is_closed_before_a_call_and_at_the_end() 
 # Without HTTP, as batches do
 
 
-def run(service: Any, url: str, body: Any) -> tuple[int, Any]:
+def run(service: Any, url: str, body: Any) -> Any:
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
-    status, found = asyncio.run(answers.answer(service, url, data, "batch-1"))
-    return status, json.loads(found)
+    return json.loads(asyncio.run(answers.answer(service, url, data, "batch-1")))
 
 
 def test_answers_without_http(tmp_path: Path) -> None:
@@ -535,21 +534,19 @@ def test_answers_without_http(tmp_path: Path) -> None:
     harness.make("embedder", "all-MiniLM-L6-v2-q8_0.gguf")
     service = harness.service
     hi = [{"role": "user", "content": "hi"}]
-    status, found = run(service, "/v1/chat/completions", {"model": "m", "messages": hi, "stream": True, "n": 2})
-    assert status == 200 and [choice["message"]["content"] for choice in found["choices"]] == ["Hello there"] * 2
-    status, found = run(service, "/v1/completions", {"model": "m", "prompt": ["a", "b"]})
-    assert status == 200 and [choice["text"] for choice in found["choices"]] == ["Hello there"] * 2
-    status, found = run(service, "/v1/embeddings", {"model": "embedder", "input": ["a", "天"]})
-    assert status == 200 and len(found["data"]) == 2
-    for url, body, expected in (
-        ("/v1/chat/completions", {"model": "no", "messages": hi}, (404, "model_not_found")),
-        ("/v1/chat/completions", {"model": "m", "messages": []}, (400, "bad_request")),
-        ("/v1/chat/completions", b"{", (400, "bad_request")),
-        ("/v1/embeddings", {"model": "m", "input": []}, (400, "bad_request")),
-        ("/v1/responses", {"model": "m"}, (404, "not_found")),
+    found = run(service, "/v1/chat/completions", {"model": "m", "messages": hi, "stream": True, "n": 2})
+    assert [choice["message"]["content"] for choice in found["choices"]] == ["Hello there"] * 2
+    found = run(service, "/v1/completions", {"model": "m", "prompt": ["a", "b"]})
+    assert [choice["text"] for choice in found["choices"]] == ["Hello there"] * 2
+    assert len(run(service, "/v1/embeddings", {"model": "embedder", "input": ["a", "天"]})["data"]) == 2
+    for url, body, error in (
+        ("/v1/chat/completions", {"model": "no", "messages": hi}, ModelNotFound),
+        ("/v1/chat/completions", {"model": "m", "messages": []}, BadRequest),
+        ("/v1/chat/completions", b"{", BadRequest),
+        ("/v1/embeddings", {"model": "m", "input": []}, BadRequest),
     ):
-        status, found = run(service, url, body)
-        assert (status, found["error"]["code"]) == expected
+        with pytest.raises(error):
+            run(service, url, body)
     assert harness.pool.leases == 0
 
 
@@ -557,7 +554,9 @@ def test_a_reply_that_ends_prematurely_is_an_error(tmp_path: Path) -> None:
     service = FakeService(tmp_path)
     service.script = [Delta("a")]
     body = {"model": "m", "messages": [{"role": "user", "content": "a"}]}
-    assert run(service, "/v1/chat/completions", body)[0] == 500
+    with pytest.raises(OllamaError, match="prematurely"):
+        run(service, "/v1/chat/completions", body)
     assert (service.asked[0].request_id, service.asked[0].background) == ("batch-1", True)
-    service.script = [Delta("a"), Cancelled()]
-    assert run(service, "/v1/chat/completions", body)[0] == 499
+    service.script = [Delta("a"), Done("cancelled", STATS)]
+    with pytest.raises(Cancelled):
+        run(service, "/v1/chat/completions", body)
