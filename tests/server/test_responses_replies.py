@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from support.openapi import BY_ID, check_reply, events
 
 from ollama_nb.api.events import Delta, Done, Event, PromptRead, Stats, TokenLogprob, ToolCallDelta, ToolCalls
@@ -13,7 +16,7 @@ from ollama_nb.api.messages import ToolCall
 from ollama_nb.errors import Busy, ContextOverflow, OllamaError, RunnerCrashed, TemplateError
 from ollama_nb.server.dialects.gojson import Fields
 from ollama_nb.server.dialects.responses import replies
-from ollama_nb.server.dialects.responses.replies import ResponseEncoder, ResponseReply
+from ollama_nb.server.dialects.responses.replies import ResponseEncoder, ResponseReply, StringReader
 from ollama_nb.server.dialects.responses.requests import read_responses
 
 STATS = Stats(prompt_tokens=11, cached_tokens=4, output_tokens=7, reasoning_tokens=3)
@@ -121,14 +124,37 @@ def test_text_that_began_like_a_call_ends_an_incomplete_item() -> None:
 
 def test_custom_tools_get_their_input_as_text() -> None:
     call = ToolCall("edit", {"input": "*** 补丁\n"}, "c1")
-    payloads = streamed(new_reply(), ToolCallDelta(0, '{"inp', "edit", "c1"), ToolCalls((call,)), DONE)
+    arguments = ('{"inp', 'ut": "*** ', "补", "丁\\", 'n"', "}")
+    pieces = [ToolCallDelta(0, piece, "edit", "c1") for piece in arguments]
+    payloads = streamed(new_reply(), *pieces, ToolCalls((call,)), DONE)
     assert kinds(payloads)[2:-1] == [
-        "output_item.added", "custom_tool_call_input.delta", "custom_tool_call_input.done", "output_item.done",
+        "output_item.added", *["custom_tool_call_input.delta"] * 4, "custom_tool_call_input.done", "output_item.done",
     ]  # fmt: skip
+    assert [payload["delta"] for payload in payloads if "delta" in payload] == ["*** ", "补", "丁", "\n"]
     (item,) = payloads[-1]["response"]["output"]
     assert (item["type"], item["input"], item["call_id"], item["name"]) == (
         "custom_tool_call", "*** 补丁\n", "c1", "edit",
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("as_ascii", [False, True])
+@given(text=st.text(), cuts=st.lists(st.integers(0, 200)))
+@settings(max_examples=50)
+def test_every_split_of_a_json_string_gives_its_text(as_ascii: bool, text: str, cuts: list[int]) -> None:
+    written = json.dumps({"input": text}, ensure_ascii=as_ascii)
+    ends = sorted({0, *(min(cut, len(written)) for cut in cuts), len(written)})
+    reader = StringReader("input")
+    assert "".join(reader.read(written[start:end]) for start, end in pairwise(ends)) == text
+
+
+def test_a_string_that_is_not_a_text_ends_early() -> None:
+    for written, text in (
+        ('{"input": "a\\ud83dx"}', "a"),
+        ('{"input": "a\\q"}', "a"),
+        ('{"input": 5}', ""),
+        ('{"output": "a"}', ""),
+    ):
+        assert StringReader("input").read(written) == text
 
 
 def test_logprobs() -> None:

@@ -7,6 +7,7 @@ change also becomes a frame of the stream. A reply that is sent at once is made 
 from __future__ import annotations
 
 import json
+import re
 import secrets
 import time
 from collections.abc import Mapping, Sequence
@@ -25,6 +26,13 @@ RUNNING = ("queued", "in_progress")  # statuses of a response that has not ended
 _OVERFLOW = "context_length_exceeded"  # OpenAI's code, at which agents shorten their conversation
 _STATUSES = {"stop": "completed", "length": "incomplete", "cancelled": "cancelled"}
 """Reasons of Done → statuses."""
+_CHARACTERS = re.compile(
+    r"""(?: [^"\\] | \\["\\/bfnrt]
+          | \\u(?![dD][89a-fA-F])[0-9a-fA-F]{4}
+          | \\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2} )*""",
+    re.VERBOSE,
+)
+"""Complete characters of a JSON string."""
 _LAST_EVENTS = {"completed": "response.completed", "failed": "response.failed"}
 """Statuses → types of the last event; for all others it is ``response.incomplete``."""
 
@@ -375,19 +383,58 @@ class _FunctionCallItem(_CallItem):
 
 
 class _CustomCallItem(_CallItem):
-    """Its input is a text, which is known when the arguments are complete."""
+    """A call whose only argument, a text, is the input of the tool."""
 
     kind = "custom_tool_call"
 
+    def __init__(self, reply: ResponseReply, request: ResponsesRequest, tool: OfferedTool, call_id: str) -> None:
+        super().__init__(reply, request, tool, call_id)
+        self._text = StringReader(CUSTOM_ARGUMENT)
+
+    def add(self, arguments: str) -> None:
+        self._add_input(self._text.read(arguments))
+
     def finish(self, call: ToolCall) -> None:
-        text = call.arguments.get(CUSTOM_ARGUMENT, "")
-        self.object["input"] = text if isinstance(text, str) else json.dumps(text, ensure_ascii=False)
-        self._write("response.custom_tool_call_input.delta", delta=self.object["input"])
-        self._write("response.custom_tool_call_input.done", input=self.object["input"])
+        value = call.arguments.get(CUSTOM_ARGUMENT, "")
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        self._add_input(text.removeprefix(self.object["input"]))
+        self.object["input"] = text
+        self._write("response.custom_tool_call_input.done", input=text)
         self.close("completed")
+
+    def _add_input(self, text: str) -> None:
+        if text:
+            self.object["input"] += text
+            self._write("response.custom_tool_call_input.delta", delta=text)
 
     def _first(self) -> dict[str, Any]:
         return {**super()._first(), "input": ""}
+
+
+class StringReader:
+    """Reads the text of a string that is the first member, ``name``, of a JSON object that arrives in pieces.
+
+    A text that it cannot follow, such as one with half a surrogate pair, ends early.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._start = re.compile(rf'\s*\{{\s*"{re.escape(name)}"\s*:\s*"')
+        self._begun = False
+        self._pending = ""
+
+    def read(self, piece: str) -> str:
+        """The characters that this piece completes."""
+        self._pending += piece
+        if not self._begun:
+            start = self._start.match(self._pending)
+            if start is None:
+                return ""
+            self._begun, self._pending = True, self._pending[start.end() :]
+        whole = _CHARACTERS.match(self._pending)
+        assert whole is not None  # it matches an empty text too
+        self._pending = self._pending[whole.end() :]
+        text: str = json.loads(f'"{whole[0]}"', strict=False)
+        return text
 
 
 def _summary(text: str) -> dict[str, Any]:
