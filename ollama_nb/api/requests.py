@@ -94,16 +94,35 @@ class ChatRequest(Inference):
         return self.is_empty and self.keep_alive == 0
 
 
+@dataclass(frozen=True, slots=True)
+class SourceFile:
+    """A file of a project, as context for a gap in another file."""
+
+    name: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Infill:
+    """A gap between two texts that the model is to fill. ``files``: other texts of the project, the nearest last."""
+
+    prefix: str
+    suffix: str
+    files: tuple[SourceFile, ...] = ()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerateRequest(Inference):
     """``context`` is None if the client did not send it, and empty if it sent ``[]``.
 
-    ``tokens``: the prompt as token ids, read as they are; ``prompt`` is empty then.
+    ``tokens``: the prompt as token ids, read as they are; ``prompt`` is empty then. ``infill``: a gap to fill with the
+    model's own tokens for that purpose, in place of a prompt.
     """
 
     prompt: str = ""
     tokens: tuple[int, ...] = ()
     suffix: str = ""
+    infill: Infill | None = None
     system: str = ""
     template: str = ""
     context: tuple[int, ...] | None = None
@@ -113,7 +132,7 @@ class GenerateRequest(Inference):
     @property
     def is_empty(self) -> bool:
         """Whether the request only loads or unloads the model and asks for no reply."""
-        return not self.prompt and not self.tokens
+        return not self.prompt and not self.tokens and self.infill is None
 
     @property
     def unloads(self) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 from ollama_nb.api.models import TokenizerVocabulary, draft_mismatch
 from ollama_nb.engine.embedder import Embedder
 from ollama_nb.engine.llama import BUILD, KV_TYPES, MAX_SEQUENCES, Context, LlamaModel
-from ollama_nb.engine.messages import MIN_CONTEXT, Adapters, EngineConfig, EngineFacts
+from ollama_nb.engine.messages import MIN_CONTEXT, Adapters, EngineConfig, EngineFacts, FillTokens
 from ollama_nb.engine.prefix_cache import PrefixCache
 from ollama_nb.engine.prefix_store import PrefixStore, state_identity
 from ollama_nb.engine.scheduler import Scheduler
@@ -174,4 +174,5 @@ def gather_facts(
         load_seconds=seconds,
         build=BUILD,
         n_threads=shape.n_threads,
+        fim=FillTokens(*model.fill_tokens) if model.fill_tokens else None,
     )

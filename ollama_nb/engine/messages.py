@@ -42,10 +42,28 @@ class EngineConfig(msgspec.Struct, frozen=True, tag="load", kw_only=True):
     prefix_gain: float = 0.5
 
 
+class FillTokens(msgspec.Struct, frozen=True, array_like=True):
+    """The tokens of a model that mark a gap to fill (fill in the middle).
+
+    ``repository`` and ``separator`` begin a repository and each of its files; -1 if the model has none.
+    """
+
+    prefix: int
+    suffix: int
+    middle: int
+    repository: int = -1
+    separator: int = -1
+
+    @property
+    def marks_files(self) -> bool:
+        """Whether the model was trained with the files of a repository before the gap."""
+        return self.repository >= 0 and self.separator >= 0
+
+
 class EngineFacts(msgspec.Struct, frozen=True, tag="loaded", kw_only=True):
     """What was loaded. Sizes are bytes of weights and KV cache together.
 
-    ``pooling`` is ``none``, ``mean``, ``cls``, ``last`` or ``rank``.
+    ``pooling`` is ``none``, ``mean``, ``cls``, ``last`` or ``rank``. ``fim``: None if the model cannot fill a gap.
     """
 
     n_ctx: int
@@ -63,6 +81,7 @@ class EngineFacts(msgspec.Struct, frozen=True, tag="loaded", kw_only=True):
     load_seconds: float
     build: str
     n_threads: int = 0
+    fim: FillTokens | None = None
 
 
 class Adapter(msgspec.Struct, frozen=True, array_like=True):

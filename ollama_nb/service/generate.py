@@ -10,8 +10,10 @@ from ollama_nb.api.events import Event
 from ollama_nb.api.requests import GO, GenerateRequest, PromptJob
 from ollama_nb.errors import BadRequest, ModelNotFound, Unsupported
 from ollama_nb.runner.pool import Lease
+from ollama_nb.service import capabilities as caps
 from ollama_nb.service.backend import Backend
 from ollama_nb.service.generation import Generation, ReplyFormat, check_numbers, new_generation
+from ollama_nb.service.infill import as_suffix, fill_tokens
 from ollama_nb.service.prompt import Prompt, fit, generate_messages
 from ollama_nb.service.replies import stream_reply
 from ollama_nb.service.resolve import find
@@ -40,7 +42,7 @@ async def _prepare(backend: Backend, request: GenerateRequest) -> Generation | N
         _check_alone(request)
     needs = ("insert",) if request.suffix else ()
     generation = await new_generation(backend, request, model, "generate", needs=needs, images=bool(request.images))
-    if request.raw:
+    if request.raw or request.infill is not None:
         return replace(generation, reply=ReplyFormat())
     if request.tokens:
         generation = replace(generation, reply=ReplyFormat())
@@ -60,6 +62,13 @@ async def _make_prompt(backend: Backend, request: GenerateRequest, generation: G
         check_ids(lease.runner, request.tokens, request.model)
         shown = await lease.runner.detokenize(request.tokens) if request.render_only else ""
         return Prompt(shown, len(request.tokens), ids=request.tokens)
+    if request.infill is not None:
+        filled = await fill_tokens(request.infill, lease, generation.options.num_predict)
+        if filled is not None:
+            return filled
+        has = caps.capabilities(generation.model, generation.gguf, backend.settings.go_template)
+        caps.check(generation.model, request.model, has, "generate", ("insert",))
+        request = as_suffix(request, request.infill)
     if request.raw:
         return Prompt(request.prompt)
     job = _job(request, generation, lease)

@@ -27,7 +27,7 @@ from ollama_nb.service.generate import run_generate
 from ollama_nb.service.models import copy, delete, list_models, show
 from ollama_nb.service.requests import Meter, Requests
 from ollama_nb.service.resolve import find, parse_name
-from ollama_nb.service.tokens import detokenize, tokenize
+from ollama_nb.service.tokens import detokenize, render, tokenize
 from ollama_nb.service.transfer import pull_model, push_model
 from ollama_nb.settings import Settings
 from ollama_nb.store import workdir
@@ -60,6 +60,7 @@ class Service:
         self.rerank = partial(rerank, backend)
         self.tokenize = partial(tokenize, backend)
         self.detokenize = partial(detokenize, backend)
+        self.render = partial(render, backend)
         self.list = partial(list_models, backend)
         self.show = partial(show, backend)
         self.copy = partial(copy, backend)

@@ -33,11 +33,14 @@ async def tokenize(backend: Backend, request: TokenizeRequest) -> tuple[int, ...
             return await _tokens(runner, request.prompt, request.add_special, request.parse_special)
     if not request.messages:
         raise BadRequest('give "prompt" or "messages": this request has nothing to count')
-    chat = ChatRequest(model=request.model, messages=request.messages, tools=request.tools, think=request.think)
-    generation = await new_generation(backend, chat, model, "chat", needs=("tools",) if request.tools else ())
-    async with _vocabulary(backend, model, request.model) as runner:
-        text = (await backend.renderer.render(chat_job(chat, generation, runner.loaded)))[0]
+    async with _rendered(backend, model, request) as (text, runner):
         return await _tokens(runner, text, True, True)
+
+
+async def render(backend: Backend, request: TokenizeRequest) -> str:
+    """Return the prompt of a chat. Raises ModelNotFound, BadRequest, TemplateError."""
+    async with _rendered(backend, await find(backend, request.model), request) as (text, _):
+        return text
 
 
 async def detokenize(backend: Backend, model_text: str, tokens: Sequence[int]) -> str:
@@ -61,6 +64,15 @@ def check_ids(runner: Runner, tokens: Sequence[int], model_text: str) -> None:
     for token in tokens:
         if not 0 <= token < count:
             raise BadRequest(f'{token} is not a token of "{model_text}": its tokens are 0 to {count - 1}')
+
+
+@asynccontextmanager
+async def _rendered(backend: Backend, model: Model, request: TokenizeRequest) -> AsyncIterator[tuple[str, Runner]]:
+    """The prompt of a chat, and a runner with the vocabulary of its model."""
+    chat = ChatRequest(model=request.model, messages=request.messages, tools=request.tools, think=request.think)
+    generation = await new_generation(backend, chat, model, "chat", needs=("tools",) if request.tools else ())
+    async with _vocabulary(backend, model, request.model) as runner:
+        yield (await backend.renderer.render(chat_job(chat, generation, runner.loaded)))[0], runner
 
 
 async def _tokens(runner: Runner, text: str, add_special: bool, parse_special: bool) -> tuple[int, ...]:

@@ -11,6 +11,7 @@ import pytest
 
 from ollama_nb.engine.llama import Context, DecodeStatus, LlamaModel, native
 from ollama_nb.errors import BadRequest, LoadError
+from ollama_nb.sprout import GGUF
 
 
 @pytest.fixture(scope="module")
@@ -164,3 +165,13 @@ def test_every_sequence_can_have_an_output_row_in_one_step(models: Path, count: 
     assert context.n_outputs > count
     context.close()
     model.close()
+
+
+def test_tokens_that_mark_a_gap(model: LlamaModel) -> None:
+    assert model.fill_tokens == ()
+    sprout = LlamaModel(str(GGUF), vocab_only=True)
+    try:
+        pieces = [sprout.raw_piece(token) for token in sprout.fill_tokens[:3]]
+        assert pieces == [b"<|fim_prefix|>", b"<|fim_suffix|>", b"<|fim_middle|>"]
+    finally:
+        sprout.close()

@@ -68,6 +68,8 @@ class LlamaModel:
         self.add_eos = bool(L.llama_vocab_get_add_eos(vocab))
         self.bos_text = self.raw_piece(self.bos).decode("utf-8", "replace")
         self.eos_text = self.raw_piece(self.eos).decode("utf-8", "replace")
+        self.fill_tokens = _fill_tokens(vocab)
+        """Tokens for prefix, suffix, middle, repository and file separator; empty if the model cannot fill a gap."""
         is_eog = L.llama_vocab_is_eog
         counted = range(0 if self.vocab_only else self.n_vocab)
         self.eog = frozenset(token for token in counted if is_eog(vocab, token))
@@ -230,6 +232,14 @@ class LlamaModel:
             buffer = ctypes.create_string_buffer(-count)
             count = L.llama_token_to_piece(self.vocab, token, buffer, -count, 0, special)
         return buffer.raw[:count]
+
+
+def _fill_tokens(vocab: Any) -> tuple[int, ...]:
+    """The tokens that mark a gap; empty unless the vocabulary has the three that are always needed."""
+    needed = L.llama_vocab_fim_pre(vocab), L.llama_vocab_fim_suf(vocab), L.llama_vocab_fim_mid(vocab)
+    if min(needed) < 0:
+        return ()
+    return tuple(map(int, (*needed, L.llama_vocab_fim_rep(vocab), L.llama_vocab_fim_sep(vocab))))
 
 
 _ALPHA = "adapter.lora.alpha"
