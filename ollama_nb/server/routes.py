@@ -6,12 +6,14 @@ import html
 import posixpath
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from http import HTTPStatus
 from typing import Any
 
 from tornado import web
 
 from ollama_nb.server.dialects.anthropic import routes as anthropic
+from ollama_nb.server.dialects.llamacpp import routes as llamacpp
 from ollama_nb.server.dialects.native import routes as native
 from ollama_nb.server.dialects.openai import routes as openai
 from ollama_nb.server.dialects.responses import routes as responses
@@ -19,11 +21,17 @@ from ollama_nb.server.handler import OllamaHandler, PlainResponse, Route
 from ollama_nb.server.keys import ANY_KEY
 from ollama_nb.server.streams import BodySink
 
+_SHARED = {
+    path: {"GET": replace(openai.ROUTES[path]["GET"], by_header={anthropic.VERSION_HEADER: route})}
+    for path, route in anthropic.MODEL_ROUTES.items()
+}
 ROUTES: dict[str, Mapping[str, Route]] = {
     **native.ROUTES,
     **openai.ROUTES,
     **responses.ROUTES,
     **anthropic.ROUTES,
+    **llamacpp.ROUTES,
+    **_SHARED,
 }
 """Path pattern below the prefix → HTTP method → route."""
 

@@ -228,55 +228,6 @@ OPENAI = [
     Case("openai rerank", "openaiRerank", {**RANK, "return_documents": True}),
     Case("openai rerank without a model", "openaiRerank", {**RANK, "model": "no"}, status=404),
 ]
-CLAUDE = {"max_tokens": 60, "temperature": 0}
-CLAUDE_TOOL = {
-    "name": "get_weather",
-    "description": TOOL["function"]["description"],
-    "input_schema": TOOL["function"]["parameters"],
-}
-ANTHROPIC = [
-    Case("message", "anthropicMessages", {"model": "sprout", "messages": QUESTION, **CLAUDE, "bogus": 1}),
-    Case(
-        "message streamed",
-        "anthropicMessages",
-        {"model": "sprout", "messages": QUESTION, **CLAUDE, "stream": True, "bogus": 1},
-    ),
-    Case(
-        "message with a tool",
-        "anthropicMessages",
-        {"model": "sprout", "messages": WEATHER, "tools": [CLAUDE_TOOL], **CLAUDE},
-    ),
-    Case(
-        "message with a tool, streamed",
-        "anthropicMessages",
-        {"model": "sprout", "messages": WEATHER, "tools": [CLAUDE_TOOL], **CLAUDE, "stream": True},
-    ),
-    Case(
-        "message with thinking",
-        "anthropicMessages",
-        {"model": "sprout", "messages": QUESTION, **CLAUDE, "thinking": {"type": "adaptive"}},
-    ),
-    Case(
-        "message with thinking, streamed",
-        "anthropicMessages",
-        {"model": "sprout", "messages": QUESTION, **CLAUDE, "thinking": {"type": "adaptive"}, "stream": True},
-    ),
-    Case(
-        "message, stopped",
-        "anthropicMessages",
-        {
-            "model": "stories",
-            "messages": QUESTION,
-            "max_tokens": 60,
-            "temperature": 0,
-            "stop_sequences": ["a"],
-            "stream": True,
-        },
-    ),
-    Case("message without a limit", "anthropicMessages", {"model": "sprout", "messages": QUESTION}, status=400),
-    Case("message, no model", "anthropicMessages", {"model": "no", "messages": QUESTION, **CLAUDE}, status=404),
-    Case("count tokens", "anthropicCountTokens", {"model": "sprout", "messages": QUESTION, "bogus": 1}),
-]
 RESPOND = {"model": "sprout", "input": "法国的首都是哪里？", "temperature": 0, "max_output_tokens": 80}
 FUNCTION = {"type": "function", **TOOL["function"]}
 CALLS = [
@@ -369,6 +320,39 @@ BATCHES = [
     Case("delete a file", "deleteFile", path={"id": "id of upload"}),
     Case("download nothing", "downloadFile", path={"id": "id of upload"}, status=404),
 ]
+CLAUDE = {"model": "sprout", "messages": QUESTION, "max_tokens": 60, "temperature": 0}
+CLAUDE_TOOL = {"name": "get_weather", "input_schema": TOOL["function"]["parameters"]}  # type: ignore[index]
+CALLING = {**CLAUDE, "messages": WEATHER, "tools": [CLAUDE_TOOL], "tool_choice": {"type": "auto"}}
+BUDGET = {"thinking": {"type": "enabled", "budget_tokens": 9}}
+STOPPING = {"stop_sequences": ["。"]}
+ANTHROPIC = [
+    Case("message", "anthropicMessages", {**CLAUDE, **STOPPING, "bogus": 1}, headers=RECORD),
+    Case("message streamed", "anthropicMessages", {**CLAUDE, **STOPPING, "bogus": 1, "stream": True}, headers=RECORD),
+    Case("message with thoughts", "anthropicMessages", {**CLAUDE, **BUDGET}),
+    Case("message with thoughts, streamed", "anthropicMessages", {**CLAUDE, **BUDGET, "stream": True}),
+    Case("message with tools", "anthropicMessages", CALLING),
+    Case("message with tools, streamed", "anthropicMessages", {**CALLING, "stream": True}),
+    Case("message without a model", "anthropicMessages", {**CLAUDE, "model": "no"}, status=404),
+    Case("message without a limit", "anthropicMessages", {**CLAUDE, "max_tokens": 0}, status=400),
+    Case("message, strict", "anthropicMessages", {**CLAUDE, "a": 1}, headers={"X-Ollama-Strict": "true"}, status=400),
+    Case("message, malformed", "anthropicMessages", content=b'{"model": "m"', status=400),
+    Case("count", "anthropicCountTokens", CLAUDE),
+    Case("count for no model", "anthropicCountTokens", {**CLAUDE, "model": "no"}, status=404),
+    Case("models of Anthropic", "openaiModels", headers={"anthropic-version": "2023-06-01"}),
+    Case("model of Anthropic", "openaiModel", path={"model": "stories"}, headers={"anthropic-version": "2023-06-01"}),
+]
+GAP = {"model": "sprout", "input_prefix": "def add(a, b):\n", "input_suffix": "\n", "prompt": "    ", "seed": 7}
+LLAMA = [
+    Case("infill", "llamaInfill", {**GAP, "n_probs": 2, "samplers": ["top_k"]}),
+    Case("infill streamed", "llamaInfill", {**GAP, "n_predict": 2, "n_probs": 2, "stream": True}),
+    Case("infill by the model used last", "llamaInfill", {**GAP, "model": None}),
+    Case("infill without a suffix", "llamaInfill", {"model": "sprout", "input_prefix": "a"}, status=400),
+    Case("infill without a model", "llamaInfill", {**GAP, "model": "no"}, status=404),
+    Case("infill by a model that cannot", "llamaInfill", {**GAP, "model": "stories"}, status=400),
+    Case("template", "llamaApplyTemplate", {"model": "sprout", "messages": QUESTION}),
+    Case("health", "llamaHealth"),
+    Case("properties", "llamaProps"),
+]
 SERVER = [
     Case("root", "root"),
     Case("head root", "headRoot"),
@@ -387,7 +371,7 @@ SERVER = [
     Case("fetch", "webFetch", {"url": "x"}, status=403),
     Case("recommendations", "modelRecommendations"),
 ]
-CASES = [*SETUP, *NATIVE, *OPENAI, *RESPONSES, *BATCHES, *ANTHROPIC, *SERVER]
+CASES = [*SETUP, *NATIVE, *OPENAI, *RESPONSES, *BATCHES, *ANTHROPIC, *LLAMA, *SERVER]
 
 UNSEEN = {
     "remote_model": "there are no cloud models",
@@ -560,7 +544,8 @@ def leaves(value: Any, path: str = "") -> Iterator[str]:
 
 VOLATILE = re.compile(
     r"(^|[._])(created|\w+_at|failed|\w*duration|id|request_id|tokens_per_second|"
-    r"cached_tokens|cache_read_input_tokens|input_tokens|output_tokens|\w+_id|sequence_number|completed|prompt_hash|timings)$|_ms$|_second$"
+    r"cached_tokens|cache_read_input_tokens|input_tokens|output_tokens|\w+_id|sequence_number|completed|prompt_hash|"
+    r"timings|model_path|display_name)$|run\.(options\.)?seed$|_ms$|_second$"
 )
 """Fields whose values differ from one run to the next."""
 

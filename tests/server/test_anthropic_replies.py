@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from support.aio import in_loop
-from test_handler import _request, serve, until
+from test_handler import _request, serve, serve_harness, until
 
 from ollama_nb.api.events import Delta, Done, Event, PromptRead, Stats, ToolCallDelta, ToolCalls
 from ollama_nb.api.messages import ToolCall
@@ -285,3 +285,60 @@ async def test_a_client_that_disconnects_ends_the_request(tmp_path: Path) -> Non
         async with asyncio.timeout(10):
             await h.service.closed.wait()
             await until(lambda: not h.service.requests.queue())
+
+
+@in_loop
+async def test_pages_of_models(tmp_path: Path) -> None:
+    async with serve_harness(tmp_path) as (h, client):
+        client.headers["anthropic-version"] = "2023-06-01"
+        empty = {"data": [], "has_more": False, "first_id": None, "last_id": None}
+        assert (await client.get("/v1/models")).json() == empty
+        for name in ("one", "two", "three"):
+            h.make(name)
+        whole = (await client.get("/v1/models")).json()
+        names = [model["id"] for model in whole["data"]]
+        assert sorted(names) == ["one:latest", "three:latest", "two:latest"] and not whole["has_more"]
+        pages, after = [], ""
+        while True:
+            page = (await client.get("/v1/models", params={"limit": 2, "after_id": after})).json()
+            pages.append([model["id"] for model in page["data"]])
+            after = page["last_id"]
+            if not page["has_more"]:
+                break
+        assert pages == [names[:2], names[2:]]
+        back = (await client.get("/v1/models", params={"limit": 1, "before_id": names[2]})).json()
+        assert ([model["id"] for model in back["data"]], back["has_more"]) == ([names[1]], True)
+        for wrong in ({"limit": 0}, {"limit": "x"}, {"limit": 1001}, {"after_id": "no"}):
+            reply = await client.get("/v1/models", params=wrong)
+            assert reply.status_code == 400 and reply.json()["error"]["type"] == "invalid_request_error"
+
+
+@in_loop
+async def test_one_model_and_the_dialect_by_header(tmp_path: Path) -> None:
+    async with serve_harness(tmp_path) as (h, client):
+        h.make("me/one")
+        ours = {"anthropic-version": "2023-06-01"}
+        found = (await client.get("/v1/models/me/one", headers=ours)).json()
+        assert found.pop("created_at").endswith("Z") and found == {
+            "type": "model", "id": "me/one", "display_name": "me/one:latest", "lifecycle": "active",
+            "max_input_tokens": 512,
+        }  # fmt: skip
+        assert (await client.get("/v1/models/me/one")).json()["object"] == "model"
+        missing = await client.get("/v1/models/no", headers=ours)
+        assert missing.status_code == 404 and missing.json()["error"]["code"] == "model_not_found"
+        assert missing.json()["request_id"] == missing.headers["request-id"]
+        assert "request-id" not in (await client.get("/v1/models/no")).headers
+
+
+@in_loop
+async def test_a_model_that_cannot_think_answers_without_thinking(tmp_path: Path) -> None:
+    thinking = {"model": "m", "thinking": {"type": "enabled", "budget_tokens": 1024}}
+    async with serve_harness(tmp_path) as (h, client):
+        h.make("m")
+        for path in ("/v1/messages", "/v1/messages/count_tokens"):
+            body = {**REQUEST, **thinking}
+            reply = await client.post(path, json=body)
+            assert reply.status_code == 200
+            assert "ignored thinking: this model cannot think" in reply.json()["warnings"]
+            refused = await client.post(path, json=body, headers={"X-Ollama-Strict": "true"})
+            assert refused.status_code == 400

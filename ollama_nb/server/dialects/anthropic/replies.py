@@ -11,7 +11,7 @@ from ollama_nb.api.events import Delta, Done, Event, PromptRead, Stats, ToolCall
 from ollama_nb.api.messages import ToolCall
 from ollama_nb.api.models import Listed, Model
 from ollama_nb.errors import OllamaError
-from ollama_nb.server.dialects.encoder import JSON, SSE, SSE_COMMENT, ErrorFormat, GatheredReply
+from ollama_nb.server.dialects.encoder import JSON, SSE, SSE_COMMENT, ErrorFormat, GatheredReply, warnings_of
 from ollama_nb.server.dialects.gojson import utc
 
 _ERROR_TYPES = {
@@ -129,7 +129,7 @@ class MessageReply:
                 "content": content,
                 **self._stopped(done, called=bool(reply.calls)),
                 "usage": _usage(done.stats),
-                **filled({"warnings": done.warnings}),
+                **_additions(done),
             }
         )
 
@@ -190,7 +190,7 @@ class MessageReply:
     def _delta(self, done: Done) -> bytes:
         """The end of the message, with its figures and warnings."""
         delta = self._stopped(done, called=self._called)
-        return _event("message_delta", delta=delta, usage=_usage(done.stats), **filled({"warnings": done.warnings}))
+        return _event("message_delta", delta=delta, usage=_usage(done.stats), **_additions(done))
 
     def _stopped(self, done: Done, *, called: bool) -> dict[str, Any]:
         """Why the message ended; a tool call comes before other reasons."""
@@ -202,6 +202,11 @@ class MessageReply:
         else:
             reason = "stop_sequence" if sequence else "end_turn"
         return {"stop_reason": reason, "stop_sequence": sequence if reason == "stop_sequence" else None}
+
+
+def _additions(done: Done) -> dict[str, Any]:
+    """Our own keys at the end of a message."""
+    return filled({"warnings": warnings_of(done), "run": done.run})
 
 
 def _call_block(call: ToolCall) -> dict[str, Any]:

@@ -26,7 +26,7 @@ _CANNOT_THINK = "ignored thinking: this model cannot think"
 
 async def messages(call: OllamaHandler) -> None:
     request, body = await call.read("MessagesRequest", requests.read_message)
-    request = replace(request, **from_headers(call))
+    request = replace(request, **from_headers(call), run_record=call.wants("Run-Record"))
     reply = MessageReply(request.model, call.id, request.options.get("stop", ()))
     await call.send_events(_chat(call.service, request), reply, stream=requests.wants_stream(body))
 
@@ -107,6 +107,6 @@ ROUTES: dict[str, Mapping[str, Route]] = {
 
 MODEL_ROUTES: dict[str, Route] = {
     "/v1/models": Route(models, READ, errors=ERRORS),
-    "/v1/models/(.+)": Route(model, READ, errors=ERRORS),
+    "/v1/models/([^/].*)": Route(model, READ, errors=ERRORS),
 }
 """Routes for GET that share their paths with OpenAI's and answer requests with ``VERSION_HEADER``."""
