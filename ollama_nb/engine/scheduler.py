@@ -18,8 +18,8 @@ sequence is computing it (``leader``) or it is being loaded from disk (``loading
 - A decode has one set of LoRA adapters. If running sequences have several sets, these take turns.
 
 Background sequences are admitted and read only while no other sequence runs. When another sequence needs a slot, a
-background one is preempted. It keeps its tokens, and its cells remain as an idle prefix: those that are still there
-when it is admitted again are not computed again.
+background one is preempted. It keeps its tokens, and its cells remain as an idle prefix. When it is admitted again, it
+computes only what other sequences have overwritten.
 
 ``commit`` records that the batch was read. If decoding failed, the engine does not call it, and the next ``plan``
 returns the same tokens again.

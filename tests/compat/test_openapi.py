@@ -49,6 +49,9 @@ STOPPED = {
     "model": "sprout", "n": 2, "user": "小明", **WHOLE,
     "options": {**GREEDY, "num_predict": 60, "stop": ["Paris.", "巴黎。"]},
 }  # fmt: skip
+PROBABLE_CHOICES = {
+    "model": "stories", "n": 2, "logprobs": True, "top_logprobs": 1, "options": {**GREEDY, "num_predict": 1}, **WHOLE,
+}  # fmt: skip
 EMBED = {"model": "minilm", "input": ["The owl hunts at night.", "猫头鹰在夜里捕猎。"]}
 RANK = {"model": "ranker", "query": "why is the sky blue", "documents": ["the cat sat on the mat", "the sky is blue"]}
 
@@ -118,11 +121,7 @@ NATIVE = [
         {"model": "stories", "prompt": "a b " * 200, "raw": True, "options": {**GREEDY, "num_ctx": 64}},
     ),
     Case("generate choices", "generate", {**ONCE, "n": 2}),
-    Case(
-        "generate probable choices",
-        "generate",
-        {**ONCE, **WHOLE, "n": 2, "logprobs": True, "top_logprobs": 1, "options": {**GREEDY, "num_predict": 1}},
-    ),
+    Case("generate probable choices", "generate", {**PROBABLE_CHOICES, "prompt": "Once upon a time"}),
     Case(
         "generate choices, whole", "generate", {**STOPPED, "prompt": "What is the capital of France?"}, headers=RECORD
     ),
@@ -144,6 +143,7 @@ NATIVE = [
         {"model": "sprout", "messages": WEATHER, "tools": [TOOL], "options": {**GREEDY, "num_predict": 60}},
     ),
     Case("chat choices", "chat", {**STOPPED, "messages": FRANCE}, headers=RECORD),
+    Case("chat, probable choices", "chat", {**PROBABLE_CHOICES, "messages": QUESTION}),
     Case("chat choices, streamed", "chat", {"model": "sprout", "messages": QUESTION, "options": GREEDY, "n": 2}),
     Case(
         "chat choices with tools",
