@@ -124,12 +124,12 @@ class PrefixCache:
 
     def start_loads(self) -> None:
         """Start to load prefixes for waiting sequences, which are held back until their load has ended."""
-        slots = self._scheduler.slots
-        free = len(slots.slots) - slots.busy
-        for seq in self._scheduler.waiting:
-            if not free or (seq.background and not self._scheduler.admits_background):
+        scheduler = self._scheduler
+        idle = len(scheduler.slots.slots) - scheduler.slots.busy
+        free = idle + sum(seq.background for seq in scheduler.running)  # which give up their slots
+        for taken, seq in enumerate(scheduler.waiting):
+            if taken >= (idle if seq.background else free) or (seq.background and not scheduler.admits_background):
                 break
-            free -= 1
             if seq.id not in self._seen:
                 self._seen.add(seq.id)
                 self._start_load(seq)

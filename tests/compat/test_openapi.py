@@ -283,7 +283,11 @@ RESPONSES = [
     Case("delete a response", "deleteResponse", path={"id": "id of respond"}),
     Case("fetch no response", "getResponse", path={"id": "id of respond"}, status=404),
 ]
-LINE = {"method": "POST", "url": "/v1/completions", "body": {**CONTINUE, "max_tokens": 3000, "regex": "([a-z ]{2000}){2}"}}
+LINE = {
+    "method": "POST",
+    "url": "/v1/completions",
+    "body": {**CONTINUE, "max_tokens": 3000, "regex": "([a-z ]{2000}){2}"},
+}
 GOOD_AND_BROKEN = json.dumps({"custom_id": "一", **LINE}) + "\n{"
 FORM = {"Content-Type": "multipart/form-data; boundary=b"}
 

@@ -48,6 +48,11 @@ def ask(tokens: tuple[int, ...] = PROMPT, num_predict: int = 12, **fields: Any) 
 def run(engine: Engine, *requests: CompletionRequest) -> list[Finished]:
     for request in requests:
         engine.submit(request)
+    return finish(engine, *requests)
+
+
+def finish(engine: Engine, *requests: CompletionRequest) -> list[Finished]:
+    """Run to the end of all requests, of which some may have been submitted before."""
     outs: list[Output] = []
     while engine.busy:
         outs += engine.step()
@@ -76,6 +81,21 @@ def test_a_new_engine_continues_from_the_disk(long_path: Path, tmp_path: Path) -
         assert second.counters["disk_bytes"] == file.stat().st_size
         (again,) = run(second, ask())
         assert again.tokens == computed.tokens and disk(second) == (1, 999), "now it is in memory"
+
+
+def test_a_prefix_is_loaded_for_a_request_that_preempts_another(long_path: Path, tmp_path: Path) -> None:
+    with engine(long_path, tmp_path) as first:
+        (computed,) = run(first, ask())
+    with engine(long_path, tmp_path, n_seq=1) as second:
+        background = ask(OTHER, 40, background=True)
+        second.submit(background)
+        for _ in range(8):
+            second.step()
+        urgent = ask()
+        second.submit(urgent)
+        restored, interrupted = finish(second, urgent, background)
+        assert restored.tokens == computed.tokens and restored.cached_tokens == 999
+        assert (interrupted.output_tokens, second.counters["preemptions"]) == (40, 1)
 
 
 def test_a_different_prompt_uses_the_common_part(long_path: Path, tmp_path: Path) -> None:
