@@ -211,7 +211,7 @@ def test_tool_choice(choice: dict[str, Any], expected: ToolChoice, parallel: boo
         (None, "xhigh", "high", None),
         ({"type": "disabled"}, "high", False, None),
         ({"type": "enabled", "budget_tokens": 1024}, None, True, 1024),
-        ({"type": "enabled", "budget_tokens": 0}, "max", True, 0),
+        ({"type": "enabled", "budget_tokens": 0}, "max", False, 0),
         ({"type": "adaptive"}, None, True, None),
         ({"type": "adaptive"}, "max", "max", None),
     ],

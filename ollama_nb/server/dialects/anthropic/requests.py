@@ -153,7 +153,8 @@ class _Reader:
             self.warnings.append(f"ignored output_config.effort {go_quote(effort[:64])}: use {', '.join(_EFFORTS)}")
         match kind := thinking.text("type"):
             case "enabled":
-                return True, _budget(thinking)
+                budget = _budget(thinking)
+                return budget > 0, budget
             case "disabled":
                 return False, None
             case "adaptive":
