@@ -11,20 +11,23 @@ from ollama_nb import __version__
 from ollama_nb.client.connect import connect
 from ollama_nb.errors import OllamaError
 from ollama_nb.verbs import actions
-from ollama_nb.verbs.present import Entry, list_table, running_table, show_part, show_screen
+from ollama_nb.verbs.present import Entry, batches_table, list_table, running_table, show_part, show_screen
 from ollama_nb.verbs.table import SHOW_PARTS
 
 
 def list_models(prefix: Sequence[str] = (), *, json: bool = False, quiet: bool = False) -> None:
     """Print the stored models."""
     actions.check_output_flags(json=json, quiet=quiet)
-    _print_models(actions.list_models(connect(), *prefix[:1]), list_table, json=json, quiet=quiet)
+    _print_list(actions.list_models(connect(), *prefix[:1]), "models", list_table, json=json, quiet=quiet)
 
 
-def list_running(prefix: Sequence[str] = (), *, json: bool = False, quiet: bool = False) -> None:
-    """Print the loaded models."""
+def list_running(prefix: Sequence[str] = (), *, json: bool = False, quiet: bool = False, batches: bool = False) -> None:
+    """Print the loaded models, or the unfinished batches."""
     actions.check_output_flags(json=json, quiet=quiet)
-    _print_models(actions.list_running(connect(), *prefix[:1]), running_table, json=json, quiet=quiet)
+    if batches:
+        _print_list(actions.list_batches(connect(), *prefix[:1]), "batches", batches_table, json=json, quiet=quiet)
+    else:
+        _print_list(actions.list_running(connect(), *prefix[:1]), "models", running_table, json=json, quiet=quiet)
 
 
 def show_model(model: str, *, verbose: bool = False, **parts: bool) -> None:
@@ -72,15 +75,17 @@ def show_version() -> None:
     print(f"ollama-nb version is {__version__}")
 
 
-def _print_models(
-    document: Mapping[str, Any], as_table: Callable[[Iterable[Entry]], str], *, json: bool, quiet: bool
+def _print_list(
+    document: Mapping[str, Any], kind: str, as_table: Callable[[Iterable[Entry]], str], *, json: bool, quiet: bool
 ) -> None:
+    """Print a document with a list of ``kind``, models or batches."""
     if json:
         print(jsonlib.dumps(document, indent=2, ensure_ascii=False))
     elif quiet:
-        sys.stdout.write("".join(f"{model['name']}\n" for model in document["models"]))
+        name = "name" if kind == "models" else "id"
+        sys.stdout.write("".join(f"{entry[name]}\n" for entry in document[kind]))
     else:
-        sys.stdout.write(as_table(document["models"]))
+        sys.stdout.write(as_table(document[kind]))
 
 
 COMMANDS: dict[str, Callable[..., None]] = {

@@ -98,6 +98,7 @@ def prune(*, dry_run: bool = False, json: bool = False) -> None:
         ("unfinished downloads", removed.partial),
         ("prefix caches", removed.prefixes),
         ("set aside by fsck", removed.set_aside),
+        ("expired files of batches", removed.expired),
     ]
     sys.stdout.write(_totals_table("WOULD REMOVE" if dry_run else "REMOVED", totals))
     if removed.young.files:
@@ -120,6 +121,7 @@ def show_usage(*, json: bool = False) -> None:
         ("unfinished downloads", store.partial),
         ("prefix caches", usage.prefixes),
         ("set aside by fsck", usage.set_aside),
+        ("files and batches", usage.batches),
     ]
     sys.stdout.write(_totals_table("ON DISK", totals))
     print(f"\n{human_bytes(store.free)} free")

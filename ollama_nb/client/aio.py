@@ -99,6 +99,8 @@ class AsyncOllama(AsyncWrapper[Ollama]):
     detokenize = _awaited(Ollama.detokenize)
     embed = _awaited(Ollama.embed)
     rerank = _awaited(Ollama.rerank)
+    batches = _awaited(Ollama.batches)
+    cancel_batch = _awaited(Ollama.cancel_batch)
 
     def chat_session(self, model: str, **keywords: Any) -> AsyncChatSession:
         """A conversation with one model. Await each answer before the next question."""

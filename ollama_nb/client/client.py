@@ -114,7 +114,7 @@ class Client:
         return self._reply("POST", "/api/rerank", body)
 
     def queue(self) -> Json:
-        """``requests`` of the reply: those that run and those that wait, without their prompts."""
+        """``requests`` of the reply: the running and the waiting ones; ``batches``, if some are unfinished."""
         return self._reply("GET", "/api/queue")
 
     def cancel(self, request_id: str) -> bool:
@@ -124,6 +124,14 @@ class Client:
         except NotFound:
             return False
         return True
+
+    def batches(self) -> Json:
+        """``data`` of the reply: the latest 100 batches, as OpenAI's API describes them."""
+        return self._reply("GET", "/v1/batches?limit=100")
+
+    def cancel_batch(self, batch_id: str) -> Json:
+        """Cancel a batch of requests and return it."""
+        return self._reply("POST", f"/v1/batches/{quote(batch_id, safe='')}/cancel", {})
 
     def version(self) -> str:
         """The server's version."""

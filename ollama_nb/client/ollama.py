@@ -43,6 +43,22 @@ class RankedDocument:
     method: str
 
 
+@dataclass(frozen=True, slots=True)
+class BatchProgress:
+    """A batch of requests: its lines in ``total``, those ``completed`` with a reply, and those that ``failed``.
+
+    ``status``: validating, in_progress, finalizing, completed, failed, expired, cancelling or cancelled.
+    """
+
+    id: str
+    endpoint: str
+    model: str
+    status: str
+    total: int
+    completed: int
+    failed: int
+
+
 def connect(host: str | None = None, *, key: str | None = None, start: bool = True) -> Ollama:
     """Connect to a server: ``host``, else ``OLLAMA_HOST``, else Jupyter's, else one of this user, else a new one.
 
@@ -225,6 +241,19 @@ class Ollama:
             RankedDocument(found["index"], found["relevance_score"], texts[found["index"]], reply["method"])
             for found in reply["results"]
         ]
+
+    def batches(self) -> list[BatchProgress]:
+        """The latest 100 batches of requests of OpenAI's API, latest first."""
+        return [
+            BatchProgress(
+                batch["id"], batch["endpoint"], batch["model"] or "", batch["status"], **batch["request_counts"]
+            )
+            for batch in self.client.batches()["data"]
+        ]
+
+    def cancel_batch(self, batch_id: str) -> None:
+        """Cancel a batch. The results that it has are kept. Raises BadRequest if it has ended."""
+        self.client.cancel_batch(batch_id)
 
     def _body(
         self, prompt: Prompt, system: str | None, images: Iterable[Image], on_overflow: Overflow, extras: dict[str, Any]

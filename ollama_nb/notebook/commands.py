@@ -62,24 +62,27 @@ class MagicCommand:
 
 
 def list_models(session: MagicsSession, line: Line, cell: str | None) -> Any:
-    return _listed(line, actions.list_models(session.connect(), *line.words), "ModelsFrame")
+    return _listed(line, actions.list_models(session.connect(), *line.words), "models", "ModelsFrame")
 
 
 def list_running(session: MagicsSession, line: Line, cell: str | None) -> Any:
-    return _listed(line, actions.list_running(session.connect(), *line.words), "RunningFrame")
+    if line.has("--batches"):
+        return _listed(line, actions.list_batches(session.connect(), *line.words), "batches", "BatchesFrame")
+    return _listed(line, actions.list_running(session.connect(), *line.words), "models", "RunningFrame")
 
 
-def _listed(line: Line, document: Mapping[str, Any], kind: str) -> Any:
+def _listed(line: Line, document: Mapping[str, Any], kind: str, frame: str) -> Any:
+    """Display a document with a list of ``kind``, models or batches, as a DataFrame of the class ``frame``."""
     actions.check_output_flags(json=line.has("--json"), quiet=line.has("--quiet"))
     if line.has("--json"):
         print(json.dumps(document, indent=2, ensure_ascii=False))
         return None
     if line.has("--quiet"):
-        print("\n".join(model["name"] for model in document["models"]))
+        print("\n".join(entry["name" if kind == "models" else "id"] for entry in document[kind]))
         return None
     from ollama_nb.notebook import listing  # with pandas, which other commands need not load
 
-    return getattr(listing, kind).of(document["models"])
+    return getattr(listing, frame).of(document[kind])
 
 
 def embed(session: MagicsSession, line: Line, cell: str | None) -> Any:

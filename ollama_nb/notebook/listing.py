@@ -1,4 +1,4 @@
-"""``%ollama list`` and ``ps`` as pandas DataFrames that display themselves as the terminal program's tables.
+"""``%ollama list``, ``ps`` and ``ps --batches`` as DataFrames that display themselves as the terminal program's tables.
 
 Imported by the first list, because importing pandas takes more than half a second.
 """
@@ -13,7 +13,7 @@ import pandas as pd
 from ollama_nb.notebook.tables import html_table, trimmed
 from ollama_nb.verbs import present
 
-_TIMES = ("modified_at", "expires_at")
+_TIMES = ("modified_at", "expires_at", "created_at")
 _DETAILS = ("family", "parameter_size", "quantization_level")
 _NEVER = "9999-12-31T00:00:00+00:00"
 
@@ -71,6 +71,18 @@ class RunningFrame(ModelsFrame):
 
     def rows(self) -> list[tuple[str, ...]]:
         return present.running_rows(entry | {"expires_at": entry["expires_at"] or _NEVER} for entry in self._entries())
+
+
+class BatchesFrame(ModelsFrame):
+    """Unfinished batches: id, model, endpoint, status, total, completed and failed lines, created_at."""
+
+    COLUMNS: ClassVar[tuple[str, ...]] = (
+        "id", "model", "endpoint", "status", "total", "completed", "failed", "created_at",
+    )  # fmt: skip
+    HEADER: ClassVar[tuple[str, ...]] = present.BATCHES_HEADER
+
+    def rows(self) -> list[tuple[str, ...]]:
+        return present.batch_rows(self._entries())
 
 
 def _to_json(value: Any) -> Any:

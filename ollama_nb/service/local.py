@@ -20,6 +20,7 @@ from ollama_nb.api.models import Model
 from ollama_nb.api.names import DEFAULT_TAG, Digest, ModelName
 from ollama_nb.api.units import human_bytes
 from ollama_nb.errors import BadRequest, OllamaError, StoreError
+from ollama_nb.service.batch_store import BatchStore
 from ollama_nb.service.bundled import is_bundled
 from ollama_nb.service.models import modelfile_commands
 from ollama_nb.service.resolve import find_in, parse_name
@@ -37,13 +38,17 @@ CURRENT, OUTDATED, LOCAL, UNKNOWN = "current", "outdated", "only here", "unknown
 
 @dataclass(frozen=True, slots=True)
 class PruneResult:
-    """What ``prune`` removed or would remove. ``young``: unused files of the last hour, which it keeps."""
+    """What ``prune`` removed or would remove.
+
+    ``young``: unused files of the last hour, which it keeps. ``expired``: uploaded files and batches that have expired.
+    """
 
     unused: FileTotals
     partial: FileTotals
     prefixes: FileTotals
     set_aside: FileTotals
     young: FileTotals
+    expired: FileTotals
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +58,7 @@ class DiskUsage:
     store: Usage
     prefixes: FileTotals
     set_aside: FileTotals
+    batches: FileTotals
 
 
 def open_store(settings: Settings) -> Store:
@@ -67,12 +73,16 @@ def fsck(settings: Settings, *, repair: bool, report: Report, cancelled: threadi
 
 def df(settings: Settings) -> DiskUsage:
     return DiskUsage(
-        usage(open_store(settings)), file_totals(_prefixes(settings)), file_totals(files_below(_aside(settings)))
+        usage(open_store(settings)),
+        file_totals(_prefixes(settings)),
+        file_totals(files_below(_aside(settings))),
+        file_totals(files_below(BatchStore(settings.home).root)),
     )
 
 
 def prune(settings: Settings, *, dry_run: bool) -> PruneResult:
-    """Remove unused blobs and unfinished downloads older than an hour, stored prefixes, and what ``fsck`` set aside.
+    """Remove unused blobs and unfinished downloads older than an hour, stored prefixes, what ``fsck`` set aside, and
+    expired files and batches.
 
     Raises StoreError, and removes nothing, when a manifest cannot be read: what it uses is not known.
     """
@@ -83,7 +93,8 @@ def prune(settings: Settings, *, dry_run: bool) -> PruneResult:
         raise StoreError(
             f"nothing was removed, because a manifest cannot be read: {broken}; `ollama-nb fsck --repair` sets it aside"
         )
-    used = df(settings)
+    used, batches = df(settings), BatchStore(settings.home)
+    expired = file_totals(batches.stale())
     unused = file_totals(path for path in stale if digest_in_name(path.name))
     partial = file_totals((path for path in stale if not digest_in_name(path.name)), sparse=True)
     left = FileTotals(
@@ -96,7 +107,8 @@ def prune(settings: Settings, *, dry_run: bool) -> PruneResult:
         for path in _prefixes(settings):
             tree.remove(path)
         shutil.rmtree(_aside(settings), ignore_errors=True)
-    return PruneResult(unused, partial, used.prefixes, used.set_aside, left)
+        batches.remove_stale()
+    return PruneResult(unused, partial, used.prefixes, used.set_aside, left, expired)
 
 
 def _aside(settings: Settings) -> Path:

@@ -25,6 +25,12 @@ def list_running(client: Client, prefix: str = "") -> Document:
     return _matching(client.ps(), lambda name: name.startswith(prefix))
 
 
+def list_batches(client: Client, prefix: str = "") -> Document:
+    """The unfinished batches with a model whose name starts with ``prefix``, as ``/api/queue`` returns them."""
+    batches = client.queue().get("batches") or []
+    return {"batches": [batch for batch in batches if batch["model"].startswith(prefix)]}
+
+
 def check_output_flags(*, json: bool, quiet: bool) -> None:
     """Raise BadRequest when a list is wanted in two forms."""
     if json and quiet:

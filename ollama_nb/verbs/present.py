@@ -1,7 +1,7 @@
 """Lists, details and figures as text, byte for byte as Ollama prints them.
 
-The rows (:func:`list_rows`, :func:`running_rows`, :func:`show_sections`, :func:`stat_rows`) are for callers that draw
-their own tables; the texts are for terminals.
+The rows (:func:`list_rows`, :func:`running_rows`, :func:`batch_rows`, :func:`show_sections`, :func:`stat_rows`) are for
+callers that draw their own tables; the texts are for terminals.
 """
 
 from __future__ import annotations
@@ -61,6 +61,7 @@ def _padded(text: str, width: int) -> str:
 
 LIST_HEADER = ("NAME", "ID", "SIZE", "MODIFIED")
 RUNNING_HEADER = ("NAME", "ID", "SIZE", "PROCESSOR", "CONTEXT", "UNTIL")
+BATCHES_HEADER = ("ID", "MODEL", "ENDPOINT", "STATUS", "DONE", "FAILED", "CREATED")
 
 _ZERO_TIME = "0001-01-01"  # Go's zero value
 _LONG_FRACTION = re.compile(r"(\.\d{6})\d+")
@@ -97,6 +98,23 @@ def running_rows(models: Iterable[Entry], now: float | None = None) -> list[tupl
     ]
 
 
+def batch_rows(batches: Iterable[Entry], now: float | None = None) -> list[tuple[str, ...]]:
+    """The cells of ``ps --batches``. ``now`` is a UNIX time in seconds, by default the present."""
+    now = time.time() if now is None else now
+    return [
+        (
+            str(batch["id"]),
+            str(batch["model"]),
+            str(batch["endpoint"]),
+            str(batch["status"]),
+            f"{batch['completed'] + batch['failed']}/{batch['total']}",
+            str(batch["failed"]),
+            relative_time(batch.get("created_at"), now),
+        )
+        for batch in batches
+    ]
+
+
 def list_table(models: Iterable[Entry], now: float | None = None) -> str:
     """``list`` as a text table."""
     return table(LIST_HEADER, list_rows(models, now))
@@ -105,6 +123,11 @@ def list_table(models: Iterable[Entry], now: float | None = None) -> str:
 def running_table(models: Iterable[Entry], now: float | None = None) -> str:
     """``ps`` as a text table."""
     return table(RUNNING_HEADER, running_rows(models, now))
+
+
+def batches_table(batches: Iterable[Entry], now: float | None = None) -> str:
+    """``ps --batches`` as a text table."""
+    return table(BATCHES_HEADER, batch_rows(batches, now))
 
 
 def processor(size: int, vram: int) -> str:

@@ -147,7 +147,12 @@ VERBS = (
     Verb("signin", "Sign in to ollama.com", hidden_aliases=("login",)),
     Verb("signout", "Sign out from ollama.com", hidden_aliases=("logout",)),
     Verb("list", "List models", (PREFIX,), (SERVER_JSON, QUIET), aliases=("ls",)),
-    Verb("ps", "List running models", (PREFIX,), (SERVER_JSON, QUIET)),
+    Verb(
+        "ps",
+        "List running models",
+        (PREFIX,),
+        (SERVER_JSON, QUIET, Flag("--batches", kind="bool", help="List the unfinished batches of requests instead")),
+    ),
     Verb("cp", "Copy a model", (Word("source", "SOURCE"), Word("destination", "DESTINATION"))),
     Verb("rm", "Remove a model", (MODELS,)),
     Verb(

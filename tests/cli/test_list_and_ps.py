@@ -9,7 +9,15 @@ import pytest
 from support.command_line import RunCommand
 from support.fake_servers import ScriptedServer, error, ok
 
-from ollama_nb.verbs.present import display_width, list_table, processor, running_table, table
+from ollama_nb.verbs.present import (
+    BATCHES_HEADER,
+    batches_table,
+    display_width,
+    list_table,
+    processor,
+    running_table,
+    table,
+)
 
 NOW = 1_800_000_000.0
 HEX = "0123456789abcdef" * 4
@@ -93,6 +101,28 @@ def test_list_by_prefix(server: ScriptedServer, ollama: RunCommand, prefix: str,
 def test_ps_names_by_prefix_of_the_same_case(server: ScriptedServer, ollama: RunCommand, prefix: str, out: str) -> None:
     server.routes["GET /api/ps"] = ok({"models": [RUNNING]})
     assert ollama("ps", "-q", prefix).out == out
+
+
+BATCHES: list[dict[str, Any]] = [
+    {
+        "id": "batch_1", "model": "sprout, 小", "endpoint": "/v1/embeddings", "status": "in_progress", "total": 9,
+        "completed": 4, "failed": 1, "created_at": "2027-01-15T07:58:59Z",
+    }
+]  # fmt: skip
+
+
+def test_batches(server: ScriptedServer, ollama: RunCommand) -> None:
+    assert batches_table(BATCHES, now=NOW) == (
+        "ID         MODEL         ENDPOINT          STATUS         DONE    FAILED    CREATED \n"
+        "batch_1    sprout, 小    /v1/embeddings    in_progress    5/9     1         About a minute ago    \n"
+    ).replace("CREATED \n", "CREATED            \n")
+    server.routes["GET /api/queue"] = ok({"requests": [], "batches": BATCHES})
+    assert json.loads(ollama("ps", "--batches", "--json").out) == {"batches": BATCHES}
+    assert ollama("ps", "--batches", "-q").out == "batch_1\n"
+    assert ollama("ps", "--batches", "-q", "x").out == ""
+    assert "5/9" in ollama("ps", "--batches").out
+    server.routes["GET /api/queue"] = ok({"requests": []})
+    assert ollama("ps", "--batches").out.split() == [*BATCHES_HEADER]
 
 
 def test_empty_documents(server: ScriptedServer, ollama: RunCommand) -> None:

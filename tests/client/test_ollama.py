@@ -293,3 +293,16 @@ def test_connect_is_public(server: ScriptedServer, home: Any) -> None:
     assert "connect" in dir(ollama_nb)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         ollama_nb.nothing  # noqa: B018
+
+
+def test_batches(server: ScriptedServer, ollama: Ollama) -> None:
+    counts = {"total": 9, "completed": 4, "failed": 1}
+    batch = {"id": "batch_1", "endpoint": "/v1/embeddings", "model": None, "status": "failed", "request_counts": counts}
+    server.routes["GET /v1/batches?limit=100"] = ok({"data": [batch]})
+    (found,) = ollama.batches()
+    assert (found.id, found.model, found.status, found.total, found.completed, found.failed) == (
+        "batch_1", "", "failed", 9, 4, 1,
+    )  # fmt: skip
+    server.routes["POST /v1/batches/batch_1/cancel"] = ok(batch)
+    ollama.cancel_batch("batch_1")
+    assert server.asked("POST /v1/batches/batch_1/cancel") == [{}]

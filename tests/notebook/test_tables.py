@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from ollama_nb.notebook.listing import ModelsFrame, RunningFrame
+from ollama_nb.notebook.listing import BatchesFrame, ModelsFrame, RunningFrame
 from ollama_nb.notebook.tables import ModelDetails
 
 
@@ -79,3 +79,10 @@ def test_details() -> None:
         "    ...",
     ]
     assert shown["model_info"]["llama.context_length"] == 2048
+
+
+def test_batches() -> None:
+    row = {"id": "batch_1", "model": "小", "endpoint": "/v1/embeddings", "status": "in_progress", "total": 9}
+    frame = BatchesFrame.of([{**row, "completed": 4, "failed": 1, "created_at": stamp(-7200)}])
+    assert frame.rows() == [("batch_1", "小", "/v1/embeddings", "in_progress", "5/9", "1", "2 hours ago")]
+    assert repr(BatchesFrame.of([])).split()[0] == "ID"

@@ -248,9 +248,16 @@ def test_showing_a_model(server: ScriptedServer, models: Page) -> None:
 
 def test_activity(server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
     page = Page(Activity(lambda: Client(server.url)), monkeypatch)
-    running = {"requests": [{"id": "r1", "model": "m"}]}
-    server.routes |= {"GET /api/queue": [ok(running), ok({"requests": []})], "DELETE /api/requests/r1": ok({})}
+    running = {"requests": [{"id": "r1", "model": "m"}], "batches": [{"id": "batch_1"}]}
+    server.routes |= {
+        "GET /api/queue": [ok(running), ok({"requests": [], "batches": [{"id": "batch_1"}]}), ok({"requests": []})],
+        "DELETE /api/requests/r1": ok({}),
+        "POST /v1/batches/batch_1/cancel": ok({}),
+    }
     page.send("look")
-    assert page.until("queue")["requests"] == running["requests"]
+    assert page.until("queue") == {"kind": "queue", **running}
     page.send("cancel", id="r1")
     assert page.until("queue")["requests"] == []
+    page.send("cancel_batch", id="batch_1")
+    assert page.until("queue") == {"kind": "queue", "requests": [], "batches": []}
+    assert server.asked("POST /v1/batches/batch_1/cancel") == [{}]

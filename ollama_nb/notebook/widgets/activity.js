@@ -1,4 +1,4 @@
-// The activity widget: a live view of the server's request queue.
+// The activity widget: a live view of the server's requests and unfinished batches.
 
 function render({ model, el }) {
   const page = startPage(model, el, "activity", "Activity", (content) => handlers[content.kind]?.(content));
@@ -11,20 +11,21 @@ function render({ model, el }) {
   page.root.append(make("header", { class: "onb-title" }, make("strong", {}, "Activity"), sum), notice, page.slow, list, page.gone);
 
   const handlers = {
-    queue({ requests }) {
+    queue({ requests, batches }) {
       polling.answered();
       notice.hidden = true;
-      const ids = new Set(requests.map((one) => one.id));
+      const all = [...batches, ...requests];
+      const ids = new Set(all.map((one) => one.id));
       for (const [id, row] of rows) if (!ids.has(id)) { row.element.remove(); rows.delete(id); }
-      for (const one of requests) {
+      for (const one of all) {
         if (!rows.has(one.id)) {
-          rows.set(one.id, makeRow(one, page));
+          rows.set(one.id, one.endpoint ? makeBatch(one, page) : makeRow(one, page));
           list.append(rows.get(one.id).element);
         }
         rows.get(one.id).show(one);
       }
       list.querySelector(".onb-none")?.remove();
-      if (!requests.length) list.append(make("li", { class: "onb-none" }, "No running or waiting requests."));
+      if (!all.length) list.append(make("li", { class: "onb-none" }, "No running or waiting requests."));
       const speed = requests.reduce((all, one) => all + one.tokens_per_second, 0);
       sum.textContent = requests.length ? `${requests.length} request${requests.length > 1 ? "s" : ""}${speed ? ` · ${speed.toFixed(1)} tok/s` : ""}` : "";
     },
@@ -58,6 +59,28 @@ function makeRow(request, page) {
       about.textContent = [now.kind, `${seconds.toFixed(0)} s`, now.prompt_tokens && `prompt ${now.prompt_tokens}`, now.output_tokens && `${now.output_tokens} tokens`,
         now.tokens_per_second && `${now.tokens_per_second.toFixed(1)} tok/s`,
         now.drafted_tokens && `drafts ${Math.round((100 * now.accepted_tokens) / now.drafted_tokens)} % accepted`].filter(Boolean).join(" · ");
+    },
+  };
+}
+
+function makeBatch(batch, page) {
+  const state = make("span", { class: "onb-fit" });
+  const about = make("div", { class: "onb-row-about onb-figures" });
+  const bar = make("progress", { "aria-label": "Progress of the batch" });
+  const cancel = async () => { if (!(await cancelBatchOnServer(batch.id))) page.send("cancel_batch", { id: batch.id }); };
+  const button = iconButton("stop", "Cancel this batch", cancel);
+  const element = make("li", { class: "onb-row", "data-id": batch.id },
+    make("div", { class: "onb-row-main" }, make("div", { class: "onb-row-head" }, make("span", { class: "onb-row-name" }, "Batch"), state), about, bar),
+    make("div", { class: "onb-row-acts" }, button));
+  return {
+    element,
+    show(now) {
+      const done = now.completed + now.failed;
+      state.textContent = now.status.replace("_", " ");
+      state.dataset.fit = now.status === "in_progress" ? "" : "tight";
+      button.disabled = !["validating", "in_progress"].includes(now.status);
+      if (now.total) { bar.max = now.total; bar.value = done; }
+      about.textContent = [now.model, now.endpoint, now.total && `${done} of ${now.total}`, now.failed && `${now.failed} failed`].filter(Boolean).join(" · ");
     },
   };
 }

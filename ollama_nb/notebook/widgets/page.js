@@ -84,15 +84,24 @@ function saveFile(name, text) {
 
 /** Cancel a request on the Jupyter server that served this page; false if that server does not know the request.
  *  Unlike a message to the kernel, this works while the kernel is busy. */
-async function cancelOnServer(id) {
+function cancelOnServer(id) {
+  return id ? askServer("DELETE", `api/requests/${encodeURIComponent(id)}`) : false;
+}
+
+function cancelBatchOnServer(id) {
+  return askServer("POST", `v1/batches/${encodeURIComponent(id)}/cancel`);
+}
+
+/** Send a request to the Jupyter server that served this page; false if it fails. */
+async function askServer(method, path) {
   const data = document.getElementById("jupyter-config-data");
-  if (!data || !id) return false;
+  if (!data) return false;
   try {
     const config = JSON.parse(data.textContent);
     const xsrf = document.cookie.match(/(?:^|; )_xsrf=([^;]*)/);
     const headers = { ...(xsrf && { "X-XSRFToken": decodeURIComponent(xsrf[1]) }), ...(config.token && { Authorization: `token ${config.token}` }) };
-    const url = new URL(`${config.baseUrl}ollama/api/requests/${encodeURIComponent(id)}`, location.href);
-    return (await fetch(url, { method: "DELETE", headers, credentials: "same-origin" })).ok;
+    const url = new URL(`${config.baseUrl}ollama/${path}`, location.href);
+    return (await fetch(url, { method, headers, credentials: "same-origin" })).ok;
   } catch {
     return false;
   }
