@@ -170,7 +170,6 @@ def test_a_whole_message() -> None:
     [
         (Done("stop", STATS), ("end_turn", None)),
         (Done("length", STATS), ("max_tokens", None)),
-        (Done("cancelled", STATS), ("end_turn", None)),
         (Done("stop", STATS, stop_sequence="终"), ("stop_sequence", "终")),
         (Done("stop", STATS, stop_sequence="<|im_end|>"), ("end_turn", None)),  # a stop string of the model
     ],
@@ -237,6 +236,17 @@ async def test_errors_before_and_within_a_stream(tmp_path: Path) -> None:
         name, data = frames(broken.text)[-1]
         assert (broken.status_code, name, data["error"]["code"]) == (200, "error", "runner_crashed")
         assert data["request_id"] == broken.headers["request-id"]
+
+
+@in_loop
+async def test_a_cancelled_message_is_an_error(tmp_path: Path) -> None:
+    async with serve(tmp_path) as h:
+        h.service.script = [Delta("a"), Done("cancelled", STATS)]
+        whole = await h.client.post("/v1/messages", json=REQUEST)
+        assert (whole.status_code, whole.json()["error"]["code"]) == (499, "cancelled")
+        streamed = await h.client.post("/v1/messages", json={**REQUEST, "stream": True})
+        name, data = frames(streamed.text)[-1]
+        assert (streamed.status_code, name, data["error"]["code"]) == (200, "error", "cancelled")
 
 
 @in_loop

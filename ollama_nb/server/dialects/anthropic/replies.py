@@ -10,7 +10,7 @@ from ollama_nb.api.encode import filled, go_json
 from ollama_nb.api.events import Delta, Done, Event, PromptRead, Stats, ToolCallDelta, ToolCalls
 from ollama_nb.api.messages import ToolCall
 from ollama_nb.api.models import Listed, Model
-from ollama_nb.errors import OllamaError
+from ollama_nb.errors import Cancelled, OllamaError
 from ollama_nb.server.dialects.encoder import JSON, SSE, SSE_COMMENT, ErrorFormat, GatheredReply, warnings_of
 from ollama_nb.server.dialects.gojson import utc
 
@@ -193,7 +193,12 @@ class MessageReply:
         return _event("message_delta", delta=delta, usage=_usage(done.stats), **_additions(done))
 
     def _stopped(self, done: Done, *, called: bool) -> dict[str, Any]:
-        """Why the message ended; a tool call comes before other reasons."""
+        """Why the message ended; a tool call comes before other reasons.
+
+        Raises Cancelled for a message that was cancelled: Anthropic has no reason for one that is not complete.
+        """
+        if done.reason == "cancelled":
+            raise Cancelled
         sequence = done.stop_sequence if done.stop_sequence in self._stops else None
         if called:
             reason = "tool_use"
