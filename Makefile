@@ -33,7 +33,7 @@ docs: .venv/ready-test ## write docs/api.md from docstrings and help texts
 bench: .venv/ready-bench ## compare speed with llama-server, llama-bench and ollama (BENCH="…" for options)
 	@$(BIN)/python tests/benchmarks/run.py $(BENCH)
 
-notebooks: .venv/ready-test ## rerun the example notebooks and store their outputs
+notebooks: .venv/ready-clients ## rerun the example notebooks and store their outputs
 	@$(BIN)/python tests/notebooks/rerun.py
 
 clean:

@@ -147,6 +147,7 @@ def _claude_env(server: AgentServer, model: AgentModel) -> dict[str, str]:
         "ANTHROPIC_BASE_URL": server.url,
         "ANTHROPIC_AUTH_TOKEN": server.sent_key,
         "ANTHROPIC_API_KEY": "",  # a key of the user's is for Anthropic's own server
+        **dict.fromkeys((f"CLAUDE_CODE_USE_{cloud}" for cloud in ("BEDROCK", "VERTEX", "FOUNDRY")), ""),
         **dict.fromkeys(names, model.name),
         **window,
         "CLAUDE_CODE_ATTRIBUTION_HEADER": "0",  # it differs in every session, so that no prompt prefix would be reused

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from support.command_line import RunCommand
-from support.fake_servers import ScriptedServer, error, ndjson, ok
+from support.fake_servers import Answer, ScriptedServer, Seen, error, ndjson, ok
 
 from ollama_nb.cli import launch as launching
 from ollama_nb.cli.launch import LaunchState, installed_version, launch_environment, run_program, warnings_for
@@ -185,6 +185,23 @@ def test_generated_files_are_private(
     assert file.stat().st_mode & 0o777 == 0o600
     settings = json.loads(file.read_text("utf-8"))["providers"]["openai-compatible"]["settings"]
     assert (settings["model"], settings["baseUrl"]) == ("m", f"{model_server.url}/v1")
+
+
+def test_the_server_is_kept_alive_while_the_program_runs(
+    model_server: ScriptedServer, ollama: RunCommand, agent: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent("claude")
+    monkeypatch.setattr(launching, "BEAT_SECONDS", 0.01)
+    beats = threading.Event()
+
+    def count(_request: Seen) -> Answer:
+        if len([seen for seen in model_server.seen if seen.method == "HEAD"]) > 4:
+            beats.set()
+        return Answer()
+
+    model_server.routes["HEAD /"] = count
+    monkeypatch.setattr(launching, "run_program", lambda _command, _env: 0 if beats.wait(30) else 1)
+    assert ollama("launch", "claude", "--model", "m").code == 0
 
 
 def test_a_missing_program_is_reported_before_anything_else(
