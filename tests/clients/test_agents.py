@@ -14,12 +14,16 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from support.clients import Host, create_model
 from support.scripted_model import CLOSING, CONTEXT, scripted_model
 from support.servers import clean_env, jupyter, runtime_info, standalone
+
+from ollama_nb.cli.programs import CODEX_PROFILE
+from ollama_nb.cli.programs import PROGRAMS as CARDS
 
 pytestmark = [pytest.mark.slow, pytest.mark.model]
 PROGRAMS = Path(__file__).parents[2] / ".venv" / "agents" / "node_modules" / ".bin"
@@ -107,29 +111,57 @@ def home(tmp_path: Path) -> Iterator[Path]:
                 os.kill(int(entry.name), signal.SIGTERM)
 
 
-@pytest.mark.parametrize("name", TURNS)
-def test_a_turn_with_a_tool_call(agent_host: Host, name: str, home: Path, tmp_path: Path, proxy: _Recorder) -> None:
-    assert (PROGRAMS / name).exists(), "the program is missing: run `make test-agents`"
+@dataclass
+class Terminal:
+    """Runs programs in a folder, with the address of a recorder as proxy."""
+
+    home: Path
+    work: Path
+    proxy: _Recorder
+
+    def run(self, *command: str, **variables: str) -> str:
+        """The standard output of a program that must succeed."""
+        address = f"http://127.0.0.1:{self.proxy.server_address[1]}"
+        path = f"{PROGRAMS}{os.pathsep}{os.environ['PATH']}"
+        proxies = {"HTTP_PROXY": address, "HTTPS_PROXY": address}
+        env = clean_env(self.home, **{"PATH": path, "PWD": str(self.work), **proxies, **variables})
+        done = subprocess.run(
+            command, env=env, cwd=self.work, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def launch(self, host: Host, *args: str) -> str:
+        """Run ``ollama launch``."""
+        command = (sys.executable, "-m", "ollama_nb.cli.main", "launch", *args)
+        variables = {"NO_PROXY": "", "TERM": "dumb", "COPILOT_OFFLINE": "true"}
+        return self.run(*command, OLLAMA_HOST=host.url, OLLAMA_API_KEY=host.key, **variables)
+
+
+@pytest.fixture
+def terminal(home: Path, tmp_path: Path, proxy: _Recorder) -> Terminal:
     work = tmp_path / "工作 folder"
     work.mkdir()
-    address = f"http://127.0.0.1:{proxy.server_address[1]}"
-    env = clean_env(
-        home,
-        PATH=f"{PROGRAMS}{os.pathsep}{os.environ['PATH']}",
-        OLLAMA_HOST=agent_host.url,
-        OLLAMA_API_KEY=agent_host.key,
-        PWD=str(work),
-        HTTP_PROXY=address,
-        HTTPS_PROXY=address,
-        NO_PROXY="",
-        TERM="dumb",
-        COPILOT_OFFLINE="true",
-    )
-    command = [sys.executable, "-m", "ollama_nb.cli.main", "launch", name, "--model", "agent", "--", *TURNS[name]]
-    done = subprocess.run(
-        command, env=env, cwd=work, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert (work / "made.txt").read_text("utf-8") == f"{WRITTEN}\n"
-    assert CLOSING in done.stdout
-    assert {line.split()[1].partition(":")[0] for line in proxy.asked} <= LOOKUPS.get(name, set())
+    return Terminal(home, work, proxy)
+
+
+@pytest.mark.parametrize("name", TURNS)
+def test_a_turn_with_a_tool_call(agent_host: Host, name: str, terminal: Terminal) -> None:
+    assert (PROGRAMS / name).exists(), "the program is missing: run `make test-agents`"
+    output = terminal.launch(agent_host, name, "--model", "agent", "--", *TURNS[name])
+    assert (terminal.work / "made.txt").read_text("utf-8") == f"{WRITTEN}\n"
+    assert CLOSING in output
+    asked = {line.split()[1].partition(":")[0] for line in terminal.proxy.asked}
+    assert asked <= LOOKUPS.get(name, set())
+
+
+@pytest.mark.parametrize("agent_host", ["standalone"], indirect=True)
+@pytest.mark.parametrize("name", [name for name, program in CARDS.items() if program.own_files])
+def test_a_turn_with_its_own_configuration(agent_host: Host, name: str, terminal: Terminal) -> None:
+    """``--config`` writes what the program reads when it is started without us."""
+    terminal.launch(agent_host, name, "--model", "agent", "--config")
+    profile = ("--profile", CODEX_PROFILE) if name == "codex" else ()
+    direct = {"NO_PROXY": "*", "HTTP_PROXY": "", "HTTPS_PROXY": "", "TERM": "dumb"}
+    assert CLOSING in terminal.run(name, *profile, *TURNS[name], **direct)
+    assert (terminal.work / "made.txt").read_text("utf-8") == f"{WRITTEN}\n"
+    assert terminal.launch(agent_host, name, "--restore").startswith("removed ~/")
