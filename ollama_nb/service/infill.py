@@ -16,7 +16,7 @@ from ollama_nb.service.prompt import Prompt
 
 _PROJECT = "project\n"  # after the token that begins a repository; models expect a name and none is known
 _CURRENT = "current\n"  # name of the file with the gap
-_REPLY_SHARE = 4  # of the context, one part is for the reply if the request has no limit
+_REPLY_SHARE = 4  # of the context, one part is for the reply, unless the request has a smaller limit
 _SUFFIX_SHARE = 4  # of the room around the gap, one part is for the text after it
 
 Ids = tuple[int, ...]
@@ -39,7 +39,8 @@ async def fill_tokens(infill: Infill, lease: Lease, num_predict: int) -> Prompt 
     bos = (await lease.runner.tokenize(("",)))[0][:1] if lease.loaded.add_bos else ()
     before: Ids = (*bos, fim.repository, *project) if files and fim.marks_files else bos
     after: Ids = (fim.separator, *current) if files and fim.marks_files else ()
-    reply = num_predict if num_predict >= 0 else lease.num_ctx // _REPLY_SHARE
+    share = lease.num_ctx // _REPLY_SHARE
+    reply = share if num_predict < 0 else min(num_predict, share)
     room = max(1, lease.num_ctx - 1 - len(before) - len(after) - 3 - reply)
     kept_prefix, kept_suffix = _around_gap(prefix, suffix, room)
     kept_files = _newest(files, room - len(kept_prefix) - len(kept_suffix))

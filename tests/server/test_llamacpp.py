@@ -262,6 +262,7 @@ async def tokenize(
         (wire.FillTokens(90, 91, 92), {"input_extra": [{"filename": "a.py", "text": "x"}]}, (99, 3, 90, 1, 91, 2, 92)),
         # 64 tokens: 1 for BOS, 3 markers, 1 for the first token of the reply and 16 for the rest leave 43 for the gap.
         (FIM, {"input_prefix": "x p " * 40, "n_predict": 16}, (99, 90, *(3, 1) * 21, 91, 2, 92)),
+        (FIM, {"input_prefix": "x p " * 40, "n_predict": 4000}, (99, 90, *(3, 1) * 21, 91, 2, 92)),
     ],
 )
 def test_prompts_of_the_models_own_tokens(tmp_path: Path, fim: Any, fields: Any, expected: tuple[int, ...]) -> None:
