@@ -353,6 +353,7 @@ class _Tags(NamedTuple):
     def json(self, schema: Mapping[str, Any]) -> JsonValue:
         """A value that is not a string."""
         kept = {key: item for key, item in schema.items() if key not in _OF_STRINGS}
+        kept = without_texts(kept, [mark for mark in self.without if mark.startswith("<")])
         return JsonValue(json.dumps(kept, ensure_ascii=False), self.value.tool, self.value.path)
 
     def text(self, schema: Mapping[str, Any]) -> FreeText:
@@ -392,6 +393,79 @@ def constants(schema: Mapping[str, Any]) -> list[Any] | None:
         return [schema["const"]]
     options = schema.get("enum")
     return options if isinstance(options, list) else None
+
+
+# Strings in JSON values between tags must not contain the tags
+
+
+def without_texts(schema: Any, texts: Sequence[str]) -> dict[str, Any]:
+    """A schema of the same values, without those in which a string contains one of ``texts``.
+
+    Each text begins with ``<`` and contains no other one. Names of properties that the schema does not list are free.
+    """
+    any_value = {"$ref": f"#/$defs/{_ANY}"}
+    pattern = {"pattern": not_containing(texts)}
+
+    def narrowed(part: Any) -> Any:
+        if part is True or (isinstance(part, Mapping) and _SAYS_WHAT.isdisjoint(part)):
+            return any_value
+        if not isinstance(part, Mapping):
+            return part
+        found = dict(part)
+        for key in ("properties", "patternProperties", "$defs", "definitions"):
+            if isinstance(part.get(key), Mapping):
+                found[key] = {name: narrowed(inner) for name, inner in part[key].items()}
+        for key in ("anyOf", "oneOf", "allOf", "prefixItems"):
+            if isinstance(part.get(key), list):
+                found[key] = [narrowed(inner) for inner in part[key]]
+        for key in ("items", "additionalProperties"):
+            if key in part:
+                found[key] = narrowed(part[key])
+        if isinstance(part.get("enum"), list):
+            found["enum"] = [one for one in part["enum"] if not _contains(one, texts)]
+        kind = part.get("type")
+        kinds = [kind] if isinstance(kind, str) else kind if isinstance(kind, list) else []
+        if "string" in kinds and constants(part) is None:
+            found["allOf"] = [*found.get("allOf", []), pattern]
+        if "array" in kinds and "items" not in part and "prefixItems" not in part:
+            found["items"] = any_value
+        if "object" in kinds and not part.get("properties") and _OTHERS.isdisjoint(part):
+            found["additionalProperties"] = any_value
+        return found
+
+    result: dict[str, Any] = narrowed(schema)
+    if _ANY not in json.dumps(result):
+        return result
+    values: list[dict[str, Any]] = [{"type": "string", **pattern}, {"type": "boolean"}, {"type": "null"}]
+    values.append({"type": "number", "minimum": -_MAX_NUMBER, "maximum": _MAX_NUMBER})
+    values += [{"type": "array", "items": any_value}, {"type": "object", "additionalProperties": any_value}]
+    return {**result, "$defs": {**result.get("$defs", {}), _ANY: {"anyOf": values}}}
+
+
+_ANY = "any_value"
+_SAYS_WHAT = frozenset({"type", "enum", "const", "$ref", "anyOf", "oneOf", "allOf", "not", "properties", "items"})
+_OTHERS = frozenset({"additionalProperties", "patternProperties", "unevaluatedProperties", "propertyNames"})
+
+
+def _contains(value: Any, texts: Sequence[str]) -> bool:
+    written = json.dumps(value, ensure_ascii=False)
+    return any(text in written for text in texts)
+
+
+def not_containing(texts: Sequence[str]) -> str:
+    """A pattern for texts that contain none of ``texts``, which all begin with ``<`` and contain no other one."""
+    rests = [text[1:] for text in texts]
+    begun = sorted({rest[:length] for rest in rests for length in range(len(rest))})
+    prefixes = "|".join(map(re.escape, begun))
+    others = "|".join(f"{re.escape(prefix)}[^<{_next_chars(prefix, rests)}]" for prefix in begun)
+    again = f"<(?:(?:{prefixes})<)*"
+    return f"^(?:[^<]|{again}(?:{others}))*(?:{again}(?:{prefixes}))?$"
+
+
+def _next_chars(prefix: str, rests: Sequence[str]) -> str:
+    """The characters with which ``prefix`` comes nearer to one of ``rests``, for a set of a pattern."""
+    chars = sorted({rest[len(prefix)] for rest in rests if rest.startswith(prefix)})
+    return "".join(f"\\{char}" if char in "\\]^-[&~" else char for char in chars)
 
 
 _OF_STRINGS = frozenset({"minLength", "maxLength", "pattern", "format"})

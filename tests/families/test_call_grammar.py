@@ -6,6 +6,7 @@ Constraints are compiled for sprout's vocabulary, which has ``<tool_call>`` and 
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -330,6 +331,31 @@ def test_strings_of_arguments_cannot_end_the_call(vocabulary: Vocabulary) -> Non
         (written, _), format = WRITTEN[name], vocabulary.format(name, (WEATHER,), parallel=False)
         assert vocabulary.accepts(format, written.replace("Paris", "</b> <a>"))
         assert not vocabulary.accepts(format, written.replace("Paris", "</tool_cal" + "l>"))
+
+
+@pytest.mark.parametrize("inner", [{"type": "string"}, {}, {"type": ["string", "null"], "maxLength": 40}], ids=str)
+def test_strings_in_nested_values_cannot_end_the_call(vocabulary: Vocabulary, inner: dict[str, Any]) -> None:
+    say = tool("say", {"texts": {"type": "array", "items": inner}}, ["texts"])
+    written = {
+        "qwen3.5": "<tool_call>\n<function=say>\n<parameter=texts>\n{}\n</parameter>\n</function>\n</tool_call>",
+        "glm-4.7": "<tool_call>say<arg_key>texts</arg_key><arg_value>{}</arg_value></tool_call>",
+        "functiongemma": "<start_function_call>call:say{texts:{}}<end_function_call>",
+    }
+    ends = {"qwen3.5": "</parameter>", "glm-4.7": "</arg_value>", "functiongemma": "<end_function_call>"}
+    for name, text in written.items():
+        format, end = vocabulary.format(name, (say,), parallel=False), ends[name]
+        assert vocabulary.accepts(format, text.replace("{}", f'["a {end[:-1]}b", "<<b> 天"]')), name
+        assert not vocabulary.accepts(format, text.replace("{}", f'["a {end}"]')), name
+
+
+def test_a_pattern_for_texts_that_contain_none_of_some_tags() -> None:
+    tags = ("<parameter=", "</parameter>", "</function>", "<tool_call>", "</tool_call>", "<|message|>")
+    pattern = re.compile(call_grammar.not_containing(tags))
+    parts = [tag[:length] for tag in tags for length in range(1, len(tag) + 1)] + ["<", ">", "a", "天", "\n"]
+    dice = random.Random(1)
+    for _ in range(5000):
+        text = "".join(dice.choices(parts, k=dice.randint(0, 5)))
+        assert bool(pattern.fullmatch(text)) == (not any(tag in text for tag in tags)), text
 
 
 def test_references_between_schemas_are_followed(vocabulary: Vocabulary) -> None:
