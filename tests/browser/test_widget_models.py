@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from typing import Any
 
@@ -122,3 +123,24 @@ def test_activity_shows_and_cancels_while_a_model_is_in_memory(page: Any, shared
     loaded.get_by_role("button", name="from memory").click()
     loaded.get_by_role("button", name="from memory").wait_for(state="hidden")
     assert json.loads(page.request.get(f"{shared_lab.url}ollama/api/ps?token=browser-test").text())["models"] == []
+
+
+def test_activity_shows_and_cancels_a_batch(page: Any, shared_lab: Lab) -> None:
+    body = {"model": "sprout", "prompt": "x", "max_tokens": 3000, "regex": "([a-z ]{2000}){2}"}
+    line = {"method": "POST", "url": "/v1/completions", "body": body}
+    lines = [json.dumps({"custom_id": f"第{n}行", **line}) for n in range(40)]
+    query = "?token=browser-test"
+    upload = {"name": "b.jsonl", "mimeType": "text/plain", "buffer": "\n".join([*lines, "{"]).encode()}
+    form = {"purpose": "batch", "file": upload}
+    file = page.request.post(f"{shared_lab.url}ollama/v1/files{query}", multipart=form).json()
+    fields = {"input_file_id": file["id"], "endpoint": "/v1/completions"}
+    batch = page.request.post(f"{shared_lab.url}ollama/v1/batches{query}", data=fields).json()
+    open_notebook(page, shared_lab, shared_lab.notebook("batch.ipynb", [f"{MODELS}Activity()"]))
+    run_all(page)
+    row = page.locator(".onb-activity .onb-row", has_text="Batch")
+    row.get_by_text(re.compile(r"sprout · /v1/completions · \d+ of 41 · 1 failed")).wait_for()
+    assert row.locator("progress").evaluate("bar => bar.max") == 41
+    row.get_by_role("button", name="Cancel this batch").click()
+    page.get_by_text("No running or waiting requests.").wait_for()
+    found = page.request.get(f"{shared_lab.url}ollama/v1/batches/{batch['id']}{query}").json()
+    assert found["status"] == "cancelled"

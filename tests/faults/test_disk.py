@@ -52,6 +52,11 @@ def test_full_in_the_middle_of_the_work(tmp_path: Path) -> None:
     assert found["pull"]["again"] == 0, "no try after try against a full disk"
 
 
+def test_full_while_a_batch_runs(tmp_path: Path) -> None:
+    """No result is lost and no request runs twice."""
+    assert on_a_small_disk("batch", tmp_path) == {"full": ["in_progress", 0], "ran": 4, "lines": 4}
+
+
 def test_read_only(tmp_path: Path) -> None:
     found = on_a_small_disk("readonly", tmp_path)
     for stage in ("create", "texts", "copy", "delete"):

@@ -38,6 +38,10 @@ async def test_the_time_is_written_during_work(tmp_path: Path) -> None:
         assert times.pop("ollama_nb") >= began
         activity.beat()
         assert not times and state.working == 0
+        state.service.batches.active = 1
+        activity.beat()
+        assert times.pop("ollama_nb") >= began and state.working == 1 and state.idle_seconds() < 1, "a batch is work"
+        state.service.batches.active = 0
         looking.set()
     finally:
         activity.stop()

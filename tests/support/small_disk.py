@@ -1,6 +1,6 @@
 """Programs that run in a mount namespace of their own, on a small, full, read-only or copy-on-write disk.
 
-``python -m support.small_disk full|work|readonly|share FOLDER`` with a file system mounted at FOLDER; prints the
+``python -m support.small_disk full|work|batch|readonly|share FOLDER`` with a file system mounted at FOLDER; prints the
 results as JSON.
 """
 
@@ -35,6 +35,9 @@ from ollama_nb.client.files import SharedStore, file_digest
 from ollama_nb.errors import OllamaError
 from ollama_nb.server.keys import KeyFile
 from ollama_nb.service import local
+from ollama_nb.service.batch_store import BatchStore
+from ollama_nb.service.batch_worker import BatchWorker
+from ollama_nb.service.batches import BatchJob, BatchLine, LineResult
 from ollama_nb.store.blobs import BlobStore, digest_in_name
 
 BIG = gguf(data=bytes(6 << 20))
@@ -198,6 +201,53 @@ class Program:
         check_sound(store.root)
         asyncio.run(self.service.delete(name))
         return full
+
+    def batch(self) -> dict[str, Any]:
+        """The disk is full when the results of a batch arrive, and has space later."""
+        store = BatchStore(self.harness.settings.home)
+        lines = [json.dumps({"custom_id": str(n), "method": "POST", "url": "/v1/x", "body": {}}) for n in range(4)]
+        upload = store.upload()
+        upload.write("\n".join(lines).encode())
+        job = store.create(upload.commit("input", "batch").id, "/v1/x", "24h", 3600.0, {})
+        filler = self.pad(leave=64 << 10)
+        ran: list[str] = []
+
+        class Dialect:
+            async def run(self, endpoint: str, body: bytes, request_id: str) -> bytes:
+                ran.append(request_id)
+                return json.dumps({"text": "你" * 30_000}).encode()
+
+            def encode_error(self, error: OllamaError) -> bytes:
+                return b"{}"
+
+            def encode_result(self, job: BatchJob, result: LineResult) -> bytes:
+                return bytes(result.body) + b"\n"
+
+            def encode_unfinished(self, job: BatchJob, line: BatchLine, status: str) -> bytes:
+                return b"unfinished"
+
+        async def until(condition: Callable[[], bool]) -> None:
+            while True:
+                if condition():
+                    return
+                await asyncio.sleep(0.02)
+
+        async def run() -> dict[str, Any]:
+            worker = BatchWorker(self.harness.settings.home, lambda model: 2)
+            worker.start(Dialect())
+            try:
+                await until(lambda: len(ran) >= 2)
+                await asyncio.sleep(1.5)
+                waiting = store.batch(job.id)
+                filler.unlink()
+                await until(lambda: store.batch(job.id).status == "completed")
+            finally:
+                await worker.stop()
+            with store.open_data(store.file(store.batch(job.id).output_file)) as data:
+                lines = data.read().count(b"\n")
+            return {"full": [waiting.status, waiting.completed], "ran": len(ran), "lines": lines}
+
+        return asyncio.run(run())
 
     def readonly(self) -> dict[str, Any]:
         subprocess.run(["mount", "-o", "remount,ro", str(self.folder)], check=True)

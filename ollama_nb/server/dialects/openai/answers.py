@@ -74,7 +74,7 @@ async def answer(service: Service, url: str, body: bytes, request_id: str) -> by
     """
     parsed = Fields(await asyncio.to_thread(gojson.decode, body), STRUCTS[url])
     if url == EMBEDDINGS:
-        embeddings = requests.read_embeddings(parsed).asking(request_id=request_id)
+        embeddings = requests.read_embeddings(parsed).asking(request_id=request_id, background=True)
         return await answer_embeddings(service, embeddings)
     if url == CHAT:
         chat = requests.read_chat(parsed).asking(request_id=request_id, background=True)
