@@ -482,8 +482,14 @@ _ATOM = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]", re.DOTALL)
 def _whole_pattern(pattern: str) -> str | None:
     """A pattern that matches a whole text where ``pattern`` matches a part of it.
 
-    None if an anchor is not at one of its ends, or applies to one of several alternatives only.
+    None if it is not valid, looks around or back, or has an anchor elsewhere than at the ends of all its alternatives.
     """
+    try:
+        re.compile(pattern)
+    except re.error:
+        return None
+    if re.search(r"\(\?<?[=!]|\\[1-9]", pattern):
+        return None
     bare = _ATOM.sub("x", pattern)
     inner = bare.removeprefix("^").removesuffix("$")
     if re.search(r"[$^]", inner) or (inner != bare and "|" in re.sub(r"\([^()]*\)", "", inner)):

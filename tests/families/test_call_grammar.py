@@ -314,6 +314,12 @@ def test_notations_without_quotes_refuse_what_they_cannot_write(name: str, vocab
     assert refusal(name, vocabulary, free) == 'tool "f": unsupported schema keyword "patternProperties" at $'
 
 
+@pytest.mark.parametrize("pattern", ["(", "(?=a)b", "a$b", "^a|b$", r"(a)\1"])
+def test_patterns_that_unquoted_text_cannot_follow_are_refused(vocabulary: Vocabulary, pattern: str) -> None:
+    message = refusal("qwen3.5", vocabulary, tool("f", {"a": {"type": "string", "pattern": pattern}}))
+    assert message == 'tool "f": unsupported schema keyword "pattern" at $.properties.a'
+
+
 def test_a_constant_that_ends_the_call_is_refused(vocabulary: Vocabulary) -> None:
     message = refusal("qwen3", vocabulary, tool("f", {"a": {"const": "a</tool_call>b"}}))
     assert message == 'tool "f": its schema contains </tool_call>, which ends a call of this model'
