@@ -56,6 +56,11 @@ def launch(
             raise BadRequest("--restore cannot be combined with --model, --config or arguments for the program")
         _restore(program, state)
         return 0
+    if config and program.own_files is None:
+        raise BadRequest(
+            f"{program.title} reads its provider from environment variables only: start it with "
+            f"'ollama launch {program.name}'"
+        )
     command = None if config else find_command(program)
     client = connect()
     chosen = _prepare(client, _choose_model(client, program, model, state, yes=yes), program, yes=yes)
@@ -248,13 +253,8 @@ def _ask(question: str) -> str:
 
 
 def _configure(program: Program, server: AgentServer, model: AgentModel, state: LaunchState) -> None:
-    if program.own_files is None:
-        raise BadRequest(
-            f"{program.title} reads its provider from environment variables only: start it with "
-            f"'ollama launch {program.name}'"
-        )
     backups = state.backups(program.name)
-    for file in program.own_files(server, model):
+    for file in program.own_files(server, model) if program.own_files else ():
         path = file.locate(os.environ, Path.home())
         backups.change(path, file.change)
         print(f"changed {disk.display_path(path)}")
@@ -299,14 +299,15 @@ def _start(
 
 
 def launch_environment(env: Mapping[str, str], setup: Setup, url: str) -> dict[str, str]:
-    """The program's environment. A proxy is not for the server, and not at all for programs that know no exceptions."""
+    """The program's environment. It reaches the server as our own client does: through a proxy, or not."""
     found = {**env, **setup.env}
-    exceptions = net.no_proxy_for((*net.LOOPBACK_HOSTS, urlsplit(url).hostname or ""), found)
-    if exceptions is None:
+    server = urlsplit(url)
+    if net.proxy_for(server, env) is not None:
         return found
     if setup.without_proxy:
         return {name: value for name, value in found.items() if name.lower() not in net.PROXY_VARIABLES}
-    return {**found, "no_proxy": exceptions, "NO_PROXY": exceptions}
+    exceptions = net.no_proxy_for((*net.LOOPBACK_HOSTS, server.hostname or ""), found)
+    return found if exceptions is None else {**found, "no_proxy": exceptions, "NO_PROXY": exceptions}
 
 
 def run_program(command: Sequence[str], env: Mapping[str, str]) -> int:

@@ -119,13 +119,20 @@ def test_merging_keeps_what_it_does_not_change() -> None:
 
 
 def test_the_server_is_excepted_from_a_proxy() -> None:
-    before = {"HTTP_PROXY": "http://proxy:3128", "all_proxy": "socks5://proxy", "A": "1"}
-    env = launch_environment(before, Setup({"A": "2"}), "http://lab.example:11434")
+    proxies = {"HTTP_PROXY": "http://proxy:3128", "all_proxy": "socks5://proxy"}
+    local, remote = "http://127.0.0.1:1/hub/ollama", "http://lab.example:11434"
+    env = launch_environment({**proxies, "A": "1"}, Setup({"A": "2"}), local)
     assert env["A"] == "2"
-    assert env["NO_PROXY"] == env["no_proxy"] == "127.0.0.1,localhost,::1,lab.example"
-    assert launch_environment({}, Setup({"A": "2"}), "http://127.0.0.1:1") == {"A": "2"}
-    without = launch_environment(before, Setup(without_proxy=True), "http://127.0.0.1:1")
-    assert without == {"A": "1"}
+    assert env["NO_PROXY"] == env["no_proxy"] == "127.0.0.1,localhost,::1"
+    assert launch_environment({}, Setup({"A": "2"}), local) == {"A": "2"}
+    assert launch_environment(proxies, Setup(), remote) == proxies
+
+
+def test_programs_that_ignore_exceptions_get_no_proxy() -> None:
+    env = {"HTTP_PROXY": "http://proxy:3128", "all_proxy": "socks5://proxy", "NO_PROXY": "127.0.0.1,localhost,::1"}
+    deaf = Setup(without_proxy=True)
+    assert launch_environment(env, deaf, "http://127.0.0.1:1") == {"NO_PROXY": env["NO_PROXY"]}
+    assert launch_environment(env, deaf, "http://lab.example:11434") == env
 
 
 def test_warnings() -> None:
@@ -421,6 +428,7 @@ def test_a_file_that_is_not_json_is_left_alone(model_server: ScriptedServer, oll
 
 def test_a_program_without_own_files(model_server: ScriptedServer, ollama: RunCommand) -> None:
     result = ollama("launch", "copilot", "--config", "--model", "m")
+    assert model_server.seen == []
     assert result.err.startswith("Error: GitHub Copilot CLI reads its provider from environment variables only")
 
 
