@@ -390,6 +390,7 @@ UNSEEN = {
     "priority": "a request in the background: tests/server/test_native_replies.py",
     "openaiCompletion choices[].tool_calls": "needs calls without tools: tests/server/test_openai_replies.py",
     "generate tool_calls": "needs a model that calls tools unasked: tests/server/test_native_replies.py",
+    "generate choices[].tool_calls": "needs a model that calls tools unasked: tests/server/test_native_replies.py",
     "generate truncated.messages_dropped": "old messages of a model are not dropped in a generate that fits",
     "image_url": "no test model reads images",
     "detail": "no test model reads images",
