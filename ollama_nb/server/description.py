@@ -140,23 +140,33 @@ def _parameter_row(parameter: Mapping[str, Any]) -> str:
 def _body(title: str, kind: str, schema: Schema) -> str:
     """A body: its content type, and its fields or the object that it is."""
     head = f"{title} <code>{_text(kind)}</code>"
-    if "$ref" in schema or "properties" not in schema:
-        detail = f" {schema['description']}" if schema.get("description") else ""
-        return f'<p class="body">{head}: {_type(schema)}{_inline(detail)}</p>'
-    return _table(head, _field_rows(schema))
+    if "properties" in schema:
+        return _table(head, _field_rows(schema))
+    detail = f" {schema['description']}" if schema.get("description") else ""
+    return f'<p class="body">{head}: {_type(schema)}{_inline(detail)}</p>{_alternatives(schema)}'
+
+
+def _alternatives(schema: Schema) -> str:
+    """A table for each object without a name among which a value can be chosen."""
+    objects = [option for option in schema.get("anyOf", ()) if "properties" in option]
+    return "".join(_table("One of these:" if at == 0 else "or", _field_rows(o)) for at, o in enumerate(objects))
 
 
 def _responses(document: Document, responses: Mapping[str, Any]) -> str:
     parts, failures = [], []
+    errors: dict[str, None] = {}
     for status in sorted(responses):
         response = resolve(document, responses[status])
-        if status >= "400" and "$ref" in responses[status]:
+        content = response.get("content", {})
+        if status >= "400" and "application/json" in content:
             failures.append(f'<b title="{_text(response["description"])}">{status}</b>')
+            errors[_type(content["application/json"]["schema"])] = None
             continue
         parts.append(f'<p class="body"><b class="status">{status}</b> {_inline(response["description"])}</p>')
-        parts += [_body("", kind, media.get("schema", {})) for kind, media in response.get("content", {}).items()]
-    errors = f'<p class="body">Errors: {", ".join(failures)}</p>' if failures else ""
-    return f'<div class="replies">{"".join(parts)}{errors}</div>'
+        parts += [_body("", kind, media.get("schema", {})) for kind, media in content.items()]
+    if failures:
+        parts.append(f'<p class="body">Errors: {", ".join(failures)} as {" or ".join(errors)}</p>')
+    return f'<div class="replies">{"".join(parts)}</div>'
 
 
 def _named_schema(name: str, schema: Schema) -> str:
@@ -165,7 +175,7 @@ def _named_schema(name: str, schema: Schema) -> str:
     described = _markdown(schema.get("description", ""))
     if "properties" in schema:
         return f"{head}{described}{_table('', _field_rows(schema))}</section>"
-    return f'{head}<p class="body">{_type(schema)}</p>{described}</section>'
+    return f'{head}<p class="body">{_type(schema)}</p>{described}{_alternatives(schema)}</section>'
 
 
 def _field_rows(schema: Schema, above: str = "") -> Iterator[str]:
@@ -201,7 +211,7 @@ def _type(schema: Schema) -> str:
         return f'<a href="#{_anchor("schema", name)}">{_text(name)}</a>'
     for word, joint in (("anyOf", " or "), ("oneOf", " or "), ("allOf", " and ")):
         if word in schema:
-            return joint.join(map(_type, schema[word]))
+            return joint.join(dict.fromkeys(map(_type, schema[word])))
     if "const" in schema:
         return f"<code>{_text(_json(schema['const']))}</code>"
     if "enum" in schema:
