@@ -16,6 +16,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from support.clients import Host, create_model
@@ -37,8 +38,16 @@ CALLS = {
     "run_commands": {"commands": [COMMAND]},  # Cline
 }
 QUESTION = "Write a file. 写一个文件。"
-LOOKUPS = {"opencode": {"registry.npmjs.org"}, "cline": {"data.cline.bot"}}
-"""Hosts that a program asks for its own parts (plugins, feature flags) without a switch to prevent it."""
+
+
+def npm_registry() -> str:
+    """The host from which npm installs packages."""
+    done = subprocess.run(["npm", "config", "get", "registry"], check=True, capture_output=True, text=True)
+    return urlsplit(done.stdout.strip()).hostname or ""
+
+
+LOOKUPS = {"opencode": npm_registry, "cline": lambda: "data.cline.bot"}
+"""The host that a program asks for its own parts (plugins, feature flags) without a switch to prevent it."""
 
 TURNS = {
     "claude": ("-p", QUESTION, "--allowedTools", "Bash"),
@@ -152,7 +161,7 @@ def test_a_turn_with_a_tool_call(agent_host: Host, name: str, terminal: Terminal
     assert (terminal.work / "made.txt").read_text("utf-8") == f"{WRITTEN}\n"
     assert CLOSING in output
     asked = {line.split()[1].partition(":")[0] for line in terminal.proxy.asked}
-    assert asked <= LOOKUPS.get(name, set())
+    assert asked <= {LOOKUPS[name]() if name in LOOKUPS else ""}
 
 
 @pytest.mark.parametrize("agent_host", ["standalone"], indirect=True)
