@@ -48,6 +48,8 @@ clean:
 .venv/ready-clients: EXTRAS := [clients]
 .venv/ready .venv/ready-test .venv/ready-bench .venv/ready-dev .venv/ready-clients: pyproject.toml | .venv/bin/python
 	@echo "Installing into .venv (llama.cpp is built once: 4 to 12 minutes) …"
+	@# Older versions of pip search for many minutes for versions of the clients that fit together.
+	$(if $(findstring clients,$@),@$(BIN)/python -m pip install -q --upgrade pip)
 	@$(BIN)/python -m pip install -q -e ".$(EXTRAS)"
 	@touch $@
 
