@@ -40,7 +40,8 @@ notebooks: .venv/ready-clients ## rerun the example notebooks and store their ou
 clean:
 	rm -rf .venv dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-# One stamp per set of extras, remade when pyproject.toml changes.
+# One stamp per set of extras, remade when pyproject.toml changes. For the clients, pip is upgraded first: older versions
+# search for many minutes for versions of them that fit together.
 .venv/ready:      EXTRAS :=
 .venv/ready-test: EXTRAS := [test]
 .venv/ready-bench: EXTRAS := [bench]
@@ -48,7 +49,6 @@ clean:
 .venv/ready-clients: EXTRAS := [clients]
 .venv/ready .venv/ready-test .venv/ready-bench .venv/ready-dev .venv/ready-clients: pyproject.toml | .venv/bin/python
 	@echo "Installing into .venv (llama.cpp is built once: 4 to 12 minutes) …"
-	@# Older versions of pip search for many minutes for versions of the clients that fit together.
 	$(if $(findstring clients,$@),@$(BIN)/python -m pip install -q --upgrade pip)
 	@$(BIN)/python -m pip install -q -e ".$(EXTRAS)"
 	@touch $@

@@ -31,8 +31,9 @@ def offered_tools(request: ChatRequest) -> tuple[Tool, ...]:
     known = [tool_name(tool) for tool in request.tools]
     unknown = next((name for name in choice.names if name not in known), None)
     if unknown is not None:
-        listed = ", ".join(f'"{name}"' for name in known) or "none"
-        raise UnknownTool(f'tool_choice: there is no tool "{unknown}"; the tools of the request are {listed}')
+        listed = ", ".join(f'"{name}"' for name in known)
+        offered = f"the tools of the request are {listed}" if known else "the request has no tools"
+        raise UnknownTool(f'tool_choice: there is no tool "{unknown}"; {offered}')
     if choice.mode == "required" and not known:
         raise BadRequest("tool_choice requires a tool call, but the request has no tools")
     if choice.mode == "none":

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import zstandard
 from support.aio import in_loop
 from support.openapi import BY_ID, check_reply, events
 from test_handler import ServedService, _request, serve, until
@@ -344,7 +345,6 @@ async def test_a_server_that_ends_says_so_in_its_responses(tmp_path: Path) -> No
 
 @in_loop
 async def test_strict_requests_and_compressed_bodies(tmp_path: Path) -> None:
-    zstandard = pytest.importorskip("zstandard")
     async with serve(tmp_path) as h:
         body = zstandard.compress(json.dumps({**ASK, "tools": [{"type": "web_search"}]}).encode())
         headers = {"Content-Encoding": "zstd", "X-Ollama-Strict": "true", "X-Ollama-Run-Record": "true"}

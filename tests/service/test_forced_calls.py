@@ -103,7 +103,7 @@ async def test_names_restrict_the_offered_tools(tmp_path: Path) -> None:
         (
             {"tool_choice": ToolChoice("auto", ("x",)), "tools": ()},
             UnknownTool,
-            'tool_choice: there is no tool "x"; the tools of the request are none',
+            'tool_choice: there is no tool "x"; the request has no tools',
         ),
         (
             {"tool_choice": REQUIRED, "tools": ()},

@@ -18,6 +18,7 @@ from ollama_nb.server.dialects.gojson import Fields
 from ollama_nb.server.dialects.openai import replies, requests
 from ollama_nb.server.dialects.openai.replies import ChatCompletionReply, CompletionReply
 from ollama_nb.server.dialects.openai.requests import ChatCompletion, Completion, EmbeddingsBody, ReplyForm
+from ollama_nb.service.replies import merged
 from ollama_nb.service.service import Service
 
 CHAT, COMPLETIONS, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
@@ -26,7 +27,6 @@ STRUCTS = {CHAT: "openai.ChatCompletionRequest", COMPLETIONS: "openai.Completion
 """Paths of the routes that batches can use, and the names of their bodies in error messages."""
 
 MAX_RUNNING = 8  # prompts of one request that are served at the same time
-_MAX_QUEUED = 64  # events of prompts that wait to be sent
 
 WITH_CHOICE = (Delta, ToolCallDelta, ToolCalls, Done)  # the events of one choice
 
@@ -128,41 +128,24 @@ async def _merged(sources: Sequence[Events], n: int) -> Events:
 
     Choice ``i`` of prompt ``p`` becomes choice ``p * n + i``. The last event has the figures of all.
     """
-    queue: asyncio.Queue[Event | Exception | None] = asyncio.Queue(_MAX_QUEUED)  # None: a reply has ended
     places = asyncio.Semaphore(MAX_RUNNING)
 
-    async def serve(source: Events, first: int) -> None:
-        try:
-            async with places, aclosing(source) as events:
-                async for event in events:
-                    await queue.put(_moved(event, first))
-        except Exception as error:
-            await queue.put(error)
-        else:
-            await queue.put(None)
+    async def serve(source: Events, first: int) -> Events:
+        async with places, aclosing(source) as events:
+            async for event in events:
+                yield _moved(event, first)
 
-    tasks = [asyncio.ensure_future(serve(source, at * n)) for at, source in enumerate(sources)]
-    running = len(sources)
     ends: list[Done] = []  # the last one waits for the next one, because only the last one of all has figures
-    try:
-        while running:
-            event = await queue.get()
-            if event is None:
-                running -= 1
-            elif isinstance(event, Exception):
-                raise event
-            elif isinstance(event, Done):
-                if ends:
-                    yield _with_figures(ends[-1], Done(""))
-                ends.append(event)
-            else:
+    async with aclosing(merged([serve(source, at * n) for at, source in enumerate(sources)])) as events:
+        async for event in events:
+            if not isinstance(event, Done):
                 yield event
-        if ends:
-            yield _with_figures(ends[-1], _total(ends))
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks)
+                continue
+            if ends:
+                yield _with_figures(ends[-1], Done(""))
+            ends.append(event)
+    if ends:
+        yield _with_figures(ends[-1], _total(ends))
 
 
 def _moved(event: Event, first: int) -> Event:
