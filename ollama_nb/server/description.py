@@ -34,7 +34,18 @@ def load() -> Document:
     import yaml  # only these two routes need it
 
     source = _PACKAGED if _PACKAGED.exists() else _IN_CHECKOUT
-    found: dict[str, Any] = yaml.load(source.read_text("utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+    class OwnKeysFirst(base):  # type: ignore[misc]
+        """Puts the fields that a schema merges in (``<<``) after its own ones, as a reader of the page expects."""
+
+        def flatten_mapping(self, node: Any) -> None:
+            own = [pair for pair in node.value if pair[0].tag != "tag:yaml.org,2002:merge"]
+            super().flatten_mapping(node)
+            names = {key.value for key, _ in own}
+            node.value = own + [pair for pair in node.value if pair[0].value not in names]
+
+    found: dict[str, Any] = yaml.load(source.read_text("utf-8"), Loader=OwnKeysFirst)
     # These hold only what other parts of the file refer to by YAML anchors.
     return {name: value for name, value in found.items() if not name.startswith("x-")}
 

@@ -97,3 +97,9 @@ async def test_the_page(tmp_path: Path) -> None:
 def test_the_page_escapes_the_address() -> None:
     page = description.page('http://x"<script>/ollama', with_key=True).decode()
     assert "<script" not in page and "http://x&quot;&lt;script&gt;/ollama/api/chat" in page
+
+
+def test_shared_fields_follow_those_of_the_schema_itself() -> None:
+    fields = list(description.load()["components"]["schemas"]["OpenAIChatRequest"]["properties"])
+    assert fields[:2] == ["model", "messages"]
+    assert fields.index("messages") < fields.index("num_ctx")
