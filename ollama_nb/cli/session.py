@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,14 +47,12 @@ class ReplSession:
     wordwrap: bool = True
     hide_thinking: bool = False
     takes_files: bool = False
-    parent: str = ""
 
     def adopt(self, model: str, info: Mapping[str, Any]) -> None:
         """Use another model from now on; ``info`` is its reply of ``/api/show``."""
         self.model = model
         self.stored = [*(info.get("messages") or ())]
         self.takes_files = takes_files(info)
-        self.parent = str((info.get("details") or {}).get("parent_model") or "")
         if not self.think_chosen:
             self.think = True if "thinking" in (info.get("capabilities") or ()) else None
 
@@ -113,9 +111,13 @@ class ReplSession:
         return self.client.show(self.model, system=self.system, options=self.options)
 
     def save(self, name: str) -> None:
-        """Create a model from this session."""
+        """Create a model: the model of this session with its settings and the conversation.
+
+        Ollama starts from that model's parent instead, which loses the model's own prompt, template and parameters. The
+        conversation belongs to the model afterwards if ``name`` is the model of this session.
+        """
         fields = {
-            "from": self.parent if _is_model_name(self.parent) else self.model,
+            "from": self.model,
             "system": self.system,
             "parameters": self.options,
             "messages": [*self.stored, *self.conversation.messages],
@@ -123,6 +125,16 @@ class ReplSession:
         with self.client.create(name, **{key: value for key, value in fields.items() if value}) as lines:
             for _ in lines:
                 pass
+        if _is_same_model(name, self.model):
+            self.adopt(self.model, self.client.show(self.model))
+            self.conversation.messages = []
+
+    def load(self, model: str) -> None:
+        """Use another model with a new conversation, and load it. The system message of the old one does not apply."""
+        self.conversation = replace(self.conversation, messages=[])
+        self.system = ""
+        self.adopt(model, self.client.show(model))
+        self.preload()
 
     def is_about_thinking(self, error: OllamaError) -> bool:
         """Whether the server refused a request for its ``think``. A real Ollama sends only the status 400."""
@@ -135,12 +147,11 @@ class ReplSession:
         return {name: value for name, value in fields.items() if value is not None}
 
 
-def _is_model_name(text: str) -> bool:
+def _is_same_model(name: str, other: str) -> bool:
     try:
-        ModelName.parse(text)
+        return ModelName.parse(name).key == ModelName.parse(other).key
     except InvalidName:
         return False
-    return True
 
 
 # Images and sounds in a message

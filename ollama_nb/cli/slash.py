@@ -9,7 +9,6 @@ import copy
 import json
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any
 
 from ollama_nb.api.names import ModelName
@@ -136,10 +135,8 @@ def _load(session: ReplSession, words: list[str]) -> None:
     model = words[1]
     before = copy.copy(session)
     print(f"Loading model '{model}'")
-    session.conversation = replace(session.conversation, messages=[])
     try:
-        session.adopt(model, session.client.show(model))
-        session.preload()
+        session.load(model)
     except NotFound:
         print(f"Couldn't find model '{model}'")
         vars(session).update(vars(before))

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from support.fake_servers import ScriptedServer, error, ndjson, ok
+from support.models import random_lora
+from support.servers import RunningServer
 
 from ollama_nb.cli import slash
 from ollama_nb.cli.session import ReplSession
 from ollama_nb.client.client import Client
+from ollama_nb.client.files import file_digest, upload
 
 INFO: dict[str, Any] = {
     "modelfile": "FROM x\n",
@@ -194,8 +198,91 @@ def test_save(server: ScriptedServer, session: ReplSession, say: Any) -> None:
     assert say("/save b@d")[0] == "error: The model name 'b@d' is invalid\n"
 
 
-def test_save_uses_the_parent_model(server: ScriptedServer, session: ReplSession, say: Any) -> None:
+def test_load_forgets_the_system_message_of_the_session(session: ReplSession, say: Any) -> None:
+    say("/set system Be kind.")
+    say("/load other")
+    assert session.system == ""
+    say("/clear")
+    assert session.conversation.messages == []
+
+
+def test_save_starts_from_the_model_itself(server: ScriptedServer, session: ReplSession, say: Any) -> None:
     server.routes["POST /api/create"] = ndjson({"status": "success"})
     session.adopt("m", {**INFO, "details": {"parent_model": "base:latest"}, "messages": None})
     say("/save mine")
-    assert server.asked("POST /api/create")[0]["from"] == "base:latest"
+    assert server.asked("POST /api/create")[0]["from"] == "m"
+
+
+def test_save_as_the_model_of_the_session(server: ScriptedServer, session: ReplSession, say: Any) -> None:
+    """The server puts the saved conversation before the next question; it must not be sent twice."""
+    server.routes["POST /api/create"] = ndjson({"status": "success"})
+    said = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]
+    session.conversation.messages = said
+    server.routes["POST /api/show"] = ok({**INFO, "messages": [*INFO["messages"], *said]})
+    say("/save M:latest")
+    assert (session.stored, session.conversation.messages) == ([*INFO["messages"], *said], [])
+
+
+@pytest.fixture(scope="module")
+def everything(real_server: RunningServer, models: Path, tmp_path_factory: pytest.TempPathFactory) -> Client:
+    """A client of a server with ``ada``, a model that has every part a Modelfile can give it, and ``plain``."""
+    client = Client(real_server.url)
+    weights = models / "stories260K-f32.gguf"
+    adapter = random_lora(weights, tmp_path_factory.mktemp("adapter") / "lora.gguf", 1)
+    digests = {path: file_digest(path) for path in (weights, adapter)}
+    for path, digest in digests.items():
+        upload(client, path, digest, lambda sent, size: None)
+    ada: dict[str, Any] = {
+        "adapters": {adapter.name: digests[adapter]},
+        "template": "{{ .System }} {{ range .Messages }}{{ .Content }} {{ end }}",
+        "system": "You are Captain Ada.",
+        "license": ["MIT", "Apache"],
+        "parameters": {"top_k": 7, "stop": ["ahoy"], "num_predict": 2},
+        "messages": [{"role": "user", "content": "ahoy"}, {"role": "assistant", "content": "aye"}],
+        "requires": "0.1.0",
+    }
+    plain: dict[str, Any] = {"files": {weights.name: digests[weights]}}
+    for name, fields in (("plain", plain), ("ada", {"from": "plain", **ada})):
+        with client.create(name, **fields) as lines:
+            assert list(lines)[-1]["status"] == "success"
+    return client
+
+
+KEPT = ("template", "license", "system")
+
+
+@pytest.mark.model
+def test_a_saved_model_is_the_model_that_was_talked_to(everything: Client, capsys: pytest.CaptureFixture[str]) -> None:
+    """Case: /save after ``run`` of a model with SYSTEM, TEMPLATE, PARAMETER, ADAPTER, LICENSE and MESSAGE."""
+    session = ReplSession(everything, "ada")
+    session.adopt("ada", everything.show("ada"))
+    session.ask("hi", [])
+    slash.handle("/save kept", session, lambda _: None)
+    before, after = everything.show("ada"), everything.show("kept")
+    assert {key: after.get(key) for key in KEPT} == {key: before[key] for key in KEPT}
+    assert after["parameters"] == before["parameters"]
+    assert _lines(after, "ADAPTER", "PARAMETER", "TEMPLATE", "SYSTEM", "REQUIRES") == _lines(
+        before, "ADAPTER", "PARAMETER", "TEMPLATE", "SYSTEM", "REQUIRES"
+    )
+    contents = [message["content"] for message in after["messages"]]
+    assert (contents[:3], len(contents)) == (["ahoy", "aye", "hi"], 4)
+
+
+@pytest.mark.model
+def test_a_saved_model_has_the_changes_of_the_session(everything: Client, capsys: pytest.CaptureFixture[str]) -> None:
+    session = ReplSession(everything, "plain")
+    session.adopt("plain", everything.show("plain"))
+    for line in ("/set system Be kind.", "/load ada", "/set parameter top_k 9", "/save loaded"):
+        assert slash.handle(line, session, lambda _: None)
+    loaded = everything.show("loaded")
+    assert loaded["system"] == "You are Captain Ada."
+    assert {"PARAMETER top_k 9", "PARAMETER stop ahoy", "PARAMETER num_predict 2"} <= {*loaded["modelfile"].split("\n")}
+    for line in ("/set system Be brief.", "/save brief"):
+        slash.handle(line, session, lambda _: None)
+    brief = everything.show("brief")
+    assert (brief["system"], brief["template"]) == ("Be brief.", loaded["template"])
+    assert _lines(brief, "ADAPTER") == _lines(loaded, "ADAPTER") != []
+
+
+def _lines(shown: dict[str, Any], *instructions: str) -> list[str]:
+    return [line for line in shown["modelfile"].splitlines() if line.startswith(instructions)]
