@@ -20,6 +20,7 @@ from llguidance import LLMatcher, LLTokenizer
 
 from ollama_nb.engine import call_constraint
 from ollama_nb.engine.call_constraint import QuoteWatch
+from ollama_nb.engine.constraint_tokenizer import make_tokenizer
 from ollama_nb.engine.grammars import check_regex, choices_to_regex, gbnf_to_lark
 from ollama_nb.engine.json_schema import find_keyword, parse_schema
 from ollama_nb.engine.llama import Floats, LlamaModel
@@ -172,7 +173,7 @@ class ConstraintCompiler:
         if self._tokenizer is None:
             self._pieces = self._model.pieces()
             self._escapes = EscapeTable(self._pieces)
-            self._tokenizer = _make_tokenizer(self._model, list(self._pieces))
+            self._tokenizer = make_tokenizer(self._model, self._pieces)
         matcher = _make_matcher(self._tokenizer, grammar)
         if matcher.is_error():
             text = matcher.get_error()
@@ -275,17 +276,6 @@ def _make_matcher(tokenizer: LLTokenizer, grammar: str) -> LLMatcher:
         threading.stack_size(usual)
     thread.join()
     return found[0]
-
-
-def _make_tokenizer(model: LlamaModel, tokens: list[bytes]) -> LLTokenizer:
-    """Build llguidance's tokenizer; a leading 0xFF byte marks special tokens in it."""
-    for token, piece in enumerate(tokens):
-        if model.is_markup(token):
-            tokens[token] = b"\xff" + piece
-    vocab, tokenize = model.native_tokenizer
-    eog = sorted(model.eog) or model.eos
-    make: Any = LLTokenizer.from_llamacpp  # type: ignore[attr-defined]  # missing in its stubs
-    return make(tokens=tokens, vocab_ptr=vocab, tokenize_fptr=tokenize, eos_token=eog, slices=None)  # type: ignore[no-any-return]
 
 
 _SCHEMA_ERRORS = (
