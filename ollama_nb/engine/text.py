@@ -14,7 +14,11 @@ MAX_REPEATS = 30  # identical chunks in a row; more end the reply, as in Ollama
 
 
 class TextStream:
-    """Decodes bytes to text. Bytes that may begin a character or a stop string are held back."""
+    """Decodes bytes to text. Bytes that may begin a character or a stop string are held back.
+
+    A byte that cannot be part of a character becomes U+FFFD. The first bytes of a character whose last ones never come,
+    because the reply ends there, are left out.
+    """
 
     def __init__(self, stops: Iterable[str] = ()) -> None:
         stops = [stop for stop in stops if stop]
@@ -42,16 +46,10 @@ class TextStream:
         return text
 
     def end(self) -> str:
-        """Return the text that was held back; an incomplete character becomes U+FFFD."""
-        text = self._decode(b"", True)
-        if self._matcher is None:
-            return text
-        if self.stopped:
+        """Return the characters that were held back, without an incomplete one."""
+        if self._matcher is None or self.stopped:
             return ""
-        text, found, _ = self._matcher.feed(text)
-        if found is None:
-            more, found, _ = self._matcher.end()
-            text += more
+        text, found, _ = self._matcher.end()
         self.stop_sequence = found or ""
         return text
 

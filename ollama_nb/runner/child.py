@@ -1,6 +1,7 @@
 """The runner process: one model that answers over a socket. Started as ``python -m ollama_nb.runner.child FD PID``.
 
-Only the main thread drives the engine. A second thread reads the socket, so that a Cancel stops a prefill in progress,
+Only one thread drives the engine; its stack is large, because native tokenizers recurse for each character of a long
+word. A second thread reads the socket, so that a Cancel stops a prefill in progress,
 a Ping is answered in the middle of a step, and the end of the server ends this process. When the server does not read,
 sending blocks and the engine waits, so that no queue grows.
 """
@@ -15,7 +16,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, cast
 
 import msgspec
@@ -24,6 +25,7 @@ from ollama_nb.engine.engine import Engine
 from ollama_nb.errors import OllamaError, RunnerCrashed
 from ollama_nb.runner import confine, wire
 
+STACK = 128 << 20  # bytes; ``engine.tokenizer.MAX_UNSPLIT`` characters need 85 MB, which are used only then
 LAST_WRITE = 2.0  # seconds that the end of this process waits for a prefix that is being written to disk
 
 
@@ -41,6 +43,11 @@ class RunnerProcess:
     def run(self) -> None:
         self._watch_sigterm()
         threading.Thread(target=self._read, name="reader", daemon=True).start()
+        run_with_stack(self._serve, STACK)
+
+    # engine thread
+
+    def _serve(self) -> None:
         load = self._inbox.get()
         try:
             engine = self._engine = Engine(load)
@@ -51,8 +58,6 @@ class RunnerProcess:
         while True:
             self._handle_inbox(engine)
             self._step(engine)
-
-    # main thread
 
     def _handle_inbox(self, engine: Engine) -> None:
         """Handle the received messages; wait for one when the engine is idle."""
@@ -182,6 +187,33 @@ class RunnerProcess:
             engine.cancel(message.id)  # also from this thread: it aborts the prefill of that request
             if self._embedding == message.id:
                 engine.abort()
+
+
+def run_with_stack(work: Callable[[], None], size: int) -> None:
+    """Run ``work`` to its end in a thread with a stack of ``size`` bytes; in this thread if there is no memory for one.
+
+    Raises what ``work`` raises.
+    """
+    failed: list[BaseException] = []
+
+    def body() -> None:
+        try:
+            work()
+        except BaseException as error:
+            failed.append(error)
+
+    usual = threading.stack_size(size)
+    thread = threading.Thread(target=body, name="engine", daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:
+        work()
+        return
+    finally:
+        threading.stack_size(usual)
+    thread.join()
+    if failed:
+        raise failed[0]
 
 
 def tokenize(engine: Engine, message: wire.Tokenize) -> wire.Tokens:

@@ -25,8 +25,25 @@ def test_a_character_of_several_tokens_is_returned_once_complete() -> None:
     assert [stream.feed(bytes([byte])) for byte in "你".encode()] == ["", "", "你"]
 
 
-def test_an_incomplete_character_at_the_end_is_replaced() -> None:
-    assert run([b"a", b"\xe4\xbd"]) == ("a\ufffd", False)
+@settings(max_examples=300, deadline=None)
+@given(
+    st.text(alphabet="aé你😀", max_size=8),
+    st.integers(0, 32),
+    st.lists(st.integers(1, 4)),
+    st.sampled_from(["", "END"]),
+)
+def test_an_incomplete_character_at_the_end_is_left_out(text: str, length: int, sizes: list[int], stop: str) -> None:
+    """However the bytes are split over tokens, and wherever the reply is cut."""
+    data = text.encode()[:length]
+    whole, pieces = data.decode("utf-8", "ignore"), []
+    for size in [*sizes, len(data)]:
+        pieces.append(data[:size])
+        data = data[size:]
+    assert run(pieces, (stop,)) == (whole, False)
+
+
+def test_bytes_that_are_no_character_are_replaced_wherever_they_are() -> None:
+    assert run([b"a\xff", b"b\xe4", b"c\xff"]) == ("a\ufffdb\ufffdc\ufffd", False)
 
 
 @pytest.mark.parametrize(

@@ -13,11 +13,14 @@ from typing import Any
 
 import pytest
 from support.aio import in_loop
+from support.models import vocabulary
 
 from ollama_nb.api.options import Options
+from ollama_nb.engine.tokenizer import MAX_UNSPLIT
 from ollama_nb.errors import BadRequest, ContextOverflow, LoadError, RunnerCrashed
 from ollama_nb.runner import wire
 from ollama_nb.runner.process import Runner
+from ollama_nb.sprout import GGUF
 
 pytestmark = pytest.mark.model
 GREEDY = Options(temperature=0.0, num_predict=24)
@@ -125,3 +128,15 @@ async def test_an_invalid_model_file(tmp_path: Path) -> None:
 async def test_a_vocabulary_alone_counts_tokens(models: Path) -> None:
     async with running(models / "stories260K-f32.gguf", vocab_only=True) as runner:
         assert await runner.count_tokens(["Once upon a time"]) == (5,)
+
+
+@in_loop
+@pytest.mark.parametrize("expression", ["tekken", "deepseek-llm"])
+async def test_a_word_of_any_length_does_not_overflow_the_stack(expression: str, tmp_path: Path) -> None:
+    """These expressions need 323 bytes of stack for each letter; 30,000 of them ended the process."""
+    path = vocabulary(GGUF, tmp_path / "vocabulary.gguf", pre=expression)
+    async with running(path, vocab_only=True) as runner:
+        assert await runner.count_tokens(["a" * MAX_UNSPLIT, " " * MAX_UNSPLIT]) > (MAX_UNSPLIT // 8, MAX_UNSPLIT // 8)
+        with pytest.raises(BadRequest, match="break it up"):
+            await runner.count_tokens(["a" * (MAX_UNSPLIT + 1)])
+        assert await runner.count_tokens(["a"]) == (1,)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -102,11 +103,29 @@ def tiny_mamba(source: Path, target: Path) -> Path:
     return target
 
 
-def _copy_vocabulary(reader: gguf.GGUFReader, writer: gguf.GGUFWriter) -> None:
+def vocabulary(source: Path, target: Path, name: str = "", **changes: Any) -> Path:
+    """A file with the vocabulary of another model and no weights. ``changes``: values by key, ``tokenizer.ggml.<key>``.
+
+    A function as value is given the value of the source. llama.cpp knows some models by their ``name``.
+    """
+    writer = gguf.GGUFWriter(target, "llama")
+    writer.add_name(name)
+    _copy_vocabulary(gguf.GGUFReader(source), writer, changes)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return target
+
+
+def _copy_vocabulary(reader: gguf.GGUFReader, writer: gguf.GGUFWriter, changes: Mapping[str, Any] = {}) -> None:
     for name, field in reader.fields.items():
         if name.startswith("tokenizer."):
             inner = field.types[1] if len(field.types) > 1 else None
-            writer.add_key_value(name, field.contents(), field.types[0], sub_type=inner)
+            value, change = field.contents(), changes.get(name.removeprefix("tokenizer.ggml."))
+            if change is not None:
+                value = change(value) if callable(change) else change
+            writer.add_key_value(name, value, field.types[0], sub_type=inner)
 
 
 Array = npt.NDArray[np.float64]

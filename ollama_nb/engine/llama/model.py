@@ -6,7 +6,8 @@ import ctypes
 import re
 import struct
 import weakref
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,14 @@ import llama_cpp.llama_cpp as L
 import numpy as np
 
 from ollama_nb.engine.llama.native import clear_log, last_error, log_text, start
+from ollama_nb.engine.tokenizer import BPE, MAX_UNSPLIT, PIECE, SPM, STRIPPED, Marker, TextSplitter
 from ollama_nb.errors import BadRequest, LoadError, OllamaError
 from ollama_nb.store.gguf import read_gguf
 
 POOLING = {-1: "none", 0: "none", 1: "mean", 2: "cls", 3: "last", 4: "rank"}
 MAX_UNUSED_ADAPTERS = 8  # LoRA adapters that remain in memory without being used
 _KV_BITS = {"f32": 32.0, "f16": 16.0, "bf16": 16.0, "q8_0": 8.5, "q5_1": 6.0, "q5_0": 5.5, "q4_1": 5.0, "q4_0": 4.5}
-_CONTROL, _USER_DEFINED = 1 << 3, 1 << 4  # of enum llama_token_attr
+_UNKNOWN, _CONTROL, _USER_DEFINED, _LSTRIP, _RSTRIP = 1, 1 << 3, 1 << 4, 1 << 7, 1 << 8  # of enum llama_token_attr
 _PIECE_BYTES = 512
 
 
@@ -145,8 +147,76 @@ class LlamaModel:
 
         With ``parse_special`` too, a text that begins with BOS does not get a second one.
         """
-        if add_special and parse_special and self.add_bos:
-            text = text.removeprefix(self.bos_text)
+        if len(text) <= PIECE:
+            return self._tokenize(self._without_bos(text, add_special and parse_special), add_special, parse_special)
+        pieces = self.tokenize_pieces(text, add_special=add_special, parse_special=parse_special)
+        return [token for piece in pieces for token in piece]
+
+    def tokenize_pieces(
+        self, text: str, *, add_special: bool = True, parse_special: bool = True
+    ) -> Iterator[list[int]]:
+        """Yield the tokens of a text piece by piece; together they are those of ``tokenize``. See ``tokenizer``.
+
+        Raises BadRequest for a text that has too many characters in a row without a place where it can be cut.
+        """
+        text = self._without_bos(text, add_special and parse_special)
+        if len(text) <= PIECE:
+            yield self._tokenize(text, add_special, parse_special)
+            return
+        before, after = self._added_tokens if add_special else ([], [])
+        splitter, markers = self._splitter
+        head = self._tokenize(splitter.sentinel, False, False) if self.vocabulary_type == SPM else []
+        yield before
+        at_start, strip = True, False  # whether the text so far ends in a special token, and one with RSTRIP
+        for piece in splitter.split(text):
+            if self.vocabulary_type == BPE and len(piece) > MAX_UNSPLIT:
+                raise BadRequest(
+                    f"the text has {len(piece)} characters in a row without a space or a line break between words, "
+                    f"and at most {MAX_UNSPLIT} can be tokenized: break it up"
+                )
+            if strip and not (piece := piece.lstrip(STRIPPED)):
+                continue
+            if at_start or not head:
+                tokens = self._tokenize(piece, False, parse_special)
+            else:
+                tokens = self._tokenize(splitter.sentinel + piece, False, parse_special)[len(head) :]
+            yield tokens
+            marker = markers.get(tokens[-1]) if tokens else None
+            if tokens or not at_start:
+                at_start = marker is not None and marker.ends(piece, parse_special)
+                strip = at_start and marker is not None and marker.rstrip
+        yield after
+
+    def _without_bos(self, text: str, parsed: bool) -> str:
+        """Return a text without a BOS at its beginning, if it is ``parsed`` and gets one anyway."""
+        return text.removeprefix(self.bos_text) if parsed and self.add_bos else text
+
+    @cached_property
+    def _added_tokens(self) -> tuple[list[int], list[int]]:
+        """The special tokens that ``add_special`` puts before and after a text."""
+        bare, whole = self._tokenize("a", False, False), self._tokenize("a", True, False)
+        at = next((at for at in range(len(whole)) if whole[at : at + len(bare)] == bare), 0)
+        return whole[:at], whole[at + len(bare) :]
+
+    @cached_property
+    def _splitter(self) -> tuple[TextSplitter, dict[int, Marker]]:
+        """How long texts are split, and the tokens that are found as a whole in a text."""
+        attributes = [L.llama_vocab_get_attr(self.vocab, token) for token in range(self.n_vocab)]
+        texts = self.texts()
+        markers = {
+            token: Marker(
+                texts[token].decode("utf-8", "replace"),
+                always=bool(attribute & _USER_DEFINED),
+                rstrip=bool(attribute & _RSTRIP),
+            )
+            for token, attribute in enumerate(attributes)
+            if attribute & (_UNKNOWN | _CONTROL | _USER_DEFINED)
+        }
+        lstrip = any(attribute & _LSTRIP for attribute in attributes)
+        return TextSplitter(self.vocabulary_type, texts, lstrip=lstrip, piece=PIECE), markers
+
+    def _tokenize(self, text: str, add_special: bool, parse_special: bool) -> list[int]:
+        """Return the tokens of a text in one native call."""
         data = text.encode("utf-8", "replace")
         room = len(data) + 8
         tokens = np.empty(room, np.int32)
