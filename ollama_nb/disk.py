@@ -16,11 +16,12 @@ import secrets
 import shutil
 import stat
 from collections.abc import Callable, Iterator
+from io import BufferedReader
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
-from ollama_nb.errors import StoreError
+from ollama_nb.errors import BadRequest, StoreError
 
 before_change_hook: Callable[[str, str], None] | None = None
 """Test hook: called with the name of a system call and its subject before the call changes the disk."""
@@ -41,6 +42,15 @@ _REASONS = {
     errno.ENOTDIR: "a file or a symbolic link is where a folder should be",
     errno.EXDEV: "the folder is on another disk than its parent",
 }
+
+_KERNEL_FOLDERS = (Path("/proc"), Path("/sys"))  # their files have no end, block, or change while they are read
+_SPECIAL_KINDS = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
 
 _REFUSALS = {errno.EROFS, errno.EACCES, errno.EPERM}  # errors with HTTP status 403 when writing
 
@@ -339,6 +349,54 @@ class TempFile:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.abort()
+
+
+def open_regular(path: Path) -> BufferedReader:
+    """Open a file that a user named, for reading, without ever waiting for it.
+
+    An empty file reads as the null device, because files of the kernel that would block report no size. Raises
+    BadRequest for pipes, sockets, devices, folders and files of the kernel, OSError if the file cannot be opened.
+    """
+    kind = _special_kind(path.stat())
+    if not kind:
+        # Without O_NONBLOCK, opening a pipe that replaced the file in the meantime would wait for a writer.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            status = os.fstat(descriptor)
+            kind = _special_kind(status)
+            if not kind:
+                return os.fdopen(descriptor if status.st_size else _null_in_place_of(descriptor), "rb")
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+    raise BadRequest(f"{display_path(path)} is {kind}, not a regular file")
+
+
+def read_regular(path: Path) -> bytes:
+    """Read a file that a user named. Raises what ``open_regular`` raises."""
+    with open_regular(path) as file:
+        return file.read()
+
+
+def _null_in_place_of(descriptor: int) -> int:
+    null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.dup2(null, descriptor, inheritable=False)
+    finally:
+        os.close(null)
+    return descriptor
+
+
+def _special_kind(status: os.stat_result) -> str:
+    """What a file is that cannot be read like a regular file; empty for a regular file."""
+    if stat.S_ISREG(status.st_mode):
+        return "a file of the kernel" if status.st_dev in _kernel_devices() else ""
+    return next((name for test, name in _SPECIAL_KINDS if test(status.st_mode)), "a special file")
+
+
+def _kernel_devices() -> set[int]:
+    return {folder.stat().st_dev for folder in _KERNEL_FOLDERS if folder.is_mount()}
 
 
 def is_folder(path: Path) -> bool:

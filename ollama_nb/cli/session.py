@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from ollama_nb import disk
 from ollama_nb.api.names import ModelName
 from ollama_nb.cli.output import ReplyPrinter, print_end, print_reply, waiting
 from ollama_nb.cli.progress import with_status
@@ -189,9 +190,10 @@ def extract_files(text: str) -> tuple[str, list[str]]:
 
 def _load_file(path: Path) -> tuple[str, bytes]:
     try:
-        if path.stat().st_size > MAX_FILE_BYTES:
+        with disk.open_regular(path) as file:
+            data = file.read(MAX_FILE_BYTES + 1)
+        if len(data) > MAX_FILE_BYTES:
             raise BadRequest("file size exceeds maximum limit (100MB)")
-        data = path.read_bytes()
     except OSError as error:
         raise BadRequest(f'Couldn\'t process file: "{path}: {error.strerror}"') from None
     return _detect_type(data[:_TYPE_BYTES]), data

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ollama_nb import disk
 from ollama_nb.api.names import ModelName
 from ollama_nb.api.units import byte_size
 from ollama_nb.cli.progress import ProgressDisplay, Spinner, TransferBar, with_status
@@ -131,14 +132,16 @@ def create_model(
 def read_modelfile(file: str) -> tuple[Modelfile, Path]:
     """The Modelfile and the folder that its paths are relative to; without one, the weights of the current folder."""
     path = Path(file or "Modelfile").absolute()
+    if path.is_dir():
+        raise BadRequest(f"{file or path} is a folder, not a Modelfile")
     try:
-        source = path.read_bytes()
+        source = disk.read_regular(path)
     except (FileNotFoundError, NotADirectoryError):
         if file:
             raise BadRequest("specified Modelfile wasn't found") from None
         source = b"FROM ."
-    except IsADirectoryError:
-        raise BadRequest(f"{file} is a folder, not a Modelfile") from None
+    except OSError as error:
+        raise BadRequest(f"{file or path} cannot be read: {disk.describe_error(error)}") from None
     return parse(source), path.parent
 
 

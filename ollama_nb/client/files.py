@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ollama_nb.api.names import Digest
+from ollama_nb.api.parts import FilePart, check_parts
 from ollama_nb.client.client import Client
-from ollama_nb.disk import TEMP_PREFIX
+from ollama_nb.disk import TEMP_PREFIX, open_regular
 from ollama_nb.errors import BadRequest, OllamaError, StoreError
 from ollama_nb.modelfile import Parts
 from ollama_nb.net import is_loopback_url
@@ -31,21 +32,39 @@ NO_WEIGHTS = "no Modelfile or safetensors files found"
 SNIFFED = 512  # bytes from the start of a file that decide its content type
 
 _BINARY, _TEXT, _ZIP = "application/octet-stream", "text/plain", "application/zip"
-# All files of the first group with a match are used; the second column is their required content type.
-_WEIGHTS: tuple[tuple[tuple[str, ...], str], ...] = (
+_Group = tuple[tuple[str, ...], str]
+"""Patterns of file names, and the content type that the files must have."""
+
+_ADAPTERS: _Group = (("adapter_model*.safetensors", "adapters.safetensors"), "")
+# All files of the first group with a match are used.
+_WEIGHTS: tuple[_Group, ...] = (
     (("model*.safetensors", "*/model*.safetensors"), ""),
-    (("adapter_model*.safetensors", "adapters.safetensors"), ""),
+    _ADAPTERS,
     (("consolidated*.safetensors",), ""),
+    (("*.safetensors",), ""),
     (("pytorch_model*.bin",), _ZIP),
     (("consolidated*.pth",), _ZIP),
     (("*.gguf",), _BINARY),
     (("*.bin",), _BINARY),
 )
 # Files that a converter needs beside the weights; a GGUF file contains all of it.
-_COMPANIONS: tuple[tuple[tuple[str, ...], str], ...] = (
+_COMPANIONS: tuple[_Group, ...] = (
     (("*.json", "*/*.json"), _TEXT),
     (("chat_template.jinja", "vocab.txt", "merges.txt"), _TEXT),
     (("tokenizer.model", "*/tokenizer.model"), _BINARY),
+)
+# The same beside a file that was named alone. Its folder may contain unrelated files, which must not be sent anywhere.
+_NEIGHBOURS: tuple[_Group, ...] = (
+    (
+        (
+            *("config.json", "generation_config.json", "adapter_config.json", "modules.json", "[0-9]_*/config.json"),
+            *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json"),
+            *("chat_template.json", "chat_template.jinja", "vocab.txt", "merges.txt", "model.safetensors.index.json"),
+        ),
+        _TEXT,
+    ),
+    (("tokenizer.model",), _BINARY),
+    (("[0-9]_*/model.safetensors",), ""),
 )
 _SELF_CONTAINED = {".gguf"}
 
@@ -81,9 +100,10 @@ def resolve_sources(parts: Parts, folder: Path) -> ModelSources:
     draft = _local_files("DRAFT", parts.draft, folder) if parts.draft else []
     if any(file.samefile(other) for file in draft for other in files):
         raise BadRequest(f"DRAFT must not reference the same local path as FROM: {parts.draft}")
-    return ModelSources(
-        names[-1] if names else "", relative_names(files), relative_names(adapters), relative_names(draft)
-    )
+    named = [relative_names(group) for group in (files, adapters, draft)]
+    for group in named:
+        check_parts(group)
+    return ModelSources(names[-1] if names else "", *named)
 
 
 def expand(value: str, folder: Path) -> Path:
@@ -99,17 +119,43 @@ def _looks_like_a_path(value: str) -> bool:
     return value.startswith((".", "/", "~")) or ("/" not in value and value.endswith((".gguf", ".safetensors")))
 
 
-def model_files(path: Path) -> list[Path]:
-    """The file itself, or a folder's weights with their configuration and tokenizer. Raises BadRequest."""
+def model_files(path: Path, *, adapter: bool = False) -> list[Path]:
+    """The weights that a path means, with their configuration and tokenizer. Raises BadRequest.
+
+    A file brings along its other parts and, if it is part of a checkpoint, what a conversion needs beside it. In a
+    folder, ``adapter`` prefers the weights of an adapter.
+    """
     if not path.is_dir():
-        return [path]
-    for patterns, content in _WEIGHTS:
+        beside = _all_matching(path.parent, _NEIGHBOURS) if path.suffix == ".safetensors" else []
+        return [*_all_parts(path), *(file for file in beside if file.name != path.name)]
+    for patterns, content in (_ADAPTERS, *_WEIGHTS) if adapter else _WEIGHTS:
         weights = _matching(path, patterns, content)
         if weights:
             if weights[0].suffix in _SELF_CONTAINED:
                 return weights
-            return weights + [f for p, c in _COMPANIONS for f in _matching(path, p, c)]
+            return weights + _projectors_beside(path, weights[0]) + _all_matching(path, _COMPANIONS)
     raise BadRequest(NO_WEIGHTS)
+
+
+def _all_parts(path: Path) -> list[Path]:
+    """The existing parts of a model of which ``path`` is one; ``path`` alone if it is whole."""
+    part = FilePart.of(path.name)
+    if part is None:
+        return [path]
+    siblings = {FilePart.of(file.name): file for file in path.parent.glob(f"*{part.suffix}")}
+    same = [(other, file) for other, file in siblings.items() if other and other.set == part.set]
+    return [file for _, file in sorted(same, key=lambda pair: pair[0].number)]
+
+
+def _projectors_beside(folder: Path, weights: Path) -> list[Path]:
+    """The projectors in GGUF beside a checkpoint. Raises BadRequest for other GGUF files: they are models as well."""
+    found = _matching(folder, ("*.gguf",), _BINARY)
+    for file in found:
+        if not file.name.lower().startswith("mmproj"):
+            raise BadRequest(
+                f'the folder has two models, "{weights.name}" and "{file.name}": name the file to use in FROM'
+            )
+    return found
 
 
 def relative_names(files: Iterable[Path]) -> dict[str, Path]:
@@ -122,8 +168,8 @@ def relative_names(files: Iterable[Path]) -> dict[str, Path]:
 
 
 def file_digest(path: Path) -> str:
-    """``sha256:…`` of a file's content."""
-    with path.open("rb") as file:
+    """``sha256:…`` of a file's content. Raises BadRequest for what is not a regular file."""
+    with open_regular(path) as file:
         return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
@@ -147,7 +193,7 @@ def upload(client: Client, path: Path, digest: str, report: Callable[[int, int],
     """Upload a file unless the server has it; ``report(bytes sent, bytes in total)`` is called for every block."""
     if client.has_blob(digest):
         return
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         client.upload_blob(digest, _CountingFile(file, lambda sent: report(sent, size)), size)
 
@@ -188,24 +234,32 @@ def _local_files(command: str, value: str, folder: Path) -> list[Path]:
     path = expand(value, folder)
     if not path.exists():
         raise BadRequest(f"{command} {value}: no such file or folder")
-    return model_files(path)
+    return model_files(path, adapter=command == "ADAPTER")
+
+
+def _all_matching(folder: Path, groups: Iterable[_Group]) -> list[Path]:
+    return [file for patterns, content in groups for file in _matching(folder, patterns, content)]
 
 
 def _matching(folder: Path, patterns: tuple[str, ...], content: str) -> list[Path]:
+    """The regular files of a folder that match. A file that a link to a folder shows again is listed once."""
     root = folder.resolve()
-    found = [file for pattern in patterns for file in sorted(folder.glob(pattern)) if file.is_file()]
-    for file in found:
+    matching = (file for pattern in patterns for file in sorted(folder.glob(pattern)) if file.is_file())
+    found: dict[tuple[Path, str], Path] = {}
+    for file in matching:
+        found.setdefault((file.parent.resolve(), file.name), file)
+    for file in found.values():
         if not file.resolve().is_relative_to(root):
             hint = " (download it with --local-dir instead)" if "snapshots" in root.parts else ""
             raise BadRequest(f"insecure path: {file.name} is outside of its folder{hint}")
         if content and content_type(file) != content:
             raise BadRequest(f"invalid content type: expected {content} for {file.name}")
-    return found
+    return [*found.values()]
 
 
 def content_type(file: Path) -> str:
     """``application/zip``, ``text/plain`` or ``application/octet-stream``, from the first bytes."""
-    with file.open("rb") as opened:
+    with open_regular(file) as opened:
         start = opened.read(SNIFFED)
     if start.startswith(b"PK\x03\x04"):
         return _ZIP
@@ -255,7 +309,7 @@ class SharedStore:
             self._copy(path, wanted, report)
 
     def _clone(self, path: Path, wanted: Digest) -> bool:
-        with path.open("rb") as source, self._blobs.tree.temp() as temp:
+        with open_regular(path) as source, self._blobs.tree.temp() as temp:
             if not temp.clone(source):
                 return False
             _check_digest(temp.path, wanted, path)
@@ -265,7 +319,7 @@ class SharedStore:
     def _copy(self, path: Path, wanted: Digest, report: Callable[[int, int], None]) -> None:
         size = path.stat().st_size
         self._blobs.require_space(size)
-        with path.open("rb") as source, self._blobs.writer() as writer:
+        with open_regular(path) as source, self._blobs.writer() as writer:
             while chunk := source.read(CHUNK):
                 writer.write(chunk)
                 report(writer.size, size)
@@ -284,7 +338,7 @@ class SharedStore:
 
 
 def _check_digest(made: Path, wanted: Digest, source: Path) -> None:
-    with made.open("rb") as file:
+    with open_regular(made) as file:
         if hashlib.file_digest(file, "sha256").hexdigest() != wanted.hex:
             raise _changed(source)
 

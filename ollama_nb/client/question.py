@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
+from ollama_nb import disk
 from ollama_nb.api.messages import Think
 from ollama_nb.api.options import DEPRECATED, KINDS, Options
 from ollama_nb.errors import BadRequest
@@ -93,7 +94,7 @@ def may_truncate(on_overflow: Overflow) -> bool:
 def encode_images(images: Iterable[Image]) -> list[str]:
     """Images in base64, as requests carry them. Raises BadRequest for a file that cannot be read."""
     try:
-        data = [image if isinstance(image, bytes) else Path(image).read_bytes() for image in images]
+        data = [image if isinstance(image, bytes) else disk.read_regular(Path(image)) for image in images]
     except OSError as error:
-        raise BadRequest(f"cannot read the image {error.filename}: {error.strerror}") from None
+        raise BadRequest(f"cannot read the image {error.filename}: {disk.describe_error(error)}") from None
     return [base64.b64encode(image).decode("ascii") for image in data]

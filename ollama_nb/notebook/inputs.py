@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ollama_nb import disk
 from ollama_nb.api.options import KINDS, Options
 from ollama_nb.errors import BadRequest
 from ollama_nb.modelfile import typed
@@ -128,9 +129,9 @@ def _pixels(name: str, value: Any) -> bytes:
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return disk.read_regular(path)
     except OSError as error:
-        raise BadRequest(f"cannot read the image {path}: {error.strerror}") from None
+        raise BadRequest(f"cannot read the image {path}: {disk.describe_error(error)}") from None
 
 
 def answer_format(text: str, variables: Mapping[str, Any]) -> tuple[Any, AnswerShape[Any] | None]:

@@ -8,6 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from ollama_nb import disk
 from ollama_nb.api.names import ModelName
 from ollama_nb.api.units import byte_size, human_bytes
 from ollama_nb.client import files
@@ -161,8 +162,8 @@ def create(session: MagicsSession, line: Line, cell: str | None) -> None:
 
 def _read_file(path: Path) -> tuple[bytes, Path]:
     try:
-        return path.read_bytes(), path.parent
+        return disk.read_regular(path), path.parent
     except FileNotFoundError:
         raise BadRequest(f"no Modelfile at {path}: write it in a cell below `%%ollama create NAME`") from None
     except OSError as error:
-        raise BadRequest(f"{path} cannot be read: {error.strerror}") from None
+        raise BadRequest(f"{path} cannot be read: {disk.describe_error(error)}") from None

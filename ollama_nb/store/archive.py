@@ -77,7 +77,7 @@ def import_models(
     Raises BadRequest if the file is not a valid archive of models; models before the invalid one may have been
     published.
     """
-    with disk.store_errors("read", path, reading=True), path.open("rb") as file:
+    with disk.store_errors("read", path, reading=True), disk.open_regular(path) as file:
         archive = _Archive(file, os.fstat(file.fileno()).st_size)
         images = archive.images()
         if as_ is not None and len(images) != 1:

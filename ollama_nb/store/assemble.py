@@ -13,11 +13,13 @@ from typing import Any
 from ollama_nb.api.events import Progress, Report
 from ollama_nb.api.models import GGUF, Layer, Model, ModelConfig, TokenizerVocabulary, draft_mismatch
 from ollama_nb.api.names import Digest, ModelName
+from ollama_nb.api.parts import check_parts
 from ollama_nb.api.requests import CreateRequest
 from ollama_nb.api.units import human_number
 from ollama_nb.errors import BadRequest
 from ollama_nb.store import manifest
 from ollama_nb.store.blobs import digest_of
+from ollama_nb.store.gguf import gguf_kind
 from ollama_nb.store.quantization import FLOATS, declared_type, parse_type, type_of
 from ollama_nb.store.sources import CreateTools, FamilyDefaults, GgufSource, GgufSources, KnownTemplate
 from ollama_nb.store.store import Store
@@ -172,20 +174,6 @@ class LayerBuilder:
         return manifest.layer(kind, self._store.blobs.add(data), len(data))
 
 
-def gguf_kind(gguf: GGUF) -> str:
-    """Return ``model``, ``adapter`` or ``projector``."""
-    named = gguf.metadata.get("general.type")
-    if named == "adapter":
-        return "adapter"
-    if named in ("projector", "mmproj"):
-        return "projector"
-    if gguf.arch("block_count") is None:
-        encoders = (gguf.arch("has_vision_encoder"), gguf.arch("has_audio_encoder"))
-        if gguf.arch("vision.block_count") or (gguf.architecture == "clip" and any(encoders)):
-            return "projector"
-    return "model"
-
-
 def assemble(
     store: Store,
     request: CreateRequest,
@@ -233,7 +221,8 @@ def _collect_layers(
     if base is not None:
         layers.inherit(base)
     if files:
-        for source in sources.model(files, wanted):
+        inherited = base.name.short if base is not None and base.weights is not None else ""
+        for source in sources.model(files, wanted, base=inherited):
             layers.add(source)
         layers.detect_template(tools.recognise)
     if request.adapters:
@@ -258,8 +247,9 @@ def _prepare_draft(sources: GgufSources, request: CreateRequest) -> GgufSource:
 
 
 def read_files(files: Mapping[str, str]) -> dict[str, Digest]:
-    """Parse the files of a request. Raises BadRequest for an invalid digest or an unsafe path."""
+    """Parse the files of a request. Raises BadRequest for an invalid digest, an unsafe path or a missing part."""
     _check_paths(files)
+    check_parts(files)
     return {path: Digest.parse(text) for path, text in files.items()}
 
 

@@ -70,7 +70,7 @@ class BlobStore:
 
     def add_file(self, path: Path) -> Digest:
         """Store a copy of a file, as a copy-on-write clone where the file system supports that."""
-        with disk.store_errors("read", path, reading=True), path.open("rb") as source, self.tree.temp() as temp:
+        with disk.store_errors("read", path, reading=True), disk.open_regular(path) as source, self.tree.temp() as temp:
             digest = self._copy_into(temp, source)
             self._publish(temp, digest)
             return digest
@@ -117,7 +117,7 @@ class BlobStore:
         size = disk.regular_size(path)
         if size is None:
             return False
-        with disk.store_errors("copy", path), path.open("rb") as source, self.tree.temp() as temp:
+        with disk.store_errors("copy", path), disk.open_regular(path) as source, self.tree.temp() as temp:
             digest = self._copy_into(temp, source)
             if digest.filename != path.name:
                 return False

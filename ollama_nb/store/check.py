@@ -16,7 +16,7 @@ from ollama_nb import disk
 from ollama_nb.api.events import Progress, Report
 from ollama_nb.api.models import Layer, Manifest
 from ollama_nb.api.names import Digest, ModelName
-from ollama_nb.errors import Cancelled, OllamaError
+from ollama_nb.errors import BadRequest, Cancelled, OllamaError
 from ollama_nb.store.gguf import read_gguf
 from ollama_nb.store.manifest import GGUF_KINDS, MAX_JSON, parse_config
 from ollama_nb.store.store import Store
@@ -125,14 +125,14 @@ class _Checker:
         hashed, buffer = hashlib.sha256(), bytearray(BUFFER)
         view = memoryview(buffer)
         try:
-            with path.open("rb", buffering=0) as file:
+            with disk.open_regular(path) as file:
                 while count := file.readinto(buffer):
                     if self._cancelled.is_set():
                         raise Cancelled
                     hashed.update(view[:count])
                     self.found.bytes += count
                     self._report(Progress("checking blobs", completed=self.found.bytes, total=total))
-        except OSError:
+        except (OSError, BadRequest):  # BadRequest: it is not a regular file
             return None
         return hashed.hexdigest()
 

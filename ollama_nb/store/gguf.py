@@ -59,6 +59,20 @@ def read_gguf(path: Path, *, arrays: bool = False) -> GGUF:
             os.close(descriptor)
 
 
+def gguf_kind(gguf: GGUF) -> str:
+    """Return ``model``, ``adapter`` or ``projector``."""
+    named = gguf.metadata.get("general.type")
+    if named == "adapter":
+        return "adapter"
+    if named in ("projector", "mmproj"):
+        return "projector"
+    if gguf.arch("block_count") is None:
+        encoders = (gguf.arch("has_vision_encoder"), gguf.arch("has_audio_encoder"))
+        if gguf.arch("vision.block_count") or (gguf.architecture == "clip" and any(encoders)):
+            return "projector"
+    return "model"
+
+
 def is_gguf(path: Path) -> bool:
     """Return whether a file starts with the GGUF magic."""
     with store_errors("read", path, reading=True), path.open("rb") as file:

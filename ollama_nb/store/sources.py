@@ -6,9 +6,8 @@ This module decides what is necessary and stores the results as blobs; a :class:
 from __future__ import annotations
 
 import posixpath
-import re
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -18,9 +17,10 @@ from ollama_nb import disk
 from ollama_nb.api.events import Progress, Report
 from ollama_nb.api.models import GGUF
 from ollama_nb.api.names import Digest
+from ollama_nb.api.parts import FilePart
 from ollama_nb.errors import BadRequest, NotFound
 from ollama_nb.store import quantization
-from ollama_nb.store.gguf import is_gguf
+from ollama_nb.store.gguf import gguf_kind, is_gguf
 from ollama_nb.store.store import Store
 from ollama_nb.store.workdir import locked_workdir
 
@@ -31,7 +31,6 @@ QUANTIZING, CONVERTING = "0000000000000000000", "0000000000000000001"
 
 PICKLED = "unknown type: PyTorch checkpoints can contain arbitrary code; save the model as safetensors"
 _PICKLES = (".bin", ".pt", ".pth")  # suffixes of PyTorch checkpoints
-_PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")
 
 
 class GgufConverter(Protocol):
@@ -112,19 +111,34 @@ class GgufSources:
         self._tools = tools
         self._report = report
 
-    def model(self, files: Mapping[str, Digest], quantize: str = "") -> list[GgufSource]:
+    def model(self, files: Mapping[str, Digest], quantize: str = "", *, base: str = "") -> list[GgufSource]:
         """Return the GGUFs of a FROM: converted from a checkpoint, merged from shards, or as they are.
 
-        Raises BadRequest or CorruptModel.
+        ``base`` is the name of a model whose weights are used as well, so that ``files`` may have none. Raises
+        BadRequest or CorruptModel, and BadRequest for several models.
         """
-        if any(path.endswith(".safetensors") for path in files):
-            output = quantize if quantize in quantization.FLOATS else "F16"
+        checkpoint, ggufs = self._separate(files)
+        sources = self._ggufs(ggufs) if ggufs or not checkpoint else []
+        models = [*_weights_in(checkpoint)[:1], *_models_among(sources)]
+        _require_one_model([base, *models] if base else models)
+        found = self._merge_split_files(sources)
+        return [self._convert_checkpoint(checkpoint, quantize), *found] if checkpoint else found
 
-            def convert(folder: Path, target: Path, count: WorkProgress) -> tuple[str, ...]:
-                return self._converter.convert(folder, target, output, count)
+    def _convert_checkpoint(self, files: Mapping[str, Digest], quantize: str) -> GgufSource:
+        _require_settings("checkpoint", "config.json", files)
+        output = quantize if quantize in quantization.FLOATS else "F16"
 
-            return [self._convert("converting model", files, convert)]
-        return self._merge_split_files(self._ggufs(files))
+        def convert(folder: Path, target: Path, count: WorkProgress) -> tuple[str, ...]:
+            return self._converter.convert(folder, target, output, count)
+
+        return self._convert("converting model", files, convert)
+
+    def _separate(self, files: Mapping[str, Digest]) -> tuple[dict[str, Digest], dict[str, Digest]]:
+        """The files of a checkpoint, and all others."""
+        if not _weights_in(files):
+            return {}, dict(files)
+        ggufs = {path: digest for path, digest in files.items() if self._is_gguf(digest)}
+        return {path: digest for path, digest in files.items() if path not in ggufs}, ggufs
 
     def adapter(self, files: Mapping[str, Digest], base: GGUF | None) -> list[GgufSource]:
         """Return the GGUFs of an ADAPTER: as they are, or converted from a LoRA checkpoint for the model ``base``."""
@@ -132,6 +146,7 @@ class GgufSources:
             return self._ggufs(files)
         if base is None:
             raise BadRequest("no base model was found")
+        _require_settings("adapter", "adapter_config.json", files)
         metadata = base.metadata
 
         def adapt(folder: Path, target: Path, count: WorkProgress) -> None:
@@ -255,6 +270,44 @@ class GgufSources:
             yield folder
 
 
+def _require_one_model(paths: Sequence[str]) -> None:
+    """Raise BadRequest for several whole models, given by the path of each: a model has one set of weights."""
+    if len(paths) > 1:
+        raise BadRequest(
+            f'"{paths[0]}" and "{paths[1]}" are two models: name one of them (another quantization is another model)'
+        )
+
+
+def _models_among(sources: Iterable[GgufSource]) -> list[str]:
+    """A path for each whole model, which may have several parts; projectors and adapters do not count."""
+    models: dict[str, str] = {}
+    for source in sources:
+        if gguf_kind(source.gguf) == "model":
+            part = FilePart.of(source.path) if _part_count(source) > 1 else None
+            models.setdefault(part.whole if part else source.path, source.path)
+    return [*models.values()]
+
+
+def _weights_in(files: Mapping[str, Digest]) -> list[str]:
+    return [path for path in files if path.endswith(".safetensors")]
+
+
+def _require_settings(what: str, name: str, files: Mapping[str, Digest]) -> None:
+    """Raise BadRequest if the settings without which the weights cannot be read are not among ``files``."""
+    inside = _without_common_folder(files)
+    if name in inside:
+        return
+    first = _weights_in(files)[0]
+    folders = {PurePosixPath(path).parent for path in _weights_in(inside)}
+    if len(folders) > 1:
+        _require_one_model(_weights_in(files))
+    if what == "checkpoint" and (first.rpartition("/")[2].startswith("adapter") or "adapter_config.json" in inside):
+        raise BadRequest(f'"{first}" is an adapter: name it in ADAPTER, and the model that it changes in FROM')
+    raise BadRequest(
+        f'the {what} "{first}" comes without its {name}: name the folder that contains both, or send both files'
+    )
+
+
 def _part_count(source: GgufSource) -> int:
     count = source.gguf.metadata.get("split.count")
     return count if type(count) is int else 0
@@ -262,16 +315,16 @@ def _part_count(source: GgufSource) -> int:
 
 def _stem(source: GgufSource) -> str:
     """Return the common stem of the shards of a split file. Raises BadRequest if the name is not that of a shard."""
-    found = _PART.fullmatch(source.path)
-    if found is None:
+    part = FilePart.of(source.path)
+    if part is None:
         raise BadRequest(f'split GGUF "{source.path}" must use llama.cpp split filename pattern')
-    if int(found[3]) != _part_count(source):
-        counts = f"filename count {int(found[3])} does not match metadata count {_part_count(source)}"
+    if part.count != _part_count(source):
+        counts = f"filename count {part.count} does not match metadata count {_part_count(source)}"
         raise BadRequest(f'split GGUF "{source.path}" {counts}')
-    if source.gguf.metadata.get("split.no") != int(found[2]) - 1:
-        numbers = f"filename index {int(found[2]) - 1} does not match metadata index"
+    if source.gguf.metadata.get("split.no") != part.number - 1:
+        numbers = f"filename index {part.number - 1} does not match metadata index"
         raise BadRequest(f'split GGUF "{source.path}" {numbers} {source.gguf.metadata.get("split.no")}')
-    return found[1]
+    return part.stem
 
 
 def _without_common_folder(files: Mapping[str, Digest]) -> dict[str, Digest]:

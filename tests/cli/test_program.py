@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from support.checkpoints import make_checkpoint
 from support.processes import of_session, until
 
 pytestmark = pytest.mark.model
@@ -95,6 +97,41 @@ def test_a_model_from_a_file(program: Run, models: Path, tmp_path: Path) -> None
     assert (told.returncode, told.stderr) == (0, "")
     assert len(told.stdout) > 20
     assert program("rm", "stories").returncode == 0
+
+
+def create_from(program: Run, folder: Path, modelfile: str) -> subprocess.CompletedProcess[str]:
+    (folder / "Modelfile").write_text(modelfile, "utf-8")
+    return program("create", "made", "-f", str(folder / "Modelfile"))
+
+
+def test_models_that_a_modelfile_cannot_mean(program: Run, models: Path, tmp_path: Path) -> None:
+    """Cases: two quantizations in a folder, two FROM lines with models, a shard that is missing."""
+    two = tmp_path / "two"
+    two.mkdir()
+    for name in ("stories260K-f16.gguf", "stories260K-q8_0.gguf"):
+        shutil.copy(models / name, two)
+    lines = "FROM ./stories260K-q8_0.gguf\nFROM ./stories260K-f16.gguf\n"
+    for text in ("FROM .\n", lines):
+        done = create_from(program, two, text)
+        assert done.returncode == 1
+        assert '"stories260K-f16.gguf" and "stories260K-q8_0.gguf" are two models: name one of them' in done.stderr
+    shards = make_checkpoint("llama", tmp_path / "shards", files=3)
+    lost = sorted(shards.glob("*.safetensors"))[1]
+    lost.unlink()
+    (shards / "model.safetensors.index.json").unlink(missing_ok=True)
+    for text in ("FROM .\n", "FROM ./model-00001-of-00003.safetensors\n"):
+        done = create_from(program, shards, text)
+        assert (done.returncode, f"{lost.name} is missing" in done.stderr) == (1, True), done.stderr
+    assert "made:latest" not in program("list").stdout
+
+
+def test_a_file_of_a_checkpoint_instead_of_its_folder(program: Run, tmp_path: Path) -> None:
+    """Case: FROM ./model.safetensors, and weights with another name in a folder."""
+    folder = make_checkpoint("llama", tmp_path / "c")
+    assert create_from(program, folder, "FROM ./model.safetensors\n").returncode == 0
+    (folder / "model.safetensors").rename(folder / "weights.safetensors")
+    assert create_from(program, folder, "FROM .\n").returncode == 0
+    assert program("rm", "made").returncode == 0
 
 
 def test_vectors(program: Run, models: Path, tmp_path: Path) -> None:

@@ -78,10 +78,66 @@ def test_a_folder_of_safetensors_includes_its_companions(tmp_path: Path) -> None
         vocab_DOT_txt=b"a\n",
         merges_DOT_txt=b"a b\n",
         README_DOT_md=b"x",
-        a_DOT_gguf=BINARY,
+        mmproj_DOT_gguf=BINARY,
     )
     beside = ["config.json", "sub/more.json", "vocab.txt", "merges.txt", "tokenizer.model"]
-    assert names(tmp_path) == ["model.safetensors", *beside]
+    assert names(tmp_path) == ["model.safetensors", "mmproj.gguf", *beside]
+
+
+def test_a_folder_of_two_models(tmp_path: Path) -> None:
+    lay(tmp_path, model_DOT_safetensors=BINARY, config_DOT_json=b"{}", q4_DOT_gguf=BINARY)
+    with pytest.raises(BadRequest, match=r'two models, "model\.safetensors" and "q4\.gguf": name the file to use'):
+        files.model_files(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "Qwen3-0.6B.safetensors"])
+def test_weights_with_any_name(tmp_path: Path, name: str) -> None:
+    lay(tmp_path, **{name: BINARY}, config_DOT_json=b"{}", tokenizer_DOT_json=b"{}")
+    assert names(tmp_path) == [name, "config.json", "tokenizer.json"]
+
+
+def test_a_file_of_a_checkpoint_brings_its_neighbours_but_nothing_else(tmp_path: Path) -> None:
+    lay(
+        tmp_path,
+        model_DOT_safetensors=BINARY,
+        config_DOT_json=b"{}",
+        tokenizer_DOT_model=b"\x00\x01",
+        private_DOT_json=b"{}",
+        other__config_DOT_json=b"{}",
+    )
+    (tmp_path / "1_Pooling").mkdir()
+    (tmp_path / "1_Pooling" / "config.json").write_text("{}")
+    found = files.resolve_sources(Parts(from_=("./model.safetensors",)), tmp_path)
+    assert [*found.files] == ["model.safetensors", "config.json", "1_Pooling/config.json", "tokenizer.model"]
+
+
+@pytest.mark.parametrize("suffix", ["gguf", "safetensors"])
+def test_a_part_brings_the_other_parts(tmp_path: Path, suffix: str) -> None:
+    parts = [f"m-0000{at}-of-00003.{suffix}" for at in (1, 2, 3)]
+    lay(tmp_path, **dict.fromkeys([*parts, f"m-00001-of-00002.{suffix}", f"m.{suffix}"], BINARY))
+    found = files.resolve_sources(Parts(from_=(f"./{parts[1]}",)), tmp_path)
+    assert [*found.files] == parts
+    (tmp_path / parts[1]).unlink()
+    with pytest.raises(BadRequest, match=rf"expected 3: {parts[1]} is missing"):
+        files.resolve_sources(Parts(from_=(f"./{parts[0]}",)), tmp_path)
+
+
+def test_an_adapter_file_brings_its_settings(tmp_path: Path) -> None:
+    lay(tmp_path, dir__adapter_model_DOT_safetensors=BINARY, dir__adapter_config_DOT_json=b"{}")
+    found = files.resolve_sources(Parts(from_=("base",), adapters=("./dir/adapter_model.safetensors",)), tmp_path)
+    assert [*found.adapters] == ["adapter_model.safetensors", "adapter_config.json"]
+
+
+def test_the_adapter_in_a_folder_with_a_model(tmp_path: Path) -> None:
+    lay(tmp_path, model_DOT_safetensors=BINARY, adapter_model_DOT_safetensors=BINARY, adapter_config_DOT_json=b"{}")
+    found = files.resolve_sources(Parts(from_=("base",), adapters=(".",)), tmp_path)
+    assert [*found.adapters] == ["adapter_model.safetensors", "adapter_config.json"]
+
+
+def test_a_folder_that_links_to_itself(tmp_path: Path) -> None:
+    lay(tmp_path, model_DOT_safetensors=BINARY, config_DOT_json=b"{}")
+    (tmp_path / "loop").symlink_to(tmp_path, target_is_directory=True)
+    assert names(tmp_path) == ["model.safetensors", "config.json"]
 
 
 def test_a_folder_without_weights(tmp_path: Path) -> None:

@@ -15,6 +15,8 @@ import pytest
 from support.checkpoints import make_checkpoint, write_json, write_safetensors
 from support.checkpoints import weights as weights_of
 from support.engines import logits_of
+from support.ggufs import STRING
+from support.ggufs import gguf as gguf_bytes
 from support.service_harness import MODELS, PLAIN, ServiceHarness, collect
 from support.stores import check_sound, snapshot
 
@@ -91,7 +93,7 @@ def test_a_checkpoint_in_another_type(harness: ServiceHarness, tmp_path: Path, w
         ({"architectures": ["GPTJForCausalLM"]}, 'unsupported architecture "GPTJForCausalLM"'),
         ({"architectures": []}, "unknown architecture"),
         ({"model_type": "ministral3"}, "unsupported architecture: text model of type 'ministral3'"),
-        ({"num_hidden_layers": 3}, ""),
+        ({"num_hidden_layers": 3}, "not complete: it has no tensors of layer 2 of 3"),
         ({"num_hidden_layers": 10**9}, "declares 1000000000 layers"),
         ({"num_attention_heads": 0}, "'num_attention_heads' in config.json is missing or not a positive integer"),
         ({"rms_norm_eps": "x"}, "cannot be converted"),
@@ -104,9 +106,6 @@ def test_an_invalid_checkpoint(
     write_json(folder / "config.json", {**json.loads((folder / "config.json").read_bytes()), **change})
     files = uploaded(harness, folder)
     before = snapshot(harness.settings.models)
-    if not message:  # too few tensors: only loading shows that
-        assert create(harness, files=files)[-1].status == "success"
-        return
     with pytest.raises(OllamaError, match=message) as caught:
         create(harness, files=files)
     assert caught.value.status == 400
@@ -174,6 +173,10 @@ def test_a_split_file_is_merged(harness: ServiceHarness, tmp_path: Path) -> None
     assert "split.count" not in harness.service.store.gguf_at(weights).metadata
 
 
+def split_folder(folder: Path) -> Path:
+    return split(MODELS / "stories260K-f32.gguf", folder)[0].parent
+
+
 def test_a_missing_part(harness: ServiceHarness, tmp_path: Path) -> None:
     parts = split(MODELS / "stories260K-f32.gguf", tmp_path / "parts")
     digests = [str(harness.service.blobs.add_file(path)) for path in parts]
@@ -181,6 +184,85 @@ def test_a_missing_part(harness: ServiceHarness, tmp_path: Path) -> None:
         create(harness, files={parts[0].name: digests[0]})
     with pytest.raises(OllamaError, match=r"must use llama\.cpp split filename pattern"):
         create(harness, files={"x.gguf": digests[0]})
+
+
+def refused(harness: ServiceHarness, message: str, **fields: Any) -> None:
+    """The create is refused with 400, and the names in the store stay as they are."""
+    before = harness.service.store.names()
+    with pytest.raises(OllamaError, match=message) as caught:
+        create(harness, **fields)
+    assert caught.value.status == 400
+    assert harness.service.store.names() == before
+    assert not (harness.settings.home / "tmp").exists() or list((harness.settings.home / "tmp").iterdir()) == []
+
+
+def stored(harness: ServiceHarness, *names: str) -> dict[str, str]:
+    return {name: str(harness.service.blobs.add_file(MODELS / name)) for name in names}
+
+
+TWO = r'"%s" and "%s" are two models: name one of them'
+
+
+def test_several_models_are_refused(harness: ServiceHarness, tmp_path: Path) -> None:
+    """Case: FROM a folder with two quantizations, or several FROM lines with whole models."""
+    f32, q8 = "stories260K-f32.gguf", "stories260K-q8_0.gguf"
+    checkpoint = uploaded(harness, make_checkpoint("llama", tmp_path / "c"))
+    parts = uploaded(harness, split_folder(tmp_path / "parts"))
+    refused(harness, TWO % (f32, q8), files=stored(harness, q8, f32))
+    refused(harness, TWO % ("model.safetensors", q8), files={**checkpoint, **stored(harness, q8)})
+    refused(harness, TWO % (q8, "tiny-00001-of-.*"), files={**parts, **stored(harness, q8)})
+    two_folders = {f"{folder}/{name}": digest for folder in "ab" for name, digest in checkpoint.items()}
+    refused(harness, TWO % ("a/model.safetensors", "b/model.safetensors"), files=two_folders)
+    refused(harness, TWO % (f32, q8), files=stored(harness, f32), draft_files=stored(harness, f32, q8))
+    harness.make("base", f32)
+    refused(harness, TWO % ("base:latest", q8), from_="base", files=stored(harness, q8))
+    refused(harness, TWO % ("base:latest", "model.safetensors"), from_="base", files=checkpoint)
+
+
+def test_two_copies_of_a_checkpoint(harness: ServiceHarness, tmp_path: Path) -> None:
+    folder = make_checkpoint("llama", tmp_path / "c")
+    (folder / "model.fp16.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
+    refused(
+        harness,
+        '"model.fp16.safetensors" and "model.safetensors" both have the tensor',
+        files=uploaded(harness, folder),
+    )
+
+
+def test_a_projector_beside_a_checkpoint(harness: ServiceHarness, tmp_path: Path) -> None:
+    projector = gguf_bytes((("general.architecture", STRING, "clip"), ("general.type", STRING, "mmproj")))
+    files = {
+        **uploaded(harness, make_checkpoint("llama", tmp_path / "c")),
+        "mmproj.gguf": str(harness.service.blobs.add(projector)),
+    }
+    create(harness, files=files)
+    assert len(made(harness).projectors) == 1
+
+
+@pytest.mark.parametrize("lost", [0, 1, 2])
+def test_a_missing_shard_is_refused_by_its_name(harness: ServiceHarness, tmp_path: Path, lost: int) -> None:
+    """Case: a checkpoint of three shards, one missing, without an index."""
+    folder = make_checkpoint("llama", tmp_path / "c", files=3)
+    (folder / "model.safetensors.index.json").unlink(missing_ok=True)
+    shard = sorted(folder.glob("*.safetensors"))[lost]
+    shard.unlink()
+    refused(harness, f"has 2 shards, expected 3: {shard.name} is missing", files=uploaded(harness, folder))
+    adapters = {name: digest for name, digest in uploaded(harness, folder).items() if name.endswith(".safetensors")}
+    harness.make("base", "stories260K-f32.gguf")
+    refused(harness, f"{shard.name} is missing", from_="base", adapters=adapters)
+
+
+def test_weights_without_their_settings(harness: ServiceHarness, tmp_path: Path) -> None:
+    """Case: files of a checkpoint or an adapter without config.json or adapter_config.json."""
+    checkpoint = uploaded(harness, make_checkpoint("llama", tmp_path / "c"))
+    weights = {"model.safetensors": checkpoint["model.safetensors"]}
+    hint = "name the folder that contains both"
+    refused(harness, f'checkpoint "model.safetensors" comes without its config.json: {hint}', files=weights)
+    harness.make("base", "stories260K-f32.gguf")
+    adapter = {"adapter_model.safetensors": weights["model.safetensors"]}
+    message = f'adapter "adapter_model.safetensors" comes without its adapter_config.json: {hint}'
+    refused(harness, message, from_="base", adapters=adapter)
+    refused(harness, '"adapter_model.safetensors" is an adapter: name it in ADAPTER', files=adapter)
 
 
 def test_a_lora_adapter(harness: ServiceHarness, tmp_path: Path) -> None:

@@ -181,7 +181,7 @@ def test_info_overrides(store: Store) -> None:
         ({"files": {"/x.gguf": gguf()}}, BadRequest, "file path must be relative"),
         ({"files": {"../x.gguf": gguf()}}, BadRequest, "file path must be relative"),
         ({"files": {"a//x.gguf": gguf()}}, BadRequest, "file path must be relative"),
-        ({"files": {"model.safetensors": b"x"}}, BadRequest, "this server cannot convert models"),
+        ({"files": {"model.safetensors": b"x", "config.json": b"{}"}}, BadRequest, "this server cannot convert models"),
         ({"quantize": "Q4_K_M"}, BadRequest, "this server cannot convert models"),
         ({"quantize": "q9"}, BadRequest, "unsupported quantization type q9 - supported types are F32, F16, Q4_0, "),
         ({"quantize": "iq2_xxs"}, BadRequest, "IQ2_XXS requires an importance matrix"),
@@ -276,6 +276,6 @@ def test_unsuitable_draft_models(store: Store) -> None:
     store.blobs.add(ADAPTER)
     with pytest.raises(BadRequest, match=r"d\.gguf cannot be used as draft model"):
         create(store, "m", files={"tiny.gguf": gguf()}, draft_files={"d.gguf": str(digest_of(ADAPTER))})
-    with pytest.raises(BadRequest, match="only one draft model"):
+    with pytest.raises(BadRequest, match=r'"a\.gguf" and "b\.gguf" are two models'):
         drafts = {name: str(store.blobs.add(gguf())) for name in ("a.gguf", "b.gguf")}
         create(store, "m", files={"tiny.gguf": gguf()}, draft_files=drafts)

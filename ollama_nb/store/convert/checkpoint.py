@@ -185,15 +185,18 @@ class Checkpoint:
         Only the first group of files is read, because some checkpoints contain a second copy in another layout.
         """
         found = (sorted(self.folder.glob(f"{name}.safetensors")) for name in ("model*", "adapter*", "*"))
-        seen: set[str] = set()
+        seen: dict[str, str] = {}
         for path in next((paths for paths in found if paths), []):
             for tensor in read_safetensors(path, path.name):
                 if tensor.name in seen:
-                    raise CorruptModel(f"tensor {tensor.name!r} is in several files")
-                seen.add(tensor.name)
+                    raise BadRequest(
+                        f'"{seen[tensor.name]}" and "{path.name}" both have the tensor {tensor.name!r}: '
+                        "they are two models, name one of them"
+                    )
+                seen[tensor.name] = path.name
                 yield tensor
         indexed = self.json("model.safetensors.index.json").get("weight_map")
-        missing = sorted(set(indexed) - seen) if isinstance(indexed, dict) else []
+        missing = sorted(set(indexed) - seen.keys()) if isinstance(indexed, dict) else []
         if missing:
             file = indexed[missing[0]] if isinstance(indexed, dict) else ""
             raise CorruptModel(f"the checkpoint is not complete: {len(missing)} tensors are missing, such as {file}")

@@ -5,7 +5,7 @@ Adapters are those that peft writes: each pair of matrices is stored under the n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,10 +59,22 @@ def convert_model(folder: Path, target: Path, output: str, report: ConversionPro
         out.add_file_type(file_type)
         out.add_quantization_version(gguf.GGML_QUANT_VERSION)
         _write_vocabulary(family, checkpoint, out)
-        write_tensors(out, family.tensors(checkpoint.tensors()), kind, report)
+        tensors = [*family.tensors(checkpoint.tensors())]
+        check_layers((tensor.name for tensor in tensors), family.blocks)
+        write_tensors(out, iter(tensors), kind, report)
     finally:
         out.close()
     return (TEXT_ONLY,) if family.text_only else ()
+
+
+def check_layers(names: Iterable[str], layers: int) -> None:
+    """Raise CorruptModel if a layer has no tensors at all, as when a file of the checkpoint is missing."""
+    found = {name.split(".")[1] for name in names if name.startswith("blk.")}
+    missing = [layer for layer in range(layers) if str(layer) not in found]
+    if missing:
+        raise CorruptModel(
+            f"the checkpoint is not complete: it has no tensors of layer {missing[0]} of {layers} (counted from 0)"
+        )
 
 
 def _write_vocabulary(family: CheckpointConverter, checkpoint: Checkpoint, out: gguf.GGUFWriter) -> None:
