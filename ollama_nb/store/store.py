@@ -6,12 +6,13 @@ Blobs are written before the manifest that uses them and removed after it. A dam
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import logging
 import os
 import stat
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,7 +61,7 @@ class Store:
     def names(self) -> tuple[ModelName, ...]:
         """Return the names of all manifests, sorted. Raises StoreError if the folder cannot be read."""
         found = []
-        for path in self._manifest_files():
+        for path in self._manifest_files()[0]:
             name = self._name_of(path)
             if name is None:
                 self._warn(f"skipping {path.relative_to(self.root)}: its path is not a valid model name")
@@ -129,7 +130,8 @@ class Store:
         """Publish a model by its manifest's bytes, replacing a model of the same name.
 
         Returns the digests of the blobs that only the replaced model used; they have been removed (none are with
-        ``noprune``). Raises StoreError, without publishing, if a blob is missing.
+        ``noprune``, or if another manifest cannot be read). Raises StoreError, without publishing, if a blob is
+        missing.
         """
         digests = _digests(parse_manifest(raw))
         for digest in digests if self.others else ():
@@ -149,7 +151,10 @@ class Store:
                 self._publish(destination, raw, _digests(parse_manifest(raw)))
 
     def delete(self, name: ModelName) -> None:
-        """Delete a model, then its empty folders and the blobs that no other model uses."""
+        """Delete a model, then its empty folders and the blobs that no other model uses.
+
+        No blobs are removed if another manifest cannot be read.
+        """
         with self._locked():
             name = self.canonical(name)
             digests = self._digests_of(name)
@@ -191,22 +196,26 @@ class Store:
 
     def stale(self) -> list[Path] | None:
         """Return the files that ``prune`` would remove; None if a manifest cannot be read."""
-        used = self._used_blobs(strict=True)
+        used = self._used_blobs()
         if used is None:
             return None
         unused = [path for path in _list_folder(self.blobs.root) if digest_in_name(path.name) not in used]
         return [path for path in (*unused, *self.root.glob(disk.TEMP_PREFIX + "*")) if _is_old(path)]
 
     def survey(self) -> Iterator[ManifestFile]:
-        """Yield every file in the place of a manifest, valid or not."""
-        for path in self._manifest_files():
+        """Yield every file in the place of a manifest, valid or not, and links there whose target is missing."""
+        files, lost = self._manifest_files()
+        for path in lost:
+            yield ManifestFile(path, None, None, f"{path.relative_to(self.root)} is a link to a missing file or folder")
+        for path in files:
             name = self._name_of(path)
             try:
                 if name is None:
                     raise StoreError(f"{path.relative_to(self.root)} is not a valid model name")
                 yield ManifestFile(path, name, parse_manifest(self._read_manifest(name)[0]))
             except ModelNotFound:
-                continue  # deleted in the meantime
+                if os.path.lexists(path):  # else deleted in the meantime
+                    yield ManifestFile(path, name, None, f"{path.relative_to(self.root)} is not a readable file")
             except OllamaError as error:
                 yield ManifestFile(path, name, None, error.message)
 
@@ -241,14 +250,19 @@ class Store:
             self._warned.add(text)
             log.warning(text)
 
-    def _manifest_files(self) -> list[Path]:
-        """List the regular files exactly four levels below ``manifests``."""
+    def _manifest_files(self) -> tuple[list[Path], list[Path]]:
+        """List the regular files exactly four levels below ``manifests``, and the links whose target is missing.
+
+        Such a link may lead to manifests on a disk that is not mounted. Raises StoreError if a folder cannot be read.
+        """
+        lost: list[Path] = []
         with disk.store_errors("read the models folder", self.root, reading=True):
             # Listing the root distinguishes an unreadable folder from an empty one.
             level = [child for child in _list_folder(self.root) if child == self._manifests.root]
             for _ in range(4):
-                level = [child for folder in level if folder.is_dir() for child in _list_folder(folder)]
-            return [path for path in level if path.is_file()]
+                folders = [path for path in level if stat.S_ISDIR(_mode(path, lost))]
+                level = [child for folder in folders for child in _list_folder(folder)]
+            return [path for path in level if stat.S_ISREG(_mode(path, lost))], lost
 
     def _read_manifest(self, name: ModelName) -> tuple[bytes, float]:
         """Return a manifest's bytes and its modification time."""
@@ -277,15 +291,20 @@ class Store:
             return _digests(parse_manifest(self._read_manifest(name)[0]))
         return frozenset()
 
-    def _used_blobs(self, *, strict: bool) -> set[Digest] | None:
-        """Return the blobs of all valid manifests; None if ``strict`` and a manifest cannot be read."""
+    def _used_blobs(self) -> set[Digest] | None:
+        """Return the blobs of all manifests; None if one cannot be read, because the blobs that it uses are unknown."""
         used: set[Digest] = set()
-        for found in self.survey():
-            if found.manifest is not None:
+        try:
+            for found in self.survey():
+                if found.manifest is None:
+                    raise StoreError(found.error)
                 used |= _digests(found.manifest)
-            elif strict:
-                self._warn(f"not cleaning up, a manifest cannot be read: {found.error}")
-                return None
+        except StoreError as error:
+            self._warn(
+                f"no blobs are removed, because a manifest cannot be read: {error.message}; `ollama-nb fsck --repair` "
+                "sets it aside, `ollama-nb prune` then removes unused blobs"
+            )
+            return None
         return used
 
     def _locked(self) -> contextlib.AbstractContextManager[None]:
@@ -301,8 +320,11 @@ class Store:
         self._manifests.write(self._path(name), raw, temps=self._temps)
         return () if self.noprune else self._remove_unused(replaced)
 
-    def _remove_unused(self, digests: Iterable[Digest]) -> tuple[Digest, ...]:
-        used = self._used_blobs(strict=False) or set()
+    def _remove_unused(self, digests: Collection[Digest]) -> tuple[Digest, ...]:
+        """Remove the blobs that no manifest uses, and return them; none are removed if a manifest cannot be read."""
+        used = self._used_blobs() if digests else None
+        if used is None:
+            return ()
         return tuple(digest for digest in sorted(digests) if digest not in used and self.blobs.remove(digest))
 
     def _remove_empty(self, folder: Path) -> bool:
@@ -338,6 +360,18 @@ def _is_old(path: Path) -> bool:
         status = path.lstat()
         return not stat.S_ISDIR(status.st_mode) and status.st_mtime < time.time() - GRACE
     return False
+
+
+def _mode(path: Path, lost: list[Path]) -> int:
+    """Return the mode of a file, following links; 0 if it is gone, or a link without a target, which joins ``lost``."""
+    try:
+        return path.stat().st_mode
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            raise
+        if path.is_symlink():
+            lost.append(path)
+        return 0
 
 
 def _list_folder(folder: Path) -> list[Path]:

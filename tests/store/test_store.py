@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -243,6 +244,83 @@ def test_prune_keeps_everything_if_a_manifest_is_invalid_or_noprune_is_set(store
     assert Store(store.root, noprune=True).prune() == 0
     assert before.keys() - snapshot(store.root).keys() == {"manifests/registry.ollama.ai/library/m/bad"}
     assert store.prune() == 1
+
+
+def hide_by_link(store: Store, path: Path) -> Callable[[], object]:
+    """Replace a manifest or a folder of manifests by a link to a place that is missing, as of an unmounted disk."""
+    moved = store.root.parent / "moved"
+    path.rename(moved)
+    path.symlink_to(store.root.parent / "not-mounted")
+
+    def restore() -> None:
+        path.unlink()
+        moved.rename(path)
+
+    return restore
+
+
+def overwrite(junk: bytes) -> Callable[[Store, Path], Callable[[], object]]:
+    def damage(store: Store, path: Path) -> Callable[[], object]:
+        kept = path.read_bytes()
+        path.write_bytes(junk)
+        return lambda: path.write_bytes(kept)
+
+    return damage
+
+
+def give_invalid_name(store: Store, path: Path) -> Callable[[], object]:
+    moved = path.rename(path.with_name("not a tag"))
+    return lambda: moved.rename(path)
+
+
+DAMAGES: dict[str, Callable[[Store, Path], Callable[[], object]]] = {
+    "empty": overwrite(b""),
+    "cut": overwrite(b'{"schemaVersion": 2, "layers": ['),
+    "an index": overwrite(b'{"schemaVersion": 2, "manifests": [{"digest": "sha256:%s", "size": 1}]}' % (b"1" * 64)),
+    "other types": overwrite(b'{"config": {"digest": 5}, "layers": {}}'),
+    "link": hide_by_link,
+    "link to a folder": lambda store, path: hide_by_link(store, path.parent),
+    "invalid name": give_invalid_name,
+}
+
+
+def pulled_over(store: Store) -> None:
+    tiny(store, "fresh", system="new")
+    store.put_manifest(name("m"), manifest_path(store, "fresh").read_bytes())
+
+
+REMOVING: dict[str, Callable[[Store], object]] = {
+    "rm": lambda store: store.delete(name("m")),
+    "create": lambda store: tiny(store, "m", system="new"),
+    "cp": lambda store: store.copy(name("n"), name("m")),
+    "pull": pulled_over,
+    "prune": lambda store: store.prune(),
+}
+
+
+@pytest.mark.parametrize("action", REMOVING)
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_blobs_that_an_unreadable_manifest_may_use_are_kept(
+    store: Store, damage: str, action: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """F13: the other model works again when its manifest does."""
+    tiny(store, "m", system="shared")
+    tiny(store, "n", system="other")
+    store.copy(name("m"), name("kept:one"))
+    for path in store.blobs.root.iterdir():
+        age(path)
+    restore = DAMAGES[damage](store, manifest_path(store, "kept:one"))
+    before = {*store.blobs.digests()}
+    assert name("m") in store.names()
+    REMOVING[action](store)
+    assert before <= {*store.blobs.digests()}
+    assert "no blobs are removed, because a manifest cannot be read" in caplog.text
+    assert "not-mounted" not in caplog.text
+    assert store.names()[-1] == name("n")
+    restore()
+    assert store.resolve(name("kept:one")).system == "shared"
+    store.delete(name("kept:one"))
+    check_sound(store.root)
 
 
 def test_legacy_names(store: Store) -> None:
