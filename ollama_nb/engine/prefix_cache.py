@@ -116,6 +116,8 @@ class PrefixCache:
         self._read_rate = READ_RATE
         self._reader = ThreadPoolExecutor(1, "prefix-reader")
         self._writer = ThreadPoolExecutor(1, "prefix-writer")
+        for executor in (self._reader, self._writer):
+            executor.submit(int)  # starts its thread: if that fails, it fails now and not in the middle of a step
         self._hurry = threading.Event()
         self._writes: dict[Future[None], tuple[PrefixStore, Prefix]] = {}
         self.counts = PrefixCounts()

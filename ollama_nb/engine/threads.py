@@ -10,6 +10,7 @@ repeated with fewer threads.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import threading
@@ -157,7 +158,8 @@ def _kind(rows: int) -> int:
 class Watchdog:
     """Calls ``callback`` when an armed deadline passes.
 
-    Arming is one assignment, so that every step can afford it. The thread sleeps while no deadline is armed.
+    Arming is one assignment, so that every step can afford it. The thread sleeps while no deadline is armed. Without a
+    thread, because the system has none left, late steps are not aborted.
     """
 
     PERIOD = 0.05  # seconds; accuracy of the deadline
@@ -177,8 +179,10 @@ class Watchdog:
         if not self._wanted.is_set():
             self._wanted.set()
             if self._thread is None:
-                self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+                with contextlib.suppress(RuntimeError):  # can't start new thread
+                    thread.start()
+                    self._thread = thread
 
     def disarm(self) -> None:
         self._deadline = math.inf

@@ -22,7 +22,7 @@ from typing import Any, NoReturn, cast
 import msgspec
 
 from ollama_nb.engine.engine import Engine
-from ollama_nb.errors import OllamaError, RunnerCrashed
+from ollama_nb.errors import Busy, OllamaError, RunnerCrashed
 from ollama_nb.runner import confine, wire
 
 STACK = 128 << 20  # bytes; ``engine.tokenizer.MAX_UNSPLIT`` characters need 85 MB, which are used only then
@@ -41,9 +41,16 @@ class RunnerProcess:
         self._step_began: float | None = None
 
     def run(self) -> None:
-        self._watch_sigterm()
-        threading.Thread(target=self._read, name="reader", daemon=True).start()
-        run_with_stack(self._serve, STACK)
+        try:
+            self._watch_sigterm()
+            threading.Thread(target=self._read, name="reader", daemon=True).start()
+        except RuntimeError as error:  # can't start new thread
+            self._refuse_load(error)
+        else:
+            run_with_stack(self._serve, STACK)
+
+    def _refuse_load(self, error: RuntimeError) -> None:
+        self._send(wire.LoadFailed(f"the model runner cannot be started: {error}", Busy.status, Busy.code))
 
     # engine thread
 
@@ -53,6 +60,9 @@ class RunnerProcess:
             engine = self._engine = Engine(load)
         except OllamaError as error:
             self._send(wire.LoadFailed(error.message, error.status, error.code))
+            return
+        except RuntimeError as error:  # can't start new thread
+            self._refuse_load(error)
             return
         self._send(engine.facts)
         while True:

@@ -1,7 +1,8 @@
 """Child processes of the server: how they are started, and the socket and the end of one child.
 
 One lasting thread starts every child, because Linux sends a child's parent-death signal when the thread that started it
-ends. Every child is waited for, so none remains a zombie. However a child ends (exit, signal, closed socket, invalid
+ends. Whatever fails while it starts a child is reported to the caller, and a child that was started by then is ended.
+Every child is waited for, so none remains a zombie. However a child ends (exit, signal, closed socket, invalid
 data on the socket), ``ChildLink.ended`` gives the cause within a second or two.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import queue
@@ -25,21 +27,26 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import msgspec
 
 import ollama_nb
-from ollama_nb.errors import RunnerCrashed
+from ollama_nb.errors import Busy, OllamaError, RunnerCrashed
 from ollama_nb.runner import wire
 
 OUTPUT_BYTES = 1 << 20  # of a child's printed output that are kept
 SETTLE = 1.0  # seconds from the first sign of an end (exit or end of file) to the kill that forces the other one
+PROBE_COMMAND = (sys.executable, "-I", "-S", "-c", "")  # a child that ends at once
+PROBE_SECONDS = 10.0  # for which the result of a probe is used again
+_EXHAUSTED = frozenset({errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+"""Errors of a start that pass when processes, descriptors or memory are freed."""
 
 _ALLOWED = frozenset({"PATH", "HOME", "LANG", "LD_LIBRARY_PATH", "SYSTEMROOT"})
 _ALLOWED_PREFIXES = ("LC_", "CUDA", "HIP", "GGML", "OMP", "GOMP")
 _FIXED = {
     "GGML_NO_BACKTRACE": "1",  # otherwise an abort forks a debugger and takes seconds to end
+    "OPENBLAS_NUM_THREADS": "1",  # numpy's library starts its threads at import, and no child has work for them
     "PYTHONUTF8": "1",
 }
 _PACKAGE_ROOT = str(Path(ollama_nb.__file__).parent.parent)
@@ -94,7 +101,8 @@ class OutputTail:
 class Child:
     """A running child: its pid, this end of its socket, its output, and a future for its return code."""
 
-    def __init__(self, process: subprocess.Popen[bytes], channel: socket.socket, output: int) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], channel: socket.socket, output: IO[bytes]) -> None:
+        """Takes over ``output``, the end of a pipe. Raises RuntimeError if its threads cannot be started."""
         self._process = process
         self.pid = process.pid
         self.channel = channel
@@ -114,9 +122,9 @@ class Child:
         with contextlib.suppress(ProcessLookupError):
             self._process.send_signal(number)
 
-    def _drain(self, output: int) -> None:
-        with open(output, "rb", buffering=0) as pipe:
-            while chunk := pipe.read(1 << 16):
+    def _drain(self, output: IO[bytes]) -> None:
+        with output:
+            while chunk := output.read(1 << 16):
                 self.printed.add(chunk)
 
     def _wait(self, drain: threading.Thread) -> None:
@@ -140,6 +148,38 @@ def start_blocking(command: Sequence[str]) -> Child:
     return _submit(lambda: _start(command)).result()
 
 
+def start_error(what: str, error: OSError, otherwise: type[OllamaError] = RunnerCrashed) -> OllamaError:
+    """The error for a child that could not be started: Busy if the machine or a limit has no room for it now."""
+    kind = Busy if error.errno in _EXHAUSTED else otherwise
+    return kind(f"{what} cannot be started: {error.strerror or error}")
+
+
+_probe: asyncio.Task[None] | None = None
+_probed = -PROBE_SECONDS  # monotonic seconds of the last start that succeeded
+
+
+async def check_start() -> None:
+    """Start a child that ends at once, unless that succeeded within ``PROBE_SECONDS``. Raises OllamaError."""
+    global _probe
+    if time.monotonic() - _probed < PROBE_SECONDS:
+        return
+    if _probe is None or _probe.done() or _probe.get_loop() is not asyncio.get_running_loop():
+        _probe = asyncio.ensure_future(_start_probe())
+        _probe.add_done_callback(lambda task: task.cancelled() or task.exception())  # it may have no waiter left
+    await asyncio.shield(_probe)  # the callers share one probe
+
+
+async def _start_probe() -> None:
+    global _probed
+    try:
+        child = await start(PROBE_COMMAND)
+    except OSError as error:
+        raise start_error("a child process", error) from error
+    child.channel.close()
+    await asyncio.wrap_future(child.exited)
+    _probed = time.monotonic()
+
+
 def _kill_unwanted(started: Future[Child]) -> None:
     if started.exception() is None:
         started.result().channel.close()
@@ -147,26 +187,34 @@ def _kill_unwanted(started: Future[Child]) -> None:
 
 
 def _start(command: Sequence[str]) -> Child:
-    ours, theirs = socket.socketpair()
-    with contextlib.ExitStack() as undo, theirs:
+    with contextlib.ExitStack() as undo:
+        ours, theirs = socket.socketpair()
         undo.callback(ours.close)
-        read_end, write_end = os.pipe()
-        undo.callback(os.close, read_end)
-        try:
-            process = subprocess.Popen(
-                [*command, str(theirs.fileno()), str(os.getpid())],
-                stdin=subprocess.DEVNULL,
-                stdout=write_end,
-                stderr=write_end,
-                env=child_env(os.environ),
-                pass_fds=(theirs.fileno(),),
-                start_new_session=True,  # Ctrl-C in a terminal reaches the server only, which then ends its children
-            )
-        finally:
-            os.close(write_end)
+        with theirs:
+            read_end, write_end = os.pipe()
+            output = undo.enter_context(os.fdopen(read_end, "rb", buffering=0))
+            try:
+                process = subprocess.Popen(
+                    [*command, str(theirs.fileno()), str(os.getpid())],
+                    stdin=subprocess.DEVNULL,
+                    stdout=write_end,
+                    stderr=write_end,
+                    env=child_env(os.environ),
+                    pass_fds=(theirs.fileno(),),
+                    start_new_session=True,  # Ctrl-C in a terminal reaches the server only, which ends its children
+                )
+            finally:
+                os.close(write_end)
+        undo.callback(_end_unwatched, process)
+        ours.setblocking(False)
+        child = Child(process, ours, output)
         undo.pop_all()
-    ours.setblocking(False)
-    return Child(process, ours, read_end)
+    return child
+
+
+def _end_unwatched(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    process.wait()
 
 
 def _thread(target: Callable[..., None], *args: object, name: str) -> threading.Thread:
@@ -180,7 +228,11 @@ class _Spawner:
 
     def __init__(self) -> None:
         self._jobs: queue.SimpleQueue[tuple[Callable[[], Child], Future[Child]]] = queue.SimpleQueue()
-        _thread(self._run, name="ollama-nb-spawner")
+        self._thread = _thread(self._run, name="ollama-nb-spawner")
+
+    @property
+    def alive(self) -> bool:
+        return self._thread.is_alive()
 
     def submit(self, job: Callable[[], Child]) -> Future[Child]:
         future: Future[Child] = Future()
@@ -192,9 +244,15 @@ class _Spawner:
         while True:
             job, future = self._jobs.get()
             try:
-                future.set_result(job())
+                child = job()
             except OSError as error:
                 future.set_exception(error)
+            except BaseException as error:  # such as "can't start new thread": the children need this thread
+                passes = isinstance(error, RuntimeError | MemoryError)
+                future.set_exception(OSError(errno.EAGAIN if passes else errno.EIO, f"{error or type(error).__name__}"))
+            else:
+                future.set_result(child)
+            del job, future  # a future keeps its child, and so its socket, until the next start
 
 
 _spawner: _Spawner | None = None
@@ -202,11 +260,15 @@ _spawner_lock = threading.Lock()
 
 
 def _submit(job: Callable[[], Child]) -> Future[Child]:
+    """Run ``job`` in the spawner's thread. Raises OSError if that thread cannot be started."""
     global _spawner
     with _spawner_lock:
-        if _spawner is None:
-            _spawner = _Spawner()
-    return _spawner.submit(job)
+        if _spawner is None or not _spawner.alive:
+            try:
+                _spawner = _Spawner()
+            except RuntimeError as error:
+                raise OSError(errno.EAGAIN, str(error)) from error
+        return _spawner.submit(job)
 
 
 def _forget_spawner() -> None:

@@ -76,7 +76,7 @@ def _process() -> Iterator[children.Child]:
     try:
         child = children.start_blocking(COMMAND)
     except OSError as error:
-        raise RunnerCrashed(f"the conversion process cannot be started: {error.strerror or error}") from error
+        raise children.start_error("the conversion process", error) from error
     child.channel.setblocking(True)
     try:
         yield child

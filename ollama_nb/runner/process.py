@@ -70,7 +70,7 @@ class Runner:
         try:
             runner._link = await ChildLink.open(command, wire.FromRunner, runner._received)
         except OSError as error:
-            raise LoadError(f"the model runner cannot be started: {error.strerror or error}") from error
+            raise children.start_error("the model runner", error, LoadError) from error
         runner._link.ended.add_done_callback(runner._died)
         try:
             await runner._load(load, timeout)

@@ -116,7 +116,7 @@ class _Process:
         try:
             process.link = await ChildLink.open(command, _REPLY, process._received)
         except OSError as error:
-            raise RunnerCrashed(f"the render process cannot be started: {error.strerror or error}") from error
+            raise children.start_error("the render process", error) from error
         try:
             await asyncio.wait(_first_of(ready, process), timeout=START_SECONDS, return_when=asyncio.FIRST_COMPLETED)
         finally:

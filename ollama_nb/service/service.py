@@ -15,6 +15,7 @@ from typing import Any
 
 from ollama_nb.api.models import Model, Running
 from ollama_nb.errors import OllamaError
+from ollama_nb.runner import children
 from ollama_nb.runner.pool import Pool
 from ollama_nb.runner.renderer import Renderer
 from ollama_nb.runner.vocabularies import Vocabularies
@@ -84,6 +85,10 @@ class Service:
         await self.batches.stop()
         backend = self._backend
         await asyncio.gather(backend.pool.close(), backend.renderer.close(), backend.vocabularies.close())
+
+    async def check_start(self) -> None:
+        """Raise OllamaError unless a child process can be started; the result is used for some seconds."""
+        await children.check_start()
 
     @property
     def meter(self) -> Meter:

@@ -8,13 +8,16 @@ import site
 import subprocess
 import sys
 import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.aio import in_loop
 from support.processes import children, until
 
+from ollama_nb.errors import Busy, RunnerCrashed
 from ollama_nb.runner import children as child_processes
 from ollama_nb.runner import wire
 
@@ -31,7 +34,7 @@ def test_the_environment_is_an_allow_list() -> None:
     env = child_processes.child_env(parent)
     env.pop("PYTHONPATH", None)
     allowed = {name: value for name, value in parent.items() if value != "secret" and "evil" not in value}
-    assert env == {**allowed, "GGML_NO_BACKTRACE": "1", "PYTHONUTF8": "1"}
+    assert env == {**allowed, "GGML_NO_BACKTRACE": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONUTF8": "1"}
 
 
 def test_the_import_path_is_passed_on_only_where_the_package_needs_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,10 +125,85 @@ def test_a_cancelled_start_leaves_no_process() -> None:
         starting.cancel()
         await asyncio.wait([starting])
 
-    child_processes._submit(held_up)
+    held = child_processes._submit(held_up)
     asyncio.run(give_up())  # its loop is closed before the process has started
     free.set()
     later = child_processes.start_blocking((sys.executable, "-c", ""))
     assert later.exited.result() == 0  # so that the earlier one has started
     later.channel.close()
     until(lambda: children() <= before)
+    assert isinstance(held.exception(), OSError)
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("can't start new thread"), MemoryError(), subprocess.SubprocessError("no"), SystemExit(3)]
+)
+def test_any_failure_of_a_start_is_reported_to_its_caller(error: BaseException) -> None:
+    """F36: the thread that starts children survives whatever a start raises, and so do the children."""
+    first = child_processes.start_blocking(FAKE)
+
+    def fail() -> child_processes.Child:
+        raise error
+
+    with pytest.raises(OSError):
+        child_processes._submit(fail).result(60)
+    assert not first.exited.done()
+    for child in (child_processes.start_blocking(FAKE), first):
+        child.channel.close()
+        assert child.exited.result(60) == 0
+
+
+@pytest.mark.parametrize("which", ["output", "wait"])
+def test_a_child_that_cannot_be_watched_is_ended(monkeypatch: pytest.MonkeyPatch, which: str) -> None:
+    """F36: no thread for its output or its end: the child is reaped, no descriptor stays open, and Busy is raised."""
+    child_processes.start_blocking((sys.executable, "-c", "")).channel.close()
+    until(lambda: not children())
+    before, new_thread = len(list(Path("/proc/self/fd").iterdir())), child_processes._thread
+
+    def no_thread(target: Callable[..., None], *args: object, name: str) -> threading.Thread:
+        if which in name:
+            raise RuntimeError("can't start new thread")
+        return new_thread(target, *args, name=name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(child_processes, "_thread", no_thread)
+        with pytest.raises(OSError, match="can't start new thread") as caught:
+            child_processes.start_blocking(FAKE)
+    assert isinstance(child_processes.start_error("the child", caught.value), Busy)
+    assert not children()
+    until(lambda: len(list(Path("/proc/self/fd").iterdir())) == before)
+
+
+def test_the_thread_that_starts_children_is_started_again_if_it_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """F36: a dead spawner thread is replaced at the next start."""
+    monkeypatch.setattr(child_processes, "_spawner", None)
+    with monkeypatch.context() as patch:
+        patch.setattr(child_processes._Spawner, "_run", lambda spawner: None)
+        spawner = child_processes._Spawner()
+    until(lambda: not spawner.alive)
+    monkeypatch.setattr(child_processes, "_spawner", spawner)
+    child = child_processes.start_blocking(FAKE)
+    child.channel.close()
+    assert child.exited.result(60) == 0
+
+
+@in_loop
+async def test_a_check_starts_one_child_and_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """F36: /readyz asks whether a child can be started; a failure is checked again at once."""
+    commands: list[Sequence[str]] = []
+    start = child_processes._start
+
+    def counted(command: Sequence[str]) -> child_processes.Child:
+        commands.append(command)
+        return start(command)
+
+    monkeypatch.setattr(child_processes, "_start", counted)
+    monkeypatch.setattr(child_processes, "_probed", -1e9)
+    await asyncio.gather(*(child_processes.check_start() for _ in range(5)))
+    await child_processes.check_start()
+    assert commands == [child_processes.PROBE_COMMAND]
+    monkeypatch.setattr(child_processes, "_probed", -1e9)
+    monkeypatch.setattr(child_processes, "PROBE_COMMAND", ("/nonexistent/python",))
+    for _ in range(2):
+        with pytest.raises(RunnerCrashed, match="a child process cannot be started: No such file"):
+            await child_processes.check_start()

@@ -51,6 +51,9 @@ class FakeService:
     async def close(self) -> None:
         pass
 
+    async def check_start(self) -> None:
+        pass
+
     def chat(self, request: ChatRequest) -> AsyncIterator[Any]:
         return self._play(request, request.request_id)
 

@@ -26,7 +26,7 @@ from ollama_nb.server.streams import MIB, BodySink, DiscardedBody, UploadedBlob
 OLLAMA_API_VERSION = "0.17.0"  # the version of Ollama's API that this server implements; clients compare it
 
 MAX_IMAGES = 256 * MIB  # bytes of a body with images
-_READY_SECONDS = 2.0  # for the store to answer /readyz
+_READY_SECONDS = 2.0  # for the store to answer /readyz, and for a child process to start
 _STATS_SECONDS = 0.2  # for the runners to answer /metrics
 _TEXT = "text/plain; charset=utf-8"
 
@@ -175,14 +175,18 @@ async def livez(call: OllamaHandler) -> None:
 
 
 async def readyz(call: OllamaHandler) -> None:
-    """Ready if the store can be read within ``_READY_SECONDS``; it need not be writable."""
+    """Ready if the store can be read (it need not be writable) and a child can be started, each in time."""
+    late = "the disk of the model store does not answer"
     try:
         async with asyncio.timeout(_READY_SECONDS):
             await asyncio.to_thread(call.service.store.names)
+        late = f"no child process started within {_READY_SECONDS:.0f} s"
+        async with asyncio.timeout(_READY_SECONDS):
+            await call.service.check_start()
     except OllamaError as error:
         await call.send(error.message.encode(), _TEXT, 503)
     except TimeoutError:
-        await call.send(b"the disk of the model store does not answer", _TEXT, 503)
+        await call.send(late.encode(), _TEXT, 503)
     else:
         await call.send(b"ok", _TEXT)
 
