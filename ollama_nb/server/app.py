@@ -6,11 +6,14 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
+import os
 import secrets
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from ollama_nb import runtime
 from ollama_nb.errors import BadRequest, StoreError
@@ -24,6 +27,7 @@ from ollama_nb.server.state import ServerState
 from ollama_nb.service.service import Service
 from ollama_nb.settings import Settings
 
+WORKERS = min(32, (os.cpu_count() or 1) + 4)  # threads for blocking work
 DRAIN_SECONDS = 5.0  # for running requests to end after the first signal
 _log = logging.getLogger("ollama_nb.server")
 
@@ -52,11 +56,14 @@ async def run(
     meanwhile: Callable[[ServerState, asyncio.Event], Awaitable[None]] | None = None,
 ) -> None:
     """Serve until a signal comes or ``meanwhile`` sets the event; then drain, unload all models and return."""
+    _start_workers(asyncio.get_running_loop())
     service = Service(settings)
     state = ServerState(service)
     stop = StopSignals(state)
     server = listen(state, sockets, keys=keys, origins=settings.origins)
     side = asyncio.ensure_future(meanwhile(state, stop.event)) if meanwhile else None
+    if side is not None:
+        side.add_done_callback(lambda ended: _stop_after_error(ended, stop.event))
     try:
         await service.start()
         service.batches.start(OpenAIBatches(service))
@@ -71,6 +78,23 @@ async def run(
             await asyncio.wait({side})
         await service.close()
         await server.close_all_connections()
+
+
+def _stop_after_error(side: asyncio.Future[None], stop: asyncio.Event) -> None:
+    """End the server if the task beside it has failed: a background server would never end otherwise."""
+    if not side.cancelled() and (error := side.exception()) is not None:
+        _log.error("the server ends because its watch has failed", exc_info=error)
+        stop.set()
+
+
+def _start_workers(loop: asyncio.AbstractEventLoop) -> None:
+    """Start the threads of ``asyncio.to_thread`` now: no request can fail later because the system has none left."""
+    executor = ThreadPoolExecutor(WORKERS, "ollama-nb-worker")
+    all_run = threading.Barrier(WORKERS + 1)
+    for _ in range(WORKERS):  # each waits for the others, so that each needs a thread of its own
+        executor.submit(all_run.wait)
+    all_run.wait()
+    loop.set_default_executor(executor)
 
 
 async def serve(settings: Settings) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import stat
@@ -11,7 +12,14 @@ from pathlib import Path
 
 import httpx
 import pytest
+from support.aio import in_loop
 from support.servers import clean_env, descendants, end, free_port, standalone, until
+
+from ollama_nb.server.access import Keys
+from ollama_nb.server.app import run
+from ollama_nb.server.standalone import bind
+from ollama_nb.server.state import ServerState
+from ollama_nb.settings import Host, Settings
 
 SERVER = [sys.executable, "-P", "-m", "ollama_nb.server"]
 
@@ -125,3 +133,16 @@ def test_a_models_path_that_is_not_a_folder(tmp_path: Path) -> None:
         reply = httpx.post(f"{server.url}/api/generate", json={"model": "sprout", "prompt": "hi"}, timeout=30)
         assert reply.status_code == 500 and reply.json()["error"]
         assert httpx.get(f"{server.url}/livez", timeout=120).text == "ok"
+
+
+@in_loop
+async def test_a_server_whose_watch_fails_ends(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The error of the task that would end an idle background server is logged, and the server does not run forever."""
+
+    async def fail(state: ServerState, stop: asyncio.Event) -> None:
+        raise ValueError("no clock")
+
+    settings = Settings(models=tmp_path / "models", home=tmp_path / "nb")
+    async with asyncio.timeout(60):
+        await run(settings, bind(Host(host="127.0.0.1", port=0)), keys=Keys("key"), meanwhile=fail)
+    assert "its watch has failed" in caplog.text and "no clock" in caplog.text
