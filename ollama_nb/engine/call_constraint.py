@@ -2,8 +2,6 @@
 
 Special tokens are referred to by their numbers: a vocabulary that has ``<tool_call>`` as a token must get that token,
 and its name spelled with other tokens is not the same. In a vocabulary without the token, the name is ordinary text.
-
-``QuoteWatch`` keeps texts that would end a call out of the JSON strings of its arguments.
 """
 
 from __future__ import annotations
@@ -11,9 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from typing import Any
-
-import numpy as np
-import numpy.typing as npt
 
 from ollama_nb.engine.json_schema import parse_schema
 from ollama_nb.errors import BadRequest
@@ -158,44 +153,3 @@ def _regex(pattern: str) -> str:
 def _pattern(text: str) -> str:
     """A pattern for exactly this text."""
     return "".join(char if char.isalnum() else f"\\x{{{ord(char):x}}}" for char in text)
-
-
-class QuoteWatch:
-    """Which texts must not occur inside the JSON strings of a reply, and how much of one has been written.
-
-    The reply is followed byte by byte: whether it is inside a string, after a backslash, and its last bytes there.
-    """
-
-    def __init__(self, texts: Sequence[str], pieces: Sequence[bytes]) -> None:
-        self._texts = [text.encode() for text in texts]
-        self._keep = max(map(len, self._texts), default=1) - 1
-        self._pieces = pieces
-        last = {text[-1:] for text in self._texts}
-        self.closing: npt.NDArray[np.bool_] = np.array([any(end in piece for end in last) for piece in pieces])
-        self._state = (False, False, b"")
-
-    def forbids(self, token: int) -> bool:
-        """Whether the token completes a forbidden text inside a string."""
-        return bool(self.closing[token]) and self._follow(token) is None
-
-    def consume(self, token: int) -> None:
-        self._state = self._follow(token) or self._state
-
-    def _follow(self, token: int) -> tuple[bool, bool, bytes] | None:
-        inside, escaped, tail = self._state
-        for byte in self._pieces[token].removeprefix(b"\xff"):
-            char = bytes([byte])
-            if not inside:
-                inside, tail = char == b'"', b""
-                continue
-            tail += char
-            if any(tail.endswith(text) for text in self._texts):
-                return None
-            tail = tail[-self._keep :] if self._keep else b""
-            if escaped:
-                escaped = False
-            elif char == b"\\":
-                escaped = True
-            elif char == b'"':
-                inside = False
-        return inside, escaped, tail

@@ -19,10 +19,10 @@ import numpy.typing as npt
 from llguidance import LLMatcher, LLTokenizer
 
 from ollama_nb.engine import call_constraint
-from ollama_nb.engine.call_constraint import QuoteWatch
 from ollama_nb.engine.constraint_tokenizer import make_tokenizer
 from ollama_nb.engine.grammars import check_regex, choices_to_regex, gbnf_to_lark
 from ollama_nb.engine.json_schema import find_keyword, parse_schema
+from ollama_nb.engine.json_watch import JsonTables, JsonWatch
 from ollama_nb.engine.llama import Floats, LlamaModel
 from ollama_nb.engine.sampler import Sampler
 from ollama_nb.errors import BadRequest, OllamaError
@@ -53,7 +53,7 @@ class Constraint:
         matcher: LLMatcher,
         model: LlamaModel,
         escapes: EscapeTable | None = None,
-        watch: QuoteWatch | None = None,
+        watch: JsonWatch | None = None,
     ) -> None:
         self._matcher = matcher
         self._escapes, self._after_backslash = escapes, 0
@@ -81,10 +81,10 @@ class Constraint:
             self._watch.consume(token)
 
     def allows(self, token: int) -> bool:
-        """Return whether a token may come next; also False for some escapes that ``allowed`` includes if it must."""
+        """Return whether a token may come next; also False for some tokens that ``allowed`` includes if it must."""
         if self._escapes is not None and self._escapes.has_unicode[self._after_backslash, token]:
             return False
-        if self._watch is not None and self._watch.forbids(token):
+        if self._watch is not None and self._watch.refuses(token):
             return False
         return bool(self._matcher.validate_tokens([token]) == 1)
 
@@ -93,8 +93,7 @@ class Constraint:
         self._matcher.unsafe_compute_mask_ptr(self._bits.ctypes.data, self._bits.nbytes)
         found = np.flatnonzero(np.unpackbits(self._bits.view(np.uint8), count=self._n_vocab, bitorder="little"))
         if self._watch is not None:
-            critical = found[self._watch.closing[found]]
-            found = np.setdiff1d(found, [token for token in critical if self._watch.forbids(token)])
+            found = self._watch.permitted(found)
         if self._escapes is None:
             return found
         plain = found[~self._escapes.has_unicode[self._after_backslash, found]]
@@ -139,6 +138,7 @@ class ConstraintCompiler:
         self._tokenizer: LLTokenizer | None = None
         self._pieces: list[bytes] = []
         self._escapes: EscapeTable | None = None
+        self._tables: JsonTables | None = None
         self._cache: OrderedDict[str, LLMatcher] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -158,14 +158,16 @@ class ConstraintCompiler:
             matcher = matcher.deep_copy()
             if format.startswith(call_grammar.PREFIX):
                 return self._of_calls(matcher, call_grammar.decode(format.removeprefix(call_grammar.PREFIX)))
-            is_json = not format.startswith(("grammar:", "regex:", "choices:"))
-            return Constraint(matcher, self._model, self._escapes if is_json else None)
+            if format.startswith(("grammar:", "regex:", "choices:")):
+                return Constraint(matcher, self._model)
+            return self._of_json(matcher)
 
     def _of_calls(self, matcher: LLMatcher, grammar: CallGrammar) -> Constraint:
-        if not grammar.quoted:
-            return Constraint(matcher, self._model)
-        watch = QuoteWatch(grammar.unquotable, self._pieces) if grammar.unquotable else None
-        return Constraint(matcher, self._model, self._escapes, watch)
+        return self._of_json(matcher, grammar.unquotable) if grammar.quoted else Constraint(matcher, self._model)
+
+    def _of_json(self, matcher: LLMatcher, unquotable: Sequence[str] = ()) -> Constraint:
+        assert self._tables is not None
+        return Constraint(matcher, self._model, self._escapes, JsonWatch(self._tables, unquotable))
 
     def _compile(self, format: str) -> LLMatcher:
         is_call = format.startswith(call_grammar.PREFIX)
@@ -173,6 +175,7 @@ class ConstraintCompiler:
         if self._tokenizer is None:
             self._pieces = self._model.pieces()
             self._escapes = EscapeTable(self._pieces)
+            self._tables = JsonTables(self._pieces)
             self._tokenizer = make_tokenizer(self._model, self._pieces)
         matcher = _make_matcher(self._tokenizer, grammar)
         if matcher.is_error():

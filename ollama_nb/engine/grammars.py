@@ -27,6 +27,7 @@ MAX_PARTS = 30_000  # characters, sets and rule names on the right-hand sides: t
 
 _ATOM = re.compile(r"\\[xuUpP]\{[^{}]*\}|\\.|\[\^?\]?(?:\\.|[^\]\\])*\]", re.DOTALL)
 _BRACES = re.compile(r"\{(\d+)(?:,(\d*))?\}")
+_DIGIT_CLASSES = {"\\d": "[0-9]", "\\D": "[^0-9]"}
 _PLAIN = re.compile(r"[A-Za-z0-9]|[^\x00-\x7f]")
 
 
@@ -53,6 +54,20 @@ def find_regex_problem(text: str) -> str:
     if expanded_size(bare) > MAX_REGEX_SIZE:
         return f"repeats within repeats come to more than {MAX_REGEX_SIZE} parts"
     return ""
+
+
+def ascii_digits(pattern: str) -> str:
+    """Return a pattern whose ``\\d`` and ``\\D`` mean 0 to 9, in sets too."""
+    return _ATOM.sub(lambda atom: _ascii_digit(atom[0]), pattern)
+
+
+def _ascii_digit(atom: str) -> str:
+    if atom in _DIGIT_CLASSES:
+        return _DIGIT_CLASSES[atom]
+    if not atom.startswith("["):
+        return atom
+    inside = {"\\d": "0-9", "\\D": "[^0-9]"}
+    return re.sub(r"\\.", lambda escape: inside.get(escape[0], escape[0]), atom, flags=re.DOTALL)
 
 
 def expanded_size(pattern: str) -> int:

@@ -1,9 +1,10 @@
 """Check and prepare a JSON Schema before native code compiles it.
 
 ``parse_schema`` refuses, by keyword, schemas that are too large or cannot be compiled exactly. The prepared schema
-compiles within moments and allows no reply that the original forbids. It is narrower than the standards in three
-points: dates have a year from 1 on and times no leap second, so that common parsers accept every reply, and objects
-that list their properties have no others (``close_objects``).
+compiles within moments and allows no reply that the original forbids. It is narrower than the standards in four points:
+formats of strings are bounded patterns that common parsers accept (``value_formats.py``), ``\\d`` means 0-9, integers
+and numbers within bounds have a limited number of digits, and objects that list their properties have no others
+(``close_objects``).
 
 All functions here are pure.
 """
@@ -18,7 +19,8 @@ from decimal import Decimal, InvalidOperation
 from typing import Any
 from urllib.parse import unquote
 
-from ollama_nb.engine.grammars import find_regex_problem
+from ollama_nb.engine.grammars import ascii_digits, find_regex_problem
+from ollama_nb.engine.value_formats import FORMATS, LIMITS
 from ollama_nb.errors import BadRequest
 
 MAX_BYTES = 256 << 10
@@ -35,15 +37,11 @@ Schema = dict[str, Any]
 Resolve = Callable[[Schema], Any]
 """Returns the schema that the ``$ref`` of a schema refers to, None without one."""
 
+_TYPES = ("object", "array", "string", "number", "boolean", "null")
+_BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 _MAPS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
 _LISTS = ("allOf", "anyOf", "oneOf", "prefixItems", "items")
 _ONES = ("items", "additionalProperties", "additionalItems", "not", "if", "then", "else", "contains", "propertyNames")
-_YEAR = r"^(?:[1-9]\d{3}|0[1-9]\d{2}|00[1-9]\d|000[1-9])-"
-_NARROWED = {
-    "date": _YEAR,
-    "date-time": _YEAR + r"\d{2}-\d{2}[Tt]\d{2}:\d{2}:[0-5]",
-    "time": r"^\d{2}:\d{2}:[0-5]",
-}
 
 
 def parse_schema(text: str) -> Schema:
@@ -113,8 +111,12 @@ class _Checker:
         if (reference := find_infinite_reference(self._seen.values(), self._resolve)) is not None:
             raise _refused("$ref", f'"{reference[:100]}" is required within itself without end; make it optional')
         close_objects(self._seen.values(), self._resolve)
+        combined = find_combined(self._seen.values(), self._resolve)
         for schema in self._seen.values():
-            _narrow(schema)
+            _replace_format(schema)
+            _replace_digit_classes(schema)
+            if id(schema) not in combined:
+                _limit_digits(schema)
 
     def _check(self, schema: Schema) -> None:
         required = _list(schema, "required")
@@ -205,10 +207,80 @@ def _check_min_properties(schema: Schema, required: set[str]) -> None:
         raise _refused("minProperties", "more than one property besides the required ones cannot be kept apart")
 
 
-def _narrow(schema: Schema) -> None:
-    format = schema.get("format")
-    if isinstance(format, str) and format in _NARROWED and isinstance(schema.get("allOf", []), list):
-        schema["allOf"] = [*schema.get("allOf", []), {"pattern": _NARROWED[format]}]
+def _types(schema: Schema) -> set[str]:
+    """Return the types that a schema names; all types if it names none."""
+    kind = schema.get("type", _TYPES)
+    return set(map(str, kind if isinstance(kind, (list, tuple)) else [kind]))
+
+
+def unknown_formats(schema: Any) -> list[str]:
+    """Return the formats of strings that constrain nothing, each once, in their order."""
+    found: dict[str, None] = {}
+    todo = [schema]
+    for part in todo:
+        if len(todo) > 2 * MAX_PARTS:  # the schema is refused later
+            break
+        if isinstance(part, dict):
+            todo += (inner for _, inner in _subschemas(part))
+            name = part.get("format")
+            if isinstance(name, str) and name not in FORMATS and "string" in _types(part):
+                found[name] = None
+    return list(found)
+
+
+def _replace_format(schema: Schema) -> None:
+    """Put a pattern in place of a format; a format without a pattern is an annotation, as in JSON Schema."""
+    if not isinstance(schema.get("format"), str):
+        return
+    pattern = FORMATS.get(schema.pop("format"))
+    if pattern is None or "string" not in _types(schema):
+        return
+    pattern = f"^(?:{pattern})$"
+    if "pattern" not in schema:
+        schema["pattern"] = pattern
+    elif isinstance(schema.get("allOf", []), list):
+        schema["allOf"] = [*schema.get("allOf", []), {"pattern": pattern}]
+
+
+def _replace_digit_classes(schema: Schema) -> None:
+    """Let ``\\d`` in patterns mean 0 to 9, as in JSON Schema: the compiler would allow the digits of all scripts."""
+    if isinstance(pattern := schema.get("pattern"), str):
+        schema["pattern"] = ascii_digits(pattern)
+    if isinstance(patterns := schema.get("patternProperties"), dict):
+        schema["patternProperties"] = {ascii_digits(name): part for name, part in patterns.items()}
+
+
+def _limit_digits(schema: Schema) -> None:
+    """Bound integers, and numbers that have a bound: their grammar then ends each value exactly.
+
+    Numbers without bounds keep exponents; ``json_watch.py`` limits their digits.
+    """
+    kinds = _types(schema)
+    if not kinds & {"integer", "number"} or not {"const", "enum"}.isdisjoint(schema):
+        return
+    bounds = [schema[key] for key in _BOUNDS if key in schema]
+    if not all(isinstance(bound, (int, float)) and abs(bound) < LIMITS.integer for bound in bounds):
+        return
+    if not ("integer" in kinds and "number" not in kinds) and not bounds and "multipleOf" not in schema:
+        return
+    if {"minimum", "exclusiveMinimum"}.isdisjoint(schema):
+        schema["minimum"] = -LIMITS.integer
+    if {"maximum", "exclusiveMaximum"}.isdisjoint(schema):
+        schema["maximum"] = LIMITS.integer
+    if "number" in kinds and all(round(bound, LIMITS.decimals) == bound for bound in bounds):
+        schema.setdefault("multipleOf", LIMITS.step)
+        _include_bounds(schema)
+
+
+def _include_bounds(schema: Schema) -> None:
+    """Move exclusive bounds by the smallest step: between 0 and 0.5, the compiler would allow an excluded 0."""
+    for key, inclusive, step in (
+        ("exclusiveMinimum", "minimum", LIMITS.step),
+        ("exclusiveMaximum", "maximum", -LIMITS.step),
+    ):
+        bound = schema.get(key)
+        if bound is not None and inclusive not in schema and abs(bound) <= LIMITS.exact:
+            schema[inclusive] = round(schema.pop(key) + step, LIMITS.decimals)
 
 
 def _dict(schema: Schema, key: str) -> Schema:
@@ -335,7 +407,7 @@ def close_objects(schemas: Iterable[Schema], resolve: Resolve) -> None:
     schema describes it: of two that apply together, each would forbid what the other lists.
     """
     found = list(schemas)
-    combined = _combined(found, resolve)
+    combined = find_combined(found, resolve)
     for schema in found:
         if id(schema) not in combined and _can_close(schema):
             schema["additionalProperties"] = False
@@ -354,7 +426,7 @@ def _can_close(schema: Schema) -> bool:
     )
 
 
-def _combined(schemas: list[Schema], resolve: Resolve) -> set[int]:
+def find_combined(schemas: Iterable[Schema], resolve: Resolve) -> set[int]:
     """Return the ids of the schemas that apply to a value together with others."""
     todo = [part for schema in schemas if not _is_choice(schema) for part in _applied_schemas(schema, resolve)]
     combined: set[int] = set()

@@ -19,6 +19,7 @@ from ollama_nb.api.messages import Message, Think, Tool
 from ollama_nb.api.models import GGUF, Model
 from ollama_nb.api.options import MAX_SEED, SEED_MASK, Options, draw_seed
 from ollama_nb.api.requests import Format, Inference, PromptJob
+from ollama_nb.engine.json_schema import unknown_formats
 from ollama_nb.errors import BadRequest, ImagesUnsupported
 from ollama_nb.families.card import ParserSpec
 from ollama_nb.reply.generic import TemplateReplyParser
@@ -31,6 +32,7 @@ from ollama_nb.service.templates import ChatFormat, chat_format
 
 MAX_TOP_LOGPROBS = 20
 MAX_CHOICES = 16  # replies to one prompt
+MAX_WARNINGS = 10  # about formats of strings
 CONSTRAINTS = ("format", "grammar", "regex", "choices")  # fields of a request, of which one may be set
 _SPECIAL_TOKEN = re.compile(r"<[^<>]*>|\[[^\[\]]*\]")
 
@@ -202,8 +204,19 @@ async def new_generation(
             think=think,
             think_budget=request.think_budget,
         ),
-        warnings=warnings,
+        warnings=(*warnings, *_format_warnings(request.format)),
     )
+
+
+def _format_warnings(format: Format) -> tuple[str, ...]:
+    """Return a warning for each ``format`` of strings in a JSON Schema that constrains nothing; never an error."""
+    names = unknown_formats(format) if isinstance(format, Mapping) else []
+    warnings = [
+        f'format: the string format "{name[:100]}" is unknown and constrains nothing' for name in names[:MAX_WARNINGS]
+    ]
+    if len(names) > MAX_WARNINGS:
+        warnings.append(f"format: {len(names) - MAX_WARNINGS} more string formats are unknown")
+    return tuple(warnings)
 
 
 def _refuse_images(text: str, has: Collection[str]) -> None:

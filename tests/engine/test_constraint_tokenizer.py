@@ -8,16 +8,12 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 from benchmarks.models import SMOL, Shape, download_smol, make
 from gguf import GGMLQuantizationType, LlamaFileType
+from support.constraint_writer import ConstraintWriter, constraint_writer
 
-from ollama_nb.api.options import Options
-from ollama_nb.engine.constraint import ConstraintCompiler
 from ollama_nb.engine.constraint_tokenizer import ConstraintTokenizer
-from ollama_nb.engine.llama import LlamaModel
-from ollama_nb.engine.sampler import Sampler, SamplingParameters
 from ollama_nb.sprout import GGUF
 
 TEXTS = [
@@ -31,32 +27,6 @@ PATTERNS = [
     "( bababa| babe)+x",
     "foo (bar|baz) qux 12345",
 ]
-STEPS = 300
-
-
-class Writer:
-    """Writes constrained texts with random logits."""
-
-    def __init__(self, path: Path) -> None:
-        self.model = LlamaModel(str(path), vocab_only=True)
-        self.model.eog = frozenset([self.model.eos])
-        self.compiler = ConstraintCompiler(self.model)
-        self.pieces = self.model.pieces()
-
-    def write(self, format: str, seed: int) -> str:
-        rng = np.random.default_rng(seed)
-        sampler = Sampler(SamplingParameters.from_options(Options(seed=seed), STEPS))
-        constraint = self.compiler.compile(format)
-        tokens: list[int] = []
-        while not constraint.complete and len(tokens) < STEPS:
-            row = rng.normal(0, 2, self.model.n_vocab).astype(np.float32)
-            token = constraint.sample(sampler, row, tokens)
-            if token in self.model.eog:
-                break
-            tokens.append(token)
-        sampler.close()
-        assert len(tokens) < STEPS
-        return b"".join(self.pieces[token] for token in tokens).decode()
 
 
 def benchmark_vocabulary(path: Path) -> Path:
@@ -68,7 +38,9 @@ def benchmark_vocabulary(path: Path) -> Path:
 @pytest.fixture(
     scope="module", params=["sprout", "stories260K", "benchmark", pytest.param("smollm2", marks=pytest.mark.slow)]
 )
-def writer(request: pytest.FixtureRequest, models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Writer]:
+def writer(
+    request: pytest.FixtureRequest, models: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ConstraintWriter]:
     match request.param:
         case "sprout":
             path = Path(GGUF)
@@ -78,9 +50,8 @@ def writer(request: pytest.FixtureRequest, models: Path, tmp_path_factory: pytes
             path = benchmark_vocabulary(tmp_path_factory.mktemp("benchmark") / "model.gguf")
         case _:
             path = smollm2(tmp_path_factory.mktemp("smollm2") / "model.gguf")
-    found = Writer(path)
-    yield found
-    found.model.close()
+    with constraint_writer(path) as found:
+        yield found
 
 
 def smollm2(path: Path) -> Path:
@@ -99,7 +70,7 @@ def escaped(text: str) -> str:
 
 
 @pytest.mark.parametrize("text", TEXTS)
-def test_names_of_special_tokens_are_written_as_text(writer: Writer, text: str) -> None:
+def test_names_of_special_tokens_are_written_as_text(writer: ConstraintWriter, text: str) -> None:
     quoted = json.dumps(text, ensure_ascii=False)
     obj = {"type": "object", "properties": {text: {"type": "boolean"}}, "required": [text]}
     for seed in range(2):
@@ -113,12 +84,12 @@ def test_names_of_special_tokens_are_written_as_text(writer: Writer, text: str) 
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)
-def test_forced_words_that_the_tokenizer_cannot_reach_are_written(writer: Writer, pattern: str) -> None:
+def test_forced_words_that_the_tokenizer_cannot_reach_are_written(writer: ConstraintWriter, pattern: str) -> None:
     for seed in range(3):
         assert re.fullmatch(pattern, writer.write(f"regex:{pattern}", seed))
 
 
-def test_a_text_is_split_into_tokens_that_spell_it(writer: Writer) -> None:
+def test_a_text_is_split_into_tokens_that_spell_it(writer: ConstraintWriter) -> None:
     tokenizer = ConstraintTokenizer(writer.model, writer.pieces)
     special = set(tokenizer.special_token_ids)
     for text in TEXTS:

@@ -112,8 +112,8 @@ def test_long_chains_of_references_are_followed(last: dict[str, Any], backwards:
 # Closed objects
 
 
-A = {"properties": {"a": {"type": "integer"}}}
-B = {"properties": {"b": {"type": "integer"}}}
+A = {"properties": {"a": {"type": "boolean"}}}
+B = {"properties": {"b": {"type": "boolean"}}}
 CLOSED = {"additionalProperties": False}
 
 

@@ -66,6 +66,21 @@ def test_at_most_one(harness: ServiceHarness) -> None:
     assert not harness.pool.acquired
 
 
+@pytest.mark.parametrize("strict", [False, True])
+def test_an_unknown_string_format_is_a_warning(harness: ServiceHarness, strict: bool) -> None:
+    parts = {"a": {"type": "string", "format": "path"}, "b": {"type": "integer", "format": "int64"}}
+    request = GenerateRequest(model="m", prompt="x", strict=strict, format={"type": "object", "properties": parts})
+    events = asyncio.run(collect(harness.service.generate(request)))
+    assert done(events).warnings == ('format: the string format "path" is unknown and constrains nothing',)
+
+
+def test_warnings_of_many_unknown_formats_are_summed_up(harness: ServiceHarness) -> None:
+    parts = {f"p{number}": {"format": f"f{number}"} for number in range(30)}
+    request = GenerateRequest(model="m", prompt="x", format={"type": "object", "properties": parts})
+    warnings = done(asyncio.run(collect(harness.service.generate(request)))).warnings
+    assert len(warnings) == 11 and warnings[-1] == "format: 20 more string formats are unknown"
+
+
 @pytest.mark.model
 @in_loop
 async def test_a_real_model_obeys_constraints_and_survives_invalid_ones(tmp_path: Path) -> None:

@@ -300,7 +300,6 @@ REFUSED: dict[str, tuple[Schema, str]] = {
         {"x-guidance": {"coerce_one_of": True}, "oneOf": [{"type": "number"}, {"type": "integer"}]},
         "oneOf: ",
     ),
-    "unknown format": ({"type": "string", "format": "idn-email"}, "format: idn-email"),
     "look-ahead": ({"type": "string", "pattern": "^(?=a)b"}, "pattern: "),
     "back reference": ({"type": "string", "pattern": r"^(a)\1$"}, "pattern: "),
     "word boundary": ({"type": "string", "pattern": r"\bword\b"}, "pattern: "),
@@ -480,7 +479,6 @@ TYPES: list[type[BaseModel]] = [
 
 REFUSED_TYPES: list[tuple[Any, str]] = [
     (set[int], '"uniqueItems"'),
-    (bytes, "format: binary"),
     (dict[Colour, int], '"propertyNames"'),
 ]
 
