@@ -26,7 +26,7 @@ RESERVED_DOMAINS = ("arpa", "invalid", "local", "localhost", "onion", "test")  #
 
 
 def _letters_except(words: tuple[str, ...], most: int) -> str:
-    """Return a pattern for 2 to ``most`` ASCII letters that are none of ``words``, in any case."""
+    """Return a pattern for 2 to ``most`` ASCII letters except ``words``, in any case."""
     options = []
     prefixes = sorted({word[:length] for word in words for length in range(len(word))})
     for prefix in prefixes:
