@@ -6,12 +6,16 @@ A server writes ``{"url", "key", "pid", "build"}`` into a file that only its use
 - ``serve-PORT.json`` there: a server that ``ollama serve`` started;
 - ``ollama-nb-PID.json`` in Jupyter's runtime folder: the extension in a Jupyter server.
 
-Keys and prompts must reach no server of another user. Therefore files that other users own or can read are ignored,
-and :func:`read_running` ignores servers on whose port another user listens.
+Keys and prompts must reach no other program. Files that other users own or can read are ignored. A file can also be
+left behind by a server that was killed, and another program, even of another user, may listen on its port since.
+Therefore every connection begins with a challenge: the client sends a random text, and the server proves with an HMAC
+that it knows the key of the file. Key and prompt follow only after a correct proof (decision 52).
 """
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import json
 import os
 import stat
@@ -23,8 +27,11 @@ from urllib.parse import urlsplit
 
 from ollama_nb import __version__
 from ollama_nb.errors import StoreError
-from ollama_nb.net import is_loopback_url, listening_users
+from ollama_nb.net import is_loopback_url
 
+CHALLENGE, PROOF = "X-Ollama-Challenge", "X-Ollama-Proof"  # headers of a request for a proof, and of its reply
+_CHALLENGE_BYTES = 16  # random bytes; a proof that was seen before is never asked for again
+_PROOF_CONTEXT = b"ollama-nb server proof\n"  # the key signs nothing else with this prefix
 _MAX_BYTES = 1 << 16  # size of a runtime file
 
 
@@ -36,6 +43,26 @@ class RuntimeInfo:
     key: str
     pid: int
     build: str = ""
+
+
+def key_hash(key: str) -> bytes:
+    """SHA-256. A plain hash is sufficient because keys are 256 random bits, not passwords."""
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
+
+
+def new_challenge() -> str:
+    """A random text that a server must sign."""
+    return os.urandom(_CHALLENGE_BYTES).hex()
+
+
+def prove(hashed_key: bytes, challenge: str) -> str:
+    """The proof that its maker knows the key, for this challenge only; it reveals nothing about the key."""
+    return hmac.digest(hashed_key, _PROOF_CONTEXT + challenge.encode("utf-8", "surrogateescape"), "sha256").hex()
+
+
+def is_proof(found: str, key: str, challenge: str) -> bool:
+    """Whether ``found`` is the proof of a server that knows the key."""
+    return hmac.compare_digest(found.encode("utf-8", "replace"), prove(key_hash(key), challenge).encode())
 
 
 def background_file(home: Path) -> Path:
@@ -82,19 +109,30 @@ def read(path: Path) -> RuntimeInfo | None:
 
 
 def read_running(path: Path) -> RuntimeInfo | None:
-    """Read the runtime file of another process, if that server runs on this machine and this user alone listens there.
+    """Read the runtime file of another process of this user that is alive and serves plain HTTP on this machine.
 
-    Return None for symbolic links, for this process's own file and for servers that do not listen any more.
+    Return None for symbolic links and for this process's own file. The process id may belong to another process by now:
+    only the proof shows that the server is the one that wrote the file.
     """
     found = None if path.is_symlink() else read(path)
-    if found is None or found.pid == os.getpid() or not is_loopback_url(found.url):
+    if found is None or found.pid == os.getpid() or not is_loopback_url(found.url) or not _is_alive(found.pid):
         return None
     try:
         parts = urlsplit(found.url)
-        port = parts.port
+        return found if parts.scheme == "http" and parts.port else None
     except ValueError:
         return None
-    return found if parts.scheme == "http" and port and listening_users(port) == {os.getuid()} else None
+
+
+def _is_alive(pid: int) -> bool:
+    """Whether a process of this user has that id."""
+    if pid <= 0:  # ids of groups
+        return False
+    try:
+        os.kill(pid, 0)
+    except (OSError, OverflowError):
+        return False
+    return True
 
 
 def running_servers(home: Path, jupyter: Path) -> list[RuntimeInfo]:

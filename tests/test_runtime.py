@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 import os
-import socket
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -44,29 +44,45 @@ def test_a_file_of_another_user_is_ignored(tmp_path: Path, monkeypatch: pytest.M
     assert runtime.read(file) is None
 
 
-def test_running_servers_are_this_users_on_this_machine(tmp_path: Path) -> None:
+def test_running_servers_are_other_living_processes_on_this_machine(tmp_path: Path) -> None:
     home, jupyter = tmp_path / "home", tmp_path / "runtime"
     assert runtime.running_servers(home, jupyter) == []
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        port = listening.getsockname()[1]
-        url = f"http://127.0.0.1:{port}"
-        write(home / "server.json", url=url)
-        write(home / "serve-1.json", url=url)
-        write(jupyter / "ollama-nb-1.json", url=f"{url}/user/x/ollama")
-        found = runtime.running_servers(home, jupyter)
-        assert [info.url for info in found] == [url, url, f"{url}/user/x/ollama"]
-        write(home / "server.json", 0o640, url=url)
-        write(home / "serve-1.json", url=url, pid=os.getpid())
-        for wrong in ("http://10.0.0.1:80", "https://127.0.0.1:80", "http://evil.example", "http://127.0.0.1", 3, ""):
-            write(jupyter / "ollama-nb-1.json", url=wrong)
-            assert runtime.running_servers(home, jupyter) == []
-        (jupyter / "ollama-nb-1.json").write_text("{")
-        (jupyter / "ollama-nb-2.json").symlink_to(home / "server.json")
-        (jupyter / "ollama-nb-3.json").mkdir()
+    url, alive = "http://127.0.0.1:11434", os.getppid()
+    write(home / "server.json", url=url, pid=alive)
+    write(home / "serve-1.json", url=url, pid=alive)
+    write(jupyter / "ollama-nb-1.json", url=f"{url}/user/x/ollama", pid=alive)
+    found = runtime.running_servers(home, jupyter)
+    assert [info.url for info in found] == [url, url, f"{url}/user/x/ollama"]
+    write(home / "server.json", 0o640, url=url, pid=alive)
+    write(home / "serve-1.json", url=url, pid=os.getpid())
+    for wrong in ("http://10.0.0.1:80", "https://127.0.0.1:80", "http://evil.example", "http://127.0.0.1", 3, ""):
+        write(jupyter / "ollama-nb-1.json", url=wrong, pid=alive)
         assert runtime.running_servers(home, jupyter) == []
-        write(home / "server.json", url=url)
-        assert len(runtime.running_servers(home, jupyter)) == 1
+    (jupyter / "ollama-nb-1.json").write_text("{")
+    (jupyter / "ollama-nb-2.json").symlink_to(home / "server.json")
+    (jupyter / "ollama-nb-3.json").mkdir()
     assert runtime.running_servers(home, jupyter) == []
+    for pid in (ended_process(), 0, -1, 1 << 70):
+        write(home / "server.json", url=url, pid=pid)
+        assert runtime.running_servers(home, jupyter) == []
+    write(home / "server.json", url=url, pid=alive)
+    assert len(runtime.running_servers(home, jupyter)) == 1
+
+
+def ended_process() -> int:
+    """The id of a process that has ended."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def test_a_proof_is_for_one_challenge_and_one_key() -> None:
+    challenge = runtime.new_challenge()
+    proof = runtime.prove(runtime.key_hash("key"), challenge)
+    assert runtime.is_proof(proof, "key", challenge)
+    assert not runtime.is_proof(proof, "key", runtime.new_challenge())
+    assert not runtime.is_proof(proof, "other", challenge)
+    assert not runtime.is_proof("", "key", challenge) and not runtime.is_proof("é", "key", challenge)
 
 
 @pytest.mark.parametrize(

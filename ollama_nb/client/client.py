@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Literal, overload
 from urllib.parse import quote
 
-from ollama_nb.client.http import Http, Readable, Reconnect, Stream
+from ollama_nb.client.http import Http, Readable, Reconnect, ServerAddress, Stream, Trust
 from ollama_nb.errors import ConnectError, NotFound, OllamaError
 
 Json = dict[str, Any]
@@ -15,14 +15,21 @@ Json = dict[str, Any]
 class Client:
     """One server. ``headers`` are sent with every request (``X-Ollama-Strict``, ``X-Ollama-Run-Record``, …).
 
-    ``reconnect`` finds another server when this one has ended. Every method raises OllamaError with the server's
+    ``reconnect`` finds another server when this one has ended. ``trust``: what shows that a listener at ``url`` is this
+    server (``http.Trust``). Threads may share a client. Every method raises OllamaError with the server's
     message, of the class that the error code or the HTTP status names.
     """
 
     def __init__(
-        self, url: str, key: str = "", *, headers: Mapping[str, str] | None = None, reconnect: Reconnect | None = None
+        self,
+        url: str,
+        key: str = "",
+        *,
+        headers: Mapping[str, str] | None = None,
+        reconnect: Reconnect | None = None,
+        trust: Trust = "address",
     ) -> None:
-        self._http = Http(url, key, headers=headers, reconnect=reconnect)
+        self._http = Http(ServerAddress(url, key, trust), headers=headers, reconnect=reconnect)
         self.headers = dict(headers or {})
 
     def __repr__(self) -> str:
@@ -30,7 +37,14 @@ class Client:
 
     def twin(self, headers: Mapping[str, str] | None = None) -> Client:
         """Another client of the same server, with additional headers; ``hang_up`` of one does not affect the other."""
-        return Client(self.url, self.key, headers={**self.headers, **(headers or {})}, reconnect=self._http.reconnect)
+        at = self.address
+        merged = {**self.headers, **(headers or {})}
+        return Client(at.url, at.key, headers=merged, reconnect=self._http.reconnect, trust=at.trust)
+
+    @property
+    def address(self) -> ServerAddress:
+        """The address and the key together: another thread may find another server at any time."""
+        return self._http.address
 
     @property
     def url(self) -> str:
@@ -38,7 +52,7 @@ class Client:
 
     @property
     def key(self) -> str:
-        return self._http.key
+        return self._http.address.key
 
     def hang_up(self) -> None:
         """Cancel the running requests, from any thread; later requests raise Cancelled."""

@@ -17,9 +17,8 @@ from pathlib import Path
 
 from ollama_nb import __version__
 from ollama_nb.client.client import Client
-from ollama_nb.client.http import NO_SERVER
+from ollama_nb.client.http import NO_SERVER, Reconnect, ServerAddress
 from ollama_nb.errors import ConnectError, OllamaError
-from ollama_nb.net import listening_users
 from ollama_nb.runtime import RuntimeInfo, background_file, of_parent_jupyter, read, serve_file
 from ollama_nb.settings import DEFAULT_PORT, Host, Settings
 
@@ -44,18 +43,16 @@ def connect(host: str | None = None, *, key: str | None = None, start: bool = Tr
         address = Host.parse(address_text)
         if address.warning:
             print(f"Warning: {address.warning}", file=sys.stderr)
-        client = Client(address.url, _env_key(address_text, env) or _local_key(address, env) if key is None else key)
-        client.require()
-        return client
+        return _given(address, _env_address(address, env) if key is None else ServerAddress(address.url, key))
 
-    def reconnect() -> tuple[str, str]:
+    def reconnect() -> ServerAddress:
         settings = Settings.from_env(env)
         found = find_server(settings, env) or (start_background(settings) if start else None)
         if found is None:
             raise ConnectError(NO_SERVER)
-        return found.url, found.key
+        return found.address
 
-    return Client(*reconnect(), reconnect=reconnect)
+    return _client_at(reconnect(), reconnect)
 
 
 def find_server(settings: Settings, env: Mapping[str, str]) -> Client | None:
@@ -82,36 +79,62 @@ def start_background(settings: Settings) -> Client:
         raise ConnectError(f"cannot start a background server in {settings.home}: {error.strerror or error}") from None
 
 
+def _client_at(address: ServerAddress, reconnect: Reconnect | None = None) -> Client:
+    return Client(address.url, address.key, reconnect=reconnect, trust=address.trust)
+
+
 def _client_of(found: RuntimeInfo) -> Client | None:
-    """A client of the server that a runtime file names, if it is alive and accepts the key."""
-    client = Client(found.url, found.key)
+    """A client of the server that a runtime file names, if it is alive, proves its key and accepts it."""
+    client = Client(found.url, found.key, trust="key")
     return client if client.answers() else None
 
 
 def _on_default_port() -> Client | None:
     """Any Ollama on 127.0.0.1:11434, if every process that listens on that port is this user's."""
-    users = listening_users(DEFAULT_PORT)
-    if users is not None and users != {os.getuid()}:
-        return None
-    client = Client(f"http://127.0.0.1:{DEFAULT_PORT}", _local_key(Host(), os.environ))
+    if written := _written_address(Host(), os.environ):
+        client = _client_at(written)
+        if client.answers():
+            return client
+    client = Client(f"http://127.0.0.1:{DEFAULT_PORT}", trust="user")
     try:
         return client if client.greeting() == GREETING else None
     except OllamaError:
         return None
 
 
-def _local_key(address: Host, env: Mapping[str, str]) -> str:
-    """The key that a server of this user wrote down for this user's clients; empty without one."""
-    written = read(serve_file(Settings.from_env(env).home, address.port))
-    return written.key if written is not None and written.url == address.url else ""
+def _given(address: Host, first: ServerAddress) -> Client:
+    """A client of the server at a given address. Raises ConnectError when no server answers there."""
+    client = _client_at(first)
+    try:
+        client.require()
+    except ConnectError:
+        # The runtime file of a server that was killed: another one, which the user named, may be at its address now.
+        written = _written_address(address, os.environ)
+        if written is None or first != written:
+            raise
+        client = Client(address.url)
+        client.require()
+    return client
 
 
-def _env_key(host: str, env: Mapping[str, str]) -> str:
-    """``OLLAMA_API_KEY``. A key that Jupyter exported is only for the address that was exported with it."""
+def _env_address(address: Host, env: Mapping[str, str]) -> ServerAddress:
+    """A given address with its key: ``OLLAMA_API_KEY``, or the one that this user's server wrote down.
+
+    A key that Jupyter exported is only for the address that was exported with it, and for the server that knows it.
+    """
+    key = env.get("OLLAMA_API_KEY", "").strip()
     exported = env.get("OLLAMA_NB_EXPORTED") == "1"
-    if exported and Host.parse(host).url != Host.parse(env.get("OLLAMA_HOST", "")).url:
-        return ""
-    return env.get("OLLAMA_API_KEY", "").strip()
+    if key and exported and Host.parse(env.get("OLLAMA_HOST", "")).url == address.url:
+        return ServerAddress(address.url, key, "key")
+    if key and not exported:
+        return ServerAddress(address.url, key)
+    return _written_address(address, env) or ServerAddress(address.url)
+
+
+def _written_address(address: Host, env: Mapping[str, str]) -> ServerAddress | None:
+    """The address in the runtime file of this user's ``ollama serve`` at ``address``."""
+    written = read(serve_file(Settings.from_env(env).home, address.port))
+    return ServerAddress(written.url, written.key, "key") if written and written.url == address.url else None
 
 
 def _spawn(settings: Settings, log: Path) -> subprocess.Popen[bytes]:

@@ -1,6 +1,7 @@
 """HTTP to one server with the standard library: JSON requests, NDJSON streams, streamed uploads.
 
-Every request has its own connection, because closing it cancels the request. The key is only ever sent as a header.
+Every request has its own connection, because closing it cancels the request. The key is only ever sent as a header, and
+to a server that was found by a runtime file only after its proof (:mod:`ollama_nb.runtime`) on the same connection.
 """
 
 from __future__ import annotations
@@ -12,16 +13,19 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 from urllib.parse import SplitResult, urlsplit
 
 from ollama_nb import __version__
 from ollama_nb.errors import BadRequest, Cancelled, ConnectError, OllamaError, ReplyCutOff, from_code
-from ollama_nb.net import proxy_for, proxy_headers
+from ollama_nb.net import listening_users, proxy_for, proxy_headers
+from ollama_nb.runtime import CHALLENGE, PROOF, is_proof, new_challenge
 
 CONNECT_SECONDS = 10.0
+PROOF_SECONDS = 30.0  # for a server to prove that it knows its key, even while it is busy
 READ_BYTES = 1 << 16
 UPLOAD_BLOCK = 1 << 20  # bytes
 MAX_LINE = 8_000_000  # bytes of one line of a stream
@@ -30,8 +34,26 @@ NO_SERVER = "could not connect to ollama server, run 'ollama serve' to start it"
 NO_REASON = "something went wrong, please see the ollama server logs for details"
 USER_AGENT = f"ollama-nb/{__version__} ({sys.platform}) Python/{sys.version_info[0]}.{sys.version_info[1]}"
 
-Reconnect = Callable[[], tuple[str, str]]
-"""Finds the URL and the key of another server."""
+Trust = Literal["address", "user", "key"]
+"""What makes a listener the right server: that it has this address, that its processes are this user's (where the
+system reports it), or that it proves that it knows the key. Each connection is checked before anything is sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerAddress:
+    """Where a server is, the key that it accepts, and how a listener shows that it is this server."""
+
+    url: str
+    key: str = field(default="", repr=False)
+    trust: Trust = "address"
+
+
+Reconnect = Callable[[], ServerAddress]
+"""Finds another server."""
+
+
+class _AnotherListener(Exception):
+    """The program that listens at a server's address is not that server, so nothing was sent to it."""
 
 
 class Readable(Protocol):
@@ -40,12 +62,36 @@ class Readable(Protocol):
     def read(self, size: int, /) -> bytes: ...
 
 
+class _Sockets:
+    """The sockets of the running requests of one client, which may be used by several threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._live: set[socket.socket] = set()
+        self.hung_up = False
+
+    def add(self, sock: socket.socket) -> None:
+        """Raises Cancelled after ``hang_up``."""
+        with self._lock:
+            if self.hung_up:
+                raise Cancelled("the request was cancelled")
+            self._live.add(sock)
+
+    def discard(self, sock: socket.socket) -> None:
+        with self._lock:
+            self._live.discard(sock)
+
+    def hang_up(self) -> None:
+        with self._lock:
+            self.hung_up = True
+            for sock in self._live:
+                _shut(sock)
+
+
 class _Exchange:
     """A sent request with the head of its reply. Until it is closed, ``live`` contains its socket."""
 
-    def __init__(
-        self, connection: HTTPConnection, response: HTTPResponse, sock: socket.socket, live: set[socket.socket]
-    ) -> None:
+    def __init__(self, connection: HTTPConnection, response: HTTPResponse, sock: socket.socket, live: _Sockets) -> None:
         self.connection, self.response, self._sock, self._live = connection, response, sock, live
 
     def __enter__(self) -> _Exchange:
@@ -125,39 +171,88 @@ class Stream(Iterator[dict[str, Any]]):
             raise ReplyCutOff(CUT_OFF) from error
 
 
-class Http:
-    """Requests to the server at ``url`` (a path in it is kept), with ``key`` as its bearer token.
+class _Target:
+    """A server's address, and what requests to it need."""
 
-    ``reconnect`` finds another server when none listens at ``url`` any more.
+    def __init__(self, address: ServerAddress, headers: Mapping[str, str]) -> None:
+        self.address = address
+        self.parts, self.port = _parse_url(address.url)
+        self.url = _without_user(self.parts).rstrip("/")
+        self.headers = {
+            "Content-Type": "application/json",
+            "Accept": "application/json",
+            "User-Agent": USER_AGENT,
+            **({"Authorization": f"Bearer {address.key}"} if address.key else {}),
+            **headers,
+        }
+
+    def connection(self, timeout: float) -> tuple[HTTPConnection, str, dict[str, str]]:
+        """An unopened connection, the prefix of the path on its request line, and the headers for a proxy."""
+        parts, host = self.parts, self.parts.hostname or ""
+        prefix = parts.path.rstrip("/")
+        proxy = proxy_for(parts, os.environ)
+        kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
+        if proxy is None:
+            return kind(host, self.port, timeout=timeout, blocksize=UPLOAD_BLOCK), prefix, {}
+        connection = kind(proxy.hostname or "", proxy.port or 80, timeout=timeout, blocksize=UPLOAD_BLOCK)
+        if parts.scheme == "http":
+            return connection, f"{_without_user(parts._replace(path=''))}{prefix}", proxy_headers(proxy)
+        connection.set_tunnel(host, self.port, proxy_headers(proxy))
+        return connection, prefix, {}
+
+    def check(self, connection: HTTPConnection, prefix: str) -> None:
+        """Raises _AnotherListener unless the program at the other end is the server of the address."""
+        if self.address.trust == "user" and listening_users(self.port) not in (None, {os.getuid()}):
+            raise _AnotherListener
+        if self.address.trust == "key":
+            self._ask_for_proof(connection, prefix)
+
+    def _ask_for_proof(self, connection: HTTPConnection, prefix: str) -> None:
+        assert connection.sock is not None
+        connection.sock.settimeout(PROOF_SECONDS)
+        challenge = new_challenge()
+        try:
+            connection.request("HEAD", f"{prefix}/", headers={CHALLENGE: challenge, "User-Agent": USER_AGENT})
+            with connection.getresponse() as response:
+                response.read()
+        except TimeoutError:
+            raise
+        except (OSError, HTTPException) as error:
+            raise _AnotherListener from error
+        if not is_proof(response.getheader(PROOF, ""), self.address.key, challenge):
+            if response.status == 503:  # a server without a free file descriptor, which cannot read the challenge
+                raise from_code("busy", "too many connections are open, please try again", 503)
+            raise _AnotherListener
+
+
+class Http:
+    """Requests to the server at ``address`` (a path in its URL is kept), with its key as a bearer token.
+
+    ``reconnect`` finds another server when this one does not listen any more. Threads may share it.
     """
 
     def __init__(
-        self, url: str, key: str = "", *, headers: Mapping[str, str] | None = None, reconnect: Reconnect | None = None
+        self, address: ServerAddress, *, headers: Mapping[str, str] | None = None, reconnect: Reconnect | None = None
     ) -> None:
         self._extra_headers, self.reconnect = dict(headers or {}), reconnect
-        self._use(url, key)
-        self._live: set[socket.socket] = set()
-        self._hung_up = False
+        self._target = _Target(address, self._extra_headers)
+        self._reconnecting = threading.Lock()
+        self._live = _Sockets()
 
     def __repr__(self) -> str:
         return f"Http({self.url!r})"
 
-    def _use(self, url: str, key: str) -> None:
-        self._parts, self._port = _address(url)
-        self.url, self.key = _without_user(self._parts).rstrip("/"), key
-        self._headers = {
-            "Content-Type": "application/json",
-            "Accept": "application/json",
-            "User-Agent": USER_AGENT,
-            **({"Authorization": f"Bearer {key}"} if key else {}),
-            **self._extra_headers,
-        }
+    @property
+    def address(self) -> ServerAddress:
+        return self._target.address
+
+    @property
+    def url(self) -> str:
+        return self._target.url
 
     def hang_up(self) -> None:
         """Cancel the running requests, from any thread; later requests raise Cancelled."""
-        self._hung_up = True
-        for sock in tuple(self._live):
-            _shut(sock)
+        self._live.hang_up()
 
     def status(self, method: str, path: str, *, timeout: float = CONNECT_SECONDS) -> int:
         """The HTTP status of a request without body. Raises ConnectError without a reply in ``timeout`` seconds."""
@@ -196,61 +291,72 @@ class Http:
         timeout: float | None = None,
     ) -> _Exchange:
         """Send a request and wait for the reply's head. Without ``timeout``, only connecting is limited in time."""
-        connection, target, more = self._connection(timeout or CONNECT_SECONDS)
-        sock: socket.socket | None = None
+        target = self._target
         try:
             try:
-                connection.connect()
-            except ConnectionRefusedError:
+                return self._send_to(target, method, path, body, headers, timeout=timeout)
+            except (ConnectionRefusedError, _AnotherListener):
                 if self.reconnect is None:
                     raise
-                self._use(*self.reconnect())
-                connection, target, more = self._connection(timeout or CONNECT_SECONDS)
-                connection.connect()
+            target = self._find_next(target, self.reconnect)
+            return self._send_to(target, method, path, body, headers, timeout=timeout)
+        except (OSError, HTTPException, _AnotherListener) as error:
+            raise _failure(target.url, error) from error
+
+    def _find_next(self, ended: _Target, reconnect: Reconnect) -> _Target:
+        """The server that follows one that has ended; one thread finds it for all."""
+        with self._reconnecting:
+            if self._target is ended:
+                self._target = _Target(reconnect(), self._extra_headers)
+            return self._target
+
+    def _send_to(
+        self,
+        target: _Target,
+        method: str,
+        path: str,
+        body: bytes | Iterator[bytes] | None,
+        headers: Mapping[str, str],
+        *,
+        timeout: float | None = None,
+    ) -> _Exchange:
+        connection, prefix, more = target.connection(timeout or CONNECT_SECONDS)
+        # Otherwise http.client would open a second connection, to an unchecked listener, if the first one was closed.
+        connection.auto_open = 0
+        sock: socket.socket | None = None
+        try:
+            connection.connect()
             sock = connection.sock
             assert sock is not None
             self._live.add(sock)
-            if self._hung_up:  # checked after adding the socket, so that hang_up misses neither
-                raise Cancelled("the request was cancelled")
+            target.check(connection, prefix)
             sock.settimeout(timeout)  # None: a model may take any time
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                 # A server that refuses an upload replies early, with the reason, and closes.
-                connection.request(method, target + path, body, {**self._headers, **headers, **more})
+                connection.request(method, prefix + path, body, {**target.headers, **headers, **more})
             return _Exchange(connection, connection.getresponse(), sock, self._live)
-        except (OSError, HTTPException) as error:
-            self._drop(connection, sock)
-            raise self._failure(error) from error
-        except BaseException:
-            self._drop(connection, sock)
+        except BaseException as error:
+            connection.close()
+            if sock is not None:
+                self._live.discard(sock)
+            if self._live.hung_up and isinstance(error, (OSError, HTTPException, _AnotherListener)):
+                raise Cancelled("the request was cancelled") from error
             raise
 
-    def _drop(self, connection: HTTPConnection, sock: socket.socket | None) -> None:
-        connection.close()
-        if sock is not None:
-            self._live.discard(sock)
 
-    def _connection(self, timeout: float) -> tuple[HTTPConnection, str, dict[str, str]]:
-        """An unopened connection, the prefix of the path on its request line, and the headers for a proxy."""
-        parts, host = self._parts, self._parts.hostname or ""
-        prefix = parts.path.rstrip("/")
-        proxy = proxy_for(parts, os.environ)
-        kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
-        if proxy is None:
-            return kind(host, self._port, timeout=timeout, blocksize=UPLOAD_BLOCK), prefix, {}
-        connection = kind(proxy.hostname or "", proxy.port or 80, timeout=timeout, blocksize=UPLOAD_BLOCK)
-        if parts.scheme == "http":
-            return connection, f"{_without_user(parts._replace(path=''))}{prefix}", proxy_headers(proxy)
-        connection.set_tunnel(host, self._port, proxy_headers(proxy))
-        return connection, prefix, {}
-
-    def _failure(self, error: Exception) -> ConnectError:
-        if isinstance(error, ConnectionRefusedError):
-            return ConnectError(NO_SERVER)
-        if isinstance(error, TimeoutError):
-            return ConnectError(f"the server at {self.url} does not answer")
-        if isinstance(error, (HTTPException, ConnectionError)):
-            return ConnectError(f"the server at {self.url} closed the connection without an answer")
-        return ConnectError(f"could not connect to {self.url}: {getattr(error, 'strerror', None) or error}")
+def _failure(url: str, error: Exception) -> ConnectError:
+    if isinstance(error, ConnectionRefusedError):
+        return ConnectError(NO_SERVER)
+    if isinstance(error, _AnotherListener):
+        return ConnectError(
+            f"the program that listens at {url} is not the server that this client connected to, so nothing was sent "
+            "to it: connect again"
+        )
+    if isinstance(error, TimeoutError):
+        return ConnectError(f"the server at {url} does not answer")
+    if isinstance(error, (HTTPException, ConnectionError)):
+        return ConnectError(f"the server at {url} closed the connection without an answer")
+    return ConnectError(f"could not connect to {url}: {getattr(error, 'strerror', None) or error}")
 
 
 def _shut(sock: socket.socket) -> None:
@@ -258,7 +364,7 @@ def _shut(sock: socket.socket) -> None:
         sock.shutdown(socket.SHUT_RDWR)
 
 
-def _address(url: str) -> tuple[SplitResult, int]:
+def _parse_url(url: str) -> tuple[SplitResult, int]:
     try:
         parts = urlsplit(url)
         if parts.scheme in {"http", "https"} and parts.hostname:

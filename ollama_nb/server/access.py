@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import ipaddress
 import re
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from ollama_nb.errors import BadRequest
+from ollama_nb.runtime import key_hash, prove
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -163,13 +163,12 @@ class Keys:
         hashed = key_hash(offered)
         return any(hmac.compare_digest(hashed, known) for known in self._hashes)
 
+    def prove(self, challenge: str) -> str:
+        """The proof for a client that this server knows its key; empty without a key."""
+        return prove(self._hashes[0], challenge) if self._hashes else ""
+
 
 def offered_key(headers: Mapping[str, str]) -> str:
     """The key in the headers; empty if they hold no key."""
     bearer = _BEARER.fullmatch(headers.get("Authorization", ""))
     return bearer[1] if bearer else headers.get("x-api-key", "").strip()
-
-
-def key_hash(key: str) -> bytes:
-    """SHA-256. A plain hash is sufficient because keys are 256 random bits, not passwords."""
-    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()

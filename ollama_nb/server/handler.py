@@ -22,6 +22,7 @@ from tornado.iostream import StreamClosedError
 
 from ollama_nb.api.events import Done, Event, Progress, Rendered
 from ollama_nb.errors import BadRequest, OllamaError, ShuttingDown, Unauthorized, from_code
+from ollama_nb.runtime import CHALLENGE, PROOF
 from ollama_nb.server.dialects import gojson
 from ollama_nb.server.dialects.encoder import ErrorFormat, ReplyEncoder
 from ollama_nb.server.dialects.gojson import Fields
@@ -225,6 +226,10 @@ class OllamaHandler(web.RequestHandler):
         """Return if the client may send this request; else raise OllamaError, PlainResponse or web.HTTPError."""
         raise NotImplementedError
 
+    def prove(self, challenge: str) -> str:
+        """The host's proof that it knows its key (:mod:`ollama_nb.runtime`)."""
+        raise NotImplementedError
+
     @property
     def errors(self) -> ErrorFormat:
         """The format of error bodies of this route."""
@@ -250,6 +255,9 @@ class OllamaHandler(web.RequestHandler):
         if self.errors.id_header:
             self.set_header(self.errors.id_header, self.id)
         try:
+            if challenge := self.request.headers.get(CHALLENGE):
+                # Before admission: the client sends its key only after the proof.
+                raise PlainResponse(204, headers={PROOF: self.prove(challenge)})
             await self.admit()
             self.sink = self._open_sink()
         except (OllamaError, PlainResponse, web.HTTPError) as error:

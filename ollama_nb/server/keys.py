@@ -21,7 +21,8 @@ from typing import Any
 
 from ollama_nb import disk
 from ollama_nb.errors import BadRequest, Forbidden, NotFound, OllamaError, StoreError, Unauthorized
-from ollama_nb.server.access import Keys, key_hash, offered_key
+from ollama_nb.runtime import key_hash
+from ollama_nb.server.access import Keys, offered_key
 
 INFER, READ, WRITE, ADMIN = SCOPES = "infer", "read", "write", "admin"
 ANY_KEY = ""  # the scope of requests for which every valid key is sufficient
@@ -128,6 +129,10 @@ class KeyRing:
             raise Unauthorized("unauthorized")
         if scope != ANY_KEY and not key.allows(scope):
             raise Forbidden(f"the key '{key.name}' is not allowed to do this: it lacks the scope \"{scope}\"")
+
+    def prove(self, challenge: str) -> str:
+        """The proof that this server knows its own key, the one in its runtime file."""
+        return self._own.prove(challenge)
 
     @property
     def closed(self) -> bool:

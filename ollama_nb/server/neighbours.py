@@ -1,7 +1,7 @@
 """Other servers of the same user on this machine: which of them has a model loaded, and requests to them.
 
-Only servers that :func:`ollama_nb.runtime.read_running` accepts are asked, so that no prompt reaches another user's
-server.
+Each connection begins with a challenge (:mod:`ollama_nb.runtime`), so that neither key nor prompt reaches a program
+that listens on the port of a server that was killed.
 """
 
 from __future__ import annotations
@@ -17,22 +17,25 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from tornado.http1connection import HTTP1Connection, HTTP1ConnectionParameters
-from tornado.httputil import HTTPHeaders, HTTPMessageDelegate, RequestStartLine, ResponseStartLine
-from tornado.iostream import IOStream, StreamClosedError
+from tornado.httputil import HTTPHeaders, HTTPInputError, HTTPMessageDelegate, RequestStartLine, ResponseStartLine
+from tornado.iostream import IOStream, StreamClosedError, UnsatisfiableReadError
 from tornado.tcpclient import TCPClient
 
+from ollama_nb import runtime
 from ollama_nb.errors import OllamaError
 from ollama_nb.runtime import RuntimeInfo, running_servers
 from ollama_nb.service.service import Service
 
 ASK_SECONDS = 1.0  # for a neighbour to list its loaded models
 CONNECT_SECONDS = 1.0
+PROOF_SECONDS = 5.0  # for a neighbour to prove that it knows its key, even while it is busy
+_MAX_PROOF = 1 << 14  # bytes of that reply
 _MAX_BODY = 1 << 42  # bytes of a response: streams have no limit
 _MAX_PIECES = 16  # pieces of a body that wait to be sent on
 
 
 class ConnectionBroken(Exception):
-    """The neighbour does not answer, or closed the connection before the end of its response."""
+    """The neighbour does not answer or prove that it knows its key, or its response ended prematurely."""
 
 
 class Neighbours:
@@ -91,7 +94,7 @@ async def ask(
     sent = HTTPHeaders({"Host": parts.netloc, "Content-Length": str(len(body)), **(headers or {})})
     if to.key:
         sent["Authorization"] = f"Bearer {to.key}"
-    stream = await _connected(parts.hostname or "", parts.port or 80)
+    stream = await _connected(to)
     listener = _Listener()
     connection = HTTP1Connection(stream, True, HTTP1ConnectionParameters(no_keep_alive=True, max_body_size=_MAX_BODY))
     reading: asyncio.Task[None] | None = None
@@ -114,11 +117,36 @@ async def ask(
             await asyncio.wait({reading})
 
 
-async def _connected(host: str, port: int) -> IOStream:
+async def _connected(to: RuntimeInfo) -> IOStream:
+    """A connection to the server that wrote the runtime file, and to no other program on its port."""
+    parts = urlsplit(to.url)
     try:
-        return await TCPClient().connect(host, port, timeout=CONNECT_SECONDS)
+        stream = await TCPClient().connect(parts.hostname or "", parts.port or 80, timeout=CONNECT_SECONDS)
     except (OSError, StreamClosedError, TimeoutError):
         raise ConnectionBroken from None
+    try:
+        async with asyncio.timeout(PROOF_SECONDS):
+            proven = await _proves(stream, to)
+    except (StreamClosedError, UnsatisfiableReadError, HTTPInputError, TimeoutError):
+        proven = False
+    except BaseException:
+        stream.close()
+        raise
+    if not proven:
+        stream.close()
+        raise ConnectionBroken
+    return stream
+
+
+async def _proves(stream: IOStream, to: RuntimeInfo) -> bool:
+    parts, challenge = urlsplit(to.url), runtime.new_challenge()
+    head = (
+        f"HEAD {parts.path.rstrip('/')}/ HTTP/1.1\r\nHost: {parts.netloc}\r\n{runtime.CHALLENGE}: {challenge}\r\n\r\n"
+    )
+    await stream.write(head.encode("latin-1", "replace"))
+    reply = await stream.read_until(b"\r\n\r\n", max_bytes=_MAX_PROOF)
+    headers = HTTPHeaders.parse(reply.decode("latin-1").partition("\r\n")[2])
+    return runtime.is_proof(headers.get(runtime.PROOF, ""), to.key, challenge)
 
 
 class _Listener(HTTPMessageDelegate):

@@ -16,6 +16,7 @@ from tornado import httpserver, web
 
 from ollama_nb.errors import OllamaError
 from ollama_nb.net import is_loopback_socket
+from ollama_nb.runtime import CHALLENGE
 from ollama_nb.server import access
 from ollama_nb.server.access import HostKind, Keys, Origins
 from ollama_nb.server.handler import SETTING, OllamaHandler, PlainResponse
@@ -58,6 +59,10 @@ class StandaloneHandler(OllamaHandler):
         if rules.loopback:
             self._check_host()
         rules.keys.check(self.request.headers, self.route.scope if self.route else ANY_KEY)
+
+    def prove(self, challenge: str) -> str:
+        rules: AccessRules = self.settings[_ACCESS]
+        return rules.keys.prove(challenge)
 
     def _check_origin(self, origins: Origins) -> None:
         origin, host = self.request.headers.get("Origin"), self.request.headers.get("Host", "")
@@ -108,8 +113,10 @@ def listen(
 
 
 def log_request(handler: web.RequestHandler) -> None:
-    """Log one line per request, without the query, which could hold secrets."""
+    """Log one line per request, without the query, which could hold secrets, and none for a challenge."""
     request = handler.request
+    if CHALLENGE in request.headers:
+        return
     request_id = handler.id if isinstance(handler, OllamaHandler) else ""
     _log.info(
         "%s %s %s %.3fs %s", request.method, request.path, handler.get_status(), request.request_time(), request_id

@@ -44,6 +44,9 @@ class JupyterOllamaHandler(OllamaHandler, JupyterHandler):  # type: ignore[misc]
             # Jupyter sends an empty header for requests without an Origin.
             self.clear_header("Access-Control-Allow-Origin")
 
+    def prove(self, challenge: str) -> str:
+        return cast(Keys, self.settings[KEYS]).prove(challenge)
+
     async def _admit(self) -> None:
         headers = self.request.headers
         if self.request.method == "OPTIONS" and "Origin" in headers:

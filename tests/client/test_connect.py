@@ -43,6 +43,7 @@ def write_runtime(path: Path, server: ScriptedServer, key: str = "k", build: str
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"url": server.url, "key": key, "pid": os.getpid(), "build": build}), "utf-8")
     path.chmod(0o600)
+    server.key = key
 
 
 def test_a_given_address_comes_first(
@@ -79,6 +80,9 @@ def test_a_key_that_jupyter_exported_goes_to_its_address_only(
     monkeypatch.setenv("OLLAMA_HOST", server.url)
     monkeypatch.setenv("OLLAMA_API_KEY", "jupyters")
     monkeypatch.setenv("OLLAMA_NB_EXPORTED", "1")
+    with pytest.raises(ConnectError, match="nothing was sent to it"):
+        connect.connect()  # another program listens at Jupyter's address
+    server.key = "jupyters"
     assert connect.connect().key == "jupyters"
     assert connect.connect(server.url).key == "jupyters"
     assert connect.connect(other.url).key == ""

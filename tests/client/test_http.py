@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from support.fake_servers import Answer, ScriptedServer, error, ndjson, ok, until_hung_up
 
 from ollama_nb.client.client import Client
-from ollama_nb.client.http import Http, parse_stream
+from ollama_nb.client.http import Http, ServerAddress, parse_stream
 from ollama_nb.errors import BadRequest, Busy, ConnectError, Forbidden, NotFound, OllamaError, Unauthorized
 
 
@@ -95,14 +95,14 @@ def test_no_server_listens() -> None:
 @pytest.mark.parametrize("url", ["ftp://x", "http://", "nonsense", "http://[::1", "http://h:99999"])
 def test_invalid_addresses(url: str) -> None:
     with pytest.raises(BadRequest, match="no server address"):
-        Http(url)
+        Http(ServerAddress(url))
 
 
 def test_a_server_that_hangs_up_or_is_silent() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         with pytest.raises(ConnectError, match="does not answer"):
-            Http(url).status("HEAD", "/", timeout=0.05)
+            Http(ServerAddress(url)).status("HEAD", "/", timeout=0.05)
 
         def hang_up() -> None:
             for _ in range(2):  # the connection of the silent case is still in the queue
@@ -111,7 +111,7 @@ def test_a_server_that_hangs_up_or_is_silent() -> None:
         thread = threading.Thread(target=hang_up)
         thread.start()
         with pytest.raises(ConnectError, match="closed the connection without an answer"):
-            Http(url).request("GET", "/")
+            Http(ServerAddress(url)).request("GET", "/")
         thread.join()
 
 

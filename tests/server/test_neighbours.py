@@ -19,7 +19,7 @@ import zstandard
 from support.servers import RunningServer, clean_env, standalone, started, until
 from support.service_harness import MODELS
 
-from ollama_nb import Client
+from ollama_nb import Client, runtime
 from ollama_nb.client.files import file_digest
 
 pytestmark = pytest.mark.model
@@ -204,7 +204,13 @@ def test_relaying_can_be_disabled(tmp_path: Path, first: tuple[RunningServer, Cl
 class FaultyServer(BaseHTTPRequestHandler):
     """A server that lists the model as loaded, and fails in the way that ``fault`` names."""
 
+    protocol_version = "HTTP/1.1"
     fault, digest, asked = "", "", 0
+
+    def do_HEAD(self) -> None:
+        self.send_response(204)
+        self.send_header(runtime.PROOF, runtime.prove(runtime.key_hash("k"), self.headers[runtime.CHALLENGE]))
+        self.end_headers()
 
     def do_GET(self) -> None:
         body = json.dumps({"models": [{"name": "tiny:latest", "digest": self.digest}]}).encode()
@@ -213,6 +219,7 @@ class FaultyServer(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["Content-Length"]))
         type(self).asked += 1
+        self.close_connection = True
         if self.fault == "busy":
             self._answer(503, "application/json", b'{"error":"server busy"}')
         elif self.fault == "half a head":
@@ -254,5 +261,5 @@ def test_requests_that_a_neighbour_fails_before_the_first_byte_are_handled_here(
 
 def write(path: Path, mode: int = 0o600, **parts: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"url": "", "key": "k", "pid": 1, "build": "x", **parts}))
+    path.write_text(json.dumps({"url": "", "key": "k", "pid": os.getpid(), "build": "x", **parts}))
     path.chmod(mode)

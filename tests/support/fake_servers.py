@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from ollama_nb.runtime import CHALLENGE, PROOF, key_hash, prove
+
 
 @dataclass(frozen=True)
 class Seen:
@@ -57,6 +59,8 @@ class ScriptedServer:
     def __init__(self) -> None:
         self.routes: dict[str, Any] = {"HEAD /": Answer(), "GET /": Answer(200, [b"Ollama is running"])}
         self.seen: list[Seen] = []
+        self.key = ""
+        """The key of the runtime file that names this server: it is proved to clients that ask."""
         self.hung_up = threading.Event()
         server = self
 
@@ -100,6 +104,9 @@ class ScriptedServer:
         self.close()
 
     def _handle(self, handler: BaseHTTPRequestHandler) -> None:
+        if (challenge := handler.headers.get(CHALLENGE)) and self.key:
+            self._send(handler, Answer(204, headers={PROOF: prove(key_hash(self.key), challenge)}))
+            return
         body = handler.rfile.read(int(handler.headers.get("Content-Length") or 0))
         request = Seen(handler.command, handler.path, dict(handler.headers.items()), body)
         self.seen.append(request)
