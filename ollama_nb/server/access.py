@@ -164,7 +164,7 @@ class Keys:
         return any(hmac.compare_digest(hashed, known) for known in self._hashes)
 
     def prove(self, challenge: str) -> str:
-        """The proof for a client that this server knows its key; empty without a key."""
+        """The proof for a client that this server has its key; empty without a key."""
         return prove(self._hashes[0], challenge) if self._hashes else ""
 
 

@@ -131,7 +131,7 @@ class KeyRing:
             raise Forbidden(f"the key '{key.name}' is not allowed to do this: it lacks the scope \"{scope}\"")
 
     def prove(self, challenge: str) -> str:
-        """The proof that this server knows its own key, the one in its runtime file."""
+        """The proof that this server has its own key, the one in its runtime file."""
         return self._own.prove(challenge)
 
     @property
