@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -137,7 +137,7 @@ Report = Callable[[Progress], None]
 class Embeddings:
     """Vectors in the order of the inputs; ``stats`` is None if the request only loaded the model."""
 
-    vectors: tuple[tuple[float, ...], ...]
+    vectors: Sequence[tuple[float, ...]]
     stats: Stats | None = None
 
 

@@ -17,6 +17,8 @@ SEED_MASK = 0xFFFFFFFF  # seeds are unsigned 32-bit numbers
 MAX_SEED = SEED_MASK - 1  # llama.cpp takes a random seed for SEED_MASK itself
 _BIAS = "logit_bias"
 _MAX_BIASES = 1024  # entries of logit_bias
+_MAX_NAME = 64  # characters of an unknown name in a warning
+MAX_WARNINGS = 16  # warnings about unknown options
 _MAX_BIAS = 1e4  # above any difference of two logits: forbids a token, or all others
 
 
@@ -59,7 +61,7 @@ class Options:
         Raises BadRequest for a value of the wrong type.
         """
         values: dict[str, Any] = {}
-        warnings = []
+        unknown: dict[str, None] = {}
         for layer in layers:
             for name, value in layer.items():
                 if value is None:
@@ -69,10 +71,10 @@ class Options:
                     continue
                 kind = KINDS.get(name)
                 if kind is None:
-                    warnings.append(_unknown(name))
+                    unknown[name] = None
                 else:
                     values[name] = _typed(name, value, kind)
-        return cls(**values), tuple(dict.fromkeys(warnings))
+        return cls(**values), _unknown_names(list(unknown))
 
 
 KINDS: dict[str, str] = {
@@ -99,6 +101,13 @@ DEPRECATED = frozenset(
     }
 )
 """Old names, which are accepted with a warning and have no effect."""
+
+
+def _unknown_names(names: list[str]) -> tuple[str, ...]:
+    """A warning for each of the first ones, with a similar name, and one for all others."""
+    found = tuple(_unknown(name[:_MAX_NAME]) for name in names[:MAX_WARNINGS])
+    left = len(names) - len(found)
+    return (*found, f"{left} more unknown options are left out") if left else found
 
 
 def _unknown(name: str) -> str:

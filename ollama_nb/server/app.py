@@ -33,7 +33,7 @@ _log = logging.getLogger("ollama_nb.server")
 
 
 class StopSignals:
-    """Sets ``event`` on SIGINT or SIGTERM; a second signal cancels the requests that still run."""
+    """Sets ``event`` on SIGINT or SIGTERM; a second signal ends the requests that still run at once."""
 
     def __init__(self, state: ServerState) -> None:
         self._state = state
@@ -44,7 +44,7 @@ class StopSignals:
 
     def _signalled(self) -> None:
         if self.event.is_set():
-            self._state.cancel_all()
+            self._state.hurry()
         self.event.set()
 
 
@@ -70,8 +70,8 @@ async def run(
         for address in addresses(sockets):
             _log.info("Listening on %s (version %s)", address, OLLAMA_API_VERSION)
         await stop.event.wait()
+        await state.drain(DRAIN_SECONDS)  # it still listens: new requests are refused with 503
         server.stop()
-        await state.drain(DRAIN_SECONDS)
     finally:
         if side is not None:
             side.cancel()

@@ -23,21 +23,21 @@ from tornado.iostream import StreamClosedError
 from ollama_nb.api.events import Done, Event, Progress, Rendered
 from ollama_nb.errors import BadRequest, OllamaError, ShuttingDown, Unauthorized, from_code
 from ollama_nb.runtime import CHALLENGE, PROOF
+from ollama_nb.server import limits
 from ollama_nb.server.dialects import gojson
 from ollama_nb.server.dialects.encoder import ErrorFormat, ReplyEncoder
 from ollama_nb.server.dialects.gojson import Fields
 from ollama_nb.server.dialects.native import replies
 from ollama_nb.server.keys import ADMIN
 from ollama_nb.server.state import ServerState
-from ollama_nb.server.streams import MIB, BodySink, DiscardedBody, MemoryBody, ReplyWriter, SlowClient
+from ollama_nb.server.streams import PIECE, BodySink, DiscardedBody, MemoryBody, ReplyWriter, SlowClient
 from ollama_nb.service.service import Service
 
 SETTING = "ollama_nb_state"  # key of the ServerState in the application's settings
-PARSE_IN_THREAD = MIB  # bytes; larger JSON bodies are parsed in a worker thread, so that other streams do not stall
-MAX_DECOMPRESSED = 20 * MIB  # bytes of a body that was sent compressed
 KEEP_ALIVE = 15.0  # seconds without output after which a stream of server-sent events gets a keep-alive
 _UNLIMITED = 1 << 42  # bytes; the body sinks limit bodies, not Tornado
-_MAX_DISCARDED = MIB  # bytes of a refused body that are read, so that the client reads the reply before it closes
+_CLIENT_LEFT = 499  # status in the log and in metrics, as nginx has it
+_BODY_TOO_SLOW = 408  # likewise
 _TEXT = "text/plain"
 _READING_METHODS = ("GET", "HEAD", "OPTIONS")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -68,7 +68,7 @@ class Route:
 
     run: Callable[[OllamaHandler], Awaitable[None]]
     scope: str = ADMIN
-    max_body: int = 32 * MIB
+    max_body: int = limits.MAX_BODY
     relay: Callable[[OllamaHandler], Awaitable[bool]] | None = None
     open_body: Callable[[OllamaHandler], BodySink] | None = None
     errors: ErrorFormat = replies.ERRORS
@@ -83,7 +83,10 @@ class OllamaHandler(web.RequestHandler):
     path = ""
     methods: Mapping[str, Route]
     sink: BodySink
-    _client_gone = False
+    _client_gone = _reported = False
+    _body_timer: asyncio.TimerHandle | None = None
+    _body_began = _last_chunk = 0.0
+    _body_size = 0
     _refusal: Exception | None = None
     _stream: ReplyWriter | None = None
     _fail_stream: Callable[[OllamaError], bytes]
@@ -119,20 +122,28 @@ class OllamaHandler(web.RequestHandler):
     async def fields(self, struct: str) -> Fields:
         """The JSON body as the Go struct ``struct``. Raises BadRequest."""
         if self._json is None:
-            if not self.body() or self.body().isspace():
-                raise BadRequest(self.errors.empty_body)
-            self._json = await self._parse(gojson.decode, self.body())
+            self._json = await self._parse(self._decode)
         fields = Fields(self._json, struct)
         model = fields.raw("model")
         self._model = model if isinstance(model, str) else ""
         return fields
 
     async def read(self, struct: str, reader: Callable[[Fields], T]) -> tuple[T, Fields]:
-        """Convert the JSON body with ``reader``; return the result and the body. Raises BadRequest."""
-        fields = await self.fields(struct)
-        return await self._parse(reader, fields), fields
+        """Convert the JSON body with ``reader``; return the result and the body. Raises BadRequest.
 
-    def body(self) -> bytes:
+        The bytes of the body are freed.
+        """
+        fields = await self.fields(struct)
+        result = await self._parse(reader, fields)
+        cast(MemoryBody, self.sink).clear()
+        self._json = None
+        return result, fields
+
+    async def read_body(self) -> bytes:
+        """A copy of the received body of a route that keeps it in memory."""
+        return await self.state.in_worker(bytes, self.body())
+
+    def body(self) -> bytes | bytearray:
         """The received body of a route that keeps it in memory."""
         return cast(MemoryBody, self.sink).content()
 
@@ -151,8 +162,12 @@ class OllamaHandler(web.RequestHandler):
             self.set_header("Retry-After", "1")
         if body:
             self.set_header("Content-Type", content_type)
+        if len(body) > PIECE and self.request.method != "HEAD":
+            self.set_header("Content-Length", str(len(body)))
+            await ReplyWriter(self).write_all(body)
+        elif body:
             self.write(body)
-        await self.finish()
+        await self._finish()
 
     async def send_events(self, source: AsyncIterator[Event], encoder: ReplyEncoder, *, stream: bool) -> None:
         """Send a model's reply, as a stream or at once."""
@@ -171,7 +186,12 @@ class OllamaHandler(web.RequestHandler):
         if not gathered or not isinstance(gathered[-1], Done | Rendered):
             raise OllamaError("the model's reply ended prematurely")
         if self._stream is None:
-            await self.send(encoder.whole(gathered), encoder.whole_type)
+            if len(gathered) <= limits.MAX_EVENTS_ON_LOOP:
+                whole = encoder.whole(gathered)
+            else:
+                whole = await self.state.in_worker(encoder.whole, gathered)
+            gathered.clear()
+            await self.send(whole, encoder.whole_type)
         else:
             await self.send_piece(encoder.end())
             await self.end()
@@ -211,7 +231,7 @@ class OllamaHandler(web.RequestHandler):
         self._stop_keep_alive()
         if self._stream is not None:
             await self._stream.close()
-        await self.finish()
+        await self._finish()
 
     @property
     def route(self) -> Route | None:
@@ -260,49 +280,59 @@ class OllamaHandler(web.RequestHandler):
                 raise PlainResponse(204, headers={PROOF: self.prove(challenge)})
             await self.admit()
             self.sink = self._open_sink()
+            self._watch_body()
         except (OllamaError, PlainResponse, web.HTTPError) as error:
             self.sink = DiscardedBody()
             self._refusal = error
             length = self.request.headers.get("Content-Length", "0")
-            if "Transfer-Encoding" in self.request.headers or not length.isdecimal() or int(length) > _MAX_DISCARDED:
+            is_short = length.isdecimal() and int(length) <= limits.MAX_DISCARDED
+            if "Transfer-Encoding" in self.request.headers or not is_short:
                 await self._send_refusal(error)
 
     async def data_received(self, chunk: bytes) -> None:
         if self._finished:
             return
+        self._body_size += len(chunk)
         try:
             await self.sink.write(chunk)
         except OllamaError as error:
             await self.sink.close()
             self.sink = DiscardedBody()
             await self._send_refusal(error)
+        self._last_chunk = asyncio.get_running_loop().time()
 
     async def respond(self, *args: str) -> None:
         """Handle every HTTP method, once the body has been read."""
+        self._stop_watching_body()
         if self._finished:
             return
         if self._refusal is not None:
             await self._send_refusal(self._refusal)
             return
         self._task = asyncio.ensure_future(self._run())
-        self.state.enter(self._task, works=self.request.method not in _READING_METHODS)
+        works = self.request.method not in _READING_METHODS
+        self.state.enter(self._task, works=works, disconnect=self._connection.close)
         await asyncio.wait({self._task})
 
     get = head = post = put = patch = delete = options = respond
 
     def on_finish(self) -> None:
         super().on_finish()
-        self.state.metrics.request(self._label, self._model, self.get_status(), self.request.request_time())
+        self._report()
 
     def on_connection_close(self) -> None:
-        if not self._finished:
-            self.state.metrics.request(self._label, "", 499, self.request.request_time())
         self._client_gone = True
+        self._stop_watching_body()
+        if not self._finished and self.get_status() != _BODY_TOO_SLOW:
+            self._set_log_status(_CLIENT_LEFT)
         super().on_connection_close()
         if self._task is not None:
             self._task.cancel()
         elif hasattr(self, "sink"):
-            # The client has disconnected within the body: discard it after the write that is in progress.
+            # The client has disconnected within the body: discard it after the write that is in progress. Tornado
+            # neither logs nor finishes such a request.
+            self._log()
+            self._report()
             self._task = asyncio.ensure_future(self.sink.close())
             self.state.enter(self._task)
 
@@ -336,6 +366,49 @@ class OllamaHandler(web.RequestHandler):
                         self._begin(encoder)
                     await self.send_piece(encoder.keep_alive)
 
+    async def _finish(self) -> None:
+        """End the reply. Raises SlowClient if the client does not accept what is left of it."""
+        try:
+            async with asyncio.timeout(limits.WRITE_SECONDS):
+                await self.finish()
+        except TimeoutError:
+            raise SlowClient from None
+
+    def _drop(self) -> None:
+        """Close the connection of a client that has left or does not read."""
+        self._set_log_status(_CLIENT_LEFT)
+        self._connection.close()
+
+    def _set_log_status(self, status: int) -> None:
+        """The status that the log and metrics report; the client cannot receive it."""
+        self.set_status(status, _reason(status))
+
+    def _report(self) -> None:
+        """Count the request in metrics, once."""
+        if not self._reported:
+            self._reported = True
+            self.state.metrics.request(self._label, self._model, self.get_status(), self.request.request_time())
+
+    def _watch_body(self) -> None:
+        """Close the connection if no body arrives for ``BODY_SECONDS``, or one byte after the other."""
+        loop = asyncio.get_running_loop()
+        self._body_began = self._last_chunk = loop.time()
+        self._body_timer = loop.call_later(limits.BODY_SECONDS, self._check_body)
+
+    def _check_body(self) -> None:
+        loop = asyncio.get_running_loop()
+        idle = loop.time() - self._last_chunk
+        is_slow = self._body_size < limits.MIN_BODY_RATE * (loop.time() - self._body_began)
+        if is_slow or idle >= limits.BODY_SECONDS:
+            self._set_log_status(_BODY_TOO_SLOW)
+            self._connection.close()
+        else:
+            self._body_timer = loop.call_later(limits.BODY_SECONDS - idle, self._check_body)
+
+    def _stop_watching_body(self) -> None:
+        if self._body_timer is not None:
+            self._body_timer.cancel()
+
     def _stop_keep_alive(self) -> None:
         if self._keeping_alive is not None:
             self._keeping_alive.cancel()
@@ -356,19 +429,25 @@ class OllamaHandler(web.RequestHandler):
             raise PlainResponse(405, b"405 method not allowed", {"Allow": ", ".join(self.methods)})
         if self.state.draining:
             raise ShuttingDown
-        return route.open_body(self) if route.open_body else MemoryBody(route.max_body)
+        return route.open_body(self) if route.open_body else MemoryBody(route.max_body, self.state.budget)
+
+    def _decode(self) -> Any:
+        body = self.body()
+        if not body or body.isspace():
+            raise BadRequest(self.errors.empty_body)
+        return gojson.decode(body)
 
     async def _parse(self, parse: Callable[..., T], *args: Any) -> T:
         """Call a function that reads the JSON body; in a worker thread if the body is large."""
-        if len(self.body()) <= PARSE_IN_THREAD:
+        if len(self.body()) <= limits.MAX_ON_LOOP:
             return parse(*args)
-        return await asyncio.to_thread(parse, *args)
+        return await self.state.in_worker(parse, *args)
 
     async def _decompress_body(self) -> None:
         """Raises BadRequest for an encoding other than zstd, and for a body that is invalid or too large."""
         encoding = self.request.headers.get("Content-Encoding", "identity").strip().lower()
         if encoding == "zstd":
-            await asyncio.to_thread(cast(MemoryBody, self.sink).decompress, MAX_DECOMPRESSED)
+            await self.state.in_worker(cast(MemoryBody, self.sink).decompress, limits.MAX_DECOMPRESSED)
         elif encoding not in ("", "identity"):
             raise BadRequest(f"Content-Encoding {encoding[:20]} is not supported: use zstd, or do not compress")
 
@@ -386,7 +465,7 @@ class OllamaHandler(web.RequestHandler):
         except web.HTTPError as error:  # a query argument that is missing or not valid UTF-8
             await self._fail(_from_tornado(error))
         except (StreamClosedError, SlowClient):
-            self._connection.close()
+            self._drop()
         except asyncio.CancelledError:
             if not self._client_gone:
                 await self._fail(ShuttingDown())
@@ -402,14 +481,16 @@ class OllamaHandler(web.RequestHandler):
         if self._client_gone or self._finished:
             return
         try:
-            if self._stream is None:
+            if self._stream is None and self._headers_written:
+                self._drop()  # within a reply whose length has been sent
+            elif self._stream is None:
                 self._stop_keep_alive()
                 await self.send(self.error_body(error), self.errors.content_type, error.status)
             else:
                 await self.send_piece(self._fail_stream(error))
                 await self.end()
         except (StreamClosedError, SlowClient):
-            self._connection.close()
+            self._drop()
 
     async def _send_refusal(self, error: Exception) -> None:
         if isinstance(error, Unauthorized):
@@ -423,8 +504,8 @@ class OllamaHandler(web.RequestHandler):
                 await self._fail(error)
             elif isinstance(error, web.HTTPError):
                 await self._fail(_from_tornado(error))
-        except StreamClosedError:
-            pass
+        except (StreamClosedError, SlowClient):
+            self._drop()
 
 
 def closing(source: AsyncIterator[T]) -> aclosing[AsyncGenerator[T, None]]:
@@ -439,7 +520,7 @@ def _from_tornado(error: web.HTTPError) -> OllamaError:
 
 
 def _reason(status: int) -> str:
-    if status == 499:
+    if status == _CLIENT_LEFT:
         return "Client Closed Request"
     try:
         return HTTPStatus(status).phrase

@@ -57,7 +57,8 @@ async def _relay(call: OllamaHandler, neighbour: RuntimeInfo, model: str, kind: 
         live.state = PROMPT
         watching = asyncio.ensure_future(_relay_cancellation(live, neighbour, call.id))
         try:
-            async with aclosing(ask(neighbour, "POST", call.path, call.body(), headers)) as pieces:
+            body = await call.read_body()
+            async with aclosing(ask(neighbour, "POST", call.path, body, headers)) as pieces:
                 return await _send(call, pieces, live, neighbour)
         finally:
             watching.cancel()

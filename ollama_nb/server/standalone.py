@@ -13,11 +13,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tornado import httpserver, web
+from tornado.iostream import IOStream
 
 from ollama_nb.errors import OllamaError
 from ollama_nb.net import is_loopback_socket
 from ollama_nb.runtime import CHALLENGE
-from ollama_nb.server import access
+from ollama_nb.server import access, limits
 from ollama_nb.server.access import HostKind, Keys, Origins
 from ollama_nb.server.handler import SETTING, OllamaHandler, PlainResponse
 from ollama_nb.server.keys import ANY_KEY, KeyRing
@@ -101,13 +102,32 @@ def application(state: ServerState, rules: AccessRules, log: Callable[[web.Reque
     return web.Application(url_specs("", StandaloneHandler), log_function=log, **settings)  # type: ignore[arg-type]
 
 
+class BoundedServer(httpserver.HTTPServer):
+    """Refuses clients while it has ``limits.MAX_CONNECTIONS`` connections."""
+
+    _open = 0
+
+    def handle_stream(self, stream: IOStream, address: Any) -> None:
+        if self._open >= limits.MAX_CONNECTIONS:
+            with contextlib.suppress(OSError):
+                refuse(stream.socket)
+            stream.close()
+            return
+        self._open += 1
+        super().handle_stream(stream, address)
+
+    def on_close(self, server_conn: object) -> None:
+        self._open -= 1
+        super().on_close(server_conn)
+
+
 def listen(
     state: ServerState, sockets: Sequence[socket.socket], *, keys: Keys | KeyRing, origins: tuple[str, ...] = ()
 ) -> httpserver.HTTPServer:
     """Serve on bound sockets. Raises BadRequest for invalid ``origins``."""
     ring = keys if isinstance(keys, KeyRing) else KeyRing(keys)
     rules = AccessRules(Origins.parse(origins), ring, loopback=all(map(is_loopback_socket, sockets)))
-    server = httpserver.HTTPServer(application(state, rules, log_request))
+    server = BoundedServer(application(state, rules, log_request), idle_connection_timeout=limits.IDLE_SECONDS)
     server.add_sockets(sockets)
     return server
 
@@ -186,10 +206,7 @@ class ListeningSocket(socket.socket):
         self._release_reserve()
         with contextlib.suppress(OSError), super().accept()[0] as client:
             client.setblocking(False)
-            with contextlib.suppress(BlockingIOError):
-                client.recv(1 << 16)  # with unread data, close() would discard the reply
-            client.send(_TOO_MANY_CONNECTIONS)
-            client.shutdown(socket.SHUT_WR)
+            refuse(client)
         self._reserve = _reserve()
 
     def _release_reserve(self) -> None:
@@ -200,6 +217,14 @@ class ListeningSocket(socket.socket):
     def close(self) -> None:
         self._release_reserve()
         super().close()
+
+
+def refuse(client: socket.socket) -> None:
+    """Tell the client of a non-blocking socket that there are too many connections. Raises OSError."""
+    with contextlib.suppress(BlockingIOError):
+        client.recv(1 << 16)  # with unread data, close() would discard the reply
+    client.send(_TOO_MANY_CONNECTIONS)
+    client.shutdown(socket.SHUT_WR)
 
 
 def _reserve() -> int:

@@ -3,7 +3,7 @@
 In: a handler gives each chunk of a request's body to a :class:`BodySink`, which keeps it in memory, writes it into the
 store or discards it. Out: a :class:`ReplyWriter` flushes one piece at a time; what is written meanwhile joins the next
 piece. A producer waits while more than ``MAX_PENDING`` bytes are queued, and a client that does not accept a piece
-within ``write_timeout`` seconds is dropped.
+within ``write_timeout`` seconds is dropped. A :class:`MemoryBudget` limits all bodies in memory together.
 """
 
 from __future__ import annotations
@@ -16,12 +16,11 @@ from tornado import web
 from tornado.iostream import StreamClosedError
 
 from ollama_nb.api.names import Digest
-from ollama_nb.errors import BadRequest, RequestTooLarge
+from ollama_nb.errors import BadRequest, Busy, RequestTooLarge
+from ollama_nb.server.limits import MAX_PENDING, MIB, WRITE_SECONDS
 from ollama_nb.service.requests import finish_in_thread
 from ollama_nb.store.blobs import BlobWriter
 
-MIB = 1 << 20
-MAX_PENDING = MIB  # bytes of a reply that wait to be flushed; above it the producer waits
 PIECE = 64 << 10  # bytes of a reply in one flush
 _ZSTD_WINDOW = 8 * MIB  # bytes of memory that decompressing a body may need
 _BLOB_PIECE = 4 * MIB  # bytes of an upload in one write to the disk
@@ -34,19 +33,39 @@ class BodySink(Protocol):
     async def close(self) -> None: ...
 
 
-class MemoryBody:
-    """Keeps a body of at most ``max_bytes`` in memory."""
+class MemoryBudget:
+    """Counts the bytes of bodies in memory: at most ``max_bytes`` together."""
 
     def __init__(self, max_bytes: int) -> None:
-        self._max_bytes, self._size = max_bytes, 0
-        self._chunks: list[bytes] = []
+        self._max_bytes, self.used = max_bytes, 0
+
+    def take(self, size: int) -> None:
+        """Count more bytes. Raises Busy if there would be too many."""
+        if self.used + size > self._max_bytes:
+            raise Busy("the bodies of other requests use all memory for them, please try again")
+        self.used += size
+
+    def give_back(self, size: int) -> None:
+        self.used -= size
+
+
+class MemoryBody:
+    """Keeps a body of at most ``max_bytes`` in memory, within ``budget``.
+
+    Its bytes count until ``close``, also after ``clear``: the values that were read from them remain in memory.
+    """
+
+    def __init__(self, max_bytes: int, budget: MemoryBudget) -> None:
+        self._max_bytes, self._budget = max_bytes, budget
+        self._counted = 0
+        self._content: bytes | bytearray = bytearray()
 
     async def write(self, chunk: bytes) -> None:
-        """Raises RequestTooLarge."""
-        self._size += len(chunk)
-        if self._size > self._max_bytes:
+        """Raises RequestTooLarge, Busy."""
+        if len(self._content) + len(chunk) > self._max_bytes:
             raise RequestTooLarge(f"request body too large: more than {self._max_bytes // MIB} MiB")
-        self._chunks.append(chunk)
+        self._count(len(chunk))
+        self._content += chunk
 
     def decompress(self, max_bytes: int) -> None:
         """Replace a body that is compressed with zstd. Raises BadRequest if it has more than ``max_bytes`` then."""
@@ -55,20 +74,29 @@ class MemoryBody:
 
         decompressor = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW)
         try:
-            content = decompressor.stream_reader(self.content(), read_across_frames=True).read(max_bytes + 1)
+            content = decompressor.stream_reader(self._content, read_across_frames=True).read(max_bytes + 1)
         except zstandard.ZstdError as error:
             raise BadRequest(f"the zstd request body cannot be decompressed: {error}") from None
         if len(content) > max_bytes:
             raise BadRequest(f"http: request body too large: more than {max_bytes // MIB} MiB decompressed")
-        self._chunks = [content]
+        self._count(len(content) - len(self._content))
+        self._content = content
 
-    def content(self) -> bytes:
-        if len(self._chunks) > 1:
-            self._chunks = [b"".join(self._chunks)]
-        return self._chunks[0] if self._chunks else b""
+    def content(self) -> bytes | bytearray:
+        return self._content
+
+    def clear(self) -> None:
+        """Free the bytes: their values have been read."""
+        self._content = b""
 
     async def close(self) -> None:
-        self._chunks.clear()
+        self.clear()
+        self._budget.give_back(self._counted)
+        self._counted = 0
+
+    def _count(self, more: int) -> None:
+        self._budget.take(more)
+        self._counted += more
 
 
 class DiscardedBody:
@@ -123,7 +151,7 @@ class SlowClient(Exception):
 class ReplyWriter:
     """The body of a handler's streamed response; the first piece also sends the headers."""
 
-    write_timeout = 60.0  # seconds
+    write_timeout = WRITE_SECONDS
 
     def __init__(self, handler: web.RequestHandler) -> None:
         self._handler = handler
@@ -135,7 +163,7 @@ class ReplyWriter:
         """Queue bytes, to be sent with those of the next ``write``."""
         self._pending += data
 
-    async def write(self, data: bytes) -> None:
+    async def write(self, data: bytes | memoryview) -> None:
         """Queue bytes; waits while too many are queued. Raises StreamClosedError, SlowClient."""
         self._pending += data
         self._start_flush()
@@ -143,6 +171,13 @@ class ReplyWriter:
             await self._flushed()
         if self._closed_by_client:
             raise StreamClosedError
+
+    async def write_all(self, data: bytes) -> None:
+        """Write a whole reply piece by piece. Raises StreamClosedError, SlowClient."""
+        view = memoryview(data)
+        for at in range(0, len(data), PIECE):
+            await self.write(view[at : at + PIECE])
+        await self.close()
 
     async def close(self) -> None:
         """Wait until the operating system has accepted all bytes. Raises StreamClosedError, SlowClient."""

@@ -6,8 +6,8 @@ the cosine of their embeddings. The reply names the method, because the two have
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
+from typing import overload
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +25,6 @@ from ollama_nb.service.resolve import find, weights_header
 
 COSINE, RANK = "cosine", "rank"
 PIECE = 2048  # characters or token ids that a background request embeds at once
-THREAD_SIZE = 4096  # numbers; converting more takes over 4 ms and is done in a worker thread
 
 Matrix = npt.NDArray[np.float32]
 
@@ -62,14 +61,14 @@ async def _embed(backend: Backend, request: EmbedRequest, *, failed_status: int 
                     replies = [reply async for reply in _computed(backend, lease, request, request.inputs)]
             except BadRequest as error:
                 raise from_code(error.code, error.message, failed_status or error.status) from error
-            vectors = [vector for reply in replies for vector in await _vectors(reply, request.dimensions)]
+            vectors = Vectors([_rows(reply, request.dimensions) for reply in replies])
             stats = Stats(
                 prompt_tokens=sum(reply.prompt_tokens for reply in replies),
                 prompt_seconds=sum(reply.prompt_seconds for reply in replies),
                 load_seconds=load_seconds,
                 total_seconds=live.seconds,
             )
-            return Embeddings(tuple(vectors), stats)
+            return Embeddings(vectors, stats)
 
 
 async def _computed(
@@ -94,16 +93,28 @@ def pieces(inputs: Sequence[wire.EmbedInput]) -> Iterator[Sequence[wire.EmbedInp
         yield inputs[start:]
 
 
-async def _vectors(reply: wire.Embedded, dimensions: int) -> tuple[tuple[float, ...], ...]:
-    """The vectors as doubles. Many are converted in a worker thread, because other streams wait for the event loop."""
-    rows = np.frombuffer(reply.vectors, dtype="<f4").reshape(-1, reply.dimensions)
-    if rows.size < THREAD_SIZE:
-        return _convert(rows, dimensions)
-    return await asyncio.to_thread(_convert, rows, dimensions)
+class Vectors(Sequence[tuple[float, ...]]):
+    """The rows of matrices as doubles. Each is converted when it is read.
+
+    Millions of numbers as Python objects would use a gigabyte, and other threads would wait while they are freed.
+    """
+
+    def __init__(self, matrices: Sequence[Matrix]) -> None:
+        self._rows = [row for matrix in matrices for row in matrix]
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, at: int) -> tuple[float, ...]: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[tuple[float, ...]]: ...
+    def __getitem__(self, at: int | slice) -> tuple[float, ...] | list[tuple[float, ...]]:
+        return [shortest(row) for row in self._rows[at]] if isinstance(at, slice) else shortest(self._rows[at])
 
 
-def _convert(rows: Matrix, dimensions: int) -> tuple[tuple[float, ...], ...]:
-    return tuple(shortest(row) for row in cut(rows, dimensions))
+def _rows(reply: wire.Embedded, dimensions: int) -> Matrix:
+    return cut(np.frombuffer(reply.vectors, dtype="<f4").reshape(-1, reply.dimensions), dimensions)
 
 
 def cut(rows: Matrix, dimensions: int) -> Matrix:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from ollama_nb.api.encode import go_quote
 from ollama_nb.errors import BadRequest
+from ollama_nb.server import limits
 from ollama_nb.server.dialects import gojson
 from ollama_nb.server.dialects.gojson import Fields
 
@@ -74,9 +75,11 @@ def test_reads(body: bytes, value: Any) -> None:
         (b'{"a":1e999}', "json: cannot unmarshal number 1e999 into Go value of type float64"),
         (b"[" * 65 + b"]" * 65, "request body is nested deeper than 64 levels"),
         (b'{"a":' * 65 + b"1" + b"}" * 65, "request body is nested deeper than 64 levels"),
-        (b"[" * 1_000_000, "request body is nested deeper than 64 levels"),
+        (b"[" * limits.MAX_CONTAINERS, "request body is nested deeper than 64 levels"),
         (b"9" * 5000, "json: cannot unmarshal number 99999999999999999999 into Go value of type float64"),
-        (b"[" + b"1," * gojson.MAX_ITEMS + b"1]", "request body holds more than 4000000 values"),
+        (b"[" + b"1," * limits.MAX_VALUES + b"1]", "request body holds more than 2000000 values"),
+        (b"[" + b"{}," * limits.MAX_CONTAINERS + b"1]", "request body holds more than 100000 objects and arrays"),
+        (b"[" + b'["\\"{"],' * limits.MAX_CONTAINERS + b"1]", "request body holds more than 100000 objects and arrays"),
     ],
     ids=lambda value: repr(value[:20]),
 )

@@ -24,7 +24,7 @@ from tornado import netutil
 from ollama_nb.api.events import Delta, Done, Progress, Rendered, Stats
 from ollama_nb.api.requests import PushRequest
 from ollama_nb.errors import BadRequest, Cancelled, ModelNotFound, RunnerCrashed
-from ollama_nb.server import handler, streams
+from ollama_nb.server import limits, streams
 from ollama_nb.server.access import Keys
 from ollama_nb.server.dialects import gojson
 from ollama_nb.server.dialects.native import requests
@@ -240,7 +240,7 @@ async def test_large_bodies_are_parsed_in_a_worker_thread(tmp_path: Path, monkey
     monkeypatch.setattr(requests, "read_chat", functools.partial(noted, read_chat))
     async with serve(tmp_path) as h:
         h.service.script = [Done("stop", Stats())]
-        for size, in_main_thread in ((handler.PARSE_IN_THREAD // 2, True), (handler.PARSE_IN_THREAD, False)):
+        for size, in_main_thread in ((limits.MAX_ON_LOOP // 2, True), (limits.MAX_ON_LOOP, False)):
             threads.clear()
             messages = [{"role": "user", "content": "x" * size}]
             reply = await h.client.post("/api/chat", json={"model": "m", "messages": messages})

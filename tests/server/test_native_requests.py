@@ -280,7 +280,10 @@ def test_fields_without_effect_give_warnings() -> None:
     assert requests.read_generate(Fields(known, "GenerateRequest")).ignored == ()
     embed = requests.read_embed(Fields({"model": "m", "inputs": "x"}, "EmbedRequest"))
     assert embed.ignored == ('ignored field "inputs", did you mean "input"?',)
-    assert len(chat(**{f"x{n}": n for n in range(10_000)}).ignored) == 16
+    many = chat(**{f"x{n}": n for n in range(1000)}).ignored
+    assert len(many) == 17 and many[-1] == "984 more warnings of this kind are left out"
+    with pytest.raises(BadRequest, match="the request body may have 1024 fields at most, but has 10000"):
+        chat(**{f"x{n}": n for n in range(10_000)})
 
 
 def test_a_tokenize_request() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import threading
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from support.service_harness import BAD_NAME, ServiceHarness
 from ollama_nb.api.events import Embeddings
 from ollama_nb.api.requests import EmbedRequest
 from ollama_nb.errors import OllamaError, RunnerCrashed
-from ollama_nb.service.embed import THREAD_SIZE, cut, pieces, shortest
+from ollama_nb.service.embed import Vectors, cut, pieces, shortest
 from ollama_nb.service.requests import GENERATING
 
 
@@ -32,7 +31,7 @@ def harness(harness: ServiceHarness) -> ServiceHarness:
 
 def test_vectors_in_order(harness: ServiceHarness) -> None:
     found = ask(harness, "a b", "", "abc")
-    assert found.vectors == ((3.0, 4.0, 3.0, 0.1), (3.0, 4.0, 0.0, 0.1), (3.0, 4.0, 3.0, 0.1))
+    assert tuple(found.vectors) == ((3.0, 4.0, 3.0, 0.1), (3.0, 4.0, 0.0, 0.1), (3.0, 4.0, 3.0, 0.1))
     assert found.stats is not None
     assert found.stats.prompt_tokens == 3
     assert found.stats.total_seconds >= found.stats.load_seconds > 0
@@ -54,14 +53,14 @@ async def test_background_requests_let_others_go_first(harness: ServiceHarness) 
         urgent = await harness.service.embed(EmbedRequest(model="m", inputs=("x",)))
         assert urgent.vectors and not task.done()
     found = await task
-    assert found.vectors == plain.vectors
+    assert list(found.vectors) == list(plain.vectors)
     assert found.stats is not None and plain.stats is not None
     assert found.stats.prompt_tokens == plain.stats.prompt_tokens == 4
     assert harness.pool.leases == 0
 
 
 def test_dimensions_cut_and_scale_again(harness: ServiceHarness) -> None:
-    assert ask(harness, "x", dimensions=2).vectors == ((0.6, 0.8),)
+    assert ask(harness, "x", dimensions=2).vectors[:] == [(0.6, 0.8)]
     for as_it_is in (0, 4, 9):
         assert len(ask(harness, "x", dimensions=as_it_is).vectors[0]) == 4
     assert cut(np.zeros((1, 3), np.float32), 2).tolist() == [[0.0, 0.0]]
@@ -76,16 +75,11 @@ def test_numbers_print_as_short_as_float32_allows() -> None:
     assert math.isnan(shortest(np.array([np.nan], np.float32))[0])
 
 
-def test_many_numbers_are_converted_in_a_worker_thread(
-    harness: ServiceHarness, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    threads: list[int] = []
-    monkeypatch.setattr(
-        "ollama_nb.service.embed._convert", lambda rows, dimensions: threads.append(threading.get_ident()) or ()
-    )
-    ask(harness, "x")
-    ask(harness, *["x"] * (THREAD_SIZE // 4))
-    assert (threads[0] == threading.get_ident(), threads[1] == threading.get_ident()) == (True, False)
+def test_vectors_are_converted_when_they_are_read() -> None:
+    rows = np.array([[0.1, -2.0], [1e-7, 0.5]], np.float32)
+    vectors = Vectors([rows, rows[:1]])
+    assert (len(vectors), vectors[1], vectors[-1]) == (3, (1e-7, 0.5), (0.1, -2.0))
+    assert list(vectors) == [(0.1, -2.0), (1e-7, 0.5), (0.1, -2.0)] and vectors[1:] == list(vectors)[1:]
 
 
 def test_load_only(harness: ServiceHarness) -> None:

@@ -2,7 +2,7 @@
 
 Accepted as in Go: any content type, unknown fields, keys in any letter case, repeated keys (the last one wins), null
 for a missing field, anything after the first value, bytes that are not valid UTF-8. Refused: NaN and infinities, deep
-nesting, and known fields of the wrong type.
+nesting, known fields of the wrong type, and more than the counts of :mod:`ollama_nb.server.limits`.
 """
 
 from __future__ import annotations
@@ -14,17 +14,18 @@ import json
 import math
 import re
 import time
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
 from datetime import UTC, datetime
 from typing import Any, NoReturn
 
 from ollama_nb.api.encode import go_quote
-from ollama_nb.errors import BadRequest
+from ollama_nb.errors import BadRequest, RequestTooLarge
+from ollama_nb.server import limits
+from ollama_nb.server.dialects.images import EncodedImage, cut_images, put_images
+from ollama_nb.server.limits import MAX_DEPTH, MIB
 from ollama_nb.settings import MAX_DURATION
 
-MAX_DEPTH = 64  # levels of nested arrays and objects
-MAX_ITEMS = 4_000_000  # values in one body: far above any context length, far below what would fill the memory
-MAX_WARNINGS = 16  # warnings about ignored fields in one reply
+_PIECE = 256 << 10  # bytes that are searched at once: other threads wait meanwhile
 _ERROR_WINDOW = 1 << 20  # characters that are searched to describe a syntax error
 _MAX_DIGITS = 300  # longer integers are checked as floats first
 _MAX_NANOSECONDS = (1 << 63) - 1  # Go's longest duration
@@ -32,13 +33,78 @@ _BLANK = re.compile(r"[ \t\r\n]*")
 _SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _STRUCTURE = re.compile(r'"(?:[^"\\]|\\.)*+"|[\[\]{}]', re.DOTALL)
+_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
+_WHOLE_STRINGS = re.compile(rb'(?:[^"]++|"(?:[^"\\]++|\\.)*+")*+', re.DOTALL)
 _BASE64 = re.compile(rb"[A-Za-z0-9+/]*")
 
 
-def decode(body: bytes) -> Any:
-    """The first JSON value of a body. Raises BadRequest with Go's error text."""
-    if sum(body.count(mark) for mark in (b",", b"[", b"{")) > MAX_ITEMS:
-        raise BadRequest(f"request body holds more than {MAX_ITEMS} values")
+def decode(body: bytes | bytearray) -> Any:
+    """The first JSON value of a body. Raises BadRequest with Go's error text.
+
+    Large images are ``EncodedImage`` objects where the APIs have images. Call it in a worker thread for a large body:
+    no step of it keeps the other threads waiting for long.
+    """
+    rest, images = cut_images(body)
+    if len(rest) > limits.MAX_BODY:
+        raise RequestTooLarge(f"request body too large: more than {limits.MAX_BODY // MIB} MiB without its images")
+    _check_counts(rest)
+    value = _decode(rest)
+    return put_images(value, images) if images else value
+
+
+def _check_counts(body: bytes | bytearray) -> None:
+    """Refuse a body with too many values. The text in strings is only left out of the count if that matters."""
+    if _exceeded(_count(body)) is None:
+        return
+    values = containers = 0
+    for piece in _without_strings(body):
+        more = _count(piece)
+        values, containers = values + more[0], containers + more[1]
+        if message := _exceeded((values, containers)):
+            raise BadRequest(message)
+
+
+def _count(text: bytes | bytearray) -> tuple[int, int]:
+    """The numbers of values, and of objects and arrays among them."""
+    containers = text.count(b"[") + text.count(b"{")
+    return containers + text.count(b","), containers
+
+
+def _exceeded(counts: tuple[int, int]) -> str | None:
+    values, containers = counts
+    if values > limits.MAX_VALUES:
+        return f"request body holds more than {limits.MAX_VALUES} values"
+    if containers > limits.MAX_CONTAINERS:
+        return f"request body holds more than {limits.MAX_CONTAINERS} objects and arrays"
+    return None
+
+
+def _without_strings(body: bytes | bytearray) -> Iterator[bytes]:
+    """The text between the strings, in pieces."""
+    at = 0
+    while at < len(body):
+        found = _WHOLE_STRINGS.match(body, at, at + _PIECE)
+        end = found.end() if found else at
+        if end == at:  # a string that is longer than a piece, or has no end
+            at = _end_of_string(body, at)
+        else:
+            yield _STRING.sub(b"", body[at:end])
+            at = end
+
+
+def _end_of_string(body: bytes | bytearray, start: int) -> int:
+    """The position after the string whose first quotation mark is at ``start``."""
+    end = start
+    while (end := body.find(b'"', end + 1)) > 0:
+        first = end
+        while body[first - 1] == ord("\\"):
+            first -= 1
+        if (end - first) % 2 == 0:
+            return end + 1
+    return len(body)
+
+
+def _decode(body: bytes | bytearray) -> Any:
     text = body.decode("utf-8", "replace")
     blank = _BLANK.match(text)
     start = blank.end() if blank else 0
@@ -188,12 +254,27 @@ def _quoted_char(character: str) -> str:
     return go_quote(character, "'")
 
 
+_CONFUSED = {
+    "text": ("content", "input"), "message": ("content",), "msg": ("content",), "body": ("content",),
+    "image": ("images",), "args": ("arguments",), "params": ("parameters",), "schema": ("parameters", "input_schema"),
+    "properties": ("parameters",),
+}  # fmt: skip
+"""Names that clients use for another one, with fields that they may mean; similar names are found without this."""
+
+
 class Fields:
     """A JSON object read as the Go struct ``struct``; ``path`` leads to it from the outermost object.
 
     The struct's package is ``api`` if ``struct`` does not name it. Each method reads one field. A missing field gives
-    an empty value, or None where the caller must see the difference; a field of the wrong type raises BadRequest.
+    an empty value, or None where the caller must see the difference; a field of the wrong type raises BadRequest, as
+    does a list or an object with too many entries.
+
+    ``ignored`` lists the fields that nothing has read, also those of the nested objects that were read by ``struct``,
+    ``structs`` and ``below``.
     """
+
+    __slots__ = ("_inner", "_is_open", "_known", "_parent", "_path", "_place", "_struct", "_values", "_warnings",
+                 "_written")  # fmt: skip
 
     def __init__(self, value: Any, struct: str, path: str = "", go_type: str = "") -> None:
         package, _, self._struct = struct.rpartition(".")
@@ -204,27 +285,103 @@ class Fields:
             into = f"Go struct field {self._struct}.{path}" if path else "Go value"
             go_type = go_type or f"{package or 'api'}.{self._struct}"
             raise BadRequest(f"json: cannot unmarshal {_kind(value)} into {into} of type {go_type}", field=path)
+        if len(value) > limits.MAX_FIELDS:
+            raise _too_many(path or "the request body", limits.MAX_FIELDS, len(value), "fields")
         self._values = {key.casefold(): item for key, item in value.items() if item is not None}
         self._written = {key.casefold(): key for key in value}
         self._known: set[str] = set()
+        self._parent: Fields | None = None
+        self._place = ""
+        self._inner: dict[str, Fields] = {}
+        self._warnings: list[str] = []
+        self._is_open = False
+
+    @property
+    def value(self) -> dict[str, Any]:
+        """The object with its keys as the client wrote them, without those that are null."""
+        return {written: self._values[key] for key, written in self._written.items() if key in self._values}
+
+    @property
+    def where(self) -> str:
+        """The place of this object in the body, such as ``messages[3].content[0]``; empty for the body itself."""
+        outer = self._parent.where if self._parent else ""
+        return f"{outer}.{self._place}" if outer else self._place
 
     def raw(self, name: str) -> Any:
         """The value as the client sent it; None for a missing field."""
         self._known.add(name)
-        return self._values.get(name)
+        value = self._values.get(name)
+        if isinstance(value, list | dict):
+            self._check_entries(name, value)
+        return value
+
+    def _check_entries(self, name: str, value: list[Any] | dict[str, Any]) -> None:
+        most = limits.MAX_ENTRIES.get(name, limits.MAX_OTHER_ENTRIES)
+        if isinstance(value, list) and value and isinstance(value[0], int | float):
+            most = limits.MAX_NUMBERS
+        if len(value) > most:
+            raise _too_many(self._join(name), most, len(value), "entries")
+
+    def schema(self, name: str) -> Any:
+        """The value as the client sent it, which is a JSON Schema or a part of it: it may not have too many values."""
+        value = self.raw(name)
+        left = limits.MAX_SCHEMA_VALUES
+        inner = [value]
+        while inner:
+            item = inner.pop()
+            if isinstance(item, list | dict):
+                left -= len(item)
+                if left < 0:
+                    text = f"{self._join(name)}: a schema may hold {limits.MAX_SCHEMA_VALUES} values at most"
+                    raise BadRequest(text, field=self._join(name))
+                inner.extend(item if isinstance(item, list) else item.values())
+        return value
 
     def __contains__(self, name: str) -> bool:
         return self.raw(name) is not None
 
-    def ignored(self, more: Set[str] = frozenset()) -> tuple[str, ...]:
-        """A warning for each field that has not been read so far and is not in ``more``."""
-        known = self._known | more
-        unknown = [name for name in self._values if name not in known]
-        return tuple(self._warning(name, known) for name in unknown[:MAX_WARNINGS])
+    def accept(self, names: Set[str]) -> None:
+        """These fields are known, although they have no effect: no warning names them."""
+        self._known |= names
 
-    def _warning(self, name: str, known: Set[str]) -> str:
-        near = difflib.get_close_matches(name[:64], known, n=1)
-        return f"ignored field {go_quote(self._written[name][:64])}" + (f', did you mean "{near[0]}"?' if near else "")
+    def accept_all(self) -> None:
+        """All fields are known: those of a JSON Schema, of which any may have a meaning."""
+        self._is_open = True
+
+    def warn(self, text: str) -> None:
+        """Add a warning about this object."""
+        self._warnings.append(text)
+
+    def ignored(self, more: Set[str] = frozenset()) -> tuple[str, ...]:
+        """The warnings about this object and those in it, and one for each field that has not been read so far.
+
+        The fields ``more`` of this object are known. Warnings above ``limits.MAX_WARNINGS`` are only counted.
+        """
+        self.accept(more)
+        found = list(self._found())
+        shown = [fields._worded(text, name) for fields, text, name in found[: limits.MAX_WARNINGS]]
+        left = len(found) - len(shown)
+        return (*shown, *((f"{left} more warnings of this kind are left out",) if left else ()))
+
+    def _found(self) -> Iterator[tuple[Fields, str, str]]:
+        """What to warn about: the object, and a text or the name of an unknown field."""
+        for text in self._warnings:
+            yield self, text, ""
+        if not self._is_open:
+            for name in self._values:
+                if name not in self._known:
+                    yield self, "", name
+        for inner in self._inner.values():
+            yield from inner._found()
+
+    def _worded(self, text: str, name: str) -> str:
+        if name:
+            near = [known for known in _CONFUSED.get(name, ()) if known in self._known]
+            near = near or difflib.get_close_matches(name[:64], self._known, n=1)
+            text = f"ignored field {go_quote(self._written[name][:64])}"
+            text += f', did you mean "{near[0]}"?' if near else ""
+        where = self.where
+        return f"{where}: {text}" if where else text
 
     def text(self, *names: str) -> str:
         """The first of the fields ``names`` that is not empty."""
@@ -265,31 +422,42 @@ class Fields:
         return {key: item or "" for key, item in found.items()}
 
     def struct(self, name: str, go_type: str) -> Fields:
-        """A nested object; errors in it name its full path."""
-        return self.below(name, self.raw(name), go_type)
+        """A nested object; errors in it name its full path. The same object in each call."""
+        return self._inner.get(name) or self.below(name, self.raw(name), go_type)
 
-    def structs(self, name: str, go_type: str) -> list[Fields]:
+    def structs(self, name: str, go_type: str, list_type: str = "") -> list[Fields]:
         """A list of nested objects."""
-        return [self.below(name, item, go_type) for item in self.items(name, f"[]{go_type}")]
+        items = self.items(name, list_type or f"[]{go_type}")
+        return [self.below(name, item, go_type, f"{name}[{at}]") for at, item in enumerate(items)]
 
     def items(self, name: str, go_type: str) -> list[Any]:
         """A list, its items unchecked."""
         return self._typed(name, list, go_type) or []
 
-    def below(self, name: str, value: Any, go_type: str) -> Fields:
-        """The object ``value``, which was found below the field ``name``."""
-        return Fields(value, self._struct, self._join(name), go_type)
+    def below(self, name: str, value: Any, go_type: str, place: str = "") -> Fields:
+        """The object ``value``, which was found below the field ``name``, at ``place`` (default: it is that field)."""
+        inner = Fields(value, self._struct, self._join(name), go_type)
+        inner._parent, inner._place = self, place or name
+        self._inner[inner._place] = inner
+        return inner
 
     def blobs(self, name: str, go_type: str = "[]api.ImageData") -> tuple[bytes, ...]:
         """A list of base64 texts, decoded to bytes."""
         items = self._typed(name, list, go_type) or []
         for item in items:
-            if not isinstance(item, str):
+            if not isinstance(item, str | EncodedImage):
                 self.refuse(name, item, go_type.removeprefix("[]"))
-        return tuple(from_base64(item) for item in items)
+        return tuple(map(from_base64, items))
+
+    def blob(self, name: str) -> bytes:
+        """A base64 text, decoded to bytes."""
+        value = self.raw(name)
+        return from_base64(value if isinstance(value, EncodedImage) else self.text(name))
 
     def _typed(self, name: str, kind: type, go_type: str) -> Any:
         value = self.raw(name)
+        if kind is str and isinstance(value, EncodedImage):
+            value = value.text()
         if value is not None and type(value) is not kind:
             self.refuse(name, value, go_type)
         return value
@@ -316,7 +484,7 @@ def _kind(value: Any) -> str:
     match value:
         case bool():
             return "bool"
-        case str():
+        case str() | EncodedImage():
             return "string"
         case list():
             return "array"
@@ -328,8 +496,16 @@ def _kind(value: Any) -> str:
             return "number"
 
 
-def from_base64(text: str) -> bytes:
+def _too_many(what: str, most: int, found: int, kind: str) -> BadRequest:
+    return BadRequest(f"{what} may have {most} {kind} at most, but has {found}", field=what)
+
+
+def from_base64(text: str | EncodedImage) -> bytes:
     """Decode RFC 4648 base64 with padding; line breaks are allowed. Raises BadRequest."""
+    if isinstance(text, EncodedImage):
+        if not text.head:
+            return text.data
+        text = text.text()
     data = text.encode("utf-8")
     if b"\n" in data or b"\r" in data:
         data = data.replace(b"\r", b"").replace(b"\n", b"")

@@ -9,6 +9,7 @@ from ollama_nb.api.encode import go_quote
 from ollama_nb.api.messages import Think, Tool
 from ollama_nb.errors import BadRequest, InvalidThink
 from ollama_nb.server.dialects.gojson import Fields, from_base64
+from ollama_nb.server.dialects.images import EncodedImage
 from ollama_nb.settings import FOREVER, MAX_DURATION, parse_duration
 
 _LEVELS = '(must be "high", "medium", "low", "max", true, or false)'
@@ -17,6 +18,9 @@ _EFFORTS: dict[str, Think] = {
     "xhigh": "max", "ultra": "max", "max": "max",
 }  # fmt: skip
 _EFFORT_NAMES = '"minimal", "low", "medium", "high", "xhigh", "ultra", "max", or "none"'
+_TOOL = frozenset({"strict", "cache_control", "items"})
+_TOOL_FUNCTION = frozenset({"strict", "cache_control", "response", "returns", "return"})
+"""Fields of tools that clients send and that templates may show to the model."""
 _DATA_URL = re.compile(r"data:(?:image/(?:jpeg|jpg|png|webp))?;base64,", re.IGNORECASE)
 
 
@@ -56,9 +60,13 @@ def read_effort(effort: str, field: str) -> Think:
     return _EFFORTS[effort]
 
 
-def read_image(url: str, field: str) -> bytes:
+def read_image(url: str | EncodedImage, field: str) -> bytes:
     """The bytes of an image in a data URL, from the field ``field``."""
-    if url.lower().startswith(("http://", "https://")):
+    if isinstance(url, EncodedImage):
+        if _DATA_URL.fullmatch(url.head):
+            return url.data
+        url = url.head
+    if url[:8].lower().startswith(("http://", "https://")):
         text = "image URLs are not currently supported, please use base64 encoded data instead"
         raise BadRequest(text, field=field)
     start = _DATA_URL.match(url)
@@ -70,25 +78,39 @@ def read_image(url: str, field: str) -> bytes:
     raise BadRequest("invalid image input", field=field)
 
 
-def read_tool(body: Fields, value: Any) -> Tool:
+def read_tools(body: Fields) -> tuple[Tool, ...]:
+    """The field ``tools``, as chat completions and the native API write it."""
+    return tuple(map(read_tool, body.structs("tools", "api.Tool", "api.Tools")))
+
+
+def read_tool(tool: Fields) -> Tool:
     """A tool, unchanged because templates show its JSON to the model; only the types of outer fields are checked."""
-    tool = body.below("tools", value, "api.Tool")
     tool.text("type")
+    tool.accept(_TOOL)
     function = tool.struct("function", "api.ToolFunction")
     function.text("name")
     function.text("description")
+    function.accept(_TOOL_FUNCTION)
     check_schema(function.struct("parameters", "api.ToolFunctionParameters"))
-    return dict(value or {})
+    return tool.value
+
+
+def warn_if_empty(message: Fields, *, has_content: bool) -> None:
+    """Warn about a message that adds nothing to the prompt. The result of a tool may be an empty text."""
+    if not has_content and not (message.text("role").lower() in ("tool", "function") and "content" in message):
+        message.warn("the message is empty: it has no content, images or tool calls")
 
 
 def check_schema(parameters: Fields) -> None:
     """Check the types of the outer fields of a tool's JSON Schema."""
-    for schema in parameters.object("properties", "map[string]api.ToolProperty").values():
-        _check_type(parameters.below("properties", schema, "api.ToolProperty"))
+    parameters.accept_all()
+    for name, schema in parameters.object("properties", "map[string]api.ToolProperty").items():
+        _check_type(parameters.below("properties", schema, "api.ToolProperty", f"properties.{name}"))
     parameters.texts("required")
 
 
 def _check_type(schema: Fields) -> None:
     """Check that a property's type is a text or a list of texts."""
+    schema.accept_all()
     if not isinstance(schema.raw("type"), str):
         schema.texts("type")

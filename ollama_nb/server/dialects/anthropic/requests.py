@@ -14,12 +14,17 @@ from ollama_nb.api.messages import ANY_TOOL_OR_NONE, Message, Think, Tool, ToolC
 from ollama_nb.api.requests import ChatRequest, TokenizeRequest
 from ollama_nb.errors import BadRequest
 from ollama_nb.server.dialects.anthropic.tools import EXECUTED_BY_SERVER, client_tool
-from ollama_nb.server.dialects.gojson import Fields, from_base64
-from ollama_nb.server.dialects.values import check_schema
+from ollama_nb.server.dialects.gojson import Fields
+from ollama_nb.server.dialects.values import check_schema, warn_if_empty
 
 _WITHOUT_WARNING = frozenset({"stream", "cache_control", "service_tier"})  # read by the route, or of no effect at all
 _SAMPLING = ("temperature", "top_p", "top_k")
 _EFFORTS: dict[str, Think] = {"low": "low", "medium": "medium", "high": "high", "xhigh": "high", "max": "max"}
+_OF_BLOCKS = frozenset({"cache_control", "citations", "caller", "context", "title"})
+_OF_TOOLS = frozenset(
+    {"cache_control", "strict", "defer_loading", "input_examples", "allowed_callers", "eager_input_streaming"}
+)
+"""Fields of blocks and tools that clients send and that have no effect."""
 _MERGED = ("user", "assistant", "system")  # roles whose consecutive messages are one turn
 
 
@@ -38,7 +43,7 @@ def read_message(body: Fields) -> ChatRequest:
         request,
         options={**options, "num_predict": max_tokens},
         user=user,
-        ignored=_ignored(body, request),
+        ignored=body.ignored(_WITHOUT_WARNING),
         detailed=True,
     )
 
@@ -48,7 +53,7 @@ def read_count(body: Fields) -> tuple[TokenizeRequest, tuple[str, ...]]:
     chat = _read_conversation(body, _model(body))
     tools = chat.tools if chat.tool_choice.mode != "none" else ()
     request = TokenizeRequest(model=chat.model, messages=chat.messages, tools=tools, think=chat.think)
-    return request, _ignored(body, chat)
+    return request, body.ignored(_WITHOUT_WARNING)
 
 
 def wants_stream(body: Fields) -> bool:
@@ -63,12 +68,8 @@ def _model(body: Fields) -> str:
     return model
 
 
-def _ignored(body: Fields, request: ChatRequest) -> tuple[str, ...]:
-    return (*body.ignored(_WITHOUT_WARNING), *request.ignored)
-
-
 def _read_conversation(body: Fields, model: str) -> ChatRequest:
-    """The fields that decide what the prompt is; ``ignored`` has the warnings about parts of them."""
+    """The fields that decide what the prompt is."""
     items = body.structs("messages", "anthropic.MessageParam")
     if not items:
         raise BadRequest("messages is required", field="messages")
@@ -77,8 +78,8 @@ def _read_conversation(body: Fields, model: str) -> ChatRequest:
     messages = [Message("system", system)] if system else []
     for at, item in enumerate(items):
         messages += reader.message(item, f"messages[{at}]")
-    tools = tuple(tool for value in body.items("tools", "[]anthropic.Tool") if (tool := reader.tool(body, value)))
-    think, budget = reader.thinking(body)
+    tools = tuple(tool for item in body.structs("tools", "anthropic.Tool") if (tool := _tool(item)))
+    think, budget = _thinking(body)
     choice = body.struct("tool_choice", "anthropic.ToolChoice")
     return ChatRequest(
         model=model,
@@ -89,7 +90,6 @@ def _read_conversation(body: Fields, model: str) -> ChatRequest:
         think=think,
         think_budget=budget,
         format=_format(body),
-        ignored=tuple(reader.warnings),
     )
 
 
@@ -105,10 +105,9 @@ class _Turn:
 
 
 class _Reader:
-    """Reads the parts of a conversation. ``warnings`` collects what has no effect."""
+    """Reads the messages of a conversation, in their order."""
 
     def __init__(self) -> None:
-        self.warnings: list[str] = []
         self._tool_names: dict[str, str] = {}
 
     def message(self, message: Fields, where: str) -> list[Message]:
@@ -118,50 +117,12 @@ class _Reader:
             raise BadRequest(f'{where}.role: {go_quote(role)} is not "user" or "assistant"', field=f"{where}.role")
         turn = self._turn(message, "content", f"{where}.content")
         rest = Message(role, "".join(turn.texts), turn.thinking, tuple(turn.images), tuple(turn.calls))
+        warn_if_empty(message, has_content=bool(turn.results) or rest != Message(role))
         return turn.results if turn.results and rest == Message(role) else [*turn.results, rest]
 
     def text(self, owner: Fields, name: str, where: str) -> str:
         """The joined text of a string or a list of blocks."""
         return "".join(self._turn(owner, name, where).texts)
-
-    def tool(self, body: Fields, value: Any) -> Tool | None:
-        """A tool in the form that templates show to models; None for one that only Anthropic's servers can run."""
-        tool = body.below("tools", value, "anthropic.Tool")
-        kind, name = tool.text("type"), tool.text("name")
-        if kind.startswith(EXECUTED_BY_SERVER):
-            self.warnings.append(f"ignored tool of type {go_quote(kind[:64])}: this server does not run tools")
-            return None
-        if kind not in ("", "custom") and "input_schema" not in tool:
-            return client_tool(kind, name)
-        if not name:
-            raise BadRequest("tools: a tool has no name", field="tools")
-        check_schema(tool.struct("input_schema", "api.ToolFunctionParameters"))
-        schema = tool.raw("input_schema") or {"type": "object", "properties": {}}
-        description = tool.text("description")
-        described = {"description": description} if description else {}
-        return {"type": "function", "function": {"name": name, **described, "parameters": schema}}
-
-    def thinking(self, body: Fields) -> tuple[Think, int | None]:
-        """Whether and how much the model is to think, and the most tokens that it may take.
-
-        The default is not to think, as in Anthropic's API and unlike Ollama: its clients take the text from the first
-        block, and blocks of thinking would come before it.
-        """
-        thinking = body.struct("thinking", "anthropic.ThinkingConfig")
-        effort = body.struct("output_config", "anthropic.OutputConfig").text("effort")
-        if effort and effort not in _EFFORTS:
-            self.warnings.append(f"ignored output_config.effort {go_quote(effort[:64])}: use {', '.join(_EFFORTS)}")
-        match kind := thinking.text("type"):
-            case "enabled":
-                budget = _budget(thinking)
-                return budget > 0, budget
-            case "disabled":
-                return False, None
-            case "adaptive":
-                return _EFFORTS.get(effort, True), None
-        if kind:
-            self.warnings.append(f"ignored thinking.type {go_quote(kind[:64])}: use enabled, adaptive or disabled")
-        return _EFFORTS.get(effort, False), None
 
     def _turn(self, owner: Fields, name: str, where: str) -> _Turn:
         """The content in the field ``name``: a text, or a list of blocks."""
@@ -174,6 +135,7 @@ class _Reader:
         return turn
 
     def _read_block(self, block: Fields, where: str, turn: _Turn) -> None:
+        block.accept(_OF_BLOCKS)
         match kind := block.text("type"):
             case "text":
                 turn.texts.append(block.text("text"))
@@ -190,13 +152,16 @@ class _Reader:
                 turn.results.append(self._result(block, where))
             case "thinking":
                 turn.thinking = block.text("thinking")
+                block.accept({"signature"})
             case "redacted_thinking":
-                pass  # only Anthropic can read it
+                block.accept({"data"})  # only Anthropic can read it
             case _:
-                self.warnings.append(f"{where}: ignored block of type {go_quote(kind[:64])}")
+                block.warn(f"ignored block of type {go_quote(kind[:64])}")
+                block.accept_all()
 
     def _read_document(self, block: Fields, where: str, turn: _Turn) -> None:
         source = block.struct("source", "anthropic.DocumentSource")
+        source.accept({"media_type"})
         match kind := source.text("type"):
             case "text":
                 inner = _Turn([source.text("data")])
@@ -234,6 +199,51 @@ class _Reader:
         )
 
 
+def _tool(tool: Fields) -> Tool | None:
+    """A tool in the form that templates show to models; None for one that only Anthropic's servers can run."""
+    tool.accept(_OF_TOOLS)
+    kind, name = tool.text("type"), tool.text("name")
+    if kind.startswith(EXECUTED_BY_SERVER):
+        tool.warn(f"ignored tool of type {go_quote(kind[:64])}: this server does not run tools")
+        tool.accept_all()
+        return None
+    if kind not in ("", "custom") and "input_schema" not in tool:
+        tool.accept_all()
+        return client_tool(kind, name)
+    if not name:
+        raise BadRequest("tools: a tool has no name", field="tools")
+    check_schema(tool.struct("input_schema", "api.ToolFunctionParameters"))
+    schema = tool.raw("input_schema") or {"type": "object", "properties": {}}
+    description = tool.text("description")
+    described = {"description": description} if description else {}
+    return {"type": "function", "function": {"name": name, **described, "parameters": schema}}
+
+
+def _thinking(body: Fields) -> tuple[Think, int | None]:
+    """Whether and how much the model is to think, and the most tokens that it may take.
+
+    The default is not to think, as in Anthropic's API and unlike Ollama: its clients take the text from the first
+    block, and blocks of thinking would come before it.
+    """
+    thinking = body.struct("thinking", "anthropic.ThinkingConfig")
+    thinking.accept({"budget_tokens", "display"})
+    config = body.struct("output_config", "anthropic.OutputConfig")
+    effort = config.text("effort")
+    if effort and effort not in _EFFORTS:
+        config.warn(f"ignored effort {go_quote(effort[:64])}: use {', '.join(_EFFORTS)}")
+    match kind := thinking.text("type"):
+        case "enabled":
+            budget = _budget(thinking)
+            return budget > 0, budget
+        case "disabled":
+            return False, None
+        case "adaptive":
+            return _EFFORTS.get(effort, True), None
+    if kind:
+        thinking.warn(f"ignored type {go_quote(kind[:64])}: use enabled, adaptive or disabled")
+    return _EFFORTS.get(effort, False), None
+
+
 def _merged(messages: list[Message]) -> tuple[Message, ...]:
     """Consecutive messages of a role as one, their texts with a blank line in between; tool results stay apart."""
     merged: list[Message] = []
@@ -263,11 +273,12 @@ def _titled(*parts: str) -> str:
 
 def _image(block: Fields, where: str) -> bytes:
     source = block.struct("source", "anthropic.ImageSource")
+    source.accept({"media_type"})
     kind = source.text("type")
     if kind != "base64":
         text = f"invalid image source type: {kind}. Only base64 images are supported."
         raise BadRequest(text, field=f"{where}.source")
-    return from_base64(source.text("data"))
+    return source.blob("data")
 
 
 def _budget(thinking: Fields) -> int:
@@ -285,7 +296,8 @@ def _format(body: Fields) -> dict[str, Any] | None:
     format = owner.struct(name, "anthropic.OutputFormat")
     if name not in owner:
         return None
-    if format.text("type") != "json_schema" or "schema" not in format:
+    format.accept({"name"})
+    if format.text("type") != "json_schema" or format.schema("schema") is None:
         where = "output_config.format" if owner is config else name
         text = f'{where}: expected {{"type":"json_schema","schema":{{…}}}}'
         raise BadRequest(text, field=where)

@@ -13,9 +13,10 @@ from ollama_nb.errors import BadRequest, ThinkingUnsupported
 from ollama_nb.server.dialects.anthropic import replies, requests
 from ollama_nb.server.dialects.anthropic.replies import ERRORS, MessageReply
 from ollama_nb.server.dialects.encoder import JSON
-from ollama_nb.server.dialects.native.routes import MAX_IMAGES, from_headers
+from ollama_nb.server.dialects.native.routes import from_headers
 from ollama_nb.server.handler import OllamaHandler, Route, closing
 from ollama_nb.server.keys import INFER, READ
+from ollama_nb.server.limits import MAX_IMAGES
 from ollama_nb.server.relay import to_neighbour
 from ollama_nb.service.service import Service
 

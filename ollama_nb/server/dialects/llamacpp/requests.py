@@ -48,7 +48,7 @@ def read_infill(body: Fields) -> InfillBody:
         options=_options(body),
         keep_alive=read_keep_alive(body),
         grammar=body.text("grammar"),
-        format=body.raw("json_schema"),
+        format=body.schema("json_schema"),
         logprobs=probabilities > 0,
         top_logprobs=probabilities,
         run_record=True,

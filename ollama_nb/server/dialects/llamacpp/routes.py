@@ -33,7 +33,7 @@ async def apply_template(call: OllamaHandler) -> None:
     chat = body.request
     model = await _model(call, chat.model)
     request = TokenizeRequest(model=model, messages=chat.messages, tools=chat.tools, think=chat.think)
-    await call.send(replies.prompt(await call.service.render(request)), JSON)
+    await call.send(await call.state.in_worker(replies.prompt, await call.service.render(request)), JSON)
 
 
 async def health(call: OllamaHandler) -> None:

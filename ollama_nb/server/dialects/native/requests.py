@@ -25,9 +25,11 @@ from ollama_nb.api.requests import (
 from ollama_nb.errors import BadRequest
 from ollama_nb.server.dialects.gojson import Fields
 from ollama_nb.server.dialects.tool_choice import read_parallel_tool_calls, read_tool_choice
-from ollama_nb.server.dialects.values import read_keep_alive, read_think, read_tool
+from ollama_nb.server.dialects.values import read_keep_alive, read_think, read_tools, warn_if_empty
 
 _READ_LATER = frozenset({"stream"})  # fields that other functions read, not to be reported as ignored
+_OF_REPLIES = frozenset({"created_at", "tool_error", "logprobs"})  # a message of a reply is sent back as it is
+_OF_CALLS = frozenset({"type"})  # clients of OpenAI's API send it
 
 
 def read_chat(body: Fields) -> ChatRequest:
@@ -35,7 +37,7 @@ def read_chat(body: Fields) -> ChatRequest:
         **_inference(body),
         truncate=_truncate(body),
         messages=tuple(_message(m) for m in body.structs("messages", "api.Message")),
-        tools=tuple(read_tool(body, tool) for tool in body.items("tools", "api.Tools")),
+        tools=read_tools(body),
         tool_choice=read_tool_choice(body),
         parallel_tool_calls=read_parallel_tool_calls(body),
     )
@@ -100,11 +102,16 @@ def read_tokenize(body: Fields) -> TokenizeRequest:
         model=body.text("model"),
         prompt=body.text("prompt") if "prompt" in body else None,
         messages=tuple(_message(m) for m in body.structs("messages", "api.Message")),
-        tools=tuple(read_tool(body, tool) for tool in body.items("tools", "api.Tools")),
+        tools=read_tools(body),
         think=read_think(body.raw("think")),
         add_special=body.flag("add_special") is not False,
         parse_special=body.flag("parse_special") or False,
     )
+
+
+def read_detokenize(body: Fields) -> tuple[str, tuple[int, ...]]:
+    """The model and the tokens."""
+    return body.text("model"), body.wholes("tokens") or ()
 
 
 def read_show(body: Fields) -> ShowRequest:
@@ -177,7 +184,7 @@ def _inference(body: Fields) -> dict[str, Any]:
         "model": body.text("model"),
         "options": body.object("options"),
         "keep_alive": read_keep_alive(body),
-        "format": body.raw("format"),
+        "format": body.schema("format"),
         "grammar": body.text("grammar"),
         "regex": body.text("regex"),
         "choices": body.texts("choices") if "choices" in body else None,
@@ -216,7 +223,8 @@ def _licenses(body: Fields) -> tuple[str, ...]:
 
 
 def _message(message: Fields) -> Message:
-    return Message(
+    message.accept(_OF_REPLIES)
+    found = Message(
         role=message.text("role").lower(),
         content=message.text("content"),
         thinking=message.text("thinking"),
@@ -225,9 +233,12 @@ def _message(message: Fields) -> Message:
         tool_name=message.text("tool_name"),
         tool_call_id=message.text("tool_call_id"),
     )
+    warn_if_empty(message, has_content=bool(found.content or found.thinking or found.images or found.tool_calls))
+    return found
 
 
 def _tool_call(call: Fields) -> ToolCall:
+    call.accept(_OF_CALLS)
     function = call.struct("function", "api.ToolCallFunction")
     return ToolCall(
         name=function.text("name"),

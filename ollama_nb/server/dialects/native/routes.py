@@ -19,13 +19,13 @@ from ollama_nb.server.access import offered_key
 from ollama_nb.server.dialects.native import replies, requests
 from ollama_nb.server.handler import OllamaHandler, Route
 from ollama_nb.server.keys import INFER, READ, WRITE
+from ollama_nb.server.limits import MAX_IMAGES
 from ollama_nb.server.metrics import CONTENT_TYPE
 from ollama_nb.server.relay import to_neighbour
-from ollama_nb.server.streams import MIB, BodySink, DiscardedBody, UploadedBlob
+from ollama_nb.server.streams import BodySink, DiscardedBody, UploadedBlob
 
 OLLAMA_API_VERSION = "0.17.0"  # the version of Ollama's API that this server implements; clients compare it
 
-MAX_IMAGES = 256 * MIB  # bytes of a body with images
 _READY_SECONDS = 2.0  # for the store to answer /readyz, and for a child process to start
 _STATS_SECONDS = 0.2  # for the runners to answer /metrics
 _TEXT = "text/plain; charset=utf-8"
@@ -60,37 +60,35 @@ async def generate(call: OllamaHandler) -> None:
 async def embed(call: OllamaHandler) -> None:
     request, _ = await call.read("EmbedRequest", requests.read_embed)
     result = await call.service.embed(replace(request, **from_headers(call)))
-    await call.send(await asyncio.to_thread(replies.embed, request.model, result))
+    await call.send(await call.state.in_worker(replies.embed, request.model, result))
 
 
 async def embeddings(call: OllamaHandler) -> None:
     request, _ = await call.read("EmbeddingRequest", requests.read_embeddings)
     result = await call.service.embeddings(replace(request, request_id=call.id))
-    await call.send(replies.embeddings(result))
+    await call.send(await call.state.in_worker(replies.embeddings, result))
 
 
 async def rerank(call: OllamaHandler) -> None:
     request, _ = await call.read("RerankRequest", requests.read_rerank)
     result = await call.service.rerank(replace(request, **from_headers(call)))
-    await call.send(replies.ranking(request, result))
+    await call.send(await call.state.in_worker(replies.ranking, request, result))
 
 
 async def tokenize(call: OllamaHandler) -> None:
     request, _ = await call.read("TokenizeRequest", requests.read_tokenize)
     tokens = await call.service.tokenize(request)
-    # There can be a million tokens.
-    await call.send(await asyncio.to_thread(replies.encode, {"model": request.model, "tokens": tokens}))
+    await call.send(await call.state.in_worker(replies.encode, {"model": request.model, "tokens": tokens}))
 
 
 async def detokenize(call: OllamaHandler) -> None:
-    body = await call.fields("DetokenizeRequest")
-    model = body.text("model")
-    content = await call.service.detokenize(model, body.wholes("tokens") or ())
-    await call.send(replies.encode({"model": model, "content": content}))
+    (model, tokens), _ = await call.read("DetokenizeRequest", requests.read_detokenize)
+    content = await call.service.detokenize(model, tokens)
+    await call.send(await call.state.in_worker(replies.encode, {"model": model, "content": content}))
 
 
 async def tags(call: OllamaHandler) -> None:
-    await call.send(replies.tags(await call.service.list()))
+    await call.send(await call.state.in_worker(replies.tags, await call.service.list()))
 
 
 async def show(call: OllamaHandler) -> None:
@@ -98,8 +96,7 @@ async def show(call: OllamaHandler) -> None:
     shown = await call.service.show(request.model, request.verbose, request.system, request.options)
     # This client lists models by their base name and must find the name that it can request.
     copilot = call.request.headers.get("User-Agent", "").startswith("GitHubCopilotChat/")
-    # A whole vocabulary is megabytes of JSON.
-    await call.send(await asyncio.to_thread(replies.show, shown, request.model if copilot else ""))
+    await call.send(await call.state.in_worker(replies.show, shown, request.model if copilot else ""))
 
 
 async def ps(call: OllamaHandler) -> None:
@@ -167,7 +164,7 @@ async def cancel(call: OllamaHandler) -> None:
 
 async def queue(call: OllamaHandler) -> None:
     unfinished = await asyncio.to_thread(call.service.batches.store.unfinished)
-    await call.send(replies.queue(call.service.requests.queue(), unfinished))
+    await call.send(await call.state.in_worker(replies.queue, call.service.requests.queue(), unfinished))
 
 
 async def livez(call: OllamaHandler) -> None:

@@ -72,21 +72,25 @@ async def answer(service: Service, url: str, body: bytes, request_id: str) -> by
 
     ``stream`` has no effect. A task that is cancelled meanwhile frees everything. Raises OllamaError.
     """
-    parsed = Fields(await asyncio.to_thread(gojson.decode, body), STRUCTS[url])
-    if url == EMBEDDINGS:
-        embeddings = requests.read_embeddings(parsed).asking(request_id=request_id, background=True)
-        return await answer_embeddings(service, embeddings)
-    if url == CHAT:
-        chat = requests.read_chat(parsed).asking(request_id=request_id, background=True)
-        found = answer_chat(service, chat)
-    else:
-        completion = requests.read_completion(parsed).asking(request_id=request_id, background=True)
-        found = await answer_completion(service, completion)
+    parsed = await asyncio.to_thread(_read, url, body)
+    asked = parsed.asking(request_id=request_id, background=True)
+    if isinstance(asked, EmbeddingsBody):
+        return await answer_embeddings(service, asked)
+    found = (
+        answer_chat(service, asked) if isinstance(asked, ChatCompletion) else await answer_completion(service, asked)
+    )
     async with aclosing(found.events) as events:
         gathered = [event async for event in events]
     if not gathered or not isinstance(gathered[-1], Done | Rendered):
         raise OllamaError("the model's reply ended prematurely")
-    return found.encoder.whole(gathered)
+    return await asyncio.to_thread(found.encoder.whole, gathered)
+
+
+def _read(url: str, body: bytes) -> ChatCompletion | Completion | EmbeddingsBody:
+    fields = Fields(gojson.decode(body), STRUCTS[url])
+    if url == EMBEDDINGS:
+        return requests.read_embeddings(fields)
+    return requests.read_chat(fields) if url == CHAT else requests.read_completion(fields)
 
 
 async def _best(service: Service, request: GenerateRequest, body: Completion) -> Events:

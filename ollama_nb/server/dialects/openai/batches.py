@@ -16,8 +16,9 @@ from ollama_nb.server.dialects.openai.answers import STRUCTS, answer
 from ollama_nb.server.dialects.openai.replies import ERRORS, encode, error
 from ollama_nb.server.handler import OllamaHandler, Route
 from ollama_nb.server.keys import INFER, READ
+from ollama_nb.server.limits import MIB
 from ollama_nb.server.multipart import FormBody
-from ollama_nb.server.streams import MIB, BodySink
+from ollama_nb.server.streams import BodySink
 from ollama_nb.service import batches
 from ollama_nb.service.batch_store import RETENTION, BatchStore, FileUpload, StoredFile
 from ollama_nb.service.batches import BatchJob, BatchLine, BatchProblem, LineResult
@@ -221,9 +222,8 @@ async def _send_page(
     page = [describe(one) for one in found[start : start + limit]]
     first, last = (page[0]["id"], page[-1]["id"]) if page else (None, None)
     more = start + limit < len(found)
-    await call.send(
-        encode({"object": "list", "data": page, "first_id": first, "last_id": last, "has_more": more}), JSON
-    )
+    shown = {"object": "list", "data": page, "first_id": first, "last_id": last, "has_more": more}
+    await call.send(await call.state.in_worker(encode, shown), JSON)
 
 
 # The work

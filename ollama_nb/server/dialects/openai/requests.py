@@ -17,8 +17,16 @@ from ollama_nb.api.requests import ChatRequest, EmbedRequest, GenerateRequest, R
 from ollama_nb.errors import BadRequest, Unsupported
 from ollama_nb.server.dialects import gojson
 from ollama_nb.server.dialects.gojson import Fields
+from ollama_nb.server.dialects.images import EncodedImage
 from ollama_nb.server.dialects.tool_choice import read_parallel_tool_calls, read_tool_choice
-from ollama_nb.server.dialects.values import read_effort, read_image, read_keep_alive, read_think, read_tool
+from ollama_nb.server.dialects.values import (
+    read_effort,
+    read_image,
+    read_keep_alive,
+    read_think,
+    read_tools,
+    warn_if_empty,
+)
 from ollama_nb.service.generation import MAX_CHOICES, MAX_TOP_LOGPROBS
 
 MAX_PROMPTS = 1024  # prompts in one request
@@ -31,13 +39,11 @@ _WITHOUT_EFFECT = frozenset(
     {"metadata", "prompt_cache_key", "prompt_cache_retention", "safety_identifier", "service_tier", "store"}
 )
 """Fields that are accepted without a warning: they cannot change a reply."""
-_NESTED = {
-    "reasoning": {"effort"},
-    "stream_options": {"include_usage", "include_obfuscation"},
-    "chat_template_kwargs": {"enable_thinking"},
-    "structured_outputs": {"json", "json_object", "grammar", "regex", "choice"},
-}
-"""Object fields of the body, and the names in them that have an effect."""
+_OF_MESSAGES = frozenset({"name", "refusal", "annotations", "audio", "function_call", "reasoning_details"})
+_OF_PARTS = frozenset({"cache_control", "annotations"})
+_OF_CALLS = frozenset({"type", "index"})
+_OF_SCHEMAS = frozenset({"name", "description", "strict"})
+"""Fields of nested objects that clients send and that have no effect: above all parts of replies that are sent back."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +103,7 @@ def read_chat(body: Fields) -> ChatCompletion:
         **_inference(body, {"temperature": 1.0, "top_p": 1.0}),
         **_constraint(body),
         messages=_messages(body),
-        tools=tuple(read_tool(body, tool) for tool in body.items("tools", "api.Tools")),
+        tools=read_tools(body),
         tool_choice=read_tool_choice(body),
         parallel_tool_calls=read_parallel_tool_calls(body),
         truncate="messages" if body.raw("truncate") == "messages" else body.flag("truncate") is not False,
@@ -270,7 +276,7 @@ def _constraint(body: Fields) -> dict[str, Any]:
     vllm = body.struct("structured_outputs", "openai.StructuredOutputs")
     found: list[tuple[str, str, Any]] = [
         ("response_format", "format", _response_format(body)),
-        ("format", "format", body.raw("format")),
+        ("format", "format", body.schema("format")),
         ("guided_json", "format", _schema(body, "guided_json")),
         ("structured_outputs.json", "format", _schema(vllm, "json")),
         ("structured_outputs.json_object", "format", "json" if vllm.flag("json_object") else None),
@@ -296,9 +302,11 @@ def _response_format(body: Fields) -> Any:
     form = body.struct("response_format", "openai.ResponseFormat")
     match form.text("type"):
         case "json_object":
-            return form.raw("schema") or "json"
+            return form.schema("schema") or "json"
         case "json_schema":
-            schema = form.struct("json_schema", "openai.JsonSchema").raw("schema")
+            named = form.struct("json_schema", "openai.JsonSchema")
+            named.accept(_OF_SCHEMAS)
+            schema = named.schema("schema")
             return "json" if schema is None else schema
         case "" | "text":
             return None
@@ -311,7 +319,7 @@ def _response_format(body: Fields) -> Any:
 
 def _schema(body: Fields, name: str) -> Any:
     """A JSON Schema as an object or as JSON text."""
-    value = body.raw(name)
+    value = body.schema(name)
     if not isinstance(value, str) or not value:
         return value
     try:
@@ -325,11 +333,9 @@ def _choices(body: Fields, name: str) -> tuple[str, ...] | None:
 
 
 def _ignored(body: Fields) -> tuple[str, ...]:
-    """A warning for each field without effect, also in objects that change the reply. Call it last."""
-    found = body.ignored(_WITHOUT_EFFECT)
-    for name, known in _NESTED.items():
-        found += body.struct(name, "map[string]interface {}").ignored(known)
-    return found
+    """A warning for each field without effect, also in nested objects. Call it last."""
+    body.struct("stream_options", "openai.StreamOptions").accept({"include_obfuscation"})
+    return body.ignored(_WITHOUT_EFFECT)
 
 
 def _within(body: Fields, name: str, least: int, most: int) -> int:
@@ -354,17 +360,18 @@ def _messages(body: Fields) -> tuple[Message, ...]:
         names |= {call.id: call.name for call in calls}
         call_id = message.text("tool_call_id")
         role = _ROLES.get(role, role)
-        found.append(
-            Message(
-                role=role,
-                content=content,
-                thinking=message.text("reasoning_content", "reasoning"),
-                images=images,
-                tool_calls=calls,
-                tool_name=(message.text("name") or names.get(call_id, "")) if role == "tool" else "",
-                tool_call_id=call_id,
-            )
+        read = Message(
+            role=role,
+            content=content,
+            thinking=message.text("reasoning_content", "reasoning"),
+            images=images,
+            tool_calls=calls,
+            tool_name=(message.text("name") or names.get(call_id, "")) if role == "tool" else "",
+            tool_call_id=call_id,
         )
+        warn_if_empty(message, has_content=bool(content or read.thinking or images or calls))
+        message.accept(_OF_MESSAGES)
+        found.append(read)
     return tuple(found)
 
 
@@ -376,19 +383,32 @@ def _content(message: Fields) -> tuple[str, tuple[bytes, ...]]:
     if isinstance(value, list):
         texts: list[str] = []
         images: list[bytes] = []
-        for part in value:
+        for at, part in enumerate(value):
             _add_part(part, texts, images)
+            shown = message.below("content", part, "openai.ContentPart", f"content[{at}]")
+            shown.accept(_OF_PARTS | _PARTS[shown.text("type")])
         return "\n".join(texts), tuple(images)
     if value is None and any(message.raw(name) for name in ("tool_calls", "reasoning", "reasoning_content")):
         return "", ()
     raise BadRequest(f"invalid message content type: {_go_type(value)}", field="messages.content")
 
 
+_PARTS = {
+    "text": frozenset({"text"}),
+    "refusal": frozenset({"refusal"}),
+    "image_url": frozenset({"image_url", "detail"}),
+}
+"""Type of a part → its fields."""
+
+
 def _add_part(part: Any, texts: list[str], images: list[bytes]) -> None:
     match part:
         case {"type": "text", "text": str(text)} | {"type": "refusal", "refusal": str(text)}:
             texts.append(text)
-        case {"type": "image_url", "image_url": {"url": str(url)} | str(url)}:
+        case {"type": "image_url", "image_url": {"url": str(url) | (EncodedImage() as url)}} | {
+            "type": "image_url",
+            "image_url": str(url) | (EncodedImage() as url),
+        }:
             images.append(read_image(url, "messages.content.image_url"))
         case {"type": "input_audio"}:
             text = "audio input is not supported: send the message without input_audio"
@@ -401,6 +421,7 @@ def _add_part(part: Any, texts: list[str], images: list[bytes]) -> None:
 
 def _tool_call(index: int, call: Fields) -> ToolCall:
     """A call of an earlier reply; some clients send empty arguments for a tool without parameters."""
+    call.accept(_OF_CALLS)
     function = call.struct("function", "openai.ToolCallFunction")
     text = function.text("arguments")
     try:

@@ -9,12 +9,13 @@ from typing import Any
 
 from ollama_nb.api.events import Ranking
 from ollama_nb.server.dialects.encoder import JSON
-from ollama_nb.server.dialects.native.routes import MAX_IMAGES, from_headers, rerank
+from ollama_nb.server.dialects.native.routes import from_headers, rerank
 from ollama_nb.server.dialects.openai import answers, batches, replies, requests
 from ollama_nb.server.dialects.openai.answers import CHAT, COMPLETIONS, EMBEDDINGS, MAX_RUNNING, STRUCTS
 from ollama_nb.server.dialects.openai.replies import ERRORS
 from ollama_nb.server.handler import OllamaHandler, Route
 from ollama_nb.server.keys import INFER, READ
+from ollama_nb.server.limits import MAX_IMAGES
 from ollama_nb.server.relay import to_neighbour
 
 TIMINGS = "X-Timings"  # header by which a client asks for llama-server's figures
@@ -35,28 +36,35 @@ async def completions(call: OllamaHandler) -> None:
 
 async def embeddings(call: OllamaHandler) -> None:
     body, _ = await call.read(STRUCTS[EMBEDDINGS], requests.read_embeddings)
-    await call.send(await answers.answer_embeddings(call.service, body.asking(**from_headers(call))), JSON)
+    request = body.asking(**from_headers(call)).request
+    result = await call.service.embed(request)
+    write = replies.embeddings
+    reply = await call.state.in_worker(write, request.model, result, request.ignored, as_base64=body.base64)
+    await call.send(reply, JSON)
 
 
 async def score(call: OllamaHandler) -> None:
     bodies, _ = await call.read("openai.ScoreRequest", requests.read_score)
-    places = asyncio.Semaphore(MAX_RUNNING)
+    rankings: list[Ranking] = [Ranking((), "", 0)] * len(bodies)
+    places = iter(range(len(bodies)))
 
-    async def rank(at: int) -> Ranking:
-        async with places:
-            return await call.service.rerank(replace(bodies[at], **from_headers(call)))
+    async def rank() -> None:
+        for at in places:
+            rankings[at] = await call.service.rerank(replace(bodies[at], **from_headers(call)))
 
-    tasks = [asyncio.ensure_future(rank(at)) for at in range(len(bodies))]
+    tasks = [asyncio.ensure_future(rank()) for _ in range(min(MAX_RUNNING, len(bodies)))]
     try:
-        rankings = await asyncio.gather(*tasks)
+        await asyncio.gather(*tasks)
     finally:  # one that failed ends the others
         for task in tasks:
             task.cancel()
-    await call.send(replies.scores(bodies[0].model, rankings, bodies[0].ignored), JSON)
+    reply = await call.state.in_worker(replies.scores, bodies[0].model, rankings, bodies[0].ignored)
+    await call.send(reply, JSON)
 
 
 async def models(call: OllamaHandler) -> None:
-    await call.send(replies.models([entry.model for entry in await call.service.list()]), JSON)
+    found = [entry.model for entry in await call.service.list()]
+    await call.send(await call.state.in_worker(replies.models, found), JSON)
 
 
 async def model(call: OllamaHandler) -> None:

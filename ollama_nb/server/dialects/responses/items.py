@@ -15,7 +15,7 @@ from ollama_nb.api.messages import Message, ToolCall
 from ollama_nb.errors import BadRequest
 from ollama_nb.server.dialects.gojson import Fields
 from ollama_nb.server.dialects.responses.store import Item, item_id
-from ollama_nb.server.dialects.values import read_image
+from ollama_nb.server.dialects.values import read_image, warn_if_empty
 
 CUSTOM_ARGUMENT = "input"  # the only argument of the function as which a custom tool is offered
 _SYSTEM_ROLES = ("system", "developer")
@@ -32,6 +32,12 @@ _PREFIXES = {
 """Types of items that are read → the beginning of their ids."""
 
 
+_OF_MESSAGES = frozenset({"phase", "name"})
+_OF_CALLS = frozenset({"caller", "created_by"})
+_OF_PARTS = frozenset({"annotations", "logprobs", "cache_control", "detail", "prompt_cache_breakpoint"})
+"""Fields of items and parts that clients send and that have no effect: above all those of earlier replies."""
+
+
 def new_item_id(type: str, response_id: str, kind: str, index: int) -> str:
     return item_id(_PREFIXES[type], response_id, kind, index)
 
@@ -44,8 +50,9 @@ def read_input(body: Fields, response_id: str) -> tuple[Item, ...]:
         item = {"type": "message", "role": "user", "status": "completed", "content": [text]}
         return ({"id": new_item_id("message", response_id, "i", 0), **item},)
     items = body.items("input", "responses.Input")
-    return tuple(_item(body.below(f"input[{at}]", item, "responses.Item"), at, response_id) for at, item in
-                 enumerate(items))  # fmt: skip
+    return tuple(
+        _item(body.below(f"input[{at}]", item, "responses.Item"), at, response_id) for at, item in enumerate(items)
+    )
 
 
 def _item(item: Fields, at: int, response_id: str) -> Item:
@@ -61,12 +68,15 @@ def _message(item: Fields, where: str) -> dict[str, Any]:
     role = item.text("role") or "user"
     part = "output_text" if role == "assistant" else "input_text"
     content = _parts(item, "content", where, part)
+    item.accept(_OF_MESSAGES)
+    warn_if_empty(item, has_content=any(found != _text_part(part, "") for found in content))
     return {"role": role, "status": item.text("status") or "completed", "content": content}
 
 
 def _reasoning(item: Fields, where: str) -> dict[str, Any]:
     summary = [{"type": "summary_text", "text": part.text("text")} for part in item.structs("summary", "Summary")]
     content = [{"type": "reasoning_text", "text": part.text("text")} for part in item.structs("content", "Content")]
+    item.accept({"status"})
     encrypted = item.text("encrypted_content")
     return {"summary": summary, "content": content, **({"encrypted_content": encrypted} if encrypted else {})}
 
@@ -83,6 +93,7 @@ def _custom_call(item: Fields, where: str) -> dict[str, Any]:
 
 
 def _call(item: Fields) -> dict[str, Any]:
+    item.accept(_OF_CALLS)
     namespace = item.text("namespace")
     found = {"call_id": item.text("call_id"), "name": item.text("name"), "status": item.text("status") or "completed"}
     return {**found, **({"namespace": namespace} if namespace else {})}
@@ -92,6 +103,7 @@ def _call_output(item: Fields, where: str) -> dict[str, Any]:
     output = item.raw("output")
     if not isinstance(output, str):
         output = _parts(item, "output", where, "input_text")
+    item.accept(_OF_CALLS)
     return {"call_id": item.text("call_id"), "output": output, "status": item.text("status") or "completed"}
 
 
@@ -100,6 +112,7 @@ def _web_search(item: Fields, where: str) -> dict[str, Any]:
 
 
 def _reference(item: Fields, where: str) -> dict[str, Any]:
+    item.accept_all()
     return {}
 
 
@@ -127,12 +140,14 @@ def _parts(item: Fields, name: str, where: str, text_type: str) -> list[dict[str
 
 def _part(part: Fields, where: str) -> dict[str, Any]:
     """A part of a message's content; empty for an image in OpenAI's cloud, which is ignored as in Ollama."""
+    part.accept(_OF_PARTS)
     match part.text("type"):
         case "input_text" | "output_text" as kind:
             return _text_part(kind, part.text("text"))
         case "refusal":
             return _text_part("output_text", part.text("refusal"))
         case "input_image":
+            part.accept({"file_id"})
             url = part.text("image_url")
             if not url:
                 return {}

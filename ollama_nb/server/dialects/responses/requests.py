@@ -11,6 +11,7 @@ from ollama_nb.api.encode import go_quote
 from ollama_nb.api.messages import Tool, ToolChoice
 from ollama_nb.api.requests import ChatRequest, Format
 from ollama_nb.errors import BadRequest
+from ollama_nb.server import limits
 from ollama_nb.server.dialects.gojson import Fields
 from ollama_nb.server.dialects.responses.items import CUSTOM_ARGUMENT, conversation, read_input
 from ollama_nb.server.dialects.responses.store import Item, new_id
@@ -35,6 +36,7 @@ _INCLUDABLE = frozenset(
 _MAX_METADATA = 16  # pairs
 _MAX_METADATA_KEY = 64  # characters
 _MAX_METADATA_VALUE = 512  # characters
+_OF_TOOLS = frozenset({"strict", "defer_loading", "format"})
 _NO_EFFECT = frozenset({"service_tier", "prompt_cache_retention", "prompt_cache_options", "stream_options"})
 """Fields about OpenAI's own operation, which are accepted without a warning."""
 
@@ -129,7 +131,7 @@ def _chat(body: Fields, tools: tuple[Tool, ...], offered: Mapping[str, OfferedTo
         grammar=body.text("grammar"),
         regex=body.text("regex"),
         choices=body.texts("choices") if "choices" in body else None,
-        think=read_effort(body.struct("reasoning", "Reasoning").text("effort"), "reasoning.effort"),
+        think=read_effort(_reasoning(body).text("effort"), "reasoning.effort"),
         logprobs=logprobs or top_logprobs > 0,
         top_logprobs=top_logprobs,
         truncate="messages" if truncation == "auto" else False,
@@ -154,21 +156,30 @@ def _options(body: Fields) -> dict[str, Any]:
     return options
 
 
+def _reasoning(body: Fields) -> Fields:
+    reasoning = body.struct("reasoning", "Reasoning")
+    reasoning.accept({"summary", "generate_summary", "context"})
+    return reasoning
+
+
 def _format(body: Fields) -> Format:
     """The constraint in ``text.format``, or our own field ``format``."""
-    format = body.struct("text", "Text").struct("format", "Format")
+    text = body.struct("text", "Text")
+    text.accept({"verbosity"})
+    format = text.struct("format", "Format")
     match format.text("type"):
         case "" | "text":
-            return body.raw("format")  # type: ignore[no-any-return]
+            return body.schema("format")  # type: ignore[no-any-return]
         case "json_object":
             return "json"
         case "json_schema":
-            if format.raw("schema") is None:
+            format.accept({"name", "description", "strict"})
+            if format.schema("schema") is None:
                 raise BadRequest('text.format of type "json_schema" needs a "schema"', field="text.format.schema")
             return format.object("schema")
         case kind:
-            text = f'text.format.type must be "text", "json_object" or "json_schema", not {go_quote(kind[:64])}'
-            raise BadRequest(text, field="text.format.type")
+            message = f'text.format.type must be "text", "json_object" or "json_schema", not {go_quote(kind[:64])}'
+            raise BadRequest(message, field="text.format.type")
 
 
 def _include(body: Fields) -> frozenset[str]:
@@ -189,15 +200,17 @@ def _tools(body: Fields) -> tuple[dict[str, OfferedTool], tuple[Tool, ...], tupl
         kind = tool.text("type")
         if kind not in ("function", "custom"):
             ignored.append(f"ignored tool {go_quote(kind[:64])}: this server does not provide it")
+            tool.accept_all()
             continue
+        tool.accept(_OF_TOOLS)
         known = OfferedTool(tool.text("name"), namespace, custom=kind == "custom")
         if not known.name:
             raise BadRequest(f'a tool of type "{kind}" needs a "name"', field="tools")
         offered[known.offered_name] = known
         function = _custom_function(tool) if known.custom else _function(tool)
         value = {"type": "function", "function": {"name": known.offered_name, **function}}
-        tools.append(read_tool(body, value))
-    return offered, tuple(tools), tuple(dict.fromkeys(ignored))
+        tools.append(read_tool(Fields(value, "responses.Tool", "tools")))
+    return offered, tuple(tools), tuple(dict.fromkeys(ignored))[: limits.MAX_WARNINGS]
 
 
 def _with_members(tools: Iterable[Fields]) -> Iterable[tuple[Fields, str]]:

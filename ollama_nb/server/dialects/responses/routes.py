@@ -16,7 +16,7 @@ from ollama_nb.api.events import Done, Event
 from ollama_nb.api.requests import ChatRequest
 from ollama_nb.errors import BadRequest, OllamaError, ResponseNotFound, ShuttingDown, StoreError
 from ollama_nb.server.dialects.encoder import SSE, SSE_COMMENT
-from ollama_nb.server.dialects.native.routes import MAX_IMAGES, from_headers
+from ollama_nb.server.dialects.native.routes import from_headers
 from ollama_nb.server.dialects.openai.replies import encode
 from ollama_nb.server.dialects.responses.background import POLL_SECONDS, BackgroundResponse
 from ollama_nb.server.dialects.responses.replies import ERRORS, RUNNING, ResponseEncoder, ResponseReply, last_frame
@@ -24,6 +24,7 @@ from ollama_nb.server.dialects.responses.requests import ResponsesRequest, read_
 from ollama_nb.server.dialects.responses.store import Item, ResponseStore, StoredResponse
 from ollama_nb.server.handler import KEEP_ALIVE, OllamaHandler, Route, closing
 from ollama_nb.server.keys import INFER
+from ollama_nb.server.limits import MAX_IMAGES
 from ollama_nb.server.relay import to_neighbour
 
 _MAX_LISTED = 100  # items in one list
@@ -46,7 +47,7 @@ async def create(call: OllamaHandler) -> None:
         if request.stream:
             await _send_frames(call, response.frames(-1))
         else:
-            await call.send(encode(reply.object))
+            await call.send(await call.state.in_worker(encode, reply.object))
     else:
         encoder = ResponseEncoder(reply)
         source = _recorded(call, call.service.chat(chat), encoder, items)
@@ -58,7 +59,7 @@ async def retrieve(call: OllamaHandler) -> None:
     if call.get_query_argument("stream", "false").lower() in ("true", "1"):
         await _send_frames(call, _stored_frames(call, response_id, _whole_argument(call, "starting_after", -1)))
     else:
-        await call.send(encode(await _find(call, response_id)))
+        await call.send(await call.state.in_worker(encode, await _find(call, response_id)))
 
 
 async def delete(call: OllamaHandler) -> None:
@@ -82,7 +83,7 @@ async def cancel(call: OllamaHandler) -> None:
         await running.cancel()
     if response_id not in responses.running:
         response = (await asyncio.to_thread(responses.store.cancel, response_id)).response
-    await call.send(encode(response))
+    await call.send(await call.state.in_worker(encode, response))
 
 
 async def input_items(call: OllamaHandler) -> None:
@@ -95,7 +96,8 @@ async def input_items(call: OllamaHandler) -> None:
     items = record.input if order == "asc" else record.input[::-1]
     listed, has_more = _page(items, call.get_query_argument("after", ""), limit)
     ends = {"first_id": listed[0]["id"], "last_id": listed[-1]["id"]} if listed else {"first_id": None, "last_id": None}
-    await call.send(encode({"object": "list", "data": listed, **ends, "has_more": has_more}))
+    page = {"object": "list", "data": listed, **ends, "has_more": has_more}
+    await call.send(await call.state.in_worker(encode, page))
 
 
 def _page(items: Sequence[Item], after: str, limit: int) -> tuple[Sequence[Item], bool]:
