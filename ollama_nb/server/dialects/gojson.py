@@ -298,7 +298,7 @@ class Fields:
 
     @property
     def value(self) -> dict[str, Any]:
-        """The object with its keys as the client wrote them, without those that are null."""
+        """The object with its keys as the client wrote them, without fields that are null."""
         return {written: self._values[key] for key, written in self._written.items() if key in self._values}
 
     @property
