@@ -81,7 +81,7 @@ def test_the_picture_of_the_layers_is_that_of_the_imports() -> None:
     text = (ROOT / "docs" / "ARCHITECTURE.md").read_text("utf-8").partition("```mermaid")[2].partition("```")[0]
     drawn = {(a, b) for a, b in re.findall(r"^  (\w+) --> (\w+)$", text, re.MULTILINE) if b != "base"}
     dotted = set(re.findall(r"^  (\w+) -\. .* \.-> (\w+)$", text, re.MULTILINE))
-    values = {"", "api", "disk", "errors", "net", "runtime", "settings"}
+    values = {"", "api", "disk", "errors", "net", "redact", "runtime", "settings"}
     name = {"ollama_nb_ext": "ext"}
     pairs = {(package(module), package(target)) for module, targets in GRAPH.items() for target in targets}
     real = {(name.get(a, a), name.get(b, b)) for a, b in pairs if a != b and not {a, b} & values}

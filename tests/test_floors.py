@@ -15,7 +15,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LAYERS = {
-    "errors": 0, "disk": 1, "net": 1, "runtime": 2, "settings": 3, "api": 3,
+    "errors": 0, "disk": 1, "net": 1, "redact": 1, "runtime": 2, "settings": 3, "api": 3,
     "template": 4, "reply": 4, "modelfile": 4, "store": 4, "sprout": 4,
     "families": 5, "engine": 5, "runner": 6, "service": 7, "server": 8, "client": 8,
     "verbs": 9, "ollama_nb_ext": 10, "cli": 10, "notebook": 10,
@@ -33,7 +33,7 @@ ONLY_IN = {
 
 FRONT_ENDS = {"cli", "notebook"}
 SERVER_SIDE = {"engine", "runner", "service", "store", "server"}
-OWN_STORE = ("ollama_nb.cli.serve", "ollama_nb.cli.store", "ollama_nb.cli.keys")
+OWN_STORE = ("ollama_nb.cli.serve", "ollama_nb.cli.store", "ollama_nb.cli.keys", "ollama_nb.cli.doctor")
 """The modules of the front ends that start a server or work on this machine's own store."""
 
 DIRECT_WRITES = {("ollama_nb.client.files", "ollama_nb.store.blobs")}

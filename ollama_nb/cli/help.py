@@ -13,6 +13,7 @@ _ENVIRONMENT: dict[str, tuple[tuple[str, str], ...]] = {
     **dict.fromkeys(("create", "show", "stop", "pull", "push", "list", "ps", "cp", "rm"), (_HOST,)),
     **dict.fromkeys(("wheel", "export", "import", "fsck", "prune", "df", "discover", "outdated"), (_MODELS,)),
     "keys": (_HOME,),
+    "doctor": (_HOST, _MODELS, _HOME),
     "launch": (_HOST, _HOME),
     "run": (
         ("OLLAMA_EDITOR", "Path to editor for interactive prompt editing (Ctrl+G)"),

@@ -107,6 +107,10 @@ def _find_command(name: str) -> Callable[..., int | None]:
             from ollama_nb.cli.launch import launch
 
             return launch
+        case "doctor":
+            from ollama_nb.cli.doctor import doctor
+
+            return doctor
         case "keys":
             from ollama_nb.cli.keys import manage_keys
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -207,6 +209,15 @@ def version(session: MagicsSession, line: Line, cell: str | None) -> None:
     print(f"ollama version is {session.connect().version()}")
 
 
+def diagnose(session: MagicsSession, line: Line, cell: str | None) -> None:
+    """Run ``ollama-nb doctor`` in a process with this kernel's environment, and print its report."""
+    flags = ["--json"] if line.has("--json") else []
+    flags += [f"--save={line.get('--save')}"] if line.has("--save") else []
+    command = [sys.executable, "-P", "-m", "ollama_nb.cli.main", "doctor", *flags]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    print(done.stdout + done.stderr, end="")
+
+
 def show_help(session: MagicsSession, line: Line, cell: str | None) -> None:
     if not line.words:
         print(overview())
@@ -276,6 +287,8 @@ COMMANDS = (
     MagicCommand("env", "env", "show the variables that other programs need to use the server", environment, _ENV),
     MagicCommand("serve", "serve", "show the address of the server", serve),
     MagicCommand("version", "version", "show the version of the server", version),
+    MagicCommand("diagnose", "diagnose", "check the set-up of this kernel", diagnose, shared_options("doctor")),
+    MagicCommand("doctor", "doctor", "the same as diagnose", diagnose, shared_options("doctor")),
     MagicCommand("help", "help [COMMAND]", "show this text, or help on one command", show_help, most=1),
 )  # fmt: skip
 NAMES = {command.name: command for command in COMMANDS}

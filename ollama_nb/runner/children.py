@@ -105,6 +105,7 @@ class Child:
         """Takes over ``output``, the end of a pipe. Raises RuntimeError if its threads cannot be started."""
         self._process = process
         self.pid = process.pid
+        self.program = str(process.args[-3])  # type: ignore[index]  # before FD and PARENT_PID
         self.channel = channel
         self.printed = OutputTail()
         self.exited: Future[int] = Future()
@@ -379,7 +380,9 @@ class ChildLink(asyncio.Protocol):
             self._blame = self._blame or "it closed its connection"
         cause = self._blame or describe_exit(code, self.child.printed.last_line())
         if not self._closing:
-            _log.warning("child %d ended: %s\n%s", self.child.pid, cause, self.child.printed.text()[-4096:])
+            printed = self.child.printed.text()[-4096:]
+            crash = {"process": self.child.program, "pid": self.child.pid, "cause": cause, "output": printed}
+            _log.warning("child %d ended: %s\n%s", self.child.pid, cause, printed, extra={"crash": crash})
         self.ended.set_result(
             ProcessEnd(cause, killed=code == -signal.SIGKILL and not self._blame and not self._closing)
         )

@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from ollama_nb import runtime
 from ollama_nb.errors import BadRequest, StoreError
 from ollama_nb.net import is_loopback_socket
+from ollama_nb.redact import RedactingFormatter, secrets_of
 from ollama_nb.server.access import Keys
 from ollama_nb.server.dialects.native.routes import OLLAMA_API_VERSION
 from ollama_nb.server.dialects.openai.batches import OpenAIBatches
@@ -141,6 +142,8 @@ def _runtime_file(settings: Settings, sockets: Sequence[socket.socket], key: str
 def set_up_logging(settings: Settings) -> None:
     """Log to standard error, at debug level with OLLAMA_DEBUG=1, with asyncio's messages with OLLAMA_DEBUG=2."""
     level = logging.DEBUG if settings.debug else logging.INFO
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(RedactingFormatter("%(asctime)s %(levelname)s %(message)s", secrets_of(os.environ)))
+    logging.basicConfig(level=level, handlers=[handler])
     if settings.debug < 2:
         logging.getLogger("asyncio").setLevel(logging.WARNING)

@@ -22,6 +22,7 @@ from ollama_nb.runner.vocabularies import Vocabularies
 from ollama_nb.service.backend import Backend
 from ollama_nb.service.batch_worker import BatchWorker
 from ollama_nb.service.chat import run_chat
+from ollama_nb.service.crashes import CrashJournal
 from ollama_nb.service.create import run_create
 from ollama_nb.service.embed import embed, embeddings, rerank
 from ollama_nb.service.generate import run_generate
@@ -70,11 +71,13 @@ class Service:
         self.pull = partial(pull_model, backend)
         self.push = partial(push_model, backend)
         self.batches = BatchWorker(settings.home, self._slots)
+        self._crashes = CrashJournal(settings.home)
 
     async def start(self) -> None:
-        """Tidy the store. If that fails, the error is logged; requests that need the store report it."""
+        """Record crashes, and tidy the store. If that fails, it is logged; requests that need the store report it."""
         with contextlib.suppress(OSError):  # a folder below it, made first, would give it default permissions
             self._backend.settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._crashes.open()
         try:
             await asyncio.to_thread(self._tidy)
         except OllamaError as error:
@@ -85,6 +88,7 @@ class Service:
         await self.batches.stop()
         backend = self._backend
         await asyncio.gather(backend.pool.close(), backend.renderer.close(), backend.vocabularies.close())
+        self._crashes.close()
 
     async def check_start(self) -> None:
         """Raise OllamaError unless a child process can be started; the result is used for some seconds."""

@@ -213,6 +213,12 @@ VERBS = (
             JSON,
         ),
     ),
+    Verb(
+        "doctor",
+        "Check the set-up, and report it without secrets",
+        flags=(JSON, Flag("--save", help="Also write the report to a file", value="FILE")),
+        hidden_aliases=("diagnose",),
+    ),
     Verb("help", "Help about any command", (Word("topic", "[command]", required=False, many=True),)),
 )
 

@@ -130,7 +130,7 @@ def test_root_help_lists_the_commands_in_order(ollama: RunCommand, line: list[st
     assert [row.split()[0] for row in listed.splitlines()] == [
         *("serve", "create", "show", "run", "stop", "pull", "push", "signin", "signout", "list", "ps", "cp", "rm"),
         "launch",
-        *("wheel", "export", "import", "fsck", "prune", "df", "discover", "outdated", "keys"),
+        *("wheel", "export", "import", "fsck", "prune", "df", "discover", "outdated", "keys", "doctor"),
         "help",
     ]
     assert result.out.endswith('Use "ollama [command] --help" for more information about a command.\n')

@@ -371,6 +371,19 @@ def test_env_hides_the_key(
     assert "OLLAMA_API_KEY=secret-key" in capsys.readouterr().out
 
 
+def test_diagnose_reports_the_environment_of_the_kernel(
+    shell: InteractiveShell, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("OLLAMA_NUM_PARALLEL", "3")
+    monkeypatch.setenv("MY_TOKEN", "canary-81f2a7")
+    use(shell)
+    run(shell, f"%ollama diagnose --json --save {tmp_path / 'report.json'}")
+    report = (tmp_path / "report.json").read_text("utf-8")
+    assert report in capsys.readouterr().out
+    assert json.loads(report)["facts"]["Settings"]["num_parallel"] == "3 (environment)"
+    assert "canary" not in report
+
+
 def test_env_for_other_clients_is_set_on_request_and_undone(
     shell: InteractiveShell, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
