@@ -5,6 +5,8 @@ from __future__ import annotations
 import http.client
 import json
 import signal
+import socket
+import time
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -45,3 +47,28 @@ def test_a_signal_in_mid_reply(tmp_path: Path) -> None:
         assert "Traceback" not in server.output()
         for connection in connections:
             connection.close()
+
+
+@pytest.mark.parametrize("signals", [1, 2])
+def test_a_reader_that_stalls_does_not_hold_the_server(tmp_path: Path, models: Path, signals: int) -> None:
+    """F33: after the drain, the connection of a client that does not read is closed, and the server ends with 0."""
+    create(
+        Store(tmp_path / ".ollama" / "models"), "m", files={"m.gguf": (models / "stories260K-f32.gguf").read_bytes()}
+    )
+    with standalone(tmp_path) as server:
+        options = {"num_predict": 4000, "num_ctx": 512, "num_thread": 1, "stop": []}
+        body = json.dumps({"model": "m", "prompt": "Once", "raw": True, "logprobs": True, "top_logprobs": 20,
+                           "options": options}).encode()  # fmt: skip
+        address = urlsplit(server.url)
+        with socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.connect((address.hostname, address.port))
+            client.sendall(
+                b"POST /api/generate HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+            )
+            assert client.recv(1) == b"H"
+            for _ in range(signals):
+                server.process.send_signal(signal.SIGTERM)
+                time.sleep(0.2)
+            assert server.process.wait(40) == 0  # without an end of the wait for the client, 65 seconds
+        assert "Traceback" not in server.output()
