@@ -29,4 +29,5 @@ class Backend:
 
     def tools(self, cancelled: threading.Event) -> CreateTools:
         """What the store needs to make a model for one request; setting ``cancelled`` ends a conversion."""
-        return CreateTools(ModelConverter(cancelled), recognise, families.create_defaults, self.settings.home / "tmp")
+        temp = self.settings.home / "tmp"
+        return CreateTools(ModelConverter(cancelled), recognise, families.create_defaults, temp, cancelled)

@@ -24,12 +24,11 @@ from ollama_nb.api.names import Digest, ModelName
 from ollama_nb.errors import BadRequest, Cancelled, CorruptModel, OllamaError, StoreError
 from ollama_nb.store.blobs import CHUNK, BlobStore, digest_of
 from ollama_nb.store.gguf import read_gguf
-from ollama_nb.store.manifest import GGUF_KINDS, MAX_JSON, parse_config, parse_manifest
+from ollama_nb.store.manifest import GGUF_KINDS, MAX_JSON, check_limits, parse_config, parse_manifest
 from ollama_nb.store.store import Store
 
 MAX_ENTRIES = 100_000  # entries of an archive
 MAX_MODELS = 1000  # models of an archive
-MAX_BLOB = 1 << 40  # bytes of one blob
 MAX_READ = 4 << 20
 """Bytes that the tar reader may request at once; headers of a valid archive are far smaller."""
 
@@ -78,21 +77,21 @@ def import_models(
     published.
     """
     with disk.store_errors("read", path, reading=True), disk.open_regular(path) as file:
-        archive = _Archive(file, os.fstat(file.fileno()).st_size)
+        archive = _Archive(file, os.fstat(file.fileno()).st_size, cancelled)
         images = archive.images()
         if as_ is not None and len(images) != 1:
             raise BadRequest(
                 f"the archive contains {len(images)} models: a new name is possible for a single model only"
             )
         wanted = {layer.digest: layer for image in images for layer in (image.manifest.config, *image.manifest.layers)}
-        missing = {digest: layer for digest, layer in wanted.items() if not _is_stored(store.blobs, layer)}
+        missing = {digest: layer for digest, layer in wanted.items() if not _is_stored(store.blobs, layer, cancelled)}
         archive.check(missing.values())
         store.blobs.require_space(sum(layer.size for layer in missing.values()))
         for layer in missing.values():
             _import_blob(archive, layer, store.blobs, report, cancelled)
         for image in images:
             parse_config(store.blobs.read(image.manifest.config.digest, MAX_JSON))
-            store.put_manifest(as_ or image.name, image.manifest.raw)
+            store.put_manifest(as_ or image.name, image.manifest.raw, cancelled)
     return [as_ or image.name for image in images]
 
 
@@ -108,18 +107,20 @@ def _import_blob(archive: _Archive, layer: Layer, blobs: BlobStore, report: Repo
         writer.commit(layer.digest)
 
 
-def _is_stored(blobs: BlobStore, layer: Layer) -> bool:
-    return blobs.size(layer.digest) == layer.size and blobs.touch(layer.digest)
+def _is_stored(blobs: BlobStore, layer: Layer, cancelled: threading.Event) -> bool:
+    return blobs.size(layer.digest) == layer.size and blobs.touch(layer.digest, cancelled)
 
 
 class _Archive:
     """The regular files of a tar archive by name. Other entries than files and folders are rejected."""
 
-    def __init__(self, file: BinaryIO, size: int) -> None:
+    def __init__(self, file: BinaryIO, size: int, cancelled: threading.Event) -> None:
         self._entries: dict[str, tarfile.TarInfo] = {}
         try:
-            self._tar = tarfile.TarFile(fileobj=_BoundedReader(file), errorlevel=2)
+            self._tar = tarfile.TarFile(fileobj=BoundedReader(file, MAX_READ), errorlevel=2)
             for number, entry in enumerate(self._tar):
+                if cancelled.is_set():
+                    raise Cancelled
                 self._add_entry(number, entry, size)
         except (tarfile.TarError, ValueError, OverflowError) as error:
             raise BadRequest(f"not a valid tar archive: {error}") from error
@@ -135,13 +136,14 @@ class _Archive:
             raise BadRequest(f"{_INDEX} of the archive is not valid: {error}") from error
         if not 0 < len(described) <= MAX_MODELS:
             raise BadRequest(f"the archive contains {len(described)} models (1 to {MAX_MODELS} are allowed)")
-        return [_Image(name, self._manifest(digest)) for name, digest in described]
+        manifests = {digest: self._manifest(digest) for digest in dict.fromkeys(digest for _, digest in described)}
+        return [_Image(name, manifests[digest]) for name, digest in described]
 
     def check(self, layers: Iterable[Layer]) -> None:
         """Raise CorruptModel unless every layer is in the archive with the size that its manifest declares."""
         for layer in layers:
             entry = self._entries.get(_blob_name(layer.digest))
-            if entry is None or entry.size != layer.size or layer.size > MAX_BLOB:
+            if entry is None or entry.size != layer.size:
                 raise CorruptModel(f'the archive lacks blob "{layer.digest}" of {layer.size} bytes')
 
     def open(self, digest: Digest) -> Any:
@@ -179,19 +181,25 @@ class _Archive:
         raw = self._read(name)
         if digest_of(raw) != digest:
             raise CorruptModel(f'the manifest "{digest}" of the archive is damaged')
-        return parse_manifest(raw)
+        manifest = parse_manifest(raw)
+        check_limits(manifest)
+        return manifest
 
 
-class _BoundedReader(io.RawIOBase):
-    """Limits the reads of the tar reader, which would load a header of any length into memory."""
+class BoundedReader(io.RawIOBase):
+    """Limits single reads to ``limit`` bytes: readers of archives would load a header of any length into memory.
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
+    Raises ValueError for longer reads.
+    """
+
+    def __init__(self, file: BinaryIO, limit: int) -> None:
+        self._file, self._limit = file, limit
 
     def read(self, size: int = -1) -> bytes:
-        if not 0 <= size <= MAX_READ:
-            raise tarfile.ReadError("a header of the archive is too long")
-        return self._file.read(size)
+        data = self._file.read(size if 0 <= size <= self._limit else self._limit + 1)
+        if len(data) > self._limit:
+            raise ValueError("a header of the archive is too long")
+        return data
 
     def seek(self, offset: int, whence: int = 0) -> int:
         return self._file.seek(offset, whence)

@@ -7,13 +7,14 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from threading import Event
 from types import TracebackType
 from typing import BinaryIO
 
 from ollama_nb import disk
 from ollama_nb.api.names import Digest
 from ollama_nb.api.units import human_bytes
-from ollama_nb.errors import BadRequest, NotFound, StoreError
+from ollama_nb.errors import BadRequest, Cancelled, NotFound, StoreError
 
 CHUNK = 1 << 20  # bytes that are read, hashed and written at a time
 
@@ -68,23 +69,25 @@ class BlobStore:
             writer.write(data)
             return writer.commit(digest)
 
-    def add_file(self, path: Path) -> Digest:
-        """Store a copy of a file, as a copy-on-write clone where the file system supports that."""
+    def add_file(self, path: Path, cancelled: Event | None = None) -> Digest:
+        """Store a copy of a file, as a copy-on-write clone where the file system supports that. Raises Cancelled."""
         with disk.store_errors("read", path, reading=True), disk.open_regular(path) as source, self.tree.temp() as temp:
-            digest = self._copy_into(temp, source)
+            digest = self._copy_into(temp, source, cancelled)
             self._publish(temp, digest)
             return digest
 
-    def add_generated(self, fill: Callable[[Path], None], made: Callable[[], None]) -> Digest:
+    def add_generated(
+        self, fill: Callable[[Path], None], made: Callable[[], None], cancelled: Event | None = None
+    ) -> Digest:
         """Store the file that ``fill`` writes at the given path, in this or in another process.
 
-        ``made`` is called before the result is hashed. If either raises, the file is removed.
+        ``made`` is called before the result is hashed. If either raises, or on Cancelled, the file is removed.
         """
         with self.tree.temp() as temp:
             fill(temp.path)
             made()
             with disk.store_errors("read", temp.path, reading=True), temp.path.open("rb") as file:
-                digest = Digest(hashlib.file_digest(file, "sha256").hexdigest())
+                digest = hash_file(file, cancelled)
             self._publish(temp, digest)
             return digest
 
@@ -105,33 +108,35 @@ class BlobStore:
         if free < size:
             raise StoreError(f"not enough disk space for the model: need {human_bytes(size)}, have {human_bytes(free)}")
 
-    def touch(self, digest: Digest) -> bool:
+    def touch(self, digest: Digest, cancelled: Event | None = None) -> bool:
         """Set the time of a blob to now, which protects it from pruning for an hour; False if it does not exist.
 
-        A blob that only another store has is copied from there, after its digest was verified.
+        A blob that only another store has is copied from there, after its digest was verified. Raises Cancelled.
         """
-        return self.tree.touch(self.path(digest)) or any(self._copy_from(other.path(digest)) for other in self._others)
+        return self.tree.touch(self.path(digest)) or any(
+            self._copy_from(other.path(digest), cancelled) for other in self._others
+        )
 
-    def _copy_from(self, path: Path) -> bool:
+    def _copy_from(self, path: Path, cancelled: Event | None) -> bool:
         """Copy a blob of another store, as a copy-on-write clone where possible."""
         size = disk.regular_size(path)
         if size is None:
             return False
         with disk.store_errors("copy", path), disk.open_regular(path) as source, self.tree.temp() as temp:
-            digest = self._copy_into(temp, source)
+            digest = self._copy_into(temp, source, cancelled)
             if digest.filename != path.name:
                 return False
             temp.commit(self.tree, self.path(digest))
         return True
 
-    def _copy_into(self, temp: disk.TempFile, source: BinaryIO) -> Digest:
+    def _copy_into(self, temp: disk.TempFile, source: BinaryIO, cancelled: Event | None) -> Digest:
         """Copy ``source`` into a temporary file and return the digest of the copy."""
         if not temp.clone(source):
             self.require_space(os.fstat(source.fileno()).st_size)
-            while chunk := source.read(CHUNK):
+            for chunk in _chunks(source, cancelled):
                 temp.write(chunk)
         with temp.path.open("rb") as copy:
-            return Digest(hashlib.file_digest(copy, "sha256").hexdigest())
+            return hash_file(copy, cancelled)
 
     def remove(self, digest: Digest) -> bool:
         """Remove a blob of this store. Returns False if it does not exist."""
@@ -194,6 +199,21 @@ class BlobWriter:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.abort()
+
+
+def hash_file(file: BinaryIO, cancelled: Event | None = None) -> Digest:
+    """Return the SHA-256 digest of the rest of a file. Raises Cancelled."""
+    found = hashlib.sha256()
+    for chunk in _chunks(file, cancelled):
+        found.update(chunk)
+    return Digest(found.hexdigest())
+
+
+def _chunks(file: BinaryIO, cancelled: Event | None) -> Iterator[bytes]:
+    while chunk := file.read(CHUNK):
+        if cancelled is not None and cancelled.is_set():
+            raise Cancelled
+        yield chunk
 
 
 def digest_of(data: bytes) -> Digest:

@@ -15,6 +15,7 @@ from ollama_nb.api.encode import filled, go_json, message_object
 from ollama_nb.api.messages import Message, ToolCall
 from ollama_nb.api.models import CONFIG_TYPE, LAYER_PREFIX, MANIFEST_TYPE, Layer, Manifest, Model, ModelConfig
 from ollama_nb.api.names import Digest, ModelName
+from ollama_nb.api.units import human_bytes
 from ollama_nb.errors import BadRequest, CorruptModel
 from ollama_nb.store.blobs import BlobStore
 
@@ -23,6 +24,9 @@ GGUF_KINDS = ("model", "adapter", "projector", "draft")
 
 MAX_JSON = 4 << 20
 """Bytes; the size limit of a manifest, a config or a JSON layer."""
+MAX_LAYERS = 1000  # layers of a model that is fetched
+MAX_BLOB = 10**13
+"""Bytes; the size limit of a blob that is fetched. It also limits the parts of its download (to 10,000)."""
 
 T = TypeVar("T")
 
@@ -38,6 +42,7 @@ _CONFIG_TEXTS = (
     "remote_model",
     "base_name",
 )
+_TEXT_KINDS = ("template", "prompt", "system", "params", "messages", "license")
 _CONFIG_LENGTHS = ("context_length", "embedding_length")
 MAX_TEXT = 4 << 20
 """Bytes; the size limit of a config or a text layer."""
@@ -58,6 +63,27 @@ def parse_manifest(raw: bytes) -> Manifest:
     body = _parse_object(raw, "manifest")
     layers: list[Any] = _get_typed(body, "layers", list, [])
     return Manifest(_parse_layer(body.get("config")), tuple(_parse_layer(item) for item in layers), raw)
+
+
+def check_limits(manifest: Manifest) -> None:
+    """Raise CorruptModel unless the numbers of a manifest from elsewhere are within the limits.
+
+    Called before anything is planned, requested or allocated by these numbers.
+    """
+    if len(manifest.layers) > MAX_LAYERS:
+        raise CorruptModel(f"the manifest has {len(manifest.layers)} layers, more than {MAX_LAYERS}")
+    sizes: dict[Digest, int] = {}
+    for layer in (*manifest.layers, manifest.config):
+        is_text = layer is manifest.config or layer.kind in _TEXT_KINDS
+        limit = MAX_TEXT if is_text else MAX_BLOB
+        if layer.size > limit:
+            size = human_bytes(layer.size) if layer.size < 1 << 63 else "more than 2**63 bytes"
+            raise CorruptModel(
+                f"the manifest gives {layer.digest.short} ({layer.media_type or 'no media type'}) a size of {size}, "
+                f"more than the limit of {human_bytes(limit)}"
+            )
+        if sizes.setdefault(layer.digest, layer.size) != layer.size:
+            raise CorruptModel(f"the manifest gives {layer.digest.short} two different sizes")
 
 
 def encode_manifest(config: Layer, layers: Iterable[Layer]) -> bytes:

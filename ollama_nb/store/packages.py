@@ -173,7 +173,7 @@ class _Fetcher:
         on_progress = self._progress_of(file.digest, file.size)
         if self._is_stored(file.digest, file.size, on_progress, downloaded=assembled_bytes(self._blobs, file.digest)):
             return
-        with JoinedFile(self._blobs, file) as joined:
+        with JoinedFile(self._blobs, file, self._cancelled) as joined:
             for piece in file.pieces[joined.pieces :]:
                 self._append(joined, piece, version, on_progress)
             on_progress(joined.size)
@@ -216,7 +216,7 @@ class _Fetcher:
         downloaded: int = 0,
     ) -> bool:
         """Return whether the blob is in the store. If not, raise StoreError unless the disk has space for it."""
-        if self._blobs.size(digest) == size and self._blobs.touch(digest):
+        if self._blobs.size(digest) == size and self._blobs.touch(digest, self._cancelled):
             validate(self._blobs.path(digest))
             on_progress(size)
             return True

@@ -12,19 +12,20 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 from types import TracebackType
 from typing import Any
 
 from ollama_nb import disk
 from ollama_nb.api.names import Digest
 from ollama_nb.disk import InPlaceFile
-from ollama_nb.errors import BadRequest, CorruptModel, NotFound, StoreError
+from ollama_nb.errors import BadRequest, Cancelled, CorruptModel, NotFound, StoreError
 from ollama_nb.store.blobs import CHUNK, BlobStore
+from ollama_nb.store.manifest import MAX_BLOB
 
 FILE = "ollama-nb.json"
 FORMAT = 1  # version of the description's format
 MAX_FILES, MAX_PIECES = 64, 10_000  # files of a model, parts of a file
-MAX_SIZE = 1 << 40  # bytes of a file
 _MEMBER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 _SEPARATORS = re.compile(r"[-_.]+")
 
@@ -126,7 +127,7 @@ def _parse_piece(item: Mapping[str, Any], distribution: str) -> Piece:
 
 def _parse_size(item: Mapping[str, Any]) -> int:
     size = item["size"]
-    if type(size) is not int or not 0 <= size <= MAX_SIZE:
+    if type(size) is not int or not 0 <= size <= MAX_BLOB:
         raise ValueError(f"invalid size {size!r}")
     return size
 
@@ -146,8 +147,9 @@ class JoinedFile:
     Raises StoreError if another pull holds it.
     """
 
-    def __init__(self, blobs: BlobStore, file: PackedFile) -> None:
+    def __init__(self, blobs: BlobStore, file: PackedFile, cancelled: Event) -> None:
         self._blobs = blobs
+        self._cancelled = cancelled
         self._hash = hashlib.sha256()
         self.path = joined_path(blobs, file.digest)
         self.pieces = 0
@@ -184,6 +186,8 @@ class JoinedFile:
         piece_hash, joined_hash, end = hashlib.sha256(), self._hash.copy(), self.size + piece.size
         at = self.size
         while at < end and (chunk := self._file.read_at(min(CHUNK, end - at), at)):
+            if self._cancelled.is_set():
+                raise Cancelled
             piece_hash.update(chunk)
             joined_hash.update(chunk)
             at += len(chunk)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from threading import Event
 from typing import Any, Protocol
 
 from ollama_nb import disk
@@ -84,13 +85,14 @@ class CreateTools:
 
     ``recognise`` maps the chat template of a GGUF to the known template that is equivalent, ``family_defaults`` maps an
     architecture to the defaults of models that are created from files without renderer and parser. ``temp`` is the
-    folder for temporary links to blobs.
+    folder for temporary links to blobs. ``cancelled`` ends the request.
     """
 
     converter: GgufConverter | None = None
     recognise: Callable[[str], KnownTemplate | None] = lambda text: None
     family_defaults: Callable[[str], FamilyDefaults | None] = lambda architecture: None
     temp: Path = field(default_factory=lambda: Path(tempfile.gettempdir()))
+    cancelled: Event | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,7 +254,9 @@ class GgufSources:
 
     def _store_result(self, path: str, fill: Callable[[Path], None]) -> GgufSource:
         blobs = self._store.blobs
-        digest = blobs.add_generated(fill, lambda: self._report(Progress("verifying conversion")))
+        digest = blobs.add_generated(
+            fill, lambda: self._report(Progress("verifying conversion")), self._tools.cancelled
+        )
         return GgufSource(path, digest, self._store.gguf_at(blobs.path(digest)), fresh=True)
 
     @contextmanager

@@ -15,6 +15,7 @@ import time
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 
 from ollama_nb import disk
 from ollama_nb.api.models import GGUF, Layer, Manifest, Model
@@ -126,8 +127,8 @@ class Store:
         """Encode a manifest and publish it; see ``put_manifest``."""
         self.put_manifest(name, encode_manifest(config, layers))
 
-    def put_manifest(self, name: ModelName, raw: bytes) -> tuple[Digest, ...]:
-        """Publish a model by its manifest's bytes, replacing a model of the same name.
+    def put_manifest(self, name: ModelName, raw: bytes, cancelled: Event | None = None) -> tuple[Digest, ...]:
+        """Publish a model by its manifest's bytes, replacing a model of the same name. Raises Cancelled.
 
         Returns the digests of the blobs that only the replaced model used; they have been removed (none are with
         ``noprune``, or if another manifest cannot be read). Raises StoreError, without publishing, if a blob is
@@ -135,7 +136,7 @@ class Store:
         """
         digests = _digests(parse_manifest(raw))
         for digest in digests if self.others else ():
-            self.blobs.touch(digest)  # copies blobs of other stores before the lock is taken
+            self.blobs.touch(digest, cancelled)  # copies blobs of other stores before the lock is taken
         with disk.folder_lock(self.root):
             return self._publish(name, raw, digests)
 

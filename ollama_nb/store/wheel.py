@@ -24,11 +24,14 @@ from typing import IO
 from ollama_nb.api.names import Digest
 from ollama_nb.errors import BadRequest, CorruptModel, SourceError
 from ollama_nb.store import pieces
+from ollama_nb.store.archive import BoundedReader
+from ollama_nb.store.blobs import CHUNK
 from ollama_nb.store.gguf import MAGIC
+from ollama_nb.store.manifest import MAX_BLOB
 from ollama_nb.store.pieces import WheelDescription
 
 MAX_MEMBERS = 100_000  # members of a wheel
-MAX_MEMBER = 1 << 40  # bytes of a member
+MAX_DIRECTORY = 4 << 20  # bytes of the directory of members, which is read at once
 MAX_RECORD = 32 << 20  # bytes of RECORD
 MAX_TEXT = 1 << 20  # bytes of a Modelfile, license or description
 MAX_LICENSES = 32  # license files
@@ -67,12 +70,17 @@ class Wheel:
     def __init__(self, path: Path, source: str) -> None:
         self._source = source
         with self._translated_errors():
-            self._zip = zipfile.ZipFile(path)
+            self._file = path.open("rb")
+            try:
+                self._zip = zipfile.ZipFile(BoundedReader(self._file, MAX_DIRECTORY))
+            except BaseException:
+                self._file.close()
+                raise
         self._members = self._zip.infolist()
         try:
             self._check_names()
         except BadRequest:
-            self._zip.close()
+            self._file.close()
             raise
 
     def find_model(self, wanted: str = "") -> WheelMember:
@@ -163,8 +171,8 @@ class Wheel:
         return tuple(dict.fromkeys(text for info in files if (text := self._read_text(info)).strip()))
 
     def _member(self, info: zipfile.ZipInfo) -> WheelMember:
-        if info.file_size > MAX_MEMBER:
-            raise BadRequest(f"{self._source}: {info.filename} is larger than {MAX_MEMBER} bytes")
+        if info.file_size > MAX_BLOB:
+            raise BadRequest(f"{self._source}: {info.filename} is larger than {MAX_BLOB} bytes")
         return WheelMember(info.filename, info.file_size, self._digest_of(info.filename))
 
     def _read(self, file: IO[bytes], count: int) -> bytes:
@@ -185,7 +193,7 @@ class Wheel:
         if info.file_size > limit or not _is_readable(info):
             raise BadRequest(f"{self._source}: {info.filename} is encrypted or larger than {limit} bytes")
         with self._translated_errors(), self._zip.open(info) as file:
-            return file.read(limit)
+            return b"".join(iter(lambda: file.read(CHUNK), b""))
 
     def _is_gguf(self, info: zipfile.ZipInfo) -> bool:
         if info.is_dir() or info.file_size < len(MAGIC) or not _is_readable(info):
@@ -226,6 +234,7 @@ class Wheel:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._zip.close()
+        self._file.close()
 
 
 def _is_safe_name(name: str) -> bool:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import json
 import os
 import threading
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.chaos_registry import (
@@ -30,6 +33,7 @@ from support.transfers import QUICK, left_over, never_back, noise, pull, statuse
 
 from ollama_nb import disk
 from ollama_nb.api.events import Progress
+from ollama_nb.api.models import LAYER_PREFIX
 from ollama_nb.api.names import ModelName
 from ollama_nb.errors import BadRequest, Cancelled, CorruptModel, OllamaError, SourceError, StoreError
 from ollama_nb.store.registry.errors import RegistryUnreachable
@@ -344,6 +348,79 @@ def test_invalid_manifests(
     with pytest.raises(error, match=message):
         pull(store, f"{registry.host}/{path}", tmp_path)
     assert not store.root.exists() or store.names() == ()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"size": 1 << 60}, "gives [0-9a-f]{12} .* a size of 1152921 TB, more than the limit of 10 TB"),
+        ({"size": 10**3000}, "a size of more than 2\\*\\*63 bytes, more than the limit of 10 TB"),
+        ({"size": 9_999_999_999_999}, "need 10 TB, have"),
+        ({"size": 5 << 20, "mediaType": LAYER_PREFIX + "system"}, "a size of 5.2 MB, more than the limit of 4.2 MB"),
+        ({"config": {"size": 1 << 40}}, "more than the limit of 4.2 MB"),
+        ({"count": 1001}, "1002 layers, more than 1000"),
+        ({"count": 3}, "two different sizes"),
+    ],
+)
+def test_sizes_are_checked_before_anything_is_planned(
+    registry: ChaosRegistry,
+    store: Store,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    changes: dict[str, Any],
+    message: str,
+) -> None:
+    """S13: the numbers of a manifest are within the limits and the free space before they size anything."""
+    monkeypatch.setattr("ollama_nb.store.transfer.partial.split_blob", lambda *_: pytest.fail("planned"))
+    path = "/v2/a/m/manifests/latest"
+    body = json.loads(registry.manifests[path])
+    body["config"] |= changes.pop("config", {})
+    layers = [{**body["layers"][0], "size": number} for number in range(changes.pop("count", 0))]
+    body["layers"] = (
+        [{**body["layers"][0], **changes}, body["layers"][1], *layers] if not layers else [body["layers"][0], *layers]
+    )
+    registry.manifests[path] = json.dumps(body).encode()
+    with pytest.raises(OllamaError, match=message):
+        pull(store, f"{registry.host}/a/m", tmp_path)
+    assert registry.of("GET", "blobs") == []
+
+
+@pytest.mark.parametrize("name", ["Content-Range", "Content-Length"])
+def test_lengths_of_thousands_of_digits(registry: ChaosRegistry, store: Store, tmp_path: Path, name: str) -> None:
+    def long_length(handler: Handler) -> bool:
+        digits = "9" * 5000
+        handler.extra[name] = f"bytes 0-9/{digits}" if name == "Content-Range" else digits
+        return False
+
+    registry.always = long_length
+    with contextlib.suppress(SourceError):
+        pull(store, f"{registry.host}/a/m", tmp_path)
+        assert weights(store, registry) == WEIGHTS
+
+
+def test_long_error_pages_keep_their_status(registry: ChaosRegistry, store: Store, tmp_path: Path) -> None:
+    """S13: an error body is read up to its limit; the status decides whether a retry may help."""
+
+    def page_of_a_proxy(handler: Handler) -> bool:
+        handler.answer(503, b"x" * (1 << 20))
+        return True
+
+    registry.faults += [page_of_a_proxy, page_of_a_proxy]
+    pull(store, f"{registry.host}/a/m", tmp_path)
+    assert weights(store, registry) == WEIGHTS
+
+
+def test_a_copy_from_another_store_can_be_cancelled(tmp_path: Path) -> None:
+    """F10: bytes that are copied, hashed or verified stop when the request is cancelled."""
+    other = Store(tmp_path / "other")
+    digest = other.blobs.add(WEIGHTS)
+    blobs = Store(tmp_path / "models", others=[tmp_path / "other"]).blobs
+    cancelled = threading.Event()
+    cancelled.set()
+    with pytest.raises(Cancelled):
+        blobs.touch(digest, cancelled)
+    assert blobs.size(digest) and not (blobs.root / digest.filename).exists()
+    assert blobs.touch(digest, threading.Event())
 
 
 def test_models_for_mlx_are_rejected(registry: ChaosRegistry, store: Store, tmp_path: Path) -> None:

@@ -192,11 +192,11 @@ def test_a_damaged_part_is_downloaded_again(store: Store, index: Path, tmp_path:
 
 def test_a_joined_file_has_one_holder(store: Store) -> None:
     file = PackedFile("model.gguf", 5, DIGEST, (Piece("m-part001", 5, DIGEST),))
-    with JoinedFile(store.blobs, file) as joined:
+    with JoinedFile(store.blobs, file, threading.Event()) as joined:
         joined.write(b"12345")
         with pytest.raises(StoreError, match="is being downloaded by another pull"):
-            JoinedFile(store.blobs, file)
-    with JoinedFile(store.blobs, file) as joined:
+            JoinedFile(store.blobs, file, threading.Event())
+    with JoinedFile(store.blobs, file, threading.Event()) as joined:
         assert (joined.pieces, joined.size) == (0, 0), "invalid pieces are discarded"
 
 

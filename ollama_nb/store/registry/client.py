@@ -144,7 +144,7 @@ def check(response: RegistryResponse) -> None:
     """Raise NotInRegistry for 404 and RegistryRefused for other statuses from 300, and close the response."""
     if response.status < 300:
         return
-    body = response.body(MAX_ERROR).decode("utf-8", "replace").strip()
+    body = response.body(MAX_ERROR, cut=True).decode("utf-8", "replace").strip()
     if response.status == 404:
         raise NotInRegistry("file does not exist")
     raise RegistryRefused(response.status, body[:_MAX_REPORTED], _retry_after(response.headers.get("Retry-After", "")))

@@ -349,12 +349,19 @@ class RegistryResponse:
     _left: int | None
     _over: bool = False
 
+    @property
+    def left(self) -> int | None:
+        """The number of bytes that are still to be read; None if the registry has not given it."""
+        return self._left
+
     def read(self, most: int) -> bytes:
         """Return 1 to ``most`` bytes, or empty bytes at the end. Raises RegistryConnectionLost for a truncated body."""
         if self._left == 0:
             return b""
         with self._session.translated_errors(self._connection.origin):
             data = self._raw.read1(most if self._left is None else min(most, self._left))
+            if len(data) > most:  # a negative length of a chunk means "everything" to http.client
+                raise RegistryConnectionLost(f"{self._connection.origin.address} sent an answer with an invalid length")
             if self._left is not None:
                 # Counted here because some versions of http.client do not count and then block at the end.
                 self._left -= len(data)
@@ -364,18 +371,23 @@ class RegistryResponse:
                     )
         return data
 
-    def body(self, limit: int) -> bytes:
-        """Read the whole body. Raises SourceError if it is longer than ``limit`` bytes or takes too long."""
+    def body(self, limit: int, *, cut: bool = False) -> bytes:
+        """Read the whole body.
+
+        Raises SourceError if it takes too long, or if it is longer than ``limit`` bytes and is not to be ``cut``.
+        """
         deadline = time.monotonic() + 2 * self._session.retry_policy.read_timeout
         data = bytearray()
         with contextlib.closing(self):
             while chunk := self.read(limit + 1 - len(data)):
                 data += chunk
+                if len(data) > limit and cut:
+                    break
                 if len(data) > limit:
                     raise SourceError(f"{self._connection.origin.address} sent more than {limit} bytes")
                 if time.monotonic() > deadline:
                     raise RegistryConnectionLost(f"{self._connection.origin.address} takes too long to answer")
-        return bytes(data)
+        return bytes(data[:limit])
 
     def close(self) -> None:
         """Release the connection: keep it alive if little is left to read, else close it. May be called twice."""

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ollama_nb.errors import BadRequest
+from ollama_nb.errors import BadRequest, Cancelled
 
 MAX_STREAMS = 64  # parallel connections for one blob
 CHUNK = 256 << 10  # bytes that are read at a time without a rate limit
@@ -49,6 +49,11 @@ class Throttle:
     def chunk(self) -> int:
         """Bytes to request at a time: with a rate limit those of a tenth of a second."""
         return min(CHUNK, max(1024, self._rate // 10)) if self._rate else CHUNK
+
+    def check(self) -> None:
+        """Raise Cancelled if the transfer was stopped."""
+        if self._stopped.is_set():
+            raise Cancelled
 
     def take(self, size: int) -> None:
         """Account for ``size`` bytes and wait as the rate requires. Returns early when the transfer is stopped."""

@@ -26,7 +26,7 @@ TARGET_PARTS = 16  # parts of a blob within the limits of their size
 
 JOURNAL_LAG = 4 << 20  # bytes that all journals together may be behind the file
 _STATE_BYTES = 4096  # bytes of a journal file that are read
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,21 @@ def split_blob(total: int, offset: int = 0, number: int = 0) -> tuple[BlobPart, 
 
 
 def repair_parts(found: Iterable[BlobPart], total: int, on_disk: int) -> tuple[BlobPart, ...]:
-    """Return parts that cover ``total`` bytes exactly: the valid parts of ``found``, and new ones in the gaps.
+    """Return parts that cover ``total`` bytes exactly: those of ``valid_parts``, and new ones in the gaps."""
+    kept = valid_parts(found, total, on_disk)
+    free = max((part.number for part in kept), default=-1) + 1
+    parts: list[BlobPart] = []
+    at = 0
+    for offset, end, old in [*((part.offset, part.end, (part,)) for part in kept), (total, total, ())]:
+        new = split_blob(offset, at, free)
+        free += len(new)
+        parts += [*new, *old]
+        at = end
+    return tuple(parts)
+
+
+def valid_parts(found: Iterable[BlobPart], total: int, on_disk: int) -> list[BlobPart]:
+    """Return the parts of ``found`` that are valid in a blob of ``total`` bytes and do not overlap, in order.
 
     ``on_disk`` is the length of the unfinished file; bytes beyond it count as missing.
     """
@@ -66,15 +80,7 @@ def repair_parts(found: Iterable[BlobPart], total: int, on_disk: int) -> tuple[B
             kept.append(replace(part, completed=downloaded))
             numbers.add(part.number)
             at = part.end
-    free = max(numbers, default=-1) + 1
-    parts: list[BlobPart] = []
-    at = 0
-    for offset, end, old in [*((part.offset, part.end, (part,)) for part in kept), (total, total, ())]:
-        new = split_blob(offset, at, free)
-        free += len(new)
-        parts += [*new, *old]
-        at = end
-    return tuple(parts)
+    return kept
 
 
 def encode_part(part: BlobPart) -> bytes:
@@ -249,10 +255,9 @@ def partial_path(blobs: BlobStore, digest: Digest) -> Path:
 
 
 def downloaded_bytes(blobs: BlobStore, digest: Digest, size: int) -> int:
-    """Return how many bytes of an unfinished blob need not be downloaded again."""
+    """Return how many bytes of an unfinished blob need not be downloaded again. Nothing is planned for the others."""
     on_disk = disk.regular_size(partial_path(blobs, digest))
-    parts = repair_parts(_read_journal(blobs, digest), size, on_disk or 0)
-    return sum(part.completed for part in parts)
+    return sum(part.completed for part in valid_parts(_read_journal(blobs, digest), size, on_disk or 0))
 
 
 def _read_journal(blobs: BlobStore, digest: Digest) -> list[BlobPart]:

@@ -19,7 +19,7 @@ from ollama_nb.api.models import Layer, Manifest
 from ollama_nb.api.names import ModelName
 from ollama_nb.errors import Cancelled, CorruptModel, OllamaError, SourceError
 from ollama_nb.store.blobs import CHUNK, BlobStore
-from ollama_nb.store.manifest import parse_manifest
+from ollama_nb.store.manifest import check_limits, parse_manifest
 from ollama_nb.store.registry.client import RegistryAccess, RegistryClient, open_registry, origin_of
 from ollama_nb.store.registry.errors import RegistryConnectionLost, RegistryRefused, RegistryUnreachable
 from ollama_nb.store.registry.session import RegistryResponse
@@ -65,7 +65,7 @@ class ModelPull:
                 self._ensure_blob(registry, layer, report, cancelled)
         report(Progress("verifying sha256 digest"))  # each blob was verified before it got its name
         report(Progress("writing manifest"))
-        if self.store.put_manifest(self.target, raw):
+        if self.store.put_manifest(self.target, raw, cancelled):
             report(Progress("removing unused layers"))
 
     def _require_space(self, layers: tuple[Layer, ...]) -> None:
@@ -81,7 +81,7 @@ class ModelPull:
         on_progress = throttled(lambda done: report(Progress(status, str(digest), total, done)), total)
         lock = TransferLock(self.locks, f"{digest.hex}-{_store_id(self.store.root)}")
         with lock.acquire(lambda done: on_progress(min(done, total)), cancelled) as held:
-            if not (blobs.size(digest) == total and blobs.touch(digest)):
+            if not (blobs.size(digest) == total and blobs.touch(digest, cancelled)):
 
                 def publish(done: int) -> None:
                     held.publish_progress(done)
@@ -107,6 +107,7 @@ def _fetch_manifest(registry: RegistryClient) -> bytes:
 def _parse_manifest(raw: bytes) -> Manifest:
     try:
         manifest = parse_manifest(raw)
+        check_limits(manifest)
     except CorruptModel as error:
         raise CorruptModel(f"pull model manifest: the registry has no valid model under this name: {error}") from error
     if any(layer.kind == "tensor" for layer in manifest.layers):
@@ -301,8 +302,7 @@ class DownloadStreams:
                 raise RangesUnsupported
             length = found[2]
         elif response.status == 200:
-            text = response.headers.get("Content-Length", "")
-            length = int(text) if text.isdecimal() else None
+            length = response.left
             if self._ranged and (len(self._partial.parts) > 1 or first):
                 raise RangesUnsupported
         else:

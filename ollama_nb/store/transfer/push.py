@@ -32,7 +32,7 @@ from ollama_nb.store.transfer.pace import ProgressCallback, Throttle, TransferLi
 from ollama_nb.store.transfer.partial import TARGET_PARTS
 
 MIN_CHUNK, MAX_CHUNK = 100_000_000, 1_000_000_000  # bytes of an upload chunk
-_RANGE = re.compile(r"(?:bytes=)?0-(\d+)")
+_RANGE = re.compile(r"(?:bytes=)?0-([0-9]{1,18})")
 
 _SESSIONS = 3
 """How many upload sessions are tried for one blob."""
@@ -267,6 +267,7 @@ class UploadChunk:
         """Yield the bytes after the first ``sent`` bytes, at the permitted rate."""
         at = sent
         while at < self.size:
+            self._throttle.check()
             data = self._read(at)
             self._throttle.take(len(data))
             yield data
@@ -276,6 +277,7 @@ class UploadChunk:
     def finish(self) -> None:
         """Read the rest of the chunk for its digest, if the registry has it but its response was lost."""
         while self._summed < self.size:
+            self._throttle.check()
             self._read(self._summed)
 
     def _read(self, at: int) -> bytes:
