@@ -15,6 +15,8 @@ from ollama_nb.errors import BadRequest
 
 SEED_MASK = 0xFFFFFFFF  # seeds are unsigned 32-bit numbers
 MAX_SEED = SEED_MASK - 1  # llama.cpp takes a random seed for SEED_MASK itself
+MAX_STOPS = 256  # stop strings of a request
+MAX_STOP_LENGTH = 8192  # characters of a stop string
 _BIAS = "logit_bias"
 _MAX_BIASES = 1024  # entries of logit_bias
 _MAX_NAME = 64  # characters of an unknown name in a warning
@@ -58,7 +60,7 @@ class Options:
     def layered(cls, *layers: Mapping[str, Any]) -> tuple[Options, tuple[str, ...]]:
         """Merge option objects, where later ones override; return the options and a warning for each unknown name.
 
-        Raises BadRequest for a value of the wrong type.
+        Raises BadRequest for a value of the wrong type or one that no request can use.
         """
         values: dict[str, Any] = {}
         unknown: dict[str, None] = {}
@@ -74,7 +76,9 @@ class Options:
                     unknown[name] = None
                 else:
                     values[name] = _typed(name, value, kind)
-        return cls(**values), _unknown_names(list(unknown))
+        options = cls(**values)
+        _check_usable(options)
+        return options, _unknown_names(list(unknown))
 
 
 KINDS: dict[str, str] = {
@@ -108,6 +112,13 @@ def _unknown_names(names: list[str]) -> tuple[str, ...]:
     found = tuple(_unknown(name[:_MAX_NAME]) for name in names[:MAX_WARNINGS])
     left = len(names) - len(found)
     return (*found, f"{left} more unknown options are left out") if left else found
+
+
+def _check_usable(options: Options) -> None:
+    if len(options.stop) > MAX_STOPS or any(len(stop) > MAX_STOP_LENGTH for stop in options.stop):
+        raise BadRequest(f"at most {MAX_STOPS} stop strings of {MAX_STOP_LENGTH} characters each can be used")
+    if options.repeat_penalty <= 0:
+        raise BadRequest('option "repeat_penalty" must be greater than 0; 1.0 turns it off')
 
 
 def _unknown(name: str) -> str:

@@ -53,8 +53,6 @@ class SamplingParameters:
         for name in _NUMBERS:
             if not math.isfinite(getattr(options, name)):
                 raise BadRequest(f'option "{name}" must be a finite number')
-        if options.repeat_penalty <= 0:
-            raise BadRequest('option "repeat_penalty" must be greater than 0; 1.0 turns it off')
         neutral = options.repeat_penalty == 1.0 and not options.presence_penalty and not options.frequency_penalty
         last_n = num_ctx if options.repeat_last_n < 0 else min(options.repeat_last_n, num_ctx)
         return cls(

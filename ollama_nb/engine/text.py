@@ -5,11 +5,8 @@ from __future__ import annotations
 import codecs
 from collections.abc import Iterable
 
-from ollama_nb.errors import BadRequest
 from ollama_nb.reply.markers import MarkerMatcher
 
-MAX_STOPS = 256
-MAX_STOP_LENGTH = 8192  # characters
 MAX_REPEATS = 30  # identical chunks in a row; more end the reply, as in Ollama
 
 
@@ -22,8 +19,6 @@ class TextStream:
 
     def __init__(self, stops: Iterable[str] = ()) -> None:
         stops = [stop for stop in stops if stop]
-        if len(stops) > MAX_STOPS or any(len(stop) > MAX_STOP_LENGTH for stop in stops):
-            raise BadRequest(f"at most {MAX_STOPS} stop strings of {MAX_STOP_LENGTH} characters each can be used")
         self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
         self._matcher = MarkerMatcher(stops) if stops else None
         self.stop_sequence = ""

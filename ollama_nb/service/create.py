@@ -15,7 +15,7 @@ from ollama_nb.errors import BadRequest, ModelNotFound
 from ollama_nb.service.backend import Backend
 from ollama_nb.service.requests import Work, run_in_thread
 from ollama_nb.service.resolve import find, parse_name
-from ollama_nb.service.templates import check_names, check_template
+from ollama_nb.service.templates import check_names, check_rendering, check_template
 from ollama_nb.service.transfer import PullPlan, run_pull
 from ollama_nb.store import quantization
 from ollama_nb.store.assemble import assemble, read_files
@@ -39,6 +39,8 @@ async def _prepare(backend: Backend, request: CreateRequest) -> Work:
     warnings = _unused_fields(request)
     check_template(request.template)
     check_names(request.renderer, request.parser)
+    if request.template and not request.renderer:
+        await check_rendering(backend, request.template)
     for wanted in (request.quantize, request.draft_quantize):
         if wanted:
             quantization.parse_type(wanted)
@@ -57,7 +59,7 @@ async def _prepare(backend: Backend, request: CreateRequest) -> Work:
 def _unused_fields(request: CreateRequest) -> tuple[str, ...]:
     """A warning for each field and parameter of the request that has no effect.
 
-    Raises BadRequest for parameters of a wrong type, with which the model could never be used, and, when the request is
+    Raises BadRequest for parameters with which every request would be refused, and, when the request is
     strict, for fields and parameters that have no effect.
     """
     unused = (*request.ignored, *Options.layered(request.parameters)[1])

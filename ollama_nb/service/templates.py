@@ -5,14 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ollama_nb import families
+from ollama_nb.api.messages import Message
 from ollama_nb.api.models import GGUF, Model
-from ollama_nb.api.requests import GO, JINJA, RENDERER, TemplateKind
+from ollama_nb.api.requests import GO, JINJA, RENDERER, PromptJob, TemplateKind
 from ollama_nb.errors import TemplateError
 from ollama_nb.families.card import ParserSpec
+from ollama_nb.service.backend import Backend
 from ollama_nb.template.facts import THINK_TAGS, facts, jinja_facts, jinja_preferred
 
 _BARE = "{{ .Prompt }}"
 """Used for a model without a template that names a renderer or a parser."""
+
+
+_TURNS = (Message("user", "Hello"), Message("assistant", "Hello!"), Message("user", "How are you?"))
+SHORT_CONVERSATIONS = (_TURNS, (Message("system", "Answer briefly."), *_TURNS))
+"""Of which a template must be able to render one. It may require a system message, or reject it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +62,18 @@ def check_template(text: str) -> None:
         facts(text)
     except TemplateError as error:
         raise TemplateError(f"template error: {error.message}") from None
+
+
+async def check_rendering(backend: Backend, text: str) -> None:
+    """Raise TemplateError if a Go template can render no short conversation, for example within its time."""
+    for messages in SHORT_CONVERSATIONS:
+        try:
+            await backend.renderer.render(PromptJob(kind=GO, template=text, messages=messages))
+        except TemplateError as error:
+            failure = error
+        else:
+            return
+    raise TemplateError(f"template error: it renders no conversation: {failure.message}")
 
 
 def check_names(renderer: str, parser: str) -> None:

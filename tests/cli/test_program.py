@@ -125,6 +125,15 @@ def test_models_that_a_modelfile_cannot_mean(program: Run, models: Path, tmp_pat
     assert "made:latest" not in program("list").stdout
 
 
+def test_a_template_that_takes_too_much(program: Run, tmp_path: Path) -> None:
+    """S11: create refuses a template that no request could use, and the server continues."""
+    endless = "{{ range $.Messages }}" * 20 + "x" + "{{ end }}" * 20
+    program("run", "sprout")
+    done = create_from(program, tmp_path, f'FROM sprout\nTEMPLATE """{endless}"""\n')
+    assert (done.returncode, "template error" in done.stderr) == (1, True), done.stderr
+    assert "made:latest" not in program("list").stdout
+
+
 def test_a_file_of_a_checkpoint_instead_of_its_folder(program: Run, tmp_path: Path) -> None:
     """Case: FROM ./model.safetensors, and weights with another name in a folder."""
     folder = make_checkpoint("llama", tmp_path / "c")

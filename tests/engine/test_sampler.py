@@ -103,11 +103,6 @@ def test_numbers_that_are_not_finite_are_refused(name: str, value: float) -> Non
         SamplingParameters.from_options(replace(Options(), **{name: value}), 128)
 
 
-def test_a_repeat_penalty_of_zero_is_refused() -> None:
-    with pytest.raises(BadRequest, match="greater than 0"):
-        SamplingParameters.from_options(Options(repeat_penalty=0.0), 128)
-
-
 @settings(max_examples=100, deadline=None)
 @given(
     numbers=st.lists(st.floats(-1e38, 1e38), min_size=6, max_size=6),

@@ -132,3 +132,22 @@ def test_what_is_no_gguf(tmp_path: Path, path: str, data: bytes, message: str) -
     assert caught.value.status == 400
     assert message in caught.value.message
     assert harness.service.store.names() == ()
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"parameters": {"stop": ["x"] * 300}}, "at most 256 stop strings of 8192 characters"),
+        ({"parameters": {"stop": ["x" * 10_000]}}, "at most 256 stop strings of 8192 characters"),
+        ({"parameters": {"repeat_penalty": 0}}, '"repeat_penalty" must be greater than 0'),
+        ({"template": '{{ slice "abc" 5 9 }}'}, "template error: it renders no conversation"),
+        ({"template": "{{ index .Messages 9 }}"}, "template error: it renders no conversation"),
+    ],
+)
+def test_what_every_request_would_refuse(tmp_path: Path, fields: dict[str, Any], message: str) -> None:
+    harness = ServiceHarness(tmp_path)
+    harness.make("plain", template=PLAIN)
+    with pytest.raises(OllamaError, match=message) as caught:
+        create(harness, from_="plain", **fields)
+    assert caught.value.status == 400
+    assert [str(name) for name in harness.service.store.names()] == ["plain:latest"]
