@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import socket
 import sys
 import threading
@@ -33,6 +34,8 @@ CUT_OFF = "the connection to the server was lost before the answer was complete"
 NO_SERVER = "could not connect to ollama server, run 'ollama serve' to start it"
 NO_REASON = "something went wrong, please see the ollama server logs for details"
 USER_AGENT = f"ollama-nb/{__version__} ({sys.platform}) Python/{sys.version_info[0]}.{sys.version_info[1]}"
+
+CLIENT_ID = secrets.token_hex(8)  # of this process, which the server serves as one client
 
 Trust = Literal["address", "user", "key"]
 """What makes a listener the right server: that it has this address, that its processes are this user's (where the
@@ -182,6 +185,7 @@ class _Target:
             "Content-Type": "application/json",
             "Accept": "application/json",
             "User-Agent": USER_AGENT,
+            "X-Ollama-Client": CLIENT_ID,
             **({"Authorization": f"Bearer {address.key}"} if address.key else {}),
             **headers,
         }

@@ -1,22 +1,53 @@
 """Embeddings and reranking: many inputs in one decode, with the model's pooling (mean by default).
 
-An input is decoded as a whole, since pooling covers one micro-batch; so inputs are limited to the batch size.
+A request is a job that is computed in pieces, so that others are served in between: ``begin``, then ``advance`` until
+the job is complete, then ``finish``. An input is decoded as a whole, since pooling covers one micro-batch; so inputs
+are limited to the batch size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Sequence
 
 import numpy as np
 
+from ollama_nb.engine.fairness import Kind
 from ollama_nb.engine.llama import Context, DecodeStatus, Floats, LlamaModel
-from ollama_nb.engine.messages import EmbedInput
-from ollama_nb.errors import BadRequest, Cancelled, ContextOverflow, OllamaError
+from ollama_nb.engine.messages import Embed, EmbedInput, Rank
+from ollama_nb.errors import BadRequest, ContextOverflow, OllamaError
 
 MAX_BATCH = 2048  # tokens
 MAX_SEQUENCES = 64
+BULK_INPUTS = 16  # inputs above which a request is bulk work; see ``fairness``
+BULK_SIZE = 16_384  # characters or token ids of all inputs above which it is
 _RETURN_PROBABILITIES = frozenset({"qwen3", "qwen3vl"})  # architectures whose scores llama.cpp returns as such
 TOO_LONG = "the input length exceeds the context length"
+
+
+class PoolingJob:
+    """The inputs of one request, embedded or ranked in pieces: the finished ones and the next ones."""
+
+    def __init__(self, request: Embed | Rank, inputs: Sequence[EmbedInput], limit: int, width: int) -> None:
+        self.request, self.inputs, self.limit = request, inputs, limit
+        self.head: list[int] = []
+        self.tail: list[int] = []
+        """The tokens around each document."""
+        self.rows = np.zeros((len(inputs), width), np.float32)
+        self.prompts: list[list[int]] = []
+        """The tokens of the next inputs."""
+        self.n_tokenized = self.done = self.tokens = 0
+        """Inputs that were tokenized and that were computed, and the tokens of the latter."""
+        self.truncated: list[int] = []
+        self.started = time.perf_counter()
+        size = sum(map(len, inputs))
+        bulk = len(inputs) > BULK_INPUTS or size > BULK_SIZE
+        self.client = request.client
+        self.kind = Kind.BACKGROUND if request.background else Kind.BULK if bulk else Kind.INTERACTIVE
+
+    @property
+    def complete(self) -> bool:
+        return self.done == len(self.inputs)
 
 
 class Embedder:
@@ -26,6 +57,8 @@ class Embedder:
         self._model = model
         self.limit = min(n_ctx, MAX_BATCH)
         """Most tokens of an input, including special tokens."""
+        self.model_limit = min(model.n_ctx_train or MAX_BATCH, MAX_BATCH)
+        """The limit if the model is loaded with the longest context that it was trained for."""
         room = max(self.limit, 512)
         self.context = Context(
             model,
@@ -38,43 +71,61 @@ class Embedder:
             pooling="mean" if model.pooling == "none" else model.pooling,
         )
 
-    def embed(
-        self,
-        inputs: Sequence[EmbedInput],
-        *,
-        truncate: bool = True,
-        num_ctx: int = 0,
-        normalise: bool = True,
-    ) -> tuple[Floats, int]:
-        """Return vectors [inputs, n_embd] in order, and the number of tokens. Token ids are read as they are.
-
-        Raises ContextOverflow for an input that is too long, unless ``truncate`` (then its beginning is used),
-        BadRequest for an input without tokens, Cancelled after an abort.
-        """
-        if self._model.pooling == "rank":
-            raise BadRequest("this model ranks documents and cannot make embeddings: use /api/rerank")
-        limit = self._limit(num_ctx)
-        prompts = [
-            self._tokens(text, limit, truncate) if isinstance(text, str) else self._checked(text, limit, truncate)
-            for text in inputs
-        ]
-        vectors = self._pool(prompts)
-        return (_unit(vectors) if normalise else vectors), sum(map(len, prompts))
-
-    def rank(self, query: str, documents: Sequence[str], *, num_ctx: int = 0) -> tuple[Floats, int]:
-        """Return the relevance of each document to the query, 0 to 1, in order, and the number of tokens.
-
-        Documents that are too long are truncated. Raises BadRequest for a model without rank pooling, ContextOverflow
-        for a query that leaves no room, Cancelled after an abort.
-        """
+    def begin(self, request: Embed | Rank) -> PoolingJob:
+        """Return the work of a request. Raises BadRequest for a model that cannot do it, ContextOverflow."""
+        limit = self._limit(request.num_ctx)
+        if isinstance(request, Embed):
+            if self._model.pooling == "rank":
+                raise BadRequest("this model ranks documents and cannot make embeddings: use /api/rerank")
+            return PoolingJob(request, request.inputs, limit, self.context.pooled_width)
         if self._model.pooling != "rank":
             raise BadRequest("this model does not rank documents")
-        limit = self._limit(num_ctx)
-        pairs = [self._pair(query, document, limit) for document in documents]
-        scores = self._pool(pairs)[:, 0]
+        job = PoolingJob(request, request.documents, limit, self.context.pooled_width)
+        job.head, job.tail = self._around(request.query)
+        if limit <= len(job.head) + len(job.tail):
+            raise ContextOverflow("the query leaves no room for a document in the context of this model")
+        return job
+
+    def advance(self, job: PoolingJob, budget: int) -> int:
+        """Compute the next inputs of a job, of about ``budget`` tokens together; return the tokens that were read.
+
+        Nothing is lost after an abort: 0 is returned, and the next call computes the same inputs. Raises BadRequest for
+        an input without tokens, ContextOverflow for one that is too long and may not be truncated.
+        """
+        budget = min(budget, self.context.n_batch)
+        while job.n_tokenized < len(job.inputs) and len(job.prompts) < MAX_SEQUENCES:
+            if job.prompts and sum(map(len, job.prompts)) >= budget:
+                break
+            prompt, cut = self._prompt(job, job.inputs[job.n_tokenized])
+            if cut:
+                job.truncated.append(job.n_tokenized)
+            job.prompts.append(prompt)
+            job.n_tokenized += 1
+        count = _fitting(job.prompts, budget, MAX_SEQUENCES)
+        if not count:
+            return 0
+        prompts = job.prompts[:count]
+        if not self._decode(prompts):
+            return 0
+        for seq in range(count):
+            job.rows[job.done + seq] = self.context.pooled(seq)
+        del job.prompts[:count]
+        job.done += count
+        read = sum(map(len, prompts))
+        job.tokens += read
+        return read
+
+    def finish(self, job: PoolingJob) -> Floats:
+        """Return the vectors [inputs, n_embd] or scores [documents] of a job that is complete, in order."""
+        rows = job.rows
+        if not np.isfinite(rows).all():
+            raise OllamaError("the model computed no usable numbers (NaN): its file may be damaged")
+        if isinstance(job.request, Embed):
+            return _unit(rows) if job.request.normalise else rows
+        scores = rows[:, 0]
         if self._model.architecture not in _RETURN_PROBABILITIES:
             scores = (1.0 / (1.0 + np.exp(-scores.astype(np.float64)))).astype(np.float32)
-        return scores, sum(map(len, pairs))
+        return scores
 
     def close(self) -> None:
         self.context.close()
@@ -82,63 +133,51 @@ class Embedder:
     def _limit(self, num_ctx: int) -> int:
         return min(num_ctx, self.limit) if num_ctx > 0 else self.limit
 
-    def _pool(self, prompts: Sequence[list[int]]) -> Floats:
-        """Return the pooled output [prompts, pooled_width]."""
-        context = self.context
-        rows = np.zeros((len(prompts), context.pooled_width), np.float32)
-        for group in groups([len(prompt) for prompt in prompts], context.n_batch, MAX_SEQUENCES):
-            self._decode([prompts[at] for at in group])
-            for seq, at in enumerate(group):
-                rows[at] = context.pooled(seq)
-        if not np.isfinite(rows).all():
-            raise OllamaError("the model computed no usable numbers (NaN): its file may be damaged")
-        return rows
-
-    def _pair(self, query: str, document: str, limit: int) -> list[int]:
-        """Return the tokens of a pair in the model's format, with the document truncated to fit."""
+    def _around(self, query: str) -> tuple[list[int], list[int]]:
+        """Return the tokens before and after a document in the model's format for pairs."""
         model = self._model
         template = model.rank_template
         if template:
             before, _, after = template.partition("{document}")
             head = model.tokenize(before.replace("{query}", query), add_special=False)
-            body = model.tokenize(document, add_special=False, parse_special=False)
-            tail = model.tokenize(after.replace("{query}", query), add_special=False)
+            return head, model.tokenize(after.replace("{query}", query), add_special=False)
+        first, last = model.added_tokens
+        bare = model.tokenize(query, add_special=False, parse_special=False)
+        return [*first, *bare, *(model.pair_separator or last)], last
+
+    def _prompt(self, job: PoolingJob, item: EmbedInput) -> tuple[list[int], bool]:
+        """Return the tokens of an input, cut to the limit of the job, and whether they were cut."""
+        if isinstance(job.request, Rank):
+            body, cut = self._first_tokens(str(item), job.limit - len(job.head) - len(job.tail))
+            return job.head + body + job.tail, cut
+        if isinstance(item, str):
+            before, after = self._model.added_tokens
+            body, cut = self._first_tokens(item, max(0, job.limit - len(before) - len(after)))
+            prompt = ([*before, *body][: max(1, job.limit - len(after))] + after)[: job.limit]
+            if not prompt:
+                raise BadRequest("this model cannot embed an empty text")
         else:
-            first = model.tokenize(query, parse_special=False)
-            bare = model.tokenize(query, add_special=False, parse_special=False)
-            n_special = 0 if first[: len(bare)] == bare else 1
-            tail = first[n_special + len(bare) :]
-            head = first[: n_special + len(bare)] + (model.pair_separator or tail)
-            body = model.tokenize(document, add_special=False, parse_special=False)
-        room = limit - len(head) - len(tail)
-        if room <= 0:
-            raise ContextOverflow("the query leaves no room for a document in the context of this model")
-        return head + body[:room] + tail
-
-    def _tokens(self, text: str, limit: int, truncate: bool) -> list[int]:
-        tokens = self._model.tokenize(text, parse_special=False)
-        if not tokens:
-            raise BadRequest("this model cannot embed an empty text")
-        if len(tokens) <= limit:
-            return tokens
-        if not truncate:
+            if not item:
+                raise BadRequest("an input has no tokens")
+            self._model.check_tokens(item)
+            prompt, cut = list(item[: job.limit]), len(item) > job.limit
+        if cut and not job.request.truncate:
             raise ContextOverflow(TOO_LONG)
-        body = self._model.tokenize(text, add_special=False, parse_special=False)
-        before = 1 if tokens[: len(body)] != body else 0
-        after = tokens[before + len(body) :]
-        return (tokens[: max(1, limit - len(after))] + after)[:limit]
+        return prompt, cut
 
-    def _checked(self, tokens: Sequence[int], limit: int, truncate: bool) -> list[int]:
-        """Return token ids from a client, cut to the limit."""
-        if not tokens:
-            raise BadRequest("an input has no tokens")
-        self._model.check_tokens(tokens)
-        if len(tokens) > limit and not truncate:
-            raise ContextOverflow(TOO_LONG)
-        return list(tokens[:limit])
+    def _first_tokens(self, text: str, count: int) -> tuple[list[int], bool]:
+        """Return the first ``count`` tokens of a text, and whether there are more. Nothing behind them is tokenized."""
+        tokens: list[int] = []
+        for piece in self._model.tokenize_pieces(text, add_special=False, parse_special=False):
+            tokens += piece
+            if len(tokens) > count:
+                return tokens[:count], True
+        return tokens, False
 
-    def _decode(self, prompts: Sequence[list[int]]) -> None:
+    def _decode(self, prompts: Sequence[list[int]]) -> bool:
+        """Decode prompts; return False after an abort."""
         context, at = self.context, 0
+        context.rearm()
         context.clear()
         for seq, prompt in enumerate(prompts):
             end = at + len(prompt)
@@ -148,24 +187,19 @@ class Embedder:
             at = end
         context.outputs[:at] = 1
         status = context.decode(at)
-        if status is DecodeStatus.ABORTED:
-            raise Cancelled
-        if status is not DecodeStatus.DONE:
+        if status not in (DecodeStatus.DONE, DecodeStatus.ABORTED):
             raise OllamaError(f"the engine could not decode the input ({status.name.lower()})")
+        return status is DecodeStatus.DONE
 
 
-def groups(lengths: Sequence[int], n_batch: int, n_seq: int) -> Iterator[list[int]]:
-    """Yield the indices of the inputs of each decode: longest first, as many as fit."""
-    group: list[int] = []
-    room = n_batch
-    for at in sorted(range(len(lengths)), key=lambda at: -lengths[at]):
-        if group and (lengths[at] > room or len(group) == n_seq):
-            yield group
-            group, room = [], n_batch
-        group.append(at)
-        room -= lengths[at]
-    if group:
-        yield group
+def _fitting(prompts: Sequence[list[int]], budget: int, n_seq: int) -> int:
+    """Return how many of the first prompts fit into ``budget`` tokens together: at least one, if there is one."""
+    used = 0
+    for count, prompt in enumerate(prompts):
+        used += len(prompt)
+        if count and (used > budget or count == n_seq):
+            return count
+    return len(prompts)
 
 
 def _unit(vectors: Floats) -> Floats:

@@ -1,8 +1,10 @@
 """The engine: one model that serves many requests.
 
-``step`` does one iteration of continuous batching: take new requests and cancellations, admit sequences to slots, plan
-a batch (``scheduler``), add drafts and padding (``speculation``), decode, sample a token for each reply and report its
-text. Whatever cannot be done is undone, so that the next step can try again.
+``step`` does one iteration of continuous batching: take new requests and cancellations, tokenize a part of long
+prompts, admit sequences to slots, plan a batch (``scheduler``), add drafts and padding (``speculation``), decode,
+sample a token for each reply and report its text; then compute one piece of the embeddings that wait, if there are any.
+Which request is served next is decided in ``fairness``. Whatever cannot be done is undone, so that the next step can
+try again.
 
 One thread calls all methods; ``cancel``, ``hurry``, ``abort`` and ``flush`` may also be called by any other thread.
 ``submit`` and ``cancel`` take effect in the next step. Every request ends with exactly one Finished or Failed.
@@ -12,24 +14,28 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from collections.abc import Sequence as GenericSequence
 from typing import Any
 
 import numpy as np
 
 from ollama_nb.engine import loading
-from ollama_nb.engine.embedder import Embedder
+from ollama_nb.engine.embedder import MAX_BATCH, Embedder, PoolingJob
+from ollama_nb.engine.fairness import Kind
 from ollama_nb.engine.llama import Context, DecodeStatus, Floats
 from ollama_nb.engine.messages import (
     Adapters,
     CompletionRequest,
     Counters,
-    EmbedInput,
+    Embed,
+    Embedded,
     EngineConfig,
     Failed,
     Finished,
     Output,
+    Rank,
+    Ranked,
 )
 from ollama_nb.engine.prefix_cache import PrefixCounts
 from ollama_nb.engine.scheduler import Batch
@@ -38,8 +44,12 @@ from ollama_nb.engine.slots import Cut, MemoryOp, Share, Shift
 from ollama_nb.engine.speculation import Speculator
 from ollama_nb.engine.stream import InputProcessor, ReplyStream
 from ollama_nb.engine.threads import ThreadTuner, Watchdog
-from ollama_nb.errors import BadRequest, Busy, OllamaError
+from ollama_nb.engine.tokenizer import PIECE
+from ollama_nb.errors import BadRequest, Busy, Cancelled, OllamaError
 
+BULK_PIECE = 512  # tokens of bulk embeddings that are computed in one step
+PIECE_BESIDE_REPLIES = 128  # tokens of embeddings in a step beside running sequences; as many as prompts get there
+TOKENIZE_SECONDS = 0.01  # seconds of a step in which long prompts are tokenized
 LOAD_WAIT = 0.02  # seconds that a step waits for the disk if it has nothing else to do
 
 
@@ -65,8 +75,14 @@ class Engine:
         outputs = context.n_outputs if context else 1
         self._speculator = Speculator(outputs, cuttable=not model.recurrent, draft_model=draft_model)
         self._inputs = InputProcessor(model, shape.n_ctx)
-        self._inbox: deque[ReplyStream | Failed | int] = deque()
+        self._inbox: deque[ReplyStream | Output | int] = deque()
         self._streams: dict[int, ReplyStream] = {}
+        self._tokenizing: dict[int, Generator[None, None, ReplyStream | Output]] = {}
+        """Requests with long texts that are being tokenized, by id."""
+        self._jobs: dict[int, PoolingJob] = {}
+        """Embeddings and rankings, by id, in the order of arrival."""
+        self._embedding = 0
+        """The job that is being computed now."""
         self._prefilling: frozenset[int] = frozenset()
         """Requests whose prompts are in the current decode."""
         self._reads_background = False
@@ -84,6 +100,8 @@ class Engine:
             stream.close()
         self._streams.clear()
         self._inbox.clear()
+        self._tokenizing.clear()
+        self._jobs.clear()
         self._watchdog.close()
         if self._prefix_cache is not None:
             self._prefix_cache.close()
@@ -96,12 +114,17 @@ class Engine:
 
     # Requests
 
-    def submit(self, request: CompletionRequest) -> None:
+    def submit(self, request: CompletionRequest | Embed | Rank) -> None:
         """Queue a request. An invalid request ends with Failed in the next step."""
         try:
+            if isinstance(request, Embed | Rank):
+                self._jobs[request.id] = self._ready_embedder(request.adapters).begin(request)
+                return
             if self._context is None:
                 raise BadRequest("this model was loaded for embeddings or tokenization only and cannot generate text")
-            self._inbox.append(self._inputs.process(request))
+            self._tokenizing[request.id] = self._inputs.process(request)
+            if len(request.prompt) <= PIECE:
+                self._tokenize_next(request.id)
         except OllamaError as error:
             self._inbox.append(Failed.of(request.id, error))
 
@@ -113,6 +136,8 @@ class Engine:
         self._inbox.append(id)
         if id in self._prefilling and self._context is not None:
             self._context.abort()
+        if id == self._embedding and self._embedder is not None:
+            self._embedder.context.abort()
 
     def hurry(self) -> None:
         """Stop the current decode if it reads prompts of background requests, because another one came. Any thread."""
@@ -134,7 +159,7 @@ class Engine:
     @property
     def busy(self) -> bool:
         """Whether ``step`` has work."""
-        return bool(self._inbox or self._streams)
+        return bool(self._inbox or self._streams or self._tokenizing or self._jobs)
 
     @property
     def counters(self) -> dict[str, Any]:
@@ -172,20 +197,71 @@ class Engine:
     def step(self) -> list[Output]:
         """Run one iteration and return its outputs; the order between requests is not defined."""
         out: list[Output] = []
-        context, scheduler = self._context, self._scheduler
-        if context is None:
-            self._take_inbox(out)
-            return out
-        context.rearm()
+        if self._context is not None:
+            self._context.rearm()
+        if self._tokenizing:
+            self._tokenize()
         if self._inbox:
             self._take_inbox(out)
+        if self._context is not None and (self._streams or not self._jobs):
+            self._step_sequences(self._context, out)
+        if self._jobs:
+            self._step_jobs(out)
+        return out
+
+    def _tokenize(self) -> None:
+        """Tokenize long prompts, taking turns, for a short time."""
+        until = time.perf_counter() + TOKENIZE_SECONDS
+        while self._tokenizing and time.perf_counter() < until:
+            self._tokenize_next(next(iter(self._tokenizing)))
+
+    def _tokenize_next(self, id: int) -> None:
+        """Tokenize the next piece of a prompt. After the last one, the request is in the inbox."""
+        tokenizing = self._tokenizing.pop(id)
+        try:
+            next(tokenizing)
+        except StopIteration as done:
+            self._inbox.append(done.value)
+        except OllamaError as error:
+            self._inbox.append(Failed.of(id, error))
+        except Exception as error:  # the other requests must continue
+            self._inbox.append(Failed(id, f"internal error in the model runner: {error!r}"))
+        else:
+            self._tokenizing[id] = tokenizing  # the others are next
+
+    def _step_jobs(self, out: list[Output]) -> None:
+        """Compute one piece of the job whose turn it is."""
+        job = self._scheduler.shares.choose(list(self._jobs.values()))
+        id, sequences = job.request.id, list(self._scheduler.running)
+        if job.kind is Kind.BACKGROUND and any(not seq.background for seq in sequences):
+            return
+        size = PIECE_BESIDE_REPLIES if sequences else MAX_BATCH if job.kind is Kind.INTERACTIVE else BULK_PIECE
+        try:
+            embedder = self._ready_embedder(job.request.adapters)
+            self._embedding = id
+            tokens = embedder.advance(job, size)
+            self._embedding = 0
+            self._scheduler.shares.charge(job, tokens)
+            if not job.complete:
+                return
+            result = embedder.finish(job)
+        except OllamaError as error:
+            out.append(Failed.of(id, error))
+        else:
+            out.append(_pooled(job, result, embedder.model_limit))
+        finally:
+            self._embedding = 0
+        del self._jobs[id]
+
+    def _step_sequences(self, context: Context, out: list[Output]) -> None:
+        scheduler = self._scheduler
         if scheduler.waiting:
             self._admit()
         batch = scheduler.plan()
         if not batch.chunks:
-            if self._prefix_cache is not None:
+            if self._prefix_cache is not None and not self._jobs:
                 self._prefix_cache.wait(LOAD_WAIT)
-            return out
+            return
         streams = [self._streams[chunk.seq.id] for chunk in batch.chunks]
         rows = self._speculator.plan(batch, streams)
         count = _fill(context, batch, self._speculator.drafts)
@@ -202,7 +278,6 @@ class Engine:
             self._sample(batch, context.logits(), out)
         else:
             self._undo(batch, rows, status, out)
-        return out
 
     def _decode(self, context: Context, batch: Batch, rows: int) -> tuple[DecodeStatus, float]:
         """Decode the batch and measure it for thread tuning and drafts; return the status and the seconds."""
@@ -233,8 +308,12 @@ class Engine:
                 self._streams[item.id] = item
                 self._speculator.add(item)
                 self._scheduler.add(item.seq)
-            elif isinstance(item, Failed):
+            elif not isinstance(item, int):
                 out.append(item)
+            elif self._tokenizing.pop(item, None) is not None:
+                out.append(Finished(id=item, reason="cancelled"))
+            elif self._jobs.pop(item, None) is not None:
+                out.append(Failed.of(item, Cancelled()))
             elif (stream := self._streams.get(item)) is not None:
                 text = stream.cancel()
                 if text is not None:
@@ -334,6 +413,7 @@ class Engine:
         contexts = (self._context, self._embedder.context if self._embedder is not None else None)
         used = [context.adapters for context in contexts if context is not None]
         used += [stream.seq.adapters for stream in self._streams.values()]
+        used += [job.request.adapters for job in self._jobs.values()]
         waiting = (item.seq.adapters for item in tuple(self._inbox) if isinstance(item, ReplyStream))
         self._model.free_adapters({one.path for adapters in (*used, *waiting) for one in adapters})
 
@@ -370,24 +450,13 @@ class Engine:
 
     # Embeddings and tokens
 
-    def embed(
-        self,
-        inputs: GenericSequence[EmbedInput],
-        *,
-        truncate: bool = True,
-        num_ctx: int = 0,
-        normalise: bool = True,
-        adapters: Adapters = (),
-    ) -> tuple[Floats, int]:
-        """Return float32 vectors [inputs, n_embd] and the number of tokens; see ``Embedder.embed``."""
-        embedder = self._ready_embedder(adapters)
-        return embedder.embed(inputs, truncate=truncate, num_ctx=num_ctx, normalise=normalise)
-
-    def rank(
-        self, query: str, documents: GenericSequence[str], *, num_ctx: int = 0, adapters: Adapters = ()
-    ) -> tuple[Floats, int]:
-        """Return float32 scores [documents], 0 to 1, and the number of tokens; see ``Embedder.rank``."""
-        return self._ready_embedder(adapters).rank(query, documents, num_ctx=num_ctx)
+    def pool(self, request: Embed | Rank) -> tuple[Floats, PoolingJob]:
+        """Compute embeddings or scores at once, as an array [inputs, width]. Raises OllamaError."""
+        embedder = self._ready_embedder(request.adapters)
+        job = embedder.begin(request)
+        while not job.complete:
+            embedder.advance(job, MAX_BATCH)
+        return embedder.finish(job), job
 
     def _ready_embedder(self, adapters: Adapters) -> Embedder:
         if self._model.vocab_only:
@@ -396,7 +465,6 @@ class Engine:
             self._embedder = loading.make_embedder(self.config, self._model, self._shape)
         if self._embedder.context.set_adapters(adapters):
             self._free_adapters()
-        self._embedder.context.rearm()
         return self._embedder
 
     def tokenize(self, text: str, *, add_special: bool = True, parse_special: bool = True) -> list[int]:
@@ -406,6 +474,24 @@ class Engine:
     def detokenize(self, tokens: GenericSequence[int]) -> str:
         """Return the text of token ids, including special tokens; invalid ids are skipped."""
         return self._model.detokenize(tokens).decode("utf-8", "replace")
+
+
+def _pooled(job: PoolingJob, result: Floats, model_limit: int) -> Embedded | Ranked:
+    """Return the last output of a job."""
+    id, truncated = job.request.id, tuple(job.truncated)
+    if isinstance(job.request, Rank):
+        scores = tuple(result.tolist())
+        return Ranked(id, scores, job.tokens, truncated=truncated, limit=job.limit, model_limit=model_limit)
+    return Embedded(
+        id,
+        result.astype("<f4", copy=False).tobytes(),
+        result.shape[1],
+        job.tokens,
+        time.perf_counter() - job.started,
+        truncated=truncated,
+        limit=job.limit,
+        model_limit=model_limit,
+    )
 
 
 def _fill(context: Context, batch: Batch, drafts: Mapping[int, GenericSequence[int]]) -> int:

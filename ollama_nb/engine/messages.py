@@ -112,7 +112,7 @@ class CompletionRequest(msgspec.Struct, frozen=True, tag="complete", kw_only=Tru
     will continue this one; it is compiled now, so that its errors come first. ``preserve``: special tokens that remain
     visible in the text. ``return_tokens``: return all tokens with the last output. Requests of one ``group`` (0: none)
     have the same prompt, which is read once: the other ones wait for the first one. ``background`` requests run only
-    while no other one does.
+    while no other one does. ``client``: on whose behalf, for fair shares.
     """
 
     id: int = 0
@@ -129,6 +129,32 @@ class CompletionRequest(msgspec.Struct, frozen=True, tag="complete", kw_only=Tru
     preserve: tuple[str, ...] = ()
     adapters: Adapters = ()
     group: int = 0
+    background: bool = False
+    client: str = ""
+
+
+class Embed(msgspec.Struct, frozen=True, tag="embed", kw_only=True):
+    """Compute embeddings. With ``truncate`` false, an input that is too long fails with ContextOverflow."""
+
+    id: int = 0
+    inputs: tuple[EmbedInput, ...]
+    truncate: bool = True
+    num_ctx: int = 0
+    adapters: Adapters = ()
+    normalise: bool = True
+    client: str = ""
+    background: bool = False
+
+
+class Rank(msgspec.Struct, frozen=True, tag="rank", kw_only=True):
+    """Score documents, for models whose ``pooling`` is ``rank``. Documents are cut to the context."""
+
+    id: int = 0
+    query: str
+    documents: tuple[str, ...]
+    num_ctx: int = 0
+    adapters: Adapters = ()
+    client: str = ""
     background: bool = False
 
 
@@ -199,7 +225,35 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
         return cls(id, error.message, error.status, error.code)
 
 
-Output = TextOutput | Finished | Failed
+class Embedded(msgspec.Struct, frozen=True, tag="embedded"):
+    """``vectors``: little-endian float32, one row of ``dimensions`` per input, L2-normalised.
+
+    ``truncated``: the indices of the inputs that were cut to ``limit`` tokens; ``model_limit``: the most tokens of an
+    input with any num_ctx.
+    """
+
+    id: int
+    vectors: bytes
+    dimensions: int
+    prompt_tokens: int
+    prompt_seconds: float
+    truncated: tuple[int, ...] = ()
+    limit: int = 0
+    model_limit: int = 0
+
+
+class Ranked(msgspec.Struct, frozen=True, tag="ranked"):
+    """One score from 0 to 1 per document, in their order. ``truncated`` and the limits are those of ``Embedded``."""
+
+    id: int
+    scores: tuple[float, ...]
+    prompt_tokens: int
+    truncated: tuple[int, ...] = ()
+    limit: int = 0
+    model_limit: int = 0
+
+
+Output = TextOutput | Finished | Failed | Embedded | Ranked
 
 
 @dataclass(slots=True)

@@ -5,8 +5,9 @@ Theory of operation
 
 The engine decodes one batch per step. Sequences join and leave between steps; nothing here touches native memory.
 
-``admit`` gives slots to waiting sequences in the order of arrival. A sequence that waits for a prefix, because another
-sequence is computing it (``leader``) or it is being loaded from disk (``loading``), does not block those behind it.
+``admit`` gives slots to waiting sequences: to the client that has been served least (``fairness``), and within a client
+in the order of arrival. A sequence that waits for a prefix, because another sequence is computing it (``leader``) or it
+is being loaded from disk (``loading``), does not block those behind it.
 
 ``plan`` describes the next batch:
 
@@ -45,6 +46,7 @@ from collections import deque
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from ollama_nb.engine.fairness import FairQueue
 from ollama_nb.engine.messages import Adapters
 from ollama_nb.engine.sequence import Sequence, SequenceState
 from ollama_nb.engine.slots import Cut, MemoryOp, Shift, SlotTable
@@ -77,7 +79,8 @@ class Batch(NamedTuple):
 class Scheduler:
     """Schedules ``n_slots`` sequences in batches of ``n_batch`` tokens.
 
-    ``cuttable``: see ``SlotTable``; ``can_shift`` False: after a shift the window is read again.
+    ``cuttable``: see ``SlotTable``; ``can_shift`` False: after a shift the window is read again. The other work of this
+    model uses the same accounts of clients, ``shares``.
     """
 
     def __init__(
@@ -86,6 +89,7 @@ class Scheduler:
         if n_batch <= n_slots:
             raise ValueError("a batch must have room for every reply and one prompt token")
         self.slots = SlotTable(n_slots, cuttable=cuttable)
+        self.shares = FairQueue()
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
         self._n_batch = n_batch
@@ -112,14 +116,12 @@ class Scheduler:
     def admit(self) -> list[MemoryOp]:
         """Give slots to waiting sequences; return the memory operations that this needs."""
         ops: list[MemoryOp] = []
-        for seq in list(self.waiting):
+        remaining = [seq for seq in self.waiting if not _waits_for_prefix(seq)]
+        while remaining:
+            seq = self.shares.choose(remaining)
+            remaining.remove(seq)
             if seq.background and not self.admits_background:
                 break
-            leader = seq.leader
-            if leader is not None and leader.state is SequenceState.PREFILL and leader.n_past < seq.leader_at:
-                continue
-            if seq.loading:
-                continue
             seq.leader = None
             if not seq.background and self.slots.busy == len(self.slots.slots):
                 ops += self._preempt()
@@ -129,6 +131,7 @@ class Scheduler:
                 self.waiting.remove(seq)
                 self.running.append(seq)
                 seq.state = SequenceState.PREFILL
+                self.shares.charge(seq, seq.pending)
             elif seq.leader is None:
                 break  # no free slot
         return ops
@@ -151,6 +154,8 @@ class Scheduler:
         """Record that the batch was read."""
         for seq, start, size, output in batch.chunks:
             seq.n_past = start + size
+            if seq.state is SequenceState.DECODE:
+                self.shares.charge(seq, size)
             if output:
                 seq.state = SequenceState.DECODE
 
@@ -210,6 +215,13 @@ class Scheduler:
         if not beside_replies:
             return self._n_batch
         return min(self._n_batch, (replies + self._chunk) // ROW_BLOCK * ROW_BLOCK or ROW_BLOCK) - replies
+
+
+def _waits_for_prefix(seq: Sequence) -> bool:
+    """Return whether another sequence is computing the beginning of the prompt, or it is being loaded from disk."""
+    leader = seq.leader
+    computing = leader is not None and leader.state is SequenceState.PREFILL and leader.n_past < seq.leader_at
+    return computing or seq.loading
 
 
 def fair_shares(prompts: list[Sequence], budget: int) -> Iterator[tuple[Sequence, int]]:

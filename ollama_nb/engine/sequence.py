@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 
+from ollama_nb.engine.fairness import Kind
 from ollama_nb.engine.messages import Adapters
 from ollama_nb.errors import ContextOverflow
 
@@ -32,8 +33,8 @@ class Sequence:
     """
 
     __slots__ = (
-        "adapters", "background", "cached", "dropped", "exact", "group", "id", "keep", "leader", "leader_at", "limit",
-        "loading", "max_new", "n_new", "n_past", "n_prompt", "preempted", "shift", "slot", "state", "tokens",
+        "adapters", "background", "cached", "client", "dropped", "exact", "group", "id", "keep", "leader", "leader_at",
+        "limit", "loading", "max_new", "n_new", "n_past", "n_prompt", "preempted", "shift", "slot", "state", "tokens",
     )  # fmt: skip
 
     def __init__(
@@ -48,6 +49,7 @@ class Sequence:
         adapters: Adapters = (),
         group: int = 0,
         background: bool = False,
+        client: str = "",
     ) -> None:
         self.id = id
         self.tokens = tokens
@@ -56,6 +58,8 @@ class Sequence:
         """Sequences of one group (0: none) have the same prompt, which the first one reads for all."""
         self.background = background
         """It only runs while no other sequence does."""
+        self.client = client
+        """On whose behalf it runs; see ``fairness``."""
         self.limit = limit
         """Most tokens of the window."""
         self.keep = keep
@@ -80,6 +84,10 @@ class Sequence:
         """While waiting: a prefix is being loaded from disk."""
         self.preempted = False
         """It has lost its slot at least once; ``cached`` and times are those of its first one."""
+
+    @property
+    def kind(self) -> Kind:
+        return Kind.BACKGROUND if self.background else Kind.INTERACTIVE
 
     @property
     def pending(self) -> int:

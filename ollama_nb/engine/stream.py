@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Generator
 
 import numpy as np
 
@@ -196,13 +197,17 @@ class InputProcessor:
         self._model, self._n_ctx = model, n_ctx
         self._compiler = ConstraintCompiler(model)
 
-    def process(self, request: CompletionRequest) -> ReplyStream:
-        """Raises BadRequest or ContextOverflow for a request that cannot run."""
+    def process(self, request: CompletionRequest) -> Generator[None, None, ReplyStream]:
+        """Return the stream of a request; yield after each piece of a long prompt that is tokenized.
+
+        Raises BadRequest or ContextOverflow for a request that cannot run.
+        """
         model, options = self._model, request.options
         limit = max(MIN_CONTEXT, min(request.num_ctx or self._n_ctx, self._n_ctx))
-        prompt = self._prompt_tokens(request)
+        may_drop = request.truncate and request.shift
+        prompt = yield from self._prompt_tokens(request, None if may_drop else limit)
         keep = protected_tokens(options.num_keep, len(prompt), limit, bos=model.add_bos)
-        tokens = fit_prompt(prompt, limit, keep, may_drop=request.truncate and request.shift)
+        tokens = fit_prompt(prompt, limit, keep, may_drop=may_drop)
         for adapter in request.adapters:
             model.adapter(adapter.path)  # load it now: an error in its file belongs to this request
         seq = Sequence(
@@ -215,6 +220,7 @@ class InputProcessor:
             adapters=request.adapters,
             group=request.group,
             background=request.background,
+            client=request.client,
         )
         seq.dropped = len(prompt) - len(tokens)
         if request.later_format:
@@ -235,12 +241,19 @@ class InputProcessor:
             return 0
         return MAX_DRAFT if wanted is None else max(0, min(wanted, MAX_DRAFT))
 
-    def _prompt_tokens(self, request: CompletionRequest) -> list[int]:
+    def _prompt_tokens(self, request: CompletionRequest, enough: int | None) -> Generator[None, None, list[int]]:
+        """Return the tokens of the prompt, or some more than ``enough`` of them if it is longer."""
         model = self._model
         if request.tokens:
             model.check_tokens(request.tokens)
             return list(request.tokens)
-        tokens = model.tokenize(request.prompt)
+        tokens: list[int] = []
+        for piece in model.tokenize_pieces(request.prompt):
+            if tokens:
+                yield
+            tokens += piece
+            if enough is not None and len(tokens) > enough:
+                break
         if not tokens and model.bos >= 0:
             tokens = [model.bos]
         if not tokens:

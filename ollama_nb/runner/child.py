@@ -37,7 +37,6 @@ class RunnerProcess:
         self._inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._sending = threading.Lock()
         self._engine: Engine | None = None
-        self._embedding: int | None = None
         self._step_began: float | None = None
 
     def run(self) -> None:
@@ -83,7 +82,7 @@ class RunnerProcess:
         items = engine.step()
         self._step_began = None
         if items:  # the engine's outputs have the wire's tags and fields
-            self._send(wire.Step(cast("tuple[wire.TextOutput | wire.Finished | wire.Failed, ...]", tuple(items))))
+            self._send(wire.Step(cast("tuple[wire.Output, ...]", tuple(items))))
 
     def _handle(self, engine: Engine, message: Any) -> None:
         """Handle one message. An error ends only that request."""
@@ -101,16 +100,12 @@ class RunnerProcess:
 
     def _reply(self, engine: Engine, message: Any) -> msgspec.Struct | None:
         match message:
-            case wire.CompletionRequest():
+            case wire.CompletionRequest() | wire.Embed() | wire.Rank():
                 engine.submit(message)
                 return None
             case wire.Cancel(id=id):
                 engine.cancel(id)
                 return None
-            case wire.Embed():
-                return self._embed(engine, message)
-            case wire.Rank():
-                return self._rank(engine, message)
             case wire.Tokenize():
                 return tokenize(engine, message)
             case wire.Detokenize(id=id, tokens=tokens):
@@ -118,28 +113,6 @@ class RunnerProcess:
             case wire.GetStats(id=id):
                 return wire.StatsReply(id=id, stats={**engine.counters, "pid": os.getpid()})
         raise RunnerCrashed(f"the runner received an unexpected message: {type(message).__name__}")
-
-    def _embed(self, engine: Engine, message: wire.Embed) -> wire.Embedded:
-        began = time.perf_counter()
-        self._embedding = message.id
-        try:
-            vectors, count = engine.embed(
-                message.inputs, truncate=message.truncate, num_ctx=message.num_ctx, adapters=message.adapters
-            )
-        finally:
-            self._embedding = None
-        data = vectors.astype("<f4", copy=False).tobytes()
-        return wire.Embedded(message.id, data, vectors.shape[1], count, time.perf_counter() - began)
-
-    def _rank(self, engine: Engine, message: wire.Rank) -> wire.Ranked:
-        self._embedding = message.id
-        try:
-            scores, count = engine.rank(
-                message.query, message.documents, num_ctx=message.num_ctx, adapters=message.adapters
-            )
-        finally:
-            self._embedding = None
-        return wire.Ranked(message.id, tuple(scores.tolist()), count)
 
     def _send(self, message: msgspec.Struct) -> None:
         data = wire.frame(message)
@@ -194,9 +167,7 @@ class RunnerProcess:
         if isinstance(message, wire.CompletionRequest) and not message.background and (engine := self._engine):
             engine.hurry()
         if isinstance(message, wire.Cancel) and (engine := self._engine):
-            engine.cancel(message.id)  # also from this thread: it aborts the prefill of that request
-            if self._embedding == message.id:
-                engine.abort()
+            engine.cancel(message.id)  # also from this thread: it aborts what is being computed for that request
 
 
 def run_with_stack(work: Callable[[], None], size: int) -> None:

@@ -127,18 +127,36 @@ class Runner:
         truncate: bool = True,
         num_ctx: int = 0,
         adapters: wire.Adapters = (),
+        client: str = "",
+        background: bool = False,
     ) -> wire.Embedded:
         """Return one vector per input; see ``wire.Embedded``. Raises ContextOverflow if nothing may be truncated."""
         id = next(self._ids)
-        message = wire.Embed(id=id, inputs=tuple(inputs), truncate=truncate, num_ctx=num_ctx, adapters=adapters)
+        message = wire.Embed(
+            id=id,
+            inputs=tuple(inputs),
+            truncate=truncate,
+            num_ctx=num_ctx,
+            adapters=adapters,
+            client=client,
+            background=background,
+        )
         return await self._ask(message, wire.Embedded)
 
     async def rank(
-        self, query: str, documents: Sequence[str], *, num_ctx: int = 0, adapters: wire.Adapters = ()
+        self,
+        query: str,
+        documents: Sequence[str],
+        *,
+        num_ctx: int = 0,
+        adapters: wire.Adapters = (),
+        client: str = "",
     ) -> wire.Ranked:
         """Return one score per document; see ``wire.Rank``."""
         id = next(self._ids)
-        message = wire.Rank(id=id, query=query, documents=tuple(documents), num_ctx=num_ctx, adapters=adapters)
+        message = wire.Rank(
+            id=id, query=query, documents=tuple(documents), num_ctx=num_ctx, adapters=adapters, client=client
+        )
         return await self._ask(message, wire.Ranked)
 
     async def tokenize(

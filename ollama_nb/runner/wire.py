@@ -18,12 +18,17 @@ from ollama_nb.engine.messages import (
     Adapter,
     Adapters,
     CompletionRequest,
+    Embed,
+    Embedded,
     EmbedInput,
     EngineConfig,
     EngineFacts,
     Failed,
     FillTokens,
     Finished,
+    Output,
+    Rank,
+    Ranked,
     TextOutput,
     TokenProb,
     TopToken,
@@ -35,12 +40,17 @@ __all__ = [
     "Adapter",
     "Adapters",
     "CompletionRequest",
+    "Embed",
     "EmbedInput",
+    "Embedded",
     "EngineConfig",
     "EngineFacts",
     "Failed",
     "FillTokens",
     "Finished",
+    "Output",
+    "Rank",
+    "Ranked",
     "TextOutput",
     "TokenProb",
     "TopToken",
@@ -48,26 +58,6 @@ __all__ = [
 
 MAX_FRAME = 256 << 20  # bytes
 _LENGTH = struct.Struct("<I")
-
-
-class Embed(msgspec.Struct, frozen=True, tag="embed", kw_only=True):
-    """Compute embeddings. With ``truncate`` false, an input that is too long fails with ContextOverflow."""
-
-    id: int
-    inputs: tuple[EmbedInput, ...]
-    truncate: bool = True
-    num_ctx: int = 0
-    adapters: Adapters = ()
-
-
-class Rank(msgspec.Struct, frozen=True, tag="rank", kw_only=True):
-    """Score documents, for models whose ``pooling`` is ``rank``. Documents are cut to the context."""
-
-    id: int
-    query: str
-    documents: tuple[str, ...]
-    num_ctx: int = 0
-    adapters: Adapters = ()
 
 
 class Tokenize(msgspec.Struct, frozen=True, tag="tokenize", kw_only=True):
@@ -108,24 +98,6 @@ class LoadFailed(msgspec.Struct, frozen=True, tag="load_failed"):
     code: str = LoadError.code
 
 
-class Embedded(msgspec.Struct, frozen=True, tag="embedded"):
-    """``vectors``: little-endian float32, one row of ``dimensions`` per input, L2-normalised."""
-
-    id: int
-    vectors: bytes
-    dimensions: int
-    prompt_tokens: int
-    prompt_seconds: float
-
-
-class Ranked(msgspec.Struct, frozen=True, tag="ranked"):
-    """One score from 0 to 1 per document, in their order."""
-
-    id: int
-    scores: tuple[float, ...]
-    prompt_tokens: int
-
-
 class Tokens(msgspec.Struct, frozen=True, tag="tokens"):
     """One list per text, or one count per text in ``counts``."""
 
@@ -149,7 +121,7 @@ class StatsReply(msgspec.Struct, frozen=True, tag="stats_reply"):
 class Step(msgspec.Struct, frozen=True, tag="step"):
     """Everything that one engine step produced, for all streams, in one message."""
 
-    items: tuple[TextOutput | Finished | Failed, ...]
+    items: tuple[Output, ...]
 
 
 class Pong(msgspec.Struct, frozen=True, tag="pong"):

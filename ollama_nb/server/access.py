@@ -48,9 +48,10 @@ _HEADERS = (
     *(f"x-stainless-{name}" for name in _STAINLESS),
     # Not in Ollama's list: headers of Anthropic's browser clients and of our additions.
     "x-api-key", "anthropic-version", "anthropic-beta", "anthropic-dangerous-direct-browser-access", "X-Request-Id",
-    "X-Ollama-Strict", "X-Ollama-Run-Record", "X-Timings",
+    "X-Ollama-Strict", "X-Ollama-Run-Record", "X-Ollama-Client", "X-Timings",
 )  # fmt: skip
 _PRIVATE = tuple(ipaddress.ip_network(text) for text in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"))
+KEY_PREFIX = "onb_"  # of the text of every API key, so that scanners of secrets recognise it
 _HOST_NAME = re.compile(r"[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?")
 _BRACKETED = re.compile(r"\[([^\]]*)\](?::\d*)?")
 _BEARER = re.compile(r"(?:bearer|token)\s+(\S+)\s*", re.IGNORECASE)
@@ -172,3 +173,15 @@ def offered_key(headers: Mapping[str, str]) -> str:
     """The key in the headers; empty if they hold no key."""
     bearer = _BEARER.fullmatch(headers.get("Authorization", ""))
     return bearer[1] if bearer else headers.get("x-api-key", "").strip()
+
+
+def client_of(headers: Mapping[str, str], address: str) -> str:
+    """Return on whose behalf a request is made, for fair shares of a model.
+
+    The holder of an API key is one client. Otherwise a client is a process that sends ``X-Ollama-Client``, such as a
+    notebook's kernel, or else all requests from one address.
+    """
+    key = offered_key(headers)
+    if key.startswith(KEY_PREFIX):
+        return f"key {key_hash(key).hex()[:16]}"
+    return f"{address} {headers.get('X-Ollama-Client', '')[:64]}"

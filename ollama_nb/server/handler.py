@@ -23,7 +23,7 @@ from tornado.iostream import StreamClosedError
 from ollama_nb.api.events import Done, Event, Progress, Rendered
 from ollama_nb.errors import BadRequest, OllamaError, ShuttingDown, Unauthorized, from_code
 from ollama_nb.runtime import CHALLENGE, PROOF
-from ollama_nb.server import limits
+from ollama_nb.server import access, limits
 from ollama_nb.server.dialects import gojson
 from ollama_nb.server.dialects.encoder import ErrorFormat, ReplyEncoder
 from ollama_nb.server.dialects.gojson import Fields
@@ -31,6 +31,7 @@ from ollama_nb.server.dialects.native import replies
 from ollama_nb.server.keys import ADMIN
 from ollama_nb.server.state import ServerState
 from ollama_nb.server.streams import PIECE, BodySink, DiscardedBody, MemoryBody, ReplyWriter, SlowClient
+from ollama_nb.service.requests import CLIENT
 from ollama_nb.service.service import Service
 
 SETTING = "ollama_nb_state"  # key of the ServerState in the application's settings
@@ -456,6 +457,7 @@ class OllamaHandler(web.RequestHandler):
         try:
             route = self.route
             assert route is not None
+            CLIENT.set(access.client_of(self.request.headers, self.request.remote_ip or ""))
             if route.zstd:
                 await self._decompress_body()
             if route.relay is None or not await route.relay(self):

@@ -22,12 +22,11 @@ from typing import Any
 from ollama_nb import disk
 from ollama_nb.errors import BadRequest, Forbidden, NotFound, OllamaError, StoreError, Unauthorized
 from ollama_nb.runtime import key_hash
-from ollama_nb.server.access import Keys, offered_key
+from ollama_nb.server.access import KEY_PREFIX, Keys, offered_key
 
 INFER, READ, WRITE, ADMIN = SCOPES = "infer", "read", "write", "admin"
 ANY_KEY = ""  # the scope of requests for which every valid key is sufficient
 DEFAULT_SCOPES = (INFER, READ)
-PREFIX = "onb_"  # of every key's text, so that scanners of secrets recognise it
 _DAY = 86_400.0  # seconds
 _MAX_BYTES = 4 << 20  # size of the key file
 _NAME = re.compile(r"[^\x00-\x1f\x7f]{1,80}")
@@ -78,7 +77,7 @@ class KeyFile:
             raise BadRequest(f'unknown scope "{"".join(unknown[:1])}": choose among {", ".join(SCOPES)}')
         if days is not None and not 0 < days < 1e6:
             raise BadRequest(f"a key cannot be valid for {days:g} days")
-        text = PREFIX + secrets.token_urlsafe(32)
+        text = KEY_PREFIX + secrets.token_urlsafe(32)
         now = time.time()
         ordered = tuple(scope for scope in SCOPES if scope in scopes)
         key = ApiKey(name.strip(), key_hash(text), ordered, now, None if days is None else now + days * _DAY)

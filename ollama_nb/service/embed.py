@@ -20,7 +20,7 @@ from ollama_nb.runner import wire
 from ollama_nb.runner.pool import Lease
 from ollama_nb.service.backend import Backend
 from ollama_nb.service.generation import options_in_force
-from ollama_nb.service.requests import LiveRequest, acquire
+from ollama_nb.service.requests import CLIENT, LiveRequest, acquire
 from ollama_nb.service.resolve import find, weights_header
 
 COSINE, RANK = "cosine", "rank"
@@ -78,7 +78,14 @@ async def _computed(
     for piece in pieces(inputs) if request.background else [inputs]:
         if request.background:
             await backend.requests.wait_for_others()
-        yield await lease.runner.embed(piece, truncate=request.truncate, num_ctx=lease.num_ctx, adapters=lease.adapters)
+        yield await lease.runner.embed(
+            piece,
+            truncate=request.truncate,
+            num_ctx=lease.num_ctx,
+            adapters=lease.adapters,
+            client=CLIENT.get(),
+            background=request.background,
+        )
 
 
 def pieces(inputs: Sequence[wire.EmbedInput]) -> Iterator[Sequence[wire.EmbedInput]]:
@@ -154,13 +161,15 @@ async def rerank(backend: Backend, request: RerankRequest) -> Ranking:
 
 
 async def _ranked(lease: Lease, request: RerankRequest) -> tuple[list[float], int]:
-    reply = await lease.runner.rank(request.query, request.documents, num_ctx=lease.num_ctx, adapters=lease.adapters)
+    reply = await lease.runner.rank(
+        request.query, request.documents, num_ctx=lease.num_ctx, adapters=lease.adapters, client=CLIENT.get()
+    )
     return list(reply.scores), reply.prompt_tokens
 
 
 async def _cosines(lease: Lease, request: RerankRequest) -> tuple[list[float], int]:
     texts = (request.query, *request.documents)
-    reply = await lease.runner.embed(texts, num_ctx=lease.num_ctx, adapters=lease.adapters)
+    reply = await lease.runner.embed(texts, num_ctx=lease.num_ctx, adapters=lease.adapters, client=CLIENT.get())
     rows = np.frombuffer(reply.vectors, dtype="<f4").reshape(-1, reply.dimensions).astype(np.float64)
     lengths = np.linalg.norm(rows, axis=1)
     lengths[lengths == 0] = 1.0

@@ -27,6 +27,7 @@ from ollama_nb.reply.output import ReplyContext, ReplyParser
 from ollama_nb.runner import wire
 from ollama_nb.service import capabilities as caps
 from ollama_nb.service.backend import Backend
+from ollama_nb.service.requests import CLIENT
 from ollama_nb.service.resolve import weights_header
 from ollama_nb.service.templates import ChatFormat, chat_format
 
@@ -196,6 +197,7 @@ async def new_generation(
             logprobs=request.top_logprobs if request.logprobs else -1,
             format=constraint_text(request),
             background=request.background,
+            client=CLIENT.get(),
         ),
         reply=ReplyFormat(
             thinking=chosen.thinking if think else None,

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from types import TracebackType
 from typing import ParamSpec, Protocol, TypeVar
@@ -23,6 +24,9 @@ from ollama_nb.api.models import GGUF, Model
 from ollama_nb.api.options import Options
 from ollama_nb.errors import Cancelled
 from ollama_nb.runner.pool import Lease, Pool
+
+CLIENT: ContextVar[str] = ContextVar("client", default="")
+"""On whose behalf the current task works, for fair shares of a model; see ``engine.fairness``."""
 
 QUEUED, LOADING, PROMPT, GENERATING = "queued", "loading", "prompt", "generating"
 STATES = (QUEUED, LOADING, PROMPT, GENERATING)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from support import engines
-from support.engines import EXACT, STORY, reply_of, run
+from support.engines import EXACT, STORY, embed, reply_of, run
 from support.ggufs import F32, F64, STRING, U32, gguf
 from support.models import random_lora
 
@@ -108,7 +108,7 @@ def test_unused_adapters_are_freed(
     assert all(reply.text for reply in run(engine, *requests))
     assert len(engine._model._adapters) <= MAX_UNUSED_ADAPTERS + 1
     for adapters in many:
-        engine.embed(["Once"], adapters=adapters)
+        embed(engine, ["Once"], adapters=adapters)
         assert len(engine._model._adapters) <= MAX_UNUSED_ADAPTERS + 2
     for adapters in adapter_sets:
         assert run(engine, ask(PROMPTS[0], adapters))[0].text == expected[PROMPTS[0], adapters]
@@ -117,8 +117,8 @@ def test_unused_adapters_are_freed(
 
 def test_embeddings_depend_on_the_adapters(path: str, adapter_sets: tuple[Adapters, ...]) -> None:
     engine = load(path)
-    vectors = {adapters: engine.embed(["Once upon a time"], adapters=adapters)[0] for adapters in adapter_sets}
-    again = {adapters: engine.embed(["Once upon a time"], adapters=adapters)[0] for adapters in reversed(adapter_sets)}
+    vectors = {adapters: embed(engine, ["Once upon a time"], adapters=adapters)[0] for adapters in adapter_sets}
+    again = {adapters: embed(engine, ["Once upon a time"], adapters=adapters)[0] for adapters in reversed(adapter_sets)}
     assert all((vectors[adapters] == again[adapters]).all() for adapters in adapter_sets)
     assert len({vector.tobytes() for vector in vectors.values()}) == len(adapter_sets)
     engine.close()
@@ -190,7 +190,7 @@ def test_an_unusable_adapter_is_reported_with_the_reason(engine: Engine, tmp_pat
     assert failed.status == 400
     assert failed.message.startswith(f"cannot use the adapter {name}.gguf: ") and reason in failed.message
     with pytest.raises(BadRequest, match=name):
-        engine.embed(["a"], adapters=(Adapter(str(file)),))
+        embed(engine, ["a"], adapters=(Adapter(str(file)),))
 
 
 def test_a_missing_adapter_is_reported(engine: Engine, tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import random
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -22,7 +24,7 @@ class Simulation:
         self.memory: list[list[int]] = [[] for _ in range(n_slots)]
         self.ops: list[MemoryOp] = []
 
-    def arrive(self, id: int, tokens: list[int], **limits: int) -> Sequence:
+    def arrive(self, id: int, tokens: list[int], **limits: Any) -> Sequence:
         seq = Sequence(id, list(tokens), limit=limits.pop("limit", 10_000), **limits)
         self.scheduler.add(seq)
         return seq
@@ -241,6 +243,25 @@ def test_followers_continue_when_their_leader_is_cancelled() -> None:
     assert (follower.state, follower.cached) == (SequenceState.PREFILL, 64)
 
 
+@pytest.mark.parametrize("n_slots", [1, 4])
+def test_a_light_client_waits_at_most_twice_its_fair_share(n_slots: int) -> None:
+    """G7: a heavy client always has ten times as many requests as slots; counted are the replies that end before."""
+    simulation = Simulation(n_slots=n_slots)
+    numbers, heavy, waits = itertools.count(), [], []
+    for _ in range(40):
+        heavy = [seq for seq in heavy if seq.state is not SequenceState.FINISHED]
+        while len(heavy) < 10 * n_slots:
+            id = next(numbers)
+            heavy.append(simulation.arrive(id, text(100 * id, 5), max_new=4, client="heavy"))
+        id = next(numbers)
+        light = simulation.arrive(id, text(100 * id, 5), max_new=4, client="light")
+        while light.state is not SequenceState.FINISHED:
+            simulation.step()
+        waits.append(sum(seq.state is SequenceState.FINISHED for seq in heavy))
+    fair_share = 2 * n_slots  # replies: those in the slots now, and the light one with its neighbours in the slots
+    assert sorted(waits)[int(0.95 * len(waits))] <= 2 * fair_share
+
+
 # Background sequences
 
 
@@ -389,7 +410,8 @@ def test_a_batch_without_room_for_prompts_is_refused() -> None:
     can_shift=st.booleans(),
 )
 def test_every_request_ends_once(seed: int, n_slots: int, cuttable: bool, can_shift: bool) -> None:
-    """Random arrivals with shared prefixes and random cancels: invariants hold, all end, no cell leaks."""
+    """T15: random arrivals of several clients with shared prefixes, and random cancels: invariants hold, all end once,
+    no cell leaks."""
     dice = random.Random(seed)
     simulation = Simulation(
         n_slots, n_slots + dice.randrange(1, 40), chunk=dice.choice((8, 16)), cuttable=cuttable, can_shift=can_shift
@@ -409,6 +431,7 @@ def test_every_request_ends_once(seed: int, n_slots: int, cuttable: bool, can_sh
                     keep=dice.randrange(0, 3),
                     max_new=dice.randrange(1, 60),
                     background=dice.random() < 0.4,
+                    client=dice.choice("abc"),
                 )
             )
             arrivals += 1

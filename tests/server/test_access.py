@@ -11,6 +11,7 @@ from ollama_nb.server.access import (
     HostKind,
     Keys,
     Origins,
+    client_of,
     cors_headers,
     host_kind,
     preflight_headers,
@@ -125,3 +126,13 @@ def test_keys(headers: dict[str, str], accepted: bool) -> None:
 
 def test_an_empty_key_accepts_no_request() -> None:
     assert not Keys() and not Keys("") and not Keys("").accept({"Authorization": "Bearer "}) and Keys("x")
+
+
+def test_a_client_is_a_key_or_a_process_or_an_address() -> None:
+    kernel = {"X-Ollama-Client": "kernel-1"}
+    assert client_of(kernel, "127.0.0.1") != client_of({}, "127.0.0.1") != client_of({}, "10.0.0.1")
+    with_key = {"Authorization": "Bearer onb_secret"}
+    assert client_of(with_key, "127.0.0.1") == client_of({**with_key, **kernel}, "10.0.0.1")
+    assert "onb_" not in client_of(with_key, "127.0.0.1"), "a client's name is no secret"
+    shared = {"Authorization": "Bearer of the Jupyter server"}
+    assert client_of(shared, "127.0.0.1") != client_of({**shared, **kernel}, "127.0.0.1")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,18 @@ import numpy.typing as npt
 from ollama_nb.api.options import Options
 from ollama_nb.engine.drafts import StepTimes
 from ollama_nb.engine.engine import Engine
-from ollama_nb.engine.llama import Context, DecodeStatus, LlamaModel
-from ollama_nb.engine.messages import Adapter, CompletionRequest, Failed, Finished, Output, TextOutput
+from ollama_nb.engine.llama import Context, DecodeStatus, Floats, LlamaModel
+from ollama_nb.engine.messages import (
+    Adapter,
+    CompletionRequest,
+    Embed,
+    EmbedInput,
+    Failed,
+    Finished,
+    Output,
+    Rank,
+    TextOutput,
+)
 
 EXACT: dict[str, Any] = {"n_ctx": 512, "n_threads": 1, "kv_cache_type": "f32", "flash_attention": False}
 """Full precision: in half precision, logits differ by thousandths with the batch's shape, and near ties flip."""
@@ -146,3 +157,15 @@ def _decode(context: Context, tokens: list[int], outputs: list[int]) -> None:
     context.tokens[:count], context.positions[:count] = tokens, np.arange(count)
     context.sequences[:count], context.outputs[:count] = 0, outputs
     assert context.decode(count) is DecodeStatus.DONE
+
+
+def embed(engine: Engine, inputs: Iterable[EmbedInput], **fields: Any) -> tuple[Floats, int]:
+    """Vectors of inputs, and the number of tokens."""
+    vectors, job = engine.pool(Embed(inputs=tuple(inputs), **fields))
+    return vectors, job.tokens
+
+
+def rank(engine: Engine, query: str, documents: Iterable[str], **fields: Any) -> tuple[Floats, int]:
+    """Scores of documents, and the number of tokens."""
+    scores, job = engine.pool(Rank(query=query, documents=tuple(documents), **fields))
+    return scores, job.tokens

@@ -108,13 +108,11 @@ class FakeRunner:
     async def detokenize(self, tokens: Sequence[int]) -> str:
         return "".join(f"<{token}>" for token in tokens)
 
-    async def rank(
-        self, query: str, documents: Sequence[str], *, num_ctx: int = 0, adapters: wire.Adapters = ()
-    ) -> wire.Ranked:
+    async def rank(self, query: str, documents: Sequence[str], *, num_ctx: int = 0, **_: object) -> wire.Ranked:
         return wire.Ranked(1, tuple(len(text) / 10 for text in documents), len(query.split()))
 
     async def embed(
-        self, inputs: Sequence[str], *, truncate: bool = True, num_ctx: int = 0, adapters: wire.Adapters = ()
+        self, inputs: Sequence[str], *, truncate: bool = True, num_ctx: int = 0, **_: object
     ) -> wire.Embedded:
         if not truncate and any(len(text.split()) > num_ctx for text in inputs):
             raise BadRequest("the input length exceeds the context length")

@@ -163,7 +163,7 @@ class LlamaModel:
         if len(text) <= PIECE:
             yield self._tokenize(text, add_special, parse_special)
             return
-        before, after = self._added_tokens if add_special else ([], [])
+        before, after = self.added_tokens if add_special else ([], [])
         splitter, markers = self._splitter
         head = self._tokenize(splitter.sentinel, False, False) if self.vocabulary_type == SPM else []
         yield before
@@ -192,7 +192,7 @@ class LlamaModel:
         return text.removeprefix(self.bos_text) if parsed and self.add_bos else text
 
     @cached_property
-    def _added_tokens(self) -> tuple[list[int], list[int]]:
+    def added_tokens(self) -> tuple[list[int], list[int]]:
         """The special tokens that ``add_special`` puts before and after a text."""
         bare, whole = self._tokenize("a", False, False), self._tokenize("a", True, False)
         at = next((at for at in range(len(whole)) if whole[at : at + len(bare)] == bare), 0)
