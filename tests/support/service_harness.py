@@ -117,7 +117,9 @@ class FakeRunner:
         if not truncate and any(len(text.split()) > num_ctx for text in inputs):
             raise BadRequest("the input length exceeds the context length")
         rows = np.array([[3.0, 4.0, len(text), 0.1] for text in inputs], dtype="<f4")
-        return wire.Embedded(1, rows.tobytes(), 4, sum(len(text.split()) for text in inputs), 0.25)
+        return wire.Embedded(
+            1, rows.tobytes(), 4, sum(len(text.split() if isinstance(text, str) else text) for text in inputs), 0.25
+        )
 
 
 class FakeLease:

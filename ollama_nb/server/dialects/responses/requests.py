@@ -266,7 +266,7 @@ def _echo(body: Fields) -> dict[str, Any]:
         "temperature": 1.0 if temperature is None else temperature,
         "text": {**text, "format": text.get("format") or {"type": "text"}},
         "tool_choice": "auto" if body.raw("tool_choice") is None else body.raw("tool_choice"),
-        "tools": body.items("tools", "[]responses.Tool"),
+        "tools": [tool for tool in body.items("tools", "[]responses.Tool") if tool is not None],  # null is not a tool
         "top_logprobs": body.whole("top_logprobs"),
         "top_p": body.raw("top_p"),
         "presence_penalty": 0,
