@@ -115,6 +115,7 @@ def every_route(server: RunningServer, headers: dict[str, str]) -> Iterator[tupl
 @pytest.mark.parametrize("headers", [{}, bearer("wrong"), {"x-api-key": "wrong"}], ids=["none", "wrong", "x-api-key"])
 @pytest.mark.parametrize("host", ["closed_standalone", "reading_jupyter"])
 def test_without_a_valid_key(request: pytest.FixtureRequest, host: str, headers: dict[str, str]) -> None:
+    """S20: every route of both hosts without a key and with wrong ones."""
     found = request.getfixturevalue(host)
     server = found[0] if isinstance(found, tuple) else found
     for live, reply in every_route(server, headers):

@@ -102,6 +102,7 @@ def add(server: RunningServer, name: str, data: bytes) -> str:
 @pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity", "1e999", "-1e999"])
 @pytest.mark.parametrize("option", ["temperature", "top_k", "num_ctx"])
 def test_values_that_are_not_numbers(real_server: RunningServer, option: str, value: str) -> None:
+    """S30: NaN and infinities are refused."""
     body = f'{{"model":"stories","prompt":"a","stream":false,"options":{{"{option}":{value}}}}}'
     status, message = error(post(real_server, "/api/generate", body.encode()))
     assert status == 400 and message
@@ -133,6 +134,7 @@ def test_bytes_that_are_not_text(real_server: RunningServer, prompt: bytes) -> N
 
 @pytest.mark.parametrize("coding", ["gzip", "deflate", "zstd"])
 def test_a_packed_body_is_not_unpacked(real_server: RunningServer, coding: str) -> None:
+    """S12: compressed bodies are not decompressed on the native routes."""
     bomb = gzip.compress(bytes(64 << 20))
     connection = http.client.HTTPConnection(urlsplit(real_server.url).netloc, timeout=150)
     connection.request("POST", "/api/generate", bomb, {"Content-Encoding": coding})

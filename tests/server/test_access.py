@@ -29,6 +29,7 @@ OWN = ipaddress.ip_address("203.0.113.7")
     ],
 )  # fmt: skip
 def test_names_of_this_machine(host: str) -> None:
+    """S18: Host headers with a name of this machine."""
     assert host_kind(host, "box", lambda a: a == OWN) is HostKind.NAME
 
 
@@ -41,6 +42,7 @@ def test_names_of_this_machine(host: str) -> None:
     ],
 )  # fmt: skip
 def test_addresses_of_this_machine_and_its_network(host: str) -> None:
+    """S18: Host headers with an address of this machine or its network."""
     assert host_kind(host, "box", lambda a: a == OWN) is HostKind.ADDRESS
 
 
@@ -56,6 +58,7 @@ def test_addresses_of_this_machine_and_its_network(host: str) -> None:
     ],
 )  # fmt: skip
 def test_foreign_hosts(host: str) -> None:
+    """S18: Host headers of DNS rebinding, and spellings that pass for this machine's."""
     assert host_kind(host, "box", lambda a: a == OWN) is HostKind.FOREIGN
 
 
@@ -73,10 +76,12 @@ def test_foreign_hosts(host: str) -> None:
     ],
 )  # fmt: skip
 def test_built_in_origins(origin: str, allowed: bool) -> None:
+    """S19: origins of browsers and desktop programs."""
     assert Origins.parse().allow(origin) is allowed
 
 
 def test_own_origins() -> None:
+    """S19: origins that the user allows."""
     origins = Origins.parse(("https://*.example.com", "chrome-extension://abc", "http://192.168.1.1:*"))
     assert origins.allow("https://a.example.com") and origins.allow("http://192.168.1.1:80")
     assert origins.allow("chrome-extension://abc") and origins.allow("http://localhost")

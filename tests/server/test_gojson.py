@@ -84,6 +84,7 @@ def test_reads(body: bytes, value: Any) -> None:
     ids=lambda value: repr(value[:20]),
 )
 def test_refuses(body: bytes, text: str) -> None:
+    """S30: malformed, endless, deep and huge JSON."""
     with pytest.raises(BadRequest) as error:
         gojson.decode(body)
     assert error.value.message == text
@@ -105,6 +106,7 @@ def test_agrees_with_python_on_json(value: Any) -> None:
 @settings(max_examples=200)
 @given(st.binary() | st.text(alphabet='{}[]":,\\ue1.-+truefalsn \n').map(str.encode))
 def test_anything_else_is_a_bad_request(body: bytes) -> None:
+    """S30: any bytes are read or refused."""
     try:
         gojson.decode(body)
     except BadRequest as error:

@@ -453,6 +453,7 @@ async def test_an_interrupted_upload_leaves_no_file(tmp_path: Path) -> None:
 
 @in_loop
 async def test_origins(tmp_path: Path) -> None:
+    """S19: a page of a foreign origin changes no state, whatever its content type."""
     async with serve(tmp_path, origins=("https://app.example",)) as h:
         evil = {"Origin": "http://evil.com", "Content-Type": "text/plain"}
         for method, path in (("GET", "/api/tags"), ("POST", "/api/copy"), ("OPTIONS", "/api/chat"), ("GET", "/x")):
@@ -473,6 +474,7 @@ async def test_origins(tmp_path: Path) -> None:
 
 @in_loop
 async def test_hosts(tmp_path: Path) -> None:
+    """S18: requests with foreign, local and repeated Host headers."""
     async with serve(tmp_path) as h:
         for host in ("evil.com", "localhost.evil.com", "8.8.8.8"):
             for path in ("/api/tags", "/nope"):
@@ -488,6 +490,7 @@ async def test_hosts(tmp_path: Path) -> None:
 
 @in_loop
 async def test_every_route_and_method_needs_the_key(tmp_path: Path) -> None:
+    """S20: every route, method and kind of wrong key."""
     async with serve(tmp_path, keys=Keys("secret")) as h:
         for pattern in (*ROUTES, "/nope"):
             path = pattern.replace("([^/]+)", "x")
@@ -506,7 +509,18 @@ async def test_every_route_and_method_needs_the_key(tmp_path: Path) -> None:
 
 
 @in_loop
+async def test_there_are_no_debugging_routes(tmp_path: Path) -> None:
+    """S28: no path of profilers, debuggers and consoles answers."""
+    async with serve(tmp_path) as h:
+        for path in ("/debug", "/debug/pprof/", "/debug/vars", "/console", "/_debug", "/api/debug", "/heap", "/trace"):
+            for method in ("GET", "POST"):
+                reply = await h.client.request(method, path)
+                assert (reply.status_code, reply.text) == (404, "404 page not found"), path
+
+
+@in_loop
 async def test_clients_without_a_key_cannot_send_a_large_body(tmp_path: Path) -> None:
+    """S13: a body is not read before its sender is admitted."""
     async with serve(tmp_path, keys=Keys("secret")) as h:
         head = b"POST /api/chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: 200000000\r\n\r\n"
         async with h.raw(head) as (reader, _):

@@ -183,6 +183,7 @@ def test_compressed_bodies(tmp_path: Path, path: str) -> None:
 
 @in_loop
 async def test_the_size_of_a_compressed_body(tmp_path: Path) -> None:
+    """S12: a small compressed body that is huge when it is decompressed."""
     """Too much data and too large a window are refused without decompressing all of it."""
     large = json.dumps({**BODIES[CHAT], "user": "a" * (20 << 20)}).encode()
     bomb = b"".join(zstandard.compress(b"0" * (16 << 20)) for _ in range(64))  # 1 GiB in 100 KB

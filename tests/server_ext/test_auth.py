@@ -35,6 +35,7 @@ def own_key(server: RunningServer) -> dict[str, str]:
 
 
 def test_every_route_and_method_needs_authentication(token_server: RunningServer, client: httpx.Client) -> None:
+    """S20: every route and method in Jupyter."""
     for pattern in (*ROUTES, "/nope", "/v1/models", "/api/tags/"):
         url = token_server.url + pattern.replace("([^/]+)", "x")
         for method in METHODS:
@@ -84,6 +85,7 @@ def test_the_key_is_valid_for_these_routes_only(token_server: RunningServer, cli
 
 
 def test_cookies_need_the_xsrf_token(token_server: RunningServer) -> None:
+    """S19: a browser's cookie alone gives no access."""
     root = token_server.url.removesuffix("/ollama")
     with httpx.Client(timeout=30, trust_env=False) as browser:
         browser.get(f"{root}/login?token=test-token", follow_redirects=False)
