@@ -35,6 +35,7 @@ OllamaError                  500     internal_error          no narrower class a
     ShuttingDown             503     shutting_down           the server is shutting down
   StoreError                 500     store_error             the model store cannot be read or written
   LoadError                  500     load_error              the engine cannot load the model
+    InsufficientMemory       507     insufficient_memory     the memory is too small for the model
   RelayBroken                502     relay_broken            the server to which a request was relayed hangs up
   RunnerCrashed              500     runner_crashed          the runner process ended during the request
   SourceError                500     source_error            a registry or package index fails or sends invalid data
@@ -253,6 +254,13 @@ class LoadError(OllamaError):
     """The engine cannot load the model. The message gives llama.cpp's reason."""
 
     code = "load_error"
+
+
+class InsufficientMemory(LoadError):
+    """The memory is too small for the model. Lower ``num_ctx``, use a smaller model, or free memory."""
+
+    status = 507
+    code = "insufficient_memory"
 
 
 class RelayBroken(OllamaError):

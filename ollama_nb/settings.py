@@ -6,6 +6,7 @@ number gives the default.
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import re
@@ -15,6 +16,8 @@ from pathlib import Path
 
 from ollama_nb import net
 from ollama_nb.errors import BadRequest, InvalidDuration
+
+_log = logging.getLogger("ollama_nb")
 
 DEFAULT_PORT = 11434
 FOREVER = math.inf
@@ -180,8 +183,8 @@ class Settings:
             key=dot_ollama / "id_ed25519",
             transfer_streams=min(64, read.whole("OLLAMA_MAX_TRANSFER_STREAMS", 4) or 4),
             keep_alive=read.seconds("OLLAMA_KEEP_ALIVE", 300.0),
-            context_length=read.whole("OLLAMA_CONTEXT_LENGTH", 0),
-            num_parallel=read.whole("OLLAMA_NUM_PARALLEL", 0),
+            context_length=read.whole("OLLAMA_CONTEXT_LENGTH", 0, 1 << 24),
+            num_parallel=read.whole("OLLAMA_NUM_PARALLEL", 0, 255),
             max_loaded_models=read.whole("OLLAMA_MAX_LOADED_MODELS", 0),
             max_queue=read.whole("OLLAMA_MAX_QUEUE", 512),
             load_timeout=read.seconds("OLLAMA_LOAD_TIMEOUT", 300.0) or FOREVER,
@@ -220,9 +223,16 @@ class _Reader:
             return None
         return value not in {"0", "f", "F", "false", "FALSE", "False"}
 
-    def whole(self, name: str, default: int) -> int:
+    def whole(self, name: str, default: int, most: int = 1 << 53) -> int:
+        """A whole number, at most ``most``; a larger one is logged."""
         value = self.text(name)
-        return int(value) if value.isascii() and value.isdigit() else default
+        if not (value.isascii() and value.isdigit()):
+            return default
+        digits = value.lstrip("0")
+        if len(digits) > len(str(most)) or int(digits or 0) > most:
+            _log.warning("%s is larger than %d: %d is used", name, most, most)
+            return most
+        return int(digits or 0)
 
     def seconds(self, name: str, default: float) -> float:
         """A Go duration or a whole number of seconds; a negative value means forever."""
@@ -231,6 +241,6 @@ class _Reader:
             return default
         try:
             seconds = float(int(value)) if re.fullmatch(r"[+-]?\d+", value) else parse_duration(value)
-        except BadRequest:
+        except (BadRequest, OverflowError, ValueError):  # a number with hundreds of digits
             return default
         return FOREVER if seconds < 0 else seconds

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import math
@@ -17,6 +18,18 @@ SEED_MASK = 0xFFFFFFFF  # seeds are unsigned 32-bit numbers
 MAX_SEED = SEED_MASK - 1  # llama.cpp takes a random seed for SEED_MASK itself
 MAX_STOPS = 256  # stop strings of a request
 MAX_STOP_LENGTH = 8192  # characters of a stop string
+MIN_CONTEXT = 4  # tokens: the shortest context
+_INT32 = (-(1 << 31), (1 << 31) - 1)
+RANGES: dict[str, tuple[int, int]] = {
+    "num_ctx": (MIN_CONTEXT, 1 << 24),  # tokens: times 255 sequences it still fits into 32 bits
+    "num_batch": (_INT32[0], 1 << 16),  # tokens: arrays of this length are allocated
+    "num_gpu": (_INT32[0], 10_000),  # layers
+    "main_gpu": (0, 255),
+    "num_thread": (_INT32[0], 512),  # threads: ggml's limit; the server's machine has a lower one
+    "seed": (-(1 << 62), 1 << 62),  # its lower 32 bits count
+}
+"""Option → least and greatest value, for whole numbers that are not simply 32 bits wide. 0 is always valid: the server
+chooses."""
 _BIAS = "logit_bias"
 _MAX_BIASES = 1024  # entries of logit_bias
 _MAX_NAME = 64  # characters of an unknown name in a warning
@@ -58,12 +71,14 @@ class Options:
 
     @classmethod
     def layered(cls, *layers: Mapping[str, Any]) -> tuple[Options, tuple[str, ...]]:
-        """Merge option objects, where later ones override; return the options and a warning for each unknown name.
+        """Merge option objects, where later ones override; return the options, and a warning for each unknown name and
+        for each whole number out of its range: the nearest one in range is used.
 
         Raises BadRequest for a value of the wrong type or one that no request can use.
         """
         values: dict[str, Any] = {}
         unknown: dict[str, None] = {}
+        limited: dict[str, str] = {}
         for layer in layers:
             for name, value in layer.items():
                 if value is None:
@@ -75,10 +90,13 @@ class Options:
                 if kind is None:
                     unknown[name] = None
                 else:
-                    values[name] = _typed(name, value, kind)
+                    values[name] = in_range = _typed(name, value, kind)
+                    limited.pop(name, None)
+                    if kind == "int" and in_range != int(value):
+                        limited[name] = f'option "{name}" is out of range: {in_range} is used'
         options = cls(**values)
         _check_usable(options)
-        return options, _unknown_names(list(unknown))
+        return options, (*_unknown_names(list(unknown)), *limited.values())
 
 
 KINDS: dict[str, str] = {
@@ -130,16 +148,17 @@ def _unknown(name: str) -> str:
 
 def _typed(name: str, value: Any, kind: str) -> Any:
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if number and not math.isfinite(value):
+    if isinstance(value, float) and not math.isfinite(value):
         raise BadRequest(f'option "{name}" must be a finite number')
     if kind == "int":
         if not number:
             raise BadRequest(f'option "{name}" must be of type integer')
-        return max(-(1 << 62), min(1 << 62, int(value)))
+        least, most = RANGES.get(name, _INT32)
+        return max(least, min(int(value), most)) if value else 0
     if kind == "float":
         if not number:
             raise BadRequest(f'option "{name}" must be of type float32')
-        return _float32(name, float(value))
+        return _float32(name, value)
     if kind == "bool":
         if not isinstance(value, bool):
             raise BadRequest(f'option "{name}" must be of type boolean')
@@ -161,7 +180,8 @@ def _biases(value: Any) -> tuple[tuple[str, float], ...]:
 
 
 def _float32(name: str, value: float) -> float:
-    rounded = float32(value)
-    if math.isinf(rounded):
-        raise BadRequest(f'option "{name}" is out of range')
-    return rounded
+    """Also for whole numbers of any length."""
+    with contextlib.suppress(OverflowError):
+        if math.isfinite(rounded := float32(float(value))):
+            return rounded
+    raise BadRequest(f'option "{name}" is out of range')

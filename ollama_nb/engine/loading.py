@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ollama_nb.api.models import TokenizerVocabulary, draft_mismatch
+from ollama_nb.api.options import RANGES
 from ollama_nb.engine.embedder import Embedder
 from ollama_nb.engine.llama import BUILD, KV_TYPES, MAX_SEQUENCES, Context, LlamaModel
 from ollama_nb.engine.messages import MIN_CONTEXT, Adapters, EngineConfig, EngineFacts, FillTokens
@@ -13,7 +14,7 @@ from ollama_nb.engine.prefix_cache import PrefixCache
 from ollama_nb.engine.prefix_store import PrefixStore, state_identity
 from ollama_nb.engine.scheduler import Scheduler
 from ollama_nb.engine.speculation import DraftModel
-from ollama_nb.engine.threads import MIN_LIMIT, ThreadTuner, Watchdog, default_threads
+from ollama_nb.engine.threads import MIN_LIMIT, ThreadTuner, Watchdog, default_threads, usable_processors
 from ollama_nb.errors import LoadError
 
 MICRO_BATCH = 512  # rows
@@ -32,9 +33,11 @@ class ContextShape:
     def of(cls, config: EngineConfig, model: LlamaModel) -> ContextShape:
         trained = model.n_ctx_train or config.n_ctx
         return cls(
-            n_ctx=max(MIN_CONTEXT, min(config.n_ctx, trained)),
+            n_ctx=max(MIN_CONTEXT, min(config.n_ctx, trained, RANGES["num_ctx"][1])),
             n_seq=max(1, min(config.n_seq, MAX_SEQUENCES)),
-            n_threads=config.n_threads if config.n_threads > 0 else default_threads(model.n_params),
+            n_threads=min(config.n_threads, usable_processors())
+            if config.n_threads > 0
+            else default_threads(model.n_params),
         )
 
     @property
@@ -59,7 +62,7 @@ def make_context(config: EngineConfig, model: LlamaModel, shape: ContextShape) -
     """Raises LoadError."""
     if model.two_part:
         raise LoadError("encoder-decoder models (such as T5) cannot be run")
-    n_batch = max(config.n_batch, 2 * shape.n_seq, 32)
+    n_batch = max(min(config.n_batch, RANGES["num_batch"][1]), 2 * shape.n_seq, 32)
     return Context(
         model,
         cells=shape.cells,

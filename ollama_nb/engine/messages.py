@@ -10,10 +10,9 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from ollama_nb.api.options import MIN_CONTEXT as MIN_CONTEXT
 from ollama_nb.api.options import Options
 from ollama_nb.errors import OllamaError
-
-MIN_CONTEXT = 4  # tokens: the shortest context
 
 
 class EngineConfig(msgspec.Struct, frozen=True, tag="load", kw_only=True):

@@ -40,6 +40,11 @@ def default_threads(n_params: int, root: Path = Path("/sys")) -> int:
     return max(1, min(len(cores), _quota(root)))
 
 
+def usable_processors() -> int:
+    """Return the number of logical processors that this process may use: more threads only wait for each other."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _core(root: Path, cpu: int) -> str:
     """Identify the core of a logical processor by the list of processors that share it."""
     try:

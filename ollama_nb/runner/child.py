@@ -22,10 +22,11 @@ from typing import Any, NoReturn, cast
 import msgspec
 
 from ollama_nb.engine.engine import Engine
-from ollama_nb.errors import Busy, OllamaError, RunnerCrashed
+from ollama_nb.errors import Busy, InsufficientMemory, OllamaError, RunnerCrashed
 from ollama_nb.runner import confine, wire
 
 STACK = 128 << 20  # bytes; ``engine.tokenizer.MAX_UNSPLIT`` characters need 85 MB, which are used only then
+NO_MEMORY = "the model cannot be loaded: memory ran out"
 LAST_WRITE = 2.0  # seconds that the end of this process waits for a prefix that is being written to disk
 
 
@@ -59,6 +60,9 @@ class RunnerProcess:
             engine = self._engine = Engine(load)
         except OllamaError as error:
             self._send(wire.LoadFailed(error.message, error.status, error.code))
+            return
+        except MemoryError:
+            self._send(wire.LoadFailed(NO_MEMORY, InsufficientMemory.status, InsufficientMemory.code))
             return
         except RuntimeError as error:  # can't start new thread
             self._refuse_load(error)

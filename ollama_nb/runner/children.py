@@ -39,6 +39,7 @@ OUTPUT_BYTES = 1 << 20  # of a child's printed output that are kept
 SETTLE = 1.0  # seconds from the first sign of an end (exit or end of file) to the kill that forces the other one
 PROBE_COMMAND = (sys.executable, "-I", "-S", "-c", "")  # a child that ends at once
 PROBE_SECONDS = 10.0  # for which the result of a probe is used again
+_NO_MEMORY = ("std::bad_alloc", "MemoryError")  # how native code and Python end when memory runs out
 _EXHAUSTED = frozenset({errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 """Errors of a start that pass when processes, descriptors or memory are freed."""
 
@@ -283,10 +284,16 @@ os.register_at_fork(after_in_child=_forget_spawner)
 
 @dataclass(frozen=True, slots=True)
 class ProcessEnd:
-    """Why a child ended. ``killed``: by a SIGKILL from outside (an operator, or the kernel out of memory)."""
+    """Why a child ended.
+
+    ``killed``: by a SIGKILL from outside (an operator, or the kernel out of memory). ``number``: the signal that ended
+    it, 0 for an exit. ``no_memory``: it ended because memory ran out, as far as that is known.
+    """
 
     cause: str
     killed: bool = False
+    number: int = 0
+    no_memory: bool = False
 
 
 class ChildLink(asyncio.Protocol):
@@ -379,13 +386,13 @@ class ChildLink(asyncio.Protocol):
         if hung_up and code == -signal.SIGKILL:  # otherwise it was already ending, on a busy machine
             self._blame = self._blame or "it closed its connection"
         cause = self._blame or describe_exit(code, self.child.printed.last_line())
+        printed = self.child.printed.text()[-4096:]
         if not self._closing:
-            printed = self.child.printed.text()[-4096:]
             crash = {"process": self.child.program, "pid": self.child.pid, "cause": cause, "output": printed}
             _log.warning("child %d ended: %s\n%s", self.child.pid, cause, printed, extra={"crash": crash})
-        self.ended.set_result(
-            ProcessEnd(cause, killed=code == -signal.SIGKILL and not self._blame and not self._closing)
-        )
+        killed = code == -signal.SIGKILL and not self._blame and not self._closing
+        no_memory = killed or any(words in printed for words in _NO_MEMORY)
+        self.ended.set_result(ProcessEnd(cause, killed, max(0, -code), no_memory))
 
 
 def describe_exit(code: int, last_line: str) -> str:

@@ -9,21 +9,28 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from ollama_nb.api.models import GGUF, Model
-from ollama_nb.api.options import Options
+from ollama_nb.api.options import RANGES, Options
 from ollama_nb.engine.messages import MIN_CONTEXT
 from ollama_nb.errors import BadRequest
 from ollama_nb.runner import wire
 from ollama_nb.settings import Settings
 
+MAX_PARALLEL = 255  # sequences that llama.cpp serves at once
 MAX_SEQUENCES = 8  # sequences served at once, where the user sets no number
 KV_SHARE = 0.25  # part of the memory left free by the weights that the KV cache of these sequences may take
 MAX_BATCH = 2048  # tokens of one decode
 UNKNOWN_MEMORY = 4 << 30  # bytes assumed to be free on systems other than Linux
 
+_GRAPHICS = ("dev/nvidia0", "dev/nvidiactl", "dev/kfd", "dev/dri/renderD128")  # devices that can hold weights
 _GIB = 1 << 30
 _MAX_COUNT = 1 << 31  # larger counts of a header are not valid
 _CONTEXT_TIERS = ((47 * _GIB, 262_144), (23 * _GIB, 32_768), (0, 4096))  # graphics memory from → tokens
+_SMALLER_CACHE = ("attention.sliding_window", "attention.kv_lora_rank", "full_attention_interval", "ssm.state_size")
+"""Keys of models whose KV cache is smaller than it is estimated here."""
+_SHORTER = (32_768, 4096, 2048)  # contexts that are tried when an automatic one does not fit, in tokens
 _BATCH_TIERS = ((32_768, 2048), (4096, 1024), (0, 512))  # contexts above → tokens
 _CACHE_BYTES = {"f32": 4.0, "f16": 2.0, "bf16": 2.0, "q8_0": 34 / 32, "q5_1": 24 / 32, "q5_0": 22 / 32,
                 "q4_1": 20 / 32, "q4_0": 18 / 32, "iq4_nl": 18 / 32}  # fmt: skip
@@ -33,19 +40,27 @@ _CACHE_BYTES = {"f32": 4.0, "f16": 2.0, "bf16": 2.0, "q8_0": 34 / 32, "q5_1": 24
 class MachineMemory:
     """Memory for models, in bytes: ``free_memory`` can be used without swapping, ``vram`` is graphics memory.
 
-    A container's limits count, not the size of the host.
+    A container's limits count, not the size of the host. ``binding``: a load that needs more is refused. That is not
+    so where the memory cannot be measured, and where a graphics card may hold the weights.
     """
 
     free_memory: int
     vram: int = 0
+    binding: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """How to load a model, and an estimate of the bytes that it takes."""
+    """How to load a model, and an estimate of the bytes that it takes.
+
+    ``smaller``: other ways that take less, in the order in which they are tried: one sequence, then also a shorter
+    context if its length was chosen automatically. ``must_fit``: a load with too little memory for it is refused.
+    """
 
     load: wire.EngineConfig
     bytes_needed: int
+    smaller: tuple[Placement, ...] = ()
+    must_fit: bool = False
 
 
 def place(model: Model, gguf: GGUF, options: Options, settings: Settings, machine: MachineMemory) -> Placement:
@@ -74,7 +89,20 @@ def place(model: Model, gguf: GGUF, options: Options, settings: Settings, machin
         prefix_folder=str(settings.home / "prefixes") if settings.prefix_cache > 0 else "",
         prefix_bytes=settings.prefix_cache,
     )
-    return Placement(load, weights + work + n_seq * n_ctx * cell)
+    smaller = [msgspec.structs.replace(load, n_seq=1)]
+    if not (options.num_ctx or settings.context_length):
+        smaller.append(msgspec.structs.replace(load, n_seq=1, n_ctx=_shorter(n_ctx)))
+    needed = [weights + work + one.n_seq * one.n_ctx * cell for one in (load, *smaller)]
+    less = zip(smaller, needed[1:], strict=True)
+    must_fit = machine.binding and not any(gguf.arch(key) is not None for key in _SMALLER_CACHE)
+    return Placement(
+        load, needed[0], tuple(Placement(one, size) for one, size in less if size < needed[0]), must_fit=must_fit
+    )
+
+
+def _shorter(n_ctx: int) -> int:
+    """The automatic context below ``n_ctx`` tokens; the shortest one stays as it is."""
+    return next((tokens for tokens in _SHORTER if tokens < n_ctx), n_ctx)
 
 
 def serves(loaded: wire.EngineConfig, wanted: wire.EngineConfig, options: Options) -> bool:
@@ -103,13 +131,14 @@ def context(gguf: GGUF, options: Options, settings: Settings, machine: MachineMe
     asked = options.num_ctx or settings.context_length
     n_ctx = asked or next(tier for least, tier in _CONTEXT_TIERS if machine.vram >= least)
     trained = _count(gguf, "context_length")
-    return max(MIN_CONTEXT, min(n_ctx, trained) if trained > 0 else n_ctx)
+    most = RANGES["num_ctx"][1]
+    return max(MIN_CONTEXT, min(n_ctx, trained if trained > 0 else most, most))
 
 
 def batch(gguf: GGUF, options: Options, n_ctx: int) -> int:
     """Tokens of one decode, at most a context. An embedding model reads each input in one decode, so it must fit."""
     if options.num_batch is not None and options.num_batch > 0:
-        return min(options.num_batch, max(MAX_BATCH, n_ctx))
+        return min(options.num_batch, max(MAX_BATCH, n_ctx), RANGES["num_batch"][1])
     if is_embedding(gguf):
         return min(MAX_BATCH, n_ctx)
     return next(size for above, size in _BATCH_TIERS if n_ctx > above)
@@ -118,7 +147,7 @@ def batch(gguf: GGUF, options: Options, n_ctx: int) -> int:
 def sequences(settings: Settings, free: int, context_bytes: int) -> int:
     """Sequences served at once: from the settings, else as many full contexts as fit into a share of ``free``."""
     if settings.num_parallel > 0:
-        return settings.num_parallel
+        return min(settings.num_parallel, MAX_PARALLEL)
     if context_bytes <= 0:
         return MAX_SEQUENCES
     return max(1, min(MAX_SEQUENCES, int(free * KV_SHARE) // context_bytes))
@@ -174,15 +203,17 @@ def _work_bytes(gguf: GGUF, n_batch: int) -> int:
 def measure(root: Path = Path("/")) -> MachineMemory:
     """Measure now; ``root`` is the folder that contains ``proc`` and ``sys``."""
     left = [amount for group in _cgroups(root) if (amount := _memory_left(group)) is not None]
-    return MachineMemory(free_memory=max(0, min([_available(root), *left])))
+    available = _available(root)
+    known = available is not None and not any((root / device).exists() for device in _GRAPHICS)
+    return MachineMemory(max(0, min([UNKNOWN_MEMORY if available is None else available, *left])), binding=known)
 
 
-def _available(root: Path) -> int:
+def _available(root: Path) -> int | None:
     for line in _read(root / "proc/meminfo").splitlines():
         name, _, amount = line.partition(":")
         if name == "MemAvailable":
             return int(amount.split()[0]) << 10
-    return UNKNOWN_MEMORY
+    return None
 
 
 def _cgroups(root: Path) -> list[Path]:

@@ -124,12 +124,13 @@ class Pool:
         """Wait until ``model`` is loaded so that it serves ``options``. Cancelling leaves the queue.
 
         ``keep_alive`` is the number of seconds that the model remains loaded after its last use: inf for no limit, None
-        to leave it as it is. Raises Busy when the queue is full, LoadError or RunnerCrashed when the load fails.
+        to leave it as it is. Raises Busy when the queue is full, InsufficientMemory when the memory is too small,
+        LoadError or RunnerCrashed when the load fails.
         """
         if self._closed:
             raise Busy(SHUTTING_DOWN)
         place = placement.place(model, gguf, options, self._settings, self._measure())
-        ticket = Ticket(model, place.load, options, place.bytes_needed, keep_alive)
+        ticket = Ticket(model, place, options, keep_alive)
         granted = self._waiting[ticket] = asyncio.get_running_loop().create_future()
         try:
             self._act(self._residency.request(ticket, self._now()))

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from ollama_nb.errors import LoadError, RunnerCrashed, from_code
+from ollama_nb.errors import InsufficientMemory, LoadError, RunnerCrashed, from_code
 from ollama_nb.runner import children, wire
 from ollama_nb.runner.children import ChildLink, ProcessEnd
 
@@ -64,7 +64,8 @@ class Runner:
         """Start a process and load a model into it.
 
         ``timeout`` is the number of seconds without any log output after which a load has failed. Raises LoadError when
-        the model cannot be loaded, RunnerCrashed when the process dies. Cancelling ends the process.
+        the model cannot be loaded, InsufficientMemory when memory runs out, RunnerCrashed when the process dies for
+        another reason. Cancelling ends the process.
         """
         runner = cls()
         try:
@@ -269,7 +270,8 @@ class Runner:
             seconds = None if math.isinf(left) else left
             await asyncio.wait(signs, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
             if ended.done() and not self._loading.done():
-                raise RunnerCrashed(f"the model runner process has terminated: {ended.result().cause}")
+                kind = InsufficientMemory if ended.result().no_memory else RunnerCrashed
+                raise kind(f"the model runner process has terminated: {ended.result().cause}")
         outcome = self._loading.result()
         if isinstance(outcome, wire.LoadFailed):
             raise from_code(outcome.code, outcome.message, outcome.status)

@@ -21,7 +21,10 @@ The queue is walked after every event, oldest ticket first, and each ticket meet
 - Its model is not in memory: it is loaded, if the number of residents and the free memory permit that. If not, one
   resident is *evicted* by draining it: an idle one if possible, then the one with the shortest keep-alive. The ticket
   waits meanwhile. Only one model is loaded at a time.
-- Its model has crashed too often in a short time: the ticket is refused until that time has passed.
+- Its model, loaded as the ticket wants it, has crashed too often in a short time: the ticket is refused until that time
+  has passed.
+- Its model needs more memory than is free and could be freed: the ticket takes a smaller load (see
+  ``Placement.smaller``), or is refused before anything is evicted.
 
 A load that no ticket waits for any more is stopped.
 
@@ -33,7 +36,8 @@ state      event                                          next state, and what h
 =========  =============================================  ==============================================
 (absent)   a ticket needs it, there is space              LOADING; action ``StartRunner``
 LOADING    ``ready``                                      READY; waiting tickets that it serves are granted
-LOADING    ``failed``                                     (absent); waiting tickets that it serves are refused
+LOADING    ``failed``                                     (absent); tickets that wanted exactly it are refused
+LOADING    ``failed`` because memory ran out              as above, but tickets that can do with less stay queued
 LOADING    no ticket waits for it                         STOPPING; action ``StopRunner``
 READY      ``request`` that it serves, not draining       READY; action ``Grant``
 READY      ``request`` that it does not serve             READY and draining, or STOPPING if it is idle
@@ -53,21 +57,32 @@ from __future__ import annotations
 import enum
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+import msgspec
 
 from ollama_nb.api.models import Model
 from ollama_nb.api.options import Options
-from ollama_nb.errors import Busy, OllamaError, RunnerCrashed
+from ollama_nb.api.units import human_bytes
+from ollama_nb.errors import Busy, InsufficientMemory, OllamaError, RunnerCrashed
 from ollama_nb.runner import wire
-from ollama_nb.runner.placement import serves
+from ollama_nb.runner.placement import Placement, serves
 
 WeightsPath = str
 """Identifies a resident: models with the same weights file share it."""
 
-CRASHES = 3  # crashes of a model within CRASH_WINDOW after which it is refused
+LoadKey = wire.EngineConfig
+"""Identifies a way to load a model: what one request asked for never counts against requests that did not."""
+
+CRASHES = 3  # crashes of a model, loaded in the same way, within CRASH_WINDOW after which it is refused
 CRASH_WINDOW = 60.0  # seconds; also how long it is refused after its last crash
 BUSY = "server busy, please try again.  maximum pending requests exceeded"
+
+
+def load_key(load: wire.EngineConfig) -> LoadKey:
+    """``load`` without the number of sequences, which depends on the memory that is free at the moment."""
+    return msgspec.structs.replace(load, n_seq=1)
 
 
 class ResidentState(enum.Enum):
@@ -76,19 +91,27 @@ class ResidentState(enum.Enum):
     STOPPING = enum.auto()
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Ticket:
     """A request for a model, granted at once or queued.
 
-    ``wanted`` is how the model would be loaded for this request alone, ``bytes_needed`` an estimate of the memory for
-    that. ``keep_alive`` None leaves the keep-alive time of the model as it is.
+    ``place`` is how the model would be loaded for this request alone; it is replaced by a smaller one if there is not
+    enough memory. ``keep_alive`` None leaves the keep-alive time of the model as it is.
     """
 
     model: Model
-    wanted: wire.EngineConfig
+    place: Placement
     options: Options
-    bytes_needed: int = 0
     keep_alive: float | None = None
+    shrunk: bool = False
+
+    @property
+    def wanted(self) -> wire.EngineConfig:
+        return self.place.load
+
+    def shrink(self, place: Placement) -> None:
+        """Be content with one of ``place.smaller``, and with nothing below it."""
+        self.place, self.shrunk = replace(place, must_fit=self.place.must_fit), True
 
     @property
     def key(self) -> WeightsPath:
@@ -112,6 +135,7 @@ class ModelUse:
 class Resident:
     """Weights in memory, or being loaded or unloaded. ``model`` is the model that they were loaded for.
 
+    ``bytes_needed`` is an estimate of its memory, and ``shrunk`` set if it was loaded with less than was wanted.
     ``uses`` are the models that share them, by their adapters. ``default_keep_alive`` applies to models whose requests
     set no keep-alive. A ``draining`` resident grants no more leases.
     """
@@ -122,6 +146,8 @@ class Resident:
     state: ResidentState = ResidentState.LOADING
     uses: dict[tuple[Path, ...], ModelUse] = field(default_factory=dict)
     draining: bool = False
+    bytes_needed: int = 0
+    shrunk: bool = False
 
     @property
     def key(self) -> WeightsPath:
@@ -141,7 +167,9 @@ class Resident:
         return self.state is ResidentState.READY and self.leases == 0
 
     def serves(self, ticket: Ticket) -> bool:
-        return serves(self.load, ticket.wanted, ticket.options)
+        """Also if it was loaded smaller than ``ticket`` would be: trying again would run out of memory again."""
+        ways = (ticket.place, *ticket.place.smaller) if self.shrunk else (ticket.place,)
+        return any(serves(self.load, way.load, ticket.options) for way in ways)
 
     def accepts(self, ticket: Ticket) -> bool:
         return self.state is ResidentState.READY and not self.draining and self.serves(ticket)
@@ -190,7 +218,7 @@ class Residency:
     free_memory: Callable[[], int]
     residents: dict[WeightsPath, Resident] = field(default_factory=dict)
     queue: list[Ticket] = field(default_factory=list)
-    _crashes: dict[WeightsPath, deque[tuple[float, str]]] = field(default_factory=dict)
+    _crashes: dict[LoadKey, deque[tuple[float, str]]] = field(default_factory=dict)
 
     # events
 
@@ -217,20 +245,31 @@ class Residency:
         return self._settle(now)
 
     def failed(self, resident: Resident, error: OllamaError, now: float) -> list[Action]:
-        """A load failed: the tickets that waited for it get the error. The death of the process counts as a crash."""
+        """A load failed: the tickets that wanted exactly this load get the error, others try their own.
+
+        The death of the process counts as a crash. If memory ran out, idle residents are stopped, and the tickets try
+        once more with less memory, if that is possible without changing what they asked for.
+        """
         if isinstance(error, RunnerCrashed):
-            self._note_crash(resident.key, error.message, now)
+            self._note_crash(resident.load, error.message, now)
         self._drop(resident)
-        refused: list[Action] = []
-        for ticket in [waiting for waiting in self.queue if resident.serves(waiting)]:
-            self.queue.remove(ticket)
-            refused.append(Refuse(ticket, error))
-        return refused + self._settle(now)
+        no_memory = isinstance(error, InsufficientMemory)
+        actions: list[Action] = []
+        if no_memory:
+            error = error.with_message(f"{error.message}; {self._sizes(resident.load, resident.bytes_needed)}")
+            actions += [action for other in self.residents.values() if other.idle for action in self._drain(other)]
+        for ticket in [waiting for waiting in self.queue if load_key(waiting.wanted) == load_key(resident.load)]:
+            if no_memory and ticket.place.smaller:
+                ticket.shrink(ticket.place.smaller[-1])
+            else:
+                self.queue.remove(ticket)
+                actions.append(Refuse(ticket, error))
+        return actions + self._settle(now)
 
     def died(self, resident: Resident, cause: str, now: float, *, blameless: bool = False) -> list[Action]:
         """The process of a loaded model ended. ``blameless``: it was killed from outside, which is not a crash."""
         if not blameless:
-            self._note_crash(resident.key, cause, now)
+            self._note_crash(resident.load, cause, now)
         self._drop(resident)
         return self._settle(now)
 
@@ -288,7 +327,10 @@ class Residency:
             if ticket.key in blocked:
                 continue
             resident = self.residents.get(ticket.key)
-            if resident is None and (error := self._quarantine(ticket.key, now)):
+            error: OllamaError | None = None
+            if resident is None:
+                error = self._quarantine(ticket.wanted, now) or (None if load_decided else self._lacking(ticket))
+            if error is not None:
                 self.queue.remove(ticket)
                 yield Refuse(ticket, error)
             elif resident is None:
@@ -308,13 +350,40 @@ class Residency:
         residents = self.residents.values()
         if any(r.state is ResidentState.LOADING for r in residents):
             return
-        too_large = bool(residents) and ticket.bytes_needed > self.free_memory()
+        if ticket.shrunk and any(r.state is ResidentState.STOPPING for r in residents):
+            return  # their memory is needed
+        too_large = bool(residents) and ticket.place.bytes_needed > self.free_memory()
         if len(residents) < self.max_models and not too_large:
             yield self._start(ticket)
         elif not any(r.state is ResidentState.STOPPING for r in residents):
             # Idle ones first, then the shortest keep-alive, then by path; a busy one is drained.
             victim = min(residents, key=lambda r: (r.leases > 0, r.keep_alive, r.key))
             yield from self._drain(victim)
+
+    def _lacking(self, ticket: Ticket) -> InsufficientMemory | None:
+        """Choose the largest load for which unloading everything frees enough memory; the error if there is none."""
+        if not ticket.place.must_fit:
+            return None
+        most = self.free_memory() + self._evictable()
+        ways = (ticket.place, *ticket.place.smaller)
+        way = next((way for way in ways if way.bytes_needed <= most), None)
+        if way is None:
+            sizes = self._sizes(ticket.wanted, ticket.place.bytes_needed)
+            return InsufficientMemory(f"model '{ticket.model.name.short}' does not fit into memory: {sizes}")
+        if way is not ticket.place:
+            ticket.shrink(way)
+        return None
+
+    def _evictable(self) -> int:
+        return sum(resident.bytes_needed for resident in self.residents.values())
+
+    def _sizes(self, load: wire.EngineConfig, needed: int) -> str:
+        return (
+            f"it needs about {human_bytes(needed)} with a context of {load.n_ctx} tokens"
+            f"{f' for {load.n_seq} requests at once' if load.n_seq > 1 else ''}, {human_bytes(self.free_memory())} are "
+            f"free and unloading other models frees about {human_bytes(self._evictable())}: lower num_ctx or use a "
+            "smaller model"
+        )
 
     def _drain(self, resident: Resident) -> Iterator[Action]:
         """Stop an idle resident; let a busy one finish its requests without granting new ones."""
@@ -340,7 +409,13 @@ class Residency:
                 yield StopRunner(resident)
 
     def _start(self, ticket: Ticket) -> StartRunner:
-        resident = Resident(ticket.model, ticket.wanted, self.keep_alive)
+        resident = Resident(
+            ticket.model,
+            ticket.wanted,
+            self.keep_alive,
+            bytes_needed=ticket.place.bytes_needed,
+            shrunk=ticket.shrunk,
+        )
         self.residents[ticket.key] = resident
         return StartRunner(resident)
 
@@ -361,14 +436,14 @@ class Residency:
 
     # crashes
 
-    def _note_crash(self, key: WeightsPath, cause: str, now: float) -> None:
-        self._crashes.setdefault(key, deque(maxlen=CRASHES)).append((now, cause))
+    def _note_crash(self, load: wire.EngineConfig, cause: str, now: float) -> None:
+        self._crashes.setdefault(load_key(load), deque(maxlen=CRASHES)).append((now, cause))
         for other in [k for k, crashes in self._crashes.items() if crashes[-1][0] <= now - CRASH_WINDOW]:
             del self._crashes[other]
 
-    def _quarantine(self, key: WeightsPath, now: float) -> RunnerCrashed | None:
-        """The error for a model that has crashed too often, while it is refused."""
-        crashes = self._crashes.get(key, deque())
+    def _quarantine(self, load: wire.EngineConfig, now: float) -> RunnerCrashed | None:
+        """The error for a model that has crashed too often when it was loaded like this, while it is refused."""
+        crashes = self._crashes.get(load_key(load), deque())
         if len(crashes) < CRASHES or crashes[-1][0] - crashes[0][0] > CRASH_WINDOW:
             return None
         left = crashes[-1][0] + CRASH_WINDOW - now

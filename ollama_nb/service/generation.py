@@ -20,6 +20,7 @@ from ollama_nb.api.models import GGUF, Model
 from ollama_nb.api.options import MAX_SEED, SEED_MASK, Options, draw_seed
 from ollama_nb.api.requests import Format, Inference, PromptJob
 from ollama_nb.engine.json_schema import unknown_formats
+from ollama_nb.engine.threads import usable_processors
 from ollama_nb.errors import BadRequest, ImagesUnsupported
 from ollama_nb.families.card import ParserSpec
 from ollama_nb.reply.generic import TemplateReplyParser
@@ -238,6 +239,10 @@ def options_in_force(
     options, warnings = Options.layered(model.params, requested)
     if strict and (unused := (*ignored, *Options.layered(requested)[1])):
         raise BadRequest("; ".join(unused))
+    processors = usable_processors()
+    if options.num_thread > processors:
+        options = replace(options, num_thread=processors)
+        warnings = (*warnings, f'option "num_thread": this machine has {processors} processors, as many are used')
     return options, (*ignored, *warnings)
 
 

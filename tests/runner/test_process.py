@@ -16,7 +16,7 @@ from support.aio import in_loop
 from support.processes import children
 
 from ollama_nb.api.options import Options
-from ollama_nb.errors import BadRequest, Busy, LoadError, RunnerCrashed
+from ollama_nb.errors import BadRequest, Busy, InsufficientMemory, LoadError, RunnerCrashed
 from ollama_nb.runner import wire
 from ollama_nb.runner.process import Runner
 
@@ -240,7 +240,7 @@ async def test_a_flood_of_output_neither_blocks_nor_grows(script: str) -> None:
     ("script", "kind", "message"),
     [
         ("fail:no such tensor", LoadError, "no such tensor"),
-        ("die:SIGKILL", RunnerCrashed, "the model runner process has terminated: killed by SIGKILL"),
+        ("die:SIGKILL", InsufficientMemory, "the model runner process has terminated: killed by SIGKILL"),
         ("die:SIGABRT", RunnerCrashed, "the model runner process has terminated: died by SIGABRT"),
         ("exit:3:GGML_ASSERT failed", RunnerCrashed, "exited with status 3: GGML_ASSERT failed"),
         ("garbage", RunnerCrashed, "invalid message frame"),

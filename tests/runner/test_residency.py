@@ -7,13 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.pool_harness import MIB, a_model
 
 from ollama_nb.api.options import Options
-from ollama_nb.errors import Busy, LoadError, RunnerCrashed
+from ollama_nb.errors import Busy, InsufficientMemory, LoadError, RunnerCrashed
 from ollama_nb.runner import wire
+from ollama_nb.runner.placement import Placement
 from ollama_nb.runner.residency import (
     Action,
     Grant,
@@ -38,9 +40,15 @@ def ticket(
     keep_alive: float | None = None,
     bytes_needed: int = MIB,
     options: Options | None = None,
+    must_fit: bool = False,
+    less: int | None = None,
+    **load: Any,
 ) -> Ticket:
-    wanted = wire.EngineConfig(path=f"/models/{name}", n_ctx=n_ctx)
-    return Ticket(a_model(name), wanted, options or Options(), bytes_needed, keep_alive)
+    """``less``: a smaller context, in half of the memory, with which the request can do."""
+    wanted = wire.EngineConfig(path=f"/models/{name}", n_ctx=n_ctx, **load)
+    smaller = () if less is None else (Placement(msgspec.structs.replace(wanted, n_ctx=less), bytes_needed // 2),)
+    place = Placement(wanted, bytes_needed, smaller, must_fit=must_fit)
+    return Ticket(a_model(name), place, options or Options(), keep_alive)
 
 
 def names_of(actions: list[Action]) -> list[tuple[str, str]]:
@@ -385,3 +393,81 @@ def test_no_schedule_loses_a_request_or_stops_a_model_in_use(models: int, events
     for event, number in events:
         schedule.play(event, number)
     schedule.drain()
+
+
+def test_requests_behind_a_load_that_fails_load_with_their_own_options() -> None:
+    """F15: only tickets that wanted exactly the failing load are refused with it."""
+    core = residency()
+    core.request(ticket("a", options=Options(num_thread=3), n_threads=3), 0.0)
+    for _ in range(5):
+        assert core.request(ticket("a"), 0.0) == []
+    failing = core.residents["/models/a"]
+    assert names_of(core.failed(failing, RunnerCrashed("no"), 0.0)) == [("refuse", "a"), ("start", "a")]
+    resident = core.residents["/models/a"]
+    assert resident.load.n_threads == 0
+    assert names_of(core.ready(resident, 0.0)) == [("grant", "a")] * 5
+
+
+def test_crashes_count_against_the_way_of_loading_that_crashed() -> None:
+    """F15: three crashes with the options of one request do not refuse requests without them."""
+    core = residency()
+    for _ in range(3):
+        core.request(ticket("a", n_threads=9), 0.0)
+        assert names_of(core.failed(core.residents["/models/a"], RunnerCrashed("no"), 0.0)) == [("refuse", "a")]
+    assert names_of(core.request(ticket("a", n_threads=9), 0.0)) == [("refuse", "a")]
+    assert names_of(core.request(ticket("a", n_threads=9, n_seq=4), 0.0)) == [("refuse", "a")], "same but for memory"
+    assert names_of(core.request(ticket("a"), 0.0)) == [("start", "a")]
+
+
+def test_a_load_that_cannot_fit_is_refused_with_sizes_and_evicts_nothing() -> None:
+    """F16: needed, free and evictable memory are in the error; with and without other models in memory."""
+    core = residency(free=10 * MIB)
+    for others in range(2):
+        (refused,) = core.request(ticket("b", bytes_needed=99 * MIB, must_fit=True), 0.0)
+        assert isinstance(refused, Refuse) and isinstance(refused.error, InsufficientMemory)
+        assert "about 103 MB with a context of 4096 tokens, 10 MB are free" in refused.error.message
+        assert f"frees about {'5.2 MB' if others else '0 B'}" in refused.error.message
+        assert not core.queue
+        if not others:
+            idle(core, "a", bytes_needed=5 * MIB)
+    assert core.residents["/models/a"].idle
+
+
+def test_a_refused_load_does_not_hold_up_the_next_in_the_queue() -> None:
+    """F16: the walk over the queue continues behind a load that does not fit."""
+    free = [1 << 40]
+    core = Residency(max_models=1, max_queue=9, keep_alive=300.0, free_memory=lambda: free[0])
+    busy = loaded(core, "a")
+    assert core.request(ticket("b", bytes_needed=99 * MIB, must_fit=True), 0.0) == []
+    assert core.request(ticket("c", must_fit=True), 0.0) == []
+    free[0] = 2 * MIB
+    actions = names_of(core.released(busy, 0.0)) + names_of(core.stopped(busy, 0.0))
+    assert [action for action in actions if action[1] != "a"] == [("refuse", "b"), ("start", "c")]
+
+
+def test_a_load_without_memory_is_tried_once_with_a_smaller_automatic_context() -> None:
+    """F16: idle models are unloaded, the load is repeated with less, later requests are served by it; then an error."""
+    core = residency(models=3)
+    other = idle(core, "b")
+    core.request(ticket("a", less=2048), 0.0)
+    failing = core.residents["/models/a"]
+    assert names_of(core.failed(failing, InsufficientMemory("no"), 0.0)) == [("stop", "b")]
+    assert names_of(core.stopped(other, 0.0)) == [("start", "a")]
+    smaller = core.residents["/models/a"]
+    assert smaller.load.n_ctx == 2048
+    assert names_of(core.ready(smaller, 0.0)) == [("grant", "a")]
+    assert names_of(core.request(ticket("a", less=2048), 0.0)) == [("grant", "a")], "not loaded larger again"
+
+    core = residency()
+    core.request(ticket("a", less=2048), 0.0)
+    assert names_of(core.failed(core.residents["/models/a"], InsufficientMemory("no"), 0.0)) == [("start", "a")]
+    (refused,) = core.failed(core.residents["/models/a"], InsufficientMemory("no"), 0.0)
+    assert isinstance(refused, Refuse) and "no; it needs about" in refused.error.message
+    core.request(ticket("a"), 0.0)  # its context was asked for
+    assert names_of(core.failed(core.residents["/models/a"], InsufficientMemory("no"), 0.0)) == [("refuse", "a")]
+
+
+def test_an_automatic_context_that_does_not_fit_is_chosen_smaller() -> None:
+    core = residency(free=60 * MIB)
+    assert names_of(core.request(ticket("a", bytes_needed=99 * MIB, must_fit=True, less=2048), 0.0)) == [("start", "a")]
+    assert core.residents["/models/a"].load.n_ctx == 2048

@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ollama_nb.engine.llama.model import POOLING, LlamaModel
-from ollama_nb.engine.llama.native import KV_TYPES, Bytes, Floats, clear_log, last_error
+from ollama_nb.engine.llama.native import KV_TYPES, Bytes, Floats, clear_log, last_error, ran_out_of_memory
 from ollama_nb.engine.messages import Adapters
-from ollama_nb.errors import LoadError
+from ollama_nb.errors import InsufficientMemory, LoadError
 
 MAX_SEQUENCES = 255  # llama.cpp's 256, less the scratch sequence for batch padding
 OUTPUT_BLOCK = 8  # rows; the number of output rows is a multiple of this
@@ -76,7 +76,8 @@ class Context:
         clear_log()
         self.handle = L.llama_init_from_model(model.handle, params)
         if not self.handle:
-            raise LoadError(f"cannot create a context: {last_error('not enough memory?')}")
+            kind = InsufficientMemory if ran_out_of_memory() else LoadError
+            raise kind(f"cannot create a context: {last_error('not enough memory?')}")
         self.close = weakref.finalize(self, L.llama_free, self.handle)
         self.memory = L.llama_get_memory(self.handle)
         self._sharing: set[int] = set()

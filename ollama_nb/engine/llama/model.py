@@ -14,9 +14,9 @@ from typing import Any
 import llama_cpp.llama_cpp as L
 import numpy as np
 
-from ollama_nb.engine.llama.native import clear_log, last_error, log_text, start
+from ollama_nb.engine.llama.native import clear_log, last_error, log_text, ran_out_of_memory, start
 from ollama_nb.engine.tokenizer import BPE, MAX_UNSPLIT, PIECE, SPM, STRIPPED, Marker, TextSplitter
-from ollama_nb.errors import BadRequest, LoadError, OllamaError
+from ollama_nb.errors import BadRequest, InsufficientMemory, LoadError, OllamaError
 from ollama_nb.store.gguf import read_gguf
 
 POOLING = {-1: "none", 0: "none", 1: "mean", 2: "cls", 3: "last", 4: "rank"}
@@ -46,11 +46,12 @@ class LlamaModel:
         params.vocab_only = vocab_only
         params.n_gpu_layers = max(-1, min(n_gpu_layers, 10_000))
         params.load_mode = int(use_mmap)
-        if main_gpu is not None:
+        if main_gpu is not None and L.llama_supports_gpu_offload():
             params.split_mode, params.main_gpu = L.LLAMA_SPLIT_MODE_NONE, max(0, main_gpu)
         self.handle = L.llama_model_load_from_file(path.encode(), params)
         if not self.handle:
-            raise LoadError(f"cannot load the model: {last_error('llama.cpp reported no reason')}")
+            kind = InsufficientMemory if ran_out_of_memory() else LoadError
+            raise kind(f"cannot load the model: {last_error('llama.cpp reported no reason')}")
         self.close = weakref.finalize(self, L.llama_model_free, self.handle)
         found = re.findall(r"offloaded (\d+)/(\d+) layers", log_text())
         self.offloaded = int(found[-1][0]) / max(1, int(found[-1][1])) if found else 0.0

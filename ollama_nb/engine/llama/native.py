@@ -52,6 +52,11 @@ def log_text() -> str:
     return "".join(_log)
 
 
+def ran_out_of_memory() -> bool:
+    """Whether the log has an allocation that failed: llama.cpp reports this in no other way."""
+    return re.search(r"(failed|unable) to allocate|bad_alloc|out of memory", log_text()) is not None
+
+
 def last_error(default: str) -> str:
     """Return the last error in the log without names of native functions, or else ``default``."""
     lines = [line[1:].strip() for line in _log if line[0] in "34"]
