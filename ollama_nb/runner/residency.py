@@ -361,7 +361,7 @@ class Residency:
             yield from self._drain(victim)
 
     def _lacking(self, ticket: Ticket) -> InsufficientMemory | None:
-        """Choose the largest load for which unloading everything frees enough memory; the error if there is none."""
+        """Choose the largest load for which unloading everything frees enough memory, or return the error."""
         if not ticket.place.must_fit:
             return None
         most = self.free_memory() + self._evictable()
