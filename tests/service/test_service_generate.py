@@ -114,6 +114,8 @@ def test_thinking_is_split_here_too(tmp_path: Path) -> None:
         ({"raw": True, "template": "t"}, 400, "raw mode does not support template, system, or context"),
         ({"think": True}, 400, '"m" does not support thinking'),
         ({"options": {"stop": "x"}}, 400, 'option "stop" must be of type array'),
+        ({"options": {"stop": ["x"] * 300}}, 400, "at most 256 stop strings of 8192 characters each can be used"),
+        ({"options": {"repeat_penalty": -1}}, 400, 'option "repeat_penalty" must be greater than 0; 1.0 turns it off'),
         ({"images": (b"x",)}, 400, '"m" does not support vision: send the message without images'),
     ],
 )
