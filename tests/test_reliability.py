@@ -12,6 +12,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "RELIABILITY.md").read_text("utf-8")
 COUNTS = {"F": 45, "S": 31, "G": 18}  # faults, attacks, gates
+TARGETS = {f"T{number}" for number in range(1, 21)}  # of fuzz and property tests: ids that only docstrings have
 IDS = [f"{letter}{number}" for letter, count in COUNTS.items() for number in range(1, count + 1)]
 _NAMED = re.compile(r"`(tests/[\w/]+\.py)::(test_\w+)`")
 _FILES = re.compile(r"`(tests/[\w/]+?(?:\.py)?)`")
@@ -58,6 +59,6 @@ def test_ids_in_docstrings_are_those_of_the_page() -> None:
         for path in sorted((ROOT / "tests").rglob("test_*.py"))
         for test in functions(path)
         if (found := _DOCSTRING.match(ast.get_docstring(test) or ""))
-        if not {each.strip() for each in found[1].split(",")} <= set(IDS)
+        if not {each.strip() for each in found[1].split(",")} <= {*IDS, *TARGETS}
     ]
     assert unknown == [], "a docstring begins with an id that docs/RELIABILITY.md does not have"
