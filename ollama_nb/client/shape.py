@@ -1,6 +1,7 @@
 """Types as the shape of an answer: a Python type → a JSON Schema that constrains the model → a value of that type.
 
-Pydantic models describe and parse themselves (Pydantic is never imported here); msgspec handles every other type.
+Pydantic models describe and parse themselves; msgspec handles every other type. Both schemas are made as strict as the
+readers (``strict_schema.py``), so that whatever the model may write can be read.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 import msgspec
 
 from ollama_nb.client.answer import Answer
+from ollama_nb.client.strict_schema import msgspec_schema, pydantic_schema
 from ollama_nb.errors import BadRequest, OllamaError
 
 T = TypeVar("T")
@@ -55,11 +57,12 @@ def shape_of(wanted: Any) -> AnswerShape[Any]:
     if isinstance(wanted, Mapping):
         return _shape_of_fields(wanted)
     if hasattr(wanted, "model_json_schema"):
-        return AnswerShape(_closed(wanted.model_json_schema()), _parser(wanted.model_validate_json, ValueError))
+        return AnswerShape(_closed(pydantic_schema(wanted)), _parser(wanted.model_validate_json, ValueError))
     try:
-        schema = _inlined(msgspec.json.schema(wanted))
+        schema = _inlined(msgspec_schema(wanted))
     except (TypeError, NameError) as error:
-        raise BadRequest(f"{wanted!r} cannot be the shape of an answer: {error}") from None
+        reason = str(error).splitlines()[-1]  # the line that names the type
+        raise BadRequest(f"{wanted!r} cannot be the shape of an answer: {reason}") from None
     if typing.is_typeddict(wanted):  # msgspec sorts the names, but the model should write them in the declared order
         schema["properties"] = {name: schema["properties"][name] for name in typing.get_type_hints(wanted)}
     return AnswerShape(_closed(schema), _parser(lambda text: _converted(json.loads(text), wanted), ValueError))
@@ -98,11 +101,13 @@ def _shape_of_fields(fields: Fields) -> AnswerShape[Any]:
         raise BadRequest("no fields: name at least one, such as `{'city': str}`")
     for name, given in fields.items():
         try:
-            msgspec.json.schema(_field_type(name, given))
+            msgspec_schema(_field_type(name, given))
         except (TypeError, NameError):
             raise BadRequest(
                 f'field "{name}": {given!r} is neither a type nor a list of choices nor a description'
             ) from None
+        except BadRequest as error:
+            raise BadRequest(f'field "{name}": {error.message}') from None
     return shape_of(_typed_dict(fields))
 
 

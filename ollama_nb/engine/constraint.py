@@ -29,6 +29,7 @@ from ollama_nb.errors import BadRequest, OllamaError
 from ollama_nb.reply import call_grammar
 from ollama_nb.reply.call_grammar import CallGrammar
 
+MAX_REASON = 300  # characters of an error of the compiler
 CACHE_SIZE = 16  # compiled formats per model
 _COMPILER_STACK = 256 << 20  # bytes of address space; memory is only used as far as the compiler recurses
 _FIRST_TOKENS = 4  # tokens tried to find out whether a grammar can match anything
@@ -269,19 +270,33 @@ def translate_format(format: str) -> tuple[str, str]:
 
 
 def _make_matcher(tokenizer: LLTokenizer, grammar: str) -> LLMatcher:
-    """Compile on a thread with a large stack: the compiler recurses for each rule that a rule refers to."""
+    """Compile on a thread with a large stack: the compiler recurses for each rule that a rule refers to.
+
+    Raises BadRequest where the compiler raises, panics included.
+    """
     found: list[LLMatcher] = []
+    failures: list[BaseException] = []
+
+    def compile() -> None:
+        try:
+            found.append(LLMatcher(tokenizer, grammar, log_level=0))
+        except BaseException as error:  # a panic of native code is not an Exception
+            failures.append(error)
+
     usual = threading.stack_size(_COMPILER_STACK)
     try:
-        thread = threading.Thread(target=lambda: found.append(LLMatcher(tokenizer, grammar, log_level=0)))
+        thread = threading.Thread(target=compile)
         thread.start()
     finally:
         threading.stack_size(usual)
     thread.join()
+    if failures:
+        raise BadRequest(f"invalid format: it cannot be compiled: {_error_line(str(failures[0]))}")
     return found[0]
 
 
 _SCHEMA_ERRORS = (
+    (re.compile(r"Regex is empty"), "no text matches pattern, format, lengths and enum of a string together"),
     (re.compile(r"oneOf constraints are not supported"), "oneOf: its choices may overlap; use anyOf"),
     (re.compile(r"regex parse error|in regex /|if regex is|nested parentheses"), "pattern: {}"),
     (re.compile(r"Failed to generate regex for (?:float|integer) range"), "minimum, maximum: {}"),
@@ -305,4 +320,4 @@ def _error_line(text: str) -> str:
     """Return the line of a multi-line error that has the reason: the first with "error:", else the first one."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     reasons = [line for line in lines if line.startswith("error:")]
-    return (reasons or lines or ["unknown reason"])[0].removeprefix("error: ")
+    return (reasons or lines or ["unknown reason"])[0].removeprefix("error: ")[:MAX_REASON]

@@ -26,7 +26,7 @@ _LISTED = 12  # column names that an error message lists
 
 _LOOKS_LIKE_MARK = re.compile(r"\{\{\s*(.+?)\s*\}\}")
 _DTYPES = {"string": "string", "integer": "Int64", "number": "Float64", "boolean": "boolean"}
-_DATES = ("date", "date-time")
+_DATES = ("date", "date-time", "partial-date-time")
 
 RowText = str | None | BadRequest
 """The text of a row; None if a value is missing, or the reason why it cannot be sent."""
