@@ -163,7 +163,7 @@ def pydantic_schema(model: Any) -> JsonSchema:
     try:
         found: JsonSchema = model.model_json_schema(schema_generator=_generator())
     except PydanticUserError as error:
-        reason = str(error).partition("\n")[0]
+        reason = error.message.splitlines()[0]
         raise BadRequest(f"`{getattr(model, '__name__', model)}` cannot be the type of an answer: {reason}") from None
     return found
 

@@ -206,18 +206,18 @@ PYDANTIC: list[Any] = [
 
 
 @pytest.fixture(scope="module")
-def writer(models: Path) -> Iterator[ConstraintWriter]:
+def sampler(models: Path) -> Iterator[ConstraintWriter]:
     with constraint_writer(models / "stories260K-q8_0.gguf") as found:
         yield found
 
 
-def read_samples(writer: ConstraintWriter, shape: AnswerShape[Any]) -> None:
+def read_samples(sampler: ConstraintWriter, shape: AnswerShape[Any]) -> None:
     """Values that the constraint allows, in each style of writing, are read."""
     read = 0
     format = json.dumps(shape.schema)
     for seed in range(SAMPLES):
         try:
-            text = writer.write(format, seed, limit=LIMIT, stop=(0.0, 3.0, 8.0)[seed % 3])
+            text = sampler.write(format, seed, limit=LIMIT, stop=(0.0, 3.0, 8.0)[seed % 3])
         except AssertionError:
             continue
         shape.parse(text)
@@ -226,13 +226,13 @@ def read_samples(writer: ConstraintWriter, shape: AnswerShape[Any]) -> None:
 
 
 @pytest.mark.parametrize("wanted", MSGSPEC, ids=str)
-def test_what_a_type_allows_is_read(writer: ConstraintWriter, wanted: Any) -> None:
-    read_samples(writer, shape_of(wanted))
+def test_what_a_type_allows_is_read(sampler: ConstraintWriter, wanted: Any) -> None:
+    read_samples(sampler, shape_of(wanted))
 
 
 @pytest.mark.parametrize("kind", PYDANTIC, ids=str)
-def test_what_a_field_of_a_pydantic_model_allows_is_read(writer: ConstraintWriter, kind: Any) -> None:
-    read_samples(writer, shape_of(create_model("Model", value=(kind, ...))))
+def test_what_a_field_of_a_pydantic_model_allows_is_read(sampler: ConstraintWriter, kind: Any) -> None:
+    read_samples(sampler, shape_of(create_model("Model", value=(kind, ...))))
 
 
 class Forbids(BaseModel):
@@ -241,8 +241,8 @@ class Forbids(BaseModel):
     start: datetime.datetime
 
 
-def test_a_configuration_of_a_model_counts(writer: ConstraintWriter) -> None:
-    read_samples(writer, shape_of(Forbids))
+def test_a_configuration_of_a_model_counts(sampler: ConstraintWriter) -> None:
+    read_samples(sampler, shape_of(Forbids))
 
 
 @pytest.mark.parametrize(
