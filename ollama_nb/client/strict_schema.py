@@ -2,7 +2,7 @@
 
 msgspec and Pydantic describe some types more loosely than they read them: a ``datetime`` as any string, ``bytes``
 without their encoding, the keys of ``dict[int, str]`` as any text. A model constrained by such a schema writes values
-that are refused afterwards. The functions here add what is missing, by the formats that the server knows as patterns,
+that are refused afterwards. The functions here add what is missing, by formats of which the server has patterns,
 and raise BadRequest with the name of a Python type for which no schema is strict enough.
 """
 
