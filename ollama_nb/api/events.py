@@ -135,10 +135,15 @@ Report = Callable[[Progress], None]
 
 @dataclass(frozen=True, slots=True)
 class Embeddings:
-    """Vectors in the order of the inputs; ``stats`` is None if the request only loaded the model."""
+    """Vectors in the order of the inputs; ``stats`` is None if the request only loaded the model.
+
+    ``truncated``: the indices of the inputs that were too long, of which only the beginning was used.
+    """
 
     vectors: Sequence[tuple[float, ...]]
     stats: Stats | None = None
+    truncated: tuple[int, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,3 +153,4 @@ class Ranking:
     results: tuple[tuple[int, float], ...]
     method: str
     prompt_tokens: int
+    warnings: tuple[str, ...] = ()

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from ollama_nb.api.events import Embeddings, Ranking, Stats
 from ollama_nb.api.models import Model
 from ollama_nb.api.requests import EmbedRequest, ModelRequest, RerankRequest
-from ollama_nb.errors import BadRequest, ModelNotFound, from_code
+from ollama_nb.errors import BadRequest, ContextOverflow, ModelNotFound, from_code
 from ollama_nb.runner import wire
 from ollama_nb.runner.pool import Lease
 from ollama_nb.service.backend import Backend
@@ -24,6 +24,7 @@ from ollama_nb.service.requests import CLIENT, LiveRequest, acquire
 from ollama_nb.service.resolve import find, weights_header
 
 COSINE, RANK = "cosine", "rank"
+NAMED = 10  # indices of truncated texts in a warning
 PIECE = 2048  # characters or token ids that a background request embeds at once
 
 Matrix = npt.NDArray[np.float32]
@@ -68,7 +69,23 @@ async def _embed(backend: Backend, request: EmbedRequest, *, failed_status: int 
                 load_seconds=load_seconds,
                 total_seconds=live.seconds,
             )
-            return Embeddings(vectors, stats)
+            truncated = _truncated(replies)
+            return Embeddings(
+                vectors,
+                stats,
+                truncated,
+                _truncation_warnings("input", truncated, replies[0], request) if truncated else (),
+            )
+
+
+def _truncated(replies: Sequence[wire.Embedded]) -> tuple[int, ...]:
+    """The indices of the truncated inputs over all replies."""
+    found: list[int] = []
+    first = 0
+    for reply in replies:
+        found += [first + at for at in reply.truncated]
+        first += len(reply.vectors) // (4 * reply.dimensions)
+    return tuple(found)
 
 
 async def _computed(
@@ -155,19 +172,19 @@ async def rerank(backend: Backend, request: RerankRequest) -> Ranking:
         async with await acquire_for(backend, request, model, live) as lease:
             method = RANK if lease.loaded.pooling == RANK else COSINE
             with live.interruptible():
-                scores, tokens = await (_ranked if method == RANK else _cosines)(lease, request)
+                scores, tokens, warnings = await (_ranked if method == RANK else _cosines)(lease, request)
     best = sorted(enumerate(scores), key=lambda entry: -entry[1])[: request.top_n]
-    return Ranking(tuple(best), method, tokens)
+    return Ranking(tuple(best), method, tokens, warnings)
 
 
-async def _ranked(lease: Lease, request: RerankRequest) -> tuple[list[float], int]:
+async def _ranked(lease: Lease, request: RerankRequest) -> tuple[list[float], int, tuple[str, ...]]:
     reply = await lease.runner.rank(
         request.query, request.documents, num_ctx=lease.num_ctx, adapters=lease.adapters, client=CLIENT.get()
     )
-    return list(reply.scores), reply.prompt_tokens
+    return list(reply.scores), reply.prompt_tokens, _truncation_warnings("document", reply.truncated, reply, request)
 
 
-async def _cosines(lease: Lease, request: RerankRequest) -> tuple[list[float], int]:
+async def _cosines(lease: Lease, request: RerankRequest) -> tuple[list[float], int, tuple[str, ...]]:
     texts = (request.query, *request.documents)
     reply = await lease.runner.embed(texts, num_ctx=lease.num_ctx, adapters=lease.adapters, client=CLIENT.get())
     rows = np.frombuffer(reply.vectors, dtype="<f4").reshape(-1, reply.dimensions).astype(np.float64)
@@ -175,7 +192,27 @@ async def _cosines(lease: Lease, request: RerankRequest) -> tuple[list[float], i
     lengths[lengths == 0] = 1.0
     rows /= lengths[:, None]
     cosines = np.clip(rows[1:] @ rows[0], -1.0, 1.0)  # rounding can exceed the range
-    return cosines.tolist(), reply.prompt_tokens
+    warnings = _truncation_warnings("text (0 is the query)", reply.truncated, reply, request)
+    return cosines.tolist(), reply.prompt_tokens, warnings
+
+
+def _truncation_warnings(
+    what: str, truncated: Sequence[int], reply: wire.Embedded | wire.Ranked, request: ModelRequest
+) -> tuple[str, ...]:
+    """The warning about texts that were too long; num_ctx is named only where it helps.
+
+    Raises ContextOverflow for a strict request.
+    """
+    if not truncated:
+        return ()
+    named = ", ".join(map(str, truncated[:NAMED])) + (f" and {len(truncated) - NAMED} more" * (len(truncated) > NAMED))
+    advice = "the model reads no more, so split longer texts"
+    if reply.limit < reply.model_limit:
+        advice = f"set the option num_ctx, up to {reply.model_limit}, or split longer texts"
+    warning = f"{what} {named}: only the first {reply.limit} tokens were used; {advice}"
+    if request.strict:
+        raise ContextOverflow(warning)
+    return (warning,)
 
 
 async def acquire_for(backend: Backend, request: ModelRequest, model: Model, live: LiveRequest) -> Lease:

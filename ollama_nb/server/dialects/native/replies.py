@@ -215,6 +215,8 @@ def embed(model: str, result: Embeddings) -> bytes:
         "prompt_eval_count": stats.prompt_tokens if stats else 0,
     }
     end = "".join(f',"{key}":{value}' for key, value in filled(metrics).items())
+    if result.truncated:
+        end += f',"truncated":{{"inputs":{list(result.truncated)}}},"warnings":{encode(result.warnings).decode()}'
     return f'{{"model":{go_string(model)},"embeddings":['.encode() + vectors + f"]{end}}}".encode()
 
 
@@ -236,6 +238,7 @@ def ranking(request: RerankRequest, ranking: Ranking) -> bytes:
             "results": [result(index, score) for index, score in ranking.results],
             "method": ranking.method,
             "usage": {"prompt_tokens": ranking.prompt_tokens, "total_tokens": ranking.prompt_tokens},
+            **filled({"warnings": ranking.warnings}),
         }
     )
 

@@ -313,7 +313,7 @@ def embeddings(model: str, result: Embeddings, warnings: Sequence[str], *, as_ba
     rest = {
         "model": model,
         "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
-        **filled({"warnings": warnings}),
+        **filled({"warnings": [*warnings, *result.warnings]}),
     }
     return f'{{"object":"list","data":[{data}],{go_json(rest)[1:]}\n'.encode()
 
@@ -355,6 +355,6 @@ def scores(name: str, rankings: Sequence[Ranking], warnings: Sequence[str]) -> b
             "model": name,
             "data": [{"index": index, "object": "score", "score": score} for index, score in enumerate(found)],
             "usage": {"prompt_tokens": tokens, "total_tokens": tokens, "completion_tokens": 0},
-            **filled({"warnings": warnings}),
+            **filled({"warnings": [*warnings, *(text for ranking in rankings for text in ranking.warnings)]}),
         }
     )
