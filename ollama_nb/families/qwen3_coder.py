@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Sequence
 from functools import partial
 
@@ -98,13 +99,18 @@ def xml_call_parser(context: ReplyContext) -> CallParser:
 
 
 def _parse_xml_calls(schemas: Schemas, body: str, closed: bool) -> Sequence[str | ParsedCall | MalformedCall]:
-    """Parse one or more ``<function=name><parameter=key>value</parameter>…</function>``."""
+    """Parse one or more ``<function=name><parameter=key>value</parameter>…</function>``.
+
+    Models leave out closing tags: a parameter also ends before the next one and at the end of its function, and a
+    function at the end of a call that is closed or whose last parameter is.
+    """
     items: list[str | ParsedCall | MalformedCall] = []
     at = 0
     while (start := body.find(_FUNCTION, at)) >= 0:
         end = body.find(_END_FUNCTION, start)
-        if end < 0:
+        if end < 0 and not closed and not body.rstrip().endswith(_END_PARAMETER):
             return [*items, MalformedCall(body[start:], "the tool call has no </function>")]
+        end = len(body) if end < 0 else end
         items += filter(None, (body[at:start].strip(),))
         items.append(_parse_function(schemas, body[start + len(_FUNCTION) : end]))
         at = end + len(_END_FUNCTION)
@@ -128,20 +134,18 @@ def _parse_parameters(text: str) -> Iterator[tuple[str, str]]:
     at = 0
     while (start := text.find(_PARAMETER, at)) >= 0:
         named = text.find(">", start)
-        end = text.find(_END_PARAMETER, named)
-        if named < 0 or end < 0:
-            raise ValueError("a parameter of the tool call is not closed")
-        value = text[named + 1 : end]
-        if _PARAMETER in value:
-            raise ValueError("a parameter of the tool call is not closed")
+        if named < 0:
+            raise ValueError("a parameter of the tool call has no name")
         if text[at:start].strip():
             break
-        yield text[start + len(_PARAMETER) : named].strip(), value
-        at = end + len(_END_PARAMETER)
+        end = _VALUE_END.search(text, named + 1)
+        stop, at = (end.start(), end.end()) if end else (len(text), len(text))
+        yield text[start + len(_PARAMETER) : named].strip(), text[named + 1 : stop]
     if text[at:].strip():
         raise ValueError("text between the parameters of the tool call")
 
 
+_VALUE_END = re.compile(f"{_END_PARAMETER}|(?={_PARAMETER})")
 _ENDS = (_PARAMETER, _END_PARAMETER, _END_FUNCTION, TOOL, END_TOOL)
 
 

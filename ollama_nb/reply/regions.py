@@ -250,7 +250,12 @@ class CallRegion:
     ``whole``: the opening marker is part of the call's text. ``by_object``: the call also ends after its first JSON
     object, and ``by_object`` is the region that follows it. ``head`` matches the text of a call up to its arguments, if
     they are a JSON object, and ``name_of`` gets the name of the tool from the match: for ToolCallDelta events.
+
+    If the arguments are a JSON object, a marker within it does not end the call. If the object turns out to be unclosed
+    or the call to be malformed, the first such marker does end it, and the text after the marker is parsed again.
     """
+
+    MAX_RETURNS = 3  # times that text of one reply is parsed again; after them, markers end calls anywhere
 
     def __init__(
         self,
@@ -265,64 +270,97 @@ class CallRegion:
         self._head, self._name_of = head, name_of
         self._stream: ArgumentStream | None = None
         self._parse_call, self._exits, self._whole, self._by_object = parse_call, exits, whole, by_object
-        self._markers = Markers({*exits, "{"} if by_object else exits)
+        self._ends = Markers(exits)
+        self._all = Markers({*exits, "{"})
+        self._by_json = by_object is not None or head is not None
+        self._returns = 0
         self._object: ObjectEnd | None = None
         self._opening = ""
         self._body: list[str] = []
+        self._size = self._object_start = 0
+        self._inner: tuple[int, str] | None = None
         self.answer_prefix = ""
 
     def enter(self, step: RegionStep) -> None:
         self._opening, self._body, self._object = step.space + step.marker, [], None
+        self._size, self._inner = 0, None
+        if self._by_object is None and self._returns >= self.MAX_RETURNS:
+            self._by_json = False
         self._stream = ArgumentStream(self._head, self._name_of) if self._head is not None else None
         if self._whole:
-            self._opening, self._body = step.space, [step.marker]
+            self._opening, self._body, self._size = step.space, [step.marker], len(step.marker)
             self._object = ObjectEnd() if self._by_object and step.marker == "{" else None
 
     def consume(self, text: str, at: int, final: bool, out: Output) -> RegionStep:
-        if self._object is not None:
-            return self._in_object(text, at, final, out)
-        start, marker = self._markers.search(text, at)
-        self._collect(text[at:start], out)
-        if marker is None and not final:
-            return RegionStep(start)
-        if marker is None:
-            self._unclosed(text[start:], out)
-            return RegionStep(len(text))
-        if marker not in self._exits:
-            self._object = ObjectEnd()
+        while True:
+            if self._object is not None:
+                end = self._object.find(text, at)
+                self._collect(text[at:] if end < 0 else text[at:end], out)
+                if end < 0:
+                    return self._unclosed("", len(text), out) if final else RegionStep(len(text))
+                self._leave_object()
+                if self._by_object is not None:
+                    self._finish("".join(self._body), "", out, closed=True)
+                    return RegionStep(end, self._by_object)
+                at = end
+            start, marker = (self._all if self._by_json else self._ends).search(text, at)
+            self._collect(text[at:start], out)
+            if marker is None:
+                return self._unclosed(text[start:], len(text), out) if final else RegionStep(start)
+            if marker in self._exits:
+                return self._closed(marker, start, out)
+            self._object, self._object_start = ObjectEnd(), self._size
             self._collect(marker, out)
-            return self._in_object(text, start + 1, final, out)
-        exit = self._exits[marker]
-        body = "".join(self._body)
-        repeated = marker == self._opening.lstrip() and not body.strip()
-        parsed = repeated or self._finish(body, marker if exit.closes else "", out)
-        return RegionStep(start + len(marker), exit.to, exit.after and parsed, marker)
+            at = start + 1
 
     def _collect(self, text: str, out: Output) -> None:
         """Add text to the body of the call."""
         self._body.append(text)
+        self._size += len(text)
         if out.detailed and self._stream is not None:
             for piece in self._stream.feed(text):
                 out.piece(piece)
 
-    def _in_object(self, text: str, at: int, final: bool, out: Output) -> RegionStep:
-        assert self._object is not None and self._by_object is not None
-        end = self._object.find(text, at)
-        self._collect(text[at:] if end < 0 else text[at:end], out)
-        if end >= 0:
-            self._finish("".join(self._body), "", out, closed=True)
-            return RegionStep(end, self._by_object)
-        if final:
-            self._unclosed("", out)
-        return RegionStep(len(text))
+    def _leave_object(self) -> None:
+        """Note the first marker within the object that ends here."""
+        self._object = None
+        if self._inner is None and self._by_object is None:
+            at, marker = self._ends.search("".join(self._body), self._object_start, final=True)
+            self._inner = (at, marker) if marker is not None else None
 
-    def _unclosed(self, partial: str, out: Output) -> None:
-        """Handle a reply that ends inside the call: perhaps only its closing marker, or a part of that, is missing."""
+    def _closed(self, marker: str, start: int, out: Output) -> RegionStep:
+        """Handle a marker at ``start`` that ends the call."""
+        exit = self._exits[marker]
         body = "".join(self._body)
+        if marker == self._opening.lstrip() and not body.strip():
+            return RegionStep(start + len(marker), exit.to, exit.after, marker)
+        if step := self._return_to_inner_marker(body, start, out):
+            return step
+        parsed = self._finish(body, marker if exit.closes else "", out)
+        return RegionStep(start + len(marker), exit.to, exit.after and parsed, marker)
+
+    def _unclosed(self, partial: str, end: int, out: Output) -> RegionStep:
+        """Handle a reply that ends inside the call: perhaps only its closing marker, or a part of that, is missing."""
+        if self._object is not None:
+            self._leave_object()
+        body = "".join(self._body)
+        if step := self._return_to_inner_marker(body, end - len(partial), out):
+            return step
         items = self._parse_call(body, False)
         if partial and any(isinstance(item, MalformedCall) for item in items):
             body, partial = body + partial, ""
         self._finish(body, partial, out, closed=False)
+        return RegionStep(end)
+
+    def _return_to_inner_marker(self, body: str, at: int, out: Output) -> RegionStep | None:
+        """End a malformed call at the first marker within its objects, if there is one; return to the text after it."""
+        if self._inner is None or not any(isinstance(item, MalformedCall) for item in self._parse_call(body, False)):
+            return None
+        self._returns += 1
+        start, marker = self._inner
+        exit = self._exits[marker]
+        parsed = self._finish(body[:start], marker if exit.closes else "", out)
+        return RegionStep(at, exit.to, exit.after and parsed, marker, unread=body[start + len(marker) :])
 
     def _finish(self, body: str, closing: str, out: Output, *, closed: bool | None = None) -> bool:
         """Parse the collected text and add the result to ``out``. Return False if it contains no call."""

@@ -46,6 +46,87 @@ def written(name: str, tool: str, arguments: str) -> str:
     return NOTATIONS[name].replace("{{", "{").replace("}}", "}").replace("{n}", tool).replace("{a}", arguments)
 
 
+OWN_TAGS = (
+    *(
+        "</tool_call>",
+        "<tool_call>",
+        "<|END_ACTION|>",
+        "<|START_ACTION|>",
+        "<｜tool▁call▁end｜>",
+        "<｜tool▁calls▁end｜>",
+    ),
+    *(
+        "<｜tool▁call▁begin｜>",
+        "[TOOL_CALLS]",
+        "[ARGS]",
+        "<|call|>",
+        "<|end|>",
+        "<|start|>",
+        "```",
+        "</think>",
+        "</tool_c",
+    ),
+)
+
+
+@pytest.mark.parametrize("name", NOTATIONS)
+@settings(max_examples=60)
+@given(
+    words=st.lists(st.sampled_from(OWN_TAGS) | st.text('ab天"\\\\{}', max_size=3), max_size=5),
+    key=st.sampled_from(("a", *OWN_TAGS)),
+    twice=st.booleans(),
+    size=st.integers(1, 9),
+)
+def test_arguments_may_contain_the_tags_of_the_notation(
+    name: str, words: list[str], key: str, twice: bool, size: int
+) -> None:
+    """T11: a call ends where its JSON ends, however the text is split."""
+    arguments = {key: "".join(words), "nested": [{"text": words}]}
+    text = written(name, "search", json.dumps(arguments, ensure_ascii=False))
+    text += text if twice and name not in ("harmony", GENERIC) else ""
+    for split in ([text], in_pieces(text, size), in_pieces(text, 1)):
+        events = read_all(parser(name), split)
+        calls = [dict(call.arguments) for event in events if isinstance(event, ToolCalls) for call in event.calls]
+        assert calls == [arguments] * (text.count("nested")), events
+        check(events)
+        assert not any(event.content.strip() for event in events if isinstance(event, Delta))
+
+
+@pytest.mark.parametrize("size", [1, 3, 1000])
+def test_a_marker_ends_a_call_that_is_malformed(size: int) -> None:
+    """The call after a malformed one is not lost, and neither is the text between them."""
+    call = written("qwen3", "search", '{"a": "</tool_call>"}')
+    text = '<tool_call>{"name": "search", "arguments": {"a": "open}}</tool_call> then ' + call
+    events = read_all(families.parser("qwen3").create(ReplyContext(TOOLS, False, None)), in_pieces(text, size))
+    calls = [dict(call.arguments) for event in events if isinstance(event, ToolCalls) for call in event.calls]
+    assert calls == [{"a": "</tool_call>"}]
+    content = "".join(event.content for event in events if isinstance(event, Delta))
+    assert content.startswith('<tool_call>{"name": "search", "arguments": {"a": "open}}</tool_call>')
+    assert content.endswith(("then", "then "))
+
+
+@pytest.mark.parametrize("name", ["qwen3-coder", "qwen3.5"])
+@pytest.mark.parametrize("end", ["</function>\n</tool_call>", "</tool_call>"])
+@pytest.mark.parametrize("size", [1, 4, 1000])
+def test_tags_that_models_leave_out(name: str, end: str, size: int) -> None:
+    parameters = "<parameter=a>\nParis\n<parameter=b>\nx > y\n</parameter>\n<parameter=c>\n1\n"
+    text = f"<tool_call>\n<function=search>\n{parameters}{end}"
+    created = families.parser(name).create(ReplyContext(TOOLS, False, None))
+    events = read_all(created, in_pieces(text, size))
+    assert not any(event.tool_error for event in events if isinstance(event, Delta))
+    calls = [dict(call.arguments) for event in events if isinstance(event, ToolCalls) for call in event.calls]
+    assert [{key: str(value) for key, value in call.items()} for call in calls] == [
+        {"a": "Paris", "b": "x > y", "c": "1"}
+    ]
+
+
+@pytest.mark.parametrize("text", ["<parameter=a>\nPar", "<parameter=a>\nParis\n<parameter=b", ""])
+def test_a_call_that_is_cut_off_is_no_call(text: str) -> None:
+    created = families.parser("qwen3-coder").create(ReplyContext(TOOLS, False, None))
+    events = read_all(created, [f"<tool_call>\n<function=search>\n{text}"])
+    assert not any(isinstance(event, ToolCalls) for event in events)
+
+
 def joined(events: Sequence[ParsedEvent]) -> list[tuple[Any, ...]]:
     """The events without ids, neighbours of one kind joined, with the JSON text of each call's arguments."""
     found: list[tuple[Any, ...]] = []
