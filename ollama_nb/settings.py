@@ -6,6 +6,7 @@ number gives the default.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
@@ -173,13 +174,13 @@ class Settings:
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None) -> Settings:
-        """Parse ``os.environ``, or ``env``."""
+        """Parse ``os.environ``, or ``env``. All paths are absolute."""
         read = _Reader(os.environ if env is None else env)
-        dot_ollama = Path(read.text("HOME") or str(Path.home())) / ".ollama"
+        dot_ollama = _absolute(read.text("HOME") or str(Path.home())) / ".ollama"
         return cls(
             host=Host.parse(read.text("OLLAMA_HOST")),
-            models=Path(read.text("OLLAMA_MODELS") or dot_ollama / "models").expanduser(),
-            home=Path(read.text("OLLAMA_NB_HOME") or dot_ollama / "nb").expanduser(),
+            models=_absolute(read.text("OLLAMA_MODELS") or dot_ollama / "models"),
+            home=_absolute(read.text("OLLAMA_NB_HOME") or dot_ollama / "nb"),
             key=dot_ollama / "id_ed25519",
             transfer_streams=min(64, read.whole("OLLAMA_MAX_TRANSFER_STREAMS", 4) or 4),
             keep_alive=read.seconds("OLLAMA_KEEP_ALIVE", 300.0),
@@ -203,6 +204,26 @@ class Settings:
         )
 
 
+def absolute_folders(env: Mapping[str, str]) -> dict[str, str]:
+    """The variables in ``env`` that name folders by relative paths, with absolute ones.
+
+    Later reads and child processes, which may have another working directory, then find the same folders.
+    """
+    read = _Reader(env)
+    found = {name: str(_absolute(read.text(name))) for name in ("OLLAMA_MODELS", "OLLAMA_NB_HOME") if read.text(name)}
+    if read.text("OLLAMA_NB_EXTRA_MODELS"):
+        found["OLLAMA_NB_EXTRA_MODELS"] = os.pathsep.join(map(str, read.folders("OLLAMA_NB_EXTRA_MODELS", ())))
+    return {name: value for name, value in found.items() if value != env[name]}
+
+
+def _absolute(path: str | Path) -> Path:
+    """The path from the root, with ``~`` for the home folder; of a user that does not exist, ``~user`` is a name."""
+    path = Path(path)
+    with contextlib.suppress(RuntimeError):
+        path = path.expanduser()
+    return path.absolute()
+
+
 class _Reader:
     def __init__(self, env: Mapping[str, str]) -> None:
         self._env = env
@@ -214,7 +235,7 @@ class _Reader:
         """Paths, separated as in ``PATH``. Folders of the default are left out if they cannot be read."""
         if name not in self._env:
             return tuple(path for path in default if os.access(path / "manifests", os.R_OK | os.X_OK))
-        return tuple(Path(part).expanduser() for part in self.text(name).split(os.pathsep) if part)
+        return tuple(_absolute(part.strip()) for part in self.text(name).split(os.pathsep) if part.strip())
 
     def flag(self, name: str) -> bool | None:
         """A boolean as Go's ParseBool reads it. Unset gives None, any other text True."""

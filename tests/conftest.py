@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,11 @@ from support.processes import children, command_line, until
 from support.servers import RunningServer, standalone
 
 from ollama_nb.store.store import Store
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    # A shell starts background jobs (`nohup make test &`) like this, and all child processes would inherit it: tests
+    # that interrupt a program would wait forever.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 MODELS = Path(__file__).parent / "models"
 settings.load_profile("ci")  # the same examples in every run, no clock; --hypothesis-profile=default draws others

@@ -17,7 +17,9 @@ from ollama_nb.client.chat import ChatSession
 from ollama_nb.client.connect import connect as find_server
 from ollama_nb.client.conversation import Message
 from ollama_nb.client.ollama import Ollama
+from ollama_nb.client.warn import Held, hold, warn_caller
 
+HANG_UP_SECONDS = 1.0  # for the thread of a cancelled call to end
 MAX_CALLS = 64  # at the same time; further calls wait, as they would on the server
 
 
@@ -45,16 +47,24 @@ class CallThreads:
         self._threads = ThreadPoolExecutor(MAX_CALLS, thread_name_prefix="ollama-nb-call")
 
     async def run(self, call: Callable[[], R], hang_up: Callable[[], None]) -> R:
-        """The result of ``call``. When the caller is cancelled, ``hang_up`` ends the call, and its end is awaited."""
-        running = asyncio.get_running_loop().run_in_executor(self._threads, call)
+        """The result of ``call``. When the caller is cancelled, ``hang_up`` ends it; a call that waits is removed."""
+        held: Held = []
+        job = self._threads.submit(hold, call, held)
+        running = asyncio.wrap_future(job)
         try:
-            return await asyncio.shield(running)
+            found = await asyncio.shield(running)
         except asyncio.CancelledError:
-            hang_up()
-            await asyncio.wait({running})
-            if not running.cancelled():
+            if not job.cancel():
+                hang_up()
+                # Functions that a model called may run on: they cannot be stopped, so the caller does not wait longer.
+                await asyncio.wait({running}, timeout=HANG_UP_SECONDS)
+            if running.done() and not running.cancelled():
                 running.exception()  # mark the error of the closed connection as retrieved
+            running.cancel()
             raise
+        for message, category in held:
+            warn_caller(message, category)
+        return found
 
 
 class AsyncWrapper(Generic[S]):
@@ -132,7 +142,7 @@ class AsyncAnswerStream(AsyncIterator[str]):
 
     async def aclose(self) -> None:
         """Cancel the request."""
-        await asyncio.to_thread(self._pieces.close)
+        self._pieces.close()  # does not block
 
     @property
     def answer(self) -> Answer:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Iterable
 from typing import Any, TypeVar, overload
 
@@ -14,20 +13,22 @@ from ollama_nb.client.conversation import Conversation, Message, describe_omissi
 from ollama_nb.client.question import Image, Overflow
 from ollama_nb.client.shape import add_field_list, bind_format, parse_value
 from ollama_nb.client.tools import Functions, ToolChoiceWord, Tools
-from ollama_nb.errors import BadRequest, ContextOverflow
+from ollama_nb.client.warn import warn_caller
+from ollama_nb.errors import BadRequest
 
 T = TypeVar("T")
 
 
 class HistoryDropped(UserWarning):
-    """The oldest messages of a conversation did not fit into the context and were left out of a request."""
+    """A part of a conversation, usually its oldest messages, did not fit into the context and was left out."""
 
 
 class ChatSession:
     """A conversation with one model. ``messages`` are the messages so far, oldest first; ``system`` precedes them.
 
     When the history outgrows the context, its oldest messages are left out of the request, with a HistoryDropped
-    warning; a message that does not fit alone raises ContextOverflow, unless ``on_overflow="truncate"``.
+    warning; a message that does not fit alone raises ContextOverflow before the answer begins, unless
+    ``on_overflow="truncate"``. A server that cuts such a message itself, as Ollama does, causes the warning.
 
     ``tools`` are Python functions that the model may call; their docstrings and type hints describe them. They run in
     this process, with the model's arguments; results and exceptions go back to the model until it answers in words.
@@ -158,8 +159,8 @@ class ChatSession:
         )
 
         def complete(answer: Answer) -> None:
-            self._check_overflow(answer)
             turn.commit()
+            self._warn(answer)
 
         return AnswerStream(self.model, turn, complete)
 
@@ -176,15 +177,10 @@ class ChatSession:
         selected = Tools(self._functions if functions is None else functions, choice, parallel=self._parallel)
         return selected or None
 
-    def _check_overflow(self, answer: Answer) -> None:
-        """Warn about dropped messages. Raises ContextOverflow when a server cut the message itself."""
+    def _warn(self, answer: Answer) -> None:
+        """Warn about what was left out of the request. The answer is complete and is kept."""
         stats = answer.stats
         if stats is None or (self._may_cut and not stats.messages_dropped):
             return
-        if stats.messages_dropped:
-            warnings.warn(describe_omission(stats), HistoryDropped, stacklevel=5)
-        elif stats.prompt_tokens_dropped:
-            raise ContextOverflow(
-                f"the message is {stats.prompt_tokens_dropped} tokens too long for the context of "
-                f"{stats.context_length} tokens; `num_ctx` widens it"
-            )
+        if omission := describe_omission(stats):
+            warn_caller(omission, HistoryDropped)

@@ -20,7 +20,7 @@ from ollama_nb.client.client import Client
 from ollama_nb.client.http import NO_SERVER, Reconnect, ServerAddress
 from ollama_nb.errors import ConnectError, OllamaError
 from ollama_nb.runtime import RuntimeInfo, background_file, of_parent_jupyter, read, serve_file
-from ollama_nb.settings import DEFAULT_PORT, Host, Settings
+from ollama_nb.settings import DEFAULT_PORT, Host, Settings, absolute_folders
 
 if sys.platform != "win32":
     import fcntl
@@ -38,6 +38,7 @@ def connect(host: str | None = None, *, key: str | None = None, start: bool = Tr
     without a given address may end when it is idle; the client then finds or starts the next one.
     """
     env = os.environ
+    env.update(absolute_folders(env))  # later calls find the same server, whatever the working directory is then
     address_text = host or env.get("OLLAMA_HOST", "").strip().strip("\"'").strip()
     if address_text:
         address = Host.parse(address_text)
@@ -140,7 +141,7 @@ def _written_address(address: Host, env: Mapping[str, str]) -> ServerAddress | N
 def _spawn(settings: Settings, log: Path) -> subprocess.Popen[bytes]:
     """Start the server in a session of its own, without a terminal, with its output in the log."""
     env = {name: value for name, value in os.environ.items() if name not in {"OLLAMA_HOST", "OLLAMA_API_KEY"}}
-    env["OLLAMA_NB_HOME"] = str(settings.home.absolute())
+    env |= {**absolute_folders(env), "OLLAMA_NB_HOME": str(settings.home)}
     # -P: modules in the working folder must not become part of the server.
     command = [sys.executable, "-P", "-m", "ollama_nb.server", "--background"]
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)

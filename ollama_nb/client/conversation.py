@@ -179,6 +179,9 @@ class ChatTurn(Iterator[ReplyChunk]):
                 yield from self._invoke(call, results)
             self._rounds += [message, *results]
             self._stream = self._send()
+            if self._closed:  # while the request was sent
+                self._stream.close()
+                raise Cancelled("the answer was cancelled")
         raise OllamaError(f"the model called tools {MAX_TOOL_ROUNDS + 1} times in a row and gave no answer")
 
     def _receive(self, message: Message) -> Iterator[ReplyChunk]:

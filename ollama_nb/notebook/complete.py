@@ -99,7 +99,7 @@ def _count(command: MagicCommand, words: list[str]) -> tuple[int, str]:
 
 
 class ModelNames:
-    """The names of the installed models, cached for a few seconds; empty if no server answers."""
+    """The names of the installed models, cached for a few seconds; empty if no server runs. None is started."""
 
     def __init__(self, session: MagicsSession, clock: Callable[[], float] = time.monotonic) -> None:
         self._session, self._clock = session, clock
@@ -111,7 +111,7 @@ class ModelNames:
         if self._asked is None or now - self._asked > KEEP_SECONDS:
             self._asked = now
             try:
-                names = [str(model["name"]) for model in self._session.connect().list()["models"]]
+                names = [str(model["name"]) for model in self._session.find().list()["models"]]
             except OllamaError:
                 names = []
             self._names = [name.removesuffix(":latest") for name in names]

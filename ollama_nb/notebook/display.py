@@ -1,6 +1,7 @@
 """Cell output that follows a stream: a notebook updates one display in place, a terminal prints what is new.
 
-At most ten updates a second are sent, whatever the speed of the stream, and always one at the end. With
+At most ten updates a second are sent, whatever the speed of the stream, and always one at the end. Each update of a
+notebook's output is the whole output, so those of long answers are rarer: their characters per second are limited. With
 ``OLLAMA_NB_STREAM=0`` only the last update is sent, so that saved notebooks can be compared.
 """
 
@@ -25,6 +26,7 @@ from ollama_nb.notebook.reply import ReplyState
 from ollama_nb.settings import Settings
 
 INTERVAL = 0.1  # seconds between two updates of an output
+MAX_RATE = 80_000  # characters per second that the updates of one output send; up to 8,000 are sent every INTERVAL
 
 
 class Page(Protocol):
@@ -136,23 +138,27 @@ class NotebookScreen:
         self._live, self._clock = live, clock
         self._id = uuid.uuid4().hex
         self._last: float | None = None
+        self._next = 0.0
 
     def show(self, page: Page, *, now: bool = False) -> None:
         clock = self._clock()
-        if self._live and (now or self._last is None or clock - self._last >= INTERVAL):
-            self._publish(page)
-            self._last = clock
+        if self._live and (now or self._last is None or clock >= self._next):
+            sent = self._publish(page)
+            self._last, self._next = clock, clock + max(INTERVAL, sent / MAX_RATE)
 
     def finish(self, page: Page) -> None:
         if self._last is not None or page.html():
             self._publish(page)
 
-    def _publish(self, page: Page) -> None:
+    def _publish(self, page: Page) -> int:
+        """Send the whole page; return its size in characters."""
+        data = {"text/html": page.html(), "text/plain": page.plain()}
         publish_display_data(  # type: ignore[no-untyped-call]
-            {"text/html": page.html(), "text/plain": page.plain()},
+            data,
             transient={"display_id": self._id} if self._live else {},
             update=self._last is not None,
         )
+        return sum(map(len, data.values()))
 
 
 class TerminalScreen:

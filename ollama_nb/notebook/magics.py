@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 def register(shell: InteractiveShell, connect: Callable[[], Client] | None = None) -> None:
     """Install the magics, their completion, the input transformers and the short tracebacks in the shell."""
-    session = MagicsSession(shell, connect or _connect)
+    session = MagicsSession(shell, connect or _connect, connect or _find)
     shell.register_magics(OllamaMagics(session))
     lines.install(shell)
     explain.install()
@@ -40,6 +40,12 @@ def _connect() -> Client:
     from ollama_nb.client.connect import connect  # with the HTTP client, which `%load_ext` need not load
 
     return connect()
+
+
+def _find() -> Client:
+    from ollama_nb.client.connect import connect
+
+    return connect(start=False)
 
 
 @magics_class
@@ -99,7 +105,7 @@ class OllamaMagics(Magics):
     def _installed(self) -> list[str]:
         """The names of the installed models; empty if the server does not answer."""
         try:
-            listed = self._session.connect().list()["models"]
+            listed = self._session.find().list()["models"]
         except OllamaError:
             return []
         return [str(model["name"]).removesuffix(":latest") for model in listed]

@@ -32,10 +32,15 @@ class Defaults:
 
 
 class MagicsSession:
-    """The state of the magics. ``connect`` is called by each command, because servers start and stop."""
+    """The state of the magics. ``connect`` is called by each command, because servers start and stop.
 
-    def __init__(self, shell: InteractiveShell, connect: Callable[[], Client]) -> None:
-        self.shell, self.connect = shell, connect
+    ``find`` is for what no command asked for, such as completions: it never starts a server.
+    """
+
+    def __init__(
+        self, shell: InteractiveShell, connect: Callable[[], Client], find: Callable[[], Client] | None = None
+    ) -> None:
+        self.shell, self.connect, self.find = shell, connect, find or connect
         self.defaults = Defaults()
         self.last_model = ""
         self.environment = EnvironmentChanges(os.environ)

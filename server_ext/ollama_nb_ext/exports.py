@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from jupyter_server.serverapp import ServerApp
 
 from ollama_nb import net
-from ollama_nb.settings import EnvironmentChanges, openai_variables
+from ollama_nb.settings import EnvironmentChanges, absolute_folders, openai_variables
 
 HOST, KEY, MARK = "OLLAMA_HOST", "OLLAMA_API_KEY", "OLLAMA_NB_EXPORTED"
 OPENAI_MARK = "OLLAMA_NB_EXPORTED_OPENAI"
@@ -40,6 +40,10 @@ class Exports:
         self._changes.set({HOST: url, KEY: key, MARK: "1"})
         self._bypass_proxy(url)
         return True
+
+    def apply_folders(self) -> None:
+        """Make the folders of OLLAMA_MODELS and others absolute: kernels have other working directories."""
+        self._changes.set(absolute_folders(self._env))
 
     def apply_openai(self, url: str, key: str) -> bool:
         """Export the variables of OpenAI's clients; return False if the user has set one: neither is changed then."""

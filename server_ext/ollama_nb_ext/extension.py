@@ -60,6 +60,7 @@ class OllamaExtension(ExtensionApp):
         self.state = ServerState(type(self).make_service(config))
         self._origins = config.origins
         self._exports = Exports(os.environ)
+        self._exports.apply_folders()
         self._activity = ActivityReporter(self.state, self.settings["last_activity_times"])
         self._listeners: list[HTTPServer] = []
         self._file: Path | None = None

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from support.fake_servers import Answer, ScriptedServer, ndjson, ok, until_hung_up
 
+from ollama_nb.client import aio
 from ollama_nb.client.aio import AsyncOllama, connect_async
 from ollama_nb.client.client import Client
 from ollama_nb.client.ollama import Ollama
@@ -95,6 +96,34 @@ def test_streams_and_conversations(server: ScriptedServer, ollama: AsyncOllama) 
         assert [message["content"] for message in chat.messages] == ["Hello", "Hi.", "Good bye", "Bye."]
 
     asyncio.run(run())
+
+
+def test_a_cancelled_question_does_not_wait_for_others(server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A question that waits for a thread ends at once, and is never sent."""
+    monkeypatch.setattr(aio, "MAX_CALLS", 1)
+    ollama, asked, go_on = AsyncOllama(Ollama(Client(server.url))), threading.Event(), threading.Event()
+
+    def answer(request: Any) -> Answer:
+        asked.set()
+        go_on.wait(60)
+        return ok(reply("A"))
+
+    server.routes["POST /api/generate"] = answer
+
+    async def run() -> None:
+        first = asyncio.create_task(ollama.ask("m", "first"))
+        await asyncio.to_thread(asked.wait, 30)
+        second = asyncio.create_task(ollama.ask("m", "second"))
+        await asyncio.sleep(0.05)
+        second.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await second
+        assert not first.done()
+        go_on.set()
+        assert await first == "A"
+
+    asyncio.run(run())
+    assert [body["prompt"] for body in server.asked("POST /api/generate")] == ["first"]
 
 
 def test_a_stream_can_be_left_early(server: ScriptedServer, ollama: AsyncOllama) -> None:

@@ -15,6 +15,7 @@ import pytest
 from support.processes import of_session, until
 
 from ollama_nb.client.connect import connect, start_background
+from ollama_nb.client.files import file_digest
 from ollama_nb.errors import ConnectError
 from ollama_nb.settings import Settings
 
@@ -75,3 +76,31 @@ def test_a_home_that_cannot_be_written(home: Path) -> None:
     (home / ".ollama").write_text("a file")
     with pytest.raises(ConnectError, match="cannot start a background server in"):
         start_background(Settings.from_env())
+
+
+@pytest.mark.model
+def test_relative_folders_are_the_same_for_client_and_server(
+    home: Path, tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The background server has another working directory than its clients, which change theirs."""
+    monkeypatch.setattr("ollama_nb.client.connect.DEFAULT_PORT", 1)
+    for name in ("work", "elsewhere"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    for name, folder in (("MODELS", "models"), ("NB_HOME", "state"), ("NB_EXTRA_MODELS", "extra")):
+        monkeypatch.setenv(f"OLLAMA_{name}", folder)
+    client = connect()
+    pid = json.loads((tmp_path / "work" / "state" / "server.json").read_text("utf-8"))["pid"]
+    try:
+        file = models / "stories260K-q8_0.gguf"
+        with file.open("rb") as opened:
+            client.upload_blob(file_digest(file), opened, file.stat().st_size)
+        list(client.create("tiny", files={file.name: file_digest(file)}))
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        assert [model["name"] for model in connect(start=False).list()["models"]] == ["tiny:latest"]
+        assert Settings.from_env().models == tmp_path / "work" / "models"
+        assert (tmp_path / "work" / "models" / "manifests").is_dir()
+        assert sorted(path.name for path in tmp_path.glob("*/*")) == ["models", "state"]
+    finally:
+        os.kill(pid, signal.SIGTERM)
+        until(lambda: not of_session(pid))

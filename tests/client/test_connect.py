@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -222,3 +223,19 @@ def test_without_start_a_server_that_ended_is_an_error(server: ScriptedServer, h
     server.close()
     with pytest.raises(ConnectError, match="could not connect"):
         client.version()
+
+
+def test_threads_that_share_a_client_find_the_next_server_once(
+    server: ScriptedServer, other: ScriptedServer, home: Path
+) -> None:
+    """No request goes to one server with the key of another."""
+    server.routes["HEAD /"], other.routes["HEAD /"] = with_key("k1"), with_key("k2")
+    other.routes["GET /api/version"] = ok({"version": "2"})
+    write_runtime(home / ".ollama" / "nb" / "server.json", server, "k1")
+    client = connect.connect()
+    server.close()
+    write_runtime(home / ".ollama" / "nb" / "server.json", other, "k2")
+    with ThreadPoolExecutor(16) as threads:
+        assert {*threads.map(lambda _: client.version(), range(64))} == {"2"}
+    assert {seen.headers["Authorization"] for seen in other.seen} == {"Bearer k2"}
+    assert [seen.method for seen in other.seen].count("HEAD") == 1  # one search for all threads

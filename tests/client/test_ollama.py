@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import pickle
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +14,7 @@ from support.fake_servers import ScriptedServer, error, ndjson, ok
 from support.scripted_client import FIGURES
 
 import ollama_nb
+from ollama_nb.client.aio import AsyncOllama
 from ollama_nb.client.chat import HistoryDropped
 from ollama_nb.client.ollama import Ollama
 from ollama_nb.errors import BadRequest, ContextOverflow, OllamaError
@@ -243,12 +246,45 @@ def test_dropped_history_is_a_warning(server: ScriptedServer, ollama: Ollama) ->
         ollama.chat_session("m").ask("Hello")
 
 
-def test_a_message_that_does_not_fit_alone_is_an_error_unless_asked_for(server: ScriptedServer, ollama: Ollama) -> None:
+def test_the_warning_names_the_line_of_the_caller(server: ScriptedServer, ollama: Ollama) -> None:
+    server.routes["POST /api/chat"] = chat_reply("Hi.", truncated={"messages_dropped": 2}, context_length=64)
+    chat, awaited = ollama.chat_session("m"), AsyncOllama(ollama).chat_session("m")
+
+    async def ask() -> None:
+        await awaited.ask("Hello")
+
+    async def gathered() -> None:
+        await asyncio.gather(awaited.ask("Hello"))
+
+    async def stream() -> None:
+        async for _ in await awaited.stream("Hello"):
+            pass
+
+    def each() -> None:
+        for _ in chat.stream("Hello"):
+            pass
+
+    calls: tuple[Callable[[], object], ...] = (
+        lambda: chat.ask("Hello"),
+        each,
+        lambda: list(chat.stream("Hello")),
+        lambda: asyncio.run(ask()),
+        lambda: asyncio.run(gathered()),
+        lambda: asyncio.run(stream()),
+    )
+    for call in calls:
+        with pytest.warns(HistoryDropped) as caught:
+            call()
+        assert [warning.filename for warning in caught] == [__file__]
+
+
+def test_a_message_that_a_server_cut_is_a_warning_unless_asked_for(server: ScriptedServer, ollama: Ollama) -> None:
     server.routes["POST /api/chat"] = chat_reply("Hi.", truncated={"prompt_tokens_dropped": 9}, context_length=64)
-    chat = ollama.chat_session("m")
-    with pytest.raises(ContextOverflow, match="9 tokens too long for the context of 64"):
-        chat.ask("Hello")
-    assert chat.messages == []
+    for stream in (False, True):  # a server that cuts the message itself: the answer is complete and kept
+        chat = ollama.chat_session("m")
+        with pytest.warns(HistoryDropped, match="9 tokens of the prompt did not fit into the context of 64"):
+            assert "".join(chat.stream("Hello") if stream else [chat.ask("Hello")]) == "Hi."
+        assert [message["content"] for message in chat.messages] == ["Hello", "Hi."]
     assert ollama.chat_session("m", on_overflow="truncate").ask("Hello") == "Hi."
 
 

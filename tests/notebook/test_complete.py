@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from IPython.core.completer import provisionalcompleter
 from IPython.core.interactiveshell import InteractiveShell
 from support.scripted_client import ScriptedClient
 
+from ollama_nb.client import connect
 from ollama_nb.errors import ConnectError
+from ollama_nb.notebook import magics
 from ollama_nb.notebook.complete import KEEP_SECONDS, Completions, ModelNames
 from ollama_nb.notebook.magics import register
 from ollama_nb.notebook.session import MagicsSession
@@ -85,3 +89,17 @@ def test_no_server_means_no_names(shell: InteractiveShell) -> None:
         raise ConnectError("no server")
 
     assert ModelNames(MagicsSession(shell, connect))() == []
+
+
+def test_completion_starts_no_server(shell: InteractiveShell, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither do the suggestions of an error message."""
+
+    def start(_: object) -> None:
+        raise AssertionError("started a server")
+
+    monkeypatch.setattr(connect, "start_background", start)
+    monkeypatch.setattr(connect, "DEFAULT_PORT", 1)
+    assert ModelNames(MagicsSession(shell, magics._connect, magics._find))() == []
+    register(shell)
+    names = shell.find_line_magic("ollama").__self__._installed()
+    assert names == []

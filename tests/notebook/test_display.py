@@ -10,7 +10,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from support.scripted_client import ScriptedClient, chat_reply
 
 from ollama_nb.errors import BadRequest
-from ollama_nb.notebook.display import Interrupted, NotebookScreen, ReplyPage, TerminalScreen, follow
+from ollama_nb.notebook.display import MAX_RATE, Interrupted, NotebookScreen, ReplyPage, TerminalScreen, follow
 from ollama_nb.notebook.reply import ReplyState
 
 
@@ -118,3 +118,22 @@ def test_lists_and_tables_are_not_repetitions(shell: InteractiveShell) -> None:
     assert not reply.is_repeating
     reply.text = "x" * 300
     assert not reply.is_repeating
+
+
+def test_the_updates_of_a_long_answer_are_about_linear(shell: InteractiveShell, displays: list[Any]) -> None:
+    """Twice the text takes twice the time and twice the bytes, not four times as many."""
+
+    def sent(pieces: int) -> int:
+        displays.clear()
+        clock, client = Clock(), ScriptedClient(chat_reply(*["word " * 20 + "\n\n"] * pieces))
+
+        def tick() -> None:
+            clock.now += 0.25
+
+        client.before_chunk = tick
+        follow(lambda: client.chat("m", []), ReplyPage(ReplyState("m")), NotebookScreen(live=True, clock=clock))
+        return sum(len(text) for output in displays for text in output["data"].values())
+
+    short, long = sent(800), sent(1600)  # 80,000 and 160,000 characters in 200 and 400 seconds
+    assert short <= MAX_RATE * 201 * 1.1
+    assert long <= 2.2 * short

