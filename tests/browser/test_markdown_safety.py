@@ -46,7 +46,7 @@ def test_the_detection_works(page: Any, lab: Lab, reply_server: ReplyServer) -> 
 
 
 def test_nothing_runs_and_nothing_is_fetched(page: Any, lab: Lab, reply_server: ReplyServer) -> None:
-    """Every payload streams into its own cell, and each intermediate state is rendered."""
+    """S22, S23: Every payload streams into its own cell, and each intermediate state is rendered."""
     set_up = "from ollama_nb.notebook import display\ndisplay.INTERVAL, display.MAX_RATE = 0, 1e12"
     cells = [f"%load_ext ollama_nb\n{set_up}"]
     cells += [f"%%ollama chat m --reset\n{number}" for number in range(len(PAYLOADS))]

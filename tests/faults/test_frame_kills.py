@@ -30,6 +30,7 @@ print(json.dumps(answers.tolist()))
 
 @pytest.mark.parametrize("keywords", [{"temperature": 0}, {}], ids=["determined", "drawn"])
 def test_kills_lose_and_double_nothing(tmp_path: Path, keywords: dict[str, int]) -> None:
+    """F42: a table that is killed in the middle continues without a lost or doubled row."""
     _kill_and_finish(tmp_path, rows=80, kills=3, keywords=keywords)
 
 
@@ -37,6 +38,7 @@ def test_kills_lose_and_double_nothing(tmp_path: Path, keywords: dict[str, int])
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("keywords", [{"temperature": 0}, {}], ids=["determined", "drawn"])
 def test_fifty_kills_over_two_thousand_rows(tmp_path: Path, keywords: dict[str, int]) -> None:
+    """F42: the same with 50 kills."""
     _kill_and_finish(tmp_path, rows=2000, kills=50, keywords=keywords)
 
 

@@ -57,6 +57,7 @@ def trouble(server: RunningServer, key: str, registry: str) -> list[str]:
 
 
 def test_nothing_secret_anywhere(tmp_path: Path) -> None:
+    """S25: no secret of the environment, a proxy or a key appears in outputs, logs and errors."""
     key = new_key(tmp_path)
     proxy = f"http://anna:{PROXY}@127.0.0.1:9"
     env = {"HTTPS_PROXY": proxy, "HTTP_PROXY": proxy, "OLLAMA_DEBUG": "1", "NO_PROXY": "127.0.0.1"}

@@ -41,12 +41,13 @@ def test_half_a_surrogate_pair_is_refused() -> None:
 @given(st.text())
 @settings(max_examples=200)
 def test_a_text_without_marks_is_untouched(text: str) -> None:
+    """S24: a text without marks reaches the model as it is."""
     assert insert(text.replace("{{", "{ {"), {}) == text.replace("{{", "{ {")
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"])), st.text().filter(lambda text: "{{" not in text))
 @settings(max_examples=200)
 def test_a_value_is_data(value: str, around: str) -> None:
-    """Marks inside a value are not replaced."""
+    """S24: Marks inside a value are not replaced."""
     around = around.rstrip("{").lstrip("}")
     assert insert(f"{around}{{{{x}}}}{around}", {"x": "{{x}}" + value}) == f"{around}{{{{x}}}}{value}{around}"

@@ -110,6 +110,7 @@ async def kernel(folder: Path, url: str) -> AsyncIterator[Kernel]:
 
 @in_loop
 async def test_interrupting_a_chat_frees_its_slot(tmp_path: Path) -> None:
+    """F19: the request is cancelled, and the text so far stays in the cell."""
     async with served(tmp_path) as (service, url), kernel(tmp_path, url) as notebook:
         made = await notebook.run(f"%%ollama create tiny\nFROM {MODELS / 'stories260K-q8_0.gguf'}\n")
         assert made.plain().startswith("created `tiny`"), made

@@ -42,6 +42,7 @@ def inspect(html: str) -> None:
 
 @pytest.mark.parametrize("payload", PAYLOADS)
 def test_payloads(payload: str) -> None:
+    """S22, S23: nothing that could run or be fetched is left of a payload."""
     text = payload.replace("CANARY", "http://127.0.0.1:1/canary")
     for end in range(1, len(text) + 1):  # as it streams in
         inspect(markdown_html(text[:end]))

@@ -34,6 +34,7 @@ def bearer(text: str) -> dict[str, str]:
 
 
 def test_only_the_hash_of_a_key_is_stored(file: KeyFile) -> None:
+    """S21: the text of a key is nowhere on disk."""
     key, text = file.add("Anna 你好", ("write", "infer"))
     assert (key.name, key.scopes, key.expires_at) == ("Anna 你好", ("infer", "write"), None)
     assert len(text) > 40
@@ -140,7 +141,7 @@ def test_a_file_that_other_users_can_change_is_refused(file: KeyFile) -> None:
 
 
 def test_a_key_is_compared_with_all_keys(file: KeyFile, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The duration of a check reveals neither the position of the key nor a matching part."""
+    """S21: The duration of a check reveals neither the position of the key nor a matching part."""
     _, first = file.add("first")
     file.add("second")
     compared: list[bytes] = []
@@ -185,6 +186,7 @@ async def served(root: Path, ring: KeyRing) -> AsyncIterator[httpx.AsyncClient]:
 
 @in_loop
 async def test_over_http(tmp_path: Path) -> None:
+    """S21: a key that was removed is refused by the next request."""
     file = KeyFile(tmp_path / "nb")
     async with served(tmp_path, KeyRing(Keys("own"), file)) as client:
         assert (await client.get("/api/tags")).status_code == 200
