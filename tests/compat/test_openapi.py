@@ -175,6 +175,7 @@ NATIVE = [
     Case("detokenize", "detokenize", {"model": "stories", "tokens": [403, 407, 261]}),
     Case("embed", "embed", EMBED),
     Case("embed nothing", "embed", {"model": "minilm", "input": ""}),
+    Case("embed what is too long", "embed", {"model": "minilm", "input": "cat " * 600}),
     Case("embed wrongly", "embed", {"model": "minilm", "input": 5}, status=400),
     Case("embeddings", "embeddings", {"model": "minilm", "prompt": "The owl hunts at night."}),
     Case("rerank", "rerank", {**RANK, "return_documents": True}),
