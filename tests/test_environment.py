@@ -41,7 +41,7 @@ def test_every_imported_package_is_declared() -> None:
     assert missing <= OPTIONAL, f"add these to the dependencies in pyproject.toml: {sorted(missing)}"
 
 
-OPTIONAL: set[str] = set()
+OPTIONAL = {"pydantic"}
 """Packages that are used only if the user has them."""
 
 
