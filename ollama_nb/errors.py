@@ -40,6 +40,7 @@ OllamaError                  500     internal_error          no narrower class a
   RunnerCrashed              500     runner_crashed          the runner process ended during the request
   SourceError                500     source_error            a registry or package index fails or sends invalid data
     AccessDenied             500     access_denied           a registry refuses the access that a pull or push needs
+      CredentialsRequired    500     credentials_required    a registry needs credentials that cannot be sent
   ConnectError               500     connect_error           client only: the server cannot be reached
     ReplyCutOff              500     reply_cut_off           client only: the connection ended during the reply
 ===========================  ======  ======================  ========================================================
@@ -286,6 +287,12 @@ class AccessDenied(SourceError):
     """A registry refuses the access that a pull or push needs. Push to a namespace you own, or add credentials."""
 
     code = "access_denied"
+
+
+class CredentialsRequired(AccessDenied):
+    """A registry needs credentials, and none may be sent. Run ``docker login``, or use the registry's https address."""
+
+    code = "credentials_required"
 
 
 class ConnectError(OllamaError):

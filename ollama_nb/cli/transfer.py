@@ -15,7 +15,7 @@ from ollama_nb.cli.progress import ProgressDisplay, Spinner, TransferBar, with_s
 from ollama_nb.client import files
 from ollama_nb.client.client import Client
 from ollama_nb.client.connect import connect
-from ollama_nb.errors import AccessDenied, BadRequest, OllamaError, Unauthorized
+from ollama_nb.errors import AccessDenied, BadRequest, CredentialsRequired, OllamaError
 from ollama_nb.modelfile import Modelfile, Parts, parse
 
 
@@ -38,8 +38,8 @@ def push_model(model: str, *, insecure: bool = False, max_rate: str = "") -> Non
     try:
         with ProgressDisplay() as progress, with_status(lambda: client.push(model, **fields)) as lines:
             draw_progress(lines, progress, push_message)
-    except Unauthorized:
-        raise OllamaError("pushing needs an account, and cloud accounts are not supported") from None
+    except CredentialsRequired:
+        raise
     except AccessDenied:
         raise OllamaError(
             "you are not authorized to push to this namespace, create the model under a namespace you own"

@@ -24,14 +24,12 @@ from ollama_nb.errors import (
     ReplyCutOff,
     ThinkingUnsupported,
     ToolsUnsupported,
-    Unauthorized,
 )
 
 _HINTS: tuple[tuple[type[OllamaError], str], ...] = (
     (ReplyCutOff, "Run the cell again; it finds or starts a server."),
     (ConnectError, "`ollama serve` in a terminal starts a server; `OLLAMA_HOST` sets the address of another one."),
     (ModelNotFound, "`%ollama list` shows the installed models, `%ollama pull` downloads one."),
-    (Unauthorized, "The server requires an API key: set `OLLAMA_API_KEY`."),
     (ThinkingUnsupported, "Leave `--think` out for this model."),
     (ToolsUnsupported, "Leave `--tools` out for this model; `%ollama show` lists a model's capabilities."),
     (CompletionUnsupported, "`%ollama embed` makes vectors of texts; `%ollama show` lists a model's capabilities."),

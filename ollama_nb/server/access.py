@@ -52,6 +52,7 @@ _HEADERS = (
 )  # fmt: skip
 _PRIVATE = tuple(ipaddress.ip_network(text) for text in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"))
 KEY_PREFIX = "onb_"  # of the text of every API key, so that scanners of secrets recognise it
+KEY_REQUIRED = "unauthorized: this server requires an API key; set OLLAMA_API_KEY to a valid one"
 _HOST_NAME = re.compile(r"[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?")
 _BRACKETED = re.compile(r"\[([^\]]*)\](?::\d*)?")
 _BEARER = re.compile(r"(?:bearer|token)\s+(\S+)\s*", re.IGNORECASE)

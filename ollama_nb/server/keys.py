@@ -22,7 +22,7 @@ from typing import Any
 from ollama_nb import disk
 from ollama_nb.errors import BadRequest, Forbidden, NotFound, OllamaError, StoreError, Unauthorized
 from ollama_nb.runtime import key_hash
-from ollama_nb.server.access import KEY_PREFIX, Keys, offered_key
+from ollama_nb.server.access import KEY_PREFIX, KEY_REQUIRED, Keys, offered_key
 
 INFER, READ, WRITE, ADMIN = SCOPES = "infer", "read", "write", "admin"
 ANY_KEY = ""  # the scope of requests for which every valid key is sufficient
@@ -125,7 +125,7 @@ class KeyRing:
             return
         key = _found(known, offered_key(headers))
         if key is None or not key.is_valid(time.time()):
-            raise Unauthorized("unauthorized")
+            raise Unauthorized(KEY_REQUIRED)
         if scope != ANY_KEY and not key.allows(scope):
             raise Forbidden(f"the key '{key.name}' is not allowed to do this: it lacks the scope \"{scope}\"")
 

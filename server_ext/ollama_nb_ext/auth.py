@@ -17,7 +17,7 @@ from tornado import web
 
 from ollama_nb.errors import Forbidden, OllamaError, Unauthorized, from_code
 from ollama_nb.server import access
-from ollama_nb.server.access import Keys, Origins
+from ollama_nb.server.access import KEY_REQUIRED, Keys, Origins
 from ollama_nb.server.handler import OllamaHandler, PlainResponse
 
 KEYS, ORIGINS = "ollama_nb_keys", "ollama_nb_origins"
@@ -87,12 +87,12 @@ class JupyterOllamaHandler(OllamaHandler, JupyterHandler):  # type: ignore[misc]
         except web.HTTPError as error:
             raise self._plain(error) from error
         if self.current_user is None:
-            raise Unauthorized("unauthorized")
+            raise Unauthorized(KEY_REQUIRED)
 
     def _plain(self, error: web.HTTPError) -> OllamaError:
         """A request that Jupyter refused for lack of a user is unauthorized, not forbidden."""
         if self.check_host() and getattr(self, "_jupyter_current_user", None) is None:
-            return Unauthorized("unauthorized")
+            return Unauthorized(KEY_REQUIRED)
         return from_code("", (error.log_message or error.reason or "forbidden").lower(), error.status_code)
 
     def _preflight(self, origin: str) -> None:

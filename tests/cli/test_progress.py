@@ -13,6 +13,7 @@ from support.command_line import RunCommand
 from support.fake_servers import Answer, ScriptedServer, error, ndjson, ok
 
 from ollama_nb.cli.progress import ProgressDisplay, Spinner, TransferBar, remaining_time, shorten
+from ollama_nb.server.access import KEY_REQUIRED
 
 DIGEST = "sha256:" + "0123456789abcdef" * 4
 MB = 1_000_000
@@ -164,6 +165,15 @@ def test_push(server: ScriptedServer, ollama: RunCommand) -> None:
     assert ollama("push", "hub.example/me/x").out.endswith("\thub.example/me/x:latest\n")
     server.routes["POST /api/push"] = ndjson({"error": "unauthorized: access denied", "code": "access_denied"})
     assert ollama("push", "me/x").err.startswith("Error: you are not authorized to push to this namespace")
+
+
+def test_push_without_credentials(server: ScriptedServer, ollama: RunCommand) -> None:
+    """The class of the error decides: what the user can do is shown as the server sent it."""
+    text = "unauthorized: access denied: hub.example asks for a password; run `docker login hub.example` to store it"
+    server.routes["POST /api/push"] = ndjson({"error": text, "code": "credentials_required"})
+    assert ollama("push", "hub.example/me/x").err.splitlines()[-1] == f"Error: {text}"
+    server.routes["POST /api/push"] = error(401, KEY_REQUIRED, code="unauthorized")
+    assert ollama("push", "hub.example/me/x").err.splitlines()[-1] == f"Error: 401 Unauthorized: {KEY_REQUIRED}"
 
 
 @pytest.fixture

@@ -27,6 +27,7 @@ EXPECTED = {
     "source_error",
     "registry_unreachable",
     "access_denied",
+    "credentials_required",
     "busy",
 }  # codes of 5xx replies that the server is not to blame for
 MODELS = ("stories", "sprout", "minilm")

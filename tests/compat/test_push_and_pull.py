@@ -141,7 +141,8 @@ def test_with_a_password_and_tls(tmp_path: Path) -> None:
         succeed(served, "cp", "sprout", name)
         refused = program(served, "push", name)
         assert refused.stderr.splitlines()[-1] == (
-            "Error: you are not authorized to push to this namespace, create the model under a namespace you own"
+            f"Error: unauthorized: access denied: {docker.host} asks for a user name and a password; "
+            f"run `docker login {docker.host}` to store them"
         )
         (home / ".docker").mkdir()
         config = {"auths": {docker.host: {"username": NAME, "password": PASSWORD}}}

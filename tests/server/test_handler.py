@@ -25,7 +25,7 @@ from ollama_nb.api.events import Delta, Done, Progress, Rendered, Stats
 from ollama_nb.api.requests import PushRequest
 from ollama_nb.errors import BadRequest, Cancelled, ModelNotFound, RunnerCrashed
 from ollama_nb.server import limits, streams
-from ollama_nb.server.access import Keys
+from ollama_nb.server.access import KEY_REQUIRED, Keys
 from ollama_nb.server.dialects import gojson
 from ollama_nb.server.dialects.native import requests
 from ollama_nb.server.routes import ROUTES
@@ -500,7 +500,7 @@ async def test_every_route_and_method_needs_the_key(tmp_path: Path) -> None:
                     assert reply.status_code == 401, (method, path)
                     if method != "HEAD":
                         error = reply.json()["error"]
-                        assert (error["message"] if isinstance(error, dict) else error) == "unauthorized"
+                        assert (error["message"] if isinstance(error, dict) else error) == KEY_REQUIRED
         assert (await h.client.get("/?token=secret")).status_code == 401
         for headers in ({"Authorization": "Bearer secret"}, {"x-api-key": "secret"}):
             assert (await h.client.get("/", headers=headers)).status_code == 200

@@ -176,7 +176,13 @@ HOSTILE: tuple[Any, ...] = (
     [], [None], [0] * 1000, [[]], {}, {"": None}, {"a": [{}]}, nested("list", 60), nested("object", 60),
 )  # fmt: skip
 CASES = int(os.environ.get("HOSTILE_CASES", "0"))  # generated values per field, besides those of the list
-NOT_OURS = {"source_error", "registry_unreachable", "access_denied", "busy"}  # codes of 5xx that others cause
+NOT_OURS = {
+    "source_error",
+    "registry_unreachable",
+    "access_denied",
+    "credentials_required",
+    "busy",
+}  # codes of 5xx that others cause
 JSON_VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(), inner, max_size=5),

@@ -10,6 +10,7 @@ import httpx
 import pytest
 from support.servers import RunningServer, jupyter, runtime_info
 
+from ollama_nb.server.access import KEY_REQUIRED
 from ollama_nb.server.routes import ROUTES
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
@@ -44,7 +45,7 @@ def test_every_route_and_method_needs_authentication(token_server: RunningServer
                 assert reply.status_code in (401, 403), (method, url, headers)
                 if method != "HEAD":
                     error = reply.json()["error"]
-                    assert (error["message"] if isinstance(error, dict) else error) == "unauthorized"
+                    assert (error["message"] if isinstance(error, dict) else error) == KEY_REQUIRED
         assert client.get(f"{url}?token=wrong").status_code == 401
         assert client.get(url, headers={**token_server.headers, **REBOUND}).status_code == 403
 

@@ -8,6 +8,7 @@ import json
 import socket
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
@@ -21,11 +22,11 @@ from support.chaos_registry import ChaosRegistry, Handler, chaos_registry, redir
 from support.transfers import noise, pull
 
 from ollama_nb.api.names import ModelName
-from ollama_nb.errors import Cancelled, SourceError
+from ollama_nb.errors import Cancelled, CredentialsRequired, SourceError
 from ollama_nb.store.registry import authorization, session
 from ollama_nb.store.registry.authorization import Authorization
 from ollama_nb.store.registry.credentials import Credential, Credentials
-from ollama_nb.store.registry.session import RegistrySession
+from ollama_nb.store.registry.session import Reach, RegistrySession
 from ollama_nb.store.registry.urls import Origin, redirected
 from ollama_nb.store.store import Store
 
@@ -84,12 +85,12 @@ def test_public_addresses(address: str) -> None:
 def test_private_addresses_in_other_notations(host: str) -> None:
     """A proxy would accept them."""
     with pytest.raises(SourceError, match="may not redirect into a private network"):
-        session.check_literal(Origin.of(f"https://{host}"))
+        session.check_proxied(Origin.of(f"https://{host}"), Reach.PUBLIC)
 
 
 def test_names_are_resolved_by_the_proxy() -> None:
     for host in ("cdn.example", "8.8.8.8", "127.evil.example"):
-        session.check_literal(Origin.of(f"https://{host}"))
+        session.check_proxied(Origin.of(f"https://{host}"), Reach.PUBLIC)
 
 
 def test_only_public_addresses_are_connected_to(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,7 +109,11 @@ def test_only_public_addresses_are_connected_to(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(session, "_connect", connected)
     with pytest.raises(SourceError, match=r"^cannot reach evil\.example: not here$"):
         session.dial(
-            Origin.of("https://evil.example"), trusted=False, seconds=5, stopped=threading.Event(), resolver=resolver
+            Origin.of("https://evil.example"),
+            reach=Reach.PUBLIC,
+            seconds=5,
+            stopped=threading.Event(),
+            resolver=resolver,
         )
     assert (tried, asked) == (["8.8.8.8", "8.8.4.4"], ["evil.example"])
 
@@ -130,7 +135,7 @@ def test_a_stopped_session_does_not_wait() -> None:
     with pytest.raises(Cancelled):
         session.dial(
             Origin.of("https://x.example"),
-            trusted=True,
+            reach=Reach.ANY,
             seconds=60,
             stopped=stopped,
             resolver=lambda host, port: ["127.0.0.1"] * silent.wait(60),
@@ -201,11 +206,143 @@ def location(other: ChaosRegistry, host: str) -> Any:
 def test_redirects_into_private_networks_are_refused(
     registry: ChaosRegistry, other: ChaosRegistry, store: Store, tmp_path: Path, host: str
 ) -> None:
+    """S14: the registry has a public name, as far as the user can see; the canary server gets no request."""
     other.blobs.update(registry.blobs)
     registry.always = location(other, host)
     with pytest.raises(SourceError, match="may not redirect into a private network"):
-        pull(store, f"{registry.host}/a/m", tmp_path, resolver=to_this_machine)
+        pull(store, f"registry.example:{registry.port}/a/m", tmp_path, resolver=to_this_machine)
     assert other.asked == []
+
+
+@pytest.mark.parametrize("host", ["127.0.0.2", "localhost", "minio.example", "[::ffff:127.0.0.1]", "0x7f.1"])
+def test_a_registry_on_this_machine_may_redirect_to_this_machine(
+    registry: ChaosRegistry, other: ChaosRegistry, store: Store, tmp_path: Path, host: str
+) -> None:
+    """S14: as with a registry and its storage on premises."""
+    other.blobs.update(registry.blobs)
+    registry.always = location(other, host)
+    registry.gate = basic
+    known = Credentials({registry.host: Credential("mia", "geheim")})
+    pull(store, f"{registry.host}/a/m", tmp_path, resolver=to_this_machine, credentials=known)
+    assert len(other.of("GET", "blobs")) == 2
+    assert not any("Authorization" in one.headers for one in other.asked)
+
+
+@pytest.fixture
+def connected(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The addresses that are connected to; all of them are this machine."""
+    found: list[str] = []
+    real = session._connect
+
+    def connect(address: str, *rest: Any) -> socket.socket:
+        found.append(address)
+        return real("127.0.0.1", *rest)
+
+    monkeypatch.setattr(session, "_connect", connect)
+    return found
+
+
+LOCAL = {
+    "127.0.0.1": ["127.0.0.9", "::1", "::ffff:127.0.0.1"],
+    "10.0.0.1": ["10.9.9.9", "192.168.1.1", "172.16.0.1", "fd12::1", "::ffff:10.0.0.2"],
+}
+"""Registries as the user names them, and where they may redirect to."""
+NEVER = ["169.254.169.254", "::ffff:169.254.169.254", "fe80::1", "fd00:ec2::254", "fd20:ce::254", "0.0.0.0", "::",
+         "100.100.100.200", "224.0.0.1", "64:ff9b::a9fe:a9fe", "64:ff9b::a00:1", "2002:a00:1::",
+         "::7f00:1"]  # fmt: skip
+
+
+@pytest.mark.parametrize("named", LOCAL)
+@pytest.mark.parametrize("address", [*LOCAL["127.0.0.1"], *LOCAL["10.0.0.1"], *NEVER])
+@pytest.mark.parametrize("by_name", [True, False], ids=["name", "literal"])
+def test_redirects_of_private_registries(
+    registry: ChaosRegistry,
+    other: ChaosRegistry,
+    store: Store,
+    tmp_path: Path,
+    connected: list[str],
+    named: str,
+    address: str,
+    by_name: bool,
+) -> None:
+    """S14: to addresses of the same kind, never to link-local and metadata addresses; the canary server counts."""
+    other.blobs.update(registry.blobs)
+    target = "minio.example" if by_name else f"[{address}]" if ":" in address else address
+    registry.always = location(other, target)
+
+    def resolver(host: str, port: int) -> list[str]:
+        return [address if host == "minio.example" else host]
+
+    name = f"{named}:{registry.port}/a/m"
+    if address in LOCAL[named]:
+        pull(store, name, tmp_path, resolver=resolver)
+        assert len(other.of("GET", "blobs")) == 2
+        assert set(connected) == {named, address}
+    else:
+        with pytest.raises(SourceError, match="may not redirect into a private network"):
+            pull(store, name, tmp_path, resolver=resolver)
+        assert other.asked == []
+        assert set(connected) == {named}
+
+
+def test_public_hosts_do_not_lead_back_into_private_networks() -> None:
+    """S14: once a private registry has redirected to a public host, private addresses are out of reach."""
+    with RegistrySession(threading.Event(), reach=Reach.PRIVATE) as found:
+        inside = Origin.of("https://10.0.0.2")
+        assert found._connection(inside, fresh=True)[0].reach is Reach.PRIVATE
+        found.leave_private_network()
+        assert found._connection(inside, fresh=True)[0].reach is Reach.PUBLIC
+
+
+def test_a_public_host_in_the_chain(
+    registry: ChaosRegistry, other: ChaosRegistry, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S14: private registry, then a public host, then a private address: the last one is refused."""
+    real = session._admitted
+
+    def admitted(origin: Origin, *rest: Any) -> Any:
+        return real(replace(origin, scheme="https"), *rest)  # the public host has no TLS here
+
+    monkeypatch.setattr(session, "_admitted", admitted)
+    monkeypatch.setattr(session, "is_public", lambda address: address == "127.0.0.1")
+    other.blobs.update(registry.blobs)
+    registry.always = location(other, "public.example")
+    with chaos_registry() as canary:
+        canary.blobs.update(registry.blobs)
+        other.always = location(canary, "127.0.0.3")
+
+        def resolver(host: str, port: int) -> list[str]:
+            return ["127.0.0.1" if host == "public.example" else host]
+
+        with pytest.raises(SourceError, match="private network"):
+            pull(store, f"{registry.host}/a/m", tmp_path, resolver=resolver)
+        assert canary.asked == []
+
+
+@pytest.mark.parametrize(
+    ("named", "reach"),
+    [
+        *(("127.1", Reach.LOOPBACK), ("localhost", Reach.LOOPBACK), ("[::1]:5000", Reach.LOOPBACK)),
+        *(("10.0.0.1:5000", Reach.PRIVATE), ("[fd00::1]", Reach.PRIVATE), ("[::ffff:192.168.1.1]", Reach.PRIVATE)),
+        *(("harbor.example", Reach.PUBLIC), ("8.8.8.8", Reach.PUBLIC), ("169.254.169.254", Reach.PUBLIC)),
+    ],
+)
+def test_reach_is_by_the_address_that_the_user_named(named: str, reach: Reach) -> None:
+    """S14."""
+    assert session.redirect_reach(Origin.of(f"https://{named}")) is reach
+
+
+@pytest.mark.parametrize("host", ["127.0.0.2", "localhost", "127.0.0.1"])
+def test_token_services_on_this_machine(
+    registry: ChaosRegistry, other: ChaosRegistry, store: Store, tmp_path: Path, host: str
+) -> None:
+    """S14: a registry on this machine may have its token service there; the user's key signs nothing for it."""
+    registry.gate = bearer(f"http://{host}:{other.port}/token")
+    other.gate = bearer("unused")
+    pull(store, f"{registry.host}/a/m", tmp_path, resolver=to_this_machine)
+    (asked,) = other.of("GET", "/token")
+    assert "Authorization" not in asked.headers
+    assert not (tmp_path / "id_ed25519").exists()
 
 
 def test_redirects_to_other_hosts_over_plain_http_are_refused(
@@ -327,10 +464,7 @@ def test_a_token_service_gets_name_and_password(registry: ChaosRegistry, store: 
 @pytest.mark.parametrize(
     "realm",
     [
-        "http://127.0.0.2:{port}/token",
-        "http://localhost:{port}/token",
         "http://evil.example:{port}/token",
-        "http://127.0.0.1:{port}/token",
         "https://127.0.0.1:{port}/token",
         "http://mia@127.0.0.1:{own}/token",
         "http://127.0.0.1.evil.example:{port}/token",
@@ -357,6 +491,7 @@ def test_basic(registry: ChaosRegistry, store: Store, tmp_path: Path) -> None:
     registry.gate = basic
     with pytest.raises(SourceError) as caught:
         pull(store, f"{registry.host}/a/m", tmp_path)
+    assert caught.value.code == CredentialsRequired.code
     assert caught.value.message.startswith("pull model manifest: unauthorized: access denied: ")
     assert f"`docker login {registry.host}`" in caught.value.message
     wrong = Credentials({registry.host: Credential("mia", "falsch")})

@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlencode, urlsplit
 
-from ollama_nb.errors import AccessDenied, SourceError
+from ollama_nb.api.names import DEFAULT_HOST
+from ollama_nb.errors import AccessDenied, CredentialsRequired, SourceError
 from ollama_nb.store.registry.credentials import Credentials, RegistryKey
 from ollama_nb.store.registry.errors import RegistryRefused
 from ollama_nb.store.registry.session import RegistrySession
@@ -103,7 +104,7 @@ class Authorization:
 
     def _require_secure(self) -> None:
         if self._registry.scheme != "https" and not self._registry.is_loopback:
-            raise AccessDenied(
+            raise CredentialsRequired(
                 f"{DENIED}: {self._registry.address} asks for credentials, which are not sent over plain http"
             )
 
@@ -113,12 +114,15 @@ class Authorization:
                 return f"Bearer {self._request_token(challenge)}"
         if any(challenge.scheme == "basic" for challenge in found):
             if self._credential is None or self._credential.token:
-                raise AccessDenied(
-                    f"{DENIED}: {self._registry.address} asks for a user name and a password; "
-                    f"run `docker login {self._registry.address}` to store them"
-                )
+                raise self._login_required()
             return self._credential.header
         raise AccessDenied(DENIED)
+
+    def _login_required(self) -> CredentialsRequired:
+        address = self._registry.address
+        return CredentialsRequired(
+            f"{DENIED}: {address} asks for a user name and a password; run `docker login {address}` to store them"
+        )
 
     def _request_token(self, challenge: Challenge) -> str:
         realm = Origin.of(challenge.get("realm"))
@@ -137,7 +141,8 @@ class Authorization:
         with self._session.send("GET", url, headers) as response:
             body = response.body(MAX_TOKEN)
             if response.status in (401, 403):
-                raise AccessDenied(DENIED)
+                needs_login = self._credential is None and self._registry.host != DEFAULT_HOST
+                raise self._login_required() if needs_login else AccessDenied(DENIED)
             if response.status != 200:
                 raise RegistryRefused(response.status, body.decode("utf-8", "replace").strip())
         return _parse_token(body, realm)

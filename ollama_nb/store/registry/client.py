@@ -18,7 +18,7 @@ from ollama_nb.store.manifest import MAX_JSON
 from ollama_nb.store.registry.authorization import DENIED, Authorization
 from ollama_nb.store.registry.credentials import Credentials, credential_files
 from ollama_nb.store.registry.errors import NotInRegistry, RegistryRefused, RetryPolicy
-from ollama_nb.store.registry.session import Body, RegistryResponse, RegistrySession, Resolve, resolve
+from ollama_nb.store.registry.session import Body, RegistryResponse, RegistrySession, Resolve, redirect_reach, resolve
 from ollama_nb.store.registry.urls import Origin, redirected
 
 MAX_ERROR = 64 << 10  # bytes of an error response that are read
@@ -60,7 +60,13 @@ def open_registry(
     """Open a client of the model's repository for one pull or push. Setting ``cancelled`` aborts all its requests."""
     origin = origin_of(name, insecure=insecure)
     trusted = (origin, *access.credentials.hosts_of(origin))
-    with RegistrySession(cancelled, access.retry_policy, trusted=trusted, resolver=access.resolver) as session:
+    with RegistrySession(
+        cancelled,
+        access.retry_policy,
+        trusted=trusted,
+        reach=redirect_reach(origin),
+        resolver=access.resolver,
+    ) as session:
         yield RegistryClient(name, origin, session, Authorization(origin, session, access.key, access.credentials))
 
 

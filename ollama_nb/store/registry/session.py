@@ -1,8 +1,9 @@
 """HTTP connections of one pull or push: resolving and checking addresses, proxies, TLS, keep-alive, cancellation.
 
-A host that the user named may have any address. A host that only a response named (a redirect) must have public
-addresses: its name is resolved once, the addresses are checked, and the socket is connected to a checked address, so
-that DNS rebinding has no effect. Behind a proxy, the proxy resolves names and only literal addresses can be checked.
+A host that the user named may have any address. A host that only a response named (a redirect) must have addresses
+within the session's :class:`Reach`: its name is resolved once, the addresses are checked, and the socket is connected
+to a checked address, so that DNS rebinding has no effect. Behind a proxy, the proxy resolves names and only literal
+addresses can be checked.
 
 This is built on ``http.client`` because the code must choose the address that a socket connects to and must be able to
 abort any wait within a moment. Redirects, decompression and authorization are not handled here.
@@ -21,7 +22,9 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from types import TracebackType
+from typing import Any
 from urllib.parse import urlsplit
 
 from ollama_nb import __version__, net
@@ -32,14 +35,65 @@ from ollama_nb.store.registry.urls import Origin, target_of
 POLL_INTERVAL = 0.1
 """Seconds between two checks for cancellation."""
 
+_PRIVATE = tuple(ipaddress.ip_network(text) for text in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"))
+_METADATA = tuple(ipaddress.ip_network(text) for text in ("fd00:ec2::/32", "fd20:ce::254/128"))  # clouds' services
 _GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 Resolve = Callable[[str, int], Sequence[str]]
 Body = bytes | Iterable[bytes] | None
-_Key = tuple[Origin, bool]  # origin, and whether the user trusts it
 _DRAINED = 64 << 10
 """Bytes; a response with at most this many bytes left is read to the end to keep its connection."""
+
+
+class Reach(Enum):
+    """The addresses, besides public ones, that a host may have. Link-local and metadata addresses are in ANY only.
+
+    A registry that the user named by a loopback or private address may redirect to addresses of the same kind: that is
+    how a registry and its storage are set up on premises. A registry with any other name may redirect to public ones.
+    """
+
+    PUBLIC = "public"
+    PRIVATE = "private"
+    LOOPBACK = "loopback"
+    ANY = "any"  # for hosts that the user named
+
+    def admits(self, address: str) -> bool:
+        """Whether a host may have this address."""
+        return self is Reach.ANY or is_public(address) or (self is not Reach.PUBLIC and local_reach(address) is self)
+
+
+_Key = tuple[Origin, Reach]
+
+
+def local_reach(address: str) -> Reach:
+    """The kind of an IP address: LOOPBACK, PRIVATE, or PUBLIC for all others. IPv4 within IPv6 counts as IPv4."""
+    ip = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
+        ip = ip.ipv4_mapped
+    if ip.is_loopback:
+        return Reach.LOOPBACK
+    return Reach.PRIVATE if _within(ip, _PRIVATE) and not _within(ip, _METADATA) else Reach.PUBLIC
+
+
+def redirect_reach(registry: Origin) -> Reach:
+    """The addresses that a registry may redirect to, by the address that the user named it by."""
+    if registry.is_loopback:
+        return Reach.LOOPBACK
+    address = literal_address(registry.host)
+    return local_reach(address) if address else Reach.PUBLIC
+
+
+def literal_address(host: str) -> str:
+    """The address that a host is written as, empty for a name. Resolvers also accept 127.1 and 0x7f000001."""
+    try:
+        return str(ipaddress.ip_address(host)) if ":" in host else socket.inet_ntoa(socket.inet_aton(host))
+    except (OSError, ValueError):
+        return ""
+
+
+def _within(ip: ipaddress.IPv4Address | ipaddress.IPv6Address, networks: Iterable[Any]) -> bool:
+    return any(ip in network for network in networks if network.version == ip.version)
 
 
 def resolve(host: str, port: int) -> Sequence[str]:
@@ -75,19 +129,33 @@ def proxy_of(origin: Origin) -> tuple[Origin, dict[str, str]] | None:
     return Origin.of(f"{proxy.scheme}://{address}"), net.proxy_headers(proxy)
 
 
-def check_literal(origin: Origin) -> None:
-    """Raise SourceError if the host is a literal address that is not public."""
-    try:
-        # Resolvers also accept short forms such as 127.1 and 0x7f000001.
-        public = is_public(origin.host if ":" in origin.host else socket.inet_ntoa(socket.inet_aton(origin.host)))
-    except (OSError, ValueError):
-        return  # a name
-    if not public:
-        raise _private_address_error(origin)
+def check_proxied(origin: Origin, reach: Reach) -> None:
+    """Check a host that a proxy will resolve. Raises SourceError for a literal address out of reach and plain http."""
+    address = literal_address(origin.host)
+    _admitted(origin, reach, [address] if address else [])
+    if not address:
+        _check_secure(origin)
 
 
-def check_secure(origin: Origin) -> None:
-    """Raise SourceError for plain http, which is allowed for hosts that the user named only."""
+def _admitted(origin: Origin, reach: Reach, addresses: Sequence[str]) -> Sequence[str]:
+    """The addresses that may be connected to; plain http leads to local ones only, unless the user named the host.
+
+    Raises SourceError if there are none.
+    """
+    if reach is Reach.ANY:
+        return addresses
+    admitted = [address for address in addresses if reach.admits(address)]
+    if addresses and not admitted:
+        raise SourceError(
+            f"refused to connect to {origin.address}: a registry may not redirect into a private network "
+            '(to allow it, add {"hosts": {REGISTRY: {"may_use": [HOST]}}} to ~/.ollama/nb/registries.json)'
+        )
+    if all(map(is_public, admitted)):
+        _check_secure(origin)
+    return admitted if origin.scheme == "https" else [one for one in admitted if not is_public(one)]
+
+
+def _check_secure(origin: Origin) -> None:
     if origin.scheme != "https":
         raise SourceError(
             f"refused to connect to {origin.address}: a registry may not redirect to another host over plain http"
@@ -95,18 +163,10 @@ def check_secure(origin: Origin) -> None:
 
 
 def dial(
-    origin: Origin, *, trusted: bool, seconds: float, stopped: threading.Event, resolver: Resolve = resolve
+    origin: Origin, *, reach: Reach, seconds: float, stopped: threading.Event, resolver: Resolve = resolve
 ) -> socket.socket:
-    """Open a connection. ``trusted``: the user named this host, so that private addresses are allowed.
-
-    Raises RegistryUnreachable, SourceError or Cancelled.
-    """
-    addresses = _resolve_in_thread(origin, resolver, seconds, stopped)
-    if not trusted:
-        addresses = [address for address in addresses if is_public(address)]
-        if not addresses:
-            raise _private_address_error(origin)
-        check_secure(origin)
+    """Open a connection to an address within ``reach``. Raises RegistryUnreachable, SourceError or Cancelled."""
+    addresses = _admitted(origin, reach, _resolve_in_thread(origin, resolver, seconds, stopped))
     failure = OSError("no addresses")
     for address in addresses:
         try:
@@ -115,13 +175,6 @@ def dial(
             failure = error
     reason = "no answer" if isinstance(failure, TimeoutError) else failure.strerror or str(failure)
     raise RegistryUnreachable(f"cannot reach {origin.address}: {reason}")
-
-
-def _private_address_error(origin: Origin) -> SourceError:
-    return SourceError(
-        f"refused to connect to {origin.address}: a registry may not redirect into a private network "
-        '(to allow it, add {"hosts": {REGISTRY: {"may_use": [HOST]}}} to ~/.ollama/nb/registries.json)'
-    )
 
 
 def _resolve_in_thread(origin: Origin, resolver: Resolve, seconds: float, stopped: threading.Event) -> Sequence[str]:
@@ -184,7 +237,9 @@ def _raise_if_stopped(stopped: threading.Event) -> None:
 class RegistrySession:
     """The connections of one pull or push, shared by its threads.
 
-    Setting ``cancelled`` aborts every wait, from any thread. ``trusted``: the hosts that the user named.
+    Setting ``cancelled`` aborts every wait, from any thread. ``trusted``: the hosts that the user named. All others
+    are within ``reach``, which shrinks to public addresses when the session contacts a public one of them: what a
+    public host names must never be in a private network.
     """
 
     def __init__(
@@ -193,6 +248,7 @@ class RegistrySession:
         retry_policy: RetryPolicy | None = None,
         *,
         trusted: Iterable[Origin] = (),
+        reach: Reach = Reach.PUBLIC,
         resolver: Resolve = resolve,
     ) -> None:
         self.retry_policy = retry_policy or RetryPolicy()
@@ -200,6 +256,7 @@ class RegistrySession:
         self._trusted = {(origin.host, origin.port) for origin in trusted} | {
             (o.canonical.host, o.port) for o in trusted
         }
+        self._reach = reach
         self._resolver = resolver
         self._tls = ssl.create_default_context()
         self._lock = threading.Lock()
@@ -262,12 +319,12 @@ class RegistrySession:
                 return
 
     def _connection(self, origin: Origin, *, fresh: bool = False) -> tuple[_Connection, bool]:
-        trusted = (origin.host, origin.port) in self._trusted
+        reach = Reach.ANY if (origin.host, origin.port) in self._trusted else self._reach
         with self._lock:
-            idle = [] if fresh else self._idle.get((origin, trusted), [])
+            idle = [] if fresh else self._idle.get((origin, reach), [])
             if idle:
                 return idle.pop(), True
-        connection = _Connection(self, origin, trusted)
+        connection = _Connection(self, origin, reach)
         with self._lock:
             self._live.add(connection)
         return connection, False
@@ -311,7 +368,7 @@ class RegistrySession:
         """Keep a connection for the next request."""
         with self._lock:
             if connection in self._live and not self.stopped.is_set():
-                self._idle.setdefault((connection.origin, connection.trusted), []).append(connection)
+                self._idle.setdefault((connection.origin, connection.reach), []).append(connection)
 
     def discard(self, connection: _Connection) -> None:
         """Close a connection."""
@@ -319,11 +376,15 @@ class RegistrySession:
             self._live.discard(connection)
         connection.close()
 
-    def dial(self, origin: Origin, trusted: bool) -> socket.socket:
+    def leave_private_network(self) -> None:
+        """From now on, only public hosts are contacted besides those that the user named."""
+        self._reach = Reach.PUBLIC
+
+    def dial(self, origin: Origin, reach: Reach) -> socket.socket:
         """Connect a socket to ``origin`` with the timeouts of the retry policy."""
         connected = dial(
             origin,
-            trusted=trusted,
+            reach=reach,
             seconds=self.retry_policy.connect_timeout,
             stopped=self.stopped,
             resolver=self._resolver,
@@ -414,9 +475,9 @@ class RegistryResponse:
 class _Connection(http.client.HTTPConnection):
     """A connection to one origin, through the proxy that the environment configures for it."""
 
-    def __init__(self, session: RegistrySession, origin: Origin, trusted: bool) -> None:
+    def __init__(self, session: RegistrySession, origin: Origin, reach: Reach) -> None:
         super().__init__(origin.host, origin.port)
-        self.origin, self.trusted = origin, trusted
+        self.origin, self.reach = origin, reach
         self._session = session
         self.proxy: Origin | None = None
         self._sent_to_proxy: Mapping[str, str] = {}
@@ -425,13 +486,17 @@ class _Connection(http.client.HTTPConnection):
 
     def connect(self) -> None:
         if self.proxy is None:
-            self.sock = self._session.dial(self.origin, self.trusted)
+            self.sock = self._session.dial(self.origin, self.reach)
+            if self.reach is not Reach.ANY and is_public(self.sock.getpeername()[0]):
+                self._session.leave_private_network()
         else:
-            if not self.trusted:
-                check_literal(self.origin)
-                check_secure(self.origin)
+            if self.reach is not Reach.ANY:
+                check_proxied(self.origin, self.reach)
+                address = literal_address(self.origin.host)
+                if not address or is_public(address):
+                    self._session.leave_private_network()
             try:
-                self.sock = self._session.dial(self.proxy, True)
+                self.sock = self._session.dial(self.proxy, Reach.ANY)
             except RegistryUnreachable as error:
                 raise RegistryUnreachable(
                     f"cannot reach {self.origin.address} through a proxy: {error.message}"
