@@ -301,7 +301,7 @@ def test_a_public_host_in_the_chain(
     real = session._admitted
 
     def admitted(origin: Origin, *rest: Any) -> Any:
-        return real(replace(origin, scheme="https"), *rest)  # the public host has no TLS here
+        return real(replace(origin, scheme="https"), *rest)  # the public host is without TLS here
 
     monkeypatch.setattr(session, "_admitted", admitted)
     monkeypatch.setattr(session, "is_public", lambda address: address == "127.0.0.1")

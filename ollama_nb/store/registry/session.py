@@ -140,7 +140,7 @@ def check_proxied(origin: Origin, reach: Reach) -> None:
 def _admitted(origin: Origin, reach: Reach, addresses: Sequence[str]) -> Sequence[str]:
     """The addresses that may be connected to; plain http leads to local ones only, unless the user named the host.
 
-    Raises SourceError if there are none.
+    Raises SourceError if no address is left.
     """
     if reach is Reach.ANY:
         return addresses
