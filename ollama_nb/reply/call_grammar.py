@@ -26,6 +26,8 @@ from ollama_nb.reply.notations import END_KEY, END_VALUE, KEY, VALUE
 PREFIX = "call:"  # of a grammar's text in the field ``format``
 MAX_CALLS = 16  # in one reply; a small model might continue forever
 _MAX_NUMBER = 10**15  # limits of numbers without limits in their schema, so that every parser reads them exactly
+_STEP = 1e-10  # numbers are multiples of it, so that their digits end
+_FREE_LEVELS = 16  # objects and arrays within one another, in values without a schema
 
 
 class Markup(msgspec.Struct, frozen=True, tag="markup"):
@@ -235,7 +237,16 @@ def _bounded(schema: Any) -> Any:
             found["minimum"] = min(-_MAX_NUMBER, *_numbers(found, "maximum", "exclusiveMaximum"))
         if "maximum" not in found and "exclusiveMaximum" not in found:
             found["maximum"] = max(_MAX_NUMBER, *_numbers(found, "minimum", "exclusiveMinimum"))
+        if constants(found) is None and _contains_steps(found):
+            found.setdefault("multipleOf", _STEP)
     return found
+
+
+def _contains_steps(schema: Mapping[str, Any]) -> bool:
+    """Whether some multiples of the step are certainly within the bounds of a number."""
+    least = max(_numbers(schema, "minimum", "exclusiveMinimum")[1:], default=-_MAX_NUMBER)
+    most = min(_numbers(schema, "maximum", "exclusiveMaximum")[1:], default=_MAX_NUMBER)
+    return most - least >= 3 * _STEP
 
 
 _DATA = frozenset({"enum", "const", "default", "examples", "required"})  # keywords whose values are not schemas
@@ -403,7 +414,7 @@ def without_texts(schema: Any, texts: Sequence[str]) -> dict[str, Any]:
 
     Each text begins with ``<`` and contains no other one. Names of properties that the schema does not list are free.
     """
-    any_value = {"$ref": f"#/$defs/{_ANY}"}
+    any_value = _free_value(0)
     pattern = {"pattern": not_containing(texts)}
 
     def narrowed(part: Any) -> Any:
@@ -436,10 +447,19 @@ def without_texts(schema: Any, texts: Sequence[str]) -> dict[str, Any]:
     result: dict[str, Any] = narrowed(schema)
     if _ANY not in json.dumps(result):
         return result
-    values: list[dict[str, Any]] = [{"type": "string", **pattern}, {"type": "boolean"}, {"type": "null"}]
-    values.append({"type": "number", "minimum": -_MAX_NUMBER, "maximum": _MAX_NUMBER})
-    values += [{"type": "array", "items": any_value}, {"type": "object", "additionalProperties": any_value}]
-    return {**result, "$defs": {**result.get("$defs", {}), _ANY: {"anyOf": values}}}
+    scalars: list[dict[str, Any]] = [{"type": "string", **pattern}, {"type": "boolean"}, {"type": "null"}]
+    scalars.append(_bounded({"type": "number"}))
+    free: dict[str, Any] = {f"{_ANY}_{_FREE_LEVELS}": {"anyOf": scalars}}
+    for level in range(_FREE_LEVELS):
+        inner = _free_value(level + 1)
+        nested = [{"type": "array", "items": inner}, {"type": "object", "additionalProperties": inner}]
+        free[f"{_ANY}_{level}"] = {"anyOf": [*scalars, *nested]}
+    return {**result, "$defs": {**result.get("$defs", {}), **free}}
+
+
+def _free_value(level: int) -> dict[str, str]:
+    """The schema of any value within ``level`` others that have no schema."""
+    return {"$ref": f"#/$defs/{_ANY}_{level}"}
 
 
 _ANY = "any_value"

@@ -60,6 +60,22 @@ class Vocabulary:
         finally:
             sampler.close()
 
+    def stubborn_text(self, format: str, liked: bytes, steps: int = 150) -> str:
+        """What a model writes that prefers these characters to all others, and opening brackets to the rest."""
+        constraint = self.compiler.compile(format)
+        sampler = Sampler(SamplingParameters.from_options(Options(temperature=0.0), 64))
+        row = np.zeros(self.model.n_vocab, np.float32)
+        for weight, letters in ((20, b"["), (40, liked)):
+            row[[token for token, piece in enumerate(self.pieces) if piece and not piece.strip(letters)]] = weight
+        row[self.model.eos] = -40
+        out: list[bytes] = []
+        try:
+            while not constraint.complete and len(out) < steps:
+                out.append(self.pieces[constraint.sample(sampler, row.copy(), [])])
+            return b"".join(out).decode("utf-8", "replace")
+        finally:
+            sampler.close()
+
     def random_text(self, format: str, seed: int, most: int = 300) -> str | None:
         """A random text that the constraint allows; None if it has not ended after ``most`` tokens.
 
@@ -391,3 +407,38 @@ def test_a_call_after_the_beginning_of_an_answer_is_a_message_of_its_own(name: s
     format = vocabulary.format(name, (WEATHER,), parallel=False, last=last)
     opening = {"harmony": "<|end|><|start|>assistant", "glimmer": "<|eom|><|start|>assistant"}[name]
     assert vocabulary.accepts(format, opening + WRITTEN[name][0])
+
+
+TAGGED = ("functiongemma", "gemma4", "glimmer", "glm-4.7", "laguna", "qwen3-coder")
+STUBBORN_NUMBERS: list[dict[str, Any]] = [
+    {"type": "number"},
+    {"type": "integer"},
+    {"type": "number", "minimum": 0.12345678912345},
+    {"type": "array", "items": {"type": "number", "exclusiveMaximum": 0.12345678912345}},
+    {"type": "array", "items": {"allOf": [{"type": "number"}, {"minimum": 0}]}},
+]
+
+
+@pytest.mark.parametrize("schema", STUBBORN_NUMBERS, ids=str)
+@pytest.mark.parametrize("parser", TAGGED)
+def test_numbers_in_notations_without_json_end(vocabulary: Vocabulary, parser: str, schema: dict[str, Any]) -> None:
+    """Numbers outside JSON end as those in JSON do, however long a model would write them."""
+    format = vocabulary.format(parser, [tool("f", {"x": schema}, ["x"])], parallel=False)
+    for liked in (b"0123456789", b"3", b"0.", b"9e"):
+        text = vocabulary.stubborn_text(format, liked)
+        assert max(map(len, re.findall("[0-9]+", text))) <= 20, text
+
+
+@pytest.mark.parametrize("parser", TAGGED)
+def test_values_without_a_schema_are_nested_to_a_limit(vocabulary: Vocabulary, parser: str) -> None:
+    format = vocabulary.format(parser, [tool("f", {"x": {"type": "array"}}, ["x"])], parallel=False)
+    text = vocabulary.stubborn_text(format, b"[")
+    before_strings = re.sub('".*', "", text.partition("[")[2])
+    assert before_strings.count("[") <= 16, text
+
+
+@pytest.mark.parametrize("parser", ["glm-4.7", "gemma4", "qwen3"])
+def test_narrow_bounds_of_a_number_stay_possible(vocabulary: Vocabulary, parser: str) -> None:
+    schema = {"type": "number", "minimum": 1e-12, "maximum": 2e-12}
+    format = vocabulary.format(parser, [tool("f", {"x": schema}, ["x"])], parallel=False)
+    assert "f" in vocabulary.stubborn_text(format, b"0123456789")
