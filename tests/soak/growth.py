@@ -57,8 +57,8 @@ class Growth:
 
 
 def take(server: int, seconds: float, requests: int, names: Mapping[str, str]) -> Sample:
-    """Measure the server and its descendants. ``names`` maps digests of weights to the names of their models."""
-    found = [size for pid in sorted({server, *descendants(server)}) if (size := _size(pid, server, names))]
+    """Measure the server, then its descendants. ``names`` maps digests of weights to the names of their models."""
+    found = [size for pid in (server, *sorted(descendants(server))) if (size := _size(pid, server, names))]
     return Sample(seconds, requests, tuple(found))
 
 
