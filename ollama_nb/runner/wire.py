@@ -264,9 +264,10 @@ class FrameReader:
             end = _LENGTH.size + length
             if len(self._buffer) < end:
                 return
-            body = bytes(self._buffer[_LENGTH.size : end])
-            del self._buffer[:end]
             try:
-                yield self._decoder.decode(body)
+                with memoryview(self._buffer) as whole, whole[_LENGTH.size : end] as body:  # copies of it take long
+                    message = self._decoder.decode(body)
             except (msgspec.DecodeError, UnicodeDecodeError) as error:
                 raise RunnerCrashed(f"invalid message frame: {error}") from error
+            del self._buffer[:end]
+            yield message

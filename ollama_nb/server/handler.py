@@ -11,7 +11,7 @@ import contextlib
 import logging
 import re
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -165,9 +165,16 @@ class OllamaHandler(web.RequestHandler):
             self.set_header("Content-Type", content_type)
         if len(body) > PIECE and self.request.method != "HEAD":
             self.set_header("Content-Length", str(len(body)))
-            await ReplyWriter(self).write_all(body)
+            await ReplyWriter(self).write_all([body])
         elif body:
             self.write(body)
+        await self._finish()
+
+    async def send_pieces(self, pieces: Sequence[bytes], content_type: str = replies.JSON) -> None:
+        """Send a complete reply that is too large to be joined."""
+        self.set_header("Content-Type", content_type)
+        self.set_header("Content-Length", str(sum(map(len, pieces))))
+        await ReplyWriter(self).write_all(pieces)
         await self._finish()
 
     async def send_events(self, source: AsyncIterator[Event], encoder: ReplyEncoder, *, stream: bool) -> None:

@@ -21,6 +21,7 @@ MAX_DISCARDED = MIB  # bytes of a refused body that are read, so that the client
 MAX_DEPTH = 64  # levels of nested arrays and objects
 MAX_VALUES = 2_000_000  # values in one body
 MAX_CONTAINERS = 100_000  # objects and arrays in one body
+MAX_MEMBERS = 200_000  # members of all objects in one body; Python reads those of one object in one step
 MAX_FIELDS = 1024  # fields of one object of the API
 MAX_ENTRIES = {
     "messages": 16_384,

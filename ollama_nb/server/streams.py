@@ -9,7 +9,7 @@ within ``write_timeout`` seconds is dropped. A :class:`MemoryBudget` limits all 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from tornado import web
@@ -172,11 +172,12 @@ class ReplyWriter:
         if self._closed_by_client:
             raise StreamClosedError
 
-    async def write_all(self, data: bytes) -> None:
+    async def write_all(self, parts: Iterable[bytes]) -> None:
         """Write a whole reply piece by piece. Raises StreamClosedError, SlowClient."""
-        view = memoryview(data)
-        for at in range(0, len(data), PIECE):
-            await self.write(view[at : at + PIECE])
+        for part in parts:
+            view = memoryview(part)
+            for at in range(0, len(part), PIECE):
+                await self.write(view[at : at + PIECE])
         await self.close()
 
     async def close(self) -> None:

@@ -79,6 +79,7 @@ def test_reads(body: bytes, value: Any) -> None:
         (b"9" * 5000, "json: cannot unmarshal number 99999999999999999999 into Go value of type float64"),
         (b"[" + b"1," * limits.MAX_VALUES + b"1]", "request body holds more than 2000000 values"),
         (b"[" + b"{}," * limits.MAX_CONTAINERS + b"1]", "request body holds more than 100000 objects and arrays"),
+        (b'{"a":1' + b',"a":1' * limits.MAX_MEMBERS + b"}", "request body holds more than 200000 members of objects"),
         (b"[" + b'["\\"{"],' * limits.MAX_CONTAINERS + b"1]", "request body holds more than 100000 objects and arrays"),
     ],
     ids=lambda value: repr(value[:20]),

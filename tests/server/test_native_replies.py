@@ -178,11 +178,12 @@ def test_progress() -> None:
 
 def test_embeddings() -> None:
     result = Embeddings(((0.1, -2.5e-07), (1.0, 0.0)), Stats(prompt_tokens=3, total_seconds=0.5, load_seconds=0.25))
-    assert replies.embed("m", result) == (
+    assert b"".join(replies.embed("m", result)) == (
         b'{"model":"m","embeddings":[[0.1,-2.5e-07],[1.0,0.0]],'
         b'"total_duration":500000000,"load_duration":250000000,"prompt_eval_count":3}'
     )
-    assert replies.embed("m", Embeddings(())) == b'{"model":"m","embeddings":[]}'
+    assert b"".join(replies.embed("m", Embeddings(()))) == b'{"model":"m","embeddings":[]}'
+    assert len(replies.embed("m", result)) == 4, "the vectors are not joined"
     assert replies.embeddings(Embeddings(((0.5,),))) == b'{"embedding":[0.5]}'
     assert replies.embeddings(Embeddings(())) == b'{"embedding":[]}'
 

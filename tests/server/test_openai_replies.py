@@ -299,11 +299,12 @@ def test_errors(error: OllamaError, kind: str, param: str) -> None:
 def test_embeddings() -> None:
     result = Embeddings(((0.1, -2.5), (1.0, 0.0)), Stats(prompt_tokens=3))
     end = '"model":"m","usage":{"prompt_tokens":3,"total_tokens":3}'
-    assert replies.embeddings("m", result, (), as_base64=False).decode() == (
+    assert b"".join(replies.embeddings("m", result, (), as_base64=False)).decode() == (
         '{"object":"list","data":[{"object":"embedding","embedding":[0.1,-2.5],"index":0},'
         f'{{"object":"embedding","embedding":[1.0,0.0],"index":1}}],{end}}}\n'
     )
-    encoded = json.loads(replies.embeddings("m", result, ("w",), as_base64=True))
+    assert len(replies.embeddings("m", result, (), as_base64=False)) == 4, "the vectors are not joined"
+    encoded = json.loads(b"".join(replies.embeddings("m", result, ("w",), as_base64=True)))
     assert struct.unpack("<2f", base64.b64decode(encoded["data"][0]["embedding"])) == pytest.approx((0.1, -2.5))
     assert encoded["warnings"] == ["w"]
 

@@ -56,26 +56,28 @@ def _check_counts(body: bytes | bytearray) -> None:
     """Refuse a body with too many values. The text in strings is only left out of the count if that matters."""
     if _exceeded(_count(body)) is None:
         return
-    values = containers = 0
+    values = containers = members = 0
     for piece in _without_strings(body):
         more = _count(piece)
-        values, containers = values + more[0], containers + more[1]
-        if message := _exceeded((values, containers)):
+        values, containers, members = values + more[0], containers + more[1], members + more[2]
+        if message := _exceeded((values, containers, members)):
             raise BadRequest(message)
 
 
-def _count(text: bytes | bytearray) -> tuple[int, int]:
-    """The numbers of values, and of objects and arrays among them."""
+def _count(text: bytes | bytearray) -> tuple[int, int, int]:
+    """The numbers of values, of objects and arrays among them, and of members of objects."""
     containers = text.count(b"[") + text.count(b"{")
-    return containers + text.count(b","), containers
+    return containers + text.count(b","), containers, text.count(b":")
 
 
-def _exceeded(counts: tuple[int, int]) -> str | None:
-    values, containers = counts
+def _exceeded(counts: tuple[int, int, int]) -> str | None:
+    values, containers, members = counts
     if values > limits.MAX_VALUES:
         return f"request body holds more than {limits.MAX_VALUES} values"
     if containers > limits.MAX_CONTAINERS:
         return f"request body holds more than {limits.MAX_CONTAINERS} objects and arrays"
+    if members > limits.MAX_MEMBERS:
+        return f"request body holds more than {limits.MAX_MEMBERS} members of objects"
     return None
 
 

@@ -205,9 +205,11 @@ def progress(line: Progress) -> bytes:
     return encode({"status": line.status, **more})
 
 
-def embed(model: str, result: Embeddings) -> bytes:
-    """The reply of ``/api/embed``. Slow for many vectors: call it in a worker thread."""
-    vectors = b",".join(map(_vector, result.vectors))
+def embed(model: str, result: Embeddings) -> list[bytes]:
+    """The reply of ``/api/embed``, one piece per vector. Slow for many vectors: call it in a worker thread.
+
+    Joining the pieces would stop the other threads for as long as it takes to copy them.
+    """
     stats = result.stats
     metrics = {
         "total_duration": nanoseconds(stats.total_seconds) if stats else 0,
@@ -217,7 +219,8 @@ def embed(model: str, result: Embeddings) -> bytes:
     end = "".join(f',"{key}":{value}' for key, value in filled(metrics).items())
     if result.truncated:
         end += f',"truncated":{{"inputs":{list(result.truncated)}}},"warnings":{encode(result.warnings).decode()}'
-    return f'{{"model":{go_string(model)},"embeddings":['.encode() + vectors + f"]{end}}}".encode()
+    vectors = [b"," * (at > 0) + _vector(vector) for at, vector in enumerate(result.vectors)]
+    return [f'{{"model":{go_string(model)},"embeddings":['.encode(), *vectors, f"]{end}}}".encode()]
 
 
 def embeddings(result: Embeddings) -> bytes:

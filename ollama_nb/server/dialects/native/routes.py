@@ -60,7 +60,7 @@ async def generate(call: OllamaHandler) -> None:
 async def embed(call: OllamaHandler) -> None:
     request, _ = await call.read("EmbedRequest", requests.read_embed)
     result = await call.service.embed(replace(request, **from_headers(call)))
-    await call.send(await call.state.in_worker(replies.embed, request.model, result))
+    await call.send_pieces(await call.state.in_worker(replies.embed, request.model, result))
 
 
 async def embeddings(call: OllamaHandler) -> None:

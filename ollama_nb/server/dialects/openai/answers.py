@@ -64,7 +64,7 @@ async def answer_embeddings(service: Service, body: EmbeddingsBody) -> bytes:
     request = body.request
     result = await service.embed(request)
     write = replies.embeddings
-    return await asyncio.to_thread(write, request.model, result, request.ignored, as_base64=body.base64)
+    return b"".join(await asyncio.to_thread(write, request.model, result, request.ignored, as_base64=body.base64))
 
 
 async def answer(service: Service, url: str, body: bytes, request_id: str) -> bytes:

@@ -303,19 +303,20 @@ def _token(token: bytes, logprob: float) -> dict[str, Any]:
     return {"token": token.decode("utf-8", "replace"), "logprob": finite(logprob), "bytes": list(token)}
 
 
-def embeddings(model: str, result: Embeddings, warnings: Sequence[str], *, as_base64: bool) -> bytes:
-    """The reply of ``/v1/embeddings``. Slow for many vectors: call it in a worker thread."""
-    data = ",".join(
-        f'{{"object":"embedding","embedding":{_base64(vector) if as_base64 else _numbers(vector)},"index":{at}}}'
+def embeddings(model: str, result: Embeddings, warnings: Sequence[str], *, as_base64: bool) -> list[bytes]:
+    """The reply of ``/v1/embeddings``, one piece per vector. Slow for many vectors: call it in a worker thread."""
+    written = _base64 if as_base64 else _numbers
+    vectors = [
+        f'{"," * (at > 0)}{{"object":"embedding","embedding":{written(vector)},"index":{at}}}'.encode()
         for at, vector in enumerate(result.vectors)
-    )
+    ]
     tokens = result.stats.prompt_tokens if result.stats is not None else 0
     rest = {
         "model": model,
         "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
         **filled({"warnings": [*warnings, *result.warnings]}),
     }
-    return f'{{"object":"list","data":[{data}],{go_json(rest)[1:]}\n'.encode()
+    return [b'{"object":"list","data":[', *vectors, f"],{go_json(rest)[1:]}\n".encode()]
 
 
 def _numbers(vector: tuple[float, ...]) -> str:

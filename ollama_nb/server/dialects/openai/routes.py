@@ -39,8 +39,8 @@ async def embeddings(call: OllamaHandler) -> None:
     request = body.asking(**from_headers(call)).request
     result = await call.service.embed(request)
     write = replies.embeddings
-    reply = await call.state.in_worker(write, request.model, result, request.ignored, as_base64=body.base64)
-    await call.send(reply, JSON)
+    pieces = await call.state.in_worker(write, request.model, result, request.ignored, as_base64=body.base64)
+    await call.send_pieces(pieces, JSON)
 
 
 async def score(call: OllamaHandler) -> None:
