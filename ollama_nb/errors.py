@@ -30,6 +30,7 @@ OllamaError                  500     internal_error          no narrower class a
   NotFound                   404     not_found               the named thing does not exist
     ModelNotFound            404     model_not_found         the named model is not in the store
     ResponseNotFound         404     response_not_found      the named response was never stored, or is gone
+  SlowReader                 408     slow_reader             the client reads the reply much too slowly
   Cancelled                  499     cancelled               the client disconnected or cancelled the request
   Busy                       503     busy                    the request queue is full
     ShuttingDown             503     shutting_down           the server is shutting down
@@ -213,6 +214,13 @@ class ResponseNotFound(NotFound):
     """The named response was not stored, was deleted or has expired. Send the whole conversation instead."""
 
     code = "response_not_found"
+
+
+class SlowReader(OllamaError):
+    """The client reads the reply much more slowly than the model writes it. Read faster, or ask for less."""
+
+    status = 408
+    code = "slow_reader"
 
 
 class Cancelled(OllamaError):

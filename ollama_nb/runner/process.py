@@ -1,8 +1,12 @@
 """A runner process as the server sees it: load, generate, embed, tokenize, stop.
 
 Every request ends exactly once: with its reply, with the error that the runner sends, with RunnerCrashed when the
-runner dies, or with a Cancel when its caller goes away. Replies that the caller has not read yet are queued here; the
-engine bounds the length of a reply (to ten contexts), so the queue is bounded too.
+runner dies, or with a Cancel when its caller goes away.
+
+The runner does not wait for a caller that reads slowly, because its other streams would wait too. What the caller has
+not read yet is kept here, in little memory: from ``MERGE_AFTER`` outputs on, new text is added to the last output, and
+the engine bounds the text of a reply (to ten contexts). Log probabilities are many times larger than the text;
+a request with ``MAX_UNREAD`` outputs that its caller has not read ends with SlowReader.
 """
 
 from __future__ import annotations
@@ -11,13 +15,14 @@ import asyncio
 import itertools
 import math
 import time
+from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import msgspec
 
-from ollama_nb.errors import InsufficientMemory, LoadError, RunnerCrashed, from_code
+from ollama_nb.errors import InsufficientMemory, LoadError, RunnerCrashed, SlowReader, from_code
 from ollama_nb.runner import children, wire
 from ollama_nb.runner.children import ChildLink, ProcessEnd
 
@@ -26,22 +31,53 @@ STOP_GRACE = 3.0  # seconds from SIGTERM to SIGKILL
 TICK = 1.0  # seconds between two checks of a runner that has requests
 PING_AFTER = 5  # checks without a message from the runner until it is sent a Ping
 DEAD_AFTER = 15  # checks without a message from the runner until it is killed
+MERGE_AFTER = 256  # unread outputs of one request, after which text is merged
+MERGED_TEXT = 4096  # characters of one merged output; longer ones would take long to copy for each token
+MAX_UNREAD = 4096  # unread outputs of one request
 MAX_STEP_SECONDS = 900.0  # of one engine step; a native call that does not return is ended then
 
 _STOPPED = (
     "model runner has unexpectedly stopped, this may be due to resource limitations or an internal error, "
     "check ollama server logs for details"
 )
+_SLOW = f"the reply was stopped because {MAX_UNREAD} pieces of it are unread: read it faster"
 _Reply = TypeVar("_Reply")
 
 
 @dataclass(slots=True)
 class _PendingRequest:
-    """A request: its replies (None: the runner died), whether the caller got one, whether the last one has arrived."""
+    """A request: its replies that the caller has not read yet (None: the runner died), whether the caller got one,
+    whether the last one has arrived.
+    """
 
-    replies: asyncio.Queue[Any] = field(default_factory=asyncio.Queue)
+    unread: deque[Any] = field(default_factory=deque)
+    arrived: asyncio.Event = field(default_factory=asyncio.Event)
     answered: bool = False
     ended: bool = False
+
+    def add(self, item: Any) -> None:
+        last = self.unread[-1] if len(self.unread) >= MERGE_AFTER else None
+        if isinstance(item, wire.TextOutput) and isinstance(last, wire.TextOutput) and _fits(last, item):
+            self.unread[-1] = msgspec.structs.replace(
+                last,
+                text=last.text + item.text,
+                drafted=item.drafted,
+                accepted=item.accepted,
+                output_tokens=item.output_tokens,
+            )
+        else:
+            self.unread.append(item)
+        self.arrived.set()
+
+    async def read(self) -> Any:
+        while not self.unread:
+            self.arrived.clear()
+            await self.arrived.wait()
+        return self.unread.popleft()
+
+
+def _fits(last: wire.TextOutput, item: wire.TextOutput) -> bool:
+    return not last.logprobs and not item.logprobs and len(last.text) + len(item.text) <= MERGED_TEXT
 
 
 class Runner:
@@ -202,7 +238,7 @@ class Runner:
         return request
 
     async def _next(self, request: _PendingRequest) -> Any:
-        item = await request.replies.get()
+        item = await request.read()
         if item is None:
             raise self._crash(request)
         if isinstance(item, wire.Failed):
@@ -248,16 +284,22 @@ class Runner:
             self._deliver(message)
 
     def _deliver(self, item: Any) -> None:
-        if request := self._pending.get(item.id):
-            request.ended = not isinstance(item, wire.TextOutput)
-            request.replies.put_nowait(item)
+        request = self._pending.get(item.id)
+        if request is None or request.ended:
+            return
+        request.ended = not isinstance(item, wire.TextOutput)
+        if not request.ended and len(request.unread) >= MAX_UNREAD:
+            self._link.send(wire.Cancel(item.id))
+            request.ended = True
+            item = wire.Failed.of(item.id, SlowReader(_SLOW))
+        request.add(item)
 
     def _died(self, ended: asyncio.Future[ProcessEnd]) -> None:
         if self._watcher is not None:
             self._watcher.cancel()
         for request in self._pending.values():
             request.ended = True
-            request.replies.put_nowait(None)
+            request.add(None)
 
     async def _load(self, load: wire.EngineConfig, timeout: float) -> None:
         self._link.send(load)

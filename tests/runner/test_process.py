@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 from support.aio import in_loop
-from support.processes import children
+from support.processes import children, until
 
 from ollama_nb.api.options import Options
-from ollama_nb.errors import BadRequest, Busy, InsufficientMemory, LoadError, RunnerCrashed
-from ollama_nb.runner import wire
+from ollama_nb.errors import BadRequest, Busy, InsufficientMemory, LoadError, RunnerCrashed, SlowReader
+from ollama_nb.runner import process, wire
 from ollama_nb.runner.process import Runner
 
 FAKE = (sys.executable, "-P", str(Path(__file__).parent.parent / "support" / "fake_runner.py"))
@@ -234,6 +234,42 @@ async def test_a_flood_of_output_neither_blocks_nor_grows(script: str) -> None:
     async with running(script) as runner:
         assert await text_of(runner, "before !flood:30 after") == ("before after ", "stop")
         assert len(runner._link.child.printed.text()) <= 1 << 20
+
+
+@in_loop
+async def test_unread_text_is_merged_and_other_streams_continue() -> None:
+    """F24: what a caller does not read takes the memory of its text only, and nothing of it is lost."""
+    words = [f"w{at}" for at in range(20_000)]
+    async with running() as runner:
+        unread = runner.complete(wire.CompletionRequest(prompt=" ".join(words), options=Options()))
+        first = await anext(unread)
+        assert await text_of(runner, "one two") == ("one two ", "stop")
+        (request,) = runner._pending.values()
+        await asyncio.to_thread(until, lambda: request.ended)
+        assert len(request.unread) < process.MERGE_AFTER + 60
+        texts = [item.text for item in request.unread if isinstance(item, wire.TextOutput)]
+        assert max(map(len, texts)) <= process.MERGED_TEXT
+        items = [first, *[item async for item in unread]]
+        assert "".join(item.text for item in items if isinstance(item, wire.TextOutput)) == " ".join(words) + " "
+        assert items[-2].output_tokens == len(words)
+
+
+@in_loop
+async def test_a_caller_with_too_many_unread_outputs_gets_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """F24: outputs that cannot be merged are bounded by their number; the runner stops working on the request."""
+    monkeypatch.setattr(process, "MERGED_TEXT", 0)
+    monkeypatch.setattr(process, "MAX_UNREAD", 500)
+    async with running() as runner:
+        unread = runner.complete(wire.CompletionRequest(prompt="word " * 20_000, options=Options()))
+        await anext(unread)
+        (request,) = runner._pending.values()
+        await asyncio.to_thread(until, lambda: request.ended)
+        assert len(request.unread) == 501
+        with pytest.raises(SlowReader):
+            async for _ in unread:
+                pass
+        assert (await runner.stats())["cancels"] == 1
+        assert await text_of(runner, "one two") == ("one two ", "stop")
 
 
 @pytest.mark.parametrize(
