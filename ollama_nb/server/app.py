@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import faulthandler
 import logging
 import os
 import secrets
@@ -30,11 +31,25 @@ from ollama_nb.settings import Settings
 
 WORKERS = min(32, (os.cpu_count() or 1) + 4)  # threads for blocking work
 DRAIN_SECONDS = 5.0  # for running requests to end after the first signal
+END_SECONDS = 25.0  # from the first signal to the end of the process, whatever its threads do; far above an orderly end
 _log = logging.getLogger("ollama_nb.server")
 
 
+def limit_shutdown() -> None:
+    """End this process with status 1 after ``END_SECONDS``, unless it has ended by then.
+
+    This is the last resort for a thread that ignores cancellation: Python would wait for it indefinitely. The timer
+    needs neither the event loop nor Python's lock. It writes the stacks of all threads to standard error. The system then
+    closes all sockets and files and ends the child processes, each of which dies with its parent.
+    """
+    faulthandler.dump_traceback_later(END_SECONDS, exit=True, file=2)
+
+
 class StopSignals:
-    """Sets ``event`` on SIGINT or SIGTERM; a second signal ends the requests that still run at once."""
+    """Sets ``event`` on SIGINT or SIGTERM; a second signal ends the requests that still run at once.
+
+    The first signal also limits the time until the process ends.
+    """
 
     def __init__(self, state: ServerState) -> None:
         self._state = state
@@ -46,6 +61,8 @@ class StopSignals:
     def _signalled(self) -> None:
         if self.event.is_set():
             self._state.hurry()
+        else:
+            limit_shutdown()
         self.event.set()
 
 

@@ -21,7 +21,7 @@ from typing import IO
 from ollama_nb import __version__, runtime
 from ollama_nb.errors import OllamaError
 from ollama_nb.server.access import Keys
-from ollama_nb.server.app import DRAIN_SECONDS, run
+from ollama_nb.server.app import END_SECONDS, limit_shutdown, run
 from ollama_nb.server.neighbours import Neighbours
 from ollama_nb.server.standalone import addresses, bind
 from ollama_nb.server.state import ServerState
@@ -29,7 +29,7 @@ from ollama_nb.settings import Host, Settings
 
 IDLE_SECONDS = 600.0  # without requests and loaded models; then the server ends
 LOCK = "server.lock"  # in the state folder
-_REPLACE_SECONDS = 2 * DRAIN_SECONDS + 5  # for a server of another version to end
+_REPLACE_SECONDS = END_SECONDS + 5  # for a server of another version to end
 _POLL_SECONDS = 0.05  # between two tries to take the lock
 _CHECKS = 20  # looks at the clock in an idle time
 _log = logging.getLogger("ollama_nb.server")
@@ -62,6 +62,7 @@ async def serve_in_background(settings: Settings, *, idle_seconds: float = IDLE_
                 await asyncio.sleep(min(idle_seconds - idle, idle_seconds / _CHECKS))
             _log.info("idle for %.0f seconds, shutting down", idle)
             file.unlink(missing_ok=True)  # first, so that no new client connects
+            limit_shutdown()
             stop.set()
 
         await run(settings, sockets, keys=Keys(key), meanwhile=end_when_idle)
