@@ -39,8 +39,8 @@ def limit_shutdown() -> None:
     """End this process with status 1 after ``END_SECONDS``, unless it has ended by then.
 
     This is the last resort for a thread that ignores cancellation: Python would wait for it indefinitely. The timer
-    needs neither the event loop nor Python's lock. It writes the stacks of all threads to standard error. The system then
-    closes all sockets and files and ends the child processes, each of which dies with its parent.
+    needs neither the event loop nor Python's lock. It writes the stacks of all threads to standard error. The system
+    then closes all sockets and files and ends the child processes, each of which dies with its parent.
     """
     faulthandler.dump_traceback_later(END_SECONDS, exit=True, file=2)
 
