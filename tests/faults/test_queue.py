@@ -1,4 +1,4 @@
-"""More requests than the queue holds: those beyond it fail at once, all others get exactly one reply."""
+"""More requests than a queue holds, or than a client's share: all get one reply, those beyond the limit an error."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ async def ended(tasks: Iterable[asyncio.Task[Any]], count: int) -> tuple[list[An
 
 @in_loop
 async def test_more_requests_than_places(tmp_path: Path) -> None:
-    """Only one model fits in memory: while it replies, requests for the other one wait."""
+    """F23, G7: only one model fits in memory: while it replies, requests for the other one wait."""
     with standalone(tmp_path, env=SMALL) as server:
         limits = httpx.Limits(max_connections=2 * EXCESS)
         async with httpx.AsyncClient(base_url=server.url, timeout=120, limits=limits) as http:
@@ -73,3 +73,39 @@ async def test_more_requests_than_places(tmp_path: Path) -> None:
             served = await asyncio.gather(*waiting)
     assert [(status, text) for status, text, _ in served] == [(200, "")] * QUEUE
     print(f"{EXCESS} at once refused within {max(seconds for *_, seconds in refused) * 1000:.0f} ms")
+
+
+LIGHT, HEAVY, LENGTH = 6, 60, 192  # requests of each client, and tokens of each reply
+
+
+@in_loop
+async def test_a_light_client_beside_one_that_sends_ten_times_as_much(tmp_path: Path, models: Path) -> None:
+    """G7: of two clients, a fair share is one reply of the other between two of one's own; at most two are permitted.
+
+    The heavy client sends all its requests at once, before the light one sends its first.
+    """
+    served: list[str] = []  # the client of each reply, in the order of arrival
+    body = {**question("stories", "Once upon a time", LENGTH), "stream": False}
+
+    async def ask_as(http: httpx.AsyncClient, client: str) -> None:
+        reply = (await http.post("/api/generate", json=body, headers={"X-Ollama-Client": client})).json()
+        assert (reply["done_reason"], reply["eval_count"]) == ("length", LENGTH)
+        served.append(client)
+
+    with standalone(tmp_path, env={"OLLAMA_NUM_PARALLEL": "1"}) as server:
+        limits = httpx.Limits(max_connections=HEAVY + 2)
+        async with httpx.AsyncClient(base_url=server.url, timeout=300, limits=limits, trust_env=False) as http:
+            await add(http, "stories", (models / "stories260K-q8_0.gguf").read_bytes())
+            await ask_as(http, "first")  # loads the model
+            heavy_ones = [asyncio.ensure_future(ask_as(http, "heavy")) for _ in range(HEAVY)]
+            while len((await http.get("/api/queue")).json()["requests"]) < HEAVY - served.count("heavy"):
+                await asyncio.sleep(0.01)
+            counts = []
+            for _ in range(LIGHT):
+                before = len(served)
+                await ask_as(http, "light")
+                counts.append(len(served) - before - 1)
+            print(f"replies of the heavy client during each request of the light one: {counts}")
+            await asyncio.gather(*heavy_ones)
+    assert max(counts) <= 2
+    assert Counter(served) == {"first": 1, "heavy": HEAVY, "light": LIGHT}
