@@ -36,6 +36,7 @@ from ollama_nb.engine.messages import (
     Output,
     Rank,
     Ranked,
+    Tokenize,
 )
 from ollama_nb.engine.prefix_cache import PrefixCounts
 from ollama_nb.engine.scheduler import Batch
@@ -114,9 +115,12 @@ class Engine:
 
     # Requests
 
-    def submit(self, request: CompletionRequest | Embed | Rank) -> None:
+    def submit(self, request: CompletionRequest | Embed | Rank | Tokenize) -> None:
         """Queue a request. An invalid request ends with Failed in the next step."""
         try:
+            if isinstance(request, Tokenize):
+                self._tokenizing[request.id] = self._inputs.tokenize(request)
+                return
             if isinstance(request, Embed | Rank):
                 self._jobs[request.id] = self._ready_embedder(request.adapters).begin(request)
                 return
@@ -190,6 +194,7 @@ class Engine:
             "slots": len(slots.slots),
             "busy_slots": slots.busy,
             "waiting": len(self._scheduler.waiting),
+            "tokenizing": len(self._tokenizing),
         }
 
     # The step
@@ -210,13 +215,13 @@ class Engine:
         return out
 
     def _tokenize(self) -> None:
-        """Tokenize long prompts, taking turns, for a short time."""
+        """Tokenize texts and long prompts, taking turns, for a short time."""
         until = time.perf_counter() + TOKENIZE_SECONDS
         while self._tokenizing and time.perf_counter() < until:
             self._tokenize_next(next(iter(self._tokenizing)))
 
     def _tokenize_next(self, id: int) -> None:
-        """Tokenize the next piece of a prompt. After the last one, the request is in the inbox."""
+        """Tokenize the next piece of a text. After the last one, the request is in the inbox."""
         tokenizing = self._tokenizing.pop(id)
         try:
             next(tokenizing)

@@ -157,6 +157,16 @@ class Rank(msgspec.Struct, frozen=True, tag="rank", kw_only=True):
     background: bool = False
 
 
+class Tokenize(msgspec.Struct, frozen=True, tag="tokenize", kw_only=True):
+    """Tokenize texts, or with ``count_only`` count their tokens."""
+
+    id: int
+    texts: tuple[str, ...]
+    add_special: bool = True
+    parse_special: bool = True
+    count_only: bool = False
+
+
 class TopToken(msgspec.Struct, frozen=True, array_like=True):
     token: bytes
     logprob: float
@@ -252,7 +262,15 @@ class Ranked(msgspec.Struct, frozen=True, tag="ranked"):
     model_limit: int = 0
 
 
-Output = TextOutput | Finished | Failed | Embedded | Ranked
+class Tokens(msgspec.Struct, frozen=True, tag="tokens"):
+    """One list per text, or one count per text in ``counts``."""
+
+    id: int
+    tokens: tuple[tuple[int, ...], ...] = ()
+    counts: tuple[int, ...] = ()
+
+
+Output = TextOutput | Finished | Failed | Embedded | Ranked | Tokens
 
 
 @dataclass(slots=True)

@@ -15,7 +15,16 @@ import numpy as np
 from ollama_nb.engine.constraint import Constraint, ConstraintCompiler
 from ollama_nb.engine.drafts import DraftModelSource, DraftSource, GrammarSource, PromptLookup
 from ollama_nb.engine.llama import Floats, LlamaModel
-from ollama_nb.engine.messages import MIN_CONTEXT, CompletionRequest, Finished, TextOutput, TokenProb, TopToken
+from ollama_nb.engine.messages import (
+    MIN_CONTEXT,
+    CompletionRequest,
+    Finished,
+    TextOutput,
+    Tokenize,
+    TokenProb,
+    Tokens,
+    TopToken,
+)
 from ollama_nb.engine.sampler import LogitBias, Sampler, SamplingParameters
 from ollama_nb.engine.sequence import Sequence, fit_prompt, max_reply_tokens, protected_tokens
 from ollama_nb.engine.text import RepetitionDetector, TextStream
@@ -235,6 +244,24 @@ class InputProcessor:
             sampler=Sampler(SamplingParameters.from_options(options, limit), bias),
             max_draft=self._max_draft(options.draft_num_predict),
         )
+
+    def tokenize(self, request: Tokenize) -> Generator[None, None, Tokens]:
+        """Return the tokens of texts, or their number; yield after each piece and each text. Raises BadRequest."""
+        found: list[tuple[int, ...]] = []
+        counts: list[int] = []
+        for text in request.texts:
+            tokens: list[int] = []
+            count = 0
+            for piece in self._model.tokenize_pieces(
+                text, add_special=request.add_special, parse_special=request.parse_special
+            ):
+                count += len(piece)
+                if not request.count_only:
+                    tokens += piece
+                yield
+            counts.append(count)
+            found.append(tuple(tokens))
+        return Tokens(request.id, counts=tuple(counts)) if request.count_only else Tokens(request.id, tuple(found))
 
     def _max_draft(self, wanted: int | None) -> int:
         if self._model.recurrent:

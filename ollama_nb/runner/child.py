@@ -73,10 +73,10 @@ class RunnerProcess:
             self._step(engine)
 
     def _handle_inbox(self, engine: Engine) -> None:
-        """Handle the received messages; wait for one when the engine is idle."""
+        """Handle the received messages, but none that arrive meanwhile; wait for one when the engine is idle."""
         if not engine.busy:
             self._handle(engine, self._inbox.get())
-        while not self._inbox.empty():
+        for _ in range(self._inbox.qsize()):
             self._handle(engine, self._inbox.get())
 
     def _step(self, engine: Engine) -> None:
@@ -104,14 +104,12 @@ class RunnerProcess:
 
     def _reply(self, engine: Engine, message: Any) -> msgspec.Struct | None:
         match message:
-            case wire.CompletionRequest() | wire.Embed() | wire.Rank():
+            case wire.CompletionRequest() | wire.Embed() | wire.Rank() | wire.Tokenize():
                 engine.submit(message)
                 return None
             case wire.Cancel(id=id):
                 engine.cancel(id)
                 return None
-            case wire.Tokenize():
-                return tokenize(engine, message)
             case wire.Detokenize(id=id, tokens=tokens):
                 return wire.Detokenized(id, engine.detokenize(tokens))
             case wire.GetStats(id=id):
@@ -199,16 +197,6 @@ def run_with_stack(work: Callable[[], None], size: int) -> None:
     thread.join()
     if failed:
         raise failed[0]
-
-
-def tokenize(engine: Engine, message: wire.Tokenize) -> wire.Tokens:
-    tokens = tuple(
-        tuple(engine.tokenize(text, add_special=message.add_special, parse_special=message.parse_special))
-        for text in message.texts
-    )
-    if message.count_only:
-        return wire.Tokens(id=message.id, counts=tuple(map(len, tokens)))
-    return wire.Tokens(id=message.id, tokens=tokens)
 
 
 def main(argv: Sequence[str]) -> None:

@@ -30,7 +30,9 @@ from ollama_nb.engine.messages import (
     Rank,
     Ranked,
     TextOutput,
+    Tokenize,
     TokenProb,
+    Tokens,
     TopToken,
 )
 from ollama_nb.errors import BadRequest, LoadError, OllamaError, RunnerCrashed, TemplateError
@@ -53,19 +55,13 @@ __all__ = [
     "Ranked",
     "TextOutput",
     "TokenProb",
+    "Tokenize",
+    "Tokens",
     "TopToken",
 ]
 
 MAX_FRAME = 256 << 20  # bytes
 _LENGTH = struct.Struct("<I")
-
-
-class Tokenize(msgspec.Struct, frozen=True, tag="tokenize", kw_only=True):
-    id: int
-    texts: tuple[str, ...]
-    add_special: bool = True
-    parse_special: bool = True
-    count_only: bool = False
 
 
 class Detokenize(msgspec.Struct, frozen=True, tag="detokenize", kw_only=True):
@@ -96,14 +92,6 @@ class LoadFailed(msgspec.Struct, frozen=True, tag="load_failed"):
     message: str
     status: int = LoadError.status
     code: str = LoadError.code
-
-
-class Tokens(msgspec.Struct, frozen=True, tag="tokens"):
-    """One list per text, or one count per text in ``counts``."""
-
-    id: int
-    tokens: tuple[tuple[int, ...], ...] = ()
-    counts: tuple[int, ...] = ()
 
 
 class Detokenized(msgspec.Struct, frozen=True, tag="detokenized"):

@@ -80,6 +80,32 @@ async def test_tokenize_and_detokenize(models: Path) -> None:
 
 
 @in_loop
+@pytest.mark.parametrize("kind", ["prompt", "text"])
+async def test_leaving_while_a_long_text_is_tokenized(kind: str, models: Path) -> None:
+    """F21, F22: tokenizing takes hundreds of steps; a reply continues beside it, and it ends within a few steps."""
+    text = "\n" * 4_000_000
+    async with running(models / "stories260K-f32.gguf") as runner:
+        other = runner.complete(wire.CompletionRequest(prompt="Once upon a time", options=Options(num_predict=100_000)))
+        await anext(other)
+        reading = asyncio.ensure_future(text_of(runner, text) if kind == "prompt" else runner.count_tokens([text]))
+        while not (await runner.stats())["tokenizing"]:
+            pass
+        for _ in range(5):
+            await anext(other)
+        assert (await runner.stats())["tokenizing"] == 1, "it did not block the reply"
+        reading.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await reading
+        assert reading.cancelled()
+        first = last = await runner.stats()  # the runner has received the cancellation
+        while last["tokenizing"]:
+            last = await runner.stats()
+        assert last["decodes"] - first["decodes"] <= 3, "the next step ends it"
+        await anext(other)
+        await other.aclose()
+
+
+@in_loop
 async def test_embeds(models: Path) -> None:
     async with running(models / "all-MiniLM-L6-v2-q8_0.gguf", n_seq=1) as runner:
         found = await runner.embed(["a cat", "a dog"])
