@@ -61,6 +61,7 @@ def test_stop_while_a_cell_is_busy(page: Any, shared_lab: Lab) -> None:
 
 
 def test_a_kernel_restart_is_shown_and_survived(page: Any, shared_lab: Lab) -> None:
+    """F19: the conversation stays visible, and running the cell again continues."""
     open_notebook(page, shared_lab, shared_lab.notebook("restart.ipynb", [f"{CHAT}Chat('sprout')"]))
     run_all(page)
     page.get_by_text("Ask sprout").wait_for()

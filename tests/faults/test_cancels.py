@@ -94,7 +94,7 @@ def report(what: str, waits: list[float]) -> float:
 @counts
 @in_loop
 async def test_while_decoding(slow_model: Path, count: int) -> None:
-    """Another reply continues meanwhile."""
+    """F20, G4: another reply continues meanwhile."""
 
     async def one(dice: random.Random) -> None:
         stream = runner.complete(wire.CompletionRequest(tokens=PROMPT, options=ENDLESS))
@@ -115,7 +115,7 @@ async def test_while_decoding(slow_model: Path, count: int) -> None:
 @counts
 @in_loop
 async def test_in_prefill(slow_model: Path, count: int) -> None:
-    """All prompts differ from the first token; each is cancelled within its first tenth of a second."""
+    """F21, G4: all prompts differ from the first token; each is cancelled within its first tenth of a second."""
     runs: list[dict[str, Any]] = []
 
     async def one(dice: random.Random) -> None:
@@ -146,7 +146,7 @@ async def drain(runner: Runner, tokens: tuple[int, ...]) -> None:
 @counts
 @in_loop
 async def test_while_queued(slow_model: Path, count: int) -> None:
-    """Both slots are taken; a waiting request leaves the queue without an effect on the running ones."""
+    """F22, G4: both slots are taken; a waiting request leaves the queue without an effect on the running ones."""
 
     async def one(dice: random.Random) -> None:
         waiting = [asyncio.ensure_future(ask(runner)) for _ in range(dice.randrange(1, 4))]

@@ -169,6 +169,7 @@ async def test_a_model_is_evicted_when_memory_is_short() -> None:
 
 @in_loop
 async def test_a_caller_that_goes_away_while_loading_stops_the_load() -> None:
+    """F22: the load of a model that no request waits for any more is stopped."""
     async with open_pool() as harness:
         harness.launcher.hold = True
         first, second = harness.ask("a"), harness.ask("b")
