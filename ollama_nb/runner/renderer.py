@@ -2,7 +2,7 @@
 
 Jobs run one at a time, in order. A job that takes more than two seconds ends its process and fails; the next process
 starts at once, so that the next job need not wait for it. The limit is processor time of the child, so that it does not
-depend on how busy the machine is.
+depend on how busy the machine is. A job whose process is killed, crashes or stops is run once more in another process.
 """
 
 from __future__ import annotations
@@ -10,17 +10,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import signal
 from collections.abc import Sequence
 from typing import Any
 
 from ollama_nb.api.requests import PromptJob
 from ollama_nb.errors import RunnerCrashed, TemplateError, from_code
 from ollama_nb.runner import children, wire
-from ollama_nb.runner.children import ChildLink
+from ollama_nb.runner.children import ChildLink, ProcessEnd
 
 COMMAND = children.module_command("ollama_nb.runner.render")
 JOB_SECONDS = 2.0  # processor time of a job; the child ends itself after that
-WAIT_FACTOR = 30  # a child that is stopped or gets no processor time is killed after this multiple of JOB_SECONDS
+WAIT_FACTOR = 15  # a child that is stopped or gets no processor time is killed after this multiple of JOB_SECONDS
 START_SECONDS = 30.0  # for a child to become ready
 _REPLY = wire.Prompts | wire.RenderFailed
 
@@ -39,16 +40,20 @@ class Renderer:
     async def render(self, job: PromptJob) -> tuple[str, ...]:
         """Return one prompt per entry of ``job.drops``.
 
-        Raises TemplateError for a template that fails or exceeds its limits, BadRequest for a job that cannot be sent,
-        and RunnerCrashed when no process can be started.
+        Raises TemplateError for a template that fails, exceeds its limits or crashes the process twice, BadRequest for
+        a job that cannot be sent, and RunnerCrashed when no process can be started or two are killed or do not answer.
         """
         data = wire.request_frame(wire.Render(next(self._ids), job, self._job_seconds))
         async with self._turn:
-            process = await self._ready()
-            reply = await self._run(process, data)
-        if isinstance(reply, wire.RenderFailed):
-            raise from_code(reply.code, reply.message, reply.status)
-        return reply.texts
+            outcome = await self._run(await self._ready(), data)
+            if isinstance(outcome, ProcessEnd):
+                outcome = await self._run(await self._ready(), data)
+        if isinstance(outcome, wire.RenderFailed):
+            raise from_code(outcome.code, outcome.message, outcome.status)
+        if isinstance(outcome, ProcessEnd):
+            failure = f"the render process ended twice in the same job: {outcome.cause}"
+            raise RunnerCrashed(failure) if outcome.killed else TemplateError(failure)
+        return outcome.texts
 
     async def close(self) -> None:
         """End the child; returns when it is reaped."""
@@ -62,20 +67,24 @@ class Renderer:
         if process is not None:
             await process.link.close(grace=0.5)
 
-    async def _run(self, process: _Process, data: bytes) -> wire.Prompts | wire.RenderFailed:
+    async def _run(self, process: _Process, data: bytes) -> wire.Prompts | wire.RenderFailed | ProcessEnd:
+        """Return the reply to a job, or how its process ended. Raises TemplateError for a job that took too long."""
         reply = process.expect()
         process.link.send_bytes(data)
-        ended = False
+        wait_seconds = self._job_seconds * WAIT_FACTOR
+        end = ProcessEnd(f"no answer within {wait_seconds:g} s", killed=True)
         try:
-            wait_seconds = self._job_seconds * WAIT_FACTOR
             await asyncio.wait(_first_of(reply, process), timeout=wait_seconds, return_when=asyncio.FIRST_COMPLETED)
-            ended = reply.done()
+            if process.link.ended.done():
+                end = process.link.ended.result()
         finally:
-            if not ended:  # too slow, dead or cancelled: this process cannot take the next job
+            if not reply.done():  # too slow, dead or cancelled: this process cannot take the next job
                 await self._replace(process)
-        if not ended:
+        if reply.done():
+            return reply.result()
+        if end.number == signal.SIGPROF:  # the timer of the job
             raise TemplateError(wire.TEMPLATE_TOOK_TOO_MUCH)
-        return reply.result()
+        return end
 
     async def _ready(self) -> _Process:
         if self._process is None or self._process.link.ended.done():

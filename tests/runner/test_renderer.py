@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from support.aio import in_loop
@@ -105,14 +106,49 @@ async def test_time_on_a_busy_machine_does_not_count() -> None:
         assert await waiting == ("<late>",)
 
 
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP, signal.SIGSEGV])
 @in_loop
-async def test_a_stopped_process_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ollama_nb.runner.renderer.WAIT_FACTOR", 1)
+async def test_a_job_whose_process_dies_or_stops_is_run_again(
+    number: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ollama_nb.runner.renderer.WAIT_FACTOR", 2)
     async with open_renderer(seconds=1.0) as renderer:
         await renderer.render(echo("ready"))
-        os.kill(pid_of(renderer), signal.SIGSTOP)
-        with pytest.raises(TemplateError, match=TOO_MUCH):
+        os.kill(pid_of(renderer), signal.SIGSTOP)  # the job is received, but does not begin
+        job = asyncio.ensure_future(renderer.render(echo("again")))
+        await asyncio.sleep(0.1)
+        os.kill(pid_of(renderer), number)
+        assert await job == ("<again>",)
+
+
+@pytest.mark.parametrize(
+    ("number", "error", "cause"),
+    [
+        (signal.SIGKILL, RunnerCrashed, "SIGKILL"),
+        (signal.SIGSTOP, RunnerCrashed, "no answer within 1 s"),
+        (signal.SIGSEGV, TemplateError, "SIGSEGV"),
+    ],
+)
+@in_loop
+async def test_a_job_whose_process_dies_or_stops_twice(
+    number: signal.Signals, error: type[Exception], cause: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only a crash can be the fault of the template."""
+    monkeypatch.setattr("ollama_nb.runner.renderer.WAIT_FACTOR", 1)
+    children: list[int] = []
+    run = Renderer._run
+
+    async def hurt(renderer: Renderer, process: Any, data: bytes) -> Any:
+        children.append(process.link.child.pid)
+        os.kill(children[-1], number)
+        return await run(renderer, process, data)
+
+    async with open_renderer(seconds=1.0) as renderer:
+        await renderer.render(echo("ready"))
+        monkeypatch.setattr(Renderer, "_run", hurt)
+        with pytest.raises(error, match=cause):
             await renderer.render(echo("never"))
+        assert len(set(children)) == 2
         monkeypatch.undo()
         assert await renderer.render(echo("on")) == ("<on>",)
 
