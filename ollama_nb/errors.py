@@ -75,8 +75,10 @@ class OllamaError(Exception):
             self.code = code
 
     def with_message(self, message: str) -> Self:
-        """The same kind of error (class, status and code) with another message."""
-        return type(self)(message, status=self.status, code=self.code)
+        """The same kind of error (class, status, code and field) with another message."""
+        error = type(self)(message, status=self.status, code=self.code)
+        error.field = self.field
+        return error
 
 
 class BadRequest(OllamaError):

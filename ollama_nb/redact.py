@@ -1,8 +1,9 @@
-"""Remove secrets from text before it is logged, reported or saved."""
+"""Remove secrets from text before it is logged, reported or saved, and folders of this machine before it is sent."""
 
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -31,6 +32,32 @@ def redact(text: str, secrets: Iterable[str] = ()) -> str:
 
 def _hide(found: re.Match[str]) -> str:
     return (found[found.lastgroup] if found.lastgroup else "") + HIDDEN
+
+
+def hide_folders(text: str, folders: Iterable[Path]) -> str:
+    """The text with paths relative to ``folders``, and with ``~`` for the home folder.
+
+    The path of such a folder itself becomes the folder's name.
+    """
+    home = Path.home()
+    names: dict[str, str] = {}
+    for folder in folders:
+        for each in (folder, _resolved(folder)):
+            below_home = [f"~/{each.relative_to(home)}"] if each.is_relative_to(home) else []
+            names |= dict.fromkeys((str(each), *below_home), each.name)
+    names |= {str(each): "~" for each in (home, _resolved(home)) if str(each) not in names}
+    found = sorted((name for name in names if len(name) > 1), key=len, reverse=True)  # not "/" nor "~"
+    pattern = rf"(?<![\w.~-])({'|'.join(map(re.escape, found))})(?![\w-])(/+(?=[\w.]))?"
+    return re.sub(pattern, lambda path: _relative(names[path[1]], path[2]), text)
+
+
+def _resolved(folder: Path) -> Path:
+    return Path(os.path.realpath(folder))  # unlike Path.resolve, it does not fail for a loop of links
+
+
+def _relative(name: str, slash: str | None) -> str:
+    """What replaces a folder's path: ``name`` if the path ends here or is the home folder, else nothing."""
+    return f"{name}{slash or ''}" if name == "~" or not slash else ""
 
 
 def is_secret_name(name: str) -> bool:

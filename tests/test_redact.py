@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import pytest
 
-from ollama_nb.redact import RedactingFormatter, redact, secrets_of
+from ollama_nb.redact import RedactingFormatter, hide_folders, redact, secrets_of
 
 
 @pytest.mark.parametrize(
@@ -52,3 +53,24 @@ def test_log_lines_and_tracebacks_have_no_secrets() -> None:
     text = formatter.format(record)
     assert text.startswith("ERROR failed with ***\nTraceback")
     assert "secret@" not in text and "my-secret" not in text.replace('"https://anna:secret@host my-secret"', "")
+
+
+@pytest.mark.parametrize(
+    ("text", "clean"),
+    [
+        ("cannot read /data/models/blobs/sha256-0a: denied", "cannot read blobs/sha256-0a: denied"),
+        ("cannot write in /data/models: denied", "cannot write in models: denied"),
+        ("cannot read ~/nb/keys.json, or /home/anna/nb/keys.json", "cannot read keys.json, or keys.json"),
+        ("no such file: '/home/anna/secret/x' file:///home/anna/x", "no such file: '~/secret/x' file://~/x"),
+        (
+            "/data/models-evil/x /other/data/models/x /home/annabel",
+            "/data/models-evil/x /other/data/models/x /home/annabel",
+        ),
+        ("/home/anna.", "~."),
+    ],
+)
+def test_folders_are_hidden(text: str, clean: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """S25: errors have paths relative to the store."""
+    monkeypatch.setenv("HOME", "/home/anna")
+    assert hide_folders(text, [Path("/data/models"), Path("/home/anna/nb")]) == clean
+    assert hide_folders(clean, [Path("/data/models"), Path("/home/anna/nb")]) == clean

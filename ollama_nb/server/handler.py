@@ -489,6 +489,12 @@ class OllamaHandler(web.RequestHandler):
         """Send an error: with its status before the first object, as the stream's last line after it."""
         if self._client_gone or self._finished:
             return
+        public = self.service.public(error)
+        if public is not error:
+            _log.warning("request %s failed: %s", self.id, error.message)
+        await self._send_error(public)
+
+    async def _send_error(self, error: OllamaError) -> None:
         try:
             if self._stream is None and self._headers_written:
                 self._drop()  # within a reply whose length has been sent

@@ -29,7 +29,7 @@ class ServerState:
     def __init__(self, service: Service) -> None:
         self.service = service
         self.metrics = service.meter = Metrics()
-        self.responses = Responses(service.home)
+        self.responses = Responses(service.home, service.public)
         self.neighbours: Neighbours | None = None
         self.budget = MemoryBudget(limits.MAX_BODIES)
         self.draining = False

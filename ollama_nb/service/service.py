@@ -15,6 +15,7 @@ from typing import Any
 
 from ollama_nb.api.models import Model, Running
 from ollama_nb.errors import OllamaError
+from ollama_nb.redact import hide_folders
 from ollama_nb.runner import children
 from ollama_nb.runner.pool import Pool
 from ollama_nb.runner.renderer import Renderer
@@ -115,6 +116,12 @@ class Service:
     def home(self) -> Path:
         """The folder for our own state."""
         return self._backend.settings.home
+
+    def public(self, error: OllamaError) -> OllamaError:
+        """The error as clients may see it: without the absolute paths of the stores and of the user's home."""
+        text, stores = error.message, (self.store, *self.store.others)
+        hidden = hide_folders(text, (self.home, *(store.root for store in stores)))
+        return error if hidden == text else error.with_message(hidden)
 
     async def model(self, name: str) -> Model:
         """Return the local model named ``name``. Raises InvalidName, Forbidden and ModelNotFound."""

@@ -11,6 +11,7 @@ import httpx
 import msgspec
 import pytest
 from support.aio import in_loop
+from support.fake_service import FakeService
 from test_handler import ServedService, serve, until
 
 from ollama_nb.errors import ModelNotFound
@@ -166,9 +167,9 @@ async def test_batches_that_are_refused(tmp_path: Path) -> None:
             assert (await h.client.request(method, path)).status_code == 404
 
 
-def test_lines_of_result_files() -> None:
+def test_lines_of_result_files(tmp_path: Path) -> None:
     job = BatchJob(id="batch_ab", endpoint=CHAT, input_file="f", window="24h", created_at=0, expires_at=1)
-    writer = OpenAIBatches(None)  # type: ignore[arg-type]
+    writer = OpenAIBatches(FakeService(tmp_path))  # type: ignore[arg-type]
 
     def encoded(status: int, body: bytes) -> Any:
         line = writer.encode_result(job, LineResult(status, 7, '天"x', "r", msgspec.Raw(body)))

@@ -23,7 +23,7 @@ from ollama_nb.api.requests import (
     RerankRequest,
     TokenizeRequest,
 )
-from ollama_nb.errors import BadRequest, Cancelled, ModelNotFound
+from ollama_nb.errors import BadRequest, Cancelled, ModelNotFound, OllamaError
 from ollama_nb.service.batch_worker import BatchWorker
 from ollama_nb.service.requests import Requests
 from ollama_nb.store.store import Store
@@ -50,6 +50,9 @@ class FakeService:
 
     async def close(self) -> None:
         pass
+
+    def public(self, error: OllamaError) -> OllamaError:
+        return error
 
     async def check_start(self) -> None:
         pass

@@ -217,9 +217,12 @@ class RestClient:
 
     def request(self, method: str, path: str, body: bytes) -> tuple[int, list[dict[str, Any]]]:
         """Status and lines."""
-        connection = http.client.HTTPConnection(urlsplit(self._server.url).netloc, timeout=150)
+        base = urlsplit(self._server.url)
+        connection = http.client.HTTPConnection(base.netloc, timeout=150)
         try:
-            connection.request(method, path, body, {"Content-Type": "application/json", **self._server.headers})
+            connection.request(
+                method, base.path + path, body, {"Content-Type": "application/json", **self._server.headers}
+            )
             reply = connection.getresponse()
             return reply.status, [json.loads(line) for line in reply.read().splitlines() if line.strip()]
         finally:

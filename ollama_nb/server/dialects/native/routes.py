@@ -181,7 +181,7 @@ async def readyz(call: OllamaHandler) -> None:
         async with asyncio.timeout(_READY_SECONDS):
             await call.service.check_start()
     except OllamaError as error:
-        await call.send(error.message.encode(), _TEXT, 503)
+        await call.send(call.service.public(error).message.encode(), _TEXT, 503)
     except TimeoutError:
         await call.send(late.encode(), _TEXT, 503)
     else:

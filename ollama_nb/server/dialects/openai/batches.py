@@ -240,7 +240,7 @@ class OpenAIBatches:
         return await answer(self._service, endpoint, body, request_id)
 
     def encode_error(self, failure: OllamaError) -> bytes:
-        return error(failure)
+        return error(self._service.public(failure))
 
     def encode_result(self, job: BatchJob, result: LineResult) -> bytes:
         """The line of a request that ran or that is broken. Lines of the error file also have the line's number."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from typing import cast
@@ -69,7 +69,7 @@ class BackgroundResponse:
         try:
             await self._generate(events)
         except OllamaError as error:
-            self.reply.fail(error)
+            self.reply.fail(self._responses.public(error))
         except asyncio.CancelledError:
             if self._cancelled:
                 self.reply.cancel()
@@ -125,8 +125,9 @@ class BackgroundResponse:
 class Responses:
     """The stored responses, and those that this server generates in the background, by id."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, public: Callable[[OllamaError], OllamaError]) -> None:
         self.store = ResponseStore(home / "responses")
+        self.public = public  # removes from an error what clients must not see
         self.running: dict[str, BackgroundResponse] = {}
         self._tidying: asyncio.TimerHandle | None = None
 

@@ -166,7 +166,7 @@ async def _store_broken(
     if error is None:
         encoder.reply.cancel()
     else:
-        encoder.reply.fail(error)
+        encoder.reply.fail(call.service.public(error))
     if encoder.begun:
         await _store(call, encoder.reply, items)
     encoder.reply.conclude()
@@ -178,7 +178,7 @@ async def _store(call: OllamaHandler, reply: ResponseReply, items: Sequence[Item
     try:
         await call.state.responses.put(StoredResponse(reply.object, tuple(items)))
     except StoreError as error:
-        reply.not_stored(error)
+        reply.not_stored(call.service.public(error))
 
 
 async def _find(call: OllamaHandler, response_id: str) -> Mapping[str, object]:
