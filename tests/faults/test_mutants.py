@@ -62,6 +62,35 @@ class Client:
         return reply.status, str(found.get("error", ""))
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_ten_thousand_mutants_are_created_and_shown(tmp_path: Path, models: Path) -> None:
+    """S5: none is loaded, so that the number is limited by the server's own reader only."""
+    whole = (models / "stories260K-f16.gguf").read_bytes()
+    dice, seen, refused = random.Random(1), Counter[str](), 0
+    with standalone(tmp_path, env={"NOBODY_ELSE_KNOWS": CANARY}) as server:
+        client, pid = Client(server), server.pid
+        for _ in range(10_000):
+            data = mutant(whole, dice)
+            digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
+            assert client.ask("POST", f"/api/blobs/{digest}", data)[0] in (200, 201)
+            for name, body in (("create", {"files": {"m.gguf": digest}}), ("show", {"verbose": True})):
+                status, error = client.ask("POST", f"/api/{name}", {"model": "mutant", **body})
+                assert status in (200, 400) and bool(error) == (status == 400), (name, status, error)
+                assert str(tmp_path) not in error, f"errors name no paths: {error}"
+                seen[f"{name} {status}"] += 1
+                if status != 200:
+                    break
+            refused += status != 200
+            if refused % 100 == 99:  # rejected blobs stay until the grace period ends
+                for blob in (server.models / "blobs").iterdir():
+                    blob.unlink()
+        assert (server.process.poll(), server.pid) == (None, pid)
+        assert CANARY not in server.output()
+    assert seen["create 200"] and seen["create 400"]
+    print(json.dumps(dict(sorted(seen.items()))))
+
+
 @pytest.mark.parametrize("count", [12, pytest.param(300, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])])
 def test_mutants(tmp_path: Path, models: Path, count: int) -> None:
     whole = (models / "stories260K-f16.gguf").read_bytes()
