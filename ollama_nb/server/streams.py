@@ -132,7 +132,8 @@ class UploadedBlob:
         await self._in_thread(self._writer.commit, self._expected)
 
     async def close(self) -> None:
-        """Remove the temporary file of an upload that was not committed."""
+        """Remove the temporary file of an upload that was not committed, and free the bytes that were not written."""
+        self._pending = bytearray()
         await self._in_thread(self._writer.abort)
 
     async def _flush(self) -> None:

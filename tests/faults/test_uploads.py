@@ -15,9 +15,12 @@ from support.service_harness import ServiceHarness
 from support.stores import snapshot
 from tornado import netutil
 
+from ollama_nb.api.names import Digest
 from ollama_nb.server.access import Keys
 from ollama_nb.server.standalone import listen
 from ollama_nb.server.state import ServerState
+from ollama_nb.server.streams import UploadedBlob
+from ollama_nb.store.blobs import BlobStore
 
 DATA = os.urandom(9 << 20)
 DIGEST = hashlib.sha256(DATA).hexdigest()
@@ -75,3 +78,11 @@ async def test_cut_off_anywhere(tmp_path: Path) -> None:
             await reader.read()
         assert (await client.post(f"/api/blobs/sha256:{DIGEST}", content=DATA)).status_code == 201
     assert snapshot(harness.settings.models) == {f"blobs/sha256-{DIGEST}": DATA}
+
+
+@in_loop
+async def test_an_upload_that_ends_early_frees_its_bytes(tmp_path: Path) -> None:
+    upload = UploadedBlob(BlobStore(tmp_path / "blobs").writer(), Digest(DIGEST))
+    await upload.write(DATA[: 3 << 20])
+    await upload.close()
+    assert not upload._pending

@@ -83,6 +83,14 @@ def test_password_and_tls(store: Store, tmp_path: Path, monkeypatch: pytest.Monk
         push_and_pull(registry, store, tmp_path, "a/m", insecure=False, credentials=known)
 
 
+def test_the_certificate_of_another_host(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tls = certificate(tmp_path / "tls", names="DNS:registry.example")
+    monkeypatch.setenv("SSL_CERT_FILE", str(tls / "cert.pem"))
+    refused = pytest.raises(SourceError, match=r"IP address mismatch.* \(use a name that the certificate has\)")
+    with docker_registry(tmp_path / "registry", tls=tls) as registry, refused:
+        pull(store, f"{registry.host}/a/m", tmp_path, insecure=False)
+
+
 def test_through_a_proxy(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The proxy opens a tunnel and sees only the host name."""
     tls = certificate(tmp_path / "tls")

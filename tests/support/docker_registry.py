@@ -71,10 +71,9 @@ def _listens(port: int, process: subprocess.Popen[bytes], log: Path) -> bool:
     return True
 
 
-def certificate(folder: Path) -> Path:
-    """Create a self-signed certificate for this machine and return its folder."""
+def certificate(folder: Path, names: str = "IP:127.0.0.1,DNS:localhost,DNS:registry.example") -> Path:
+    """Create a self-signed certificate, by default for this machine, and return its folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    names = "IP:127.0.0.1,DNS:localhost,DNS:registry.example"
     subprocess.run(
         [
             *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"),

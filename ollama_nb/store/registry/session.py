@@ -44,6 +44,10 @@ Resolve = Callable[[str, int], Sequence[str]]
 Body = bytes | Iterable[bytes] | None
 _DRAINED = 64 << 10
 """Bytes; a response with at most this many bytes left is read to the end to keep its connection."""
+_OTHER_NAME = "use a name that the certificate has"
+_OTHER_TIME = "the registry needs a new certificate, or this machine's clock is wrong"
+_TLS_ADVICE = {9: _OTHER_TIME, 10: _OTHER_TIME, 62: _OTHER_NAME, 64: _OTHER_NAME}
+"""What to do, by OpenSSL's ``X509_V_ERR`` numbers: not yet valid, expired, another host name or address."""
 
 
 class Reach(Enum):
@@ -356,8 +360,8 @@ class RegistrySession:
             raise
         except ssl.SSLCertVerificationError as error:
             raise SourceError(
-                f"{origin.address} has a certificate that is not trusted: {error.verify_message} "
-                "(set SSL_CERT_FILE to a file of certificates to trust)"
+                f"{origin.address} has a certificate that is not trusted: {error.verify_message.rstrip('.')} "
+                f"({_TLS_ADVICE.get(error.verify_code, 'set SSL_CERT_FILE to a file of certificates to trust')})"
             ) from error
         except (OSError, http.client.HTTPException, ValueError) as error:
             if self.stopped.is_set():
