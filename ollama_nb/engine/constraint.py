@@ -21,7 +21,7 @@ from llguidance import LLMatcher, LLTokenizer
 from ollama_nb.engine import call_constraint
 from ollama_nb.engine.constraint_tokenizer import make_tokenizer
 from ollama_nb.engine.grammars import check_regex, choices_to_regex, gbnf_to_lark
-from ollama_nb.engine.json_schema import find_keyword, parse_schema
+from ollama_nb.engine.json_schema import find_innermost, find_keyword, parse_schema
 from ollama_nb.engine.json_watch import JsonTables, JsonWatch
 from ollama_nb.engine.llama import Floats, LlamaModel
 from ollama_nb.engine.sampler import Sampler
@@ -183,7 +183,7 @@ class ConstraintCompiler:
             text = matcher.get_error()
             if is_call:
                 self._find_schema_error(format)
-            reason = _schema_error(text, format) if kind == "format" else _error_line(text)
+            reason = self._schema_error(text, format) if kind == "format" else _error_line(text)
             raise BadRequest(f"invalid {kind}: {reason}")
         if not self._can_start(matcher):
             raise BadRequest(f"invalid {kind}: it is too large, or nothing that this model can write matches it")
@@ -208,10 +208,29 @@ class ConstraintCompiler:
         assert self._tokenizer is not None
         grammar = call_grammar.decode(format.removeprefix(call_grammar.PREFIX))
         for value in call_constraint.json_values(grammar.body):
-            schema = json.dumps(call_constraint.prepared(value), ensure_ascii=False)
-            matcher = _make_matcher(self._tokenizer, LLMatcher.grammar_from_json_schema(schema, overrides=_CALL_STYLE))
-            if matcher.is_error():
-                raise BadRequest(f'tool "{value.tool}": {_schema_error(matcher.get_error(), schema, value.path)}')
+            if text := self._compiler_error(call_constraint.prepared(value)):
+                raise BadRequest(f'tool "{value.tool}": {self._schema_error(text, value.schema, value.path)}')
+
+    def _schema_error(self, text: str, format: str, place: str = "$") -> str:
+        """Reduce an error of llguidance to one line with the keyword at fault and the path of its schema.
+
+        ``place`` is the path of the schema ``format`` itself.
+        """
+        schema = {"type": "object"} if format == "json" else parse_schema(format)
+        line = _error_line(text)
+        if (found := re.match(r'Unimplemented keys: \["(.*?)"', line)) is not None:
+            return f'unsupported schema keyword "{found[1]}" at {place}{find_keyword(found[1], schema)[1:]}'
+        text, path = find_innermost(schema, self._compiler_error, text)
+        line = _error_line(text)
+        reason = next((message.format(line) for pattern, message in _SCHEMA_ERRORS if pattern.search(text)), line)
+        return f"{reason} (at {place}{path[1:]})"
+
+    def _compiler_error(self, schema: dict[str, Any]) -> str:
+        """Return why a prepared schema does not compile, empty if it does."""
+        assert self._tokenizer is not None
+        text = json.dumps(schema, ensure_ascii=False)
+        matcher = _make_matcher(self._tokenizer, LLMatcher.grammar_from_json_schema(text, overrides=_CALL_STYLE))
+        return str(matcher.get_error()) if matcher.is_error() else ""
 
     def _can_start(self, matcher: LLMatcher) -> bool:
         """Return whether any token can come first. This is also what makes llguidance report an oversized pattern."""
@@ -298,22 +317,11 @@ def _make_matcher(tokenizer: LLTokenizer, grammar: str) -> LLMatcher:
 _SCHEMA_ERRORS = (
     (re.compile(r"Regex is empty"), "no text matches pattern, format, lengths and enum of a string together"),
     (re.compile(r"oneOf constraints are not supported"), "oneOf: its choices may overlap; use anyOf"),
+    (re.compile(r"'multipleOf' has too many digits"), "multipleOf: this step is not exact in binary; use 0.01 or 0.05"),
     (re.compile(r"regex parse error|in regex /|if regex is|nested parentheses"), "pattern: {}"),
     (re.compile(r"Failed to generate regex for (?:float|integer) range"), "minimum, maximum: {}"),
 )
 """llguidance reports errors as text only; these patterns find the keyword at fault."""
-
-
-def _schema_error(text: str, format: str, place: str = "$") -> str:
-    """Reduce an error of llguidance to one line that names the keyword, and the path of an unsupported one.
-
-    ``place`` is the path of the schema ``format`` itself.
-    """
-    line = _error_line(text)
-    if (found := re.match(r'Unimplemented keys: \["(.*?)"', line)) is not None:
-        key = found[1]
-        return f'unsupported schema keyword "{key}" at {place}{find_keyword(key, json.loads(format))[1:]}'
-    return next((message.format(line) for pattern, message in _SCHEMA_ERRORS if pattern.search(text)), line)
 
 
 def _error_line(text: str) -> str:

@@ -32,6 +32,8 @@ for each property."""
 MAX_PATTERNS = 8  # on one value: all hold together, so that the states of their automata multiply
 MAX_MULTIPLE = 10_000  # the automaton for "multipleOf" has a state for each remainder
 MAX_DIGITS = 18
+MAX_PATH = 300  # characters of a path in an error
+MAX_SEARCH = 100  # subschemas compiled one by one to find the place of an error
 
 Schema = dict[str, Any]
 Resolve = Callable[[Schema], Any]
@@ -84,6 +86,37 @@ def find_keyword(key: str, schema: Schema) -> str:
     return "$"
 
 
+def find_innermost(schema: Schema, error_of: Callable[[Schema], str], error: str) -> tuple[str, str]:
+    """Return the error of the innermost schema that does not compile by itself, and its path.
+
+    ``error_of`` compiles a schema; ``error`` is that of ``schema`` itself. At most ``MAX_SEARCH`` schemas are compiled.
+    Schemas that refer to other places than definitions are not searched: alone, they would lack these places.
+    """
+    shared: Schema = {key: schema[key] for key in ("$defs", "definitions") if key in schema}
+    if _refers_elsewhere(schema):
+        return error, "$"
+    tries, path, todo = 0, "$", list(_subschemas(schema))
+    while todo and tries < MAX_SEARCH:
+        step, part = todo.pop(0)
+        if not isinstance(part, dict):
+            continue
+        tries += 1
+        if found := error_of({**shared, **part}):
+            error, path, todo = found, path + step, list(_subschemas(part))
+    return error, path
+
+
+def _refers_elsewhere(schema: Schema) -> bool:
+    todo: list[Any] = [schema]
+    for part in todo:
+        if isinstance(part, dict):
+            reference = part.get("$ref", "#/$defs/")
+            if not str(reference).startswith(("#/$defs/", "#/definitions/")):
+                return True
+            todo += (inner for _, inner in _subschemas(part))
+    return False
+
+
 class _Checker:
     """Visits every subschema once. Values of the wrong type are left to the compiler, which names them."""
 
@@ -95,16 +128,20 @@ class _Checker:
         self._multiple = 1
 
     def run(self) -> None:
-        todo: list[Any] = [self._root]
+        todo: list[tuple[str, Any]] = [("$", self._root)]
         while todo:
-            schema = todo.pop()
+            path, schema = todo.pop()
             if not isinstance(schema, dict) or id(schema) in self._seen:
                 continue
             self._seen[id(schema)] = schema
-            todo += (inner for _, inner in _subschemas(schema))
-            if (target := self._resolve(schema)) is not None:
-                todo.append(target)
-            self._check(schema)
+            todo += ((path + step, inner) for step, inner in _subschemas(schema))
+            try:
+                target = self._resolve(schema)
+                self._check(schema)
+            except BadRequest as error:
+                raise BadRequest(f"{error.message} (at {path[:MAX_PATH]})") from None
+            if target is not None:
+                todo.append((f"$.{str(schema['$ref'])[2:].replace('/', '.')}".rstrip("."), target))
         for schema in self._seen.values():
             if self._count_patterns(schema, 0) > MAX_PATTERNS:
                 raise _refused("pattern", f"at most {MAX_PATTERNS} can hold for one value")

@@ -36,6 +36,7 @@ from support.constraint_writer import ConstraintWriter, constraint_writer
 
 from ollama_nb.engine.json_schema import unknown_formats
 from ollama_nb.engine.value_formats import FORMATS, RESERVED_DOMAINS, _letters_except
+from ollama_nb.errors import BadRequest
 
 SAMPLES = 150
 
@@ -273,3 +274,25 @@ def test_digits_in_patterns_are_ascii(writer: ConstraintWriter) -> None:
     schema = {"type": "string", "pattern": r"^\d{3}[\d_]\\d$"}
     for seed in range(40):
         assert re.fullmatch(r"[0-9]{3}[0-9_]\\d", json.loads(writer.write(json.dumps(schema), seed)))
+
+
+@pytest.mark.parametrize(
+    ("schema", "reason"),
+    [
+        ({"type": "number", "multipleOf": 0.07}, "multipleOf: this step is not exact in binary"),
+        ({"type": "number", "minimum": 3, "maximum": 2}, "Unsatisfiable schema"),
+        ({"type": "string", "pattern": "a{3}", "maxLength": 2}, "no text matches pattern"),
+        ({"type": "string", "pattern": "("}, "pattern: unclosed group"),
+        ({"type": "string", "pattern": "a" * 70_000}, "pattern: it may have 64 KiB of text at most"),
+        ({"type": "text"}, "Invalid type: text"),
+        ({"multipleOf": 0}, "multipleOf: it must be greater than 0"),
+        ({"$ref": "#/$defs/missing"}, "Pointer '/$defs/missing' does not exist"),
+    ],
+)
+def test_errors_name_the_place_in_the_schema(writer: ConstraintWriter, schema: dict[str, Any], reason: str) -> None:
+    inner = {"type": "object", "properties": {"a": {"type": "string"}, "x": schema}, "required": ["x"]}
+    format = json.dumps({"$defs": {"part": inner}, "type": "array", "minItems": 1, "items": inner})
+    with pytest.raises(BadRequest) as error:
+        writer.compiler.compile(format)
+    assert error.value.message.startswith(f"invalid format: {reason}")
+    assert error.value.message.endswith(".properties.x)")
