@@ -64,3 +64,20 @@ def test_read_only(tmp_path: Path) -> None:
         assert found[stage]["error"].endswith("the disk is read-only"), stage
     assert found["works"] == {"reply": "still served", "listed": ["tales:latest"], "shown": True}
     assert found["start"] == found["fsck"] == found["df"] == {}
+
+
+def test_a_server_on_a_read_only_models_folder(tmp_path: Path) -> None:
+    """F12: stored models are listed, shown and run; changes are refused, also the first use of the bundled model."""
+    found = on_a_small_disk("served", tmp_path)
+    code, listed, error = found["cli"]
+    assert (code, error) == (0, "") and "tales:latest" in listed
+    for what, (status, _) in found["reads"].items():
+        assert status == 200, what
+    assert found["reads"]["generate"][1]["eval_count"] == 4
+    for what, (status, reply) in (found["writes"] | found["bundled"]).items():
+        assert (status, reply["code"]) == (403, "store_error"), what
+        assert re.search(r"cannot \w+( in)? (blobs|manifests)\b[\w/.-]*: the disk is read-only", reply["error"]), what
+        assert str(tmp_path) not in reply["error"], what
+    for what, (_, reply) in found["bundled"].items():
+        assert reply["error"].startswith('the bundled model "sprout" must be written into the models folder'), what
+        assert "OLLAMA_MODELS" in reply["error"], what

@@ -1,7 +1,7 @@
 """Programs that run in a mount namespace of their own, on a small, full, read-only or copy-on-write disk.
 
-``python -m support.small_disk full|work|batch|readonly|share FOLDER`` with a file system mounted at FOLDER; prints the
-results as JSON.
+``python -m support.small_disk full|work|batch|readonly|served|share FOLDER`` with a file system mounted at
+FOLDER; prints the results as JSON.
 """
 
 from __future__ import annotations
@@ -21,9 +21,11 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import httpx
 from support.chaos_registry import chaos_registry, held
 from support.checkpoints import make_checkpoint
 from support.ggufs import gguf
+from support.servers import clean_env, standalone
 from support.service_harness import PLAIN, ServiceHarness, collect, content
 from support.stores import check_sound, digest_of
 from support.transfers import noise
@@ -264,6 +266,41 @@ class Program:
             "df": outcome_of(lambda: local.df(self.harness.settings)),
         }
         check_sound(self.service.store.root)
+        return found
+
+    def served(self) -> dict[str, Any]:
+        """A real server whose models folder is on a read-only disk."""
+        subprocess.run(["mount", "-o", "remount,ro", str(self.folder)], check=True)
+        models = {"OLLAMA_MODELS": str(self.folder / "models")}
+        with standalone(self.folder.parent / "home", env=models) as server:
+            env = clean_env(server.home, **models, OLLAMA_HOST=server.url.removeprefix("http://"))
+            command = [sys.executable, "-P", "-m", "ollama_nb.cli.main", "list"]
+            listed = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+
+            def ask(method: str, path: str, **body: Any) -> list[Any]:
+                reply = httpx.request(method, server.url + path, json=body, timeout=120, trust_env=False)
+                return [reply.status_code, reply.json() if reply.content else {}]
+
+            options = {"num_predict": 4}
+            found: dict[str, Any] = {"cli": [listed.returncode, listed.stdout, listed.stderr]}
+            found["reads"] = {
+                "tags": ask("GET", "/api/tags"),
+                "show": ask("POST", "/api/show", model="tales"),
+                "generate": ask("POST", "/api/generate", model="tales", prompt="Once", stream=False, options=options),
+            }
+            found["writes"] = {
+                "create": ask("POST", "/api/create", model="new", stream=False, **{"from": "tales", "system": "s"}),
+                "copy": ask("POST", "/api/copy", source="tales", destination="twin"),
+                "delete": ask("DELETE", "/api/delete", model="tales"),
+                "blob": ask("POST", f"/api/blobs/{digest_of(b'{}')}"),
+                "pull": ask("POST", "/api/pull", model="sprout", stream=False),
+            }
+            found["bundled"] = {
+                "show": ask("POST", "/api/show", model="sprout"),
+                "generate": ask("POST", "/api/generate", model="sprout", prompt="x", stream=False, options=options),
+                "chat": ask("POST", "/api/chat", model="sprout", messages=[{"role": "user", "content": "x"}]),
+                "create": ask("POST", "/api/create", model="new", stream=False, **{"from": "sprout"}),
+            }
         return found
 
 
