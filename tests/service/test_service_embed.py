@@ -103,7 +103,7 @@ def test_load_only(harness: ServiceHarness) -> None:
 )
 def test_errors(harness: ServiceHarness, old: bool, fields: dict[str, Any], status: int, message: str) -> None:
     with pytest.raises(OllamaError) as caught:
-        ask(harness, "one two three", old=old, **fields)
+        ask(harness, "one two three four five", old=old, **fields)
     assert (caught.value.status, caught.value.message) == (status, message)
     assert harness.pool.leases == 0
 
