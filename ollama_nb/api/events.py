@@ -154,3 +154,4 @@ class Ranking:
     method: str
     prompt_tokens: int
     warnings: tuple[str, ...] = ()
+    truncated: tuple[int, ...] = ()

@@ -144,23 +144,25 @@ class GenerateRequest(Inference):
 class EmbedRequest(ModelRequest):
     """``inputs`` are texts or token ids; None only loads the model. ``dimensions`` 0 keeps the model's number.
 
+    ``truncate`` None cuts texts that are too long, except in a strict request; True cuts them there too.
     ``background`` requests are computed in small pieces, each once no other request runs.
     """
 
     inputs: tuple[str | tuple[int, ...], ...] | None = None
-    truncate: bool = True
+    truncate: bool | None = None
     dimensions: int = 0
     background: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RerankRequest(ModelRequest):
-    """``top_n`` None returns all documents."""
+    """``top_n`` None returns all documents. ``truncate`` as in an EmbedRequest."""
 
     query: str = ""
     documents: tuple[str, ...] = ()
     top_n: int | None = None
     return_documents: bool = False
+    truncate: bool | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

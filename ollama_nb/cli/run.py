@@ -164,7 +164,10 @@ def _embed(client: Client, options: RunOptions, text: str, fields: Mapping[str, 
         given["dimensions"] = options.dimensions
     if "keep_alive" in fields:
         given["keep_alive"] = fields["keep_alive"]
-    vectors = client.embed(options.model, text, **given).get("embeddings")
+    reply = client.embed(options.model, text, **given)
+    for warning in reply.get("warnings") or ():
+        print(f"warning: {warning}", file=sys.stderr)
+    vectors = reply.get("embeddings")
     if not vectors:
         raise OllamaError("no embeddings returned")
     print(json.dumps(vectors[0], separators=(",", ":")))

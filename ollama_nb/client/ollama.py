@@ -25,9 +25,14 @@ from ollama_nb.client.connect import connect as find_server
 from ollama_nb.client.question import Image, Overflow, Prompt
 from ollama_nb.client.shape import add_field_list, bind_format, parse_value
 from ollama_nb.client.tools import Functions, ToolChoiceWord
+from ollama_nb.client.warn import warn_caller
 
 T = TypeVar("T")
 Vectors = npt.NDArray[np.float32]
+
+
+class TextsTruncated(UserWarning):
+    """Texts to embed or to rank were longer than the model reads; only their beginnings were used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,25 +223,43 @@ class Ollama:
     ) -> Vectors:
         """Unit vectors of float32, shape (texts, dimensions); (dimensions,) for a single text.
 
-        ``dimensions`` keeps only the first components, scaled to length 1 again; 0 keeps all.
+        ``dimensions`` keeps only the first components, scaled to length 1 again; 0 keeps all. A text that is longer
+        than the model reads raises ContextOverflow; with ``on_overflow="truncate"`` it is cut, with a TextsTruncated
+        warning that names the indices of such texts.
         """
         inputs = [texts] if isinstance(texts, str) else [*texts]
         fields = question.request_fields(extras) | ({"dimensions": dimensions} if dimensions else {})
         cut = question.may_truncate(on_overflow)
         reply = self.client.embed(model, inputs, truncate=cut, **fields) if inputs else {}
+        if found := reply.get("truncated"):
+            _warn_truncated(len(found["inputs"]), len(inputs), reply["warnings"])
         vectors = np.asarray(reply.get("embeddings") or np.empty((0, 0)), np.float32)
         single: Vectors = vectors[0] if isinstance(texts, str) else vectors
         return single
 
     def rerank(
-        self, /, model: str, query: str, documents: Iterable[str], *, top_n: int | None = None, **extras: Any
+        self,
+        /,
+        model: str,
+        query: str,
+        documents: Iterable[str],
+        *,
+        top_n: int | None = None,
+        on_overflow: Overflow = "error",
+        **extras: Any,
     ) -> list[RankedDocument]:
-        """Sort documents by how well they answer the query, best first, and return the best ``top_n``."""
+        """Sort documents by how well they answer the query, best first, and return the best ``top_n``.
+
+        ``on_overflow`` as for ``embed``.
+        """
         texts = [*documents]
+        cut = question.may_truncate(on_overflow)
         fields = question.request_fields(extras) | ({} if top_n is None else {"top_n": top_n})
         if not texts:
             return []
-        reply = self.client.rerank(model, query, texts, **fields)
+        reply = self.client.rerank(model, query, texts, truncate=cut, **fields)
+        if warnings := reply.get("warnings"):
+            _warn_truncated(len(reply.get("truncated", {}).get("documents", ())), len(texts), warnings)
         return [
             RankedDocument(found["index"], found["relevance_score"], texts[found["index"]], reply["method"])
             for found in reply["results"]
@@ -265,3 +288,7 @@ class Ollama:
         if encoded := question.encode_images(images):
             body["images"] = encoded
         return body
+
+
+def _warn_truncated(count: int, total: int, warnings: Iterable[str]) -> None:
+    warn_caller(f"{count} of {total} texts were cut: {'; '.join(warnings)}", TextsTruncated)

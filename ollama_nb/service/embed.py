@@ -97,7 +97,7 @@ async def _computed(
             await backend.requests.wait_for_others()
         yield await lease.runner.embed(
             piece,
-            truncate=request.truncate,
+            truncate=request.truncate is not False,
             num_ctx=lease.num_ctx,
             adapters=lease.adapters,
             client=CLIENT.get(),
@@ -172,19 +172,24 @@ async def rerank(backend: Backend, request: RerankRequest) -> Ranking:
         async with await acquire_for(backend, request, model, live) as lease:
             method = RANK if lease.loaded.pooling == RANK else COSINE
             with live.interruptible():
-                scores, tokens, warnings = await (_ranked if method == RANK else _cosines)(lease, request)
+                scores, tokens, truncated, warnings = await (_ranked if method == RANK else _cosines)(lease, request)
     best = sorted(enumerate(scores), key=lambda entry: -entry[1])[: request.top_n]
-    return Ranking(tuple(best), method, tokens, warnings)
+    return Ranking(tuple(best), method, tokens, warnings, truncated)
 
 
-async def _ranked(lease: Lease, request: RerankRequest) -> tuple[list[float], int, tuple[str, ...]]:
+_Scores = tuple[list[float], int, tuple[int, ...], tuple[str, ...]]
+"""Scores, tokens, the indices of truncated documents, and warnings."""
+
+
+async def _ranked(lease: Lease, request: RerankRequest) -> _Scores:
     reply = await lease.runner.rank(
         request.query, request.documents, num_ctx=lease.num_ctx, adapters=lease.adapters, client=CLIENT.get()
     )
-    return list(reply.scores), reply.prompt_tokens, _truncation_warnings("document", reply.truncated, reply, request)
+    warnings = _truncation_warnings("document", reply.truncated, reply, request)
+    return list(reply.scores), reply.prompt_tokens, tuple(reply.truncated), warnings
 
 
-async def _cosines(lease: Lease, request: RerankRequest) -> tuple[list[float], int, tuple[str, ...]]:
+async def _cosines(lease: Lease, request: RerankRequest) -> _Scores:
     texts = (request.query, *request.documents)
     reply = await lease.runner.embed(texts, num_ctx=lease.num_ctx, adapters=lease.adapters, client=CLIENT.get())
     rows = np.frombuffer(reply.vectors, dtype="<f4").reshape(-1, reply.dimensions).astype(np.float64)
@@ -193,15 +198,16 @@ async def _cosines(lease: Lease, request: RerankRequest) -> tuple[list[float], i
     rows /= lengths[:, None]
     cosines = np.clip(rows[1:] @ rows[0], -1.0, 1.0)  # rounding can exceed the range
     warnings = _truncation_warnings("text (0 is the query)", reply.truncated, reply, request)
-    return cosines.tolist(), reply.prompt_tokens, warnings
+    truncated = tuple(at - 1 for at in reply.truncated if at)
+    return cosines.tolist(), reply.prompt_tokens, truncated, warnings
 
 
 def _truncation_warnings(
-    what: str, truncated: Sequence[int], reply: wire.Embedded | wire.Ranked, request: ModelRequest
+    what: str, truncated: Sequence[int], reply: wire.Embedded | wire.Ranked, request: EmbedRequest | RerankRequest
 ) -> tuple[str, ...]:
     """The warning about texts that were too long; num_ctx is named only where it helps.
 
-    Raises ContextOverflow for a strict request.
+    Raises ContextOverflow for a request that must not be truncated, or that is strict and does not ask for it.
     """
     if not truncated:
         return ()
@@ -210,7 +216,7 @@ def _truncation_warnings(
     if reply.limit < reply.model_limit:
         advice = f"set the option num_ctx, up to {reply.model_limit}, or split longer texts"
     warning = f"{what} {named}: only the first {reply.limit} tokens were used; {advice}"
-    if request.strict:
+    if request.truncate is False or (request.strict and not request.truncate):
         raise ContextOverflow(warning)
     return (warning,)
 

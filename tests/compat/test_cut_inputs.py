@@ -40,6 +40,8 @@ def test_cut_inputs_are_reported(tmp_path: Path, models: Path) -> None:
                 inputs = ["a", "cat " * (length - 2)]  # and [CLS] and [SEP]
                 reply = http.post("/api/embed", json={**body, "input": inputs}).json()
                 strict = http.post("/api/embed", json={**body, "input": inputs}, headers=STRICT)
+                allowed = http.post("/api/embed", json={**body, "input": inputs, "truncate": True}, headers=STRICT)
+                assert allowed.status_code == 200
                 refused = http.post("/api/embed", json={**body, "input": inputs, "truncate": False})
                 if length <= limit:
                     assert "truncated" not in reply and "warnings" not in reply
@@ -57,6 +59,12 @@ def test_cut_inputs_are_reported(tmp_path: Path, models: Path) -> None:
         rerank = {"model": "minilm", "query": "a cat", "documents": ["a dog", long]}
         assert len(http.post("/api/rerank", json=rerank).json()["warnings"]) == 1
         assert http.post("/api/rerank", json=rerank, headers=STRICT).status_code == 400
+        for length in range(510, 515):
+            rerank = {"model": "minilm", "query": "a", "documents": ["b", "cat " * (length - 2)]}
+            reply = http.post("/api/rerank", json={**rerank, "truncate": True}, headers=STRICT).json()
+            assert reply.get("truncated") == ({"documents": [1]} if length > 512 else None)
+            refused = http.post("/api/rerank", json={**rerank, "truncate": False})
+            assert refused.status_code == (400 if length > 512 else 200)
 
 
 @pytest.mark.parametrize("kind", PROMPTS)

@@ -180,6 +180,7 @@ NATIVE = [
     Case("embeddings", "embeddings", {"model": "minilm", "prompt": "The owl hunts at night."}),
     Case("rerank", "rerank", {**RANK, "return_documents": True}),
     Case("rerank by vectors", "rerank", {**RANK, "model": "minilm", "top_n": 1}),
+    Case("rerank what is too long", "rerank", {**RANK, "model": "minilm", "documents": ["cat " * 600]}),
     Case("tags", "listModels"),
     Case("head tags", "headModels"),
     Case("show", "showModel", {"model": "teller", "verbose": True}),
@@ -227,6 +228,7 @@ OPENAI = [
     Case("openai scores", "openaiScore", {"model": "minilm", "text_1": "who", "text_2": ["one", "猫"], "bogus": 1}),
     Case("openai scores of a ranker", "openaiScore", {"model": "ranker", "text_1": ["a", "b"], "text_2": ["a", "b"]}),
     Case("openai rerank", "openaiRerank", {**RANK, "return_documents": True}),
+    Case("openai rerank, cut", "openaiRerank", {**RANK, "model": "minilm", "documents": ["cat " * 600]}),
     Case("openai rerank without a model", "openaiRerank", {**RANK, "model": "no"}, status=404),
 ]
 RESPOND = {"model": "sprout", "input": "法国的首都是哪里？", "temperature": 0, "max_output_tokens": 80}

@@ -37,7 +37,8 @@ class Accessor:
     Keywords of every method:
 
     - ``errors``: ``"raise"`` (default), or ``"keep"`` for a DataFrame with a column ``error``.
-    - ``on_overflow``: ``"error"`` (default), or ``"truncate"`` to cut texts that do not fit into the context.
+    - ``on_overflow``: ``"error"`` (default), or ``"truncate"`` to cut texts that do not fit into the context;
+      one warning names the rows whose text was cut before it was embedded or ranked.
     - ``parallel``: the number of requests at once.
     - ``ledger=False``: do not record answers. ``progress=False``: do not show progress.
     - ``client``: the server to use, as `ollama_nb.connect` returns it.
@@ -241,7 +242,6 @@ class Accessor:
             The rows, best first, with a column ``score``.
         """
         options, fields = _parsed(self._ranking_keywords(keywords, k), "text", "k")
-        fields.pop("truncate")  # the endpoint always truncates documents
         job = jobs.ranking(model, query, fields)
         outcomes = run(job, [*columns.texts(self._rows, text)], options, self._rows.index.tolist(), _discard)
         return self._best(jobs.scores(outcomes), k)

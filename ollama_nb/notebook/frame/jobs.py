@@ -178,10 +178,8 @@ def embedding(model: str, fields: Mapping[str, Any], *, needs_all: bool = False)
     def send(client: Client, tasks: Sequence[Task]) -> list[Entry]:
         reply = client.embed(model, [task.body for task in tasks], **fields)
         found = np.asarray(reply["embeddings"], "<f4")
-        return [
-            {"key": task.key, "value": base64.b64encode(vector.tobytes()).decode("ascii")}
-            for task, vector in zip(tasks, found, strict=True)
-        ]
+        values = [base64.b64encode(vector.tobytes()).decode("ascii") for vector in found]
+        return _entries(tasks, values, reply.get("truncated", {}).get("inputs", ()))
 
     return Job("embedded", model, ["embed", fields], True, _load_embedder(model, fields), send, CHUNK, needs_all)
 
@@ -192,10 +190,19 @@ def ranking(model: str, query: str, fields: Mapping[str, Any]) -> Job:
     def send(client: Client, tasks: Sequence[Task]) -> list[Entry]:
         reply = client.rerank(model, query, [task.body for task in tasks], **fields)
         found = {entry["index"]: entry["relevance_score"] for entry in reply["results"]}
-        return [{"key": task.key, "value": repr(found[at])} for at, task in enumerate(tasks)]
+        values = [repr(found[at]) for at in range(len(tasks))]
+        return _entries(tasks, values, reply.get("truncated", {}).get("documents", ()))
 
     identity = ["rerank", query, fields]
     return Job("ranked", model, identity, True, _load_embedder(model, fields), send, CHUNK, needs_all=True)
+
+
+def _entries(tasks: Sequence[Task], values: Sequence[str], truncated: Sequence[int]) -> list[Entry]:
+    """The entries of texts, marked if only the beginning of a text was used."""
+    return [
+        {"key": task.key, "value": value} | ({"truncated": True} if at in truncated else {})
+        for at, (task, value) in enumerate(zip(tasks, values, strict=True))
+    ]
 
 
 def _load_embedder(model: str, fields: Mapping[str, Any]) -> Callable[[Client], object]:

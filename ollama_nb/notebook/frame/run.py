@@ -21,8 +21,9 @@ from IPython.core.getipython import get_ipython
 from ollama_nb.api.names import ModelName
 from ollama_nb.client.client import Client
 from ollama_nb.client.connect import connect
-from ollama_nb.client.ollama import Ollama
+from ollama_nb.client.ollama import Ollama, TextsTruncated
 from ollama_nb.client.question import STRICT
+from ollama_nb.client.warn import warn_caller
 from ollama_nb.errors import BadRequest, Busy, ConnectError, ContextOverflow, InvalidName, OllamaError
 from ollama_nb.notebook.display import Interrupted, Page, Screen, screen_for
 from ollama_nb.notebook.frame.bar import RowProgress
@@ -31,6 +32,7 @@ from ollama_nb.settings import Settings
 
 DEFAULT_SLOTS = 4  # assumed when the server does not report how many requests it computes at once
 MAX_PARALLEL = 64  # requests at once
+NAMED = 10  # rows that a warning names
 TICK = 0.1  # seconds after which the caller gets control even without an answer
 PAUSES = (0.3, 1.0, 3.0, 9.0)  # seconds to wait before a busy server is asked again
 
@@ -142,7 +144,8 @@ def run(
         progress.finish()
         if not failed:
             record.finish()
-        return _merged(outcomes, tasks, record, failed)
+        _warn_truncated(_merged(outcomes, tasks, record, failed), labels)
+        return outcomes
 
 
 def plan(inputs: Sequence[RowInput], *, deterministic: bool) -> list[Task]:
@@ -221,6 +224,15 @@ def _merged(
         for row in task.rows:
             outcomes[row] = record.done.get(task.key) or failed.get(task.key)
     return outcomes
+
+
+def _warn_truncated(outcomes: Sequence[Outcome], labels: Sequence[Any]) -> None:
+    """Warn once about all rows of which only the beginning was used."""
+    rows = [repr(labels[at]) for at, found in enumerate(outcomes) if isinstance(found, dict) and found.get("truncated")]
+    if rows:
+        named = ", ".join(rows[:NAMED]) + (f" and {len(rows) - NAMED} more" * (len(rows) > NAMED))
+        text = f"{len(rows)} texts are longer than the model reads and were cut: row {named}; split longer texts"
+        warn_caller(text, TextsTruncated)
 
 
 def _raise_error(outcome: Outcome, row: int, labels: Sequence[Any], options: FrameOptions, job: Job) -> None:

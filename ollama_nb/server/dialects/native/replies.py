@@ -241,6 +241,7 @@ def ranking(request: RerankRequest, ranking: Ranking) -> bytes:
             "results": [result(index, score) for index, score in ranking.results],
             "method": ranking.method,
             "usage": {"prompt_tokens": ranking.prompt_tokens, "total_tokens": ranking.prompt_tokens},
+            **filled({"truncated": {"documents": [*ranking.truncated]} if ranking.truncated else None}),
             **filled({"warnings": ranking.warnings}),
         }
     )

@@ -64,7 +64,7 @@ def read_embed(body: Fields) -> EmbedRequest:
     request = EmbedRequest(
         model=body.text("model"),
         inputs=_inputs(body.raw("input")),
-        truncate=body.flag("truncate") is not False,
+        truncate=body.flag("truncate"),
         dimensions=body.whole("dimensions"),
         options=body.object("options"),
         keep_alive=read_keep_alive(body),
@@ -89,6 +89,7 @@ def read_rerank(body: Fields) -> RerankRequest:
         model=body.text("model"),
         query=body.text("query"),
         documents=body.texts("documents"),
+        truncate=body.flag("truncate"),
         top_n=body.whole("top_n") if "top_n" in body else None,
         return_documents=body.flag("return_documents") or False,
         options=body.object("options"),
