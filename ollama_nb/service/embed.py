@@ -191,7 +191,13 @@ async def _ranked(lease: Lease, request: RerankRequest) -> _Scores:
 
 async def _cosines(lease: Lease, request: RerankRequest) -> _Scores:
     texts = (request.query, *request.documents)
-    reply = await lease.runner.embed(texts, num_ctx=lease.num_ctx, adapters=lease.adapters, client=CLIENT.get())
+    reply = await lease.runner.embed(
+        texts,
+        truncate=request.truncate is not False,
+        num_ctx=lease.num_ctx,
+        adapters=lease.adapters,
+        client=CLIENT.get(),
+    )
     rows = np.frombuffer(reply.vectors, dtype="<f4").reshape(-1, reply.dimensions).astype(np.float64)
     lengths = np.linalg.norm(rows, axis=1)
     lengths[lengths == 0] = 1.0
