@@ -555,3 +555,40 @@ async def test_requests_on_one_connection_follow_each_other(tmp_path: Path) -> N
                 head = await reader.readuntil(b"\r\n\r\n")
                 length = int(head.split(b"Content-Length: ")[1].split(b"\r\n")[0])
                 assert json.loads(await reader.readexactly(length))["response"] == "a"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("parser", "text", "expected"),
+    [
+        (
+            "qwen3",
+            '<tool_call>\n{"name": "say", "arguments": {"text": "a </tool_call> b"}}\n</tool_call>',
+            "a </tool_call> b",
+        ),
+        ("qwen3-coder", "<tool_call>\n<function=say>\n<parameter=text>\n你好\n</function>\n</tool_call>", "你好"),
+    ],
+)
+@in_loop
+async def test_calls_with_tags_in_arguments_or_without_closing_tags(
+    tmp_path: Path, parser: str, text: str, expected: str, stream: bool
+) -> None:
+    say = {"name": "say", "parameters": {"type": "object", "properties": {"text": {"type": "string"}}}}
+    body = {
+        "model": "m", "stream": stream, "messages": [{"role": "user", "content": "x"}],
+        "tools": [{"type": "function", "function": say}],
+    }  # fmt: skip
+    async with serve_harness(tmp_path) as (harness, client):
+        harness.make("m", template="{{ .Tools }}{{ .Prompt }}", parser=parser)
+        harness.pool.runner.script = lambda prompt, format: (text[:20], text[20:])
+        lines = (await client.post("/api/chat", json=body)).text.splitlines()
+        calls = [call for line in lines for call in json.loads(line)["message"].get("tool_calls", ())]
+        assert [call["function"]["arguments"] for call in calls] == [{"text": expected}]
+        reply = (await client.post("/v1/chat/completions", json=body)).text
+    if not stream:
+        made = json.loads(reply)["choices"][0]["message"]["tool_calls"]
+        assert [json.loads(call["function"]["arguments"]) for call in made] == [{"text": expected}]
+    else:
+        chunks = [json.loads(line[6:]) for line in reply.splitlines() if line.startswith("data: {")]
+        parts = [part for chunk in chunks for part in chunk["choices"][0]["delta"].get("tool_calls", ())]
+        assert json.loads("".join(part["function"]["arguments"] for part in parts)) == {"text": expected}
