@@ -9,7 +9,7 @@ A server writes ``{"url", "key", "pid", "build"}`` into a file that only its use
 Keys and prompts must reach no other program. Files that other users own or can read are ignored. A file can also be
 left behind by a server that was killed, and another program, even of another user, may listen on its port since.
 Therefore every connection begins with a challenge: the client sends a random text, and the server proves with an HMAC
-that it knows the key of the file. Key and prompt follow only after a correct proof (decision 52).
+that it knows the key of the file. Key and prompt follow only after a correct proof (decision 48).
 """
 
 from __future__ import annotations
