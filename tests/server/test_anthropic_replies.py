@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 from support.aio import in_loop
-from test_handler import _request, serve, serve_harness, until
+from support.service_harness import ServiceHarness, serve_harness
+from test_handler import _request, serve, until
 
 from ollama_nb.api.events import Delta, Done, Event, PromptRead, Stats, ToolCallDelta, ToolCalls
 from ollama_nb.api.messages import ToolCall
@@ -299,7 +300,8 @@ async def test_a_client_that_disconnects_ends_the_request(tmp_path: Path) -> Non
 
 @in_loop
 async def test_pages_of_models(tmp_path: Path) -> None:
-    async with serve_harness(tmp_path) as (h, client):
+    h = ServiceHarness(tmp_path)
+    async with serve_harness(h) as client:
         client.headers["anthropic-version"] = "2023-06-01"
         empty = {"data": [], "has_more": False, "first_id": None, "last_id": None}
         assert (await client.get("/v1/models")).json() == empty
@@ -325,7 +327,8 @@ async def test_pages_of_models(tmp_path: Path) -> None:
 
 @in_loop
 async def test_one_model_and_the_dialect_by_header(tmp_path: Path) -> None:
-    async with serve_harness(tmp_path) as (h, client):
+    h = ServiceHarness(tmp_path)
+    async with serve_harness(h) as client:
         h.make("me/one")
         ours = {"anthropic-version": "2023-06-01"}
         found = (await client.get("/v1/models/me/one", headers=ours)).json()
@@ -343,7 +346,8 @@ async def test_one_model_and_the_dialect_by_header(tmp_path: Path) -> None:
 @in_loop
 async def test_a_model_that_cannot_think_answers_without_thinking(tmp_path: Path) -> None:
     thinking = {"model": "m", "thinking": {"type": "enabled", "budget_tokens": 1024}}
-    async with serve_harness(tmp_path) as (h, client):
+    h = ServiceHarness(tmp_path)
+    async with serve_harness(h) as client:
         h.make("m")
         for path in ("/v1/messages", "/v1/messages/count_tokens"):
             body = {**REQUEST, **thinking}

@@ -18,7 +18,7 @@ import httpx
 import pytest
 from support.aio import in_loop
 from support.fake_service import FakeService
-from support.service_harness import ServiceHarness
+from support.service_harness import ServiceHarness, serve_harness
 from tornado import netutil
 
 from ollama_nb.api.events import Delta, Done, Progress, Rendered, Stats
@@ -80,23 +80,6 @@ async def serve(root: Path, *, keys: Keys | None = None, origins: tuple[str, ...
     try:
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=120) as client:
             yield ServedService(service, state, client, port)
-    finally:
-        server.stop()
-        await state.drain(0)
-        await server.close_all_connections()
-
-
-@contextlib.asynccontextmanager
-async def serve_harness(root: Path) -> AsyncIterator[tuple[ServiceHarness, httpx.AsyncClient]]:
-    """The real service over scripted runners, and a client of its server."""
-    harness = ServiceHarness(root)
-    state = ServerState(harness.service)
-    sockets = netutil.bind_sockets(0, "127.0.0.1")
-    server = listen(state, sockets, keys=Keys())
-    url = f"http://127.0.0.1:{sockets[0].getsockname()[1]}"
-    try:
-        async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=60) as client:
-            yield harness, client
     finally:
         server.stop()
         await state.drain(0)
@@ -578,7 +561,8 @@ async def test_calls_with_tags_in_arguments_or_without_closing_tags(
         "model": "m", "stream": stream, "messages": [{"role": "user", "content": "x"}],
         "tools": [{"type": "function", "function": say}],
     }  # fmt: skip
-    async with serve_harness(tmp_path) as (harness, client):
+    harness = ServiceHarness(tmp_path)
+    async with serve_harness(harness) as client:
         harness.make("m", template="{{ .Tools }}{{ .Prompt }}", parser=parser)
         harness.pool.runner.script = lambda prompt, format: (text[:20], text[20:])
         lines = (await client.post("/api/chat", json=body)).text.splitlines()

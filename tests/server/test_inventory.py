@@ -23,13 +23,9 @@ from hypothesis import strategies as st
 from support.aio import in_loop
 from support.hostile import CASES, HOSTILE, JSON_VALUES, NOT_OURS
 from support.openapi import BY_ROUTE, Operation, check_reply, code_of
-from support.service_harness import INSERTS, PLAIN, THINKS, TOOLS, ServiceHarness
-from tornado import netutil
+from support.service_harness import INSERTS, PLAIN, THINKS, TOOLS, ServiceHarness, serve_harness
 
 from ollama_nb.api.events import Progress
-from ollama_nb.server.access import Keys
-from ollama_nb.server.standalone import listen
-from ollama_nb.server.state import ServerState
 
 INVENTORY: dict[str, Any] = yaml.safe_load(Path(__file__).with_name("inventory.yaml").read_text("utf-8"))
 FIELDS = [(route, field) for route, entry in INVENTORY.items() for field in entry.get("fields", ())]
@@ -94,17 +90,8 @@ async def bench(folder: Path) -> AsyncIterator[Bench]:
     harness.make("embedder", "all-MiniLM-L6-v2-q8_0.gguf")
     for digit in "01":
         harness.service.batches.store.upload().commit("input", "batch", id=f"file-{digit * 24}")
-    state = ServerState(harness.service)
-    sockets = netutil.bind_sockets(0, "127.0.0.1")
-    server = listen(state, sockets, keys=Keys())
-    url = f"http://127.0.0.1:{sockets[0].getsockname()[1]}"
-    try:
-        async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=60) as client:
-            yield Bench(harness, client)
-    finally:
-        server.stop()
-        await state.drain(0)
-        await server.close_all_connections()
+    async with serve_harness(harness) as client:
+        yield Bench(harness, client)
 
 
 def changed(body: Any, changes: dict[str, Any]) -> Any:

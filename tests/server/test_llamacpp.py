@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 import pytest
 from support.aio import in_loop
-from support.service_harness import INSERTS, PLAIN
-from test_handler import serve, serve_harness
+from support.service_harness import INSERTS, PLAIN, ServiceHarness, serve_harness
+from test_handler import serve
 
 from ollama_nb.api.events import Delta, Done, Stats, TokenLogprob
 from ollama_nb.api.requests import GenerateRequest, Infill, SourceFile
@@ -210,7 +210,8 @@ async def test_the_end_of_a_reply_cancels_the_request(tmp_path: Path) -> None:
 
 @in_loop
 async def test_the_model_of_a_request_without_one(tmp_path: Path) -> None:
-    async with serve_harness(tmp_path) as (h, client):
+    h = ServiceHarness(tmp_path)
+    async with serve_harness(h) as client:
         empty = (await client.get("/props")).json()
         assert (empty["model_path"], empty["is_sleeping"]) == ("", True)
         h.make("one", template=INSERTS)
@@ -228,7 +229,8 @@ async def test_the_model_of_a_request_without_one(tmp_path: Path) -> None:
 
 @in_loop
 async def test_templates_with_a_suffix_fill_gaps_too(tmp_path: Path) -> None:
-    async with serve_harness(tmp_path) as (h, client):
+    h = ServiceHarness(tmp_path)
+    async with serve_harness(h) as client:
         h.make("inserts", template=INSERTS)
         h.make("plain", template=PLAIN)
         body = {"model": "inserts", "input_prefix": "before", "input_suffix": "after", "prompt": " here"}
@@ -268,7 +270,8 @@ async def tokenize(
 def test_prompts_of_the_models_own_tokens(tmp_path: Path, fim: Any, fields: Any, expected: tuple[int, ...]) -> None:
     @in_loop
     async def check() -> None:
-        async with serve_harness(tmp_path) as (h, client):
+        h = ServiceHarness(tmp_path)
+        async with serve_harness(h) as client:
             h.make("m")
             runner = h.pool.runner
             runner.loaded = msgspec.structs.replace(runner.loaded, fim=fim)

@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import re
-from collections.abc import AsyncIterator
 from pathlib import Path
 
-import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from support.aio import in_loop
-from support.service_harness import PLAIN, ServiceHarness
-from tornado import netutil
+from support.service_harness import PLAIN, ServiceHarness, serve_harness
 
 from ollama_nb.api.events import Delta, Event, Stats
 from ollama_nb.errors import BadRequest
 from ollama_nb.runner import wire
-from ollama_nb.server.access import Keys
 from ollama_nb.server.metrics import MAX_MODELS, Metrics
-from ollama_nb.server.standalone import listen
-from ollama_nb.server.state import ServerState
 from ollama_nb.service.requests import Metering
 
 Figures = dict[tuple[str, frozenset[tuple[str, str]]], float]
@@ -39,27 +32,11 @@ def value(found: Figures, name: str, **labels: str) -> float:
     return found[(name, frozenset(labels.items()))]
 
 
-@contextlib.asynccontextmanager
-async def served(harness: ServiceHarness) -> AsyncIterator[httpx.AsyncClient]:
-    state = ServerState(harness.service)
-    sockets = netutil.bind_sockets(0, "127.0.0.1")
-    server = listen(state, sockets, keys=Keys())
-    url = f"http://127.0.0.1:{sockets[0].getsockname()[1]}"
-    try:
-        async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=120) as client:
-            yield client
-    finally:
-        server.stop()
-        await state.drain(0)
-        await server.close_all_connections()
-        await harness.service.close()
-
-
 @in_loop
 async def test_all_metrics(tmp_path: Path) -> None:
     harness = ServiceHarness(tmp_path, lambda prompt, format: ["Once", " upon"])
     harness.make("tales", template=PLAIN)
-    async with served(harness) as client:
+    async with serve_harness(harness) as client:
         secret = "a prompt that nobody may read"
         for _ in range(2):
             reply = await client.post("/api/generate", json={"model": "tales", "prompt": secret, "stream": False})
@@ -90,7 +67,7 @@ async def test_draft_tokens_are_counted(tmp_path: Path) -> None:
     pieces = (wire.TextOutput(1, "Once", (), 5), wire.TextOutput(1, " upon", drafted=4, accepted=3))
     harness = ServiceHarness(tmp_path, lambda prompt, format: pieces)
     harness.make("tales", template=PLAIN)
-    async with served(harness) as client:
+    async with serve_harness(harness) as client:
         for _ in range(2):
             reply = (await client.post("/api/generate", json={"model": "tales", "prompt": "x", "stream": False})).json()
             assert (reply["drafted_tokens"], reply["accepted_tokens"]) == (4, 3)
@@ -157,7 +134,7 @@ async def test_a_store_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.
     async def stuck(*_: object) -> None:
         await never.wait()
 
-    async with served(harness) as client:
+    async with serve_harness(harness) as client:
         with monkeypatch.context() as patch:
             patch.setattr("ollama_nb.server.dialects.native.routes.asyncio.to_thread", stuck)
             late = await client.get("/readyz")

@@ -9,13 +9,16 @@ rendered by the real templates.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
+import httpx
 import msgspec
 import numpy as np
+from tornado import netutil
 
 from ollama_nb import families
 from ollama_nb.api.events import Delta, Done, Event, ToolCalls
@@ -24,6 +27,9 @@ from ollama_nb.api.options import Options
 from ollama_nb.api.requests import CreateRequest, PromptJob
 from ollama_nb.errors import BadRequest
 from ollama_nb.runner import wire
+from ollama_nb.server.access import Keys
+from ollama_nb.server.standalone import listen
+from ollama_nb.server.state import ServerState
 from ollama_nb.service.service import Service
 from ollama_nb.settings import Settings
 from ollama_nb.store.assemble import assemble
@@ -214,6 +220,23 @@ class ServiceHarness:
         digest = self.service.blobs.add_file(MODELS / gguf)
         request = CreateRequest(model=name, **parts)
         assemble(self.service.store, request, base=None, files={gguf: digest}, report=lambda line: None)
+
+
+@contextlib.asynccontextmanager
+async def serve_harness(harness: ServiceHarness) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of a server with the harness's service."""
+    state = ServerState(harness.service)
+    sockets = netutil.bind_sockets(0, "127.0.0.1")
+    server = listen(state, sockets, keys=Keys())
+    url = f"http://127.0.0.1:{sockets[0].getsockname()[1]}"
+    try:
+        async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=60) as client:
+            yield client
+    finally:
+        server.stop()
+        await state.drain(0)
+        await server.close_all_connections()
+        await harness.service.close()
 
 
 async def collect(events: AsyncIterator[T]) -> list[T]:
