@@ -102,7 +102,7 @@ class FileUpload:
 
 
 class ResultJournal:
-    """The results of one batch, in the order in which they were finished. Whoever has opened it has the lock."""
+    """The results of one batch, in the order in which they finished. The process that opens it holds the lock."""
 
     def __init__(self, batch_id: str, file: InPlaceFile) -> None:
         self.batch_id = batch_id
